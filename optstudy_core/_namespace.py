@@ -1,0 +1,61 @@
+"""Which functions belong to an array: the only place where the core meets a library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+
+Array = Any
+"""An array of any library, or the :class:`~optstudy_core.leaves.Leaves` of one."""
+
+
+def namespace(x: Array) -> Any:
+    """Return the array API namespace ``xp`` that belongs to ``x``.
+
+    Args:
+        x: a NumPy or JAX array, a torch tensor, or any array with ``__array_namespace__``
+            (what the adapters pass in has one).
+
+    Returns:
+        the module or object with ``sqrt``, ``where``, ``zeros_like``, … for ``x``.
+
+    Raises:
+        TypeError: if ``x`` is no array.
+
+    >>> import numpy as np
+    >>> float(namespace(np.ones(3)).sqrt(np.float64(4.0)))
+    2.0
+    """
+    own = getattr(x, "__array_namespace__", None)
+    if own is not None and not isinstance(x, type):
+        return own()
+    return array_api_compat.array_namespace(x)
+
+
+def scalar(like: Array, value: float) -> Array:
+    """Return a 0-d array with ``value``, in the dtype and on the device of ``like``.
+
+    For a tree it is one scalar per leaf, so that leaves advance on their own.
+
+    >>> import numpy as np
+    >>> scalar(np.ones(3, dtype="float32"), 0.5).dtype
+    dtype('float32')
+    """
+    xp = namespace(like)
+    # A scalar of JAX goes where it is used; its .device is a sharding that need not fit one.
+    device = None if array_api_compat.is_jax_array(like) else array_api_compat.device(like)
+    return xp.full((), value, dtype=like.dtype, device=device)
+
+
+def absent(hyperparameter: Any) -> bool:
+    """Tell whether a term is left out, because its factor is the Python number 0.
+
+    A factor that is an array (a traced value, an injected hyperparameter) is never absent,
+    whatever its value: formulas do not branch on the values of arrays. A term that is absent is
+    not computed at all, so ``0 * inf`` cannot make a NaN of it, and parameters are not needed.
+
+    >>> absent(0.0), absent(0.1)
+    (True, False)
+    """
+    return isinstance(hyperparameter, int | float) and hyperparameter == 0

@@ -1,0 +1,184 @@
+"""The table of algorithms: what the adapters, the parity suite and the documentation run from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+from .hyperparameters import check_value, nearest
+from .leaves import Leaves, NumPy
+
+
+@dataclass(frozen=True, eq=False)
+class Algorithm:
+    """An update rule as a pure function, with what the adapters need to know of it.
+
+    Args:
+        name: the name it goes by, in lower case.
+        init: ``init(params, **some of the hyperparameters) -> state``, a NamedTuple.
+        update: ``update(state, grad, params, *, hyperparameters) -> (state, step)``; every
+            hyperparameter is a keyword argument with a default.
+        dialects: for each dialect the values in which it differs from the defaults.
+        bibtex: keys of the sources in ``references.bib``.
+        check: refuses combinations of hyperparameters; values alone are checked by name.
+
+    Raises:
+        TypeError: if the functions do not have this form.
+
+    >>> from typing import NamedTuple
+    >>> class State(NamedTuple):
+    ...     b: object
+    >>> def init(params):
+    ...     return State(b=0 * params)
+    >>> def update(state, grad, params=None, *, lr=0.1, momentum=0.9):
+    ...     b = momentum * state.b + grad
+    ...     return State(b), -lr * b
+    >>> Algorithm("heavy_ball", init, update).defaults()
+    {'lr': 0.1, 'momentum': 0.9}
+    """
+
+    name: str
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Any, Any]]
+    dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bibtex: tuple[str, ...] = ()
+    check: Callable[[dict[str, Any]], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"name = {self.name!r}: allowed are Python identifiers")
+        keywords = self._keywords(self.update)
+        without = [p.name for p in keywords if p.default is p.empty]
+        if without:
+            raise TypeError(
+                f"update of {self.name!r} has hyperparameters without a default: "
+                f"{', '.join(without)}"
+            )
+        known = {p.name for p in keywords}
+        for dialect, values in self.dialects.items():
+            for key in values:
+                if key not in known:
+                    raise TypeError(
+                        f"dialect {dialect!r} of {self.name!r} sets {key!r}; {nearest(key, known)}"
+                    )
+
+    @staticmethod
+    def _keywords(function: Callable[..., Any]) -> list[inspect.Parameter]:
+        parameters = inspect.signature(function).parameters.values()
+        return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+    @cached_property
+    def _update_defaults(self) -> dict[str, Any]:
+        return {p.name: p.default for p in self._keywords(self.update)}
+
+    @cached_property
+    def _init_arguments(self) -> frozenset[str]:
+        return frozenset(p.name for p in self._keywords(self.init))
+
+    @property
+    def title(self) -> str:
+        """The name in capitals as its state has it: ``AMSGrad`` for ``AMSGradState``."""
+        name = self.state_type.__name__
+        return name.removesuffix("State") or self.name.replace("_", " ").title().replace(" ", "")
+
+    @cached_property
+    def state_type(self) -> type:
+        """The type of the state (found by a call of ``init`` with one number)."""
+        return type(self.skeleton(self.defaults()))
+
+    def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
+        """Return a state of one number per field, to learn the structure from."""
+        import numpy as np
+
+        return self.start(Leaves([np.zeros(())], NumPy()), hyperparameters)
+
+    def defaults(self, dialect: str | None = None) -> dict[str, Any]:
+        """Return the hyperparameters of a dialect (``None``: the default one).
+
+        Raises:
+            ValueError: if there is no such dialect.
+        """
+        if dialect is None:
+            return dict(self._update_defaults)
+        if dialect not in self.dialects:
+            raise ValueError(
+                f"dialect = {dialect!r} for {self.name!r}: {nearest(str(dialect), self.dialects)}"
+            )
+        return self._update_defaults | dict(self.dialects[dialect])
+
+    @property
+    def default_dialect(self) -> str | None:
+        """The dialect of the defaults: torch's where torch has the algorithm, else the first."""
+        return "torch" if "torch" in self.dialects else next(iter(self.dialects), None)
+
+    def differing(self) -> set[str]:
+        """Return the hyperparameters whose default depends on the dialect."""
+        return {key for values in self.dialects.values() for key in values}
+
+    def resolve(self, dialect: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all hyperparameters: the given ones, and the dialect's for those that are None.
+
+        Raises:
+            TypeError: for an unknown name or a value of the wrong kind.
+            ValueError: for a value out of range or an unknown dialect.
+        """
+        values = self.defaults(dialect)
+        for name, value in given.items():
+            if name not in values:
+                raise TypeError(f"{self.name} has no argument {name!r}; {nearest(name, values)}")
+            if value is not None:
+                check_value(name, value, values[name])
+                values[name] = value
+        if self.check is not None:
+            self.check(values)
+        return values
+
+    def start(self, params: Any, hyperparameters: Mapping[str, Any]) -> Any:
+        """Call ``init`` with those of the hyperparameters that it asks for."""
+        wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
+        return self.init(params, **wanted)
+
+
+def _from_module(module: ModuleType) -> Algorithm:
+    return Algorithm(
+        name=module.__name__.rpartition(".")[2],
+        init=module.init,
+        update=module.update,
+        dialects=module.DIALECTS,
+        bibtex=module.BIBTEX,
+        check=getattr(module, "check", None),
+    )
+
+
+def discover(package: ModuleType) -> dict[str, Algorithm]:
+    """Return the algorithms of a package: every module in it that has ``DIALECTS``."""
+    found = {}
+    for info in iter_modules(package.__path__):
+        if info.name.startswith("_"):
+            continue
+        module = import_module(f"{package.__name__}.{info.name}")
+        if hasattr(module, "DIALECTS"):
+            found[info.name] = _from_module(module)
+    return found
+
+
+def find(algorithm: str | Algorithm, table: Mapping[str, Algorithm]) -> Algorithm:
+    """Return ``algorithm``, or the one that goes by that name.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if it is neither a name nor an algorithm.
+    """
+    if isinstance(algorithm, Algorithm):
+        return algorithm
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm = {algorithm!r}: allowed are a name and an Algorithm")
+    if algorithm not in table:
+        raise ValueError(f"algorithm = {algorithm!r}: {nearest(algorithm, table)}")
+    return table[algorithm]

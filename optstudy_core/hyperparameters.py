@@ -1,0 +1,95 @@
+"""What values hyperparameters may have, by name, and how a bad one is refused.
+
+The names are the field's, so that one table serves every algorithm. A name that is not in it
+(of a user's own update function) takes any finite number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from numbers import Number, Real
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+
+class Range(NamedTuple):
+    """The interval of a hyperparameter; ``below`` is excluded, the other ends are included."""
+
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Tell whether ``value`` is finite and in the interval."""
+        return (
+            math.isfinite(value)
+            and self.at_least <= value <= self.at_most
+            and (value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least == -math.inf:
+            return "finite numbers"
+        if self.below < math.inf:
+            return f"numbers from {self.at_least:g} to below {self.below:g}"
+        if self.at_most < math.inf:
+            return f"numbers from {self.at_least:g} to {self.at_most:g}"
+        return f"finite numbers >= {self.at_least:g}"
+
+
+NON_NEGATIVE: Final = Range(at_least=0.0)
+DECAY_RATE: Final = Range(at_least=0.0, below=1.0)
+ANY: Final = Range()
+
+RANGES: Final[Mapping[str, Range]] = {
+    "lr": NON_NEGATIVE,
+    "b1": DECAY_RATE,
+    "b2": DECAY_RATE,
+    "b3": DECAY_RATE,
+    "eps": NON_NEGATIVE,
+    "eps_root": NON_NEGATIVE,
+    "weight_decay": NON_NEGATIVE,
+    "momentum": NON_NEGATIVE,
+    "dampening": Range(at_least=0.0, at_most=1.0),
+}
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether ``value`` is a real number of Python or NumPy (no truth value, no array)."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def check_value(name: str, value: Any, default: Any) -> None:
+    """Refuse a value that hyperparameter ``name`` may not have.
+
+    Arrays (traced values, tensors) are let through: their values may not be known yet.
+
+    Raises:
+        TypeError: if the value is of the wrong kind.
+        ValueError: if it is a number out of range.
+
+    >>> check_value("b1", 1.5, 0.9)
+    Traceback (most recent call last):
+    ValueError: b1 = 1.5: allowed are numbers from 0 to below 1
+    """
+    if isinstance(default, bool):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} = {value!r}: allowed are True and False")
+    elif is_number(default):
+        allowed = RANGES.get(name, ANY)
+        if is_number(value):
+            if not allowed.holds(float(value)):
+                raise ValueError(f"{name} = {value!r}: allowed are {allowed}")
+        elif value is None or isinstance(value, bool | str | bytes | Number | list | tuple | dict):
+            raise TypeError(f"{name} = {value!r}: allowed are {allowed}")
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """Return the end of an error message: the names closest to ``value``, and all that exist."""
+    names = sorted(allowed)
+    close = get_close_matches(value, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}Allowed are {', '.join(map(repr, names))}"

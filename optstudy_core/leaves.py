@@ -1,0 +1,225 @@
+"""Several arrays that compute like one: what the adapters hand to the core.
+
+A :class:`Leaves` holds the leaves of a tree of parameters. Its operators and the functions of its
+namespace work leaf by leaf, and each calls the :class:`Backend` once per leaf, which rounds the
+result once (IEEE 754, to nearest even). So the formulas stay as they are written in the core,
+and what a library needs to round them exactly stands in one place: its backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+OPERATIONS: Final = (
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "negative",
+    "abs",
+    "sign",
+    "sqrt",
+    "maximum",
+    "minimum",
+    "where",
+    "isfinite",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "equal",
+    "not_equal",
+    "logical_and",
+    "logical_or",
+    "logical_not",
+    "zeros_like",
+    "ones_like",
+)
+"""What a formula may be made of, by the names of the array API standard."""
+
+
+class Backend:
+    """How one library computes an operation on one leaf, rounded once.
+
+    Subclasses define :meth:`apply` and :meth:`full`; NumPy's is the definition of the result.
+    """
+
+    name: str
+    operations: tuple[str, ...] = OPERATIONS
+
+    def apply(self, operation: str, *args: Any) -> Any:
+        """Return ``operation`` (a name of :data:`OPERATIONS`) of leaves and Python numbers."""
+        raise NotImplementedError
+
+    def full(self, value: Any, leaf: Any) -> Any:
+        """Return a 0-d array with ``value`` in the dtype and on the device of ``leaf``."""
+        raise NotImplementedError
+
+    def map(self, operation: str, *args: Any) -> Leaves:
+        """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf."""
+        several = [a for a in args if isinstance(a, Leaves)]
+        count = len(several[0].values)
+        if any(len(a.values) != count for a in several):
+            raise ValueError(
+                f"{operation} of trees with {[len(a.values) for a in several]} leaves; "
+                "allowed are trees of the same structure"
+            )
+        return Leaves(
+            (
+                self.apply(operation, *(a.values[i] if isinstance(a, Leaves) else a for a in args))
+                for i in range(count)
+            ),
+            self,
+        )
+
+
+class NumPy(Backend):
+    """NumPy's own operators: the definition of every other backend's bits."""
+
+    name = "numpy"
+
+    def apply(self, operation: str, *args: Any) -> Any:
+        # Scalars of NumPy (what its functions return for 0-d arrays) keep their dtype: no array
+        # type is needed around them. Overflow and invalid operations are values here, not news.
+        with np.errstate(all="ignore"):
+            return getattr(np, operation)(*args)
+
+    def full(self, value: Any, leaf: Any) -> Any:
+        return np.full((), value, dtype=leaf.dtype)
+
+
+class LeafDtypes:
+    """The dtypes and devices of a tree, leaf by leaf: the ``dtype`` of a :class:`Leaves`."""
+
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: Leaves) -> None:
+        self.tree = tree
+
+
+class LeavesNamespace:
+    """The functions of the array API standard that formulas may use, for :class:`Leaves`."""
+
+    __slots__ = ("_backend",)
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Callable[..., Leaves]:
+        backend = self._backend
+        if name not in backend.operations:
+            raise AttributeError(
+                f"a formula may not use xp.{name}: it is not rounded alike by every library; "
+                f"allowed are {', '.join(backend.operations)}"
+            )
+        return lambda *args: backend.map(name, *args)
+
+    def full(
+        self, shape: tuple[()], value: Any, *, dtype: LeafDtypes, device: None = None
+    ) -> Leaves:
+        """Return ``value`` as a 0-d array for each leaf of the tree whose ``dtype`` is given."""
+        if shape != ():
+            raise ValueError(f"shape = {shape!r}: only () fits every leaf of a tree")
+        return Leaves((self._backend.full(value, v) for v in dtype.tree.values), self._backend)
+
+
+def _binary(operation: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def forward(self: Leaves, other: Any) -> Leaves:
+        return self.backend.map(operation, self, other)
+
+    def reflected(self: Leaves, other: Any) -> Leaves:
+        return self.backend.map(operation, other, self)
+
+    return forward, reflected
+
+
+def _unary(operation: str) -> Callable[..., Any]:
+    return lambda self: self.backend.map(operation, self)
+
+
+class Leaves:
+    """The leaves of a tree of arrays, with the operators of one array.
+
+    Args:
+        values: one array a leaf, as the backend keeps them.
+        backend: computes the operations.
+
+    >>> import numpy as np
+    >>> tree = Leaves([np.float32([1.0, 4.0]), np.float64(9.0)], NumPy())
+    >>> [np.asarray(v).tolist() for v in (2 * namespace_of(tree).sqrt(tree)).values]
+    [[2.0, 4.0], 6.0]
+    """
+
+    __slots__ = ("backend", "values")
+    __array_priority__ = 1000
+    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
+
+    def __init__(self, values: Any, backend: Backend) -> None:
+        self.values: Sequence[Any] = tuple(values)
+        self.backend = backend
+
+    def __array_namespace__(self, api_version: str | None = None) -> LeavesNamespace:
+        return LeavesNamespace(self.backend)
+
+    @property
+    def dtype(self) -> LeafDtypes:
+        """The dtypes of the leaves, for ``xp.full`` (a tree may mix dtypes)."""
+        return LeafDtypes(self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, if there is one leaf only.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        (leaf,) = self.values
+        return tuple(leaf.shape)
+
+    @property
+    def device(self) -> None:
+        """A tree is on no single device; scalars go where their leaf is."""
+        return None
+
+    __add__, __radd__ = _binary("add")
+    __sub__, __rsub__ = _binary("subtract")
+    __mul__, __rmul__ = _binary("multiply")
+    __truediv__, __rtruediv__ = _binary("divide")
+    __lt__ = _binary("less")[0]
+    __le__ = _binary("less_equal")[0]
+    __gt__ = _binary("greater")[0]
+    __ge__ = _binary("greater_equal")[0]
+    __eq__ = _binary("equal")[0]
+    __ne__ = _binary("not_equal")[0]
+    __and__ = _binary("logical_and")[0]
+    __or__ = _binary("logical_or")[0]
+    __neg__ = _unary("negative")
+    __invert__ = _unary("logical_not")
+    __abs__ = _unary("abs")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __pow__(self, exponent: Any) -> Leaves:
+        raise TypeError("powers round differently in every library: write x * x")
+
+    def __bool__(self) -> bool:
+        raise TypeError("a formula may not branch on the values of arrays: use xp.where")
+
+    def __repr__(self) -> str:
+        return f"Leaves({list(self.values)!r}, {self.backend.name})"
+
+
+def namespace_of(tree: Leaves) -> LeavesNamespace:
+    """Return the functions for ``tree``."""
+    return tree.__array_namespace__()
+
+
+def map_leaves(function: Callable[[Leaves], Any], state: Any) -> Any:
+    """Apply ``function`` to every :class:`Leaves` in a state of (nested) named tuples."""
+    if isinstance(state, Leaves):
+        return function(state)
+    if state is None:
+        return None
+    return type(state)(*(map_leaves(function, field) for field in state))

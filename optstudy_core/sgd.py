@@ -1,0 +1,110 @@
+"""Gradient descent with momentum.
+
+    uₜ = gₜ                                 (lr·gₜ with ``lr_in_momentum``)
+    bₜ = μ·bₜ₋₁ + (1 − τ)·uₜ                (no dampening τ at the first step)
+    dₜ = bₜ                                 (uₜ + μ·bₜ with ``nesterov``)
+    θₜ = θₜ₋₁ − lr·dₜ                       (θₜ₋₁ − dₜ with ``lr_in_momentum``)
+
+Source: Robbins and Monro 1951 (`robbins1951stochastic`), momentum by Polyak 1964
+(`polyak1964some`), both forms of momentum as in Sutskever et al. 2013
+(`sutskever2013importance`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ._namespace import Array, absent, namespace, scalar
+from .terms import objective_gradient
+
+BIBTEX = ("robbins1951stochastic", "polyak1964some", "sutskever2013importance")
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    # optax.sgd(lr, momentum, nesterov); dampening, weight_decay and maximize do not exist there.
+    "optax": {},
+    # Sutskever et al., equations 1 and 2: the learning rate is inside the velocity.
+    "paper": {"lr_in_momentum": True},
+}
+
+
+class SGDState(NamedTuple):
+    """What SGD carries.
+
+    Attributes:
+        b: momentum buffer bₜ, like the parameters; 0 at the start; ``None`` without momentum.
+        started: 0 before the first step, then 1; shape () per leaf.
+    """
+
+    b: Array | None
+    started: Array
+
+
+def init(params: Array, *, momentum: Any = 0.0) -> SGDState:
+    """Return the state before the first step; no buffer if ``momentum`` is the number 0."""
+    b = None if absent(momentum) else namespace(params).zeros_like(params)
+    return SGDState(b=b, started=scalar(params, 0.0))
+
+
+def check(hyperparameters: dict[str, Any]) -> None:
+    """Refuse Nesterov's momentum without momentum, or with dampening (as torch does)."""
+    if hyperparameters["nesterov"] and (
+        absent(hyperparameters["momentum"]) or not absent(hyperparameters["dampening"])
+    ):
+        raise ValueError(
+            f"nesterov = True with momentum = {hyperparameters['momentum']!r} and dampening = "
+            f"{hyperparameters['dampening']!r}: allowed with a momentum and with dampening 0"
+        )
+
+
+def update(
+    state: SGDState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-3,
+    momentum: Any = 0.0,
+    dampening: Any = 0.0,
+    weight_decay: Any = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    lr_in_momentum: bool = False,
+) -> tuple[SGDState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁; only read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        momentum: μ ≥ 0.
+        dampening: τ, from 0 to 1.
+        weight_decay: L2 penalty λ ≥ 0, added to the gradient before the momentum.
+        nesterov: look ahead along the momentum.
+        maximize: climb instead of descend (the penalty keeps its sign).
+        lr_in_momentum: put the learning rate inside the buffer: the same for a constant rate.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(1)), np.ones(1), lr=0.5)
+    >>> step.tolist()
+    [-0.5]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
+    u = lr * g if lr_in_momentum else g
+    if absent(momentum):
+        b, d = state.b, u
+    else:
+        previous = xp.zeros_like(u) if state.b is None else state.b
+        if absent(dampening):
+            b = momentum * previous + u
+        else:
+            one = xp.ones_like(state.started)
+            weight = xp.where(state.started > 0, (1 - dampening) * one, one)
+            b = momentum * previous + weight * u
+        d = u + momentum * b if nesterov else b
+    step = -d if lr_in_momentum else -lr * d
+    return SGDState(b=b, started=xp.ones_like(state.started)), step

@@ -1,0 +1,19 @@
+"""optstudy for JAX: optax transformations around the pure functions of the core.
+
+There is a function for every algorithm: ``sgd``, ``adam``, ``adamw``, ``amsgrad``, …
+
+>>> import jax.numpy as jnp
+>>> tx = adam(learning_rate=1e-3)
+>>> state = tx.init({"w": jnp.zeros(2)})
+"""
+
+from __future__ import annotations
+
+from optstudy_core import ALGORITHMS, __version__
+
+from . import geometry
+from .transform import TransformState, from_core
+
+globals().update({name: from_core(name) for name in ALGORITHMS})
+
+__all__ = ["TransformState", "__version__", "from_core", "geometry", *sorted(ALGORITHMS)]  # noqa: PLE0604

@@ -1,0 +1,165 @@
+"""How JAX computes an operation rounded once: the one place that knows XLA's rewriting.
+
+Under ``jit`` XLA contracts a product and a sum to one fused multiply-add, and rewrites algebra:
+``x / s`` to ``x * (1/s)``, ``(a/b)/c`` to ``a/(b*c)``, ``1/sqrt(x)`` to ``rsqrt(x)``,
+``(x*c)*d`` to ``x*(c*d)``, ``(x+c)+d`` to ``x+(c+d)``. Each saves a rounding, and so changes bits.
+Where such a pair would meet, the inner result is isolated:
+
+    isolate(p) = where(p == p, p, nan)
+
+which is p for every input, while the compiler no longer sees what made it. A value therefore
+remembers what made it, and is isolated only when the next operation calls for it. A scalar
+divisor is spread over the dividend in the same manner.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optstudy_core.leaves import Backend
+
+# What made a value, as far as the compiler could rewrite it together with what uses it.
+PLAIN = "plain"  # isolated already, or nothing is rewritten
+OUTSIDE = "outside"  # unknown: the caller's code may have made it within the same jit
+PRODUCT = "product"
+SCALED = "scaled"  # a product with a number or a scalar
+QUOTIENT = "quotient"
+ROOT = "root"
+SHIFTED = "shifted"  # a sum with a number or a scalar
+
+# operation -> what must be isolated among its operands.
+_ISOLATED = {
+    "add": {PRODUCT, SCALED, SHIFTED, OUTSIDE},
+    "subtract": {PRODUCT, SCALED, SHIFTED, OUTSIDE},
+    "multiply": {SCALED, QUOTIENT, ROOT, OUTSIDE},
+    "divide": {PRODUCT, SCALED, QUOTIENT, ROOT, OUTSIDE},
+    "sqrt": {PRODUCT, SCALED, QUOTIENT, OUTSIDE},
+}
+# What an operation that rewrites through (a negation, a choice) hands on.
+_TRANSPARENT = {"negative", "abs"}
+
+_FUNCTIONS = {
+    "add": jnp.add,
+    "subtract": jnp.subtract,
+    "multiply": jnp.multiply,
+    "divide": jnp.divide,
+    "negative": jnp.negative,
+    "abs": jnp.abs,
+    "sign": jnp.sign,
+    "sqrt": jnp.sqrt,
+    "maximum": jnp.maximum,
+    "minimum": jnp.minimum,
+    "where": jnp.where,
+    "isfinite": jnp.isfinite,
+    "less": jnp.less,
+    "less_equal": jnp.less_equal,
+    "greater": jnp.greater,
+    "greater_equal": jnp.greater_equal,
+    "equal": jnp.equal,
+    "not_equal": jnp.not_equal,
+    "logical_and": jnp.logical_and,
+    "logical_or": jnp.logical_or,
+    "logical_not": jnp.logical_not,
+    "zeros_like": jnp.zeros_like,
+    "ones_like": jnp.ones_like,
+    # Of geometry only; formulas have no bare sums.
+    "max": jnp.max,
+    "sum": jnp.sum,
+}
+
+
+class Node(NamedTuple):
+    """A leaf and what made it."""
+
+    value: Any
+    origin: str
+
+    @property
+    def dtype(self) -> Any:
+        return self.value.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+
+def isolate(x: Any) -> Any:
+    """Return ``x``, but hide from the compiler what made it."""
+    return jnp.where(x == x, x, jnp.asarray(jnp.nan, x.dtype))
+
+
+def outside(x: Any, dtype: Any) -> Node:
+    """Take an array of the caller in, in ``dtype``; a rounding the caller wrote stays one."""
+    x = jnp.asarray(x)
+    if x.dtype != dtype:
+        if jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32:
+            info = jnp.finfo(x.dtype)
+            return Node(
+                jax.lax.reduce_precision(x.astype(dtype), info.nexp, info.nmant), OUTSIDE
+            )
+        x = x.astype(dtype)
+    return Node(x, OUTSIDE)
+
+
+def leaving(node: Node) -> Any:
+    """Hand a result to the caller, whose code may be compiled together with ours."""
+    return node.value if node.origin == PLAIN else isolate(node.value)
+
+
+def rounded(x: Any, dtype: Any) -> Any:
+    """Round ``x`` to a smaller dtype, also where XLA would rather keep the excess precision."""
+    if x.dtype == dtype:
+        return x
+    info = jnp.finfo(dtype)
+    if info.bits < 32:
+        x = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    return x.astype(dtype)
+
+
+class JAX(Backend):
+    """JAX operations, eager or traced, each rounded once."""
+
+    name = "jax"
+
+    def apply(self, operation: str, *args: Any) -> Node:
+        to_isolate = _ISOLATED.get(operation, ())
+        values: list[Any] = []
+        for a in args:
+            if isinstance(a, Node):
+                values.append(isolate(a.value) if a.origin in to_isolate else a.value)
+            else:
+                values.append(a)
+        if operation == "divide":
+            values = self._spread(*values)
+        return Node(_FUNCTIONS[operation](*values), self._origin(operation, args, values))
+
+    @staticmethod
+    def _spread(x: Any, y: Any) -> list[Any]:
+        """Spread a scalar divisor over the dividend, so that no reciprocal can be taken."""
+        if not isinstance(x, jax.Array):
+            return [jnp.asarray(x, y.dtype), y]
+        if not isinstance(y, jax.Array) or y.ndim < x.ndim or y.ndim == 0:
+            y = jnp.where(x == x, jnp.asarray(y, x.dtype), jnp.asarray(jnp.nan, x.dtype))
+        return [x, y]
+
+    @staticmethod
+    def _origin(operation: str, args: Any, values: list[Any]) -> str:
+        match operation:
+            case "multiply":
+                return SCALED if any(np.ndim(v) == 0 for v in values) else PRODUCT
+            case "divide":
+                return QUOTIENT
+            case "sqrt":
+                return ROOT
+            case "add" | "subtract":
+                return SHIFTED if any(np.ndim(v) == 0 for v in values) else PLAIN
+            case "negative" | "abs":
+                origin: str = args[0].origin
+                return origin
+        return PLAIN
+
+    def full(self, value: Any, leaf: Node) -> Node:
+        return Node(jnp.full((), value, dtype=leaf.dtype), PLAIN)

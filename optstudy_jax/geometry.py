@@ -1,0 +1,111 @@
+"""Norms and angles of JAX trees, on the device and inside ``jit``.
+
+The lines of ``optstudy_core.geometry`` run here on float64 arrays (``jax.enable_x64`` inside), so
+the results have the bits that NumPy and torch give. Trees are JAX's: anything ``jax.tree`` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optstudy_core import geometry as core
+from optstudy_core.leaves import OPERATIONS, Leaves
+
+from ._array import JAX, Node, isolate, outside
+
+
+class _WithSums(JAX):
+    """Adds the reductions of geometry, whose terms are such that their order does not matter."""
+
+    operations = (*OPERATIONS, "max", "sum")
+
+
+_BACKEND = _WithSums()
+
+
+def norm(u: Any, *, exact: bool = True) -> jax.Array:
+    """Return the Euclidean norm of a tree as one vector, a float64 scalar.
+
+    Args:
+        u: tree of real arrays.
+        exact: independent of order, split, sharding and library; else a plain sum.
+
+    >>> float(norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
+    5.0
+    """
+    return _run(core.vector_norm, exact, u)
+
+
+def dot(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
+    """Return the dot product of two trees of one structure, a float64 scalar."""
+    return _run(core.vector_dot, exact, u, v)
+
+
+def cosine(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
+    """Return the cosine of the angle between two trees, a float64 scalar; NaN if one is zero."""
+    return _run(core.vector_cosine, exact, u, v)
+
+
+def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[jax.Array, jax.Array]:
+    """Return ‖û − v̂‖ and ‖û + v̂‖, from which the host makes the angle."""
+    between, across = _run(core.vector_chords, exact, u, v)
+    return between, across
+
+
+def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float:
+    """Return the angle between two trees, a number of the host; not for use inside ``jit``.
+
+    The last steps (the inverse tangent) run on the host, the same everywhere; inside ``jit`` use
+    :func:`cosine`, or return :func:`chords`.
+
+    >>> angle(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]), degrees=True)
+    90.0
+    """
+    between, across = chords(u, v, exact=exact)
+    return core.angle_from_chords(float(between), float(across), degrees=degrees)
+
+
+def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
+    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf."""
+    return jax.tree.map(partial(function, **options), *trees)
+
+
+def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
+    first, treedef = jax.tree.flatten(trees[0])
+    columns = [first] + [treedef.flatten_up_to(t) for t in trees[1:]]
+    for leaves in zip(*columns, strict=True):
+        shapes = {jnp.shape(x) for x in leaves}
+        if len(shapes) > 1:
+            raise ValueError(f"shapes differ: {' and '.join(map(str, sorted(shapes)))}")
+        for x in leaves:
+            if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
+                raise TypeError(f"dtype {jnp.result_type(x)}: allowed are real dtypes")
+    return _on_device(function, exact, columns)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
+    with jax.enable_x64(True):
+        vectors = [
+            [
+                Leaves([outside(x, jnp.float64)], _BACKEND)
+                for x in column
+                if jnp.size(x) > 0
+            ]
+            for column in columns
+        ]
+        result = function(*vectors, exact)
+        if isinstance(result, tuple):
+            return tuple(map(_value, result))
+        return _value(result)
+
+
+def _value(result: Any) -> Any:
+    if isinstance(result, Leaves):
+        node: Node = result.values[0]
+        return isolate(node.value)
+    return jnp.asarray(result, jnp.float64)

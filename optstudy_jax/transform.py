@@ -1,0 +1,291 @@
+"""optax transformations around the pure functions of the core."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.algorithm import find
+from optstudy_core.leaves import Leaves, map_leaves
+
+from ._array import JAX, PLAIN, Node, isolate, leaving, outside, rounded
+
+BACKEND = JAX()
+
+
+class TransformState(NamedTuple):
+    """State of a transformation.
+
+    Attributes:
+        count: steps taken, int32; what a learning-rate schedule is called with.
+        inner: the algorithm's own state, e.g. ``AdamState``; fields are trees like the parameters
+            (bias corrections: of scalars), in float32 or, for float64 parameters, float64.
+    """
+
+    count: Any
+    inner: Any
+
+
+def working_dtype(dtype: Any) -> Any:
+    """Return the dtype in which a parameter's step is computed and its state kept.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    if dtype == jnp.float64:
+        return jnp.float64
+    if dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return jnp.float32
+    raise TypeError(f"dtype {dtype}: allowed are float32, float64, bfloat16 and float16")
+
+
+def _transformation(
+    algorithm: Algorithm,
+    hyperparameters: dict[str, Any],
+    schedule: Callable[[Any], Any] | None,
+    mask: Any,
+    step_dtype: str | None,
+) -> optax.GradientTransformationExtraArgs:
+    def groups(params_like: Any, treedef: Any) -> list[tuple[list[int], dict[str, Any]]]:
+        """Return the leaves and the hyperparameters of each group (two with a mask)."""
+        everything = list(range(treedef.num_leaves))
+        if mask is None:
+            return [(everything, hyperparameters)]
+        tree = mask(params_like) if callable(mask) else mask
+        prefix = jax.tree.leaves(
+            jax.tree.map(lambda m, sub: jax.tree.map(lambda _: bool(m), sub), tree, params_like)
+        )
+        decayed = [i for i in everything if prefix[i]]
+        others = [i for i in everything if not prefix[i]]
+        return [
+            (decayed, hyperparameters),
+            (others, hyperparameters | {"weight_decay": 0.0}),
+        ]
+
+    def init(params: Any) -> TransformState:
+        leaves, treedef = jax.tree.flatten(params)
+        parts = []
+        for indices, values in groups(params, treedef):
+            work = [outside(leaves[i], working_dtype(jnp.result_type(leaves[i]))) for i in indices]
+            parts.append((indices, algorithm.start(Leaves(work, BACKEND), values)))
+        return TransformState(jnp.zeros((), jnp.int32), _merge(parts, treedef))
+
+    def update(
+        updates: Any, state: TransformState, params: Any = None, **extra: Any
+    ) -> tuple[Any, TransformState]:
+        del extra  # of other transformations in the chain
+        grads, treedef = jax.tree.flatten(updates)
+        if not isinstance(state, TransformState) or type(state.inner) is not algorithm.state_type:
+            found = type(getattr(state, "inner", state)).__name__
+            raise TypeError(
+                f"state of type {found}: allowed for {algorithm.name} is "
+                f"{algorithm.state_type.__name__}"
+            )
+        param_leaves = [None] * len(grads) if params is None else _leaves_like(params, treedef)
+        dtypes = [_check(g, p) for g, p in zip(grads, param_leaves, strict=True)]
+        count = jnp.asarray(state.count)
+        rate = {} if schedule is None else {"lr": schedule(count)}
+        parts, steps = [], [None] * len(grads)
+        for indices, values in groups(updates if params is None else params, treedef):
+            values = {
+                name: Leaves([_scalar(name, v, dtypes[i]) for i in indices], BACKEND)
+                if _is_array(v)
+                else v
+                for name, v in (values | rate).items()
+            }
+            own = _select(state.inner, treedef, indices, algorithm, hyperparameters)
+            work = [outside(grads[i], dtypes[i]) for i in indices]
+            known = params is not None
+            thetas = (
+                Leaves([outside(param_leaves[i], dtypes[i]) for i in indices], BACKEND)
+                if known
+                else None
+            )
+            new, step = algorithm.update(own, Leaves(work, BACKEND), thetas, **values)
+            parts.append((indices, new))
+            for i, node in zip(indices, step.values, strict=True):
+                target = jnp.result_type(param_leaves[i] if known else grads[i])
+                if step_dtype == "float32" and jnp.finfo(target).bits < 32:
+                    target = jnp.float32
+                steps[i] = rounded(isolate(node.value), target)
+        new_state = TransformState(
+            count=optax.safe_increment(count), inner=_merge(parts, treedef)
+        )
+        return jax.tree.unflatten(treedef, steps), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_array(value: Any) -> bool:
+    """Tell whether a hyperparameter is an array (traced, injected), not a Python number."""
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
+def _scalar(name: str, value: Any, dtype: Any) -> Node:
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} has shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
+    return Node(isolate(jnp.asarray(value).astype(dtype)), PLAIN)
+
+
+def _leaves_like(params: Any, treedef: Any) -> list[Any]:
+    try:
+        return list(treedef.flatten_up_to(params))
+    except ValueError as error:
+        raise ValueError(
+            f"params and the gradients have different structures: {jax.tree.structure(params)} "
+            f"and {treedef}"
+        ) from error
+
+
+def _check(grad: Any, param: Any) -> Any:
+    """Refuse a gradient that does not fit its parameter; return the working dtype."""
+    own = jnp.result_type(grad)
+    if param is None:
+        return working_dtype(own)
+    dtype = working_dtype(jnp.result_type(param))
+    if not jnp.issubdtype(own, jnp.floating) or jnp.promote_types(own, dtype) != dtype:
+        raise TypeError(
+            f"gradient of dtype {own} for a parameter of dtype {jnp.result_type(param)}: allowed "
+            f"are real dtypes that {jnp.dtype(dtype)} holds"
+        )
+    if jnp.shape(grad) != jnp.shape(param):
+        raise ValueError(f"gradient of shape {jnp.shape(grad)}: allowed is {jnp.shape(param)}")
+    return dtype
+
+
+# A state of trees is, for the core, one of Leaves.
+
+
+def _merge(parts: list[tuple[list[int], Any]], treedef: Any) -> Any:
+    """Return a state of trees from the states of groups of leaves."""
+    columns: list[list[Any]] = []
+    for indices, state in parts:
+        fields: list[Leaves] = []
+        map_leaves(fields.append, state)
+        columns = columns or [[None] * treedef.num_leaves for _ in fields]
+        for column, field in zip(columns, fields, strict=True):
+            for i, node in zip(indices, field.values, strict=True):
+                column[i] = leaving(node)
+    trees = iter([jax.tree.unflatten(treedef, column) for column in columns])
+    return map_leaves(lambda _: next(trees), parts[0][1])
+
+
+def _select(
+    state: Any,
+    treedef: Any,
+    indices: list[int],
+    algorithm: Algorithm,
+    hyperparameters: dict[str, Any],
+) -> Any:
+    """Return the state of some of the leaves."""
+    skeleton = algorithm.skeleton(hyperparameters)
+
+    def walk(template: Any, part: Any) -> Any:
+        if isinstance(template, Leaves):
+            leaves = treedef.flatten_up_to(part)
+            return Leaves([Node(jnp.asarray(leaves[i]), PLAIN) for i in indices], BACKEND)
+        if template is None:
+            return None
+        return type(template)(*map(walk, template, part))
+
+    return walk(skeleton, state)
+
+
+# Functions.
+
+_FUNCTIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
+
+
+def _signature(algorithm: Algorithm) -> inspect.Signature:
+    parameter = inspect.Parameter
+    kind = parameter.POSITIONAL_OR_KEYWORD
+    differing = algorithm.differing()
+    parameters = [
+        parameter(
+            "learning_rate" if name == "lr" else name,
+            kind,
+            default=None if name in differing else value,
+        )
+        for name, value in algorithm.defaults(algorithm.default_dialect).items()
+    ]
+    kind = parameter.KEYWORD_ONLY
+    extra = {"dialect": algorithm.default_dialect, "step_dtype": None}
+    if "weight_decay" in algorithm.defaults():
+        extra = {"mask": None} | extra
+    parameters += [parameter(name, kind, default=value) for name, value in extra.items()]
+    return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
+
+
+def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    signature = _signature(algorithm)
+
+    def function(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        dialect = given.pop("dialect")
+        mask = given.pop("mask", None)
+        step_dtype = given.pop("step_dtype")
+        if step_dtype not in (None, "float32"):
+            raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
+        schedule = None
+        if "learning_rate" in given:
+            rate = given.pop("learning_rate")
+            if callable(rate):
+                schedule = rate
+            else:
+                given["lr"] = rate
+        return _transformation(
+            algorithm, algorithm.resolve(dialect, given), schedule, mask, step_dtype
+        )
+
+    source = inspect.getmodule(algorithm.update)
+    ours = ALGORITHMS.get(algorithm.name) is algorithm
+    function.__name__ = function.__qualname__ = algorithm.name
+    function.__module__ = "optstudy_jax" if ours else algorithm.update.__module__
+    function.__doc__ = source.__doc__ if ours and source else algorithm.update.__doc__
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return function
+
+
+def from_core(
+    algorithm: str | Algorithm,
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """Return the function that makes an optax transformation of an algorithm.
+
+    Its arguments are the algorithm's hyperparameters under optax's names (``learning_rate``, a
+    number or a schedule, ``b1``, ``b2``, ``eps``, …) and
+
+    - ``mask``: where there is weight decay, a tree of truth values, or a function of the
+      parameters that makes one: which leaves decay;
+    - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
+    - ``step_dtype``: ``"float32"`` makes float32 updates for bfloat16 and float16 parameters, so
+      that ``optax.apply_updates`` rounds the sum only, instead of the step first.
+
+    The updates hold the learning rate and the sign: ``optax.apply_updates`` adds them.
+
+    Args:
+        algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    >>> import jax.numpy as jnp, optax
+    >>> tx = from_core("sgd")(learning_rate=0.5)
+    >>> params = jnp.ones(2)
+    >>> updates, state = tx.update(2 * params, tx.init(params), params)
+    >>> optax.apply_updates(params, updates).tolist()
+    [0.0, 0.0]
+    """
+    algorithm = find(algorithm, ALGORITHMS)
+    if ALGORITHMS.get(algorithm.name) is not algorithm:
+        return _make_function(algorithm)
+    if algorithm.name not in _FUNCTIONS:
+        _FUNCTIONS[algorithm.name] = _make_function(algorithm)
+    return _FUNCTIONS[algorithm.name]

@@ -1,0 +1,19 @@
+"""optstudy for PyTorch: ``torch.optim.Optimizer`` classes around the pure functions of the core.
+
+There is a class for every algorithm: ``SGD``, ``Adam``, ``AdamW``, ``AMSGrad``, …
+
+>>> import torch
+>>> model = torch.nn.Linear(2, 1)
+>>> optimizer = Adam(model.parameters(), lr=1e-3)
+"""
+
+from __future__ import annotations
+
+from optstudy_core import ALGORITHMS, __version__
+
+from .optimizer import CoreOptimizer, from_core
+
+_CLASSES = {cls.__name__: cls for cls in map(from_core, ALGORITHMS)}
+globals().update(_CLASSES)
+
+__all__ = ["CoreOptimizer", "__version__", "from_core", *sorted(_CLASSES)]  # noqa: PLE0604
