@@ -11,6 +11,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from .hyperparameters import check_value, nearest
 from .leaves import Leaves, NumPy
 
@@ -94,8 +96,6 @@ class Algorithm:
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
         """Return a state of one number per field, to learn the structure from."""
-        import numpy as np
-
         return self.start(Leaves([np.zeros(())], NumPy()), hyperparameters)
 
     def defaults(self, dialect: str | None = None) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Algorithm:
                 raise TypeError(f"{self.name} has no argument {name!r}; {nearest(name, values)}")
             if value is not None:
                 check_value(name, value, values[name])
-                values[name] = value
+                values[name] = value.item() if isinstance(value, np.generic) else value
         if self.check is not None:
             self.check(values)
         return values

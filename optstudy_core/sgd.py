@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ._namespace import Array, absent, namespace, scalar
+from .hyperparameters import is_number
 from .terms import objective_gradient
 
 BIBTEX = ("robbins1951stochastic", "polyak1964some", "sutskever2013importance")
@@ -48,12 +49,13 @@ def init(params: Array, *, momentum: Any = 0.0) -> SGDState:
 
 def check(hyperparameters: dict[str, Any]) -> None:
     """Refuse Nesterov's momentum without momentum, or with dampening (as torch does)."""
+    dampening = hyperparameters["dampening"]
     if hyperparameters["nesterov"] and (
-        absent(hyperparameters["momentum"]) or not absent(hyperparameters["dampening"])
+        absent(hyperparameters["momentum"]) or (is_number(dampening) and dampening != 0)
     ):
         raise ValueError(
             f"nesterov = True with momentum = {hyperparameters['momentum']!r} and dampening = "
-            f"{hyperparameters['dampening']!r}: allowed with a momentum and with dampening 0"
+            f"{dampening!r}: allowed with a momentum and with dampening 0"
         )
 
 

@@ -8,8 +8,9 @@ Where such a pair would meet, the inner result is isolated:
     isolate(p) = where(p == p, p, nan)
 
 which is p for every input, while the compiler no longer sees what made it. A value therefore
-remembers what made it, and is isolated only when the next operation calls for it. A scalar
-divisor is spread over the dividend in the same manner.
+remembers what made it, and is isolated only when the next operation calls for it. A divisor is
+spread over the dividend in the same manner, x / where(x == x, s, nan), as it may be one scalar
+everywhere without looking like one.
 """
 
 from __future__ import annotations
@@ -94,13 +95,10 @@ def isolate(x: Any) -> Any:
 def outside(x: Any, dtype: Any) -> Node:
     """Take an array of the caller in, in ``dtype``; a rounding the caller wrote stays one."""
     x = jnp.asarray(x)
-    if x.dtype != dtype:
-        if jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32:
-            info = jnp.finfo(x.dtype)
-            return Node(
-                jax.lax.reduce_precision(x.astype(dtype), info.nexp, info.nmant), OUTSIDE
-            )
-        x = x.astype(dtype)
+    own = x.dtype
+    x = x.astype(dtype)  # never weakly typed, so that a state has the dtypes of the next one
+    if jnp.issubdtype(own, jnp.floating) and jnp.finfo(own).bits < 32:
+        x = _reduced(x, own)
     return Node(x, OUTSIDE)
 
 
@@ -113,10 +111,21 @@ def rounded(x: Any, dtype: Any) -> Any:
     """Round ``x`` to a smaller dtype, also where XLA would rather keep the excess precision."""
     if x.dtype == dtype:
         return x
-    info = jnp.finfo(dtype)
-    if info.bits < 32:
-        x = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if jnp.finfo(dtype).bits < 32:
+        x = _reduced(x, dtype)
     return x.astype(dtype)
+
+
+def _reduced(x: Any, dtype: Any) -> Any:
+    """Round ``x`` to the numbers of a smaller dtype, but keep it in its own."""
+    info = jnp.finfo(dtype)
+    y = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if dtype == jnp.float16:
+        # It takes float16's subnormal numbers for zero; they are multiples of 2**-24, the spacing
+        # of float32 around 0.75.
+        tiny = isolate(x + 0.75) - 0.75
+        y = jnp.where(jnp.abs(x) < float(info.smallest_normal), tiny, y)
+    return y
 
 
 class JAX(Backend):
@@ -126,24 +135,24 @@ class JAX(Backend):
 
     def apply(self, operation: str, *args: Any) -> Node:
         to_isolate = _ISOLATED.get(operation, ())
-        values: list[Any] = []
-        for a in args:
-            if isinstance(a, Node):
-                values.append(isolate(a.value) if a.origin in to_isolate else a.value)
-            else:
-                values.append(a)
+        values = [
+            (isolate(a.value) if a.origin in to_isolate else a.value) if isinstance(a, Node) else a
+            for a in args
+        ]
         if operation == "divide":
-            values = self._spread(*values)
+            values = self._spread(args[0], args[1], values[0])
         return Node(_FUNCTIONS[operation](*values), self._origin(operation, args, values))
 
     @staticmethod
-    def _spread(x: Any, y: Any) -> list[Any]:
-        """Spread a scalar divisor over the dividend, so that no reciprocal can be taken."""
-        if not isinstance(x, jax.Array):
-            return [jnp.asarray(x, y.dtype), y]
-        if not isinstance(y, jax.Array) or y.ndim < x.ndim or y.ndim == 0:
-            y = jnp.where(x == x, jnp.asarray(y, x.dtype), jnp.asarray(jnp.nan, x.dtype))
-        return [x, y]
+    def _spread(x: Any, y: Any, dividend: Any) -> list[Any]:
+        """Spread the divisor over the dividend, so that no reciprocal can be taken of it."""
+        if not isinstance(x, Node):
+            return [jnp.asarray(x, y.dtype), isolate(y.value)]
+        if isinstance(y, Node) and y.value.ndim > dividend.ndim:
+            return [dividend, isolate(y.value)]
+        divisor = y.value if isinstance(y, Node) else jnp.asarray(y, x.dtype)
+        nan = jnp.asarray(jnp.nan, x.dtype)
+        return [dividend, jnp.where(dividend == dividend, divisor, nan)]
 
     @staticmethod
     def _origin(operation: str, args: Any, values: list[Any]) -> str:

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import find
+from optstudy_core.hyperparameters import nearest
 from optstudy_core.leaves import Leaves, map_leaves
 
-from ._array import JAX, PLAIN, Node, isolate, leaving, outside, rounded
+from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, rounded
 
 BACKEND = JAX()
 
@@ -74,7 +76,9 @@ def _transformation(
         for indices, values in groups(params, treedef):
             work = [outside(leaves[i], working_dtype(jnp.result_type(leaves[i]))) for i in indices]
             parts.append((indices, algorithm.start(Leaves(work, BACKEND), values)))
-        return TransformState(jnp.zeros((), jnp.int32), _merge(parts, treedef))
+        # Within one jit the first update must not be simplified for a state of known zeros.
+        inner = jax.lax.optimization_barrier(_merge(parts, treedef))
+        return TransformState(jnp.zeros((), jnp.int32), inner)
 
     def update(
         updates: Any, state: TransformState, params: Any = None, **extra: Any
@@ -96,6 +100,8 @@ def _transformation(
             values = {
                 name: Leaves([_scalar(name, v, dtypes[i]) for i in indices], BACKEND)
                 if _is_array(v)
+                else v.item()  # of a schedule in NumPy
+                if isinstance(v, np.generic)
                 else v
                 for name, v in (values | rate).items()
             }
@@ -114,17 +120,15 @@ def _transformation(
                 if step_dtype == "float32" and jnp.finfo(target).bits < 32:
                     target = jnp.float32
                 steps[i] = rounded(isolate(node.value), target)
-        new_state = TransformState(
-            count=optax.safe_increment(count), inner=_merge(parts, treedef)
-        )
+        new_state = TransformState(count=optax.safe_increment(count), inner=_merge(parts, treedef))
         return jax.tree.unflatten(treedef, steps), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _is_array(value: Any) -> bool:
-    """Tell whether a hyperparameter is an array (traced, injected), not a Python number."""
-    return isinstance(value, jax.Array | np.ndarray | np.generic)
+    """Tell whether a hyperparameter is an array (traced, injected), not a number."""
+    return isinstance(value, jax.Array | np.ndarray)
 
 
 def _scalar(name: str, value: Any, dtype: Any) -> Node:
@@ -147,9 +151,12 @@ def _check(grad: Any, param: Any) -> Any:
     """Refuse a gradient that does not fit its parameter; return the working dtype."""
     own = jnp.result_type(grad)
     if param is None:
-        return working_dtype(own)
+        try:
+            return working_dtype(own)
+        except TypeError as error:
+            raise TypeError(f"gradient of {error}") from None
     dtype = working_dtype(jnp.result_type(param))
-    if not jnp.issubdtype(own, jnp.floating) or jnp.promote_types(own, dtype) != dtype:
+    if not jnp.issubdtype(own, jnp.floating) or jnp.finfo(own).bits > jnp.finfo(dtype).bits:
         raise TypeError(
             f"gradient of dtype {own} for a parameter of dtype {jnp.result_type(param)}: allowed "
             f"are real dtypes that {jnp.dtype(dtype)} holds"
@@ -169,9 +176,13 @@ def _merge(parts: list[tuple[list[int], Any]], treedef: Any) -> Any:
         fields: list[Leaves] = []
         map_leaves(fields.append, state)
         columns = columns or [[None] * treedef.num_leaves for _ in fields]
+        taken: set[int] = set()
         for column, field in zip(columns, fields, strict=True):
             for i, node in zip(indices, field.values, strict=True):
-                column[i] = leaving(node)
+                x = leaving(node)
+                # An array that is two fields could not be donated.
+                column[i] = jnp.copy(x) if id(x) in taken else x
+                taken.add(id(x))
     trees = iter([jax.tree.unflatten(treedef, column) for column in columns])
     return map_leaves(lambda _: next(trees), parts[0][1])
 
@@ -186,34 +197,49 @@ def _select(
     """Return the state of some of the leaves."""
     skeleton = algorithm.skeleton(hyperparameters)
 
-    def walk(template: Any, part: Any) -> Any:
+    def walk(template: Any, part: Any, name: str) -> Any:
         if isinstance(template, Leaves):
-            leaves = treedef.flatten_up_to(part)
-            return Leaves([Node(jnp.asarray(leaves[i]), PLAIN) for i in indices], BACKEND)
+            try:
+                leaves = treedef.flatten_up_to(part)
+            except ValueError as error:
+                raise ValueError(
+                    f"state of {algorithm.name} with {name} of structure "
+                    f"{jax.tree.structure(part)}: allowed is {treedef}"
+                ) from error
+            return Leaves([Node(jnp.asarray(leaves[i]), OUTSIDE) for i in indices], BACKEND)
         if template is None:
+            if part is not None:
+                raise ValueError(
+                    f"state of {algorithm.name} with {name}: allowed is a state without, as the "
+                    "hyperparameters are"
+                )
             return None
-        return type(template)(*map(walk, template, part))
+        return type(template)(*map(walk, template, part, template._fields))
 
-    return walk(skeleton, state)
+    return walk(skeleton, state, "state")
 
 
 # Functions.
 
 _FUNCTIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
+_POSITIONAL = ("lr", "momentum", "b1", "b2", "eps")  # what has one place in optax and here
 
 
 def _signature(algorithm: Algorithm) -> inspect.Signature:
     parameter = inspect.Parameter
     kind = parameter.POSITIONAL_OR_KEYWORD
     differing = algorithm.differing()
-    parameters = [
-        parameter(
-            "learning_rate" if name == "lr" else name,
-            kind,
-            default=None if name in differing else value,
+    parameters = []
+    for name, value in algorithm.defaults(algorithm.default_dialect).items():
+        if name not in _POSITIONAL:
+            kind = parameter.KEYWORD_ONLY
+        parameters.append(
+            parameter(
+                "learning_rate" if name == "lr" else name,
+                kind,
+                default=None if name in differing else value,
+            )
         )
-        for name, value in algorithm.defaults(algorithm.default_dialect).items()
-    ]
     kind = parameter.KEYWORD_ONLY
     extra = {"dialect": algorithm.default_dialect, "step_dtype": None}
     if "weight_decay" in algorithm.defaults():
@@ -226,6 +252,10 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
     signature = _signature(algorithm)
 
     def function(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        for name in kwargs.keys() - signature.parameters.keys():
+            raise TypeError(
+                f"{algorithm.name} has no argument {name!r}: {nearest(name, signature.parameters)}"
+            )
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = dict(bound.arguments)

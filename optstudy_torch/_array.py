@@ -65,7 +65,9 @@ def apply(operation: str, *args: Any) -> torch.Tensor:
         case "sqrt", (x,):
             if x.device.type == "cpu" and not torch.compiler.is_compiling():
                 with np.errstate(all="ignore"):
-                    return torch.from_numpy(np.sqrt(x.numpy(), out=np.empty(x.shape, _NUMPY[x.dtype])))
+                    return torch.from_numpy(
+                        np.sqrt(x.numpy(), out=np.empty(x.shape, _NUMPY[x.dtype]))
+                    )
             return torch.sqrt(x)
         case ("subtract", (float() | int() as number, x)):
             return torch.rsub(x, number)

@@ -8,11 +8,13 @@ every step and handed in, rounded once, so new learning rates need no new kernel
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
 from optstudy_core import Algorithm
 from optstudy_core.leaves import Backend, Leaves
 
@@ -138,31 +140,38 @@ class Kernel:
             **hyperparameters,
         )
         results = [new.values[0] for new in flatten(state)]
-        inputs = {"g", "p", *(f"s{i}" for i in range(len(fields)))}
-        for i, new in enumerate(results):  # so that no copy reads what another has overwritten
-            if new in inputs and new != f"s{i}":
-                tracer.lines.append(f"    kept{i} = {new}.clone()")
-                results[i] = f"kept{i}"
+        inputs = ["p", "g", *(f"s{i}" for i in range(len(fields)))]
+        # Inductor reorders a copy of one input to another, so what is only moved is moved outside.
+        self._moved = {
+            i: inputs.index(new)
+            for i, new in enumerate(results)
+            if new in inputs and new != f"s{i}"
+        }
         self._numbers = list(tracer.numbers.values())
         self._tensors = tensors
-        arguments = ["p", "g", *(f"s{i}" for i in range(len(fields)))]
-        arguments += [f"h{i}" for i in range(len(self._numbers))] + [f"x_{n}" for n in tensors]
-        copies = [f"    s{i}.copy_({new})" for i, new in enumerate(results) if new != f"s{i}"]
+        arguments = (
+            inputs + [f"h{i}" for i in range(len(self._numbers))] + [f"x_{n}" for n in tensors]
+        )
+        copies = [f"    s{i}.copy_({new})" for i, new in enumerate(results) if new not in inputs]
+        result = step.values[0]  # may be a field, which its successor overwrites
         self.source = "\n".join(
             [
-                f"def kernel({', '.join(arguments)}, add):",
+                f"def kernel({', '.join(arguments)}):",
                 *tracer.lines,
-                f"    step = {step.values[0]}",
+                f"    step = {result}.clone()" if result in inputs else f"    step = {result}",
                 *copies,
-                "    if add:",
-                "        p.add_(step)",
-                "        return None",
-                "    return step.clone()",
+                "    {end}",
             ]
         )
-        scope: dict[str, Any] = {"apply": _array.apply}
-        exec(compile(self.source, f"<optstudy kernel {algorithm.name}>", "exec"), scope)
-        self._compiled = torch.compile(scope["kernel"], dynamic=True, fullgraph=True)
+        # One function for each end, so that none is compiled anew for the other.
+        self._add = self._compile(algorithm.name, "p.add_(step)")
+        self._return = self._compile(algorithm.name, "return step.clone()")
+
+    def _compile(self, name: str, end: str) -> Callable[..., Any]:
+        scope: dict[str, Any] = {"apply": _array.apply, "inf": math.inf, "nan": math.nan}
+        exec(compile(self.source.format(end=end), f"<optstudy kernel {name}>", "exec"), scope)
+        compiled: Callable[..., Any] = torch.compile(scope["kernel"], dynamic=True, fullgraph=True)
+        return compiled
 
     def host(
         self, hyperparameters: dict[str, Any], dtype: torch.dtype, device: torch.device
@@ -181,4 +190,10 @@ class Kernel:
         add: bool,
     ) -> torch.Tensor | None:
         """Advance one flat parameter and its state in place; return the step unless added."""
-        return self._compiled(param, grad, *fields, *scalars, add)
+        advance = self._add if add else self._return
+        inputs = [param, grad, *fields]
+        moved = {i: inputs[source].clone() for i, source in self._moved.items()}
+        step: torch.Tensor | None = advance(*inputs, *scalars)
+        for i, value in moved.items():
+            fields[i].copy_(value)
+        return step

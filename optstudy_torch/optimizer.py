@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import find
-from optstudy_core.hyperparameters import is_number
-from optstudy_core.leaves import Leaves, map_leaves
+from optstudy_core.hyperparameters import check_value, is_number, nearest
+from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
 from ._program import Kernel
@@ -28,18 +30,22 @@ WORKING_DTYPE = {
 """The dtype in which a parameter's step is computed and its state kept."""
 
 
-class Flag(NamedTuple):
-    """A truth value of torch.optim that selects another algorithm."""
+class Flagged(NamedTuple):
+    """What truth values of torch.optim select instead of the algorithm of the class."""
 
     algorithm: str
     hyperparameters: dict[str, Any]
 
 
-FLAGS: dict[str, dict[str, Flag]] = {
-    "adam": {"amsgrad": Flag("amsgrad", {})},
-    "adamw": {"amsgrad": Flag("amsgrad", {"decoupled_weight_decay": True})},
+FLAGS: dict[str, dict[tuple[str, ...], Flagged]] = {
+    "adam": {
+        ("amsgrad",): Flagged("amsgrad", {}),
+        ("decoupled_weight_decay",): Flagged("adamw", {}),
+        ("amsgrad", "decoupled_weight_decay"): Flagged("amsgrad", {"decoupled_weight_decay": True}),
+    },
+    "adamw": {("amsgrad",): Flagged("amsgrad", {"decoupled_weight_decay": True})},
 }
-"""Flags of torch's classes, by the algorithm of the class."""
+"""Flags of torch's classes that are set, by the algorithm of the class."""
 
 _BETAS = ("b1", "b2", "b3")
 _ADAPTER = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
@@ -61,18 +67,24 @@ class CoreOptimizer(torch.optim.Optimizer):
     algorithm: ClassVar[Algorithm]
 
     def __init__(self, params: Any, **arguments: Any) -> None:
-        super().__init__(params, self._defaults(arguments))
+        self._group(arguments)  # refused here, even if every group has values of its own
+        # None stays: in a group it is the value of the group's dialect.
+        defaults = {k: v for k, v in arguments.items() if k not in _ADAPTER}
+        compiled = bool(arguments.get("compile") or arguments.get("fused"))
+        super().__init__(params, defaults | {"compile": compiled})
 
     # Hyperparameters and groups.
 
     @classmethod
-    def _flags(cls) -> dict[str, Flag]:
-        return FLAGS.get(cls.algorithm.name, {}) if _is_ours(cls.algorithm) else {}
-
-    @classmethod
-    def _defaults(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _group(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a group's values for the arguments of the class, the dialect's for ``None``."""
         arguments = dict(arguments)
+        own = cls.algorithm.name
+        found = arguments.pop("algorithm", own)
+        if found != own:
+            raise ValueError(
+                f"algorithm = {found!r} in a group of {cls.__name__}: allowed is {own!r}"
+            )
         for name, reason in _REFUSED.items():
             if arguments.pop(name, False):
                 raise NotImplementedError(f"{name} = True: allowed is False, because {reason}")
@@ -83,13 +95,22 @@ class CoreOptimizer(torch.optim.Optimizer):
         step_dtype = arguments.pop("step_dtype", None)
         if step_dtype not in (None, "float32"):
             raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
-        flags = {name: arguments.pop(name, False) for name in cls._flags()}
+        flags = {name: arguments.pop(name, False) for name in _flags(cls.algorithm)}
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} = {value!r}: allowed are True and False")
         values = cls.algorithm.resolve(dialect, _split_betas(cls.algorithm, arguments))
-        group = _join_betas(values) | flags
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                if value.numel() != 1:
+                    raise ValueError(
+                        f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors "
+                        "of one"
+                    )
+                check_value(name, value.item(), cls.algorithm.defaults()[name])
+        group = {"algorithm": own} | _join_betas(values) | flags
         group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
+        cls._selected(group)
         return group
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -99,17 +120,12 @@ class CoreOptimizer(torch.optim.Optimizer):
             TypeError, ValueError: for a value that is not allowed.
         """
         if isinstance(param_group, dict):
-            known = set(self.defaults) | set(_ADAPTER)
-            given = {k: v for k, v in param_group.items() if k in known}
-            if given:
-                if "dialect" in given:  # its values, except where this group or the class says
-                    base: dict[str, Any] = {"compile": self.defaults["compile"]}
-                else:
-                    base = dict(self.defaults)
-                values = self._defaults({k: v for k, v in (base | given).items()})
-                param_group = {**param_group, **values}
-                for name in _ADAPTER:
-                    param_group.pop(name, None)
+            for name in set(param_group) & set(_BETAS) - set(self.defaults):
+                raise TypeError(f"{name} in a group: allowed are {', '.join(self.defaults)}")
+            known = {"algorithm", *self.defaults, *_ADAPTER}
+            own = {k: v for k, v in param_group.items() if k in known}
+            rest = {k: v for k, v in param_group.items() if k not in known}
+            param_group = rest | self._group(self.defaults | own)
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if p.dtype not in WORKING_DTYPE:
@@ -119,23 +135,29 @@ class CoreOptimizer(torch.optim.Optimizer):
                     f"parameter of dtype {dtype}: allowed are {', '.join(map(str, WORKING_DTYPE))}"
                 )
 
-    def _selected(self, group: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
+    @classmethod
+    def _selected(cls, group: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
         """Return the algorithm of a group and its hyperparameters, checked."""
-        cls = type(self)
-        given = _split_betas(
-            cls.algorithm, {k: v for k, v in group.items() if k in _names(cls.algorithm)}
-        )
         algorithm = cls.algorithm
-        for name, flag in self._flags().items():
-            if group.get(name):
-                algorithm = ALGORITHMS[flag.algorithm]
-                own = cls.algorithm.defaults(group["dialect"])
-                lost = {k for k in given if k not in algorithm.defaults() and given[k] != own[k]}
-                if lost:
-                    raise ValueError(f"{name} = True: allowed without {', '.join(sorted(lost))}")
-                given = {k: v for k, v in given.items() if k in algorithm.defaults()}
-                given |= flag.hyperparameters
-        return algorithm, algorithm.resolve(group["dialect"], given)
+        given = _split_betas(algorithm, {k: v for k, v in group.items() if k in _names(algorithm)})
+        flags = tuple(name for name in _flags(algorithm) if group[name])
+        if flags:
+            neutral = algorithm.defaults()
+            flagged = FLAGS[algorithm.name][flags]
+            algorithm = ALGORITHMS[flagged.algorithm]
+            known = algorithm.defaults()
+            lost = {k: v for k, v in given.items() if k not in known and v != neutral[k]}
+            if lost:
+                raise ValueError(
+                    f"{' and '.join(flags)} = True: allowed without "
+                    f"{', '.join(f'{k} = {v!r}' for k, v in lost.items())}"
+                )
+            given = {k: v for k, v in given.items() if k in known} | flagged.hyperparameters
+        values = algorithm.resolve(group["dialect"], given)
+        return algorithm, {
+            k: v.detach().reshape(()) if isinstance(v, torch.Tensor) else v
+            for k, v in values.items()
+        }
 
     # The step.
 
@@ -163,23 +185,22 @@ class CoreOptimizer(torch.optim.Optimizer):
     @torch.compiler.disable
     @torch.no_grad()
     def _advance(self, compiled: bool) -> None:
-        for group in self.param_groups:
+        ready = []
+        for group in self.param_groups:  # a step that is refused changes nothing
             params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                _check_gradient(p)
-            algorithm, hyperparameters = self._selected(group)
-            layout = _Layout.of(algorithm, hyperparameters)
+            if params:
+                algorithm, hyperparameters = self._selected(group)
+                layout = _Layout.of(algorithm, hyperparameters)
+                for p in params:
+                    _check_gradient(p)
+                    if self.state[p]:
+                        _check_fields(f"the state of {algorithm.name}", self.state[p], layout, p)
+                ready.append((params, group, algorithm, hyperparameters, layout))
+        for params, group, algorithm, hyperparameters, layout in ready:
             for p in params:
                 if not self.state[p]:
                     self._start(p, algorithm, hyperparameters, layout)
-                elif set(self.state[p]) != set(layout.names):
-                    raise ValueError(
-                        f"the state of a parameter has the fields {sorted(self.state[p])}: "
-                        f"{algorithm.name} has {sorted(layout.names)}"
-                    )
-            if group["compile"] or compiled:
+            if group["compile"] or (compiled and layout.flat):
                 params = self._advance_compiled(params, group, algorithm, hyperparameters, layout)
             if params:
                 self._advance_eager(params, group, algorithm, hyperparameters, layout)
@@ -201,7 +222,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         layout: _Layout,
     ) -> None:
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
-        grads = [p.grad.to(w.dtype) for p, w in zip(params, work, strict=True)]
+        grads = [p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True)]
         fields = [Leaves([self.state[p][n] for p in params], EAGER) for n in layout.names]
         values = {
             name: Leaves([value.to(w.device, w.dtype) for w in work], EAGER)
@@ -238,18 +259,19 @@ class CoreOptimizer(torch.optim.Optimizer):
             scalars = kernel.host(hyperparameters, dtype, device)
             for p in several:
                 order = _memory_order(p)
-                work, grad = (
-                    _flat(t.detach(), order).to(dtype) for t in (p, p.grad)
-                )
+                work, grad = (_flat(t.detach(), order).to(dtype) for t in (p, p.grad))
                 fields = []
                 for name, full in zip(layout.names, layout.full, strict=True):
                     field = self.state[p][name]
                     if full and not _is_flat(field, order):
                         field = self.state[p][name] = _like_memory(field, p)
-                    fields.append(_flat(field, order) if full else field)
+                    # torch.compile drops what is written to a 0-d float64 tensor on the CPU.
+                    fields.append(_flat(field, order) if full else field.view(1).data)
                 in_place = p.dtype == dtype and _is_flat(p, order)
                 step = kernel(work, grad, fields, scalars, add=in_place)
-                if step is not None:
+                if step is None:
+                    torch.autograd.graph.increment_version(p)
+                else:
                     _add(p, _unflat(step, p, order), group["step_dtype"])
         return small
 
@@ -261,32 +283,48 @@ class CoreOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the state is of another algorithm or other parameters.
         """
-        saved_groups = state_dict["param_groups"]
-        missing = set(self.defaults) - set().union(*saved_groups) if saved_groups else set()
-        if missing:
-            raise ValueError(
-                f"state_dict has no {', '.join(sorted(missing))} in its groups: it is not of "
-                f"{type(self).__name__}"
-            )
-        order = [i for g in saved_groups for i in g["params"]]
-        params = [p for g in self.param_groups for p in g["params"]]
-        if len(order) == len(params):  # else torch has a message of its own
-            for group in saved_groups:
-                algorithm, hyperparameters = self._selected(group)
-                layout = _Layout.of(algorithm, hyperparameters)
-                for i in group["params"]:
-                    fields = state_dict["state"].get(i)
-                    if fields and set(fields) != set(layout.names):
-                        raise ValueError(
-                            f"state_dict has the fields {sorted(map(str, fields))}: allowed for "
-                            f"{algorithm.name} are {sorted(layout.names)}"
-                        )
-        super().load_state_dict(state_dict)
-        for i, p in zip(order, params, strict=True):
-            for name, value in state_dict["state"].get(i, {}).items():
-                if isinstance(value, torch.Tensor):
-                    # A copy, as torch makes one, but in the dtype that was saved.
-                    self.state[p][name] = value.detach().to(p.device, copy=True)
+        loaded: dict[str, Any] = {}
+
+        def check(_: Any, state_dict: dict[str, Any]) -> None:
+            self._check_saved(state_dict)
+            loaded.update(state_dict)
+
+        def keep_dtypes(_: Any) -> None:
+            order = [i for g in loaded["param_groups"] for i in g["params"]]
+            params = [p for g in self.param_groups for p in g["params"]]
+            for i, p in zip(order, params, strict=True):
+                for name, value in loaded["state"].get(i, {}).items():
+                    # A copy, as torch makes one, but in the working dtype.
+                    self.state[p][name] = value.detach().to(
+                        p.device, WORKING_DTYPE[p.dtype], copy=True
+                    )
+
+        # After the hooks that change what is loaded, and before those that look at the result.
+        before = self.register_load_state_dict_pre_hook(check)
+        after = self.register_load_state_dict_post_hook(keep_dtypes, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _check_saved(self, state_dict: dict[str, Any]) -> None:
+        own = self.algorithm.name
+        for group in state_dict["param_groups"]:
+            found = group.get("algorithm")
+            if found != own:
+                raise ValueError(
+                    f"state_dict of algorithm {found!r}: allowed for {type(self).__name__} is "
+                    f"{own!r}"
+                )
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            algorithm, hyperparameters = self._selected(group | saved)
+            layout = _Layout.of(algorithm, hyperparameters)
+            for i, p in zip(saved["params"], group["params"], strict=False):
+                fields = state_dict["state"].get(i)
+                if fields:
+                    _check_fields("state_dict", fields, layout, p)
+        # Numbers of groups and of parameters that differ are refused by torch.
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -305,9 +343,6 @@ class _Layout:
     _lock = threading.Lock()
 
     def __init__(self, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> None:
-        import numpy as np
-        from optstudy_core.leaves import NumPy
-
         self._skeleton = algorithm.start(Leaves([np.zeros(2)], NumPy()), hyperparameters)
         self.names = _field_names(self._skeleton)
         shapes = [np.shape(field.values[0]) for field in _flatten(self._skeleton)]
@@ -320,8 +355,8 @@ class _Layout:
         key = (algorithm, frozenset(k for k, v in hyperparameters.items() if _is_static(k, v)))
         with cls._lock:
             if key not in cls._known:
-                plain = {
-                    k: float(v) if isinstance(v, torch.Tensor) else v
+                plain = {  # a term whose factor is an array is never absent
+                    k: np.asarray(v.item()) if isinstance(v, torch.Tensor) else v
                     for k, v in hyperparameters.items()
                 }
                 cls._known[key] = cls(algorithm, plain)
@@ -393,8 +428,11 @@ def _is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
 
 
 def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Return ``x`` as a vector in that order: a view where its memory allows it."""
-    return x.permute(order).reshape(-1)
+    """Return ``x`` as a dense vector in that order, in the same memory where that is possible.
+
+    It is no view for torch, which would compile a kernel for every kind of base.
+    """
+    return x.permute(order).contiguous().view(-1).data
 
 
 def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
@@ -409,8 +447,16 @@ def _like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def _owned(*inputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that copies a field which is an input itself (a gradient is reused)."""
-    return lambda x: x.clone() if any(x is given for given in inputs) else x
+    """Return a function that copies a field which is an input (a gradient is reused) or another."""
+    taken = list(inputs)
+
+    def own(x: torch.Tensor) -> torch.Tensor:
+        if any(x is other for other in taken):
+            x = x.clone()
+        taken.append(x)
+        return x
+
+    return own
 
 
 def _add(p: torch.Tensor, step: torch.Tensor, step_dtype: str | None) -> None:
@@ -428,6 +474,27 @@ def _check_gradient(p: torch.Tensor) -> None:
         raise TypeError(f"gradient of layout {grad.layout}: allowed are dense gradients")
     if grad.shape != p.shape:
         raise ValueError(f"gradient of shape {tuple(grad.shape)}: allowed is {tuple(p.shape)}")
+    dtype = WORKING_DTYPE[p.dtype]
+    if not grad.is_floating_point() or torch.promote_types(grad.dtype, dtype) != dtype:
+        raise TypeError(
+            f"gradient of dtype {grad.dtype} for a parameter of dtype {p.dtype}: allowed are real "
+            f"dtypes that {dtype} holds"
+        )
+
+
+def _check_fields(what: str, fields: dict[str, Any], layout: _Layout, p: torch.Tensor) -> None:
+    """Refuse a parameter's state that does not have the layout's names, or not its shape."""
+    if set(fields) != set(layout.names):
+        raise ValueError(
+            f"{what} has the fields {sorted(map(str, fields))} for a parameter: allowed are "
+            f"{sorted(layout.names)}"
+        )
+    for name, full in zip(layout.names, layout.full, strict=True):
+        if full and fields[name].shape != p.shape:
+            raise ValueError(
+                f"{what} has {name} of shape {tuple(fields[name].shape)} for a parameter of "
+                f"shape {tuple(p.shape)}"
+            )
 
 
 # Classes.
@@ -437,6 +504,12 @@ _CLASSES: dict[str, type[CoreOptimizer]] = {}
 
 def _is_ours(algorithm: Algorithm) -> bool:
     return ALGORITHMS.get(algorithm.name) is algorithm
+
+
+def _flags(algorithm: Algorithm) -> tuple[str, ...]:
+    """Return the names of the flags that torch's class of this algorithm has."""
+    table = FLAGS.get(algorithm.name, {}) if _is_ours(algorithm) else {}
+    return tuple(dict.fromkeys(name for names in table for name in names))
 
 
 def _names(algorithm: Algorithm) -> set[str]:
@@ -471,42 +544,52 @@ def _split_betas(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]
     return values
 
 
-def _signature(algorithm: Algorithm, flags: Iterable[str], dialect: str | None) -> inspect.Signature:
+def _signature(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
     """Return the arguments of the class: torch.optim's order, keywords from maximize on."""
     differing = algorithm.differing()
     parameter = inspect.Parameter
-    kind = parameter.POSITIONAL_OR_KEYWORD
     values = _join_betas(algorithm.defaults(dialect))
-    parameters = [parameter("params", kind)]
-    flagged = False
-    for name, value in values.items():
-        if name == "maximize":
-            parameters += [parameter(f, kind, default=False) for f in flags]
-            flagged = True
-            kind = parameter.KEYWORD_ONLY
-        depends = name in differing or (name == "betas" and differing & set(_BETAS))
-        parameters.append(parameter(name, kind, default=None if depends else value))
-    kind = parameter.KEYWORD_ONLY
-    if not flagged:
-        parameters += [parameter(f, kind, default=False) for f in flags]
+    names = list(values)
+    keywords = names.index("maximize") if "maximize" in names else len(names)
+    flags = dict.fromkeys(_flags(algorithm), False)
+    positional = {n: flags.pop(n) for n in ("amsgrad",) if n in flags}
     extra = {"dialect": dialect, "compile": False, "step_dtype": None} | _ADAPTER
-    parameters += [parameter(n, kind, default=v) for n, v in extra.items() if n not in values]
-    return inspect.Signature(parameters)
+
+    def default(name: str) -> Any:
+        depends = name in differing or (name == "betas" and differing & set(_BETAS))
+        return None if depends else values[name]
+
+    parameters: dict[str, Any] = {"params": parameter.empty}
+    parameters |= {n: default(n) for n in names[:keywords]} | positional
+    kinds = dict.fromkeys(parameters, parameter.POSITIONAL_OR_KEYWORD)
+    parameters |= {n: default(n) for n in names[keywords:]} | flags
+    parameters |= {n: v for n, v in extra.items() if n not in values}
+    return inspect.Signature(
+        [
+            parameter(n, kinds.get(n, parameter.KEYWORD_ONLY), default=v)
+            for n, v in parameters.items()
+        ]
+    )
 
 
 def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
     dialect = algorithm.default_dialect
-    flags = FLAGS.get(algorithm.name, {}) if _is_ours(algorithm) else {}
-    signature = _signature(algorithm, flags, dialect)
+    signature = _signature(algorithm, dialect)
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        for name in kwargs.keys() - signature.parameters.keys():
+            raise TypeError(
+                f"{algorithm.title} has no argument {name!r}: {nearest(name, signature.parameters)}"
+            )
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         CoreOptimizer.__init__(self, **bound.arguments)
 
     __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-        + list(signature.parameters.values())
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *signature.parameters.values(),
+        ]
     )
     source = inspect.getmodule(algorithm.update)
     return type(
@@ -514,7 +597,9 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
         (CoreOptimizer,),
         {
             "__init__": __init__,
-            "__doc__": source.__doc__ if _is_ours(algorithm) and source else algorithm.update.__doc__,
+            "__doc__": source.__doc__
+            if _is_ours(algorithm) and source
+            else algorithm.update.__doc__,
             "__module__": "optstudy_torch" if _is_ours(algorithm) else algorithm.update.__module__,
             "algorithm": algorithm,
         },

@@ -1,0 +1,181 @@
+"""The experiments from the command line.
+
+::
+
+    python -m studies run linear_regression --algorithm adam --backend torch
+    python -m studies run digits --epochs 10 --out runs/short
+    python -m studies all --out runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+
+from optstudy_core import ALGORITHMS
+from optstudy_core.hyperparameters import RANGES, nearest
+
+from .runner import Plan, Prepared
+from .study import STUDIES
+from .training import BACKENDS, installed_backends
+
+DEFAULT_ALGORITHMS = ("sgd", "adam")
+DEFAULT_SEED = 2021
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; ``None``: those of the process.
+
+    Returns:
+        the exit status: 0, or 2 for an argument that is not allowed.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+        backends = _backends(parser, arguments.backend)
+        names = STUDIES if arguments.command == "all" else (arguments.name,)
+        try:
+            prepared = [
+                Prepared(
+                    Plan(
+                        study=name,
+                        algorithms=tuple(dict.fromkeys(arguments.algorithm or DEFAULT_ALGORITHMS)),
+                        backends=backends,
+                        out=arguments.out,
+                        epochs=arguments.epochs,
+                        lr=arguments.lr,
+                        seed=arguments.seed,
+                        dialect=arguments.dialect,
+                        overwrite=arguments.overwrite,
+                    )
+                )
+                for name in names
+            ]
+        except (ValueError, FileExistsError, NotADirectoryError) as error:
+            parser.error(str(error))
+    except SystemExit as end:  # argparse has said why
+        return int(end.code or 0)
+    console = Console()
+    for study in prepared:
+        study.carry_out(console)
+    console.print(f"Everything is in {arguments.out}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m studies",
+        description="Train with the project's optimizers, measure every epoch, and draw it.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="one study")
+    run.add_argument(
+        "name", metavar="NAME", type=_name("study", STUDIES), help=" or ".join(STUDIES)
+    )
+    run.add_argument(
+        "--algorithm",
+        action="append",
+        type=_name("algorithm", ALGORITHMS),
+        metavar="A",
+        help=f"one of {', '.join(ALGORITHMS)}; may be given several times (default: sgd and adam)",
+    )
+    run.add_argument(
+        "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
+    )
+    run.add_argument("--lr", type=_rate, metavar="X", help="learning rate (default: the study's)")
+    run.add_argument("--dialect", metavar="D", help="whose mathematics, e.g. torch or optax")
+    everything = commands.add_parser(
+        "all", help="every study with SGD and Adam, and their comparison"
+    )
+    everything.set_defaults(algorithm=None, epochs=None, lr=None, dialect=None)
+    for command in (run, everything):
+        command.add_argument(
+            "--backend",
+            type=_name("backend", [*BACKENDS, "both"]),
+            metavar="B",
+            help="torch, jax or both (default: what is installed)",
+        )
+        command.add_argument(
+            "--out",
+            type=pathlib.Path,
+            default=pathlib.Path("runs"),
+            metavar="DIR",
+            help="folder for records and figures (default: runs)",
+        )
+        command.add_argument(
+            "--seed",
+            type=_whole("seed", 0),
+            default=DEFAULT_SEED,
+            metavar="N",
+            help=f"of all that is drawn at random (default: {DEFAULT_SEED})",
+        )
+        command.add_argument(
+            "--overwrite", action="store_true", help="replace runs that are there already"
+        )
+    return parser
+
+
+def _backends(parser: argparse.ArgumentParser, wanted: str | None) -> list[str]:
+    installed = installed_backends()
+    if not installed:
+        parser.error("neither torch nor jax with optax and flax is installed")
+    if wanted is None:
+        return installed
+    chosen = list(BACKENDS) if wanted == "both" else [wanted]
+    for backend in chosen:
+        if backend not in installed:
+            parser.error(
+                f"backend = {wanted!r}: {' or '.join(BACKENDS[backend])} is not installed; "
+                f"allowed are {', '.join(map(repr, installed))}"
+            )
+    return chosen
+
+
+# Argument types; argparse turns the error into its message and exit status 2.
+
+
+def _name(argument: str, allowed: Iterable[str]) -> Callable[[str], str]:
+    names = list(allowed)
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{argument} = {text!r}: {nearest(text, names)}")
+        return text
+
+    return parse
+
+
+def _whole(argument: str, least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"{argument} = {text}: allowed are whole numbers >= {least}"
+            )
+        return value
+
+    return parse
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not RANGES["lr"].holds(value):
+        raise argparse.ArgumentTypeError(f"lr = {text}: allowed are {RANGES['lr']}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What is measured of an epoch: loss, step size and angle.
+
+The epoch step is Δₖ = θ(end of k) − θ(start of k), all parameters as one vector. Its size is
+‖Δₖ‖₂ and its angle φₖ is the one between Δₖ and Δₖ₋₁. Both are computed from exact sums, so they
+do not depend on the library, the order or the split of the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from optstudy_core import geometry
+
+from .study import Parameters
+
+
+class EpochMeter:
+    """Measures the epochs of a run, one after the other.
+
+    Args:
+        start: the parameters before the first epoch.
+
+    >>> meter = EpochMeter({"w": np.float32([0.0, 0.0])})
+    >>> meter.close([2.0, 1.0], {"w": np.float32([3.0, 4.0])})["step_size"]
+    5.0
+    >>> meter.close([1.0, 0.5], {"w": np.float32([3.0, 5.0])})["angle"].__round__(4)
+    36.8699
+    """
+
+    def __init__(self, start: Parameters) -> None:
+        self._epoch = 0
+        self._start = start
+        self._previous: Parameters | None = None
+
+    def close(self, losses: Sequence[float], end: Parameters) -> dict[str, Any]:
+        """Return the row of an epoch that just ended.
+
+        Args:
+            losses: of the epoch's mini-batches.
+            end: the parameters now.
+
+        Returns:
+            ``epoch`` (from 1), ``steps``, ``loss`` (the mean), ``step_size``, ``angle`` in degrees
+            (NaN for the first epoch, and where a step is zero or not finite), and ``layers``: the
+            latter two for each array of parameters.
+        """
+        self._epoch += 1
+        step = difference(end, self._start)
+        sizes = geometry.per_leaf(geometry.norm, step, exact=True)
+        if self._previous is None:
+            angle, angles = math.nan, dict.fromkeys(step, math.nan)
+        else:
+            pair, options = (step, self._previous), {"degrees": True, "exact": True}
+            angle = geometry.angle(*pair, degrees=True, exact=True)
+            angles = geometry.per_leaf(geometry.angle, *pair, **options)
+        self._start, self._previous = end, step
+        with np.errstate(all="ignore"):  # a run that diverges is a result, not an error
+            loss = float(np.mean(losses))
+        return {
+            "epoch": self._epoch,
+            "steps": len(losses),
+            "loss": loss,
+            "step_size": geometry.norm(step, exact=True),
+            "angle": angle,
+            "layers": {n: {"step_size": sizes[n], "angle": angles[n]} for n in step},
+        }
+
+
+def difference(end: Parameters, start: Parameters) -> Parameters:
+    """Return end − start in float64, where the difference of two float32 is next to exact."""
+    with np.errstate(all="ignore"):
+        return {n: end[n].astype(np.float64) - start[n].astype(np.float64) for n in end}

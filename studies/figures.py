@@ -1,0 +1,599 @@
+"""The figures of a run, drawn from its record; they know no framework and no study by name.
+
+Losses and outputs away from the recorded points come from a learner. What is not finite (a run
+that diverged) is left out of a figure, never an error.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from optstudy_core import ALGORITHMS
+
+from .records import Run
+from .study import Parameters, Study
+
+if TYPE_CHECKING:
+    from .training import Learner
+
+FORMATS: Final = ("png", "svg")
+FRAMEWORKS: Final = {"torch": "PyTorch", "jax": "JAX"}
+
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+GREY: Final = "#666666"
+HALO: Final = [withStroke(linewidth=3.5, foreground="white")]
+RIGHT_ANGLE: Final = 90.0
+
+# A path that climbs above this many times its first loss has left what one wants to see.
+_CLIMB: Final = 1e2
+_GRID: Final = 49
+_LEVELS: Final = 24
+
+
+# All figures of a run, and of several.
+
+
+def draw_run(
+    study: Study,
+    learner: Learner,
+    run: Run,
+    *,
+    after_each: Callable[[], None] = lambda: None,
+) -> list[pathlib.Path]:
+    """Draw every figure of a run that ended into ``figures/`` of its folder.
+
+    Args:
+        study: what was trained.
+        learner: of the run's framework, for losses and outputs.
+        run: the record.
+        after_each: called after each figure, for a progress bar.
+
+    Returns:
+        the PNG files.
+    """
+    landscape = Landscape.around(study, learner, run)
+    drawings: dict[str, Callable[[Figure], None]] = {
+        "predictions": lambda figure: study.draw_predictions(figure, study, run, learner),
+        "parameters": lambda figure: path_on_contours(figure, study, run, landscape),
+        "epoch_steps": lambda figure: epoch_steps(figure, study, run),
+        "training_loss": lambda figure: training_loss(figure, study, run),
+    }
+    if landscape.exact:
+        drawings["surface"] = lambda figure: surface(figure, study, run, landscape)
+    drawn = []
+    for name, draw in drawings.items():
+        drawn.append(_save(run.folder / "figures", name, draw))
+        after_each()
+    return drawn
+
+
+def number_of_figures(study: Study) -> int:
+    """Return how many figures :func:`draw_run` makes."""
+    return 5 if _is_plane(study) else 4
+
+
+def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
+    """Draw loss, step size and angle of several runs of a study; return the PNG file."""
+    return _save(folder, "overview", lambda figure: overview(figure, study, runs))
+
+
+def _save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pathlib.Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        as_file(files(__package__) / "studies.mplstyle") as style,
+        matplotlib.style.context(["default", style]),
+    ):
+        figure = Figure()
+        draw(figure)
+        for form in FORMATS:
+            # Without a date the same run gives the same file.
+            notes = {"Date": None} if form == "svg" else None
+            figure.savefig(folder / f"{name}.{form}", metadata=notes)
+    return folder / f"{name}.png"
+
+
+# Epochs.
+
+
+def training_loss(figure: Figure, study: Study, run: Run) -> None:
+    """Draw the training loss over the epochs, and the metrics below it."""
+    metrics = [n for n in run.rows[0] if n not in _ROW and n != "layers"] if run.rows else []
+    panels = _stacked(figure, study, run, 1 + len(metrics))
+    panels[0].plot(run.column("epoch"), run.column("loss"), marker="o", markersize=4)
+    _loss_axis(panels[0], study, [run])
+    for ax, name in zip(panels[1:], metrics, strict=True):
+        ax.plot(run.column("epoch"), run.column(name), color=GREEN, marker="o", markersize=4)
+        ax.set_ylabel(name.replace("_", " "))
+    _note_divergence(panels[0], run)
+
+
+def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
+    """Draw the size and the angle of the epoch steps, of all parameters and of each array."""
+    size, turn = _stacked(figure, study, run, 2)
+    epochs = run.column("epoch")
+    layers = list(study.initial)
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.85, len(layers)))
+    for layer, shade in zip(layers, shades, strict=True):
+        thin: dict[str, Any] = {"color": shade, "linewidth": 1.3, "label": layer}
+        size.plot(epochs, run.layer_column(layer, "step_size"), **thin)
+        if study.initial[layer].size > 1:  # a single number has no direction but its sign
+            turn.plot(epochs, run.layer_column(layer, "angle"), **thin)
+    thick: dict[str, Any] = {
+        "color": BLUE,
+        "marker": "o",
+        "markersize": 4,
+        "label": "all parameters",
+    }
+    size.plot(epochs, run.column("step_size"), **thick)
+    turn.plot(epochs, run.column("angle"), **thick)
+    _size_axis(size, [run])
+    _angle_axis(turn)
+    handles, labels = size.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], labels[::-1], loc="outside lower center", ncols=min(3, len(labels))
+    )
+    _note_divergence(size, run)
+
+
+def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
+    """Draw loss, step size and angle of several runs above each other."""
+    figure.set_size_inches(8.0, 9.5)
+    figure.suptitle(f"{study.title}: {_joined([_title(a) for a in _algorithms(runs)])}")
+    loss, size, turn = figure.subplots(3, 1, sharex=True)
+    algorithms = _algorithms(runs)
+    for run in runs:
+        backend = run.config["backend"]
+        look: dict[str, Any] = {
+            "color": f"C{algorithms.index(run.config['algorithm'])}",
+            # Dashes above a wider pale line: both stay visible where they coincide.
+            "linestyle": "-" if backend == "torch" else (0, (3, 2)),
+            "linewidth": 4.5 if backend == "torch" else 1.8,
+            "alpha": 0.4 if backend == "torch" else 1.0,
+            "label": f"{_title(run.config['algorithm'])}, {FRAMEWORKS[backend]}",
+        }
+        epochs = run.column("epoch")
+        loss.plot(epochs, run.column("loss"), **look)
+        size.plot(epochs, run.column("step_size"), **look)
+        turn.plot(epochs, run.column("angle"), **look)
+    _loss_axis(loss, study, runs)
+    _size_axis(size, runs)
+    _angle_axis(turn)
+    _epoch_axis(turn, runs)
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+
+
+_ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle"})
+
+
+def _stacked(figure: Figure, study: Study, run: Run, count: int) -> list[Axes]:
+    """Return panels above each other over the epochs."""
+    figure.set_size_inches(8.0, 2.2 + 2.5 * count)
+    figure.suptitle(_heading(study, run))
+    panels: list[Axes] = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    _epoch_axis(panels[-1], [run])
+    return panels
+
+
+def _epoch_axis(ax: Axes, runs: Sequence[Run]) -> None:
+    ax.set_xlabel("epoch")
+    ax.set_xlim(0.5, max([1, *(len(run.rows) for run in runs)]) + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _loss_axis(ax: Axes, study: Study, runs: Sequence[Run]) -> None:
+    ax.set_ylabel(f"training loss\n{study.loss_label}")
+    _logarithmic(ax, [run.column("loss") for run in runs])
+
+
+def _size_axis(ax: Axes, runs: Sequence[Run]) -> None:
+    ax.set_ylabel("epoch step size\n‖Δ‖")
+    _logarithmic(ax, [run.column("step_size") for run in runs])
+
+
+def _angle_axis(ax: Axes) -> None:
+    ax.set_ylabel("angle to the previous\nepoch step (degrees)")
+    ax.set_ylim(-5, 185)
+    ax.set_yticks([0, 45, 90, 135, 180])
+    ax.axhline(RIGHT_ANGLE, color=GREY, linewidth=1.0, linestyle=":", zorder=1)
+
+
+def _logarithmic(ax: Axes, columns: Sequence[np.ndarray]) -> None:
+    """Make the axis logarithmic if the finite values are positive and there are any."""
+    values = np.concatenate([np.empty(0), *columns])
+    values = values[np.isfinite(values)]
+    if len(values) and (values > 0).all():
+        ax.set_yscale("log")
+        if values.max() < 1e3 * values.min():  # few decades: label within them
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _note_divergence(ax: Axes, run: Run) -> None:
+    bad = ~np.isfinite(run.column("loss"))
+    if bad.any():
+        first = int(run.column("epoch")[bad][0])
+        ax.text(
+            0.98,
+            0.94,
+            f"not finite from epoch {first} on",
+            transform=ax.transAxes,
+            ha="right",
+            va="top",
+            color=VERMILION,
+            path_effects=HALO,
+        )
+
+
+# Predictions over training: one function for each kind of study.
+
+
+def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
+    """Draw data of one input and the model's lines, coloured by epoch."""
+    figure.set_size_inches(8.0, 5.6)
+    ax = figure.subplots()
+    ax.set_title(_heading(study, run))
+    x, y = study.showcase
+    ax.scatter(x, y, s=22, color=GREY, alpha=0.7, linewidths=0, label="data", zorder=2)
+    ends = np.array([x.min(), x.max()], x.dtype)
+    points = _epochs(study, run)
+    colours, bar = _epoch_colours(len(points))
+    for epoch, parameters in enumerate(points):
+        line = learner.outputs(parameters, ends)
+        if np.isfinite(line).all():
+            last = epoch == len(points) - 1
+            ax.plot(
+                ends,
+                line,
+                color=VERMILION if last else colours(epoch),
+                linewidth=2.8 if last else 1.6,
+                linestyle=(0, (4, 2)) if last else "-",
+                label=f"after epoch {epoch}" if last else None,
+                zorder=4 if last else 3,
+            )
+    margin = 0.25 * float(np.ptp(y))
+    ax.set(xlabel="x", ylabel="y", ylim=(y.min() - margin, y.max() + margin))
+    figure.colorbar(bar, ax=ax, label="epoch", ticks=MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=2)
+
+
+def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
+    """Draw some held-out images, and beside each what the model takes it for over training."""
+    images, targets = study.showcase
+    points = _epochs(study, run)
+    probabilities = np.stack([softmax(learner.outputs(p, images)) for p in points])
+    columns = 2
+    rows = -(-len(images) // columns)
+    figure.set_size_inches(10.5, 1.2 + 1.95 * rows)
+    figure.suptitle(f"{_heading(study, run)}: held-out images")
+    grid = figure.add_gridspec(rows, 2 * columns, width_ratios=[1.0, 2.6] * columns)
+    side = round(images.shape[1] ** 0.5)
+    norm = Normalize(0.0, 1.0)
+    maps: list[Axes] = []
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        row, column = divmod(i, columns)
+        picture = figure.add_subplot(grid[row, 2 * column])
+        picture.imshow(image.reshape(side, side), cmap="gray_r", interpolation="nearest")
+        picture.set(xticks=[], yticks=[], ylabel=f"true: {target}")
+        picture.grid(visible=False)
+        picture.spines[:].set_visible(True)
+        strip = figure.add_subplot(grid[row, 2 * column + 1])
+        maps.append(strip)
+        strip.grid(visible=False)
+        classes = probabilities.shape[2]
+        strip.imshow(
+            probabilities[:, i].T,
+            cmap="viridis",
+            norm=norm,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(-0.5, len(points) - 0.5, classes - 0.5, -0.5),
+        )
+        strip.set_yticks(range(0, classes, 3))
+        strip.plot(
+            -0.035,
+            target,
+            marker=">",
+            markersize=8,
+            color=VERMILION,
+            transform=strip.get_yaxis_transform(),
+            clip_on=False,
+        )
+        strip.set_title(_verdict(probabilities[-1, i], int(target)), fontsize=11, pad=4)
+        strip.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        strip.tick_params(axis="y", pad=8)
+        strip.set_ylabel("class", labelpad=1)
+        if row == rows - 1:
+            strip.set_xlabel("epoch")
+        else:
+            strip.tick_params(labelbottom=False)
+    figure.colorbar(
+        ScalarMappable(norm, "viridis"), ax=maps, label="predicted probability", aspect=40
+    )
+
+
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """Return the probabilities of classes from a model's outputs, in float64."""
+    with np.errstate(all="ignore"):
+        shifted = outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True)
+        weights = np.exp(shifted)
+        result: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _verdict(probabilities: np.ndarray, target: int) -> str:
+    if not np.isfinite(probabilities).all():
+        return "no prediction (not finite)"
+    guess = int(np.argmax(probabilities))
+    word = "right" if guess == target else "wrong"
+    return f"takes it for {guess} ({probabilities[guess]:.0%}): {word}"
+
+
+# The loss around a path.
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """The training loss on a plane, and the path on it.
+
+    Attributes:
+        labels: of the two axes.
+        exact: whether the plane is all there is (two parameters), no projection.
+        path: coordinates of the points that are shown, shape (points, 2).
+        heights: their losses; on a projection, those of the points themselves.
+        at_epochs: which of them are the ends of epochs (and the start).
+        left: the number of points not shown because the path climbs away.
+        u: coordinates of the grid along the first axis.
+        v: along the second.
+        losses: on the grid, shape (v, u); NaN where not finite.
+    """
+
+    labels: tuple[str, str]
+    exact: bool
+    path: np.ndarray
+    heights: np.ndarray
+    at_epochs: np.ndarray
+    left: int
+    u: np.ndarray
+    v: np.ndarray
+    losses: np.ndarray
+
+    @classmethod
+    def around(cls, study: Study, learner: Learner, run: Run) -> Landscape:
+        """Evaluate the loss over all training data around the path of a run that ended.
+
+        With two parameters the plane is theirs. With more it goes through the last point shown,
+        along the first two principal directions of the path seen from there (as in Li et al. 2018,
+        Visualizing the Loss Landscape of Neural Nets, section 7).
+        """
+        assert run.path is not None
+        steps = study.steps_per_epoch if run.path.every == "step" else 1
+        heights = np.array([learner.loss(run.path[i], study.train) for i in range(len(run.path))])
+        shown = _leading(heights)
+        heights = heights[:shown]
+        points = run.path.matrix()[:shown]
+        exact = _is_plane(study)
+        if exact:
+            names = list(study.initial)
+            labels = (names[0], names[1])
+            origin, directions = np.zeros(2), np.eye(2)
+        else:
+            origin = points[-1]
+            directions, shares = principal_directions(points - origin)
+            ordinals = ("first", "second")
+            labels = tuple(  # type: ignore[assignment]
+                f"{o} principal direction of the path\n({s:.0%} of its variation)"
+                for o, s in zip(ordinals, shares, strict=True)
+            )
+        path = (points - origin) @ directions.T
+        u, v = _window(path, equal=exact)
+
+        def loss_at(a: float, b: float) -> float:
+            vector = origin + a * directions[0] + b * directions[1]
+            return learner.loss(_unflatten(vector, study.initial), study.train)
+
+        losses = np.array([[loss_at(a, b) for a in u] for b in v])
+        losses[~np.isfinite(losses)] = np.nan
+        return cls(
+            labels=labels,
+            exact=exact,
+            path=path,
+            heights=heights,
+            at_epochs=np.arange(0, shown, steps),
+            left=len(run.path) - shown,
+            u=u,
+            v=v,
+            losses=losses,
+        )
+
+    @property
+    def norm(self) -> LogNorm:
+        """The colours of the losses."""
+        finite = self.losses[np.isfinite(self.losses) & (self.losses > 0)]
+        if not len(finite):
+            return LogNorm(0.5, 2.0)
+        low, high = float(finite.min()), float(finite.max())
+        return LogNorm(low, max(high, 1.001 * low))
+
+
+def path_on_contours(figure: Figure, study: Study, run: Run, landscape: Landscape) -> None:
+    """Draw the path of the parameters over contours of the training loss."""
+    figure.set_size_inches(8.0, 6.6)
+    ax = figure.subplots()
+    ax.set_title(_heading(study, run))
+    ax.grid(visible=False)
+    norm = landscape.norm
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    levels = np.geomspace(norm.vmin, norm.vmax, _LEVELS)
+    field = np.ma.masked_invalid(landscape.losses)
+    filled = ax.contourf(
+        landscape.u, landscape.v, field, levels=levels, norm=norm, cmap="viridis", zorder=0
+    )
+    filled.set_rasterized(True)  # else the SVG shows seams between the levels
+    ax.contour(
+        landscape.u, landscape.v, field, levels=levels[::2], colors="white", linewidths=0.5,
+        alpha=0.6, zorder=1,
+    )  # fmt: skip
+    x, y = landscape.path.T
+    ax.plot(x, y, color=VERMILION, linewidth=1.8, path_effects=HALO, zorder=3)
+    at = landscape.at_epochs
+    ax.scatter(
+        x[at], y[at], s=20, color=VERMILION, edgecolors="white", linewidths=0.7, zorder=4,
+        label="ends of epochs",
+    )  # fmt: skip
+    ends: dict[str, Any] = {"s": 130, "edgecolors": "black", "linewidths": 1.0, "zorder": 5}
+    ax.scatter(x[:1], y[:1], marker="o", color="white", label="start", **ends)
+    if not landscape.left:
+        ax.scatter(x[-1:], y[-1:], marker="*", color="#F0E442", label="end", **ends | {"s": 260})
+    ax.set(xlabel=landscape.labels[0], ylabel=landscape.labels[1])
+    bar = figure.colorbar(filled, ax=ax, label=f"loss over all training data, {study.loss_label}")
+    _tidy_bar(bar, norm)
+    if landscape.left:
+        ax.text(
+            0.02, 0.02, f"the loss explodes: {landscape.left} later points are outside",
+            transform=ax.transAxes, color=VERMILION, path_effects=HALO, zorder=6,
+        )  # fmt: skip
+    figure.legend(loc="outside lower center", ncols=3)
+
+
+def surface(figure: Figure, study: Study, run: Run, landscape: Landscape) -> None:
+    """Draw the loss as a surface over two parameters, with the path on it."""
+    figure.set_size_inches(8.0, 6.8)
+    ax: Any = figure.add_subplot(projection="3d", computed_zorder=False)
+    ax.set_title(_heading(study, run))
+    u, v = np.meshgrid(landscape.u, landscape.v)
+    height = np.nan_to_num(landscape.losses, nan=float(np.nanmax(landscape.losses, initial=1.0)))
+    drawn = ax.plot_surface(
+        u, v, height, cmap="viridis", norm=landscape.norm, rcount=_GRID, ccount=_GRID,
+        linewidth=0, antialiased=False, alpha=0.9, zorder=0,
+    )  # fmt: skip
+    drawn.set_rasterized(True)
+    x, y = landscape.path.T
+    at = landscape.at_epochs
+    z = landscape.heights
+    ax.plot(x, y, z, color=VERMILION, linewidth=2.2, path_effects=HALO, zorder=2)
+    ax.scatter(
+        x[at], y[at], z[at], s=20, color=VERMILION, edgecolors="white", linewidths=0.6,
+        depthshade=False, zorder=3, label="ends of epochs",
+    )  # fmt: skip
+    ax.set(xlabel=landscape.labels[0], ylabel=landscape.labels[1])
+    ax.set_zlabel(f"loss, {study.loss_label}", labelpad=10)
+    ax.tick_params(axis="z", pad=5)
+    ax.view_init(elev=38, azim=-120)
+    ax.set_box_aspect((1.0, 1.0, 0.75), zoom=0.9)
+    figure.legend(loc="outside lower center")
+
+
+def principal_directions(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two principal directions of points seen from 0, and their shares.
+
+    Args:
+        points: shape (n, d), finite, d ≥ 2.
+
+    Returns:
+        directions of shape (2, d), orthonormal, and the share of Σ‖point‖² along each.
+
+    >>> directions, shares = principal_directions(np.array([[0.0, 3.0, 0.0], [0.0, 1.0, 0.0]]))
+    >>> abs(directions[0]).round(6).tolist(), shares.round(6).tolist()
+    ([0.0, 1.0, 0.0], [1.0, 0.0])
+    """
+    rows = np.zeros((max(2, len(points)), points.shape[1]))
+    rows[: len(points)] = points
+    _, lengths, directions = np.linalg.svd(rows, full_matrices=False)
+    # The sign is arbitrary: the path starts on the positive side.
+    signs = np.where(directions[:2] @ rows[0] < 0, -1.0, 1.0)
+    energy = lengths**2
+    shares = energy[:2] / energy.sum() if energy.sum() > 0 else np.zeros(2)
+    return directions[:2] * signs[:, None], shares
+
+
+def _leading(heights: np.ndarray) -> int:
+    """Return how many points from the start are finite and not far above the first; at least 1."""
+    with np.errstate(invalid="ignore"):
+        fine = np.isfinite(heights) & (heights <= _CLIMB * heights[0])
+    return max(1, len(fine) if fine.all() else int(np.argmin(fine)))
+
+
+def _window(path: np.ndarray, *, equal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the grid's coordinates around a path."""
+    low, high = path.min(axis=0), path.max(axis=0)
+    spread = high - low
+    spread = np.maximum(spread, (1.0 if equal else 0.25) * spread.max())
+    spread = np.where(spread > 0, spread, 1.0)  # a path that stands still
+    middle, reach = (low + high) / 2, 0.65 * spread
+    u, v = (np.linspace(m - r, m + r, _GRID) for m, r in zip(middle, reach, strict=True))
+    return u, v
+
+
+def _is_plane(study: Study) -> bool:
+    return sum(value.size for value in study.initial.values()) == 2
+
+
+def _unflatten(vector: np.ndarray, like: Any) -> Parameters:
+    parts: Parameters = {}
+    begin = 0
+    with np.errstate(over="ignore"):
+        for name, value in like.items():
+            part = vector[begin : begin + value.size]
+            parts[name] = part.reshape(value.shape).astype(value.dtype)
+            begin += value.size
+    return parts
+
+
+def _tidy_bar(bar: Any, norm: LogNorm) -> None:
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    decades = np.log10(norm.vmax / norm.vmin)
+    bar.locator = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,))
+    bar.formatter = "{x:g}"
+    bar.minorticks_off()
+    bar.update_ticks()
+
+
+# Words and colours.
+
+
+def _epochs(study: Study, run: Run) -> list[Parameters]:
+    """Return the parameters at the start and after each epoch."""
+    assert run.path is not None
+    path = run.path.at_epochs(study.steps_per_epoch)
+    return [path[i] for i in range(len(path))]
+
+
+def _epoch_colours(count: int) -> tuple[Callable[[int], Any], ScalarMappable]:
+    bounds = np.arange(-0.5, max(count, 2))
+    norm = BoundaryNorm(bounds, 256)
+    mappable = ScalarMappable(norm, "viridis")
+    return lambda epoch: mappable.to_rgba(epoch), mappable
+
+
+def _title(algorithm: str) -> str:
+    return ALGORITHMS[algorithm].title
+
+
+def _heading(study: Study, run: Run) -> str:
+    config = run.config
+    return f"{study.title}, {_title(config['algorithm'])}, {FRAMEWORKS[config['backend']]}"
+
+
+def _algorithms(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.config["algorithm"] for run in runs))
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,99 @@
+"""Linear regression: fit y = m·x + b to noisy points.
+
+Only two parameters, so the whole training can be seen. Data: N = 120 points, x uniform in [−1, 3],
+y = 1.5·x − 0.5 + noise, noise normal with standard deviation 0.6. The loss is the sum
+Σ(y_pred − y_data)² over the mini-batch. Training starts far off, at (m, b) = (−1.5, 2.5).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from . import figures
+from .study import Batch, NnxLeaf, Study, stream
+
+POINTS: Final = 120
+SLOPE: Final = 1.5
+INTERCEPT: Final = -0.5
+NOISE: Final = 0.6
+
+
+def study(seed: int) -> Study:
+    """Return the study.
+
+    Args:
+        seed: of the points, their noise and the order of the mini-batches.
+    """
+    train = points(seed)
+    return Study(
+        name="linear_regression",
+        title="Linear regression",
+        seed=seed,
+        train=train,
+        test=None,
+        initial={"m": np.array(-1.5, np.float32), "b": np.array(2.5, np.float32)},
+        nnx_leaves={"m": NnxLeaf(("m",)), "b": NnxLeaf(("b",))},
+        torch_model=_torch_model,
+        nnx_model=_nnx_model,
+        torch_loss=sum_of_squares,
+        jax_loss=sum_of_squares,
+        loss_label="Σ(y_pred − y_data)²",
+        batch_size=20,
+        epochs=30,
+        learning_rates={"sgd": 2e-3, "adam": 5e-2},
+        path_every="step",
+        metrics=lambda outputs, targets: {},
+        draw_predictions=figures.fitted_lines,
+        showcase=train,
+    )
+
+
+def points(seed: int) -> Batch:
+    """Return the points (x, y), two vectors of 120 float32 numbers.
+
+    >>> x, y = points(1)
+    >>> x.shape, y.dtype.name
+    ((120,), 'float32')
+    """
+    random = stream(seed, "points")
+    x = random.uniform(-1.0, 3.0, POINTS)
+    y = SLOPE * x + INTERCEPT + random.normal(0.0, NOISE, POINTS)
+    return Batch(x.astype(np.float32), y.astype(np.float32))
+
+
+def sum_of_squares(outputs: Any, targets: Any) -> Any:
+    """Return Σ(outputs − targets)², of arrays of any framework."""
+    residual = outputs - targets
+    return (residual * residual).sum()
+
+
+def _torch_model() -> Any:
+    import torch
+
+    class Line(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = torch.nn.Parameter(torch.zeros(()))
+            self.b = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.m * x + self.b
+
+    return Line()
+
+
+def _nnx_model() -> Any:
+    import jax.numpy as jnp
+    from flax import nnx
+
+    class Line(nnx.Module):
+        def __init__(self) -> None:
+            self.m = nnx.Param(jnp.zeros(()))
+            self.b = nnx.Param(jnp.zeros(()))
+
+        def __call__(self, x: Any) -> Any:
+            return self.m[...] * x + self.b[...]
+
+    return Line()

@@ -1,0 +1,165 @@
+"""Carrying out a plan: every run of a study, its figures, and what the runs say together."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import figures, records, training, twins
+from .study import Study, load
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for; ``None`` leaves a choice to the study.
+
+    Attributes:
+        study: its name.
+        algorithms: one training each.
+        backends: of ``"torch"`` and ``"jax"``.
+        out: the folder for everything.
+        epochs: how many.
+        lr: learning rate.
+        seed: of all that is drawn at random.
+        dialect: of the algorithms.
+        overwrite: replace runs that are in ``out`` already.
+    """
+
+    study: str
+    algorithms: Sequence[str]
+    backends: Sequence[str]
+    out: pathlib.Path
+    epochs: int | None
+    lr: float | None
+    seed: int
+    dialect: str | None
+    overwrite: bool
+
+
+class Prepared:
+    """A plan whose every value was checked.
+
+    Args:
+        plan: what the user asked for.
+
+    Raises:
+        ValueError: for a value that is not allowed.
+        FileExistsError: if a folder holds a run already.
+        NotADirectoryError: if a folder is a file.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.study: Study = load(plan.study, plan.seed)
+        self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
+        self.optimizers = [
+            training.Optimizer.of(self.study, algorithm, plan.lr, plan.dialect)
+            for algorithm in plan.algorithms
+        ]
+        self.folder = plan.out / self.study.name
+        for optimizer in self.optimizers:
+            for backend in plan.backends:
+                records.check_free(self.run_folder(optimizer, backend), overwrite=plan.overwrite)
+
+    def run_folder(self, optimizer: training.Optimizer, backend: str) -> pathlib.Path:
+        """Return where a run is written."""
+        return self.folder / optimizer.algorithm / backend
+
+    def carry_out(self, console: Console) -> list[pathlib.Path]:
+        """Train, record, draw and compare; return the folders of the runs.
+
+        Args:
+            console: for progress, tables and results.
+        """
+        runs = [run for optimizer in self.optimizers for run in self._train(optimizer, console)]
+        if len(runs) > 1:
+            overview = figures.draw_overview(self.study, runs, self.folder)
+            console.print(f"Overview: {overview}", soft_wrap=True, highlight=False)
+        return [run.folder for run in runs]
+
+    def _train(self, optimizer: training.Optimizer, console: Console) -> list[records.Run]:
+        """Make the runs of one algorithm."""
+        runs = {}
+        what = f"{self.study.name}, {optimizer.algorithm}"
+        for backend in self.plan.backends:
+            learner = training.make_learner(backend, self.study, optimizer)
+            folder = self.run_folder(optimizer, backend)
+            writer = records.RunWriter(
+                folder, self._config(optimizer, backend), overwrite=self.plan.overwrite
+            )
+            with writer, _progress(console, f"{what}, {backend}: training", self.epochs) as tick:
+                training.record(self.study, learner, self.epochs, writer, after_epoch=tick)
+            run = runs[backend] = records.read(folder)
+            count = figures.number_of_figures(self.study)
+            with _progress(console, f"{what}, {backend}: figures", count) as tick:
+                figures.draw_run(self.study, learner, run, after_each=tick)
+            numbers = {k: v for k, v in run.rows[-1].items() if k in self._reported(run)}
+            console.print(
+                f"{what}, {backend}: "
+                + ", ".join(f"{name.replace('_', ' ')} {v:.4g}" for name, v in numbers.items()),
+                highlight=False,
+            )
+            console.print(f"  run folder: {folder}", soft_wrap=True, highlight=False)
+            console.print(f"  figures:    {folder / 'figures'}", soft_wrap=True, highlight=False)
+        if set(runs) == set(training.BACKENDS):
+            with _progress(console, f"{what}: comparing", self.epochs) as tick:
+                pair = twins.compare(
+                    self.study, optimizer, runs["torch"], runs["jax"], after_epoch=tick
+                )
+            twins.show(pair, console)
+            files = twins.save(pair, self.folder / optimizer.algorithm)
+            console.print(f"  table of every epoch: {files[1]}\n", soft_wrap=True, highlight=False)
+        return list(runs.values())
+
+    @staticmethod
+    def _reported(run: records.Run) -> set[str]:
+        return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle"}
+
+    def _config(self, optimizer: training.Optimizer, backend: str) -> dict[str, object]:
+        return {
+            "study": self.study.name,
+            "algorithm": optimizer.algorithm,
+            "backend": backend,
+            "epochs": self.epochs,
+            "lr": optimizer.lr,
+            "seed": self.plan.seed,
+            "dialect": optimizer.dialect,
+            "out": str(self.plan.out),
+            "overwrite": self.plan.overwrite,
+            "hyperparameters": optimizer.hyperparameters,
+            "batch_size": self.study.batch_size,
+            "steps_per_epoch": self.study.steps_per_epoch,
+            "training_examples": len(self.study.train.targets),
+            "test_examples": 0 if self.study.test is None else len(self.study.test.targets),
+            "parameters": {n: list(v.shape) for n, v in self.study.initial.items()},
+            "loss": self.study.loss_label,
+        }
+
+
+class _Tick:
+    """Advances a progress bar by one when called."""
+
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=total)
+
+    def __call__(self) -> None:
+        self._progress.advance(self._task)
+
+
+@contextmanager
+def _progress(console: Console, what: str, total: int) -> Iterator[_Tick]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield _Tick(progress, what, total)

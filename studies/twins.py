@@ -1,0 +1,322 @@
+"""The same training in PyTorch and in JAX: how far apart, and what of it is whose.
+
+Two comparisons. The runs as they were: the parameters after each epoch. And a walk along the
+PyTorch training that takes the two parts of a step asunder: at each step both frameworks evaluate
+their *gradients* at the same parameters on the same mini-batch; then PyTorch's gradient goes to
+the *optimizers* of both, which started from the same parameters and should never part.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from optstudy_core import geometry
+
+from .epochs import difference
+from .records import Run, encode, write_json, write_text
+from .study import Parameters, Study
+from .training import Optimizer, make_learner
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of both frameworks at the same points, over the steps of an epoch.
+
+    Attributes:
+        steps: how many there were.
+        differing: in how many of them the gradients are not identical.
+        first: the first of these, from 1; ``None`` if there is none.
+        distance: the largest ‖g_torch − g_jax‖.
+        relative: the largest ‖g_torch − g_jax‖ / ‖g_torch‖.
+    """
+
+    steps: int
+    differing: int
+    first: int | None
+    distance: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two sets of parameters compared element by element.
+
+    Attributes:
+        elements: how many there are.
+        differing: how many are not identical: other bits, except that any NaN equals any NaN and
+            zeros of both signs are equal.
+        ulp: the largest difference, see :func:`ulps`.
+    """
+
+    elements: int
+    differing: int
+    ulp: float
+
+    @classmethod
+    def between(cls, a: Parameters, b: Parameters) -> Difference:
+        """Compare arrays of the same names and shapes."""
+        distances = [ulps(a[name], b[name]) for name in a]
+        return cls(
+            elements=sum(d.size for d in distances),
+            differing=sum(int(np.count_nonzero(d)) for d in distances),
+            ulp=max(float(d.max(initial=0.0)) for d in distances),
+        )
+
+
+@dataclass(frozen=True)
+class EpochPair:
+    """An epoch of both trainings.
+
+    Attributes:
+        epoch: from 1.
+        distance: ‖θ_torch − θ_jax‖ at its end.
+        angle: between the two epoch steps, in degrees.
+        loss_difference: of the mean training losses, torch's less JAX's.
+        parameters: the two θ, element by element.
+        gradients: both frameworks' gradients at the same points of the PyTorch training.
+        optimizer: both optimizers' parameters at its end, fed the same gradients from the start.
+    """
+
+    epoch: int
+    distance: float
+    angle: float
+    loss_difference: float
+    parameters: Difference
+    gradients: Gradients
+    optimizer: Difference
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A PyTorch run and a JAX run of the same training, compared.
+
+    Attributes:
+        study: its name.
+        algorithm: of the optimizer.
+        hyperparameters: the optimizer's.
+        epochs: one entry an epoch.
+        conclusion: one sentence that says where the trainings part and why.
+    """
+
+    study: str
+    algorithm: str
+    hyperparameters: dict[str, Any]
+    epochs: tuple[EpochPair, ...]
+    conclusion: str
+
+
+def compare(
+    study: Study,
+    optimizer: Optimizer,
+    torch_run: Run,
+    jax_run: Run,
+    *,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> Twins:
+    """Compare two runs of a study that ended, with the same optimizer.
+
+    Args:
+        study: what was trained.
+        optimizer: with what.
+        torch_run: the record of the PyTorch training.
+        jax_run: the record of the JAX training.
+        after_epoch: called after each epoch, for a progress bar.
+    """
+    assert torch_run.path is not None
+    assert jax_run.path is not None
+    ours, theirs = (run.path.at_epochs(study.steps_per_epoch) for run in (torch_run, jax_run))  # type: ignore[union-attr]
+    with np.errstate(invalid="ignore"):
+        losses = torch_run.column("loss") - jax_run.column("loss")
+    pairs = []
+    for epoch, (gradients, fed_alike) in enumerate(walk(study, optimizer, len(losses)), 1):
+        steps = (difference(path[epoch], path[epoch - 1]) for path in (ours, theirs))
+        pairs.append(
+            EpochPair(
+                epoch=epoch,
+                distance=geometry.norm(difference(ours[epoch], theirs[epoch]), exact=True),
+                angle=geometry.angle(*steps, degrees=True, exact=True),
+                loss_difference=float(losses[epoch - 1]),
+                parameters=Difference.between(ours[epoch], theirs[epoch]),
+                gradients=gradients,
+                optimizer=fed_alike,
+            )
+        )
+        after_epoch()
+    return Twins(
+        study=study.name,
+        algorithm=optimizer.algorithm,
+        hyperparameters=optimizer.hyperparameters,
+        epochs=tuple(pairs),
+        conclusion=conclude(pairs),
+    )
+
+
+def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Gradients, Difference]]:
+    """Yield, for each epoch of the PyTorch training, the difference of gradients and optimizers."""
+    from .torch_learner import subnormals_flushed
+
+    torch_side = make_learner("torch", study, optimizer)
+    jax_side = make_learner("jax", study, optimizer)
+    for epoch in range(1, epochs + 1):
+        differing, distances, relative = [], [0.0], [0.0]
+        for step, batch in enumerate(study.batches(epoch), 1):
+            here = torch_side.parameters()
+            gradients = torch_side.gradients(here, batch)
+            others = jax_side.gradients(here, batch)
+            if Difference.between(gradients, others).differing:
+                differing.append(step)
+                distances.append(geometry.norm(difference(gradients, others), exact=False))
+                length = geometry.norm(gradients, exact=False)
+                relative.append(distances[-1] / length if length > 0 else np.inf)
+            # XLA's CPU code takes subnormal numbers as zero. torch does so only when told, and
+            # this compares roundings, not that setting.
+            with subnormals_flushed():
+                torch_side.apply(gradients)
+            jax_side.apply(gradients)
+        yield (
+            Gradients(
+                steps=study.steps_per_epoch,
+                differing=len(differing),
+                first=differing[0] if differing else None,
+                distance=float(np.max(distances)),
+                relative=float(np.max(relative)),
+            ),
+            Difference.between(torch_side.parameters(), jax_side.parameters()),
+        )
+
+
+def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return |a − b| in units in the last place of the larger of the two, element by element.
+
+    0 where they are identical (any two NaN are, and so are zeros of both signs); infinite where
+    only one is finite, or only one NaN.
+
+    >>> one = np.float32([1.0, 0.0, np.nan])
+    >>> ulps(one, np.float32([1.0 + 2**-23, -0.0, 1.0])).tolist()
+    [1.0, 0.0, inf]
+    """
+    with np.errstate(all="ignore"):
+        unit = np.spacing(np.maximum(np.abs(a), np.abs(b))).astype(np.float64)
+        distance = np.abs(a.astype(np.float64) - b.astype(np.float64)) / unit
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        result: np.ndarray = np.where(same, 0.0, np.where(np.isfinite(distance), distance, np.inf))
+    return result
+
+
+def conclude(pairs: Sequence[EpochPair]) -> str:
+    """Return one sentence that says where two trainings part and why."""
+    elements = pairs[0].parameters.elements
+    parted = next((p for p in pairs if p.parameters.differing), None)
+    optimizer = next((p for p in pairs if p.optimizer.differing), None)
+    gradients = next((p for p in pairs if p.gradients.differing), None)
+    if optimizer is None:
+        alike = (
+            "the optimizers never part: fed the same gradients, they hold the same parameters "
+            f"after each of the {len(pairs)} epochs (0 of {elements} elements differ, 0 ulp)"
+        )
+    else:
+        alike = (
+            f"the optimizers part as well: fed the same gradients, {optimizer.optimizer.differing} "
+            f"of {elements} elements differ after epoch {optimizer.epoch}, which the numerics "
+            "contract does not allow"
+        )
+    if parted is None:
+        return f"The two trainings do not part (0 of {elements} parameters differ), and {alike}."
+    start = f"The two trainings part in epoch {parted.epoch}"
+    if gradients is None:
+        return (
+            f"{start}, though at the points of the PyTorch training both frameworks compute "
+            f"identical gradients when asked for them alone, and {alike}."
+        )
+    return (
+        f"{start} because of their gradients, which first differ in step "
+        f"{gradients.gradients.first} of epoch {gradients.epoch} at the same parameters and on the "
+        f"same mini-batch (up to {gradients.gradients.relative:.1e} of the gradient's length in "
+        "that epoch: each framework rounds and sums the model's products in an order of its own), "
+        f"while {alike}."
+    )
+
+
+# Reports.
+
+_HEADINGS = (
+    ("epoch", ""),
+    ("parameters", "‖θ_t − θ_j‖"),
+    ("steps", "angle (°)"),
+    ("loss", "difference"),
+    ("parameters", "ulp"),
+    ("gradients", "relative"),
+    ("gradients", "differ"),
+    ("optimizers", "differ"),
+    ("optimizers", "ulp"),
+)
+_EXPLANATION = """\
+After each epoch, of the runs as they were: the distance of the parameters, the angle between the
+two epoch steps in degrees, torch's mean training loss less JAX's, and the largest difference of a
+parameter in ulp (of the larger number). Gradients: both frameworks' at the same parameters and
+mini-batches, those of the PyTorch training; the largest distance relative to the gradient's
+length, and in how many of the epoch's steps they differ. Optimizers: PyTorch's gradients fed to
+both from the same start; how many parameters differ at the end of the epoch, and by how much.
+torch flushes subnormal numbers there, as XLA's CPU code does."""
+
+
+def _cells(pair: EpochPair) -> tuple[str, ...]:
+    gradients, optimizer = pair.gradients, pair.optimizer
+    return (
+        str(pair.epoch),
+        f"{pair.distance:.1e}",
+        f"{pair.angle:.1e}",
+        f"{pair.loss_difference:+.0e}",
+        f"{pair.parameters.ulp:.0f}",
+        f"{gradients.relative:.0e}",
+        f"{gradients.differing}/{gradients.steps}",
+        f"{optimizer.differing}/{optimizer.elements}",
+        f"{optimizer.ulp:.0f}",
+    )
+
+
+def _title(twins: Twins) -> str:
+    return f"{twins.study}, {twins.algorithm}: PyTorch and JAX"
+
+
+def show(twins: Twins, console: Console, rows: int = 8) -> None:
+    """Print the table (at most ``rows`` epochs, evenly spread) and the conclusion."""
+    table = Table(title=_title(twins), box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for heading in _HEADINGS:
+        table.add_column("\n".join(heading), justify="right", no_wrap=True)
+    count = len(twins.epochs)
+    for i in sorted(set(np.linspace(0, count - 1, min(rows, count)).round().astype(int).tolist())):
+        table.add_row(*_cells(twins.epochs[i]))
+    console.print(table)
+    console.print(twins.conclusion, highlight=False)
+
+
+def save(twins: Twins, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Write ``twins.json`` and ``twins.md`` with every epoch; return the two files."""
+    write_json(folder / "twins.json", asdict(twins))
+    hyperparameters = json.dumps(encode(twins.hyperparameters), ensure_ascii=False)
+    lines = [
+        f"# {_title(twins)}",
+        "",
+        f"Hyperparameters: `{hyperparameters}`",
+        "",
+        "| " + " | ".join(", ".join(filter(None, h)) for h in _HEADINGS) + " |",
+        "|" + " ---: |" * len(_HEADINGS),
+        *("| " + " | ".join(_cells(pair)) + " |" for pair in twins.epochs),
+        "",
+        twins.conclusion,
+        "",
+        _EXPLANATION,
+        "",
+    ]
+    write_text(folder / "twins.md", "\n".join(lines))
+    return folder / "twins.json", folder / "twins.md"

@@ -1,0 +1,207 @@
+"""Compiled torch optimizers: the definition's bits, and one kernel for every shape and rate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import torch._dynamo
+from conftest import definition, draw, same, start, to_numpy, to_torch
+
+from optstudy_core import Algorithm
+from optstudy_torch import SGD, AdamW, AMSGrad, from_core
+
+pytestmark = [
+    pytest.mark.skipif(
+        not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="not run: no compiler"
+    ),
+    # Said by torch about itself while it compiles.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+SHAPES = [(), (1,), (0,), (2,), (4, 5), (3, 3, 7), (1000,)]
+ADAMW = {"lr": 0.1, "betas": (0.8, 0.99), "weight_decay": 0.01}
+CORE = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
+
+
+@pytest.fixture
+def kernels() -> Iterator[Any]:
+    """Return a function that counts the graphs compiled since the test began."""
+    stats = torch._dynamo.utils.counters["stats"]
+    before = stats["unique_graphs"]
+    return lambda: stats["unique_graphs"] - before
+
+
+def run(optimizer: Any, params: list[Any], grads: list[Any], step: Any = None) -> None:
+    for g in grads:
+        for p, x in zip(params, g, strict=True):
+            p.grad = to_torch(x)
+        (step or optimizer.step)()
+
+
+def parameters(values: list[np.ndarray]) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(to_torch(v)) for v in values]
+
+
+def assert_same(params: list[Any], expected: list[np.ndarray]) -> None:
+    for i, (p, e) in enumerate(zip(params, expected, strict=True)):
+        assert same(to_numpy(p), e), f"leaf {i}"
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [np.float32, np.float64, ml_dtypes.bfloat16, np.float16],
+    ids=lambda d: np.dtype(d).name,
+)
+@pytest.mark.parametrize("by", ["compile=True", "torch.compile(step)"])
+def test_bits_are_the_definitions(dtype: Any, by: str) -> None:
+    begin, grads = start(SHAPES, dtype=dtype), draw(SHAPES, 6, dtype=dtype)
+    params = parameters(begin)
+    optimizer = AdamW(params, compile=by == "compile=True", **ADAMW)
+    step = None if by == "compile=True" else torch.compile(optimizer.step)
+    run(optimizer, params, grads, step)
+    ends, states = definition("adamw", begin, grads, CORE)
+    assert_same(params, ends)
+    for p, state in zip(params, states, strict=True):
+        assert same(to_numpy(optimizer.state[p]["m"]), state.m)
+        assert same(to_numpy(optimizer.state[p]["c2.value"]), state.c2.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "given"),
+    [
+        (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+        (AMSGrad, {"lr": 0.1, "dialect": "optax"}),
+    ],
+)
+def test_other_algorithms(cls: Any, given: dict[str, Any]) -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    bad = np.array([np.nan, np.inf], np.float32)
+    grads[4][3] = bad
+    params = parameters(begin)
+    run(cls(params, compile=True, **given), params, grads)
+    dialect = given.get("dialect")
+    values = {k: v for k, v in given.items() if k != "dialect"}
+    assert_same(params, definition(cls.algorithm, begin, grads, values, dialect=dialect)[0])
+
+
+def test_no_kernel_is_compiled_for_new_shapes_rates_or_steps(kernels: Any) -> None:
+    warm = parameters(start([(6,)]))
+    run(AdamW(warm, compile=True, **ADAMW), warm, draw([(6,)], 2))
+    before = kernels()
+    shapes = [(2,), (17,), (128, 3), (2, 1, 1), (1, 5), (70_000,)]
+    begin, grads = start(shapes), draw(shapes, 5)
+    params = parameters(begin)
+    optimizer = AdamW(params, compile=True, **ADAMW)
+    used = []
+    for t, g in enumerate(grads):
+        values = {"lr": 0.1 / (t + 1) if t < 4 else 0.0, "weight_decay": 0.01 * (t + 1)}
+        optimizer.param_groups[0].update(values, betas=(0.5 + t / 10, 0.99))
+        used.append(CORE | values | {"b1": 0.5 + t / 10})
+        run(optimizer, params, [g])
+    assert kernels() == before
+    assert_same(params, definition("adamw", begin, grads, lambda t: used[t])[0])
+
+
+def test_no_kernel_is_compiled_for_new_strides(kernels: Any) -> None:
+    """Dense memory in any order is one kernel's; the rest is another's, which returns the step."""
+    layouts = [
+        lambda x: x.clone(),
+        lambda x: torch.stack([x, x], -1)[..., 0],
+        lambda x: torch.stack([x, x, x], -1)[..., 1],
+        lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+    ]
+    warm = [torch.nn.Parameter(of(torch.ones(2, 3, 1, 1))) for of in layouts[:2]]
+    run(AdamW(warm, compile=True, **ADAMW), warm, [[np.ones((2, 3, 1, 1), np.float32)] * 2])
+    before = kernels()
+
+    shape = (4, 6, 2, 3)
+    (begin,), grads = start([shape]), draw([shape], 3)
+    (end,), _ = definition("adamw", [begin], grads, CORE)
+    for of_param in layouts:
+        for of_grad in layouts:
+            p = torch.nn.Parameter(of_param(to_torch(begin)))
+            optimizer = AdamW([p], compile=True, **ADAMW)
+            version = p._version
+            for (g,) in grads:
+                p.grad = of_grad(to_torch(g))
+                optimizer.step()
+            assert_same([p], [end])
+            assert p._version == version + 3  # autograd is told
+    p = torch.nn.Parameter(torch.zeros(8)[::2])
+    p.grad = torch.ones(()).expand(4)
+    AdamW([p], compile=True, **ADAMW).step()
+    assert kernels() == before
+
+
+def test_gradients_are_never_written_to() -> None:
+    params = parameters(start([(4, 5), (9,)]))
+    optimizer = AdamW(params, compile=True, **ADAMW)
+    for grads in draw([(4, 5), (9,)], 2):
+        for p, g in zip(params, grads, strict=True):
+            p.grad = to_torch(g)
+        before = [(p.grad, p.grad._version) for p in params]
+        optimizer.step()
+        for p, (grad, version), g in zip(params, before, grads, strict=True):
+            assert p.grad is grad
+            assert grad._version == version
+            assert to_numpy(grad).tobytes() == g.tobytes()
+
+
+def test_eager_and_compiled_steps_take_turns() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    params = parameters(begin)
+    optimizer = AdamW(params, **ADAMW)
+    for t, g in enumerate(grads):
+        optimizer.param_groups[0]["compile"] = bool(t % 2)
+        run(optimizer, params, [g])
+    assert_same(params, definition("adamw", begin, grads, CORE)[0])
+
+
+def test_a_tensor_learning_rate_changes_in_place() -> None:
+    begin, grads = start([(5,)]), draw([(5,)], 4)
+    params = parameters(begin)
+    rate = torch.tensor(0.0)
+    optimizer = AdamW(params, compile=True, **(ADAMW | {"lr": rate}))
+    rates = [np.asarray(np.float32(0.1 / (t + 1))) for t in range(4)]
+    for r, g in zip(rates, grads, strict=True):
+        rate.fill_(float(r))
+        run(optimizer, params, [g])
+    assert_same(params, definition("adamw", begin, grads, lambda t: CORE | {"lr": rates[t]})[0])
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+def two_zeros(params: Any) -> Pair:
+    zeros = 0 * params
+    return Pair(zeros, zeros)
+
+
+def delayed(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
+    """Returns a field as the step, and moves the fields through each other."""
+    return Pair(state.b, lr * grad), state.a
+
+
+def bounded(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
+    """Writes numbers into the kernel that Python spells without a literal."""
+    xp = grad.__array_namespace__()
+    keep = grad < float("inf")
+    return Pair(xp.where(keep, grad, state.a), grad), xp.where(keep, -lr * grad, float("nan"))
+
+
+@pytest.mark.parametrize("update", [delayed, bounded])
+def test_a_users_algorithm_may_pass_fields_on(update: Any) -> None:
+    algorithm = Algorithm(update.__name__, two_zeros, update)
+    begin, grads = start([(3,), (4, 2)]), draw([(3,), (4, 2)], 6)
+    params = parameters(begin)
+    run(from_core(algorithm)(params, compile=True), params, grads)
+    assert_same(params, definition(algorithm, begin, grads)[0])
