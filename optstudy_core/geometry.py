@@ -50,7 +50,7 @@ def norm(u: Any, *, exact: bool = True) -> float:
     >>> norm({"weight": np.float32([[3.0]]), "bias": np.float32(4.0)})
     5.0
     """
-    return float(vector_norm([leaf for leaf in float64_leaves(u)], exact))
+    return float(vector_norm(float64_leaves(u), exact))
 
 
 @np.errstate(all="ignore")
@@ -291,11 +291,12 @@ def _pair(u: Any, v: Any) -> tuple[list[Array], list[Array]]:
 
 
 def _float64(x: Any) -> Array:
-    if array_api_compat.is_torch_array(x):
-        x = x.detach()
-    elif array_api_compat.is_jax_array(x):
+    if "complex" in str(x.dtype):  # isdtype does not know bfloat16
+        raise TypeError(f"dtype {x.dtype}: allowed are real dtypes")
+    if array_api_compat.is_jax_array(x):
         x = np.asarray(x)
     xp = namespace(x)
-    if xp.isdtype(x.dtype, "complex floating"):
-        raise TypeError(f"dtype {x.dtype}: allowed are real dtypes")
-    return xp.astype(x, xp.float64)
+    wide = xp.astype(x, xp.float64)
+    # torch's root is not exact on the CPU; there NumPy computes in the tensor's memory.
+    on_cpu = array_api_compat.is_torch_array(wide) and wide.device.type == "cpu"
+    return wide.detach().numpy() if on_cpu else wide

@@ -25,9 +25,7 @@ class Range(NamedTuple):
     def holds(self, value: float) -> bool:
         """Tell whether ``value`` is finite and in the interval."""
         return (
-            math.isfinite(value)
-            and self.at_least <= value <= self.at_most
-            and (value < self.below)
+            math.isfinite(value) and self.at_least <= value <= self.at_most and (value < self.below)
         )
 
     def __str__(self) -> str:

@@ -32,7 +32,5 @@ def needed(params: Array, argument: str) -> Array:
         ValueError: if they are ``None``.
     """
     if params is None:
-        raise ValueError(
-            f"params = None, but {argument} reads the parameters: pass them to update"
-        )
+        raise ValueError(f"params = None, but {argument} reads the parameters: pass them to update")
     return params

@@ -16,4 +16,4 @@ from .transform import TransformState, from_core
 
 globals().update({name: from_core(name) for name in ALGORITHMS})
 
-__all__ = ["TransformState", "__version__", "from_core", "geometry", *sorted(ALGORITHMS)]  # noqa: PLE0604
+__all__ = ["TransformState", "__version__", "from_core", "geometry", *sorted(ALGORITHMS)]

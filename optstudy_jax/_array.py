@@ -20,29 +20,32 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from optstudy_core.leaves import Backend
 
+Origin = frozenset[str]
+
 # What made a value, as far as the compiler could rewrite it together with what uses it.
-PLAIN = "plain"  # isolated already, or nothing is rewritten
-OUTSIDE = "outside"  # unknown: the caller's code may have made it within the same jit
-PRODUCT = "product"
-SCALED = "scaled"  # a product with a number or a scalar
-QUOTIENT = "quotient"
-ROOT = "root"
-SHIFTED = "shifted"  # a sum with a number or a scalar
+PLAIN: Origin = frozenset()  # isolated already, or nothing is rewritten
+OUTSIDE: Origin = frozenset({"outside"})  # unknown: the caller may have made it in the same jit
+PRODUCT: Origin = frozenset({"product"})
+SCALED: Origin = frozenset({"scaled"})  # a product with a number or a scalar
+QUOTIENT: Origin = frozenset({"quotient"})
+ROOT: Origin = frozenset({"root"})
+SHIFTED: Origin = frozenset({"shifted"})  # a sum with a number or a scalar
 
 # operation -> what must be isolated among its operands.
-_ISOLATED = {
-    "add": {PRODUCT, SCALED, SHIFTED, OUTSIDE},
-    "subtract": {PRODUCT, SCALED, SHIFTED, OUTSIDE},
-    "multiply": {SCALED, QUOTIENT, ROOT, OUTSIDE},
-    "divide": {PRODUCT, SCALED, QUOTIENT, ROOT, OUTSIDE},
-    "sqrt": {PRODUCT, SCALED, QUOTIENT, OUTSIDE},
+_ISOLATED: dict[str, Origin] = {
+    "add": PRODUCT | SCALED | SHIFTED | OUTSIDE,
+    "subtract": PRODUCT | SCALED | SHIFTED | OUTSIDE,
+    "multiply": SCALED | QUOTIENT | ROOT | OUTSIDE,
+    "divide": PRODUCT | SCALED | QUOTIENT | ROOT | OUTSIDE,
+    "sqrt": PRODUCT | SCALED | QUOTIENT | OUTSIDE,
 }
-# What an operation that rewrites through (a negation, a choice) hands on.
-_TRANSPARENT = {"negative", "abs"}
+# Compilers see through these (maximum(p, p) is p): the result is made by what made its operands.
+_CHOICES = {"negative", "abs", "maximum", "minimum", "where"}
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Any] = {
     "add": jnp.add,
     "subtract": jnp.subtract,
     "multiply": jnp.multiply,
@@ -76,7 +79,7 @@ class Node(NamedTuple):
     """A leaf and what made it."""
 
     value: Any
-    origin: str
+    origin: Origin
 
     @property
     def dtype(self) -> Any:
@@ -104,7 +107,7 @@ def outside(x: Any, dtype: Any) -> Node:
 
 def leaving(node: Node) -> Any:
     """Hand a result to the caller, whose code may be compiled together with ours."""
-    return node.value if node.origin == PLAIN else isolate(node.value)
+    return isolate(node.value) if node.origin else node.value
 
 
 def rounded(x: Any, dtype: Any) -> Any:
@@ -134,9 +137,9 @@ class JAX(Backend):
     name = "jax"
 
     def apply(self, operation: str, *args: Any) -> Node:
-        to_isolate = _ISOLATED.get(operation, ())
+        to_isolate = _ISOLATED.get(operation, PLAIN)
         values = [
-            (isolate(a.value) if a.origin in to_isolate else a.value) if isinstance(a, Node) else a
+            (isolate(a.value) if a.origin & to_isolate else a.value) if isinstance(a, Node) else a
             for a in args
         ]
         if operation == "divide":
@@ -155,19 +158,19 @@ class JAX(Backend):
         return [dividend, jnp.where(dividend == dividend, divisor, nan)]
 
     @staticmethod
-    def _origin(operation: str, args: Any, values: list[Any]) -> str:
+    def _origin(operation: str, args: Any, values: list[Any]) -> Origin:
+        if operation in _CHOICES:
+            return PLAIN.union(*(a.origin for a in args if isinstance(a, Node)))
+        with_scalar = any(np.ndim(v) == 0 for v in values)
         match operation:
             case "multiply":
-                return SCALED if any(np.ndim(v) == 0 for v in values) else PRODUCT
+                return SCALED if with_scalar else PRODUCT
             case "divide":
                 return QUOTIENT
             case "sqrt":
                 return ROOT
-            case "add" | "subtract":
-                return SHIFTED if any(np.ndim(v) == 0 for v in values) else PLAIN
-            case "negative" | "abs":
-                origin: str = args[0].origin
-                return origin
+            case "add" | "subtract" if with_scalar:
+                return SHIFTED
         return PLAIN
 
     def full(self, value: Any, leaf: Node) -> Node:

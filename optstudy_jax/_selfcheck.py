@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from optstudy_core import Algorithm, formulas
 
 from .transform import from_core

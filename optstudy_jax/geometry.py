@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from optstudy_core import geometry as core
 from optstudy_core.leaves import OPERATIONS, Leaves
 
@@ -75,7 +76,8 @@ def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
 
 
 def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
-    first, treedef = jax.tree.flatten(trees[0])
+    first, structure = jax.tree.flatten(trees[0])
+    treedef: Any = structure
     columns = [first] + [treedef.flatten_up_to(t) for t in trees[1:]]
     for leaves in zip(*columns, strict=True):
         shapes = {jnp.shape(x) for x in leaves}
@@ -91,11 +93,7 @@ def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
 def _on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
     with jax.enable_x64(True):
         vectors = [
-            [
-                Leaves([outside(x, jnp.float64)], _BACKEND)
-                for x in column
-                if jnp.size(x) > 0
-            ]
+            [Leaves([outside(x, jnp.float64)], _BACKEND) for x in column if jnp.size(x) > 0]
             for column in columns
         ]
         result = function(*vectors, exact)

@@ -227,7 +227,7 @@ _POSITIONAL = ("lr", "momentum", "b1", "b2", "eps")  # what has one place in opt
 
 def _signature(algorithm: Algorithm) -> inspect.Signature:
     parameter = inspect.Parameter
-    kind = parameter.POSITIONAL_OR_KEYWORD
+    kind: Any = parameter.POSITIONAL_OR_KEYWORD
     differing = algorithm.differing()
     parameters = []
     for name, value in algorithm.defaults(algorithm.default_dialect).items():
@@ -241,7 +241,7 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
             )
         )
     kind = parameter.KEYWORD_ONLY
-    extra = {"dialect": algorithm.default_dialect, "step_dtype": None}
+    extra: dict[str, Any] = {"dialect": algorithm.default_dialect, "step_dtype": None}
     if "weight_decay" in algorithm.defaults():
         extra = {"mask": None} | extra
     parameters += [parameter(name, kind, default=value) for name, value in extra.items()]

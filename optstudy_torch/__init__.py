@@ -16,4 +16,4 @@ from .optimizer import CoreOptimizer, from_core
 _CLASSES = {cls.__name__: cls for cls in map(from_core, ALGORITHMS)}
 globals().update(_CLASSES)
 
-__all__ = ["CoreOptimizer", "__version__", "from_core", *sorted(_CLASSES)]  # noqa: PLE0604
+__all__ = ["CoreOptimizer", "__version__", "from_core", *sorted(_CLASSES)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from optstudy_core.leaves import Backend
 
 _FUNCTIONS: dict[str, Any] = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from optstudy_core import Algorithm, formulas
 
 from .optimizer import from_core

@@ -351,8 +351,8 @@ class _Layout:
 
     @classmethod
     def of(cls, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> _Layout:
-        """Return the layout, made once for each algorithm and set of absent terms."""
-        key = (algorithm, frozenset(k for k, v in hyperparameters.items() if _is_static(k, v)))
+        """Return the layout, made once for each algorithm, its flags and its absent terms."""
+        key = (algorithm, *((k, v) for k, v in hyperparameters.items() if _is_static(k, v)))
         with cls._lock:
             if key not in cls._known:
                 plain = {  # a term whose factor is an array is never absent
@@ -420,7 +420,7 @@ def _kernel(
 
 def _memory_order(p: torch.Tensor) -> tuple[int, ...]:
     """Return the dimensions of ``p`` from the slowest to the fastest in memory."""
-    return tuple(sorted(range(p.ndim), key=lambda d: (-p.stride(d), d)))
+    return tuple(sorted(range(p.ndim), key=lambda d: (-p.stride()[d], d)))
 
 
 def _is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
@@ -615,7 +615,11 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     - ``compile``: run as one compiled kernel (the same bits; ``fused=True`` means this too);
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter
       with one rounding, instead of rounding the step first;
+    - ``amsgrad`` and ``decoupled_weight_decay``, where torch.optim has them: run the algorithm
+      that torch.optim runs;
     - ``foreach``: accepted, without effect; ``capturable``, ``differentiable``: refused.
+
+    A group takes all of them too, under the same names. ``None`` is the value of its dialect.
 
     Args:
         algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.

@@ -81,8 +81,12 @@ def initial_parameters(seed: int) -> Parameters:
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
-    """Return the share of examples whose largest output is the target's."""
-    return float(np.mean(np.argmax(outputs, axis=1) == targets))
+    """Return the share of examples whose largest output is the target's.
+
+    An example with a NaN among its outputs has no largest one.
+    """
+    right = (np.argmax(outputs, axis=1) == targets) & ~np.isnan(outputs).any(axis=1)
+    return float(np.mean(right))
 
 
 def showcase(train: Batch, test: Batch, count: int = 8) -> Batch:

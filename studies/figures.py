@@ -125,7 +125,9 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     size, turn = _stacked(figure, study, run, 2)
     epochs = run.column("epoch")
     layers = list(study.initial)
-    shades = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.85, len(layers)))
+    few = ["C1", "C2", "C3", "C4", "C5"][: len(layers)]
+    many = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.85, len(layers)))
+    shades: Any = few if len(few) == len(layers) else many
     for layer, shade in zip(layers, shades, strict=True):
         thin: dict[str, Any] = {"color": shade, "linewidth": 1.3, "label": layer}
         size.plot(epochs, run.layer_column(layer, "step_size"), **thin)
@@ -142,28 +144,26 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     _size_axis(size, [run])
     _angle_axis(turn)
     handles, labels = size.get_legend_handles_labels()
-    figure.legend(
-        handles[::-1], labels[::-1], loc="outside lower center", ncols=min(3, len(labels))
-    )
+    first = [handles[-1], *handles[:-1]], [labels[-1], *labels[:-1]]
+    figure.legend(*first, loc="outside lower center", ncols=min(3, len(labels)))
     _note_divergence(size, run)
 
 
 def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
     """Draw loss, step size and angle of several runs above each other."""
     figure.set_size_inches(8.0, 9.5)
-    figure.suptitle(f"{study.title}: {_joined([_title(a) for a in _algorithms(runs)])}")
     loss, size, turn = figure.subplots(3, 1, sharex=True)
+    loss.set_title(f"{study.title}: {_joined([_title(a) for a in _algorithms(runs)])}")
     algorithms = _algorithms(runs)
+    both = len({run.config["backend"] for run in runs}) > 1
     for run in runs:
         backend = run.config["backend"]
         look: dict[str, Any] = {
             "color": f"C{algorithms.index(run.config['algorithm'])}",
-            # Dashes above a wider pale line: both stay visible where they coincide.
-            "linestyle": "-" if backend == "torch" else (0, (3, 2)),
-            "linewidth": 4.5 if backend == "torch" else 1.8,
-            "alpha": 0.4 if backend == "torch" else 1.0,
             "label": f"{_title(run.config['algorithm'])}, {FRAMEWORKS[backend]}",
         }
+        if both:  # dashes above a wider pale line: both stay visible where they coincide
+            look |= _BELOW if backend == "torch" else _ABOVE
         epochs = run.column("epoch")
         loss.plot(epochs, run.column("loss"), **look)
         size.plot(epochs, run.column("step_size"), **look)
@@ -176,14 +176,16 @@ def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
 
 
+_BELOW: Final = {"linewidth": 4.5, "alpha": 0.4}
+_ABOVE: Final = {"linewidth": 1.8, "linestyle": (0, (3, 2))}
 _ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle"})
 
 
 def _stacked(figure: Figure, study: Study, run: Run, count: int) -> list[Axes]:
     """Return panels above each other over the epochs."""
     figure.set_size_inches(8.0, 2.2 + 2.5 * count)
-    figure.suptitle(_heading(study, run))
     panels: list[Axes] = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    panels[0].set_title(_heading(study, run))
     _epoch_axis(panels[-1], [run])
     return panels
 
@@ -195,7 +197,7 @@ def _epoch_axis(ax: Axes, runs: Sequence[Run]) -> None:
 
 
 def _loss_axis(ax: Axes, study: Study, runs: Sequence[Run]) -> None:
-    ax.set_ylabel(f"training loss\n{study.loss_label}")
+    ax.set_ylabel(f"training loss per mini-batch\n{study.loss_label}")
     _logarithmic(ax, [run.column("loss") for run in runs])
 
 
@@ -227,16 +229,8 @@ def _note_divergence(ax: Axes, run: Run) -> None:
     bad = ~np.isfinite(run.column("loss"))
     if bad.any():
         first = int(run.column("epoch")[bad][0])
-        ax.text(
-            0.98,
-            0.94,
-            f"not finite from epoch {first} on",
-            transform=ax.transAxes,
-            ha="right",
-            va="top",
-            color=VERMILION,
-            path_effects=HALO,
-        )
+        note = f"loss not finite from epoch {first} on"
+        ax.set_title(note, loc="right", fontsize=11, fontweight="normal", color=VERMILION)
 
 
 # Predictions over training: one function for each kind of study.
@@ -267,7 +261,7 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
             )
     margin = 0.25 * float(np.ptp(y))
     ax.set(xlabel="x", ylabel="y", ylim=(y.min() - margin, y.max() + margin))
-    figure.colorbar(bar, ax=ax, label="epoch", ticks=MaxNLocator(integer=True))
+    figure.colorbar(bar, ax=ax, label="epoch", ticks=MaxNLocator(integer=True)).minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)
 
 
@@ -279,7 +273,7 @@ def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner
     columns = 2
     rows = -(-len(images) // columns)
     figure.set_size_inches(10.5, 1.2 + 1.95 * rows)
-    figure.suptitle(f"{_heading(study, run)}: held-out images")
+    figure.suptitle(f"{_heading(study, run)}: held-out images", x=0.01, ha="left")
     grid = figure.add_gridspec(rows, 2 * columns, width_ratios=[1.0, 2.6] * columns)
     side = round(images.shape[1] ** 0.5)
     norm = Normalize(0.0, 1.0)
@@ -305,24 +299,30 @@ def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner
         )
         strip.set_yticks(range(0, classes, 3))
         strip.plot(
-            -0.035,
+            1.025,
             target,
-            marker=">",
+            marker="<",
             markersize=8,
+            linestyle="none",
             color=VERMILION,
+            label="the true class",
             transform=strip.get_yaxis_transform(),
             clip_on=False,
         )
-        strip.set_title(_verdict(probabilities[-1, i], int(target)), fontsize=11, pad=4)
+        verdict = _verdict(probabilities[-1, i], int(target))
+        strip.set_title(verdict, fontsize=11, fontweight="normal", pad=4)
         strip.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        strip.tick_params(axis="y", pad=8)
-        strip.set_ylabel("class", labelpad=1)
+        strip.set_ylabel("class")
         if row == rows - 1:
             strip.set_xlabel("epoch")
         else:
             strip.tick_params(labelbottom=False)
     figure.colorbar(
         ScalarMappable(norm, "viridis"), ax=maps, label="predicted probability", aspect=40
+    )
+    figure.legend(
+        *(entries[:1] for entries in maps[0].get_legend_handles_labels()),
+        loc="outside lower center",
     )
 
 
@@ -385,7 +385,7 @@ class Landscape:
         heights = np.array([learner.loss(run.path[i], study.train) for i in range(len(run.path))])
         shown = _leading(heights)
         heights = heights[:shown]
-        points = run.path.matrix()[:shown]
+        points = run.path.matrix(study.initial)[:shown]
         exact = _is_plane(study)
         if exact:
             names = list(study.initial)
@@ -394,11 +394,7 @@ class Landscape:
         else:
             origin = points[-1]
             directions, shares = principal_directions(points - origin)
-            ordinals = ("first", "second")
-            labels = tuple(  # type: ignore[assignment]
-                f"{o} principal direction of the path\n({s:.0%} of its variation)"
-                for o, s in zip(ordinals, shares, strict=True)
-            )
+            labels = (_direction("first", shares[0]), _direction("second", shares[1]))
         path = (points - origin) @ directions.T
         u, v = _window(path, equal=exact)
 
@@ -463,19 +459,17 @@ def path_on_contours(figure: Figure, study: Study, run: Run, landscape: Landscap
     ax.set(xlabel=landscape.labels[0], ylabel=landscape.labels[1])
     bar = figure.colorbar(filled, ax=ax, label=f"loss over all training data, {study.loss_label}")
     _tidy_bar(bar, norm)
-    if landscape.left:
-        ax.text(
-            0.02, 0.02, f"the loss explodes: {landscape.left} later points are outside",
-            transform=ax.transAxes, color=VERMILION, path_effects=HALO, zorder=6,
-        )  # fmt: skip
-    figure.legend(loc="outside lower center", ncols=3)
+    note = (
+        f"The loss explodes: {landscape.left} later points are outside." if landscape.left else None
+    )
+    figure.legend(loc="outside lower center", ncols=3, title=note)
 
 
 def surface(figure: Figure, study: Study, run: Run, landscape: Landscape) -> None:
     """Draw the loss as a surface over two parameters, with the path on it."""
-    figure.set_size_inches(8.0, 6.8)
+    figure.set_size_inches(8.0, 6.4)
+    figure.suptitle(_heading(study, run), x=0.02, ha="left")
     ax: Any = figure.add_subplot(projection="3d", computed_zorder=False)
-    ax.set_title(_heading(study, run))
     u, v = np.meshgrid(landscape.u, landscape.v)
     height = np.nan_to_num(landscape.losses, nan=float(np.nanmax(landscape.losses, initial=1.0)))
     drawn = ax.plot_surface(
@@ -488,15 +482,20 @@ def surface(figure: Figure, study: Study, run: Run, landscape: Landscape) -> Non
     z = landscape.heights
     ax.plot(x, y, z, color=VERMILION, linewidth=2.2, path_effects=HALO, zorder=2)
     ax.scatter(
+        x[:1], y[:1], z[:1], s=110, color="white", edgecolors="black", depthshade=False, zorder=4,
+        label="start",
+    )  # fmt: skip
+    ax.scatter(
         x[at], y[at], z[at], s=20, color=VERMILION, edgecolors="white", linewidths=0.6,
         depthshade=False, zorder=3, label="ends of epochs",
     )  # fmt: skip
-    ax.set(xlabel=landscape.labels[0], ylabel=landscape.labels[1])
-    ax.set_zlabel(f"loss, {study.loss_label}", labelpad=10)
-    ax.tick_params(axis="z", pad=5)
-    ax.view_init(elev=38, azim=-120)
-    ax.set_box_aspect((1.0, 1.0, 0.75), zoom=0.9)
-    figure.legend(loc="outside lower center")
+    ax.set_xlabel(landscape.labels[0], labelpad=8)
+    ax.set_ylabel(landscape.labels[1], labelpad=8)
+    ax.set_zlabel(f"loss over all training data, {study.loss_label}", labelpad=18)
+    ax.tick_params(axis="z", pad=6)
+    ax.view_init(elev=32, azim=-55)
+    ax.set_box_aspect((1.0, 1.0, 0.75), zoom=0.95)
+    figure.legend(loc="outside lower center", ncols=2)
 
 
 def principal_directions(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -538,6 +537,12 @@ def _window(path: np.ndarray, *, equal: bool) -> tuple[np.ndarray, np.ndarray]:
     middle, reach = (low + high) / 2, 0.65 * spread
     u, v = (np.linspace(m - r, m + r, _GRID) for m, r in zip(middle, reach, strict=True))
     return u, v
+
+
+def _direction(ordinal: str, share: float) -> str:
+    if share == 0:
+        return "a direction across the path"
+    return f"{ordinal} principal direction of the path\n({share:.0%} of its variation)"
 
 
 def _is_plane(study: Study) -> bool:

@@ -19,7 +19,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final, Literal
@@ -72,9 +72,13 @@ class Path:
         stride = steps_per_epoch if self.every == "step" else 1
         return Path({name: values[::stride] for name, values in self.points.items()}, "epoch")
 
-    def matrix(self) -> np.ndarray:
-        """Return the points as vectors: shape (points, parameters), float64."""
-        columns = [np.stack(v).reshape(len(v), -1) for v in self.points.values()]
+    def matrix(self, names: Iterable[str]) -> np.ndarray:
+        """Return the points as vectors: shape (points, parameters), float64.
+
+        Args:
+            names: the order of the parameters in the vectors (a file keeps its own).
+        """
+        columns = [np.stack(self.points[n]).reshape(len(self), -1) for n in names]
         return np.concatenate(columns, axis=1).astype(np.float64)
 
 

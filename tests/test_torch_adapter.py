@@ -361,10 +361,11 @@ def test_a_tensor_learning_rate_changes_in_place(shape: tuple[int, ...]) -> None
 
 def test_a_tensor_of_zero_is_no_absent_term() -> None:
     params = parameters(start([(3,)] * 2))
-    with_tensor = SGD(params[:1], lr=0.1, momentum=torch.tensor(0.0))
+    given = {"lr": 0.1, "dampening": 0.5, "weight_decay": 0.5}  # as in no other test
+    with_tensor = SGD(params[:1], momentum=torch.tensor(0.0), **given)
     take(with_tensor, params[:1], draw([(3,)], 1)[0])
     assert set(with_tensor.state[params[0]]) == {"b", "started"}
-    with_number = SGD(params[1:], lr=0.1, momentum=0.5)
+    with_number = SGD(params[1:], momentum=0.5, **given)
     take(with_number, params[1:], draw([(3,)], 1)[0])
     assert set(with_number.state[params[1]]) == {"b", "started"}
 
@@ -648,6 +649,21 @@ def test_a_users_algorithm(algorithm: Algorithm) -> None:
     run(optimizer, params, grads)
     run(twin, copies, grads)
     assert_same(copies, [to_numpy(p) for p in params])
+
+
+def test_a_flag_may_choose_the_fields_of_a_state() -> None:
+    def init(params: Any, *, slow: bool = False) -> Pair:
+        return Pair(0 * params, 0 * params if slow else None)
+
+    def update(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1, slow: bool = False):
+        return Pair(grad, state.a if slow else None), -lr * grad
+
+    cls = from_core(Algorithm("flagged", init, update))
+    for slow, names in [(False, {"a"}), (True, {"a", "b"}), (False, {"a"})]:
+        params = parameters(start([(3,)]))
+        optimizer = cls(params, slow=slow)
+        run(optimizer, params, draw([(3,)], 2))
+        assert set(optimizer.state[params[0]]) == names
 
 
 def test_a_users_class_subclasses_and_copies() -> None:

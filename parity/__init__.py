@@ -1,0 +1,26 @@
+"""The suite that proves the backends agree: ``python -m parity``.
+
+:func:`check` holds one algorithm, also a user's own, to the numerics contract. ``parity.cases``
+has the Hypothesis strategies.
+"""
+
+from __future__ import annotations
+
+from optstudy_core import Algorithm
+
+from .cases import Case, cases, hyperparameters
+from .compare import Difference, ulp_distance
+from .suite import Cell, Report, check, replay
+
+__all__ = [
+    "Algorithm",
+    "Case",
+    "Cell",
+    "Difference",
+    "Report",
+    "cases",
+    "check",
+    "hyperparameters",
+    "replay",
+    "ulp_distance",
+]

@@ -1,0 +1,315 @@
+"""Cases to train on: drawn by Hypothesis, written to JSON and read back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.algorithm import find
+from optstudy_core.hyperparameters import RANGES, is_number, nearest
+
+from .structures import DTYPES, STRUCTURES, leaf_dtype, working_dtype
+
+PATTERNS = (
+    "mixed",
+    "constant sign",
+    "alternating",
+    "sparse",
+    "tiny",
+    "huge",
+    "ordinary",
+)
+"""How the values of a leaf behave over the steps: drawn once for each leaf."""
+
+
+@dataclass(frozen=True)
+class Special:
+    """One value put by hand: where the search is free, and shrinks."""
+
+    step: int  # -1: of the parameters, else of that step's gradient
+    leaf: int
+    index: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """A short training run: parameters, gradients and hyperparameters.
+
+    Attributes:
+        structure: name of a tree in ``STRUCTURES``.
+        dtype: dtype of the parameters (leaves of the tree may say otherwise).
+        steps: number of updates.
+        seed: of the values that are not special.
+        patterns: how each leaf's values behave.
+        specials: values put by hand.
+        groups: hyperparameters of each group of leaves; booleans and dialects included.
+        membership: for each leaf the number of its group.
+        arrays: give the hyperparameters that are numbers as arrays (traced, tensors).
+        dialect: whose mathematics.
+    """
+
+    structure: str
+    dtype: str
+    steps: int
+    seed: int
+    patterns: tuple[str, ...]
+    specials: tuple[Special, ...] = ()
+    groups: tuple[dict[str, Any], ...] = field(default_factory=lambda: ({},))
+    membership: tuple[int, ...] = ()
+    arrays: bool = False
+    dialect: str | None = None
+
+    def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+        """Return the parameters and, for each step, the gradients: arrays in the leaves' dtypes."""
+        leaves = STRUCTURES[self.structure]
+        rng = np.random.default_rng(self.seed)
+        params = []
+        grads: list[list[np.ndarray]] = [[] for _ in range(self.steps)]
+        for number, (leaf, pattern) in enumerate(zip(leaves, self.patterns, strict=True)):
+            dtype = leaf_dtype(leaf, self.dtype)
+            columns = _draw(rng, pattern, self.steps, leaf.shape)
+            for special in self.specials:
+                if special.leaf == number and columns[0].size and special.step < self.steps:
+                    flat = columns[special.step + 1].reshape(-1)
+                    flat[special.index % flat.size] = special.value
+            with np.errstate(over="ignore"):
+                cast = [np.asarray(c, dtype=np.float64).astype(dtype) for c in columns]
+            params.append(cast[0])
+            for row, value in zip(grads, cast[1:], strict=True):
+                row.append(value)
+        return params, grads
+
+    def resolved(self, algorithm: Algorithm) -> list[dict[str, Any]]:
+        """Return all hyperparameters of each group, checked."""
+        return [algorithm.resolve(self.dialect, group) for group in self.groups]
+
+    def array_dtype(self) -> np.dtype[Any]:
+        """Return the dtype in which hyperparameters are given as arrays."""
+        mixed = any(leaf.dtype is not None for leaf in STRUCTURES[self.structure])
+        return DTYPES["float32"] if mixed else working_dtype(DTYPES[self.dtype])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as JSON values, floats as hexadecimal strings."""
+        return {
+            "structure": self.structure,
+            "dtype": self.dtype,
+            "steps": self.steps,
+            "seed": self.seed,
+            "patterns": list(self.patterns),
+            "specials": [[s.step, s.leaf, s.index, s.value.hex()] for s in self.specials],
+            "groups": [{k: _to_json(v) for k, v in g.items()} for g in self.groups],
+            "membership": list(self.membership),
+            "arrays": self.arrays,
+            "dialect": self.dialect,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Case:
+        """Return the case that was written.
+
+        Raises:
+            ValueError: if it is not a case.
+        """
+        try:
+            case = cls(
+                structure=data["structure"],
+                dtype=data["dtype"],
+                steps=int(data["steps"]),
+                seed=int(data["seed"]),
+                patterns=tuple(data["patterns"]),
+                specials=tuple(
+                    Special(int(a), int(b), int(c), float.fromhex(v))
+                    for a, b, c, v in data["specials"]
+                ),
+                groups=tuple({k: _from_json(v) for k, v in g.items()} for g in data["groups"]),
+                membership=tuple(int(m) for m in data["membership"]),
+                arrays=bool(data["arrays"]),
+                dialect=data["dialect"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a case of the parity suite: {error!r}") from error
+        if case.structure not in STRUCTURES:
+            raise ValueError(
+                f"structure = {case.structure!r}: {nearest(case.structure, STRUCTURES)}"
+            )
+        if case.dtype not in DTYPES:
+            raise ValueError(f"dtype = {case.dtype!r}: {nearest(case.dtype, DTYPES)}")
+        count = len(STRUCTURES[case.structure])
+        fits = len(case.patterns) == len(case.membership) == count and case.steps >= 1
+        if not fits or not set(case.patterns) <= set(PATTERNS):
+            raise ValueError(f"not a case of the parity suite: {count} leaves expected")
+        return case
+
+
+def _to_json(value: Any) -> Any:
+    return {"float": value.hex()} if isinstance(value, float) else value
+
+
+def _from_json(value: Any) -> Any:
+    return float.fromhex(value["float"]) if isinstance(value, dict) else value
+
+
+def _draw(
+    rng: np.random.Generator, pattern: str, steps: int, shape: tuple[int, ...]
+) -> list[np.ndarray]:
+    """Return the parameters and the gradients of a leaf, in float64."""
+    size = (steps + 1, *shape)
+    sign = rng.choice([-1.0, 1.0], size)
+    match pattern:
+        case "mixed":
+            values = sign * 10.0 ** rng.uniform(-30, 30, size)
+        case "constant sign":
+            values = 10.0 ** rng.uniform(-3, 3, size)
+        case "alternating":
+            turn = (-1.0) ** np.arange(steps + 1).reshape(-1, *(1 for _ in shape))
+            values = turn * 10.0 ** rng.uniform(-6, 3, size)
+        case "sparse":
+            values = sign * 10.0 ** rng.uniform(-6, 3, size) * (rng.random(size) < 0.3)
+        case "tiny":
+            values = sign * 10.0 ** rng.uniform(-30, -15, size)
+        case "huge":
+            values = sign * 10.0 ** rng.uniform(10, 30, size)
+        case _:
+            values = sign * 10.0 ** rng.uniform(-6, 3, size)
+    return list(np.asarray(values).reshape(size))
+
+
+# Strategies.
+
+_SCALES = {
+    "lr": (1e-6, 10.0),
+    "eps": (1e-30, 1.0),
+    "eps_root": (1e-30, 1.0),
+    "weight_decay": (1e-6, 1.0),
+}
+_DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.999999)
+
+
+def _number(name: str, default: float) -> st.SearchStrategy[float]:
+    """Return a strategy for a legal value of a hyperparameter."""
+    allowed = RANGES.get(name)
+    if name in _SCALES:
+        low, high = _SCALES[name]
+        exponent = st.floats(math.log10(low), math.log10(high))
+        drawn: st.SearchStrategy[float] = exponent.map(lambda e: 10.0**e)
+        return drawn if name == "lr" else st.just(0.0) | drawn
+    if allowed is not None and allowed.below == 1.0:
+        return st.sampled_from(_DECAYS) | st.floats(0.0, 0.9999999)
+    if allowed is not None:
+        return st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0)) | st.floats(0.0, 1.0)
+    return st.floats(-4, 4).map(lambda e: default * 2.0**e)
+
+
+@st.composite
+def hyperparameters(
+    draw: st.DrawFn, algorithm: Algorithm, dialect: str | None, arrays: bool
+) -> dict[str, Any]:
+    """Draw hyperparameters over their legal range; truth values only where they are not arrays."""
+    drawn: dict[str, Any] = {}
+    for name, default in algorithm.defaults(dialect).items():
+        if is_number(default):
+            drawn[name] = draw(_number(name, float(default)))
+        elif isinstance(default, bool) and not arrays:
+            drawn[name] = draw(st.booleans())
+    try:
+        algorithm.resolve(dialect, drawn)
+    except ValueError:  # a combination that the algorithm refuses
+        for name, default in algorithm.defaults(dialect).items():
+            if isinstance(default, bool):
+                drawn.pop(name, None)
+    return drawn
+
+
+def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | None, dict[str, Any]]]:
+    """Return the sets of hyperparameters that are given as numbers: few, as each is compiled.
+
+    Each dialect's defaults, and ``size`` sets over the legal range.
+    """
+    from random import Random
+
+    dialects: list[str | None] = [*algorithm.dialects] or [None]
+    sets: list[tuple[str | None, dict[str, Any]]] = [(d, {}) for d in dialects]
+    random = Random(seed)
+    for i in range(size):
+        dialect = dialects[i % len(dialects)]
+        values: dict[str, Any] = {}
+        for name, default in algorithm.defaults(dialect).items():
+            if isinstance(default, bool):
+                values[name] = random.random() < 0.5
+            elif is_number(default) and name in _SCALES:
+                low, high = map(math.log10, _SCALES[name])
+                values[name] = 10.0 ** random.uniform(low, high)
+            elif is_number(default) and name in RANGES:
+                values[name] = random.choice((0.3, 0.5, 0.9, 0.95, 0.999))
+            elif is_number(default):
+                values[name] = float(default) * 2.0 ** random.uniform(-3, 3)
+        try:
+            algorithm.resolve(dialect, values)
+        except ValueError:
+            values = {k: v for k, v in values.items() if not isinstance(v, bool)}
+        sets.append((dialect, values))
+    return sets
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    algorithm: str | Algorithm,
+    dtype: str = "float32",
+    *,
+    steps: int = 200,
+    seed: int = 0,
+) -> Case:
+    """Draw a case for an algorithm.
+
+    Args:
+        draw: given by Hypothesis.
+        algorithm: a name of ``ALGORITHMS``, or an ``Algorithm``.
+        dtype: of the parameters: a name of ``DTYPES``.
+        steps: most steps of a case; most cases have far fewer.
+        seed: chooses the few sets of hyperparameters that are given as numbers.
+    """
+    algorithm = find(algorithm, ALGORITHMS)
+    structure = draw(st.sampled_from(sorted(STRUCTURES)))
+    leaves = STRUCTURES[structure]
+    length = draw(st.integers(1, min(steps, 12)) | st.integers(1, min(steps, 30)) | st.just(steps))
+    arrays = draw(st.booleans())
+    sets = pool(algorithm, seed)
+    if arrays:
+        dialect = draw(st.sampled_from([d for d, _ in sets]))
+        groups = [draw(hyperparameters(algorithm, dialect, arrays=True))]
+    else:
+        dialect, values = draw(st.sampled_from(sets))
+        groups = [values]
+    membership = [0] * len(leaves)
+    if len(leaves) > 1 and draw(st.integers(0, 3)) == 0:  # a second group
+        groups.append(draw(hyperparameters(algorithm, dialect, arrays=True)) if arrays else {})
+        membership[-1] = 1
+    numbers = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=False)
+    if dtype == "float64":
+        numbers |= st.floats(allow_subnormal=False)
+    special = st.builds(
+        Special,
+        step=st.integers(-1, min(length - 1, 5)),
+        leaf=st.integers(0, len(leaves) - 1),
+        index=st.integers(0, 20),
+        value=st.sampled_from([0.0, -0.0, 1.0, math.nan, math.inf, -math.inf]) | numbers,
+    )
+    return Case(
+        structure=structure,
+        dtype=dtype,
+        steps=length,
+        seed=draw(st.integers(0, 2**16)),
+        patterns=tuple(draw(st.sampled_from(PATTERNS)) for _ in leaves),
+        specials=tuple(draw(st.lists(special, max_size=4))),
+        groups=tuple(groups),
+        membership=tuple(membership),
+        arrays=arrays,
+        dialect=dialect,
+    )

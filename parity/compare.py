@@ -1,0 +1,120 @@
+"""Bit by bit: whether two arrays are identical, and where they first differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where a backend's result is not NumPy's.
+
+    Attributes:
+        quantity: ``trajectory``, ``state``, ``norm`` or ``angle``.
+        step: number of the update, from 1 (0: a quantity of the whole case).
+        leaf: path of the leaf, with the field of the state.
+        index: of the element.
+        expected: NumPy's value, as hexadecimal float.
+        found: the backend's value.
+        ulp: distance in units in the last place; ``None`` if one of them is not finite.
+    """
+
+    quantity: str
+    step: int
+    leaf: str
+    index: tuple[int, ...]
+    expected: str
+    found: str
+    ulp: int | None
+
+    def __str__(self) -> str:
+        where = f"{self.leaf}[{', '.join(map(str, self.index))}]" if self.index else self.leaf
+        distance = "" if self.ulp is None else f", {self.ulp} ulp"
+        return (
+            f"{self.quantity} at step {self.step}, {where}: "
+            f"{self.found} instead of {self.expected}{distance}"
+        )
+
+
+@dataclass
+class Tolerated:
+    """How often identical values had other bits (see the numerics contract)."""
+
+    signed_zeros: int = 0
+    subnormals: int = 0  # against zero
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    return x.view(_INTEGERS[x.dtype.itemsize])
+
+
+def _magnitudes(bits: np.ndarray) -> np.ndarray:
+    return bits & np.iinfo(bits.dtype).max
+
+
+def ulp_distance(x: Any, y: Any) -> int | None:
+    """Return the number of representable numbers from x to y; ``None`` if one is not finite.
+
+    >>> ulp_distance(np.float32(1.0), np.float32(1.0) + np.float32(2.0**-22))
+    2
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if not (np.isfinite(x) and np.isfinite(y)):
+        return None
+
+    def place(v: np.ndarray) -> int:
+        bits = int(_bits(v.reshape(1))[0])
+        return bits if bits >= 0 else -int(_magnitudes(_bits(v.reshape(1)))[0])
+
+    return abs(place(x) - place(y))
+
+
+def first_difference(
+    expected: np.ndarray, found: np.ndarray, tolerated: Tolerated
+) -> tuple[tuple[int, ...], str, str, int | None] | None:
+    """Return index, both values and the distance where two arrays first differ.
+
+    Any NaN equals any NaN. A zero equals one of the other sign, and a subnormal number one that
+    was flushed to zero; these are counted. Integers are compared, as the floating-point unit may
+    be set to take subnormal numbers for zero.
+    """
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return (
+            (),
+            f"{expected.dtype}{list(expected.shape)}",
+            f"{found.dtype}{list(found.shape)}",
+            None,
+        )
+    if expected.size == 0:
+        return None
+    shape = expected.shape
+    a, b = np.ascontiguousarray(expected).reshape(-1), np.ascontiguousarray(found).reshape(-1)
+    info = ml_dtypes.finfo(a.dtype)
+    x, y = _bits(a), _bits(b)
+    unequal = x != y
+    if not unequal.any():
+        return None
+    size, other = _magnitudes(x), _magnitudes(y)
+    infinity = _bits(np.asarray([np.inf]).astype(a.dtype))[0]
+    smallest = _bits(np.asarray([info.smallest_normal]).astype(a.dtype))[0]
+    nans = (size > infinity) & (other > infinity)
+    zeros = (size == 0) & (other == 0)
+    flushed = ((size == 0) & (other < smallest)) | ((other == 0) & (size < smallest))
+    tolerated.signed_zeros += int((unequal & zeros).sum())
+    tolerated.subnormals += int((unequal & flushed & ~zeros).sum())
+    wrong = unequal & ~nans & ~flushed
+    if not wrong.any():
+        return None
+    place = int(np.argmax(wrong))
+    index = tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+    return index, _hex(a[place]), _hex(b[place]), ulp_distance(a[place], b[place])
+
+
+def _hex(x: Any) -> str:
+    return float(x).hex()

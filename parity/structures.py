@@ -1,0 +1,81 @@
+"""The trees of parameters that cases are made of: few, because a compiler starts anew for each."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+DTYPES: dict[str, Any] = {
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+"""Dtypes of parameters by name."""
+
+
+def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which steps of parameters of ``dtype`` are computed."""
+    return DTYPES["float64"] if dtype == np.float64 else DTYPES["float32"]
+
+
+class Leaf(NamedTuple):
+    """One array of a tree.
+
+    Attributes:
+        path: where it is in the tree, keys joined by ``/``.
+        shape: its shape.
+        dtype: its dtype, or ``None`` for the dtype of the case.
+        transposed: in torch, hold it in transposed memory (it is not contiguous).
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    transposed: bool = False
+
+
+STRUCTURES: dict[str, tuple[Leaf, ...]] = {
+    "scalar": (Leaf("theta", ()),),
+    "vectors": (Leaf("one", (1,)), Leaf("several", (17,))),
+    "empty": (Leaf("nothing", (0,)), Leaf("no/rows", (0, 4)), Leaf("something", (3,))),
+    "nested": (
+        Leaf("hidden/kernel", (4, 3)),
+        Leaf("hidden/bias", (3,)),
+        Leaf("out/kernel", (3, 2), transposed=True),
+        Leaf("out/scale", ()),
+    ),
+    "wide": (Leaf("embedding", (40, 60), transposed=True), Leaf("bias", (2503,))),
+    "mixed": (
+        Leaf("base", (5,)),
+        Leaf("single", (3, 2), "float32"),
+        Leaf("double", (4,), "float64"),
+        Leaf("half", (6,), "bfloat16"),
+    ),
+}
+
+
+def leaf_dtype(leaf: Leaf, dtype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of a leaf in a case of ``dtype``."""
+    return DTYPES[leaf.dtype or dtype]
+
+
+def nest(paths: list[str], values: list[Any]) -> Any:
+    """Return a tree of dicts with ``values`` at ``paths``."""
+    tree: dict[str, Any] = {}
+    for path, value in zip(paths, values, strict=True):
+        node = tree
+        *parents, name = path.split("/")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def at(tree: Any, path: str) -> Any:
+    """Return what is at ``path`` in a tree of dicts."""
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree

@@ -1,0 +1,308 @@
+"""The suite: cases are drawn, trained on each backend and compared bit by bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as hypothesis_seed
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.algorithm import find
+from optstudy_core.hyperparameters import nearest
+
+from . import backends
+from .cases import Case, cases
+from .compare import Difference, Tolerated, first_difference
+from .structures import DTYPES, STRUCTURES
+
+QUANTITIES = ("trajectory", "state", "norm", "angle")
+DTYPE_NAMES = ("float32", "float64", "bfloat16")
+
+
+@dataclass
+class Cell:
+    """One algorithm on one backend in one dtype.
+
+    Attributes:
+        algorithm: its name.
+        backend: a name of ``backends.NAMES``.
+        dtype: of the parameters.
+        cases: how many were compared.
+        differences: the first difference of each quantity that has one.
+        not_run: why nothing was compared, else ``None``.
+        tolerated: identical values with other bits: signs of zeros, flushed subnormals.
+        failing: the smallest case found that differs.
+    """
+
+    algorithm: str
+    backend: str
+    dtype: str
+    cases: int = 0
+    differences: dict[str, Difference] = field(default_factory=dict)
+    not_run: str | None = None
+    tolerated: Tolerated = field(default_factory=Tolerated)
+    failing: Case | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether something was compared and nothing differs."""
+        return self.cases > 0 and not self.differences and self.not_run is None
+
+    def verdict(self, quantity: str) -> str:
+        """Return what the table says of a quantity."""
+        if self.not_run is not None:
+            return f"not run: {self.not_run}"
+        if quantity in self.differences:
+            return str(self.differences[quantity])
+        return f"identical ({self.cases})" if self.cases else "no cases"
+
+
+@dataclass
+class Report:
+    """The result of a check.
+
+    Attributes:
+        cells: one for each backend and dtype (and algorithm).
+    """
+
+    cells: list[Cell]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every cell that could run is identical, and at least one could."""
+        ran = [cell for cell in self.cells if cell.not_run is None]
+        return bool(ran) and all(cell.identical for cell in ran)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell ran and is identical."""
+        return bool(self.cells) and all(cell.identical for cell in self.cells)
+
+    @property
+    def first_difference(self) -> Difference | None:
+        """The first difference of the first cell that has one."""
+        return next((d for cell in self.cells for d in cell.differences.values()), None)
+
+    @property
+    def cases(self) -> int:
+        """The number of cases compared."""
+        return sum(cell.cases for cell in self.cells)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        rows = []
+        for cell in self.cells:
+            row = asdict(cell) | {"identical": cell.identical}
+            row["failing"] = cell.failing.to_json() if cell.failing else None
+            rows.append(row)
+        return {"identical": self.identical, "complete": self.complete, "cells": rows}
+
+
+class _MismatchError(AssertionError):
+    """Tells Hypothesis that a case differs."""
+
+
+def compare(
+    expected: backends.Run, found: backends.Run, case: Case, tolerated: Tolerated
+) -> dict[str, Difference]:
+    """Return the first difference of each quantity of two runs of a case."""
+    paths = [leaf.path for leaf in STRUCTURES[case.structure]]
+    differences: dict[str, Difference] = {}
+
+    def note(quantity: str, step: int, leaf: str, x: np.ndarray, y: np.ndarray) -> None:
+        first = first_difference(np.asarray(x), np.asarray(y), tolerated)
+        if first is not None and quantity not in differences:
+            differences[quantity] = Difference(quantity, step, leaf, *first)
+
+    rows = zip(expected.trajectory, found.trajectory, strict=True)
+    for step, (want, got) in enumerate(rows, 1):
+        for path, x, y in zip(paths, want, got, strict=True):
+            note("trajectory", step, path, x, y)
+    for quantity in ("state", "norm", "angle"):
+        attribute = quantity if quantity == "state" else f"{quantity}s"
+        wanted, gotten = getattr(expected, attribute), getattr(found, attribute)
+        if set(wanted) != set(gotten):
+            names = f"{sorted(wanted)} and {sorted(gotten)}"
+            raise ValueError(f"{quantity}: the backends report {names}")
+        for name in wanted:
+            note(quantity, case.steps, name, wanted[name], gotten[name])
+    return differences
+
+
+def run_case(
+    algorithm: Algorithm, case: Case, backend: backends.Backend, tolerated: Tolerated
+) -> dict[str, Difference]:
+    """Train one case with NumPy and with ``backend``; return how they differ."""
+    case.values()  # drawn before subnormal numbers are flushed
+    with backends.whole_range():
+        expected = backends.NumPyBackend().run(algorithm, case)
+        found = backend.run(algorithm, case)
+    return compare(expected, found, case, tolerated)
+
+
+def check_cell(
+    algorithm: Algorithm,
+    backend: str,
+    dtype: str,
+    *,
+    device: str = "cpu",
+    examples: int = 20,
+    steps: int = 200,
+    seed: int = 0,
+    on_case: Callable[[], None] = lambda: None,
+) -> Cell:
+    """Draw cases for one algorithm, backend and dtype, and shrink the first that differs."""
+    cell = Cell(algorithm.name, backend, dtype)
+    try:
+        runner = backends.make(backend, device)
+    except backends.NotRunError as reason:
+        cell.not_run = str(reason)
+        return cell
+
+    @hypothesis_seed(seed)
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+        report_multiple_bugs=False,
+    )
+    @given(cases(algorithm, dtype, steps=steps, seed=seed))
+    def compare_drawn(case: Case) -> None:
+        tolerated = Tolerated()
+        differences = run_case(algorithm, case, runner, tolerated)
+        if differences:
+            cell.differences, cell.failing = differences, case
+            raise _MismatchError
+        if cell.failing is None:
+            cell.cases += 1
+            cell.tolerated.signed_zeros += tolerated.signed_zeros
+            cell.tolerated.subnormals += tolerated.subnormals
+            on_case()
+
+    try:
+        compare_drawn()
+    except _MismatchError:
+        cell.cases += 1
+    return cell
+
+
+def check(
+    algorithm: str | Algorithm,
+    *,
+    backends: Sequence[str] | None = None,
+    dtypes: Sequence[str] = DTYPE_NAMES,
+    device: str = "cpu",
+    examples: int = 20,
+    steps: int = 200,
+    seed: int = 0,
+) -> Report:
+    """Hold an algorithm to the numerics contract: the same bits on every backend.
+
+    Args:
+        algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.
+        backends: some of ``numpy``, ``torch``, ``torch-compiled``, ``jax`` and ``jax-jit``;
+            ``None`` for all.
+        dtypes: of the parameters: ``float32``, ``float64``, ``bfloat16``, ``float16``.
+        device: ``cpu`` or ``cuda``.
+        examples: cases for each backend and dtype.
+        steps: most steps of a case.
+        seed: the same seed draws the same cases.
+
+    Returns:
+        a report with ``identical``, ``first_difference``, ``cases`` and every ``cell``.
+
+    Raises:
+        ValueError: for an unknown algorithm, backend, dtype or device, or a count below 1.
+    """
+    algorithm = find(algorithm, ALGORITHMS)
+    names = check_arguments(backends, dtypes, device, examples, steps)
+    return Report(
+        [
+            check_cell(
+                algorithm,
+                backend,
+                dtype,
+                device=device,
+                examples=examples,
+                steps=steps,
+                seed=seed,
+            )
+            for backend in names
+            for dtype in dtypes
+        ]
+    )
+
+
+def check_arguments(
+    names: Sequence[str] | None, dtypes: Sequence[str], device: str, examples: int, steps: int
+) -> Sequence[str]:
+    """Refuse what the suite does not know; return the names of the backends.
+
+    Raises:
+        ValueError: naming argument, value and what is allowed.
+    """
+    names = backends.NAMES if names is None else names
+    for label, given_names, known in (
+        ("backends", names, backends.NAMES),
+        ("dtypes", dtypes, tuple(DTYPES)),
+        ("device", [device], ("cpu", "cuda")),
+    ):
+        if not given_names:
+            raise ValueError(f"{label} is empty: allowed are {', '.join(known)}")
+        for name in given_names:
+            if name not in known:
+                raise ValueError(f"{label} = {name!r}: {nearest(str(name), known)}")
+    for label, count in (("examples", examples), ("steps", steps)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{label} = {count!r}: allowed are whole numbers from 1")
+    return names
+
+
+def write_failure(cell: Cell, path: Path) -> None:
+    """Write a failing case to a JSON file that :func:`replay` runs again."""
+    assert cell.failing is not None
+    data = {
+        "optstudy-parity": 1,
+        "algorithm": cell.algorithm,
+        "backend": cell.backend,
+        "case": cell.failing.to_json(),
+        "differences": {name: str(d) for name, d in cell.differences.items()},
+    }
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def replay(path: Path, device: str = "cpu") -> Cell:
+    """Run a case again that :func:`write_failure` has written.
+
+    Raises:
+        ValueError: if the file is not such a file, naming what was expected.
+        OSError: if it cannot be read.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        algorithm = find(data["algorithm"], ALGORITHMS)
+        backend, case = data["backend"], Case.from_json(data["case"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected a JSON file written by the parity suite, found {error!r}"
+        ) from error
+    check_arguments([backend], [case.dtype], device, 1, 1)
+    cell = Cell(algorithm.name, backend, case.dtype)
+    try:
+        runner = backends.make(backend, device)
+    except backends.NotRunError as reason:
+        cell.not_run = str(reason)
+        return cell
+    cell.differences = run_case(algorithm, case, runner, cell.tolerated)
+    cell.cases = 1
+    cell.failing = case if cell.differences else None
+    return cell

@@ -1,0 +1,267 @@
+"""The parity suite: it finds the backends identical, and it can fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import parity
+from optstudy_core import ALGORITHMS, Algorithm
+from parity import backends
+from parity.__main__ import main
+from parity.compare import Tolerated, first_difference, ulp_distance
+
+COMPILED = pytest.param(
+    "torch-compiled",
+    marks=pytest.mark.skipif(backends.compiler() is None, reason="not run: no compiler"),
+)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax", "jax-jit"])
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_backend_is_identical(name: str, backend: str) -> None:
+    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=8, steps=40)
+    assert report.complete, report.first_difference
+    assert report.cases == 8
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("backend", ["torch", COMPILED, "jax-jit"])
+def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
+    report = parity.check("adamw", backends=[backend], dtypes=[dtype], examples=8, steps=40)
+    assert report.complete, report.first_difference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_many_cases_are_identical(name: str) -> None:
+    report = parity.check(name, dtypes=["float32", "float64", "bfloat16"], examples=60, steps=300)
+    ran = [cell for cell in report.cells if cell.not_run is None]
+    assert report.identical, report.first_difference
+    assert len(ran) >= 12
+
+
+# The suite can fail.
+
+
+class MomentumState(NamedTuple):
+    b: Any
+
+
+def init(params: Any) -> MomentumState:
+    return MomentumState(b=0 * params)
+
+
+def update(
+    state: MomentumState, grad: Any, params: Any = None, *, lr: Any = 0.1, momentum: Any = 0.9
+) -> tuple[MomentumState, Any]:
+    b = momentum * state.b + grad
+    return MomentumState(b), -lr * b
+
+
+def test_a_users_own_algorithm_is_held_to_the_contract() -> None:
+    report = parity.check(
+        Algorithm("heavy_ball", init, update),
+        backends=["torch", "jax-jit"],
+        dtypes=["float32"],
+        examples=10,
+        steps=20,
+    )
+    assert report.complete, report.first_difference
+
+
+def test_a_fused_multiply_add_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optstudy_torch import _array
+
+    def fused(operation: str, *args: Any) -> Any:
+        if operation == "multiply" and all(hasattr(a, "dtype") for a in args):
+            # The product of the square is left unrounded, as a fused operation would leave it.
+            return (args[0].double() * args[1].double()).to(args[0].dtype) * (1 + 2.0**-23)
+        return original(operation, *args)
+
+    original = _array.apply
+    monkeypatch.setattr(_array, "apply", fused)
+    cell = parity.check("adam", backends=["torch"], dtypes=["float32"], examples=10, steps=5).cells[
+        0
+    ]
+    assert not cell.identical
+    assert cell.failing is not None
+    assert cell.failing.steps == 1  # shrunk
+    difference = cell.differences["state"]
+    assert difference.ulp is not None
+    assert difference.ulp >= 1
+
+
+def test_a_failure_is_written_and_replayed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from optstudy_torch import _array
+
+    original = _array.apply
+
+    def off_by_one(operation: str, *args: Any) -> Any:
+        result = original(operation, *args)
+        return result * (1 + 2.0**-23) if operation == "sqrt" else result
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--algorithms", "adam", "--backends", "torch", "--dtypes", "float32"]
+    arguments += ["--examples", "3", "--steps", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_array, "apply", off_by_one)
+        assert main([*arguments, "--json", "report.json"]) == 1
+        path = "parity-failure-adam-torch-float32.json"
+        assert main(["--replay", path]) == 1
+    assert main(["--replay", path]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["identical"] is False
+    assert "ulp" in report["cells"][0]["differences"]["trajectory"]
+    assert "identical in every cell" in capsys.readouterr().out
+
+
+def test_the_command_says_identical() -> None:
+    arguments = ["--algorithms", "sgd", "--backends", "numpy,torch", "--dtypes", "float32"]
+    result = subprocess.run(
+        [sys.executable, "-m", "parity", *arguments, "--examples", "3", "--steps", "5"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "160"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "identical (3)" in result.stdout
+
+
+def test_a_cell_that_could_not_run_is_named_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backends, "compiler", lambda: None)
+    monkeypatch.setenv("COLUMNS", "160")
+    arguments = ["--algorithms", "sgd", "--backends", "torch-compiled", "--dtypes", "float32"]
+    assert main([*arguments, "--examples", "1", "--steps", "1"]) == 1
+    assert "not run: no compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algorithms", "adma"], "algorithm = 'adma': did you mean 'adam'"),
+        (["--backends", "torch,tensorflow"], "backends = 'tensorflow'"),
+        (["--dtypes", "float3"], "dtypes = 'float3': did you mean 'float32'"),
+        (["--device", "tpu"], "device = 'tpu'"),
+        (["--steps", "0"], "steps = 0: allowed are whole numbers from 1"),
+        (["--examples", "-1"], "examples = -1"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--replay", "nowhere.json"], "nowhere.json"),
+        (["--dtypes", ","], "dtypes is empty"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        main(arguments)
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"algorithm": "adam"}', "\0\1"])
+def test_a_file_that_is_no_failing_case_is_refused(
+    content: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as refusal:
+        main(["--replay", str(path)])
+    assert refusal.value.code == 2
+    assert "expected a JSON file written by the parity suite" in capsys.readouterr().err
+
+
+# The comparison.
+
+
+def test_what_counts_as_identical() -> None:
+    tolerated = Tolerated()
+    x = np.float32([0.0, -0.0, math.nan, 1.0, 1e-40, 0.0])
+    y = np.float32([-0.0, 0.0, -math.nan, 1.0, 0.0, 1e-40])
+    assert first_difference(x, y, tolerated) is None
+    assert (tolerated.signed_zeros, tolerated.subnormals) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "ulp"),
+    [
+        (1.0, 1.0 + 2.0**-23, 1),
+        (1e-40, 1.1e-40, 7137),
+        (math.inf, 1.0, None),
+        (math.nan, 1.0, None),
+        (-(2.0**-126), 2.0**-126, 2**24),
+    ],
+)
+def test_a_difference_is_found(x: float, y: float, ulp: int | None) -> None:
+    found = first_difference(np.float32([[1.0, x]]), np.float32([[1.0, y]]), Tolerated())
+    assert found is not None
+    index, expected, got, distance = found
+    assert index == (0, 1)
+    assert (expected, got) == (float(np.float32(x)).hex(), float(np.float32(y)).hex())
+    if ulp is not None:
+        assert distance == ulp_distance(np.float32(x), np.float32(y))
+        assert abs(distance - ulp) <= 1  # decimal literals of subnormals round to a neighbour
+    else:
+        assert distance is None
+
+
+def test_another_dtype_is_a_difference() -> None:
+    assert first_difference(np.float32([1]), np.float64([1]), Tolerated()) is not None
+
+
+def test_the_flush_switch_is_restored() -> None:
+    import torch
+
+    assert torch.tensor(1e-40).mul(1.0).item() != 0
+    with backends.whole_range():
+        assert torch.tensor(1e-40).mul(1.0).item() == 0
+        with backends.whole_range():
+            pass
+        assert torch.tensor(1e-40).mul(1.0).item() == 0
+    assert torch.tensor(1e-40).mul(1.0).item() != 0
+
+
+# Cases.
+
+
+def test_a_case_survives_json() -> None:
+    from hypothesis import given, settings
+
+    @settings(max_examples=50, database=None, deadline=None)
+    @given(parity.cases("sgd", "float64"))
+    def roundtrip(case: parity.Case) -> None:
+        again = parity.Case.from_json(json.loads(json.dumps(case.to_json())))
+        assert json.dumps(again.to_json()) == json.dumps(case.to_json())
+        for x, y in zip(case.values()[0], again.values()[0], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+    roundtrip()
+
+
+def test_cases_cover_what_they_promise() -> None:
+    from hypothesis import find
+
+    adam = ALGORITHMS["adam"]
+
+    def drawn(condition: Any) -> parity.Case:
+        case: parity.Case = find(parity.cases(adam, "float32"), condition)
+        return case
+
+    assert drawn(lambda c: any(math.isnan(s.value) for s in c.specials))
+    assert drawn(lambda c: len(c.groups) == 2 and c.arrays)
+    assert drawn(lambda c: c.steps >= 100)
+    assert drawn(lambda c: c.groups[0].get("maximize") is True)
+    assert drawn(lambda c: c.structure == "mixed" and "sparse" in c.patterns)
+    assert drawn(lambda c: c.dialect == "optax")

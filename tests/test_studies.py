@@ -1,0 +1,535 @@
+"""The studies: the same model twice, measurements, twins, figures and the command line."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from optstudy_core import ALGORITHMS
+from studies import figures, records, training, twins
+from studies.__main__ import main
+from studies.epochs import EpochMeter
+from studies.study import STUDIES, NnxLeaf, Study, load
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("flax")
+pytest.importorskip("sklearn")
+
+BACKENDS = tuple(training.BACKENDS)
+RUN_FILES = {"config.json", "epochs.jsonl", "parameters.safetensors", "path.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def study_of():
+    made: dict[str, Study] = {}
+
+    def get(name: str) -> Study:
+        if name not in made:
+            made[name] = load(name, seed=7)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def coarse_landscapes(monkeypatch):
+    monkeypatch.setattr(figures, "_GRID", 21)
+
+
+def learner_of(backend: str, study: Study, algorithm: str = "adam", lr: float | None = None):
+    return training.make_learner(backend, study, training.Optimizer.of(study, algorithm, lr, None))
+
+
+def same_bits(a, b) -> bool:
+    return a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
+
+
+# The same model in both frameworks.
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_models_agree(study_of, name):
+    study = study_of(name)
+    batch = next(study.batches(1))
+    rng = np.random.default_rng(3)
+    # Away from the start: no symmetric or zero weights that could hide a wrong map.
+    parameters = {
+        n: (v + rng.normal(0, 0.1, v.shape)).astype(np.float32) for n, v in study.initial.items()
+    }
+    ours, theirs = (learner_of(b, study) for b in BACKENDS)
+    # Dot products of at most 64 terms, twice: rounding errors of a few tens of 2**-24 of the
+    # largest magnitude, while a transposed or permuted weight changes the first digit.
+    outputs = [side.outputs(parameters, batch.inputs) for side in (ours, theirs)]
+    scale = np.abs(outputs[0]).max()
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=64 * 2**-24 * scale)
+    assert ours.loss(parameters, batch) == pytest.approx(theirs.loss(parameters, batch), rel=1e-5)
+    gradients = [side.gradients(parameters, batch) for side in (ours, theirs)]
+    for layer, gradient in gradients[0].items():
+        assert gradient.shape == study.initial[layer].shape
+        assert np.abs(gradient).max() > 0
+        np.testing.assert_allclose(
+            gradient, gradients[1][layer], rtol=0, atol=64 * 2**-24 * np.abs(gradient).max()
+        )
+
+
+def test_linear_regression_against_the_formula(study_of):
+    study = study_of("linear_regression")
+    batch = next(study.batches(1))
+    x, y = (v.astype(np.float64) for v in batch)
+    m, b = (float(study.initial[n]) for n in "mb")
+    residual = m * x + b - y
+    for backend in BACKENDS:
+        side = learner_of(backend, study)
+        gradients = side.gradients(dict(study.initial), batch)
+        # float32 sums of 20 terms that do not cancel.
+        assert side.loss(dict(study.initial), batch) == pytest.approx((residual**2).sum(), rel=1e-5)
+        assert gradients["m"] == pytest.approx((2 * residual * x).sum(), rel=1e-5)
+        assert gradients["b"] == pytest.approx((2 * residual).sum(), rel=1e-5)
+
+
+def test_weight_map_is_its_own_inverse():
+    kernel = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    leaf = NnxLeaf(("conv", "kernel"), axes=(2, 3, 1, 0))  # PyTorch's convolutions in nnx
+    assert leaf.to_nnx(kernel).shape == (4, 5, 3, 2)
+    assert (leaf.from_nnx(leaf.to_nnx(kernel)) == kernel).all()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_batches_are_drawn_once(study_of, name):
+    study = study_of(name)
+    epoch = list(study.batches(2))
+    assert len(epoch) == study.steps_per_epoch
+    targets = np.sort(np.concatenate([b.targets for b in epoch]))
+    assert (targets == np.sort(study.train.targets)).all()
+    again, other = next(load(name, 7).batches(2)), next(study.batches(3))
+    assert (again.inputs == epoch[0].inputs).all()
+    assert (other.inputs != epoch[0].inputs).any()
+
+
+def test_digits_holds_a_part_out(study_of):
+    study = study_of("digits")
+    assert len(study.train.targets) + len(study.test.targets) == 1797
+    assert study.train.inputs.min() == 0
+    assert study.train.inputs.max() == 1
+    assert len(set(study.showcase.targets.tolist())) == 8
+
+
+# Measurements.
+
+
+def test_epochs_by_hand():
+    meter = EpochMeter({"w": np.float32([0, 0]), "b": np.array(0, np.float32)})
+    first = meter.close([3.0, 1.0], {"w": np.float32([2, 0]), "b": np.array(1, np.float32)})
+    assert first["epoch"] == 1
+    assert first["steps"] == 2
+    assert first["loss"] == 2.0
+    assert first["step_size"] == math.sqrt(5)
+    assert first["layers"]["w"]["step_size"] == 2.0
+    assert math.isnan(first["angle"])
+    assert math.isnan(first["layers"]["b"]["angle"])
+    # The steps are (2, 0, 1) and (0, 3, 1): a cosine of 1/√50; w turns by 90°, b not at all.
+    second = meter.close([1.0, 1.0], {"w": np.float32([2, 3]), "b": np.array(2, np.float32)})
+    assert second["angle"] == pytest.approx(math.degrees(math.acos(1 / math.sqrt(50))), abs=1e-12)
+    assert second["layers"]["w"]["angle"] == 90.0
+    assert second["layers"]["b"]["angle"] == 0.0
+    # A step of zero has no direction, and the next angle has none to compare with.
+    still = meter.close([1.0], {"w": np.float32([2, 3]), "b": np.array(2, np.float32)})
+    assert still["step_size"] == 0.0
+    assert math.isnan(still["angle"])
+
+
+def test_epochs_of_a_diverged_run_raise_nothing():
+    meter = EpochMeter({"w": np.float32([1, 1])})
+    meter.close([1.0], {"w": np.float32([np.inf, 1])})
+    row = meter.close([np.inf, -np.inf], {"w": np.float32([np.inf, np.nan])})
+    assert math.isnan(row["loss"])
+    assert math.isnan(row["step_size"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", STUDIES)
+def test_measuring_changes_nothing(study_of, tmp_path, name, backend):
+    study = study_of(name)
+    plain = learner_of(backend, study)
+    for _ in training.run_epochs(study, plain, 2):
+        pass
+    watched = learner_of(backend, study)
+    with records.RunWriter(tmp_path / "run", {}) as writer:
+        training.record(study, watched, 2, writer)
+    assert same_bits(plain.parameters(), watched.parameters())
+    run = records.read(tmp_path / "run")
+    assert same_bits(run.parameters, watched.parameters())
+    points = 1 + 2 * (study.steps_per_epoch if study.path_every == "step" else 1)
+    assert len(run.path) == points
+    assert same_bits(run.path[0], dict(study.initial))
+    assert same_bits(run.path[points - 1], run.parameters)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pure_methods_leave_the_training_alone(study_of, backend):
+    study = study_of("digits")
+    batches = list(study.batches(1))[:3]
+    plain, used = learner_of(backend, study), learner_of(backend, study)
+    for batch in batches:
+        plain.step(batch)
+        here = used.parameters()
+        used.loss(here, batch)
+        used.gradients(here, batch)
+        used.outputs(here, study.test.inputs)
+        for value in here.values():
+            value[...] = 0  # a copy
+        used.step(batch)
+    assert same_bits(plain.parameters(), used.parameters())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_step_is_gradients_and_optimizer(study_of, algorithm):
+    study = study_of("digits")
+    whole, parts = (learner_of("torch", study, algorithm) for _ in range(2))
+    for batch in list(study.batches(1))[:3]:
+        whole.step(batch)
+        parts.apply(parts.gradients(parts.parameters(), batch))
+    assert same_bits(whole.parameters(), parts.parameters())
+
+
+def test_torch_keeps_its_settings(study_of):
+    from studies.torch_learner import one_thread, subnormals_flushed
+
+    def flushes() -> bool:
+        return bool(torch.full((), 2.0**-126) * 0.5 == 0)
+
+    threads = torch.get_num_threads()
+    with one_thread(), subnormals_flushed():
+        assert torch.get_num_threads() == 1
+        assert flushes()
+    assert torch.get_num_threads() == threads
+    assert not flushes()
+
+
+# Twins.
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_optimizers_never_part(study_of, name, algorithm):
+    study = study_of(name)
+    optimizer = training.Optimizer.of(study, algorithm, None, None)
+    for gradients, fed_alike in twins.walk(study, optimizer, 2):
+        assert gradients.steps == study.steps_per_epoch
+        assert gradients.relative < 1e-4  # roundings, not another gradient
+        assert fed_alike.differing == 0
+        assert fed_alike.ulp == 0.0
+    assert fed_alike.elements == sum(v.size for v in study.initial.values())
+
+
+def test_another_optimizer_is_seen(study_of, monkeypatch):
+    study = study_of("linear_regression")
+    optimizer = training.Optimizer.of(study, "adam", 1e-2, None)
+    make = training.make_learner
+
+    def nudged(backend, study, optimizer):
+        lr = optimizer.lr * (1 + 1e-6 * (backend == "jax"))
+        return make(backend, study, training.Optimizer(optimizer.algorithm, lr))
+
+    monkeypatch.setattr(twins, "make_learner", nudged)
+    ((_, fed_alike),) = twins.walk(study, optimizer, 1)
+    assert fed_alike.differing > 0
+    pair = pair_of(optimizer=fed_alike)
+    assert "the optimizers part as well" in twins.conclude([pair])
+
+
+def pair_of(parted=0, gradients=0, optimizer=None, by=1e-7) -> twins.EpochPair:
+    return twins.EpochPair(
+        epoch=1,
+        distance=0.0,
+        angle=0.0,
+        loss_difference=0.0,
+        parameters=twins.Difference(9, parted, float(parted)),
+        gradients=twins.Gradients(5, gradients, gradients or None, by, 0.0, 0.0),
+        optimizer=optimizer or twins.Difference(9, 0, 0.0),
+    )
+
+
+def test_the_conclusion_says_what_was_measured():
+    assert twins.conclude([pair_of()]).startswith("The two trainings do not part")
+    because = twins.conclude([pair_of(parted=2, gradients=3)])
+    assert "part in epoch 1 because of their gradients" in because
+    assert "step 3 of epoch 1" in because
+    assert "in an order of its own" in because
+    assert "more than rounding" in twins.conclude([pair_of(parted=2, gradients=3, by=0.1)])
+    assert "identical gradients" in twins.conclude([pair_of(parted=2)])
+
+
+def test_ulps():
+    one = np.float32(1)
+    a = np.float32([1, 0, -0.0, np.nan, np.inf, np.inf, 1, -1e-45])
+    b = np.float32([1 + 2**-23, -0.0, 0, np.nan, np.inf, 1, np.nan, 1e-45])
+    assert twins.ulps(a, b).tolist() == [1, 0, 0, 0, 0, np.inf, np.inf, 2]
+    assert twins.ulps(one, np.nextafter(one, np.float32(2))) == 1
+
+
+# Records.
+
+
+def write_run(folder: pathlib.Path, rows: int = 3, **options) -> None:
+    path = records.Path.start({"w": np.float32([0.0])}, "epoch")
+    with records.RunWriter(folder, {"study": "s"}, **options) as writer:
+        for k in range(rows):
+            layers = {"w": {"step_size": 0.1, "angle": math.nan}}
+            writer.append({"epoch": k + 1, "loss": math.inf, "angle": math.nan, "layers": layers})
+            path.append({"w": np.float32([k])})
+        writer.finish({"w": np.float32([rows])}, path)
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_rows_are_json_and_come_back(tmp_path):
+    write_run(tmp_path)
+    lines = (tmp_path / "epochs.jsonl").read_text().splitlines()
+    row = json.loads(lines[0], parse_constant=refuse_constant)
+    assert row["angle"] is None
+    assert row["loss"] == "Infinity"
+    run = records.read(tmp_path)
+    assert np.isnan(run.column("angle")).all()
+    assert (run.column("loss") == np.inf).all()
+    assert np.isnan(run.layer_column("w", "angle")).all()
+    assert run.parameters["w"].tolist() == [3.0]
+    assert run.path.every == "epoch"
+    assert len(run.path) == 4
+    config = json.loads((tmp_path / "config.json").read_text(), parse_constant=refuse_constant)
+    assert {"python", "numpy", "torch", "jax", "optax", "flax", "optstudy"} <= set(
+        config["versions"]
+    )
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20])
+def test_a_cut_off_last_row_is_dropped(tmp_path, cut):
+    write_run(tmp_path)
+    file = tmp_path / "epochs.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert [row["epoch"] for row in records.read(tmp_path).rows] == [1, 2]
+
+
+def test_a_run_that_was_killed_at_once(tmp_path):
+    write_run(tmp_path)
+    for name in ("parameters.safetensors", "path.safetensors"):
+        (tmp_path / name).unlink()
+    (tmp_path / "epochs.jsonl").write_bytes(b'{"epo')
+    run = records.read(tmp_path)
+    assert run.rows == []
+    assert run.parameters is None
+    assert run.path is None
+
+
+def test_damage_is_refused(tmp_path):
+    write_run(tmp_path)
+    file = tmp_path / "epochs.jsonl"
+    good = file.read_text()
+    file.write_text("{broken\n" + good)
+    with pytest.raises(ValueError, match=r"epochs\.jsonl, line 1: is not JSON"):
+        records.read(tmp_path)
+    file.write_text(good)
+    tensors = tmp_path / "parameters.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="is truncated or not a safetensors file"):
+        records.read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        records.read(tmp_path / "nothing")
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    write_run(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds a run already.*--overwrite"):
+        write_run(tmp_path)
+    write_run(tmp_path, rows=1, overwrite=True)
+    assert len(records.read(tmp_path).rows) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_path_is_in_the_order_of_the_names_asked_for(tmp_path):
+    path = records.Path.start({"z": np.float32([1, 2]), "a": np.float32([3])}, "step")
+    path.append({"z": np.float32([4, 5]), "a": np.float32([6])})
+    with records.RunWriter(tmp_path, {}) as writer:
+        writer.finish(path[1], path)
+    again = records.read(tmp_path).path
+    assert again.matrix(["z", "a"]).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert len(again.at_epochs(1)) == 2
+
+
+# The command line, from end to end.
+
+
+def assert_figures(folder: pathlib.Path, names: set[str]) -> None:
+    for form in figures.FORMATS:
+        assert {f.stem for f in folder.glob(f"*.{form}")} == names
+    for file in folder.glob("*.png"):
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert file.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_end_to_end(tmp_path, capsys, name):
+    out = tmp_path / "out"
+    arguments = ["run", name, "--algorithm", "adam", "--epochs", "2", "--out", str(out)]
+    arguments += ["--backend", "both"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    expected = {"predictions", "parameters", "epoch_steps", "training_loss"}
+    expected |= {"surface"} if name == "linear_regression" else set()
+    for backend in BACKENDS:
+        folder = out / name / "adam" / backend
+        assert {f.name for f in folder.iterdir()} == RUN_FILES | {"figures"}
+        assert_figures(folder / "figures", expected)
+        assert str(folder) in said
+        run = records.read(folder)
+        assert len(run.rows) == 2
+        assert run.config["hyperparameters"]["b1"] == 0.9
+    assert_figures(out / name, {"overview"})
+    table = json.loads((out / name / "adam" / "twins.json").read_text())
+    assert [e["optimizer"]["differing"] for e in table["epochs"]] == [0, 0]
+    assert table["conclusion"] in (out / name / "adam" / "twins.md").read_text()
+    assert "0 ulp" in table["conclusion"]
+    if name == "digits":
+        assert "test accuracy" in said
+    # Once more: refused, and nothing is touched.
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_diverging_run_ends_with_figures(tmp_path, capsys, name):
+    arguments = ["run", name, "--algorithm", "sgd", "--epochs", "3", "--lr", "1e30"]
+    arguments += ["--backend", "torch", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    folder = tmp_path / name / "sgd" / "torch"
+    assert not np.isfinite(records.read(folder).column("loss")).any()
+    assert len(list((folder / "figures").glob("*.png"))) >= 4
+
+
+def test_a_run_that_stands_still_ends_with_figures(tmp_path):
+    arguments = ["run", "linear_regression", "--algorithm", "sgd", "--epochs", "1", "--lr", "0"]
+    assert main([*arguments, "--backend", "jax", "--out", str(tmp_path)]) == 0
+    assert len(list(tmp_path.rglob("figures/*.png"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "digit"], "study = 'digit': did you mean 'digits'?"),
+        (["run", "digits", "--algorithm", "adm"], "algorithm = 'adm': did you mean 'adam'"),
+        (
+            ["run", "digits", "--algorithm", "adam", "--dialect", "torhc"],
+            "dialect = 'torhc' for 'adam': did you mean 'torch'?",
+        ),
+        (["run", "digits", "--backend", "jaxx"], "backend = 'jaxx': did you mean 'jax'?"),
+        (["run", "digits", "--epochs", "0"], "epochs = 0: allowed are whole numbers >= 1"),
+        (["run", "digits", "--epochs", "two"], "epochs = two: allowed are whole numbers >= 1"),
+        (["run", "digits", "--lr", "-1"], "lr = -1: allowed are finite numbers >= 0"),
+        (["run", "digits", "--lr", "nan"], "lr = nan: allowed are finite numbers >= 0"),
+        (["run", "digits", "--lr", "inf"], "lr = inf: allowed are finite numbers >= 0"),
+        (["run", "digits", "--lr", "fast"], "lr = fast: allowed are finite numbers >= 0"),
+        (["all", "--seed", "-3"], "seed = -3: allowed are whole numbers >= 0"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_arguments(tmp_path, capsys, arguments, message):
+    where = ["--out", str(tmp_path / "out")] if arguments else []
+    assert main([*arguments, *where]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_may_not_be_a_file(tmp_path, capsys):
+    file = tmp_path / "linear_regression"
+    file.mkdir()
+    (file / "adam").mkdir()
+    (file / "adam" / "torch").write_text("")
+    arguments = ["run", "linear_regression", "--algorithm", "adam", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "is a file; allowed are folders" in capsys.readouterr().err
+
+
+def test_a_framework_that_is_not_installed(capsys, monkeypatch):
+    monkeypatch.setattr("studies.__main__.installed_backends", lambda: ["torch"])
+    assert main(["run", "linear_regression", "--backend", "both"]) == 2
+    said = capsys.readouterr().err
+    assert "backend = 'both': jax or optax or flax is not installed; allowed are 'torch'" in said
+
+
+@pytest.mark.parametrize(
+    ("backend", "absent"), [("torch", ("jax", "jaxlib", "optax", "flax")), ("jax", ("torch",))]
+)
+def test_one_framework_is_enough(tmp_path, backend, absent):
+    script = f"""
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {absent!r}:
+            return self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Without, sys.meta_path)
+from studies import figures
+figures._GRID = 9
+from studies.__main__ import main
+sys.exit(main(["run", "linear_regression", "--backend", {backend!r}, "--algorithm", "sgd",
+               "--epochs", "1", "--out", {str(tmp_path)!r}]))
+"""
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "linear_regression" / "sgd" / backend / "figures" / "surface.png").exists()
+
+
+# Figures.
+
+
+def test_the_plane_of_two_parameters_is_theirs(study_of, tmp_path):
+    study = study_of("linear_regression")
+    learner = learner_of("torch", study)
+    with records.RunWriter(tmp_path, {}) as writer:
+        training.record(study, learner, 2, writer)
+    landscape = figures.Landscape.around(study, learner, records.read(tmp_path))
+    assert landscape.exact
+    assert landscape.labels == ("m", "b")
+    assert landscape.path[0].tolist() == [float(study.initial["m"]), float(study.initial["b"])]
+    # Row i is v (b), column j is u (m): against the formula, in double.
+    m, b = landscape.u[5], landscape.v[11]
+    x, y = (v.astype(np.float64) for v in study.train)
+    expected = ((m * x + b - y) ** 2).sum()
+    assert landscape.losses[11, 5] == pytest.approx(expected, rel=1e-4)  # float32 sum of 120
+
+
+def test_the_projected_plane_holds_the_path(study_of, tmp_path):
+    study = study_of("digits")
+    learner = learner_of("torch", study)
+    with records.RunWriter(tmp_path, {}) as writer:
+        training.record(study, learner, 1, writer)
+    landscape = figures.Landscape.around(study, learner, records.read(tmp_path))
+    # A path of two points lies on its plane, the last one at the origin.
+    assert landscape.path[-1].tolist() == [0.0, 0.0]
+    start, end = landscape.path
+    assert start[1] == pytest.approx(0.0, abs=1e-9)
+    assert end[0] < start[0]
+    row = int(np.argmin(np.abs(landscape.v)))
+    column = int(np.argmin(np.abs(landscape.u - start[0])))
+    assert landscape.losses[row, column] == pytest.approx(landscape.heights[0], rel=0.05)
+
+
+def test_probabilities_of_huge_outputs():
+    assert figures.softmax(np.float32([[3e38, 0.0]])).tolist() == [[1.0, 0.0]]
+    assert np.isnan(figures.softmax(np.float32([[np.nan, 0.0]]))).all()
