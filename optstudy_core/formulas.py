@@ -101,7 +101,8 @@ def rule(formulas: Sequence[Formula], name: str = "formulas") -> Algorithm:
 
     def init(params: Array) -> Any:
         zeros = namespace(params).zeros_like(params)
-        return state_type(zeros, scalar(params, 0.25), *(zeros for _ in fields))
+        # No zero to start with: the sign of a zero is free, and a division makes it visible.
+        return state_type(params, scalar(params, 0.25), *(zeros for _ in fields))
 
     def update(
         state: Any,

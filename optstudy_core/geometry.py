@@ -50,7 +50,7 @@ def norm(u: Any, *, exact: bool = True) -> float:
     >>> norm({"weight": np.float32([[3.0]]), "bias": np.float32(4.0)})
     5.0
     """
-    return float(vector_norm(float64_leaves(u), exact))
+    return float(vector_norm(*float64_leaves(u), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -69,7 +69,7 @@ def dot(u: Any, v: Any, *, exact: bool = True) -> float:
     >>> dot([np.array([1.0, 2.0])], [np.array([3.0, -1.0])])
     1.0
     """
-    return float(vector_dot(*_pair(u, v), exact))
+    return float(vector_dot(*float64_leaves(u, v), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -81,7 +81,7 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> float:
     >>> cosine(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == 0.5**0.5
     True
     """
-    return float(vector_cosine(*_pair(u, v), exact))
+    return float(vector_cosine(*float64_leaves(u, v), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -105,7 +105,7 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
     >>> angle(np.array([1.0, 0.0]), np.array([0.0, -2.0]), degrees=True)
     90.0
     """
-    between, across = vector_chords(*_pair(u, v), exact)
+    between, across = vector_chords(*float64_leaves(u, v), exact=exact)
     return angle_from_chords(float(between), float(across), degrees=degrees)
 
 
@@ -133,7 +133,7 @@ def angle_from_chords(between: float, across: float, *, degrees: bool = False) -
 # The parts that run on a device: vectors are lists of float64 arrays, results 0-d arrays.
 
 
-def vector_norm(u: Sequence[Array], exact: bool) -> Any:
+def vector_norm(u: Sequence[Array], *, exact: bool) -> Any:
     """Return ‖u‖₂ of a list of float64 arrays."""
     if not u:
         return np.float64(0.0)
@@ -145,7 +145,7 @@ def vector_norm(u: Sequence[Array], exact: bool) -> Any:
     return xp.sqrt(_sum(xp, [x * x for x in scaled], exact)) * scale
 
 
-def vector_dot(u: Sequence[Array], v: Sequence[Array], exact: bool) -> Any:
+def vector_dot(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> Any:
     """Return u·v of two lists of float64 arrays."""
     if not u:
         return np.float64(0.0)
@@ -157,26 +157,26 @@ def vector_dot(u: Sequence[Array], v: Sequence[Array], exact: bool) -> Any:
     return _sum(xp, products, exact) * u_scale * v_scale
 
 
-def vector_cosine(u: Sequence[Array], v: Sequence[Array], exact: bool) -> Any:
+def vector_cosine(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> Any:
     """Return u·v / (‖u‖·‖v‖) of two lists of float64 arrays."""
     if not u:
         return np.float64(math.nan)
     xp = namespace(u[0])
     u_unit, v_unit = _unit(xp, u, exact), _unit(xp, v, exact)
-    value = vector_dot(u_unit, v_unit, exact)
+    value = vector_dot(u_unit, v_unit, exact=exact)
     one = xp.ones_like(value)
     return xp.maximum(xp.minimum(value, one), -one)
 
 
-def vector_chords(u: Sequence[Array], v: Sequence[Array], exact: bool) -> tuple[Any, Any]:
+def vector_chords(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> tuple[Any, Any]:
     """Return ‖û − v̂‖ and ‖û + v̂‖ of two lists of float64 arrays."""
     if not u:
         return np.float64(math.nan), np.float64(math.nan)
     xp = namespace(u[0])
     u_unit, v_unit = _unit(xp, u, exact), _unit(xp, v, exact)
     pairs = list(zip(u_unit, v_unit, strict=True))
-    between = vector_norm([x - y for x, y in pairs], exact)
-    across = vector_norm([x + y for x, y in pairs], exact)
+    between = vector_norm([x - y for x, y in pairs], exact=exact)
+    across = vector_norm([x + y for x, y in pairs], exact=exact)
     return between, across
 
 
@@ -184,7 +184,7 @@ def _unit(xp: Any, u: Sequence[Array], exact: bool) -> list[Array]:
     """Return u/‖u‖; NaN if the norm is 0 (scaled first, so that the norm cannot overflow)."""
     scale = _leading_power(xp, u)
     u = [x / scale for x in u]
-    length = vector_norm(u, exact)
+    length = vector_norm(u, exact=exact)
     return [x / length for x in u]
 
 
@@ -278,16 +278,17 @@ def map_tree(function: Callable[..., Result], *trees: Any) -> Any:
     return function(*trees)
 
 
-def float64_leaves(tree: Any) -> list[Array]:
-    """Return the non-empty arrays of a tree in float64."""
-    leaves: list[Array] = []
-    map_tree(lambda x: leaves.append(_float64(x)), tree)
-    return [x for x in leaves if _size(x) > 0]
+def float64_leaves(*trees: Any) -> tuple[list[Array], ...]:
+    """Return the non-empty arrays of trees of the same structure in float64, in one order."""
+    columns: tuple[list[Array], ...] = tuple([] for _ in trees)
 
+    def add(*leaves: Any) -> None:
+        if _size(leaves[0]) > 0:
+            for column, leaf in zip(columns, leaves, strict=True):
+                column.append(_float64(leaf))
 
-def _pair(u: Any, v: Any) -> tuple[list[Array], list[Array]]:
-    map_tree(lambda x, y: None, u, v)  # refuses what does not fit
-    return float64_leaves(u), float64_leaves(v)
+    map_tree(add, *trees)
+    return columns
 
 
 def _float64(x: Any) -> Array:

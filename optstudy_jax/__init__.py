@@ -12,8 +12,16 @@ from __future__ import annotations
 from optstudy_core import ALGORITHMS, __version__
 
 from . import geometry
+from ._selfcheck import selfcheck
 from .transform import TransformState, from_core
 
 globals().update({name: from_core(name) for name in ALGORITHMS})
 
-__all__ = ["TransformState", "__version__", "from_core", "geometry", *sorted(ALGORITHMS)]
+__all__ = [
+    "TransformState",
+    "__version__",
+    "from_core",
+    "geometry",
+    "selfcheck",
+    *sorted(ALGORITHMS),
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,14 +13,13 @@ from optstudy_core import Algorithm, formulas
 from .transform import from_core
 
 
-def run_jitted(
+def _run(
     rule: Algorithm,
     params: list[np.ndarray],
     grads: list[list[np.ndarray]],
     hyperparameters: dict[str, Any],
+    compiler: Callable[..., Any],
 ) -> list[list[list[np.ndarray]]]:
-    """Run a rule with every step in one ``jax.jit`` (a ``formulas.Run``)."""
-
     def train(params: Any, grads: Any, arrays: dict[str, Any]) -> Any:
         tx = from_core(rule)(**(hyperparameters | arrays))
         state = tx.init(params)
@@ -30,10 +30,32 @@ def run_jitted(
             rows.append([*state.inner, params])
         return rows
 
-    arrays = {k: v for k, v in hyperparameters.items() if not isinstance(v, float)}
     with jax.enable_x64(True):
-        rows = jax.jit(train)(params, grads, arrays)
+        arrays = {
+            k: jax.numpy.asarray(v) for k, v in hyperparameters.items() if not isinstance(v, float)
+        }
+        rows = compiler(train)(params, grads, arrays)
         return [[[np.asarray(x) for x in field] for field in row] for row in rows]
+
+
+def run_jitted(
+    rule: Algorithm,
+    params: list[np.ndarray],
+    grads: list[list[np.ndarray]],
+    hyperparameters: dict[str, Any],
+) -> list[list[list[np.ndarray]]]:
+    """Run a rule with all its steps in one ``jax.jit`` (a ``formulas.Run``)."""
+    return _run(rule, params, grads, hyperparameters, jax.jit)
+
+
+def run_eager(
+    rule: Algorithm,
+    params: list[np.ndarray],
+    grads: list[list[np.ndarray]],
+    hyperparameters: dict[str, Any],
+) -> list[list[list[np.ndarray]]]:
+    """Run a rule one operation after another (a ``formulas.Run``)."""
+    return _run(rule, params, grads, hyperparameters, lambda function: function)
 
 
 def selfcheck(count: int = 200, seed: int = 0) -> list[str]:

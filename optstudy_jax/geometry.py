@@ -96,7 +96,7 @@ def _on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
             [Leaves([outside(x, jnp.float64)], _BACKEND) for x in column if jnp.size(x) > 0]
             for column in columns
         ]
-        result = function(*vectors, exact)
+        result = function(*vectors, exact=exact)
         if isinstance(result, tuple):
             return tuple(map(_value, result))
         return _value(result)

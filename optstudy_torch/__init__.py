@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from optstudy_core import ALGORITHMS, __version__
 
+from ._selfcheck import selfcheck
 from .optimizer import CoreOptimizer, from_core
 
 _CLASSES = {cls.__name__: cls for cls in map(from_core, ALGORITHMS)}
 globals().update(_CLASSES)
 
-__all__ = ["CoreOptimizer", "__version__", "from_core", *sorted(_CLASSES)]
+__all__ = ["CoreOptimizer", "__version__", "from_core", "selfcheck", *sorted(_CLASSES)]

@@ -55,6 +55,11 @@ _REFUSED = {
 }
 
 
+# torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
+# what torch.optim itself uses imports it when it is needed.
+_outside_compilation: Any = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+
+
 class CoreOptimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` that runs an algorithm of the core.
 
@@ -182,7 +187,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._advance(torch.compiler.is_compiling())
         return loss
 
-    @torch.compiler.disable
+    @_outside_compilation
     @torch.no_grad()
     def _advance(self, compiled: bool) -> None:
         ready = []

@@ -162,10 +162,11 @@ def check_free(folder: pathlib.Path, *, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: if it does and ``overwrite`` is false.
-        NotADirectoryError: if it is a file.
+        NotADirectoryError: if it, or a folder above it, is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"out = {str(folder)!r}: is a file; allowed are folders")
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise NotADirectoryError(f"out = {str(part)!r}: is a file; allowed are folders")
     if not overwrite and any((folder / name).exists() for name in FILES):
         raise FileExistsError(
             f"out = {str(folder)!r}: holds a run already; choose another folder, or replace the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.algorithm import find
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thread in each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Hyperparameters = dict[str, Any]
 

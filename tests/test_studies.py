@@ -447,14 +447,14 @@ def test_bad_arguments(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_out_may_not_be_a_file(tmp_path, capsys):
-    file = tmp_path / "linear_regression"
-    file.mkdir()
-    (file / "adam").mkdir()
-    (file / "adam" / "torch").write_text("")
-    arguments = ["run", "linear_regression", "--algorithm", "adam", "--out", str(tmp_path)]
+@pytest.mark.parametrize("place", ["", "linear_regression", "linear_regression/adam/torch"])
+def test_out_may_not_be_a_file(tmp_path, capsys, place):
+    out = tmp_path / "out"
+    (out / place).parent.mkdir(parents=True, exist_ok=True)
+    (out / place).write_text("")
+    arguments = ["run", "linear_regression", "--algorithm", "adam", "--out", str(out)]
     assert main(arguments) == 2
-    assert "is a file; allowed are folders" in capsys.readouterr().err
+    assert f"{str(out / place)!r}: is a file; allowed are folders" in capsys.readouterr().err
 
 
 def test_a_framework_that_is_not_installed(capsys, monkeypatch):

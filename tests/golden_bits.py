@@ -1,0 +1,455 @@
+"""Golden bits: a short NumPy trajectory of every algorithm and dialect, committed as hex floats.
+
+NumPy's result is the definition, so a bit that changes here is a breaking change. Everything is
+made from ``optstudy_core.ALGORITHMS``: a new algorithm needs its files written, and no test code.
+
+    python tests/golden_bits.py              writes the files, settings and defaults that are missing
+    python tests/golden_bits.py --rewrite    writes all files anew, and removes stale ones
+
+A file holds the defaults of the dialect, combinations of hyperparameters that are refused, and
+trajectories for the settings of :func:`settings`: the parameters are a vector and a scalar, whose
+gradients rise, fall, alternate, come late and are exactly zero (:data:`EXPONENTS`). The learning
+rate falls after some steps. Zeros are written without their sign, and NaN without its payload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.hyperparameters import ANY, RANGES, is_number
+from optstudy_core.leaves import Leaves, NumPy
+
+FOLDER = Path(__file__).parent / "golden"
+DTYPES = {"float32": np.float32, "float64": np.float64}
+
+# Binary exponents of the gradients: a row for each element, a column for each step. None is an
+# exact zero: one step is zero everywhere. The last row is the scalar.
+_ = None
+EXPONENTS = (
+    (-20, -16, -9, _, -3, 2, 7, 10),  # rises
+    (10, 6, 1, _, -5, -11, -17, -20),  # falls
+    (-1, 3, -6, _, 4, -12, 0, 1),  # mixed
+    (2, 5, -2, _, -8, 6, -4, 8),  # rises above its maximum and falls again
+    (_, _, _, _, 3, 0, -7, _),  # comes late
+    (_, _, _, _, _, _, _, _),  # never comes
+    (-4, 3, -2, _, -10, 5, -1, 2),
+)
+SIGNS = ("++++++++", "+-+-+-+-", "-++-+--+", "--------", "++++-+-+", "++++++++", "-+++--++")
+PARAMETER_EXPONENTS = (0, -2, 1, _, -1, 2, 0)  # one parameter starts at zero
+STEPS = len(EXPONENTS[0])
+LR_FACTORS = (1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.45)
+
+# Values with which every term matters; no number of them is exact in binary.
+ORDINARY = {
+    "lr": 0.037,
+    "b1": 0.83,
+    "b2": 0.957,
+    "b3": 0.91,
+    "eps": 0.0031,
+    "eps_root": 0.00017,
+    "weight_decay": 0.13,
+    "momentum": 0.77,
+    "dampening": 0.29,
+}
+
+
+class Setting(NamedTuple):
+    """Hyperparameters that differ from the dialect's defaults.
+
+    Attributes:
+        given: by name.
+        arrays: give the numbers as 0-d arrays.
+        dtype: of the parameters.
+    """
+
+    given: dict[str, Any]
+    arrays: bool
+    dtype: str
+
+
+class Trajectory(NamedTuple):
+    """What a setting gives.
+
+    Attributes:
+        reads_params: whether a step without parameters is refused.
+        steps: a row for each step: the elements of all leaves.
+        state: the last state's fields by name, elements of all leaves; ``None`` where absent.
+    """
+
+    reads_params: bool
+    steps: np.ndarray
+    state: dict[str, np.ndarray | None]
+
+
+class Golden(NamedTuple):
+    """What a file holds."""
+
+    defaults: dict[str, Any]
+    refused: list[dict[str, Any]]
+    cases: list[tuple[Setting, Trajectory]]
+
+
+# The values: exact, and independent of any library's random numbers.
+
+
+def _fractions() -> Iterator[float]:
+    """Yield numbers from 1 to below 2 with 53 significant bits (a congruential generator)."""
+    state = 20210831
+    while True:
+        state = (6364136223846793005 * state + 1442695040888963407) % 2**64
+        yield 1.0 + (state >> 12) * 2.0**-52
+
+
+@functools.cache
+def inputs(dtype: str) -> tuple[Leaves, tuple[Leaves, ...]]:
+    """Return the parameters and the gradients of each step, as read-only leaves."""
+    fractions = _fractions()
+
+    def value(exponent: int | None, sign: str = "+") -> float:
+        if exponent is None:
+            return 0.0
+        return (1.0 if sign == "+" else -1.0) * next(fractions) * 2.0**exponent
+
+    def leaves(column: list[float]) -> Leaves:
+        values = [np.array(x, dtype=DTYPES[dtype]) for x in (column[:-1], column[-1])]
+        for x in values:
+            x.flags.writeable = False
+        return Leaves(values, NumPy())
+
+    params = [value(e) for e in PARAMETER_EXPONENTS]
+    grads = [
+        [value(row[t], sign[t]) for row, sign in zip(EXPONENTS, SIGNS, strict=True)]
+        for t in range(STEPS)
+    ]
+    return leaves(params), tuple(map(leaves, grads))
+
+
+# The settings, from the signature of the update.
+
+
+def ordinary(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
+    """Return a value for every number among the hyperparameters, with all terms switched on."""
+    found: dict[str, Any] = {}
+    for name, default in algorithm.defaults(dialect).items():
+        if not is_number(default):
+            continue
+        if isinstance(default, int) and name not in ORDINARY:
+            found[name] = default + 1
+            continue
+        candidates = [ORDINARY.get(name, 1.37 * default), 0.71 * default, 0.29]
+        allowed = RANGES.get(name, ANY)
+        fitting = [x for x in candidates if x not in (0.0, default) and allowed.holds(x)]
+        found[name] = fitting[0]
+    return found
+
+
+def settings(
+    algorithm: Algorithm, dialect: str | None
+) -> tuple[list[Setting], list[dict[str, Any]]]:
+    """Return the settings of a file, and the combinations that the algorithm refuses.
+
+    The dialect's defaults; every term switched on; from there each truth value turned, and each
+    term left out; the numbers given as arrays. For the default dialect also each pair of truth
+    values turned, and each with numbers given as arrays. A refused combination is tried again
+    with one term left out after the other.
+    """
+    main = dialect == algorithm.default_dialect
+    defaults = algorithm.defaults(dialect)
+    on = ordinary(algorithm, dialect)
+    flags = [name for name, default in defaults.items() if isinstance(default, bool)]
+    terms = [name for name in on if _can_be_left_out(name, defaults[name])]
+    turned = [{name: not defaults[name]} for name in flags]
+    pairs = [a | b for a, b in combinations(turned, 2)] if main else []
+    refused: list[dict[str, Any]] = []
+    found: list[Setting] = []
+
+    def accepted(given: dict[str, Any], arrays: bool) -> bool:
+        try:
+            hyperparameters(algorithm, dialect, Setting(given, arrays, "float32"))
+        except ValueError:
+            if not arrays and given not in refused:
+                refused.append(given)
+            return False
+        return True
+
+    def add(given: dict[str, Any], arrays: bool = False, dtypes: Any = ("float32",)) -> None:
+        if not accepted(given, arrays):
+            fewer = [given | {name: 0.0} for name in terms]
+            given = next((x for x in fewer if accepted(x, arrays)), given)
+            if not accepted(given, arrays):
+                return
+        new = [Setting(given, arrays, dtype) for dtype in dtypes]
+        found.extend(s for s in new if s not in found)
+
+    add({}, dtypes=DTYPES)
+    add(on, dtypes=DTYPES)
+    for change in [*turned, *pairs]:
+        add(on | change)
+    for name in terms:
+        add(on | {name: 0.0})
+    add(on, arrays=True)
+    if main:
+        for change in turned:
+            accepted(change, arrays=False)  # only to learn whether it is refused
+            add(on | change, arrays=True)
+        add(on | dict.fromkeys(terms, 0.0), arrays=True)
+    return found, refused
+
+
+def _can_be_left_out(name: str, default: Any) -> bool:
+    allowed = RANGES.get(name)
+    if allowed is None:
+        return bool(default == 0)
+    return name != "lr" and allowed.holds(0.0) and allowed.below > 1.0
+
+
+# The trajectories.
+
+
+def hyperparameters(algorithm: Algorithm, dialect: str | None, setting: Setting) -> dict[str, Any]:
+    """Return all hyperparameters of a setting.
+
+    Raises:
+        ValueError: if the algorithm refuses them.
+    """
+    values = algorithm.resolve(dialect, {})
+    values |= setting.given
+    if setting.arrays:
+        dtype = DTYPES[setting.dtype]
+        values = {k: np.array(v, dtype) if is_number(v) else v for k, v in values.items()}
+    return algorithm.resolve(dialect, values)
+
+
+@np.errstate(all="ignore")
+def trajectory(algorithm: Algorithm, dialect: str | None, setting: Setting) -> Trajectory:
+    """Run an algorithm with the parameters and gradients of this module."""
+    values = hyperparameters(algorithm, dialect, setting)
+    theta, grads = inputs(setting.dtype)
+    state = algorithm.start(theta, values)
+    rate = values.get("lr")
+    reads_params = False
+    rows = []
+    for grad, factor in zip(grads, LR_FACTORS, strict=True):
+        if rate is not None:
+            values["lr"] = (
+                np.asarray(rate * factor, rate.dtype) if setting.arrays else rate * factor
+            )
+        new, step = algorithm.update(state, grad, theta, **values)
+        if not rows:
+            try:
+                _, without = algorithm.update(state, grad, None, **values)
+            except ValueError:
+                reads_params = True
+            else:
+                if not same(_flat(without), _flat(step)):
+                    raise AssertionError("a step without parameters differs")
+        state = new
+        theta = theta + step
+        rows.append(_flat(step))
+    return Trajectory(reads_params, np.stack(rows), dict(_fields(state)))
+
+
+def _flat(leaves: Leaves) -> np.ndarray:
+    return np.concatenate([np.ravel(x) for x in leaves.values])
+
+
+def _fields(state: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray | None]]:
+    if state is None or isinstance(state, Leaves):
+        yield prefix, None if state is None else _flat(state)
+        return
+    for name, field in zip(state._fields, state, strict=True):
+        yield from _fields(field, f"{prefix}.{name}" if prefix else name)
+
+
+def same(x: np.ndarray | None, y: np.ndarray | None) -> bool:
+    """Tell whether two arrays have the same dtype and bits: NaN is NaN, zeros have no sign."""
+    if x is None or y is None:
+        return x is y
+    if x.dtype != y.dtype or x.shape != y.shape:
+        return False
+    return bool(np.all((x == y) | ((x != x) & (y != y))))
+
+
+# The files.
+
+
+def golden_files() -> dict[Path, tuple[str, str | None]]:
+    """Return the algorithm and dialect of every file that has to exist."""
+    found: dict[Path, tuple[str, str | None]] = {}
+    for name, algorithm in ALGORITHMS.items():
+        for dialect in algorithm.dialects or [None]:
+            found[FOLDER / (f"{name}-{dialect}.json" if dialect else f"{name}.json")] = (
+                name,
+                dialect,
+            )
+    return found
+
+
+@functools.cache
+def read(path: Path) -> Golden:
+    """Return what a file holds."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    cases = []
+    for row in data["cases"]:
+        setting = Setting(row["given"], row["arrays"], row["dtype"])
+        state = {k: _from_hex(v, setting.dtype) for k, v in row["state"].items()}
+        steps = np.stack([_from_hex(x, setting.dtype) for x in row["steps"]])
+        cases.append((setting, Trajectory(row["reads_params"], steps, state)))
+    return Golden(data["defaults"], data["refused"], cases)
+
+
+def write(path: Path, algorithm: Algorithm, dialect: str | None, rewrite: bool = False) -> bool:
+    """Write what is missing in a file, or all of it; tell whether anything changed."""
+    old = None if rewrite or not path.exists() else read(path)
+    wanted, refused = settings(algorithm, dialect)
+    cases = [] if old is None else list(old.cases)
+    known = [setting for setting, _ in cases]
+    for setting in wanted:
+        if setting not in known:
+            cases.append((setting, _without_subnormals(trajectory(algorithm, dialect, setting))))
+    data = {
+        "algorithm": algorithm.name,
+        "dialect": dialect,
+        "defaults": algorithm.defaults(dialect) | ({} if old is None else old.defaults),
+        "refused": refused
+        if old is None
+        else old.refused + [x for x in refused if x not in old.refused],
+        "cases": [
+            {
+                "given": setting.given,
+                "arrays": setting.arrays,
+                "dtype": setting.dtype,
+                "reads_params": found.reads_params,
+                "steps": [_to_hex(row) for row in found.steps],
+                "state": {k: _to_hex(v) for k, v in found.state.items()},
+            }
+            for setting, found in cases
+        ],
+    }
+    text = json.dumps(data, indent=1) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    read.cache_clear()
+    return True
+
+
+def _without_subnormals(found: Trajectory) -> Trajectory:
+    for x in (found.steps, *found.state.values()):
+        if x is not None and np.any((x != 0) & (np.abs(x) < np.finfo(x.dtype).smallest_normal)):
+            raise ValueError("a subnormal number in a trajectory: change the inputs")
+    return found
+
+
+def _to_hex(values: np.ndarray | None) -> str | None:
+    return None if values is None else " ".join(map(_hex, values.tolist()))
+
+
+def _hex(x: float) -> str:
+    """Return a float in hexadecimal, without trailing zeros.
+
+    >>> _hex(0.75), _hex(-0.0), _hex(float("nan"))
+    ('0x1.8p-1', '0x0p+0', 'nan')
+    """
+    if x == 0:
+        return "0x0p+0"
+    mantissa, p, exponent = float(x).hex().partition("p")
+    return mantissa.rstrip("0").rstrip(".") + p + exponent if p else mantissa
+
+
+def _from_hex(text: str | None, dtype: str) -> np.ndarray | None:
+    if text is None:
+        return None
+    return np.array([float.fromhex(x) for x in text.split()], DTYPES[dtype])
+
+
+# The comparison, which the tests and the mutation tests share.
+
+
+def difference(algorithm: Algorithm, dialect: str | None, golden: Golden) -> tuple[str, str] | None:
+    """Return how an algorithm first departs from its golden file: which check, and a message."""
+    defaults = algorithm.defaults(dialect)
+    for name, wanted in golden.defaults.items():
+        value = defaults.get(name, "nothing")
+        if value != wanted or type(value) is not type(wanted):
+            return "defaults", f"{name} is {value!r} by default; it was {wanted!r}"
+    for setting, wanted in golden.cases:
+        before(setting.dtype)
+        try:
+            found = trajectory(algorithm, dialect, setting)
+        except Exception as error:  # whatever a changed formula may raise
+            return "raises", f"{show(setting)}: {error!r}"
+        where = _departure(wanted, found)
+        if where:
+            return "bits", f"{show(setting)}: {where}"
+    for given in golden.refused:
+        try:
+            hyperparameters(algorithm, dialect, Setting(given, False, "float32"))
+        except ValueError:
+            continue
+        return "refusals", f"{given} is no longer refused"
+    return None
+
+
+def _departure(wanted: Trajectory, found: Trajectory) -> str | None:
+    if found.reads_params != wanted.reads_params:
+        return "the parameters are read" if found.reads_params else "the parameters are not read"
+    for t, (x, y) in enumerate(zip(wanted.steps, found.steps, strict=True)):
+        if not same(x, y):
+            return f"step {t + 1} is {_to_hex(y)}; it was {_to_hex(x)}"
+    if found.state.keys() != wanted.state.keys():
+        return f"the state has {list(found.state)}; it had {list(wanted.state)}"
+    for name, x in wanted.state.items():
+        if not same(x, found.state[name]):
+            return f"{name} is {_to_hex(found.state[name])}; it was {_to_hex(x)}"
+    return None
+
+
+def show(setting: Setting) -> str:
+    """Return a setting for a message."""
+    given = ", ".join(f"{k}={v}" for k, v in setting.given.items()) or "defaults"
+    return f"{given}{' as arrays' if setting.arrays else ''} in {setting.dtype}"
+
+
+def missing(algorithm: Algorithm, dialect: str | None, golden: Golden) -> list[str]:
+    """Return what :func:`settings` asks for and a file does not hold."""
+    wanted, refused = settings(algorithm, dialect)
+    known: Mapping[Any, Any] = algorithm.defaults(dialect)
+    return [
+        *(show(s) for s in wanted if s not in [setting for setting, _ in golden.cases]),
+        *(f"the refused {x}" for x in refused if x not in golden.refused),
+        *(f"the default of {name}" for name in known if name not in golden.defaults),
+    ]
+
+
+def stale() -> list[Path]:
+    """Return the files of algorithms and dialects that do not exist."""
+    return sorted(set(FOLDER.glob("*.json")) - set(golden_files()))
+
+
+def main(arguments: list[str]) -> None:
+    """Write golden files."""
+    parser = argparse.ArgumentParser(description="Write the golden bits of every algorithm.")
+    parser.add_argument("--rewrite", action="store_true", help="write everything anew")
+    rewrite = parser.parse_args(arguments).rewrite
+    for path, (name, dialect) in golden_files().items():
+        if write(path, ALGORITHMS[name], dialect, rewrite):
+            print(f"wrote {path.name}, {path.stat().st_size} bytes")
+    for path in stale() if rewrite else ():
+        path.unlink()
+        print(f"removed {path.name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

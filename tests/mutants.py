@@ -1,0 +1,595 @@
+"""Mutants of the formulas: every small change of the source, generated and not chosen.
+
+:func:`mutants` yields a module of the core with one expression changed: an operator, an operand, a
+constant, a name, a condition, an argument, the grouping of a sum or of a product, the place of a
+rounding. :func:`load` executes it in a copy of the package, in which every module that imports
+the changed one sees the change. What the copy computes is held against the golden bits.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
+
+import golden_bits
+import numpy as np
+
+import optstudy_core
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.leaves import Leaves
+
+FOLDER = Path(optstudy_core.__file__).parent
+COPY = "optstudy_mutant"
+
+# What algorithms import and what holds no formula: tables of ranges, the array type itself.
+NOT_FORMULAS = frozenset({"hyperparameters", "leaves", "algorithm"})
+NOT_FORMULA_FUNCTIONS = frozenset({("_namespace", "namespace")})  # asks which library it is
+
+
+class Mutant(NamedTuple):
+    """One change of a module.
+
+    Attributes:
+        module: its name in ``optstudy_core``.
+        where: the function, or ``DIALECTS``.
+        kind: what sort of change.
+        before: source of the changed expression.
+        after: source of what took its place.
+        code: the changed module, compiled.
+    """
+
+    module: str
+    where: str
+    kind: str
+    before: str
+    after: str
+    code: CodeType
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies it for a person."""
+        return self.module, self.where, self.before, self.after
+
+
+# Which modules, and what they import.
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+
+
+@cache
+def imports(module: str) -> tuple[str, ...]:
+    """Return the modules of the core that a module imports, by name."""
+    found: list[str] = []
+    for node in _tree(module).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found += [node.module] if node.module else [alias.name for alias in node.names]
+    return tuple(dict.fromkeys(found))
+
+
+@cache
+def formula_modules() -> tuple[str, ...]:
+    """Return the modules that hold formulas, each after what it imports."""
+    found: list[str] = []
+
+    def visit(name: str) -> None:
+        if name not in found and name not in NOT_FORMULAS:
+            for other in imports(name):
+                visit(other)
+            found.append(name)
+
+    for name in ALGORITHMS:
+        visit(name)
+    return tuple(found)
+
+
+def dependents(module: str) -> tuple[str, ...]:
+    """Return the formula modules that see a change of a module: itself first."""
+    found = [module]
+    for name in formula_modules():
+        if name not in found and set(imports(name)) & set(found):
+            found.append(name)
+    return tuple(found)
+
+
+@cache
+def _compiled(module: str) -> CodeType:
+    return compile(_tree(module), f"<{module}>", "exec")
+
+
+def load(module: str, code: CodeType) -> dict[str, ModuleType]:
+    """Execute a changed module and all that depend on it; return them by name."""
+    package = ModuleType(COPY)
+    package.__path__ = []
+    for name in {*formula_modules(), *NOT_FORMULAS}:
+        _put(package, name, import_module(f"optstudy_core.{name}"))
+    sys.modules[COPY] = package
+    found = {}
+    for name in dependents(module):
+        fresh = ModuleType(f"{COPY}.{name}")
+        fresh.__package__ = COPY
+        fresh.__dict__.update(HELPERS)
+        _put(package, name, fresh)
+        exec(code if name == module else _compiled(name), fresh.__dict__)
+        found[name] = fresh
+    return found
+
+
+def _put(package: ModuleType, name: str, module: ModuleType) -> None:
+    sys.modules[f"{COPY}.{name}"] = module
+    setattr(package, name, module)
+
+
+def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
+    """Return the algorithms among modules."""
+    return {
+        name: Algorithm(
+            name, m.init, m.update, m.DIALECTS, m.BIBTEX, getattr(m, "check", None)
+        )
+        for name, m in modules.items()
+        if name in ALGORITHMS
+    }
+
+
+# What mutants call: an operation in another precision.
+
+
+def _widen(x: Any) -> Any:
+    """Return float32 leaves in float64, exactly; numbers rounded to float32 first."""
+    if isinstance(x, Leaves):
+        return Leaves([np.asarray(v).astype(np.float64) for v in x.values], x.backend)
+    return float(_rounded(x))
+
+
+def _narrow(x: Any) -> Any:
+    """Round leaves to the working dtype."""
+    return Leaves([np.asarray(v).astype(_working.dtype) for v in x.values], x.backend)
+
+
+def _rounded(x: Any) -> Any:
+    """Round a number to the working dtype."""
+    return x if isinstance(x, Leaves) else _working.dtype(x)
+
+
+class _Working:
+    dtype: Any = np.float32
+
+
+_working = _Working()
+HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded}
+
+
+def working_dtype(dtype: str) -> None:
+    """Set the dtype to which mutants round."""
+    _working.dtype = golden_bits.DTYPES[dtype]
+
+
+# The generator.
+
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div)
+_ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+_RIVALS = {
+    "maximum": "minimum",
+    "minimum": "maximum",
+    "zeros_like": "ones_like",
+    "ones_like": "zeros_like",
+    "isfinite": "ones_like",
+    "leaf_norm": "global_norm",
+    "global_norm": "leaf_norm",
+}
+
+Change = tuple[str, ast.expr]
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """Yield every mutant of a module."""
+    tree = ast.parse(ast.unparse(_tree(module)))  # a copy of our own, without comments
+    records = _records(tree)
+    for name in imports(module):
+        if name not in NOT_FORMULAS:
+            records += _records(_tree(name))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and (module, node.name) not in NOT_FORMULA_FUNCTIONS:
+            scope = _Scope(node, records)
+            where = node.name
+            sites = list(_function_sites(node))
+        elif isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "DIALECTS":
+            scope = _Scope(None, records)
+            where = "DIALECTS"
+            sites = list(_sites(node, "value", node))
+        else:
+            continue
+        for parent, field, index, statement in sites:
+            old = _get(parent, field, index)
+            before = ast.unparse(old)
+            seen = {before}
+            for kind, new in _changes(old, statement, scope):
+                after = ast.unparse(new)
+                if after in seen:
+                    continue
+                seen.add(after)
+                with _put_in(parent, field, index, new):
+                    ast.fix_missing_locations(tree)
+                    code = compile(tree, f"<{kind}: {before} -> {after}>", "exec")
+                yield Mutant(module, where, kind, before, after, code)
+
+
+def _get(parent: ast.AST, field: str, index: int | None) -> Any:
+    value = getattr(parent, field)
+    return value if index is None else value[index]
+
+
+@contextmanager
+def _put_in(parent: ast.AST, field: str, index: int | None, new: ast.AST) -> Iterator[None]:
+    old = _get(parent, field, index)
+    try:
+        _set(parent, field, index, new)
+        yield
+    finally:
+        _set(parent, field, index, old)
+
+
+def _set(parent: ast.AST, field: str, index: int | None, new: ast.AST) -> None:
+    if index is None:
+        setattr(parent, field, new)
+    else:
+        getattr(parent, field)[index] = new
+
+
+Site = tuple[ast.AST, str, "int | None", ast.stmt]
+
+
+def _function_sites(function: ast.FunctionDef) -> Iterator[Site]:
+    """Yield the expressions of a function and of its default values."""
+    for field in ("defaults", "kw_defaults"):
+        yield from _sites(function.args, field, function)
+    yield from _sites(function, "body", function)
+
+
+def _sites(parent: ast.AST, field: str, statement: ast.stmt) -> Iterator[Site]:
+    value = getattr(parent, field)
+    for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+        if not isinstance(child, ast.expr | ast.stmt | ast.keyword):
+            continue
+        if isinstance(child, ast.Raise | ast.JoinedStr) or (
+            isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        ):
+            continue  # messages and docstrings
+        inner = child if isinstance(child, ast.stmt) else statement
+        if isinstance(child, ast.expr):
+            yield parent, field, index, inner
+        for name in child._fields:
+            if name not in ("annotation", "target", "targets", "op", "ctx"):
+                yield from _sites(child, name, inner)
+
+
+def _records(tree: ast.Module) -> list[list[str]]:
+    """Return the fields of every NamedTuple in a module."""
+    return [
+        [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "NamedTuple" for b in node.bases)
+    ]
+
+
+class _Scope:
+    """What the names in a function are: numbers, truth values or arrays.
+
+    Attributes:
+        numbers: names of Python numbers.
+        flags: names of truth values.
+        arrays: names of arrays and of states, with the line from which each exists.
+        definitions: what a name was assigned, if it was assigned once.
+        records: fields of named tuples.
+    """
+
+    def __init__(self, function: ast.FunctionDef | None, records: list[list[str]]) -> None:
+        self.records = records
+        self.numbers: set[str] = set()
+        self.flags: set[str] = set()
+        self.arrays: dict[str, int] = {}
+        self.definitions: dict[str, ast.expr] = {}
+        if function is None:
+            return
+        for argument in [*function.args.args, *function.args.kwonlyargs]:
+            match ast.unparse(argument.annotation) if argument.annotation else "":
+                case "bool":
+                    self.flags.add(argument.arg)
+                case "Any":
+                    self.numbers.add(argument.arg)
+                case text if text.startswith("Array"):
+                    self.arrays[argument.arg] = 0
+        again = set()
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign):
+                for name, value in _assigned(node):
+                    if name in self.definitions:
+                        again.add(name)
+                    self.definitions[name] = value
+                    if self.is_number(value):
+                        self.numbers.add(name)
+                    elif not _is_helper(value):
+                        self.arrays[name] = min(node.lineno, self.arrays.get(name, node.lineno))
+        for name in again:
+            del self.definitions[name]
+
+    def is_number(self, node: ast.expr) -> bool:
+        """Tell whether an expression is a Python number."""
+        match node:
+            case ast.Constant(value=value):
+                return isinstance(value, int | float) and not isinstance(value, bool)
+            case ast.Name(id=name):
+                return name in self.numbers
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return self.is_number(operand)
+            case ast.BinOp(left=left, right=right):
+                return self.is_number(left) and self.is_number(right)
+            case ast.IfExp(body=body, orelse=orelse):
+                return self.is_number(body) and self.is_number(orelse)
+        return False
+
+    def inlined(self, node: ast.expr) -> ast.expr:
+        """Return what a name stands for, if it was assigned once and is no number."""
+        if isinstance(node, ast.Name) and node.id not in self.numbers:
+            return self.definitions.get(node.id, node)
+        return node
+
+
+def _assigned(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:
+    for target in node.targets:
+        if isinstance(target, ast.Name):
+            yield target.id, node.value
+        elif isinstance(target, ast.Tuple):
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value] * 9
+            yield from ((t.id, v) for t, v in zip(target.elts, values, strict=False))
+
+
+def _is_helper(value: ast.expr) -> bool:
+    """Tell whether a value is a namespace or a function of one."""
+    return ast.unparse(value).startswith("namespace(") and not (
+        isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute)
+    )
+
+
+def _changes(node: ast.expr, statement: ast.stmt, scope: _Scope) -> Iterator[Change]:
+    match node:
+        case ast.BinOp(op=ast.BitOr()):
+            yield "a type dropped", node.left
+            yield "a type dropped", node.right
+        case ast.BinOp():
+            yield from _arithmetic(node, scope)
+        case ast.UnaryOp(op=ast.USub() | ast.Not()):
+            yield "a sign or not dropped", node.operand
+        case ast.Constant():
+            yield from _constants(node.value)
+        case ast.Compare(ops=[_], comparators=[_]):
+            yield from _comparisons(node)
+        case ast.BoolOp():
+            other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+            yield "and for or", ast.BoolOp(other, node.values)
+            for i in range(len(node.values)):
+                rest = [*node.values[:i], *node.values[i + 1 :]]
+                yield "a condition dropped", rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            yield "the first branch", body
+            yield "the second branch", orelse
+            yield "the condition negated", ast.IfExp(test, orelse, body)
+        case ast.Call():
+            yield from _calls(node)
+        case ast.Dict():
+            for i in range(len(node.keys)):
+                keys, values = list(node.keys), list(node.values)
+                del keys[i], values[i]
+                yield "an entry dropped", ast.Dict(keys, values)
+        case ast.Attribute() | ast.Name():
+            yield from _names(node, statement, scope)
+    if isinstance(statement, ast.If) and node is statement.test:
+        yield "a branch forced", ast.Constant(True)
+        yield "a branch forced", ast.Constant(False)
+        yield "the condition negated", ast.UnaryOp(ast.Not(), node)
+
+
+def _constants(value: Any) -> Iterator[Change]:
+    if isinstance(value, bool):
+        yield "a constant", ast.Constant(not value)
+    elif isinstance(value, int | float):
+        near = float(np.nextafter(value, np.inf)) if isinstance(value, float) else value + 1
+        for x in (0, 1, 2 * value, value / 2, -value, near):
+            if x != value:
+                yield "a constant", ast.Constant(type(value)(x) if x == int(x) else x)
+
+
+def _comparisons(node: ast.Compare) -> Iterator[Change]:
+    (op,), (right,) = node.ops, node.comparators
+    if isinstance(op, _ORDER):
+        others = [o for o in _ORDER if not isinstance(op, o)]
+    else:
+        others = [ast.IsNot if isinstance(op, ast.Is) else ast.Is]
+    for other in others:
+        yield "a comparison", ast.Compare(node.left, [other()], [right])
+
+
+def _calls(node: ast.Call) -> Iterator[Change]:
+    name = ast.unparse(node.func).rpartition(".")[2]
+    args = node.args
+    for i, x in enumerate(args):
+        yield "a call dropped", x.value if isinstance(x, ast.Starred) else x
+        if i + 1 < len(args):
+            swapped = [*args[:i], args[i + 1], x, *args[i + 2 :]]
+            if name not in ("maximum", "minimum"):
+                yield "arguments swapped", ast.Call(node.func, swapped, node.keywords)
+    for i in range(len(node.keywords)):
+        rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
+        yield "an argument dropped", ast.Call(node.func, args, rest)
+    if name == "sqrt":
+        for root, eps in _sums(args[0]):
+            moved = ast.Call(node.func, [root], [])
+            yield "eps outside the root", ast.BinOp(moved, ast.Add(), eps)
+        if isinstance(args[0], ast.BinOp):
+            wide = ast.Call(node.func, [_wide(args[0])], [])
+            yield "a rounding dropped", _call("narrow", wide)
+
+
+def _sums(node: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Yield ``x`` and ``e`` of x + e, also where the sum is one branch of a condition."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        yield node.left, node.right
+    elif isinstance(node, ast.IfExp):
+        yield from _sums(node.body)
+        yield from _sums(node.orelse)
+
+
+def _names(
+    node: ast.Attribute | ast.Name, statement: ast.stmt, scope: _Scope
+) -> Iterator[Change]:
+    if isinstance(node, ast.Attribute):
+        if node.attr in _RIVALS:
+            yield "another function", ast.Attribute(node.value, _RIVALS[node.attr], ast.Load())
+        for fields in scope.records:
+            if node.attr in fields and ast.unparse(node.value) not in ("xp", "bias_correction"):
+                for other in fields:
+                    yield "another field", ast.Attribute(node.value, other, ast.Load())
+        if scope.arrays.get(node.attr, np.inf) < statement.lineno:
+            yield "the new value", ast.Name(node.attr, ast.Load())
+        return
+    for names in (scope.numbers, scope.flags):
+        if node.id in names:
+            for other in sorted(names - {node.id}):
+                yield "another name", ast.Name(other, ast.Load())
+    if node.id in scope.arrays:
+        for other, line in scope.arrays.items():
+            if other != node.id and line < statement.lineno:
+                yield "another name", ast.Name(other, ast.Load())
+        if any(node.id in fields for fields in scope.records):
+            old = ast.Attribute(ast.Name("state", ast.Load()), node.id, ast.Load())
+            yield "the old value", old
+
+
+def _arithmetic(node: ast.BinOp, scope: _Scope) -> Iterator[Change]:
+    left, op, right = node.left, node.op, node.right
+    for other in _ARITHMETIC:
+        if not isinstance(op, other):
+            yield "an operator", ast.BinOp(left, other(), right)
+    if isinstance(op, ast.Sub | ast.Div):
+        yield "operands swapped", ast.BinOp(right, op, left)
+    yield "an operand dropped", left
+    negated = isinstance(op, ast.Sub)
+    yield "an operand dropped", ast.UnaryOp(ast.USub(), right) if negated else right
+    yield from _regrouped(node)
+    yield from _distributed(node)
+    if isinstance(op, ast.Div):
+        inverse = ast.BinOp(ast.Constant(1.0), ast.Div(), right)
+        yield "a reciprocal", ast.BinOp(left, ast.Mult(), inverse)
+    if scope.is_number(node):
+        for x in (left, right):
+            if not isinstance(x, ast.Constant):
+                early = _call("rounded", x)
+                new = ast.BinOp(early, op, right) if x is left else ast.BinOp(left, op, early)
+                yield "a number rounded early", new
+        return
+    for x in (left, right):
+        inner = scope.inlined(x)
+        other = right if x is left else left
+        root = _root(inner)
+        if root is not None and isinstance(op, ast.Add) and not _root(scope.inlined(other)):
+            inside = ast.BinOp(root.args[0], ast.Add(), other)
+            yield "eps inside the root", ast.Call(root.func, [inside], [])
+        if root is not None:
+            wide = ast.Call(root.func, [_call("widen", root.args[0])], [])
+        elif isinstance(inner, ast.BinOp) and not scope.is_number(inner):
+            wide = _wide(inner)
+        else:
+            continue
+        pair = (wide, _call("widen", right)) if x is left else (_call("widen", left), wide)
+        yield "a rounding dropped", _call("narrow", ast.BinOp(pair[0], op, pair[1]))
+
+
+def _wide(node: ast.BinOp) -> ast.BinOp:
+    return ast.BinOp(_call("widen", node.left), node.op, _call("widen", node.right))
+
+
+def _call(name: str, x: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), [x], [])
+
+
+def _root(node: ast.expr) -> ast.Call | None:
+    is_root = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("sqrt")
+    return node if is_root and len(node.args) == 1 else None
+
+
+_INVERSE = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
+
+
+def _regrouped(node: ast.BinOp) -> Iterator[Change]:
+    """Yield the other ways to write a chain of two sums or of two products."""
+    for pair in ((ast.Add, ast.Sub), (ast.Mult, ast.Div)):
+        if not isinstance(node.op, pair):
+            continue
+        if isinstance(node.left, ast.BinOp) and isinstance(node.left.op, pair):
+            a, first, b, second, c = node.left.left, node.left.op, node.left.right, node.op, node.right
+            # (a - b) + c = a - (b - c)
+            inner = second if isinstance(first, pair[0]) else _INVERSE[type(second)]()
+            yield "regrouped", ast.BinOp(a, first, ast.BinOp(b, inner, c))
+            yield "regrouped", ast.BinOp(ast.BinOp(a, second, c), first, b)
+        if isinstance(node.right, ast.BinOp) and isinstance(node.right.op, pair):
+            a, first, b, second, c = node.left, node.op, node.right.left, node.right.op, node.right.right
+            # a - (b - c) = (a - b) + c
+            outer = second if isinstance(first, pair[0]) else _INVERSE[type(second)]()
+            yield "regrouped", ast.BinOp(ast.BinOp(a, first, b), outer, c)
+
+
+def _distributed(node: ast.BinOp) -> Iterator[Change]:
+    """Yield a product of a sum as a sum of products, and an average the other way."""
+    sums = (ast.Add, ast.Sub)
+    for x, y in ((node.left, node.right), (node.right, node.left)):
+        is_sum = isinstance(x, ast.BinOp) and isinstance(x.op, sums)
+        if is_sum and (isinstance(node.op, ast.Mult) or (isinstance(node.op, ast.Div) and x is node.left)):
+            parts = [ast.BinOp(part, node.op, y) for part in (x.left, x.right)]
+            yield "distributed", ast.BinOp(parts[0], x.op, parts[1])
+    match node:
+        case ast.BinOp(
+            left=ast.BinOp(left=a, op=ast.Mult(), right=x),
+            op=ast.Add(),
+            right=ast.BinOp(left=rest, op=ast.Mult(), right=y),
+        ) if ast.unparse(rest) == f"1 - {ast.unparse(a)}":
+            change = ast.BinOp(rest, ast.Mult(), ast.BinOp(y, ast.Sub(), x))
+            yield "an average", ast.BinOp(x, ast.Add(), change)
+
+
+# What catches them.
+
+
+def caught_by(mutant: Mutant, contracts: Sequence[Any] = ()) -> str | None:
+    """Return the name of the first check that a mutant fails, or ``None``.
+
+    Args:
+        mutant: of :func:`mutants`.
+        contracts: further checks, called with the changed modules; they raise to object.
+    """
+    try:
+        modules = load(mutant.module, mutant.code)
+        changed = algorithms(modules)
+        for path, (name, dialect) in golden_bits.golden_files().items():
+            if name in changed:
+                found = golden_bits.difference(
+                    changed[name], dialect, golden_bits.read(path), working_dtype
+                )
+                if found:
+                    return found[0]
+    except Exception:
+        return "raises"
+    for check in contracts:
+        try:
+            check(modules)
+        except Exception:
+            return str(check.__name__)
+    return None

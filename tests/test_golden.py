@@ -1,0 +1,69 @@
+"""No bit of any update changes unnoticed: every algorithm against its golden files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from golden_bits import (
+    EXPONENTS,
+    SIGNS,
+    STEPS,
+    difference,
+    golden_files,
+    inputs,
+    missing,
+    read,
+    stale,
+)
+
+from optstudy_core import ALGORITHMS
+
+COMMAND = "python tests/golden_bits.py"
+FILES = golden_files()
+each_file = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+
+
+@each_file
+def test_file_is_complete(path):
+    name, dialect = FILES[path]
+    assert path.exists(), f"{path.name} is missing: run `{COMMAND}` and commit the file"
+    lacking = missing(ALGORITHMS[name], dialect, read(path))
+    assert not lacking, f"{path.name} lacks {'; '.join(lacking)}: run `{COMMAND}`"
+    assert path.stat().st_size < 60_000
+
+
+@each_file
+def test_bits_are_those_of_the_file(path):
+    if not path.exists():
+        pytest.skip("no file")
+    name, dialect = FILES[path]
+    found = difference(ALGORITHMS[name], dialect, read(path))
+    assert found is None, (
+        f"{path.name}: {': '.join(found)}. If the change is meant, it is a breaking one: "
+        f"run `{COMMAND} --rewrite` and say so in CHANGELOG.md"
+    )
+
+
+def test_no_file_is_stale():
+    names = [path.name for path in stale()]
+    assert not names, f"{names}: no such algorithm or dialect; run `{COMMAND} --rewrite`"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_inputs_are_exact_and_varied(dtype):
+    """A few values written out, so that the inputs themselves cannot drift."""
+    theta, grads = inputs(dtype)
+    first = grads[0].values[0]
+    assert len(grads) == STEPS
+    assert all(len(sign) == STEPS for sign in SIGNS)
+    assert all(len(row) == STEPS for row in EXPONENTS)
+    wanted = {"float32": FLOAT32, "float64": FLOAT64}[dtype]
+    assert [float(x).hex() for x in (theta.values[0][0], first[0], grads[-1].values[1])] == wanted
+    sizes = np.abs(np.concatenate([g.values[0] for g in grads]))
+    assert sizes.min() == 0.0
+    assert sizes[sizes > 0].min() < 2e-6
+    assert sizes.max() > 1e3
+
+
+FLOAT32 = []
+FLOAT64 = []
