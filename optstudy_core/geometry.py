@@ -78,8 +78,8 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> float:
 
     Args and errors as for :func:`dot`.
 
-    >>> cosine(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == 0.5**0.5
-    True
+    >>> cosine(np.array([2.0, 0.0]), np.array([3.0, 4.0]))
+    0.6
     """
     return float(vector_cosine(*float64_leaves(u, v), exact=exact))
 
@@ -162,8 +162,9 @@ def vector_cosine(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> Any
     if not u:
         return np.float64(math.nan)
     xp = namespace(u[0])
-    u_unit, v_unit = _unit(xp, u, exact), _unit(xp, v, exact)
-    value = vector_dot(u_unit, v_unit, exact=exact)
+    u, v = _scaled(xp, u), _scaled(xp, v)
+    lengths = vector_norm(u, exact=exact) * vector_norm(v, exact=exact)
+    value = vector_dot(u, v, exact=exact) / lengths
     one = xp.ones_like(value)
     return xp.maximum(xp.minimum(value, one), -one)
 
@@ -180,12 +181,17 @@ def vector_chords(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> tup
     return between, across
 
 
-def _unit(xp: Any, u: Sequence[Array], exact: bool) -> list[Array]:
-    """Return u/‖u‖; NaN if the norm is 0 (scaled first, so that the norm cannot overflow)."""
+def _scaled(xp: Any, u: Sequence[Array]) -> list[Array]:
+    """Return u over the power of two below its largest magnitude, so that nothing overflows."""
     scale = _leading_power(xp, u)
-    u = [x / scale for x in u]
-    length = vector_norm(u, exact=exact)
-    return [x / length for x in u]
+    return [x / scale for x in u]
+
+
+def _unit(xp: Any, u: Sequence[Array], exact: bool) -> list[Array]:
+    """Return u/‖u‖; NaN if the norm is 0."""
+    scaled = _scaled(xp, u)
+    length = vector_norm(scaled, exact=exact)
+    return [x / length for x in scaled]
 
 
 def _leading_power(xp: Any, arrays: Sequence[Array]) -> Array:

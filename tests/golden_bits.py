@@ -377,8 +377,20 @@ def _from_hex(text: str | None, dtype: str) -> np.ndarray | None:
 # The comparison, which the tests and the mutation tests share.
 
 
-def difference(algorithm: Algorithm, dialect: str | None, golden: Golden) -> tuple[str, str] | None:
-    """Return how an algorithm first departs from its golden file: which check, and a message."""
+def difference(
+    algorithm: Algorithm,
+    dialect: str | None,
+    golden: Golden,
+    before: Callable[[str], None] = lambda dtype: None,
+) -> tuple[str, str] | None:
+    """Return how an algorithm first departs from its golden file: which check, and a message.
+
+    Args:
+        algorithm: what is checked.
+        dialect: whose defaults.
+        golden: what its file holds.
+        before: called with the dtype before each trajectory.
+    """
     defaults = algorithm.defaults(dialect)
     for name, wanted in golden.defaults.items():
         value = defaults.get(name, "nothing")
