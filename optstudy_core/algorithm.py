@@ -85,7 +85,7 @@ class Algorithm:
 
     @property
     def title(self) -> str:
-        """The name in capitals as its state has it: ``AMSGrad`` for ``AMSGradState``."""
+        """The name in capitals, as its state has it (``AMSGrad`` of ``AMSGradState``)."""
         name = self.state_type.__name__
         return name.removesuffix("State") or self.name.replace("_", " ").title().replace(" ", "")
 

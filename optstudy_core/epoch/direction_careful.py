@@ -1,0 +1,70 @@
+"""Both learning-rate methods at once: the product of their multipliers.
+
+    lr ← lr·(direction's multiplier)·(careful's multiplier)
+
+Where rejected epochs are undone (``rollback``), the direction of one does not count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._namespace import namespace
+from . import careful, direction, rate
+from .careful import CarefulState
+from .measured import Decision, Measured
+
+init = careful.init
+
+
+def check(*, r: Any = 0.05, centred: bool = False, **careful_values: Any) -> None:
+    """Refuse values that are not allowed; errors as of the two methods' own."""
+    direction.check(r=r, centred=centred)
+    careful.check(**careful_values)
+
+
+@np.errstate(all="ignore")
+def update(
+    state: CarefulState,
+    measured: Measured,
+    *,
+    r: Any = 0.05,
+    centred: bool = False,
+    tau: Any = 0.02,
+    gamma: Any = 0.8,
+    growth: Any = 1.0,
+    patience: int = 1,
+    reference: str = "last",
+    rollback: bool = False,
+    low: Any = rate.SMALLEST,
+    high: Any = rate.LARGEST,
+) -> tuple[CarefulState, Decision]:
+    """Return the new state and the decision at the end of an epoch.
+
+    Args: those of :func:`.direction.update` and :func:`.careful.update`, and
+
+        rollback: rejected epochs are undone.
+
+    >>> state, decision = update(init(), Measured(cosine=float("nan"), loss=1.0))
+    >>> state, decision = update(state, Measured(cosine=1.0, loss=2.0))
+    >>> round(float(decision.multiplier), 6)  # 1.05 * 0.8
+    0.84
+    """
+    new, decision = careful.update(
+        state,
+        measured,
+        tau=tau,
+        gamma=gamma,
+        growth=growth,
+        patience=patience,
+        reference=reference,
+    )
+    turn = direction.multiplier(measured.cosine, r=r, centred=centred)
+    xp = namespace(turn)
+    if rollback:
+        turn = xp.where(decision.rejected, xp.ones_like(turn), turn)
+    multiplier = turn * decision.multiplier
+    factor = rate.advance(state.factor, multiplier, low=low, high=high)
+    return new._replace(factor=factor), decision._replace(multiplier=multiplier)

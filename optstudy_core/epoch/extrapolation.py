@@ -1,0 +1,57 @@
+"""Extrapolated epoch: go a little further where the epochs agree on the direction.
+
+    θ ← θ + lr·cos φₖ·Δₖ,    lr = 0.1
+
+No angle, no move.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._namespace import Array, namespace
+from ._numbers import check as check_number
+from ._numbers import float32
+
+
+def check(*, lr: Any = 0.1) -> None:
+    """Refuse a rate that is not allowed."""
+    check_number("lr", lr)
+
+
+@np.errstate(all="ignore")
+def coefficient(cosine: Any, *, lr: Any = 0.1) -> Array:
+    """Return lr·cos φₖ, float32; 0 if the cosine is NaN.
+
+    >>> round(float(coefficient(0.5)), 6), float(coefficient(float("nan")))
+    (0.05, 0.0)
+    """
+    c = float32(cosine)
+    xp = namespace(c)
+    return xp.where(c == c, lr * c, xp.zeros_like(c))
+
+
+@np.errstate(all="ignore")
+def update(theta: Array, step: Array, cosine: Any, *, lr: Any = 0.1) -> Array:
+    """Return where the epoch ends.
+
+    Args:
+        theta: θ, one array (or ``Leaves``), in the working dtype.
+        step: Δₖ, like θ.
+        cosine: cos φₖ, a number.
+        lr: ≥ 0.
+
+    >>> update(np.array([1.0]), np.array([2.0]), 0.5, lr=0.5).tolist()
+    [1.5]
+    """
+    c = coefficient(cosine, lr=lr)
+    return along(theta, step, c)
+
+
+def along(theta: Array, step: Array, c: Array) -> Array:
+    """Return θ + c·Δ, and θ itself for c = 0 (also where Δ is not finite)."""
+    xp = namespace(theta)
+    c = c * xp.ones_like(theta) if hasattr(c, "backend") else float(c) * xp.ones_like(theta)
+    return xp.where(c == 0, theta, theta + c * step)

@@ -1,0 +1,56 @@
+"""The mean of an epoch's losses, summed with compensation (Kahan) in float32.
+
+    y = L − e,    t = T + y,    e ← (t − T) − y,    T ← t
+
+within about one unit in the last place however many steps an epoch has; a running sum alone loses
+up to one unit for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._namespace import Array
+from ._numbers import float32
+
+
+class MeanState(NamedTuple):
+    """A sum under way.
+
+    Attributes:
+        total: T, the sum so far; 0 at the start.
+        error: e, what T is too large by; 0 at the start.
+        count: how many losses were added, float32; 0 at the start.
+    """
+
+    total: Array
+    error: Array
+    count: Array
+
+
+def init() -> MeanState:
+    """Return the empty sum."""
+    return MeanState(np.float32(0), np.float32(0), np.float32(0))
+
+
+@np.errstate(all="ignore")
+def add(state: MeanState, loss: Any) -> MeanState:
+    """Return the sum with one more loss.
+
+    >>> state = init()
+    >>> for loss in [1.0, 2.0, 6.0]:
+    ...     state = add(state, loss)
+    >>> float(value(state))
+    3.0
+    """
+    y = float32(loss) - state.error
+    total = state.total + y
+    return MeanState(total, (total - state.total) - y, state.count + 1)
+
+
+@np.errstate(all="ignore")
+def value(state: MeanState) -> Array:
+    """Return the mean; NaN of no loss at all."""
+    return state.total / state.count

@@ -1,0 +1,34 @@
+"""What is measured of an epoch, and what is decided from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from .._namespace import Array
+
+
+class Measured(NamedTuple):
+    """What a decision about the learning rate is made from.
+
+    Attributes:
+        cosine: of the angle between the epoch's step and the last one; NaN: no information.
+        loss: the epoch's mean training loss.
+    """
+
+    cosine: Any = math.nan
+    loss: Any = math.nan
+
+
+class Decision(NamedTuple):
+    """What was decided at the end of an epoch.
+
+    Attributes:
+        multiplier: what the learning rate is multiplied by, float32.
+        jump: the loss jumped up.
+        rejected: it did so often enough that the epoch is to be undone, where that is asked for.
+    """
+
+    multiplier: Array
+    jump: Array
+    rejected: Array

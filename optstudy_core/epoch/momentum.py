@@ -1,0 +1,59 @@
+"""Epoch momentum: an average of past epochs moves the parameters at the end of each.
+
+    θ ← θ + lr·M,    then    M ← β·M + (1 − β)·Δₖ
+
+with Δₖ including that move; lr = 1, β = 0.9, M = 0 at the start.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._namespace import Array, namespace
+from ._numbers import check as check_number
+
+
+class MomentumState(NamedTuple):
+    """What the method carries.
+
+    Attributes:
+        m: the average step M, like the parameters; 0 at the start.
+    """
+
+    m: Array
+
+
+def init(params: Array) -> MomentumState:
+    """Return the state before the first epoch."""
+    return MomentumState(namespace(params).zeros_like(params))
+
+
+def check(*, lr: Any = 1.0, beta: Any = 0.9) -> None:
+    """Refuse values that are not allowed."""
+    check_number("lr", lr)
+    check_number("beta", beta)
+
+
+@np.errstate(all="ignore")
+def update(
+    state: MomentumState, theta: Array, start: Array, *, lr: Any = 1.0, beta: Any = 0.9
+) -> tuple[MomentumState, Array]:
+    """Return the new state and where the epoch ends.
+
+    Args:
+        state: of :func:`init` or of the last epoch.
+        theta: θ where training left it, one array (or ``Leaves``), in the working dtype.
+        start: θ at the start of the epoch.
+        lr: ≥ 0.
+        beta: β in [0, 1).
+
+    >>> state, theta = update(init(np.zeros(1)), np.array([1.0]), np.array([0.0]), beta=0.5)
+    >>> state, end = update(state, theta + 1, theta, beta=0.5)  # 1 of its own, and M = 0.5
+    >>> theta.tolist(), end.tolist(), state.m.tolist()
+    ([1.0], [2.5], [1.0])
+    """
+    moved = theta + lr * state.m
+    step = moved - start
+    return MomentumState(beta * state.m + (1 - beta) * step), moved
