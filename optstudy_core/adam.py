@@ -6,6 +6,10 @@
     v̂ₜ = vₜ / (1 − β₂ᵗ)
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε)
 
+computed in the order that spares two divisions of arrays (the end of the paper's section 2):
+
+    θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ / (√vₜ / √(1 − β₂ᵗ) + ε)
+
 Source: Kingma and Ba 2015, Algorithm 1 (`kingma2015adam`).
 """
 
@@ -96,7 +100,8 @@ def update(
     v = b2 * state.v + (1 - b2) * (g * g)
     c1 = bias_correction.advance(state.c1, b1)
     c2 = bias_correction.advance(state.c2, b2)
-    m_hat = m / c1.value
-    v_hat = v / c2.value
-    root = xp.sqrt(v_hat if absent(eps_root) else v_hat + eps_root)
-    return AdamState(m, v, c1, c2), -lr * m_hat / (root + eps)
+    if absent(eps_root):
+        root = xp.sqrt(v) / xp.sqrt(c2.value)
+    else:
+        root = xp.sqrt(v / c2.value + eps_root)
+    return AdamState(m, v, c1, c2), -(lr / c1.value) * m / (root + eps)

@@ -3,13 +3,14 @@
 NumPy's result is the definition, so a bit that changes here is a breaking change. Everything is
 made from ``optstudy_core.ALGORITHMS``: a new algorithm needs its files written, and no test code.
 
-    python tests/golden_bits.py              writes the files, settings and defaults that are missing
+    python tests/golden_bits.py              adds the files, settings and defaults that are missing
     python tests/golden_bits.py --rewrite    writes all files anew, and removes stale ones
 
 A file holds the defaults of the dialect, combinations of hyperparameters that are refused, and
 trajectories for the settings of :func:`settings`: the parameters are a vector and a scalar, whose
 gradients rise, fall, alternate, come late and are exactly zero (:data:`EXPONENTS`). The learning
-rate falls after some steps. Zeros are written without their sign, and NaN without its payload.
+rate falls after some steps; in some settings decays change and terms come later. Zeros are
+written without their sign, and NaN without its payload.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,11 +31,12 @@ from optstudy_core.hyperparameters import ANY, RANGES, is_number
 from optstudy_core.leaves import Leaves, NumPy
 
 FOLDER = Path(__file__).parent / "golden"
+STEPS = 8
 DTYPES = {"float32": np.float32, "float64": np.float64}
 
 # Binary exponents of the gradients: a row for each element, a column for each step. None is an
 # exact zero: one step is zero everywhere. The last row is the scalar.
-_ = None
+_ = None  # written so that the columns stand out
 EXPONENTS = (
     (-20, -16, -9, _, -3, 2, 7, 10),  # rises
     (10, 6, 1, _, -5, -11, -17, -20),  # falls
@@ -46,12 +48,13 @@ EXPONENTS = (
 )
 SIGNS = ("++++++++", "+-+-+-+-", "-++-+--+", "--------", "++++-+-+", "++++++++", "-+++--++")
 PARAMETER_EXPONENTS = (0, -2, 1, _, -1, 2, 0)  # one parameter starts at zero
-STEPS = len(EXPONENTS[0])
 LR_FACTORS = (1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.45)
+DECAY_FACTORS = (1.0, 0.95, 0.98, 0.94, 0.06, 0.87, 0.91, 0.03)  # where they change
+LATE = 3  # the step from which terms are there, where they come late
 
 # Values with which every term matters; no number of them is exact in binary.
 ORDINARY = {
-    "lr": 0.037,
+    "lr": 0.047,
     "b1": 0.83,
     "b2": 0.957,
     "b3": 0.91,
@@ -68,12 +71,13 @@ class Setting(NamedTuple):
 
     Attributes:
         given: by name.
-        arrays: give the numbers as 0-d arrays.
+        mode: ``"numbers"``; ``"arrays"``, the numbers as 0-d arrays and the decays changing; or
+            ``"late"``, the decays changing and the terms left out in the first steps.
         dtype: of the parameters.
     """
 
     given: dict[str, Any]
-    arrays: bool
+    mode: str
     dtype: str
 
 
@@ -83,11 +87,13 @@ class Trajectory(NamedTuple):
     Attributes:
         reads_params: whether a step without parameters is refused.
         steps: a row for each step: the elements of all leaves.
-        state: the last state's fields by name, elements of all leaves; ``None`` where absent.
+        initial: the fields of the first state by name, elements of all leaves; ``None`` if absent.
+        state: the fields of the last state.
     """
 
     reads_params: bool
     steps: np.ndarray
+    initial: dict[str, np.ndarray | None]
     state: dict[str, np.ndarray | None]
 
 
@@ -159,51 +165,56 @@ def settings(
     """Return the settings of a file, and the combinations that the algorithm refuses.
 
     The dialect's defaults; every term switched on; from there each truth value turned, and each
-    term left out; the numbers given as arrays. For the default dialect also each pair of truth
-    values turned, and each with numbers given as arrays. A refused combination is tried again
-    with one term left out after the other.
+    term left out; numbers as arrays; terms that come late. For the default dialect also each pair
+    of truth values, and each one with the defaults, with arrays and with late terms. A refused
+    combination is tried again with one term left out after the other.
     """
-    main = dialect == algorithm.default_dialect
     defaults = algorithm.defaults(dialect)
     on = ordinary(algorithm, dialect)
-    flags = [name for name, default in defaults.items() if isinstance(default, bool)]
-    terms = [name for name in on if _can_be_left_out(name, defaults[name])]
-    turned = [{name: not defaults[name]} for name in flags]
-    pairs = [a | b for a, b in combinations(turned, 2)] if main else []
+    terms = _terms(algorithm, dialect)
+    turned = [{k: not default} for k, default in defaults.items() if isinstance(default, bool)]
     refused: list[dict[str, Any]] = []
     found: list[Setting] = []
 
-    def accepted(given: dict[str, Any], arrays: bool) -> bool:
+    def accepted(given: dict[str, Any], mode: str) -> bool:
         try:
-            hyperparameters(algorithm, dialect, Setting(given, arrays, "float32"))
+            _start(algorithm, dialect, Setting(given, mode, "float32"))
         except ValueError:
-            if not arrays and given not in refused:
+            if mode == "numbers" and given not in refused:
                 refused.append(given)
             return False
         return True
 
-    def add(given: dict[str, Any], arrays: bool = False, dtypes: Any = ("float32",)) -> None:
-        if not accepted(given, arrays):
-            fewer = [given | {name: 0.0} for name in terms]
-            given = next((x for x in fewer if accepted(x, arrays)), given)
-            if not accepted(given, arrays):
-                return
-        new = [Setting(given, arrays, dtype) for dtype in dtypes]
+    def add(given: dict[str, Any], mode: str = "numbers", dtypes: Any = ("float32",)) -> None:
+        candidates = [given, *(given | {name: 0.0} for name in terms)]
+        given = next((x for x in candidates if accepted(x, mode)), {})
+        new = [Setting(given, mode, dtype) for dtype in dtypes]
         found.extend(s for s in new if s not in found)
 
     add({}, dtypes=DTYPES)
     add(on, dtypes=DTYPES)
-    for change in [*turned, *pairs]:
+    for change in turned:
         add(on | change)
+    add(on, "arrays")
+    add(on, "late")
+    main = dialect == algorithm.default_dialect
     for name in terms:
-        add(on | {name: 0.0})
-    add(on, arrays=True)
+        add(on | {name: 0.0}, "late" if main else "numbers")
     if main:
+        for one, other in combinations(turned, 2):
+            add(on | one | other)
         for change in turned:
-            accepted(change, arrays=False)  # only to learn whether it is refused
-            add(on | change, arrays=True)
-        add(on | dict.fromkeys(terms, 0.0), arrays=True)
+            add(change)
+            add(on | change, "arrays")
+            add(on | change, "late")
+        add(on | dict.fromkeys(terms, 0.0), "arrays")
     return found, refused
+
+
+def _terms(algorithm: Algorithm, dialect: str | None) -> list[str]:
+    """Return the numbers that leave a term out when they are 0."""
+    defaults = algorithm.defaults(dialect)
+    return [name for name, x in defaults.items() if is_number(x) and _can_be_left_out(name, x)]
 
 
 def _can_be_left_out(name: str, default: Any) -> bool:
@@ -216,47 +227,80 @@ def _can_be_left_out(name: str, default: Any) -> bool:
 # The trajectories.
 
 
-def hyperparameters(algorithm: Algorithm, dialect: str | None, setting: Setting) -> dict[str, Any]:
-    """Return all hyperparameters of a setting.
+def _start(algorithm: Algorithm, dialect: str | None, setting: Setting) -> dict[str, Any]:
+    """Return all hyperparameters of a setting, as they are when no step is special.
 
     Raises:
         ValueError: if the algorithm refuses them.
     """
-    values = algorithm.resolve(dialect, {})
-    values |= setting.given
-    if setting.arrays:
-        dtype = DTYPES[setting.dtype]
-        values = {k: np.array(v, dtype) if is_number(v) else v for k, v in values.items()}
+    values = algorithm.defaults(dialect) | setting.given
+    if setting.mode == "arrays":
+        values = {k: _array(v, setting) if is_number(v) else v for k, v in values.items()}
     return algorithm.resolve(dialect, values)
 
 
+def _array(x: Any, setting: Setting) -> np.ndarray:
+    return np.array(x, DTYPES[setting.dtype])
+
+
+def _at(step: int, values: dict[str, Any], setting: Setting, terms: list[str]) -> dict[str, Any]:
+    """Return the hyperparameters of a step."""
+    changed = dict(values)
+    for name, x in values.items():
+        if isinstance(x, bool) or not (is_number(x) or isinstance(x, np.ndarray)):
+            continue
+        factor = 1.0
+        if name == "lr":
+            factor = LR_FACTORS[step]
+        elif setting.mode != "numbers" and RANGES.get(name, ANY).below == 1.0:
+            factor = DECAY_FACTORS[step]
+        elif setting.mode == "late" and step < LATE and name in terms:
+            factor = 0.0
+        if factor != 1.0:
+            changed[name] = _array(x * factor, setting) if setting.mode == "arrays" else x * factor
+    return changed
+
+
 @np.errstate(all="ignore")
-def trajectory(algorithm: Algorithm, dialect: str | None, setting: Setting) -> Trajectory:
-    """Run an algorithm with the parameters and gradients of this module."""
-    values = hyperparameters(algorithm, dialect, setting)
-    theta, grads = inputs(setting.dtype)
-    state = algorithm.start(theta, values)
-    rate = values.get("lr")
+def trajectory(
+    algorithm: Algorithm,
+    dialect: str | None,
+    setting: Setting,
+    values: tuple[Leaves, Sequence[Leaves]] | None = None,
+) -> Trajectory:
+    """Run an algorithm.
+
+    Args:
+        algorithm: what is run.
+        dialect: whose defaults.
+        setting: what differs from them.
+        values: parameters and the gradients of each step; those of this module by default.
+
+    Raises:
+        AssertionError: if a step that does not need the parameters depends on them, or the state
+            changes its type.
+    """
+    given = _start(algorithm, dialect, setting)
+    terms = _terms(algorithm, dialect)
+    theta, grads = values or inputs(setting.dtype)
+    state = initial = algorithm.start(theta, _at(0, given, setting, terms))
     reads_params = False
     rows = []
-    for grad, factor in zip(grads, LR_FACTORS, strict=True):
-        if rate is not None:
-            values["lr"] = (
-                np.asarray(rate * factor, rate.dtype) if setting.arrays else rate * factor
-            )
-        new, step = algorithm.update(state, grad, theta, **values)
-        if not rows:
-            try:
-                _, without = algorithm.update(state, grad, None, **values)
-            except ValueError:
-                reads_params = True
-            else:
-                if not same(_flat(without), _flat(step)):
-                    raise AssertionError("a step without parameters differs")
-        state = new
+    for t, grad in enumerate(grads):
+        now = _at(t, given, setting, terms)
+        state, step = algorithm.update(before := state, grad, theta, **now)
+        if type(state) is not type(before):
+            raise AssertionError(f"the state became {type(state).__name__}")
+        try:
+            _, without = algorithm.update(before, grad, None, **now)
+        except ValueError:
+            reads_params = True
+        else:
+            if not same(_flat(without), _flat(step)):
+                raise AssertionError("a step without parameters differs")
         theta = theta + step
         rows.append(_flat(step))
-    return Trajectory(reads_params, np.stack(rows), dict(_fields(state)))
+    return Trajectory(reads_params, np.stack(rows), dict(_fields(initial)), dict(_fields(state)))
 
 
 def _flat(leaves: Leaves) -> np.ndarray:
@@ -301,10 +345,13 @@ def read(path: Path) -> Golden:
     data = json.loads(path.read_text(encoding="utf-8"))
     cases = []
     for row in data["cases"]:
-        setting = Setting(row["given"], row["arrays"], row["dtype"])
-        state = {k: _from_hex(v, setting.dtype) for k, v in row["state"].items()}
+        setting = Setting(row["given"], row["mode"], row["dtype"])
+        initial, state = (
+            {k: _from_hex(v, setting.dtype) for k, v in row[name].items()}
+            for name in ("initial", "state")
+        )
         steps = np.stack([_from_hex(x, setting.dtype) for x in row["steps"]])
-        cases.append((setting, Trajectory(row["reads_params"], steps, state)))
+        cases.append((setting, Trajectory(row["reads_params"], steps, initial, state)))
     return Golden(data["defaults"], data["refused"], cases)
 
 
@@ -327,22 +374,35 @@ def write(path: Path, algorithm: Algorithm, dialect: str | None, rewrite: bool =
         "cases": [
             {
                 "given": setting.given,
-                "arrays": setting.arrays,
+                "mode": setting.mode,
                 "dtype": setting.dtype,
                 "reads_params": found.reads_params,
                 "steps": [_to_hex(row) for row in found.steps],
+                "initial": {k: _to_hex(v) for k, v in found.initial.items()},
                 "state": {k: _to_hex(v) for k, v in found.state.items()},
             }
             for setting, found in cases
         ],
     }
-    text = json.dumps(data, indent=1) + "\n"
+    text = _layout(data) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
     read.cache_clear()
     return True
+
+
+def _layout(value: Any, indent: str = "") -> str:
+    """Return JSON in which what fits on a line stands on one."""
+    line = json.dumps(value)
+    if len(indent + line) < 100 or not isinstance(value, dict | list) or not value:
+        return line
+    inner = indent + " "
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(inner + _layout(x, inner) for x in value) + f"\n{indent}]"
+    rows = (f"{inner}{json.dumps(k)}: {_layout(v, inner)}" for k, v in value.items())
+    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
 
 
 def _without_subnormals(found: Trajectory) -> Trajectory:
@@ -360,10 +420,10 @@ def _hex(x: float) -> str:
     """Return a float in hexadecimal, without trailing zeros.
 
     >>> _hex(0.75), _hex(-0.0), _hex(float("nan"))
-    ('0x1.8p-1', '0x0p+0', 'nan')
+    ('0x1.8p-1', '0', 'nan')
     """
     if x == 0:
-        return "0x0p+0"
+        return "0"
     mantissa, p, exponent = float(x).hex().partition("p")
     return mantissa.rstrip("0").rstrip(".") + p + exponent if p else mantissa
 
@@ -402,42 +462,45 @@ def difference(
             found = trajectory(algorithm, dialect, setting)
         except Exception as error:  # whatever a changed formula may raise
             return "raises", f"{show(setting)}: {error!r}"
-        where = _departure(wanted, found)
+        where = departure(wanted, found)
         if where:
             return "bits", f"{show(setting)}: {where}"
     for given in golden.refused:
         try:
-            hyperparameters(algorithm, dialect, Setting(given, False, "float32"))
+            _start(algorithm, dialect, Setting(given, "numbers", "float32"))
         except ValueError:
             continue
         return "refusals", f"{given} is no longer refused"
     return None
 
 
-def _departure(wanted: Trajectory, found: Trajectory) -> str | None:
+def departure(wanted: Trajectory, found: Trajectory) -> str | None:
+    """Return where two trajectories first differ, or ``None``."""
     if found.reads_params != wanted.reads_params:
         return "the parameters are read" if found.reads_params else "the parameters are not read"
     for t, (x, y) in enumerate(zip(wanted.steps, found.steps, strict=True)):
         if not same(x, y):
             return f"step {t + 1} is {_to_hex(y)}; it was {_to_hex(x)}"
-    if found.state.keys() != wanted.state.keys():
-        return f"the state has {list(found.state)}; it had {list(wanted.state)}"
-    for name, x in wanted.state.items():
-        if not same(x, found.state[name]):
-            return f"{name} is {_to_hex(found.state[name])}; it was {_to_hex(x)}"
+    for which in ("initial", "state"):
+        old, new = getattr(wanted, which), getattr(found, which)
+        if old.keys() != new.keys():
+            return f"the {which} has {list(new)}; it had {list(old)}"
+        for name, x in old.items():
+            if not same(x, new[name]):
+                return f"{name} ({which}) is {_to_hex(new[name])}; it was {_to_hex(x)}"
     return None
 
 
 def show(setting: Setting) -> str:
     """Return a setting for a message."""
     given = ", ".join(f"{k}={v}" for k, v in setting.given.items()) or "defaults"
-    return f"{given}{' as arrays' if setting.arrays else ''} in {setting.dtype}"
+    return f"{given} ({setting.mode}) in {setting.dtype}"
 
 
 def missing(algorithm: Algorithm, dialect: str | None, golden: Golden) -> list[str]:
     """Return what :func:`settings` asks for and a file does not hold."""
     wanted, refused = settings(algorithm, dialect)
-    known: Mapping[Any, Any] = algorithm.defaults(dialect)
+    known = algorithm.defaults(dialect)
     return [
         *(show(s) for s in wanted if s not in [setting for setting, _ in golden.cases]),
         *(f"the refused {x}" for x in refused if x not in golden.refused),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -23,7 +23,7 @@ import numpy as np
 
 import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.leaves import Leaves
+from optstudy_core.leaves import Leaves, NumPy
 
 FOLDER = Path(optstudy_core.__file__).parent
 COPY = "optstudy_mutant"
@@ -102,7 +102,8 @@ def dependents(module: str) -> tuple[str, ...]:
 
 
 @cache
-def _compiled(module: str) -> CodeType:
+def unchanged(module: str) -> CodeType:
+    """Return a module as it is, compiled."""
     return compile(_tree(module), f"<{module}>", "exec")
 
 
@@ -119,7 +120,7 @@ def load(module: str, code: CodeType) -> dict[str, ModuleType]:
         fresh.__package__ = COPY
         fresh.__dict__.update(HELPERS)
         _put(package, name, fresh)
-        exec(code if name == module else _compiled(name), fresh.__dict__)
+        exec(code if name == module else unchanged(name), fresh.__dict__)
         found[name] = fresh
     return found
 
@@ -132,9 +133,7 @@ def _put(package: ModuleType, name: str, module: ModuleType) -> None:
 def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
     """Return the algorithms among modules."""
     return {
-        name: Algorithm(
-            name, m.init, m.update, m.DIALECTS, m.BIBTEX, getattr(m, "check", None)
-        )
+        name: Algorithm(name, m.init, m.update, m.DIALECTS, m.BIBTEX, getattr(m, "check", None))
         for name, m in modules.items()
         if name in ALGORITHMS
     }
@@ -277,7 +276,8 @@ def _records(tree: ast.Module) -> list[list[str]]:
     return [
         [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
         for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "NamedTuple" for b in node.bases)
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(b) == "NamedTuple" for b in node.bases)
     ]
 
 
@@ -378,7 +378,10 @@ def _changes(node: ast.expr, statement: ast.stmt, scope: _Scope) -> Iterator[Cha
             yield "and for or", ast.BoolOp(other, node.values)
             for i in range(len(node.values)):
                 rest = [*node.values[:i], *node.values[i + 1 :]]
-                yield "a condition dropped", rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+                yield (
+                    "a condition dropped",
+                    rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest),
+                )
         case ast.IfExp(test=test, body=body, orelse=orelse):
             yield "the first branch", body
             yield "the second branch", orelse
@@ -448,9 +451,7 @@ def _sums(node: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
         yield from _sums(node.orelse)
 
 
-def _names(
-    node: ast.Attribute | ast.Name, statement: ast.stmt, scope: _Scope
-) -> Iterator[Change]:
+def _names(node: ast.Attribute | ast.Name, statement: ast.stmt, scope: _Scope) -> Iterator[Change]:
     if isinstance(node, ast.Attribute):
         if node.attr in _RIVALS:
             yield "another function", ast.Attribute(node.value, _RIVALS[node.attr], ast.Load())
@@ -535,13 +536,25 @@ def _regrouped(node: ast.BinOp) -> Iterator[Change]:
         if not isinstance(node.op, pair):
             continue
         if isinstance(node.left, ast.BinOp) and isinstance(node.left.op, pair):
-            a, first, b, second, c = node.left.left, node.left.op, node.left.right, node.op, node.right
+            a, first, b, second, c = (
+                node.left.left,
+                node.left.op,
+                node.left.right,
+                node.op,
+                node.right,
+            )
             # (a - b) + c = a - (b - c)
             inner = second if isinstance(first, pair[0]) else _INVERSE[type(second)]()
             yield "regrouped", ast.BinOp(a, first, ast.BinOp(b, inner, c))
             yield "regrouped", ast.BinOp(ast.BinOp(a, second, c), first, b)
         if isinstance(node.right, ast.BinOp) and isinstance(node.right.op, pair):
-            a, first, b, second, c = node.left, node.op, node.right.left, node.right.op, node.right.right
+            a, first, b, second, c = (
+                node.left,
+                node.op,
+                node.right.left,
+                node.right.op,
+                node.right.right,
+            )
             # a - (b - c) = (a - b) + c
             outer = second if isinstance(first, pair[0]) else _INVERSE[type(second)]()
             yield "regrouped", ast.BinOp(ast.BinOp(a, first, b), outer, c)
@@ -552,7 +565,9 @@ def _distributed(node: ast.BinOp) -> Iterator[Change]:
     sums = (ast.Add, ast.Sub)
     for x, y in ((node.left, node.right), (node.right, node.left)):
         is_sum = isinstance(x, ast.BinOp) and isinstance(x.op, sums)
-        if is_sum and (isinstance(node.op, ast.Mult) or (isinstance(node.op, ast.Div) and x is node.left)):
+        if is_sum and (
+            isinstance(node.op, ast.Mult) or (isinstance(node.op, ast.Div) and x is node.left)
+        ):
             parts = [ast.BinOp(part, node.op, y) for part in (x.left, x.right)]
             yield "distributed", ast.BinOp(parts[0], x.op, parts[1])
     match node:
@@ -567,8 +582,10 @@ def _distributed(node: ast.BinOp) -> Iterator[Change]:
 
 # What catches them.
 
+Contract = Callable[[dict[str, ModuleType]], None]
 
-def caught_by(mutant: Mutant, contracts: Sequence[Any] = ()) -> str | None:
+
+def caught_by(mutant: Mutant, contracts: Sequence[Contract] = ()) -> str | None:
     """Return the name of the first check that a mutant fails, or ``None``.
 
     Args:
@@ -578,18 +595,62 @@ def caught_by(mutant: Mutant, contracts: Sequence[Any] = ()) -> str | None:
     try:
         modules = load(mutant.module, mutant.code)
         changed = algorithms(modules)
-        for path, (name, dialect) in golden_bits.golden_files().items():
-            if name in changed:
-                found = golden_bits.difference(
-                    changed[name], dialect, golden_bits.read(path), working_dtype
-                )
-                if found:
-                    return found[0]
     except Exception:
         return "raises"
+    for path, (name, dialect) in golden_bits.golden_files().items():
+        if name in changed:
+            golden = golden_bits.read(path)
+            try:
+                found = golden_bits.difference(changed[name], dialect, golden, working_dtype)
+            except Exception:
+                return "raises"
+            if found:
+                return found[0]
     for check in contracts:
         try:
             check(modules)
         except Exception:
             return str(check.__name__)
     return None
+
+
+def disagreement(mutant: Mutant, runs: int = 3) -> str | None:
+    """Return a setting in which a mutant computes something else, or ``None``.
+
+    Every setting of the golden files is run in both dtypes on random values of all magnitudes
+    with NaN, infinities, signed zeros and subnormal numbers among them.
+    """
+    changed = algorithms(load(mutant.module, mutant.code))
+    for name, algorithm in changed.items():
+        for dialect in algorithm.dialects:
+            settings, _ = golden_bits.settings(ALGORITHMS[name], dialect)
+            for number, setting in enumerate(settings):
+                for dtype in golden_bits.DTYPES:
+                    both = setting._replace(dtype=dtype)
+                    working_dtype(dtype)
+                    for run in range(runs):
+                        values = _special(np.random.default_rng([number, run]), dtype)
+                        one, other = (
+                            golden_bits.trajectory(a, dialect, both, values)
+                            for a in (ALGORITHMS[name], algorithm)
+                        )
+                        if golden_bits.departure(one, other):
+                            return f"{name} {dialect}: {golden_bits.show(both)}"
+    return None
+
+
+def _special(rng: np.random.Generator, dtype: str) -> tuple[Leaves, list[Leaves]]:
+    """Return parameters and gradients, a third of them special."""
+    info = np.finfo(dtype)
+    specials = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, info.max, info.tiny, info.tiny / 8]
+    span = (-30, 30) if dtype == "float32" else (-200, 200)
+
+    def draw(shape: tuple[int, ...]) -> np.ndarray:
+        x = rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(*span, shape)
+        x = np.where(rng.random(shape) < 0.3, rng.choice(specials, shape), x)
+        return np.asarray(x, dtype)
+
+    def leaves() -> Leaves:
+        return Leaves([draw((40,)), draw(())], NumPy())
+
+    return leaves(), [leaves() for _ in range(golden_bits.STEPS)]

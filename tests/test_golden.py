@@ -29,7 +29,7 @@ def test_file_is_complete(path):
     assert path.exists(), f"{path.name} is missing: run `{COMMAND}` and commit the file"
     lacking = missing(ALGORITHMS[name], dialect, read(path))
     assert not lacking, f"{path.name} lacks {'; '.join(lacking)}: run `{COMMAND}`"
-    assert path.stat().st_size < 60_000
+    assert path.stat().st_size < 100_000
 
 
 @each_file
@@ -57,13 +57,10 @@ def test_inputs_are_exact_and_varied(dtype):
     assert len(grads) == STEPS
     assert all(len(sign) == STEPS for sign in SIGNS)
     assert all(len(row) == STEPS for row in EXPONENTS)
-    wanted = {"float32": FLOAT32, "float64": FLOAT64}[dtype]
-    assert [float(x).hex() for x in (theta.values[0][0], first[0], grads[-1].values[1])] == wanted
+    ends = [theta.values[0][0], first[0], grads[-1].values[1]]
+    wanted = ["0x1.33aeb69426bb1p+0", "0x1.2066b499898d2p-20", "0x1.e65fd59ea6574p+2"]
+    assert ends == [np.dtype(dtype).type(float.fromhex(x)) for x in wanted]
     sizes = np.abs(np.concatenate([g.values[0] for g in grads]))
     assert sizes.min() == 0.0
     assert sizes[sizes > 0].min() < 2e-6
     assert sizes.max() > 1e3
-
-
-FLOAT32 = []
-FLOAT64 = []

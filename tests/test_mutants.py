@@ -1,0 +1,451 @@
+"""No change of a formula goes unnoticed: every generated mutant is caught by a named check.
+
+What is caught by nothing must be the same function: it stands in ``EQUIVALENT`` with its reason,
+and is held against the original on special values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import golden_bits
+import mutants
+import numpy as np
+import pytest
+
+from optstudy_core import formulas
+from optstudy_core.hyperparameters import is_number
+from optstudy_core.leaves import Leaves, NumPy
+
+FAST = 150  # mutants of a module that the fast tests try
+
+# (module, function, before, after): why it is the same function.
+ONLY_THE_SHAPE = "of the argument of zeros_like only the shape and the dtype count"
+TIMES_ONE = "one is 1 everywhere, and x·1, x/1 and x are the same number"
+EQUIVALENT = {
+    ("sgd", "check", "dampening != 0", "dampening > 0"): "a dampening below 0 is refused earlier",
+    ("sgd", "update", "u", "grad"): ONLY_THE_SHAPE,
+    ("sgd", "update", "u", "g"): ONLY_THE_SHAPE,
+    ("sgd", "update", "state.started > 0", "state.started != 0"): "started is 0 or 1",
+    ("sgd", "update", "(1 - dampening) * one", "(1 - dampening) / one"): TIMES_ONE,
+    ("sgd", "update", "(1 - dampening) * one", "1 - dampening"): TIMES_ONE,
+}
+
+
+# What the golden bits cannot see. Each is called with the modules that see the change.
+
+
+def helpers_do_what_they_say(modules: dict[str, ModuleType]) -> None:
+    grad = np.ones(2)
+    if "terms" in modules:
+        assert modules["terms"].objective_gradient(grad, None) is grad
+    if "_namespace" in modules:
+        absent = modules["_namespace"].absent
+        assert all(absent(x) for x in (0, 0.0, -0.0))
+        assert not any(absent(x) for x in (1, -1, 0.1, -0.1, np.zeros(()), np.float32(0.0)))
+
+
+def scalars_are_made_where_their_array_is(modules: dict[str, ModuleType]) -> None:
+    if "_namespace" not in modules:
+        return
+    made = SimpleNamespace(full=lambda *args, **options: (args, options))
+    library = SimpleNamespace(is_jax_array=lambda x: x.of_jax, device=lambda x: x.device)
+    scalar = modules["_namespace"].scalar
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modules["_namespace"], "array_api_compat", library)
+        for of_jax in (False, True):
+            like = SimpleNamespace(
+                __array_namespace__=lambda: made, of_jax=of_jax, dtype="f", device="d"
+            )
+            args, options = scalar(like, 0.5)
+            assert args == ((), 0.5)
+            assert options == {"dtype": "f", "device": None if of_jax else "d"}
+
+
+def init_needs_no_hyperparameters(modules: dict[str, ModuleType]) -> None:
+    """Called without, it takes the values that update has by default."""
+    for algorithm in mutants.algorithms(modules).values():
+        params = Leaves([np.ones(2)], NumPy())
+        one, other = algorithm.init(params), algorithm.start(params, algorithm.defaults())
+        assert repr(one) == repr(other)
+
+
+class _Listing(NumPy):
+    """Lists the operations."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+
+    def apply(self, operation: str, *args: Any) -> Any:
+        self.listed.append(operation)
+        return super().apply(operation, *args)
+
+
+def absent_terms_are_not_computed(modules: dict[str, ModuleType]) -> None:
+    """With a factor of 0 a term is not computed, so that 0·∞ cannot make a NaN of it."""
+    for algorithm in mutants.algorithms(modules).values():
+        defaults = algorithm.defaults()
+        flags = [name for name, default in defaults.items() if isinstance(default, bool)]
+        for change in ({}, *({name: not defaults[name]} for name in flags)):
+            on = golden_bits.ordinary(algorithm, None) | change
+            if change.get("nesterov"):
+                on["dampening"] = 0.0
+            whole = _operations(algorithm, on)
+            for term in ("weight_decay", "eps_root", "momentum", "dampening"):
+                if is_number(on.get(term)) and on[term] != 0:
+                    assert _operations(algorithm, on | {term: 0.0}) != whole, (change, term)
+
+
+def _operations(algorithm: Any, given: dict[str, Any]) -> list[str]:
+    values = algorithm.defaults() | given
+    backend = _Listing()
+    params = Leaves([np.ones(2)], backend)
+    state = algorithm.start(params, values)
+    backend.listed.clear()
+    algorithm.update(state, params, params, **values)
+    return backend.listed
+
+
+CONTRACTS = (
+    helpers_do_what_they_say,
+    scalars_are_made_where_their_array_is,
+    init_needs_no_hyperparameters,
+    absent_terms_are_not_computed,
+)
+
+
+def survivors(name: str, most: int | None = None) -> list[mutants.Mutant]:
+    """Return the mutants that no check catches; try ``most`` of them, evenly spread."""
+    everything = list(mutants.mutants(name))
+    step = 1 if most is None else -(-len(everything) // most)
+    caught: Counter[str] = Counter()
+    left = []
+    for mutant in everything[::step]:
+        check = mutants.caught_by(mutant, CONTRACTS)
+        if check is None:
+            left.append(mutant)
+        caught[check or "nothing"] += 1
+    counts = ", ".join(f"{check} {count}" for check, count in caught.most_common())
+    print(f"{name}: {caught.total()} of {len(everything)} mutants; caught by {counts}")
+    return left
+
+
+def report(left: list[mutants.Mutant]) -> str:
+    return "\n".join(
+        f"{m.module}.{m.where}, {m.kind}: {m.before}  ->  {m.after}"
+        for m in left
+        if m.key not in EQUIVALENT
+    )
+
+
+each_module = pytest.mark.parametrize("name", mutants.formula_modules())
+
+
+@each_module
+def test_the_original_survives(name):
+    """So a mutant is caught for what was changed in it."""
+    code = mutants.unchanged(name)
+    same = mutants.Mutant(name, "", "nothing", "", "", code)
+    assert mutants.caught_by(same, CONTRACTS) is None
+
+
+@each_module
+def test_mutants_are_caught(name):
+    assert not report(survivors(name, FAST))
+
+
+@pytest.mark.slow
+@each_module
+def test_every_mutant_is_caught(name):
+    left = survivors(name)
+    assert not report(left)
+    listed = {key for key in EQUIVALENT if key[0] == name}
+    assert listed == {m.key for m in left}, "an entry of EQUIVALENT that does not survive"
+    for mutant in left:
+        assert mutants.disagreement(mutant) is None, mutant.key
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [("an operator", "momentum * previous"), ("a rounding dropped", "momentum * previous + u")],
+)
+def test_evidence_would_show_a_difference(kind, before):
+    changed = [m for m in mutants.mutants("sgd") if m.kind == kind and m.before == before]
+    assert changed
+    assert all(mutants.disagreement(m, runs=1) for m in changed)
+
+
+# The backends: each has one place that knows its library's rounding, and nothing there is idle.
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+Formula = Any
+MADE: dict[str, Formula] = {  # by what makes it
+    "product": ("multiply", "g", "p"),
+    "scaled": ("multiply", "g", 0.3333),
+    "quotient": ("divide", "g", "p"),
+    "root": ("sqrt", ("abs", "g")),
+    "shifted": ("add", "g", 0.3333),
+}
+
+
+def uses(made: Formula) -> list[Formula]:
+    """Return formulas that use a value in every way in which a compiler could rewrite it."""
+    others = ("previous", 0.1, "weight")
+    return [
+        *((op, made, y) for op in ("add", "subtract", "multiply", "divide") for y in others),
+        *((op, y, made) for op in ("subtract", "divide") for y in others),
+        ("multiply", made, made),
+        ("sqrt", ("abs", made)),
+    ]
+
+
+def choices(made: Formula) -> list[Formula]:
+    """Return sums of values that compilers see through."""
+    seen_through = [
+        ("negative", made),
+        ("abs", made),
+        ("maximum", made, made),
+        ("minimum", made, made),
+        ("where", ("greater", "g", "p"), made, made),
+    ]
+    return [("add", x, "previous") for x in seen_through]
+
+
+def jitted_formulas_differ() -> bool:
+    from optstudy_jax._selfcheck import run_jitted
+
+    tested = [f for made in MADE.values() for f in uses(made)] + choices(MADE["product"])
+    tested += [("divide", "g", "weight"), ("divide", "g", "h1"), ("divide", 0.1, "g")]
+    tested += [("divide", 0.1, "weight"), ("divide", "weight", "g"), ("sqrt", ("abs", "weight"))]
+    tested += [("subtract", ("subtract", "g", 0.3333), 0.1)]
+    return bool(formulas.failing(run_jitted, tested, np.float32, 0))
+
+
+def callers_formulas_differ() -> bool:
+    """Tell whether a gradient that the caller makes within the same ``jit`` is rewritten.
+
+    The same for what the caller makes of the step and of the state.
+    """
+    import jax
+    import optax
+    from jax import numpy as jnp
+
+    import optstudy_jax
+
+    def gradients(xp: Any, g: Any, p: Any) -> list[Any]:
+        return [g * p, g * 0.3333, g / p, xp.sqrt(abs(g)), g + 0.3333]
+
+    # Each use of each gradient is a field of the state; the product leaves as the step.
+    kept = [*uses("g"), ("multiply", "g", "p")]
+    rule = formulas.rule(kept)
+    (p, _), grads = formulas.inputs(np.random.default_rng(0), np.float32, steps=1)
+    g = grads[0][0]
+
+    def train(g: Any, p: Any) -> Any:
+        rows = []
+        tx = optstudy_jax.from_core(rule)()
+        for made in gradients(jnp, g, p):
+            step, state = tx.update([made], tx.init([p]), [p])
+            again, _ = tx.update([made], state, [p])
+            fields = [x[0] for x in state.inner]
+            rows.append([*fields, *(x + p for x in fields), p + step[0], p - again[0]])
+        return rows
+
+    def descend(g: Any, p: Any) -> Any:
+        tx = optstudy_jax.sgd(0.3333)
+        return optax.apply_updates(p, tx.update(g, tx.init(p), p)[0])
+
+    if not formulas.identical(p - np.float32(0.3333) * g, np.asarray(jax.jit(descend)(g, p))):
+        return True
+    found = jax.tree.leaves(jax.jit(train)(g, p))
+    theta = Leaves([p], NumPy())
+    wanted: list[Any] = []
+    for made in gradients(np, g, p):
+        grad = Leaves([made], NumPy())
+        state, step = rule.update(rule.init(theta), grad, theta)
+        _, again = rule.update(state, grad, theta)
+        fields = [x.values[0] for x in state]
+        wanted += [*fields, *(x + p for x in fields), p + step.values[0], p - again.values[0]]
+    pairs = zip(wanted, found, strict=True)
+    return not all(formulas.identical(x, np.asarray(y)) for x, y in pairs)
+
+
+def jax_mutants() -> dict[str, Patch]:
+    """Return what takes one piece of the isolation away, by what it takes away."""
+    from optstudy_jax import _array, transform
+
+    found: dict[str, Patch] = {}
+    table, backend = _array._ISOLATED, _array.JAX
+    for op, origins in table.items():
+        for origin in sorted(origins):
+            found[f"{op} {origin}"] = lambda patch, op=op, less=origins - {origin}: patch.setitem(
+                table, op, less
+            )
+    original = backend._origin
+
+    def forgetting(forgotten: str) -> Any:
+        def origin(operation: str, *args: Any) -> Any:
+            return _array.PLAIN if operation == forgotten else original(operation, *args)
+
+        return staticmethod(origin)
+
+    for op in ("add", "subtract", "multiply", "divide", "sqrt", *sorted(_array._CHOICES)):
+        found[f"_origin {op}"] = lambda patch, op=op: patch.setattr(
+            backend, "_origin", forgetting(op)
+        )
+
+    def taken_for_an_array(*args: Any) -> Any:
+        origin = original(*args)
+        return _array.PRODUCT if origin == _array.SCALED else origin
+
+    def isolate(patch: pytest.MonkeyPatch) -> None:
+        for module in (_array, transform):
+            patch.setattr(module, "isolate", lambda x: x)
+
+    def spread(x: Any, y: Any, dividend: Any) -> list[Any]:
+        like = x if isinstance(x, _array.Node) else y
+        return [v.value if isinstance(v, _array.Node) else like.value.dtype.type(v) for v in (x, y)]
+
+    def taken_for_plain(x: Any, dtype: Any) -> Any:
+        return _array.outside(x, dtype)._replace(origin=_array.PLAIN)
+
+    changes: dict[str, tuple[Any, str, Any]] = {
+        "_spread": (backend, "_spread", staticmethod(spread)),
+        "_origin scaled": (backend, "_origin", staticmethod(taken_for_an_array)),
+        "the step": (transform, "isolate", lambda x: x),
+        "leaving": (transform, "leaving", lambda node: node.value),
+        "outside": (transform, "outside", taken_for_plain),
+    }
+    found["isolate"] = isolate
+    for name, change in changes.items():
+        found[name] = lambda patch, change=change: patch.setattr(*change)
+    return found
+
+
+# What no formula tells from its absence; measured on an x86-64 CPU with JAX 0.10.
+UNSEEN: frozenset[str] = frozenset()
+
+
+def uncaught(changes: dict[str, Patch], checks: Sequence[Callable[[], bool]]) -> set[str]:
+    """Return the changes that no check sees; the checks see nothing without a change."""
+    assert not any(check() for check in checks)
+    found = set()
+    for name, change in changes.items():
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            caught = next((check.__name__ for check in checks if check()), None)
+        print(f"{name}: {caught or 'caught by nothing'}", flush=True)
+        if caught is None:
+            found.add(name)
+    return found
+
+
+@pytest.mark.slow
+def test_jax_mutants_are_caught():
+    assert uncaught(jax_mutants(), (jitted_formulas_differ, callers_formulas_differ)) <= UNSEEN
+
+
+def torch_formulas() -> list[Formula]:
+    """Return every operation of arrays and of numbers, and on NaN and infinities."""
+    nan = ("divide", ("subtract", "g", "g"), ("subtract", "g", "g"))
+    infinite = ("divide", "p", ("subtract", "g", "g"))
+    found: list[Formula] = []
+    for x, y in (("g", "p"), ("g", 0.3333), (0.3333, "g"), ("weight", "g"), (nan, "g"), ("g", nan)):
+        found += [(op, x, y) for op in ("add", "subtract", "multiply", "divide")]
+        found += [(op, x, y) for op in ("maximum", "minimum")]
+        compared = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+        found += [("where", (op, x, y), "g", "previous") for op in compared]
+    same = ("multiply", 1.0, "g")
+    found += [
+        ("where", (op, "g", same), "g", "p") for op in ("less_equal", "greater_equal", "less")
+    ]
+    found += [("where", (op, "g", same), "g", "p") for op in ("greater", "equal", "not_equal")]
+    for x in ("g", "weight", nan, infinite):
+        found += [(op, x) for op in ("negative", "abs", "sign")] + [("sqrt", ("abs", x))]
+        found += [("add", (op, x), "p") for op in ("zeros_like", "ones_like")]
+        found += [("where", ("isfinite", x), "g", "p")]
+    for op in ("logical_and", "logical_or"):
+        found += [("where", (op, ("less", "g", "p"), ("less", 1.0, "p")), "g", "p")]
+    found += [("where", ("logical_not", ("less", "g", "p")), "g", "p")]
+    return found
+
+
+def torch_formulas_differ() -> bool:
+    from optstudy_torch._selfcheck import run
+
+    try:
+        return any(
+            formulas.failing(run, torch_formulas(), dtype, 0) for dtype in (np.float32, np.float64)
+        )
+    except (KeyError, TypeError, RuntimeError):  # torch has no such operation
+        return True
+
+
+def numbers_on_the_left_differ() -> bool:
+    """Tell whether an operation of a number and a tensor is not NumPy's."""
+    import torch
+
+    from optstudy_torch import _array
+
+    x = np.float32([-1.5, 0.3333, 2.0, np.nan])
+    operations = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "less")
+    for name in (*operations, "less_equal", "greater", "greater_equal", "equal", "not_equal"):
+        for number in (0.3333, 2.0):
+            found = _array.apply(name, number, torch.from_numpy(x)).numpy()
+            if not formulas.identical(getattr(np, name)(number, x), found):
+                return True
+    return False
+
+
+def torch_mutants() -> dict[str, Patch]:
+    """Return what computes one operation as torch does without being mended, or as another."""
+    import torch
+
+    from optstudy_torch import _array
+
+    found: dict[str, Patch] = {}
+    original = _array.apply
+
+    def instead(operation: str, function: Any) -> Patch:
+        def apply(name: str, *args: Any) -> Any:
+            return function(*args) if name == operation else original(name, *args)
+
+        return lambda patch: patch.setattr(_array, "apply", apply)
+
+    def tensors(function: Any) -> Any:
+        def apply(*args: Any) -> Any:
+            return function(
+                *(x if torch.is_tensor(x) else _array.number_like(x, args) for x in args)
+            )
+
+        return apply
+
+    found["torch's sqrt"] = instead("sqrt", torch.sqrt)
+    found["torch's division"] = instead("divide", lambda x, y: x / y)
+    found["torch's sign"] = instead("sign", torch.sign)
+    for name, ignoring_nan in (("maximum", torch.fmax), ("minimum", torch.fmin)):
+        found[f"a {name} that ignores NaN"] = instead(name, tensors(ignoring_nan))
+    functions = list(_array._FUNCTIONS)
+    for name, other in zip(functions, functions[1:] + functions[:1], strict=True):
+        found[f"{other} for {name}"] = lambda patch, name=name, other=other: patch.setitem(
+            _array._FUNCTIONS, name, _array._FUNCTIONS[other]
+        )
+    for name in _array._REFLECTED:
+        found[f"{name} not reflected"] = lambda patch, name=name: patch.delitem(
+            _array._REFLECTED, name
+        )
+    for name in _array._NEED_TENSORS:
+        found[f"{name} of a number"] = lambda patch, name=name: patch.setattr(
+            _array, "_NEED_TENSORS", _array._NEED_TENSORS - {name}
+        )
+    return found
+
+
+@pytest.mark.slow
+def test_torch_mutants_are_caught():
+    checks = (torch_formulas_differ, numbers_on_the_left_differ)
+    # On CUDA torch multiplies by the reciprocal of a number; on the CPU it divides.
+    assert uncaught(torch_mutants(), checks) <= {"divide of a number"}
