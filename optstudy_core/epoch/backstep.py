@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._namespace import namespace
-from ..geometry import map_tree
+from optstudy_core._namespace import namespace
+from optstudy_core.geometry import map_tree
 
 
 class BackstepState(NamedTuple):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._namespace import Array, namespace
+from optstudy_core._namespace import Array, namespace
+
 from . import rate
 from ._numbers import check as check_number
 from ._numbers import check_flag, float32

@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from .._namespace import namespace
+from optstudy_core._namespace import namespace
+
 from . import careful, direction, rate
+from ._numbers import check_flag
 from .careful import CarefulState
 from .measured import Decision, Measured
 
 init = careful.init
 
 
-def check(*, r: Any = 0.05, centred: bool = False, **careful_values: Any) -> None:
+def check(
+    *, r: Any = 0.05, centred: bool = False, rollback: bool = False, **careful_values: Any
+) -> None:
     """Refuse values that are not allowed; errors as of the two methods' own."""
     direction.check(r=r, centred=centred)
+    check_flag("rollback", rollback)
     careful.check(**careful_values)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .._namespace import Array, namespace
+from optstudy_core._namespace import Array, namespace, scalar
+
 from ._numbers import check as check_number
 from ._numbers import float32
 
@@ -46,12 +47,11 @@ def update(theta: Array, step: Array, cosine: Any, *, lr: Any = 0.1) -> Array:
     >>> update(np.array([1.0]), np.array([2.0]), 0.5, lr=0.5).tolist()
     [1.5]
     """
-    c = coefficient(cosine, lr=lr)
-    return along(theta, step, c)
+    return moved(theta, step, coefficient(cosine, lr=lr))
 
 
-def along(theta: Array, step: Array, c: Array) -> Array:
+def moved(theta: Array, step: Array, c: Array) -> Array:
     """Return θ + c·Δ, and θ itself for c = 0 (also where Δ is not finite)."""
-    xp = namespace(theta)
-    c = c * xp.ones_like(theta) if hasattr(c, "backend") else float(c) * xp.ones_like(theta)
-    return xp.where(c == 0, theta, theta + c * step)
+    if isinstance(c, np.ndarray | np.generic):
+        c = scalar(theta, float(c))  # of the library of θ
+    return namespace(theta).where(c == 0, theta, theta + c * step)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._namespace import Array
+from optstudy_core._namespace import Array
+
 from ._numbers import float32
 
 

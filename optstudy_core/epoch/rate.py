@@ -18,16 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .._namespace import Array, namespace
+from optstudy_core._namespace import Array, namespace
+
 from ._numbers import LARGEST, SMALLEST, check_limits, float32
 
 __all__ = ["LARGEST", "SMALLEST", "advance", "check_limits", "limits", "scaled"]
 
 
 @np.errstate(all="ignore")
-def advance(
-    factor: Array, multiplier: Array, *, low: Any = SMALLEST, high: Any = LARGEST
-) -> Array:
+def advance(factor: Array, multiplier: Array, *, low: Any = SMALLEST, high: Any = LARGEST) -> Array:
     """Return the factor times a multiplier; unchanged if that is NaN.
 
     Args:

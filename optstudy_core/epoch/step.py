@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import geometry
+from optstudy_core import geometry
 
 
 class StepMeasured(NamedTuple):
