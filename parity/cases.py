@@ -278,7 +278,8 @@ def cases(
     algorithm = find(algorithm, ALGORITHMS)
     structure = draw(st.sampled_from(sorted(STRUCTURES)))
     leaves = STRUCTURES[structure]
-    length = draw(st.integers(1, min(steps, 12)) | st.integers(1, min(steps, 30)) | st.just(steps))
+    lengths = sorted({min(n, steps) for n in (1, 2, 3, 4, 5, 7, 10, 13, 17, 25, 40, steps)})
+    length = draw(st.sampled_from(lengths))
     arrays = draw(st.booleans())
     sets = pool(algorithm, seed)
     if arrays:
