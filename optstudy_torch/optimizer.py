@@ -319,8 +319,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             found = group.get("algorithm")
             if found != own:
                 raise ValueError(
-                    f"state_dict of algorithm {found!r}: allowed for {type(self).__name__} is "
-                    f"{own!r}"
+                    f"state_dict of algorithm {found!r} (None: not of optstudy, whose fields "
+                    f"are not torch.optim's): allowed for {type(self).__name__} is {own!r}"
                 )
         for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
             algorithm, hyperparameters = self._selected(group | saved)

@@ -10,7 +10,7 @@ from optstudy_core import Algorithm
 
 from .cases import Case, cases, hyperparameters
 from .compare import Difference, ulp_distance
-from .suite import Cell, Report, check, replay
+from .suite import Cell, Report, check, replay, write_failure
 
 __all__ = [
     "Algorithm",
@@ -23,4 +23,5 @@ __all__ = [
     "hyperparameters",
     "replay",
     "ulp_distance",
+    "write_failure",
 ]

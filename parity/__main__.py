@@ -24,6 +24,7 @@ from .suite import write_failure as write
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="parity",
+        allow_abbrev=False,
         description="Train drawn cases on every backend and compare with NumPy, bit by bit. "
         "Exit status: 0 if every cell ran and is identical, 1 if not, 2 for bad arguments.",
     )

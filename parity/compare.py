@@ -16,6 +16,8 @@ class Difference:
     """The first place where a backend's result is not NumPy's.
 
     Attributes:
+        backend: a name of ``parity.backends.NAMES``.
+        dtype: of the case.
         quantity: ``trajectory``, ``state``, ``norm`` or ``angle``.
         step: number of the update, from 1 (0: a quantity of the whole case).
         leaf: path of the leaf, with the field of the state.
@@ -25,6 +27,8 @@ class Difference:
         ulp: distance in units in the last place; ``None`` if one of them is not finite.
     """
 
+    backend: str
+    dtype: str
     quantity: str
     step: int
     leaf: str
@@ -37,7 +41,7 @@ class Difference:
         where = f"{self.leaf}[{', '.join(map(str, self.index))}]" if self.index else self.leaf
         distance = "" if self.ulp is None else f", {self.ulp} ulp"
         return (
-            f"{self.quantity} at step {self.step}, {where}: "
+            f"{self.backend} {self.dtype}: {self.quantity} at step {self.step}, {where}: "
             f"{self.found} instead of {self.expected}{distance}"
         )
 

@@ -109,16 +109,16 @@ class _MismatchError(AssertionError):
 
 
 def compare(
-    expected: backends.Run, found: backends.Run, case: Case, tolerated: Tolerated
+    expected: backends.Run, found: backends.Run, case: Case, tolerated: Tolerated, backend: str
 ) -> dict[str, Difference]:
-    """Return the first difference of each quantity of two runs of a case."""
+    """Return the first difference of each quantity of NumPy's and a backend's run of a case."""
     paths = [leaf.path for leaf in STRUCTURES[case.structure]]
     differences: dict[str, Difference] = {}
 
     def note(quantity: str, step: int, leaf: str, x: np.ndarray, y: np.ndarray) -> None:
         first = first_difference(np.asarray(x), np.asarray(y), tolerated)
         if first is not None and quantity not in differences:
-            differences[quantity] = Difference(quantity, step, leaf, *first)
+            differences[quantity] = Difference(backend, case.dtype, quantity, step, leaf, *first)
 
     rows = zip(expected.trajectory, found.trajectory, strict=True)
     for step, (want, got) in enumerate(rows, 1):
@@ -143,7 +143,7 @@ def run_case(
     with backends.whole_range():
         expected = backends.NumPyBackend().run(algorithm, case)
         found = backend.run(algorithm, case)
-    return compare(expected, found, case, tolerated)
+    return compare(expected, found, case, tolerated, backend.name)
 
 
 def check_cell(
@@ -256,6 +256,8 @@ def check_arguments(
         ("dtypes", dtypes, tuple(DTYPES)),
         ("device", [device], ("cpu", "cuda")),
     ):
+        if isinstance(given_names, str):
+            raise ValueError(f"{label} = {given_names!r}: allowed are lists of {', '.join(known)}")
         if not given_names:
             raise ValueError(f"{label} is empty: allowed are {', '.join(known)}")
         for name in given_names:
