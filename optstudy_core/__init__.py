@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from . import geometry
+from . import epoch, geometry
 from ._citation import entry as _entry
 from ._namespace import namespace
 from .algorithm import Algorithm
@@ -69,6 +69,7 @@ __all__ = [
     "__version__",
     "citation",
     "defaults",
+    "epoch",
     "geometry",
     "namespace",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from optstudy_core import ALGORITHMS, __version__
 
-from . import geometry
+from . import epoch, geometry
 from ._selfcheck import selfcheck
 from .transform import TransformState, from_core
 
@@ -20,6 +20,7 @@ globals().update({name: from_core(name) for name in ALGORITHMS})
 __all__ = [
     "TransformState",
     "__version__",
+    "epoch",
     "from_core",
     "geometry",
     "selfcheck",

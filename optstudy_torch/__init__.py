@@ -11,10 +11,20 @@ from __future__ import annotations
 
 from optstudy_core import ALGORITHMS, __version__
 
+from . import lr_scheduler
 from ._selfcheck import selfcheck
+from .eve import EVE
 from .optimizer import CoreOptimizer, from_core
 
 _CLASSES = {cls.__name__: cls for cls in map(from_core, ALGORITHMS)}
 globals().update(_CLASSES)
 
-__all__ = ["CoreOptimizer", "__version__", "from_core", "selfcheck", *sorted(_CLASSES)]
+__all__ = [
+    "EVE",
+    "CoreOptimizer",
+    "__version__",
+    "from_core",
+    "lr_scheduler",
+    "selfcheck",
+    *sorted(_CLASSES),
+]

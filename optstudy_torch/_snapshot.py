@@ -1,0 +1,95 @@
+"""Copies of what belongs to a training run, and how it is put back to the last bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the parameters of every group, in order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def clones(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return copies that share no memory."""
+    return [t.detach().clone() for t in tensors]
+
+
+@torch.no_grad()
+def assign(tensors: Iterable[torch.Tensor], values: Iterable[torch.Tensor]) -> None:
+    """Write values into tensors."""
+    for t, value in zip(tensors, values, strict=True):
+        t.copy_(value)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
+    """Return a copy of the optimizer's state, by the number of the parameter."""
+    return {
+        i: copy.deepcopy(optimizer.state[p])
+        for i, p in enumerate(parameters(optimizer))
+        if p in optimizer.state
+    }
+
+
+def restore_optimizer_state(optimizer: torch.optim.Optimizer, kept: dict[int, Any]) -> None:
+    """Put a state back, whatever has been added or taken away since."""
+    for i, p in enumerate(parameters(optimizer)):
+        if i in kept:
+            optimizer.state[p] = copy.deepcopy(kept[i])
+        else:
+            optimizer.state.pop(p, None)
+
+
+def buffers(model: torch.nn.Module | None) -> dict[str, torch.Tensor]:
+    """Return copies of a model's buffers (statistics of BatchNorm) by name."""
+    if model is None:
+        return {}
+    return {name: b.detach().clone() for name, b in model.named_buffers()}
+
+
+@torch.no_grad()
+def restore_buffers(model: torch.nn.Module | None, kept: dict[str, torch.Tensor]) -> None:
+    """Write buffers back; one that was replaced by another tensor is replaced again."""
+    if model is None:
+        return
+    for name, value in kept.items():
+        owner, _, last = name.rpartition(".")
+        module = model.get_submodule(owner)
+        now = module._buffers.get(last)
+        same = now is not None and now.shape == value.shape and now.dtype == value.dtype
+        if same and now is not None:
+            now.copy_(value)
+        else:
+            module._buffers[last] = value.clone()
+
+
+def modes(model: torch.nn.Module | None) -> list[tuple[torch.nn.Module, bool]]:
+    """Return which modules of a model are in training mode."""
+    return [] if model is None else [(m, m.training) for m in model.modules()]
+
+
+def restore_modes(kept: list[tuple[torch.nn.Module, bool]]) -> None:
+    """Put the modules in the mode they had."""
+    for module, training in kept:
+        module.training = training
+
+
+def random_state(tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state of torch's generators, of the CPU and of the tensors' CUDA devices."""
+    kept = {"cpu": torch.get_rng_state()}
+    for device in sorted({str(t.device) for t in tensors if t.device.type == "cuda"}):
+        kept[device] = torch.cuda.get_rng_state(device)
+    return kept
+
+
+def restore_random_state(kept: dict[str, torch.Tensor]) -> None:
+    """Put torch's generators back."""
+    for device, state in kept.items():
+        if device == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,179 @@
+"""EVE: evaluate the loss along the direction of an epoch, or of a step, and go where it is lowest.
+
+See :mod:`optstudy_core.epoch.eve`. The parameters are put to θ + s·Δ, where s·Δ is computed in the
+working dtype and rounded to the parameter's, and then added.
+
+>>> import torch
+>>> model = torch.nn.Linear(1, 1)
+>>> x, y = torch.ones(8, 1), 3 * torch.ones(8, 1)
+>>> optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+>>> eve = EVE(optimizer, model)
+>>> for _ in range(3):  # one epoch of training
+...     optimizer.zero_grad()
+...     loss = torch.nn.functional.mse_loss(model(x), y)
+...     loss.backward()
+...     _ = optimizer.step()
+>>> choice = eve.step(lambda: torch.nn.functional.mse_loss(model(x), y))
+>>> float(choice.s)  # how many more such epochs the parameters went on
+8.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from optstudy_core.epoch import eve as core
+from optstudy_core.epoch.eve import Choice
+
+from . import _snapshot
+from .optimizer import WORKING_DTYPE
+
+__all__ = ["EVE", "Choice"]
+
+_ALONG = ("epoch", "step")
+_SEARCHES = ("grid", "march")
+
+
+class EVE:
+    """Searches along the epoch's step, or along the optimizer's own.
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``: its parameters are moved.
+        model: whose mode (train or eval) and buffers are as before after a search.
+        along: ``"epoch"``: :meth:`step` is called at the end of an epoch. ``"step"``: it is called
+            in the place of ``optimizer.step()``, with the gradients there.
+        search: ``"grid"`` or ``"march"``.
+        grid: values of s ≥ 0; default {0, ½, 1, 2, 4, 8}, along a step {0, 1, 3, 10, 100}.
+        h: length of a march, > 0.
+        marches: at most so many, ≥ 1.
+        include_extension: count what EVE added in :attr:`delta`.
+
+    Attributes:
+        delta: Δ of the last epoch (or step), a list of tensors; ``None`` before there is one.
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module | None = None,
+        *,
+        along: str = "epoch",
+        search: str = "grid",
+        grid: Sequence[float] | None = None,
+        h: float = 0.1,
+        marches: int = 100,
+        include_extension: bool = False,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"optimizer of type {type(optimizer).__name__}: allowed are torch.optim.Optimizer"
+            )
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"model of type {type(model).__name__}: allowed are None and torch.nn.Module"
+            )
+        if along not in _ALONG:
+            raise ValueError(f"along = {along!r}: allowed are 'epoch' and 'step'")
+        if search not in _SEARCHES:
+            raise ValueError(f"search = {search!r}: allowed are 'grid' and 'march'")
+        if not isinstance(include_extension, bool):
+            raise TypeError(
+                f"include_extension = {include_extension!r}: allowed are True and False"
+            )
+        core.check_march(h, marches)
+        default = core.GRID if along == "epoch" else core.STEP_GRID
+        self._grid = core.check_grid(default if grid is None else grid)
+        self._optimizer, self._model = optimizer, model
+        self._along, self._search = along, search
+        self._h, self._marches = h, marches
+        self._include_extension = include_extension
+        self._start: list[torch.Tensor] | None = None
+        self.delta: list[torch.Tensor] | None = None
+        if along == "epoch":
+            self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Begin the epoch here (``step`` does it itself): Δ is measured from now on."""
+        self._start = _snapshot.clones(_snapshot.parameters(self._optimizer))
+
+    def step(self, closure: Callable[[], Any]) -> Choice:
+        """Search, and leave the parameters where the loss is lowest.
+
+        The optimizer's state is not touched, along a step it is as the optimizer left it.
+
+        Args:
+            closure: returns the loss, on any data, without gradients (``torch.no_grad`` is on); it
+                may put the model in eval mode. Each call finds the same buffers and random state.
+
+        Returns:
+            s, the loss there, the loss at s = 0 and the number of evaluations.
+        """
+        if not callable(closure):
+            raise TypeError(f"closure = {closure!r}: allowed are functions that return the loss")
+        if self._along == "step":
+            self._start = _snapshot.clones(_snapshot.parameters(self._optimizer))
+            self._optimizer.step()
+        choice = self._search_along(closure)
+        if self._along == "epoch":
+            self.begin_epoch()
+        return choice
+
+    @torch.no_grad()
+    def _search_along(self, closure: Callable[[], Any]) -> Choice:
+        params = _snapshot.parameters(self._optimizer)
+        start = self._start
+        assert start is not None
+        if [p.shape for p in params] != [s.shape for s in start]:
+            raise ValueError(
+                f"parameters of shapes {[tuple(p.shape) for p in params]}: allowed are those at "
+                f"the start of the epoch, {[tuple(s.shape) for s in start]} (see begin_epoch)"
+            )
+        end = _snapshot.clones(params)
+        delta = [e - s for e, s in zip(end, start, strict=True)]
+        from_start = self._along == "step" and self._search == "grid"
+        base = start if from_start else end
+
+        def go_to(s: float) -> None:
+            for p, b, e, d in zip(params, base, end, delta, strict=True):
+                if from_start and s == 1:
+                    p.copy_(e)
+                elif s == 0:
+                    p.copy_(b)
+                else:
+                    p.copy_(b + (s * d.to(WORKING_DTYPE.get(d.dtype, d.dtype))).to(d.dtype))
+
+        model = self._model
+        modes, buffers = _snapshot.modes(model), _snapshot.buffers(model)
+        random = _snapshot.random_state(params)
+
+        def back() -> None:
+            _snapshot.restore_modes(modes)
+            _snapshot.restore_buffers(model, buffers)
+            _snapshot.restore_random_state(random)
+
+        def loss_at(s: float) -> float:
+            go_to(s)
+            try:
+                return float(closure())
+            finally:
+                back()
+
+        try:
+            if self._search == "grid":
+                choice = core.on_grid(loss_at, self._grid)
+            else:
+                choice = core.on_march(loss_at, h=self._h, marches=self._marches)
+        except BaseException:
+            _snapshot.assign(params, end)
+            raise
+        go_to(float(choice.s))
+        if self._include_extension:
+            delta = [p - s for p, s in zip(params, start, strict=True)]
+        self.delta = delta
+        return choice

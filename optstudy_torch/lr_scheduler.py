@@ -1,0 +1,453 @@
+"""Learning-rate schedulers that look at each epoch's step and loss.
+
+``DirectionLR``, ``CarefulLR`` and ``DirectionCarefulLR`` are stepped once an epoch, and work with
+any ``torch.optim.Optimizer``. Each holds a factor on the rate of each parameter group. The rate
+that a step is made with is
+
+    min(max(group["lr"]·factor, min_lr), max_lr)
+
+and ``group["lr"]`` holds it while ``optimizer.step()`` runs, only. Between steps it holds what it
+would without these schedulers, so they go together with torch's own in any order, with those that
+overwrite the rate (LambdaLR) and with those that multiply it (StepLR, CosineAnnealingLR) alike.
+``get_last_lr()`` tells the rates with the factors. Several of these schedulers on one optimizer
+multiply, in the order in which they were made; one that is deleted stops doing so.
+
+>>> import torch
+>>> model = torch.nn.Linear(2, 1)
+>>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+>>> scheduler = CarefulLR(optimizer, rollback=True, model=model)
+>>> for loss in [1.0, 0.9, 2.0]:  # the mean training loss of each epoch
+...     scheduler.step(loss)
+>>> round(scheduler.get_last_lr()[0], 6)
+0.08
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from optstudy_core import geometry
+from optstudy_core.epoch import (
+    Decision,
+    Measured,
+    careful,
+    direction,
+    direction_careful,
+    rate,
+)
+
+from . import _snapshot
+
+__all__ = ["CarefulLR", "DirectionCarefulLR", "DirectionLR"]
+
+
+class EpochLR(LRScheduler):
+    """What the three schedulers share.
+
+    Attributes:
+        factors: factor on the rate of each group, float32.
+        decision: the last one, or ``None``; ``jump`` and ``rejected`` tell what the loss did.
+        size: of the last epoch's step ‖Δₖ‖₂; NaN if the direction is not looked at.
+        cosine: of its angle to the step of the last epoch that was kept; NaN if there is none.
+    """
+
+    _method: Any  # the module of the core
+    _measures_steps = True
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        values: dict[str, Any],
+        *,
+        rollback: bool = False,
+        model: torch.nn.Module | None = None,
+        min_lr: float = 0.0,
+        max_lr: float = rate.LARGEST,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"optimizer of type {type(optimizer).__name__}: allowed are torch.optim.Optimizer"
+            )
+        if not isinstance(rollback, bool):
+            raise TypeError(f"rollback = {rollback!r}: allowed are True and False")
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"model of type {type(model).__name__}: allowed are None and torch.nn.Module"
+            )
+        self._method.check(**values)
+        rate.check_limits(min_lr, max_lr)
+        self.optimizer = optimizer
+        self.last_epoch = 0
+        self.min_lr, self.max_lr = float(min_lr), float(max_lr)
+        self.factors = np.ones(len(optimizer.param_groups), np.float32)
+        self.decision: Decision | None = None
+        self.size = self.cosine = math.nan
+        self._values, self._rollback, self._model = values, rollback, model
+        self._state = self._method.init()
+        self._previous: list[torch.Tensor] | None = None
+        self._kept: dict[str, Any] | None = None
+        self._start: list[torch.Tensor] | None = None
+        self.begin_epoch()
+        _Rates.of(optimizer).add(self)
+
+    def begin_epoch(self) -> None:
+        """Begin the epoch here: what has moved the parameters since the last ``step`` is no part.
+
+        To be called after something else than the optimizer has moved them (EVE, a loaded model).
+        ``step`` calls it itself. It also is what a rejected epoch returns to, unless jumps are
+        being waited for (``patience``).
+        """
+        params = _snapshot.parameters(self.optimizer)
+        waiting = self._kept is not None and float(getattr(self._state, "jumps", 0)) > 0
+        self._start = None
+        if self._measures_steps or (self._rollback and not waiting):
+            self._start = _snapshot.clones(params)
+        if self._rollback and not waiting:
+            self._kept = {
+                "params": self._start,
+                "previous": self._previous,
+                "optimizer": _snapshot.optimizer_state(self.optimizer),
+                "buffers": _snapshot.buffers(self._model),
+                "random": _snapshot.random_state(params),
+            }
+
+    def _end_epoch(self, loss: Any) -> None:
+        groups = self.optimizer.param_groups
+        added = len(groups) - len(self.factors)
+        self.factors = np.append(self.factors, np.ones(max(added, 0), np.float32))
+        delta = self._measure()
+        if isinstance(loss, torch.Tensor):
+            loss = loss.detach()
+        rates = np.asarray([float(g["lr"]) for g in groups])
+        low, high = rate.limits(rates, min_lr=self.min_lr, max_lr=self.max_lr)
+        self._state, decision = self._method.update(
+            self._state._replace(factor=self.factors),
+            Measured(cosine=self.cosine, loss=float(loss)),
+            low=low,
+            high=high,
+            **self._values,
+        )
+        self.factors = self._state.factor
+        self.decision = decision
+        self.last_epoch += 1
+        if self._rollback and bool(decision.rejected):
+            self._undo()
+        else:
+            self._previous = delta
+        self.begin_epoch()
+        self._last_lr = [*self.get_last_lr()]
+
+    @torch.no_grad()
+    def _measure(self) -> list[torch.Tensor] | None:
+        """Return Δ and note its size and cosine; without a start that fits there is none."""
+        self.size = self.cosine = math.nan
+        params = _snapshot.parameters(self.optimizer)
+        if not self._measures_steps or self._start is None:
+            return None
+        if [p.shape for p in params] != [s.shape for s in self._start]:
+            return None  # parameters were added
+        delta = [p.detach() - s for p, s in zip(params, self._start, strict=True)]
+        previous = self._previous
+        if previous is not None and len(previous) != len(delta):
+            previous = None
+        self.size = geometry.norm(delta)
+        if previous is not None:
+            self.cosine = geometry.cosine(delta, previous)
+        return delta
+
+    def _undo(self) -> None:
+        kept = self._kept
+        assert kept is not None
+        params = _snapshot.parameters(self.optimizer)
+        _snapshot.assign(params[: len(kept["params"])], kept["params"])
+        _snapshot.restore_optimizer_state(self.optimizer, kept["optimizer"])
+        _snapshot.restore_buffers(self._model, kept["buffers"])
+        _snapshot.restore_random_state(kept["random"])
+        self._previous = kept["previous"]
+
+    # Rates.
+
+    def scaled(self, i: int, lr: Any) -> Any:
+        """Return the rate of group ``i`` with its factor."""
+        factor = float(self.factors[i]) if i < len(self.factors) else 1.0
+        if isinstance(lr, torch.Tensor):  # no synchronization: on its device, in its dtype
+            return (lr * factor).clamp(self.min_lr, self.max_lr)
+        if factor == 1.0 and self.min_lr <= lr <= self.max_lr:
+            return lr
+        return float(rate.scaled(lr, np.float64(factor), min_lr=self.min_lr, max_lr=self.max_lr))
+
+    def get_last_lr(self) -> list[float]:  # type: ignore[override]
+        """Return the rate of each group as this scheduler makes it of what the group has now."""
+        return [float(self.scaled(i, g["lr"])) for i, g in enumerate(self.optimizer.param_groups)]
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]
+        """Return :meth:`get_last_lr`."""
+        return self.get_last_lr()
+
+    # Saved states: tensors, numbers, lists and dictionaries only.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the scheduler carries; ``torch.load(weights_only=True)`` takes it."""
+        state: dict[str, Any] = {
+            "method": type(self).__name__,
+            "last_epoch": self.last_epoch,
+            "factors": [float(f) for f in self.factors],
+            "size": self.size,
+            "cosine": self.cosine,
+            "start": self._start,
+            "previous": self._previous,
+            "kept": self._kept,
+        }
+        for name in ("reference", "jumps"):
+            if hasattr(self._state, name):
+                state[name] = float(getattr(self._state, name))
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; the model and the optimizer are to be loaded by themselves.
+
+        Raises:
+            ValueError: if the state is of another scheduler or other parameters.
+        """
+        own = self.state_dict()
+        if set(state_dict) != set(own) or state_dict["method"] != own["method"]:
+            raise ValueError(
+                f"state_dict of {state_dict.get('method')!r} with {sorted(map(str, state_dict))}: "
+                f"allowed is {own['method']!r} with {sorted(own)}"
+            )
+        if len(state_dict["factors"]) != len(self.optimizer.param_groups):
+            raise ValueError(
+                f"state_dict of {len(state_dict['factors'])} parameter groups: allowed are "
+                f"{len(self.optimizer.param_groups)}"
+            )
+        params = _snapshot.parameters(self.optimizer)
+        kept = state_dict["kept"]
+        if (kept is not None) != self._rollback:
+            raise ValueError(
+                f"state_dict with{'' if kept else 'out'} what a rollback needs: allowed for "
+                f"rollback = {self._rollback} is one with{'' if self._rollback else 'out'}"
+            )
+        for tensors in (state_dict["start"], state_dict["previous"], (kept or {}).get("params")):
+            shapes = [tuple(t.shape) for t in tensors or params]
+            if shapes != [tuple(p.shape) for p in params]:
+                raise ValueError(
+                    f"state_dict of parameters of shapes {shapes}: allowed are "
+                    f"{[tuple(p.shape) for p in params]}"
+                )
+
+        def moved(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
+            if tensors is None:
+                return None
+            return [
+                t.detach().to(p.device, p.dtype, copy=True)
+                for t, p in zip(tensors, params, strict=True)
+            ]
+
+        self.last_epoch = int(state_dict["last_epoch"])
+        self.factors = np.asarray(state_dict["factors"], np.float32)
+        self.size, self.cosine = float(state_dict["size"]), float(state_dict["cosine"])
+        self._start, self._previous = moved(state_dict["start"]), moved(state_dict["previous"])
+        if kept is not None:
+            kept = kept | {"params": moved(kept["params"]), "previous": moved(kept["previous"])}
+        self._kept = kept
+        self._state = self._state._replace(
+            **{n: np.float32(state_dict[n]) for n in ("reference", "jumps") if n in state_dict}
+        )
+        self._last_lr = [*self.get_last_lr()]
+
+
+class DirectionLR(EpochLR):
+    """Direction-adaptive learning rate: grows while epochs go the same way, else shrinks.
+
+        lr ← lr·(1 + r·cos φₖ);    centred: lr ← lr·(1 + 2r·(cos φₖ − ½))
+
+    See :mod:`optstudy_core.epoch.direction`. Keeps two copies of the parameters.
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``; its groups have the same multipliers.
+        r: how strongly the direction counts, in [0, 1].
+        centred: take 60° as neutral instead of 90°; r in [0, ⅓].
+        min_lr: the rate never falls below it.
+        max_lr: the rate never grows above it.
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
+    """
+
+    _method = direction
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        r: float = 0.05,
+        *,
+        centred: bool = False,
+        min_lr: float = 0.0,
+        max_lr: float = rate.LARGEST,
+    ) -> None:
+        super().__init__(optimizer, {"r": r, "centred": centred}, min_lr=min_lr, max_lr=max_lr)
+
+    def step(self, metrics: Any = None) -> None:
+        """End an epoch.
+
+        Args:
+            metrics: not read (the loss, for code that steps several schedulers alike).
+        """
+        del metrics
+        self._end_epoch(math.nan)
+
+
+class CarefulLR(EpochLR):
+    """Careful learning rate: smaller after the loss has jumped up.
+
+        Lₖ > L + τ·|L|, or not finite, ``patience`` times in a row: lr ← γ·lr
+
+    See :mod:`optstudy_core.epoch.careful`.
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``; its groups have the same multipliers.
+        tau: τ ≥ 0, by how much of |L| the loss may rise.
+        gamma: γ in [0, 1].
+        growth: what every epoch without a jump multiplies the rate by, ≥ 1; bold: 1.05.
+        patience: how many jumps in a row it takes, ≥ 1.
+        reference: L is the loss of the ``"last"`` epoch, or of the last ``"accepted"`` one.
+        rollback: undo the epoch as well: parameters, the optimizer's state, the buffers of
+            ``model`` and torch's random state return to what they were before the (first) jump.
+        model: whose buffers are restored.
+        min_lr: the rate never falls below it.
+        max_lr: the rate never grows above it.
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
+    """
+
+    _method = careful
+    _measures_steps = False
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        tau: float = 0.02,
+        gamma: float = 0.8,
+        *,
+        growth: float = 1.0,
+        patience: int = 1,
+        reference: str = "last",
+        rollback: bool = False,
+        model: torch.nn.Module | None = None,
+        min_lr: float = 0.0,
+        max_lr: float = rate.LARGEST,
+    ) -> None:
+        values = {
+            "tau": tau,
+            "gamma": gamma,
+            "growth": growth,
+            "patience": patience,
+            "reference": reference,
+        }
+        super().__init__(
+            optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
+        )
+
+    def step(self, metrics: Any) -> None:  # type: ignore[override]
+        """End an epoch.
+
+        Args:
+            metrics: its mean training loss, a number or a tensor of one.
+        """
+        self._end_epoch(metrics)
+
+
+class DirectionCarefulLR(EpochLR):
+    """Both: the rate is multiplied by what ``DirectionLR`` and ``CarefulLR`` multiply it by.
+
+    Arguments and errors are theirs. The direction of an epoch that is undone does not count.
+    """
+
+    _method = direction_careful
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        r: float = 0.05,
+        tau: float = 0.02,
+        gamma: float = 0.8,
+        *,
+        centred: bool = False,
+        growth: float = 1.0,
+        patience: int = 1,
+        reference: str = "last",
+        rollback: bool = False,
+        model: torch.nn.Module | None = None,
+        min_lr: float = 0.0,
+        max_lr: float = rate.LARGEST,
+    ) -> None:
+        values = {
+            "r": r,
+            "centred": centred,
+            "tau": tau,
+            "gamma": gamma,
+            "growth": growth,
+            "patience": patience,
+            "reference": reference,
+            "rollback": rollback,
+        }
+        super().__init__(
+            optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
+        )
+
+    def step(self, metrics: Any) -> None:  # type: ignore[override]
+        """End an epoch.
+
+        Args:
+            metrics: its mean training loss, a number or a tensor of one.
+        """
+        self._end_epoch(metrics)
+
+
+class _Rates:
+    """Puts the rates with their factors into an optimizer's groups while it steps."""
+
+    _known: ClassVar[Any] = weakref.WeakKeyDictionary()  # of optimizers
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._schedulers: list[weakref.ref[EpochLR]] = []
+        self._written: list[tuple[dict[str, Any], Any, Any]] = []
+        optimizer.register_step_pre_hook(self._before)
+        optimizer.register_step_post_hook(self._after)
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> _Rates:
+        """Return those of an optimizer, which are made once."""
+        if optimizer not in cls._known:
+            cls._known[optimizer] = cls(optimizer)
+        rates: _Rates = cls._known[optimizer]
+        return rates
+
+    def add(self, scheduler: EpochLR) -> None:
+        self._schedulers.append(weakref.ref(scheduler, self._schedulers.remove))
+
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        self._after()  # if the last step raised an error
+        for i, group in enumerate(optimizer.param_groups):
+            lr = group["lr"]
+            for reference in self._schedulers:
+                scheduler = reference()
+                if scheduler is not None:
+                    lr = scheduler.scaled(i, lr)
+            if lr is not group["lr"]:
+                self._written.append((group, group["lr"], lr))
+                group["lr"] = lr
+
+    def _after(self, *_: Any) -> None:
+        for group, own, written in self._written:
+            if group["lr"] is written:  # else somebody has set another one since
+                group["lr"] = own
+        self._written = []
