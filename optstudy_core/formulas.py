@@ -62,14 +62,21 @@ def _operand(rng: np.random.Generator, depth: int) -> Formula:
     return random_formula(rng, depth)
 
 
-def evaluate(formula: Formula, values: dict[str, Any]) -> Any:
-    """Return the value of a formula, computed by operators and the namespace of the arrays."""
-    if isinstance(formula, str):
-        return values[formula]
+def evaluate(formula: Formula, values: dict[Formula, Any]) -> Any:
+    """Return the value of a formula, computed by operators and the namespace of the arrays.
+
+    A part that comes again is one value, as a variable is (``root * root`` is rewritten only so);
+    the values of the parts are added to ``values``.
+    """
     if isinstance(formula, int | float):
         return formula
-    operation, *operands = formula
-    args = [evaluate(x, values) for x in operands]
+    if formula not in values:
+        operation, *operands = formula
+        values[formula] = _apply(operation, [evaluate(x, values) for x in operands], values)
+    return values[formula]
+
+
+def _apply(operation: str, args: list[Any], values: dict[Formula, Any]) -> Any:
     match operation, args:
         case "add", (x, y):
             return x + y
