@@ -299,7 +299,7 @@ def careful(
     """Careful learning rate (see ``optstudy_core.epoch.careful``).
 
     Args:
-        tau: τ ≥ 0, by how much of |L| the loss may rise.
+        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
         gamma: γ in [0, 1], what a jump multiplies the rate by.
         growth: what any other epoch multiplies it by, ≥ 1; bold: 1.05.
         patience: how many jumps in a row it takes, ≥ 1.

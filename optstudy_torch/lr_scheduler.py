@@ -306,13 +306,13 @@ class DirectionLR(EpochLR):
 class CarefulLR(EpochLR):
     """Careful learning rate: smaller after the loss has jumped up.
 
-        Lₖ > L + τ·|L|, or not finite, ``patience`` times in a row: lr ← γ·lr
+        ``Lₖ > L + τ·|L|``, or not finite, ``patience`` times in a row: lr ← γ·lr
 
     See :mod:`optstudy_core.epoch.careful`.
 
     Args:
         optimizer: any ``torch.optim.Optimizer``; its groups have the same multipliers.
-        tau: τ ≥ 0, by how much of |L| the loss may rise.
+        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
         gamma: γ in [0, 1].
         growth: what every epoch without a jump multiplies the rate by, ≥ 1; bold: 1.05.
         patience: how many jumps in a row it takes, ≥ 1.
