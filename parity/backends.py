@@ -62,6 +62,12 @@ def _measure(run: Run, norm: Any, cosine: Any, angle: Any, triple: list[Any], le
     run.angles["angle of last step and all steps"] = np.array(angle(last, whole), np.float64)
 
 
+def _measure_on_host(run: Run, paths: list[str], triple: list[Any]) -> None:
+    """Fill in norms and angles by the core's own geometry."""
+    leaves = zip(paths, triple[2], strict=True)
+    _measure(run, geometry.norm, geometry.cosine, geometry.angle, triple, leaves)
+
+
 class NumPyBackend(Backend):
     """The definition: the pure function on NumPy arrays, in the working dtype."""
 
@@ -97,14 +103,7 @@ class NumPyBackend(Backend):
                     for i, field_value in zip(group.indices, fields, strict=True):
                         run.state[f"{paths[i]}.{name}"] = np.asarray(field_value)
             displacements = [params, _minus(theta, before), _minus(theta, params)]
-        _measure(
-            run,
-            geometry.norm,
-            geometry.cosine,
-            geometry.angle,
-            displacements,
-            zip(paths, displacements[2], strict=True),
-        )
+        _measure_on_host(run, paths, displacements)
         return run
 
 
@@ -186,14 +185,7 @@ class TorchBackend(Backend):
                 run.state[f"{leaf.path}.{name}"] = _from_torch(value)
         end = [p.detach() for p in theta]
         displacements = [start, _minus(end, before), _minus(end, start)]
-        _measure(
-            run,
-            geometry.norm,
-            geometry.cosine,
-            geometry.angle,
-            displacements,
-            zip([leaf.path for leaf in leaves], displacements[2], strict=True),
-        )
+        _measure_on_host(run, [leaf.path for leaf in leaves], displacements)
         return run
 
     def _arguments(
