@@ -67,6 +67,89 @@ def restore_buffers(model: torch.nn.Module | None, kept: dict[str, torch.Tensor]
             module._buffers[last] = value.clone()
 
 
+def take(
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module | None,
+    params: list[torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """Return copies of all that an undone epoch returns to; ``params`` are copies made already."""
+    own = parameters(optimizer)
+    return {
+        "params": clones(own) if params is None else params,
+        "optimizer": optimizer_state(optimizer),
+        "buffers": buffers(model),
+        "random": random_state(own),
+    }
+
+
+def restore(
+    kept: dict[str, Any], optimizer: torch.optim.Optimizer, model: torch.nn.Module | None
+) -> None:
+    """Put back what :func:`take` returned; parameters added since stay as they are."""
+    assign(parameters(optimizer)[: len(kept["params"])], kept["params"])
+    restore_optimizer_state(optimizer, kept["optimizer"])
+    restore_buffers(model, kept["buffers"])
+    restore_random_state(kept["random"])
+
+
+def loaded(
+    name: str, tensors: list[torch.Tensor] | None, params: list[torch.Tensor]
+) -> list[torch.Tensor] | None:
+    """Return copies of saved tensors, one for each parameter, on the parameters' devices.
+
+    Raises:
+        ValueError: if their shapes are not those of the parameters.
+    """
+    if tensors is None:
+        return None
+    shapes, wanted = [tuple(t.shape) for t in tensors], [tuple(p.shape) for p in params]
+    if shapes != wanted:
+        raise ValueError(f"state_dict with {name} of shapes {shapes}: allowed are {wanted}")
+    return [t.detach().to(p.device, copy=True) for t, p in zip(tensors, params, strict=True)]
+
+
+def check_saved(state_dict: dict[str, Any], own: dict[str, Any]) -> None:
+    """Refuse a saved state of another method than ``own``.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if set(state_dict) != set(own) or state_dict["method"] != own["method"]:
+        raise ValueError(
+            f"state_dict of {state_dict.get('method')!r} with {sorted(map(str, state_dict))}: "
+            f"allowed is {own['method']!r} with {sorted(own)}"
+        )
+
+
+def check_model(optimizer: Any, model: Any) -> None:
+    """Refuse what is no optimizer, or neither a model nor ``None``.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer of type {type(optimizer).__name__}: allowed are torch.optim.Optimizer"
+        )
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model of type {type(model).__name__}: allowed are None and torch.nn.Module"
+        )
+
+
+def check_start(params: list[torch.Tensor], start: list[torch.Tensor]) -> None:
+    """Refuse parameters that are not those at the start of the epoch.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    if [p.shape for p in params] != [s.shape for s in start]:
+        raise ValueError(
+            f"parameters of shapes {[tuple(p.shape) for p in params]}: allowed are those at the "
+            f"start of the epoch, {[tuple(s.shape) for s in start]} (see begin_epoch)"
+        )
+
+
 def modes(model: torch.nn.Module | None) -> list[tuple[torch.nn.Module, bool]]:
     """Return which modules of a model are in training mode."""
     return [] if model is None else [(m, m.training) for m in model.modules()]

@@ -70,14 +70,7 @@ class EVE:
         marches: int = 100,
         include_extension: bool = False,
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(
-                f"optimizer of type {type(optimizer).__name__}: allowed are torch.optim.Optimizer"
-            )
-        if model is not None and not isinstance(model, torch.nn.Module):
-            raise TypeError(
-                f"model of type {type(model).__name__}: allowed are None and torch.nn.Module"
-            )
+        _snapshot.check_model(optimizer, model)
         if along not in _ALONG:
             raise ValueError(f"along = {along!r}: allowed are 'epoch' and 'step'")
         if search not in _SEARCHES:
@@ -129,11 +122,7 @@ class EVE:
         params = _snapshot.parameters(self._optimizer)
         start = self._start
         assert start is not None
-        if [p.shape for p in params] != [s.shape for s in start]:
-            raise ValueError(
-                f"parameters of shapes {[tuple(p.shape) for p in params]}: allowed are those at "
-                f"the start of the epoch, {[tuple(s.shape) for s in start]} (see begin_epoch)"
-            )
+        _snapshot.check_start(params, start)
         end = _snapshot.clones(params)
         delta = [e - s for e, s in zip(end, start, strict=True)]
         from_start = self._along == "step" and self._search == "grid"

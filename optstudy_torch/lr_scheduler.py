@@ -70,16 +70,9 @@ class EpochLR(LRScheduler):
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(
-                f"optimizer of type {type(optimizer).__name__}: allowed are torch.optim.Optimizer"
-            )
+        _snapshot.check_model(optimizer, model)
         if not isinstance(rollback, bool):
             raise TypeError(f"rollback = {rollback!r}: allowed are True and False")
-        if model is not None and not isinstance(model, torch.nn.Module):
-            raise TypeError(
-                f"model of type {type(model).__name__}: allowed are None and torch.nn.Module"
-            )
         self._method.check(**values)
         rate.check_limits(min_lr, max_lr)
         self.optimizer = optimizer
@@ -109,26 +102,29 @@ class EpochLR(LRScheduler):
         if self._measures_steps or (self._rollback and not waiting):
             self._start = _snapshot.clones(params)
         if self._rollback and not waiting:
-            self._kept = {
-                "params": self._start,
-                "previous": self._previous,
-                "optimizer": _snapshot.optimizer_state(self.optimizer),
-                "buffers": _snapshot.buffers(self._model),
-                "random": _snapshot.random_state(params),
-            }
+            kept = _snapshot.take(self.optimizer, self._model, self._start)
+            self._kept = kept | {"previous": self._previous}
 
-    def _end_epoch(self, loss: Any) -> None:
+    def step(self, metrics: Any = None) -> None:
+        """End an epoch.
+
+        Args:
+            metrics: its mean training loss, a number or a tensor of one; ``DirectionLR`` does not
+                read it.
+
+        Raises:
+            TypeError: if there is none, but one is read.
+        """
+        loss = self._loss(metrics)
         groups = self.optimizer.param_groups
         added = len(groups) - len(self.factors)
         self.factors = np.append(self.factors, np.ones(max(added, 0), np.float32))
         delta = self._measure()
-        if isinstance(loss, torch.Tensor):
-            loss = loss.detach()
         rates = np.asarray([float(g["lr"]) for g in groups])
         low, high = rate.limits(rates, min_lr=self.min_lr, max_lr=self.max_lr)
         self._state, decision = self._method.update(
             self._state._replace(factor=self.factors),
-            Measured(cosine=self.cosine, loss=float(loss)),
+            Measured(cosine=self.cosine, loss=loss),
             low=low,
             high=high,
             **self._values,
@@ -142,6 +138,11 @@ class EpochLR(LRScheduler):
             self._previous = delta
         self.begin_epoch()
         self._last_lr = [*self.get_last_lr()]
+
+    def _loss(self, metrics: Any) -> float:
+        if metrics is None:
+            raise TypeError("metrics = None: allowed is the epoch's mean training loss")
+        return float(metrics.detach() if isinstance(metrics, torch.Tensor) else metrics)
 
     @torch.no_grad()
     def _measure(self) -> list[torch.Tensor] | None:
@@ -164,11 +165,7 @@ class EpochLR(LRScheduler):
     def _undo(self) -> None:
         kept = self._kept
         assert kept is not None
-        params = _snapshot.parameters(self.optimizer)
-        _snapshot.assign(params[: len(kept["params"])], kept["params"])
-        _snapshot.restore_optimizer_state(self.optimizer, kept["optimizer"])
-        _snapshot.restore_buffers(self._model, kept["buffers"])
-        _snapshot.restore_random_state(kept["random"])
+        _snapshot.restore(kept, self.optimizer, self._model)
         self._previous = kept["previous"]
 
     # Rates.
@@ -215,12 +212,7 @@ class EpochLR(LRScheduler):
         Raises:
             ValueError: if the state is of another scheduler or other parameters.
         """
-        own = self.state_dict()
-        if set(state_dict) != set(own) or state_dict["method"] != own["method"]:
-            raise ValueError(
-                f"state_dict of {state_dict.get('method')!r} with {sorted(map(str, state_dict))}: "
-                f"allowed is {own['method']!r} with {sorted(own)}"
-            )
+        _snapshot.check_saved(state_dict, self.state_dict())
         if len(state_dict["factors"]) != len(self.optimizer.param_groups):
             raise ValueError(
                 f"state_dict of {len(state_dict['factors'])} parameter groups: allowed are "
@@ -233,28 +225,16 @@ class EpochLR(LRScheduler):
                 f"state_dict with{'' if kept else 'out'} what a rollback needs: allowed for "
                 f"rollback = {self._rollback} is one with{'' if self._rollback else 'out'}"
             )
-        for tensors in (state_dict["start"], state_dict["previous"], (kept or {}).get("params")):
-            shapes = [tuple(t.shape) for t in tensors or params]
-            if shapes != [tuple(p.shape) for p in params]:
-                raise ValueError(
-                    f"state_dict of parameters of shapes {shapes}: allowed are "
-                    f"{[tuple(p.shape) for p in params]}"
-                )
-
-        def moved(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-            if tensors is None:
-                return None
-            return [
-                t.detach().to(p.device, p.dtype, copy=True)
-                for t, p in zip(tensors, params, strict=True)
-            ]
-
+        start = _snapshot.loaded("start", state_dict["start"], params)
+        previous = _snapshot.loaded("previous", state_dict["previous"], params)
+        if kept is not None:
+            kept = kept | {
+                name: _snapshot.loaded(name, kept[name], params) for name in ("params", "previous")
+            }
         self.last_epoch = int(state_dict["last_epoch"])
         self.factors = np.asarray(state_dict["factors"], np.float32)
         self.size, self.cosine = float(state_dict["size"]), float(state_dict["cosine"])
-        self._start, self._previous = moved(state_dict["start"]), moved(state_dict["previous"])
-        if kept is not None:
-            kept = kept | {"params": moved(kept["params"]), "previous": moved(kept["previous"])}
+        self._start, self._previous = start, previous
         self._kept = kept
         self._state = self._state._replace(
             **{n: np.float32(state_dict[n]) for n in ("reference", "jumps") if n in state_dict}
@@ -293,14 +273,9 @@ class DirectionLR(EpochLR):
     ) -> None:
         super().__init__(optimizer, {"r": r, "centred": centred}, min_lr=min_lr, max_lr=max_lr)
 
-    def step(self, metrics: Any = None) -> None:
-        """End an epoch.
-
-        Args:
-            metrics: not read (the loss, for code that steps several schedulers alike).
-        """
-        del metrics
-        self._end_epoch(math.nan)
+    def _loss(self, metrics: Any) -> float:
+        del metrics  # for code that steps several schedulers alike
+        return math.nan
 
 
 class CarefulLR(EpochLR):
@@ -355,14 +330,6 @@ class CarefulLR(EpochLR):
             optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
         )
 
-    def step(self, metrics: Any) -> None:  # type: ignore[override]
-        """End an epoch.
-
-        Args:
-            metrics: its mean training loss, a number or a tensor of one.
-        """
-        self._end_epoch(metrics)
-
 
 class DirectionCarefulLR(EpochLR):
     """Both: the rate is multiplied by what ``DirectionLR`` and ``CarefulLR`` multiply it by.
@@ -401,14 +368,6 @@ class DirectionCarefulLR(EpochLR):
         super().__init__(
             optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
         )
-
-    def step(self, metrics: Any) -> None:  # type: ignore[override]
-        """End an epoch.
-
-        Args:
-            metrics: its mean training loss, a number or a tensor of one.
-        """
-        self._end_epoch(metrics)
 
 
 class _Rates:

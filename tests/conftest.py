@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from optstudy_core import ALGORITHMS
+from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import find
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thread in each
@@ -112,3 +112,40 @@ def to_torch(x: np.ndarray) -> Any:
     if x.dtype.name == "bfloat16":
         return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(x)
+
+
+# Update functions of a user.
+
+
+class Ball(NamedTuple):
+    b: Any
+
+
+def heavy_ball(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1, momentum: Any = 0.9):
+    b = momentum * state.b + grad
+    return Ball(b), -lr * b
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+def two_zeros(params: Any) -> Pair:
+    """One array that is two fields."""
+    zeros = 0 * params
+    return Pair(zeros, zeros)
+
+
+def delayed(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
+    """Returns a field as the step, and moves the fields through each other."""
+    return Pair(state.b, lr * grad), state.a
+
+
+def delayed_descent(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
+    """Takes the step before last; its fields move through each other."""
+    return Pair(state.b, lr * grad), -state.a
+
+
+HEAVY_BALL = Algorithm("heavy_ball", lambda params: Ball(0 * params), heavy_ball)
+DELAYED = Algorithm("delayed_descent", two_zeros, delayed_descent)

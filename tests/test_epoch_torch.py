@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import to_numpy
 from torch.optim import lr_scheduler as torch_schedulers
 
 import optstudy_torch
-from optstudy_core import geometry
+from optstudy_core import epoch, geometry
+from optstudy_torch.epoch import Backstep, EpochMomentum, ExtrapolatedEpoch
 from optstudy_torch.eve import EVE
 from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
 
@@ -84,7 +86,7 @@ def everything(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 def equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
+        return a.dtype == b.dtype and to_numpy(a).tobytes() == to_numpy(b).tobytes()
     if isinstance(a, dict):
         return list(a) == list(b) and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
@@ -573,3 +575,112 @@ def test_bad_values_are_refused(make_it: Any, error: type, message: str) -> None
     _, optimizer = make()
     with pytest.raises(error, match=message):
         make_it(optimizer)
+
+
+# Moves at the end of an epoch.
+
+
+@pytest.mark.parametrize("move_type", [ExtrapolatedEpoch, EpochMomentum])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_moves_are_those_of_the_core(kind: str, dtype: torch.dtype, move_type: Any) -> None:
+    if (kind, dtype) == ("torch.LBFGS", torch.bfloat16):
+        pytest.skip("torch's LBFGS has no bfloat16")
+    work = torch.float32 if dtype == torch.bfloat16 else dtype
+    w = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=dtype))
+    optimizer = OPTIMIZERS[kind]([w])
+    move = move_type(optimizer)
+    state = epoch.momentum.init(w.detach().to(work))
+    begin, previous = w.detach().clone(), None
+    moved = 0
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = ((w - target) ** 2).sum()
+        loss.backward()
+        return loss
+
+    for k in range(4):
+        target = torch.linspace(0, 2, 7, dtype=dtype) * (1 + k % 2)
+        optimizer.step(closure)
+        theta = w.detach().clone()
+        move.step()
+        delta = theta - begin
+        if move_type is ExtrapolatedEpoch:
+            cosine = math.nan if previous is None else geometry.cosine(delta, previous)
+            wanted = epoch.extrapolation.update(theta.to(work), delta.to(work), cosine)
+        else:
+            state, wanted = epoch.momentum.update(state, theta.to(work), begin.to(work))
+        assert equal(w.detach(), wanted.to(dtype))
+        moved += not equal(w.detach(), theta)
+        begin, previous = w.detach().clone(), delta
+    assert moved == 3  # the first epoch has neither an angle nor an average
+
+
+@pytest.mark.parametrize("move_type", [ExtrapolatedEpoch, EpochMomentum])
+def test_a_move_that_is_saved_goes_on_alike(move_type: Any) -> None:
+    model, optimizer = make("our Adam")
+    move = move_type(optimizer)
+    for _ in range(2):
+        train(model, optimizer)
+        move.step()
+    train(model, optimizer, 1)  # in the middle of an epoch
+    buffer = io.BytesIO()
+    torch.save((everything(model, optimizer), move.state_dict()), buffer)
+    train(model, optimizer)
+    move.step()
+    first = everything(model, optimizer)
+
+    buffer.seek(0)
+    kept, saved = torch.load(buffer, weights_only=True)
+    twin, its_optimizer = make("our Adam")
+    twin.load_state_dict(kept["model"])
+    whole = its_optimizer.state_dict() | {"state": kept["state"]}
+    its_optimizer.load_state_dict(whole)
+    its_move = move_type(its_optimizer)
+    its_move.load_state_dict(saved)
+    torch.set_rng_state(kept["random"])
+    train(twin, its_optimizer)
+    its_move.step()
+    assert equal(everything(twin, its_optimizer), first)
+
+
+def test_backstep_undoes_as_often_as_wanted() -> None:
+    model, optimizer = make("torch.Adam")
+    train(model, optimizer)
+    backstep = Backstep(optimizer, model)
+    before = everything(model, optimizer)
+    for _ in range(2):
+        train(model, optimizer)
+        assert not equal(everything(model, optimizer), before)
+        backstep.undo()
+        assert equal(everything(model, optimizer), before)
+    other = Backstep(optimizer, model)
+    train(model, optimizer)
+    other.step()  # from here on
+    other.load_state_dict(backstep.state_dict())
+    other.undo()
+    assert equal(everything(model, optimizer), before)
+
+
+def test_what_a_move_refuses() -> None:
+    model, optimizer = make("torch.SGD")
+    with pytest.raises(TypeError, match="optimizer of type Net"):
+        ExtrapolatedEpoch(model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lr = -1"):
+        ExtrapolatedEpoch(optimizer, lr=-1)
+    with pytest.raises(ValueError, match="beta = 1"):
+        EpochMomentum(optimizer, beta=1.0)
+    with pytest.raises(TypeError, match="model of type int"):
+        Backstep(optimizer, 3)  # type: ignore[arg-type]
+    move = EpochMomentum(optimizer)
+    with pytest.raises(ValueError, match="'ExtrapolatedEpoch'"):
+        move.load_state_dict(ExtrapolatedEpoch(optimizer).state_dict())
+    other = EpochMomentum(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1))
+    with pytest.raises(ValueError, match="start of shapes"):
+        move.load_state_dict(other.state_dict())
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    with pytest.raises(ValueError, match="start of the epoch"):
+        move.step()
+    with pytest.raises(TypeError, match="metrics = None"):
+        CarefulLR(optimizer).step()

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from conftest import definition, draw, fields, same, start
+from conftest import DELAYED, HEAVY_BALL, definition, draw, fields, same, start
 from flax.training.train_state import TrainState
 
 import optstudy_jax
@@ -656,33 +656,6 @@ def test_states_saved_by_numpy_continue_on_the_same_bits(tmp_path: Path) -> None
 
 
 # Update functions of the user.
-
-
-class Ball(NamedTuple):
-    b: Any
-
-
-def heavy_ball(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1, momentum: Any = 0.9):
-    b = momentum * state.b + grad
-    return Ball(b), -lr * b
-
-
-class Pair(NamedTuple):
-    a: Any
-    b: Any
-
-
-def same_zeros(params: Any) -> Pair:
-    zeros = params.__array_namespace__().zeros_like(params)
-    return Pair(zeros, zeros)
-
-
-def delayed(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
-    return Pair(state.b, lr * grad), -state.a
-
-
-HEAVY_BALL = Algorithm("heavy_ball", lambda params: Ball(0 * params), heavy_ball)
-DELAYED = Algorithm("delayed", same_zeros, delayed)
 
 
 @pytest.mark.parametrize("algorithm", [HEAVY_BALL, DELAYED], ids=lambda a: a.name)

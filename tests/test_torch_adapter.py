@@ -7,13 +7,24 @@ import inspect
 import io
 import math
 import pickle
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from conftest import definition, draw, fields, same, start, to_numpy, to_torch
+from conftest import (
+    DELAYED,
+    HEAVY_BALL,
+    Pair,
+    definition,
+    draw,
+    fields,
+    same,
+    start,
+    to_numpy,
+    to_torch,
+)
 
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm
@@ -604,34 +615,6 @@ def test_a_model_learns() -> None:
 
 
 # Update functions of the user.
-
-
-class Ball(NamedTuple):
-    b: Any
-
-
-def heavy_ball(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1, momentum: Any = 0.9):
-    b = momentum * state.b + grad
-    return Ball(b), -lr * b
-
-
-class Pair(NamedTuple):
-    a: Any
-    b: Any
-
-
-def two_zeros(params: Any) -> Pair:
-    zeros = 0 * params
-    return Pair(zeros, zeros)
-
-
-def delayed(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
-    """Takes the step before last; its fields move through each other."""
-    return Pair(state.b, lr * grad), -state.a
-
-
-HEAVY_BALL = Algorithm("heavy_ball", lambda params: Ball(0 * params), heavy_ball)
-DELAYED = Algorithm("delayed", two_zeros, delayed)
 
 
 @pytest.mark.parametrize("algorithm", [HEAVY_BALL, DELAYED], ids=lambda a: a.name)

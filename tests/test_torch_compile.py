@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import torch._dynamo
-from conftest import definition, draw, same, start, to_numpy, to_torch
+from conftest import Pair, definition, delayed, draw, same, start, to_numpy, to_torch, two_zeros
 
 from optstudy_core import Algorithm
 from optstudy_torch import SGD, AdamW, AMSGrad, from_core
@@ -174,21 +174,6 @@ def test_a_tensor_learning_rate_changes_in_place() -> None:
         rate.fill_(float(r))
         run(optimizer, params, [g])
     assert_same(params, definition("adamw", begin, grads, lambda t: CORE | {"lr": rates[t]})[0])
-
-
-class Pair(NamedTuple):
-    a: Any
-    b: Any
-
-
-def two_zeros(params: Any) -> Pair:
-    zeros = 0 * params
-    return Pair(zeros, zeros)
-
-
-def delayed(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):
-    """Returns a field as the step, and moves the fields through each other."""
-    return Pair(state.b, lr * grad), state.a
 
 
 def bounded(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1):

@@ -1,0 +1,214 @@
+"""Moves at the end of an epoch: extrapolated epoch, epoch momentum, backstep.
+
+Each works with any ``torch.optim.Optimizer``, whose parameters it moves when ``step()`` is called
+at the end of an epoch. The formulas are those of :mod:`optstudy_core.epoch`, computed in float32
+(float64 for float64 parameters) and rounded to the parameter's dtype.
+
+>>> import torch
+>>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+>>> optimizer = torch.optim.SGD([w], lr=0.5)
+>>> extrapolated = ExtrapolatedEpoch(optimizer, lr=0.5)
+>>> for _ in range(2):  # epochs, of one step each
+...     w.grad = torch.ones(2)
+...     optimizer.step()
+...     extrapolated.step()
+>>> round(extrapolated.cosine, 9), w.tolist()  # the second epoch went on by half of its own step
+(1.0, [-0.25, 0.75])
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from optstudy_core import geometry
+from optstudy_core.epoch import extrapolation, momentum
+from optstudy_core.leaves import Leaves
+
+from . import _snapshot
+from .optimizer import EAGER, WORKING_DTYPE
+
+__all__ = ["Backstep", "EpochMomentum", "ExtrapolatedEpoch"]
+
+
+class EpochMove:
+    """What the moves share: where the epoch began, and saved states."""
+
+    _carried: tuple[str, ...] = ()  # attributes that are lists of tensors, or None
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        _snapshot.check_model(optimizer, None)
+        self.optimizer = optimizer
+        self._start: list[torch.Tensor] = []
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Begin the epoch here (``step`` does it itself): Δ is measured from now on."""
+        self._start = _snapshot.clones(_snapshot.parameters(self.optimizer))
+
+    def _parameters(self) -> list[torch.Tensor]:
+        params = _snapshot.parameters(self.optimizer)
+        _snapshot.check_start(params, self._start)
+        return params
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is carried; ``torch.load(weights_only=True)`` takes it."""
+        carried = {name: getattr(self, f"_{name}") for name in ("start", *self._carried)}
+        return {"method": type(self).__name__} | carried
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; the model and the optimizer are to be loaded by themselves.
+
+        Raises:
+            ValueError: if the state is of another method or other parameters.
+        """
+        _snapshot.check_saved(state_dict, self.state_dict())
+        params = _snapshot.parameters(self.optimizer)
+        names = ("start", *self._carried)
+        new = {f"_{n}": _snapshot.loaded(n, state_dict[n], params) for n in names}
+        vars(self).update(new)
+
+
+class ExtrapolatedEpoch(EpochMove):
+    """Goes a little further where the epochs agree on the direction: θ ← θ + lr·cos φₖ·Δₖ.
+
+    See :mod:`optstudy_core.epoch.extrapolation`. Δ does not include what was added. Keeps two
+    copies of the parameters.
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``.
+        lr: ≥ 0.
+
+    Attributes:
+        size: of the last epoch's step ‖Δₖ‖₂; NaN before there is one.
+        cosine: of its angle to the step before; NaN if there is none.
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
+    """
+
+    _carried = ("previous",)
+
+    def __init__(self, optimizer: torch.optim.Optimizer, lr: float = 0.1) -> None:
+        extrapolation.check(lr=lr)
+        self._lr = lr
+        self.size = self.cosine = math.nan
+        self._previous: list[torch.Tensor] | None = None
+        super().__init__(optimizer)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """End an epoch."""
+        params = self._parameters()
+        delta = [p.detach() - s for p, s in zip(params, self._start, strict=True)]
+        self.size, self.cosine = geometry.norm(delta), math.nan
+        if self._previous is not None:
+            self.cosine = geometry.cosine(delta, self._previous)
+        c = extrapolation.coefficient(self.cosine, lr=self._lr)
+        _put(params, extrapolation.moved(_work(params), _work(delta), c))
+        self._previous = delta
+        self.begin_epoch()
+
+
+class EpochMomentum(EpochMove):
+    """An average M of past epochs moves the parameters: θ ← θ + lr·M, M ← β·M + (1 − β)·Δₖ.
+
+    See :mod:`optstudy_core.epoch.momentum`; Δ includes the move. Keeps a copy of the parameters,
+    and M in float32 (float64 for float64 parameters).
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``.
+        lr: ≥ 0.
+        beta: β in [0, 1).
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
+    """
+
+    _carried = ("m",)
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, lr: float = 1.0, beta: float = 0.9
+    ) -> None:
+        momentum.check(lr=lr, beta=beta)
+        self._lr, self._beta = lr, beta
+        super().__init__(optimizer)
+        self._m = list(momentum.init(_work(self._start)).m.values)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """End an epoch."""
+        params = self._parameters()
+        state = momentum.MomentumState(Leaves(self._m, EAGER))
+        state, moved = momentum.update(
+            state, _work(params), _work(self._start), lr=self._lr, beta=self._beta
+        )
+        _put(params, moved)
+        self._m = list(state.m.values)
+        self.begin_epoch()
+
+
+class Backstep:
+    """Undoes an epoch, to the last bit: :meth:`step` keeps, :meth:`undo` returns to what was kept.
+
+    Kept are the parameters, the optimizer's state, the buffers of ``model`` and torch's random
+    state (see :mod:`optstudy_core.epoch.backstep`).
+
+    Args:
+        optimizer: any ``torch.optim.Optimizer``.
+        model: whose buffers (statistics of BatchNorm) return as well.
+
+    Raises:
+        TypeError: for an argument of another type.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.ones(1))
+    >>> optimizer = torch.optim.SGD([w], lr=0.5)
+    >>> backstep = Backstep(optimizer)
+    >>> w.grad = torch.ones(1)
+    >>> _ = optimizer.step()
+    >>> backstep.undo()
+    >>> w.tolist()
+    [1.0]
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None
+    ) -> None:
+        _snapshot.check_model(optimizer, model)
+        self.optimizer, self._model = optimizer, model
+        self.step()
+
+    def step(self) -> None:
+        """End an epoch: this is where :meth:`undo` returns to from now on."""
+        self._kept = _snapshot.take(self.optimizer, self._model)
+
+    def undo(self) -> None:
+        """Return to the last :meth:`step` (or to where this was made), as often as wanted."""
+        _snapshot.restore(self._kept, self.optimizer, self._model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept; ``torch.load(weights_only=True)`` takes it."""
+        return {"method": type(self).__name__, "kept": self._kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what was kept.
+
+        Raises:
+            ValueError: if the state is of another method or other parameters.
+        """
+        _snapshot.check_saved(state_dict, self.state_dict())
+        kept, params = state_dict["kept"], _snapshot.parameters(self.optimizer)
+        self._kept = kept | {"params": _snapshot.loaded("params", kept["params"], params)}
+
+
+def _work(tensors: list[torch.Tensor]) -> Leaves:
+    """Return the tensors as one array of the core, in their working dtypes."""
+    return Leaves((t.detach().to(WORKING_DTYPE.get(t.dtype, t.dtype)) for t in tensors), EAGER)
+
+
+def _put(params: list[torch.Tensor], values: Leaves) -> None:
+    for p, value in zip(params, values.values, strict=True):
+        p.copy_(value)
