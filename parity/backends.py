@@ -161,7 +161,7 @@ class TorchBackend(Backend):
         params, grads = case.values()
         theta = []
         for leaf, value in zip(leaves, params, strict=True):
-            tensor = self._tensor(value)
+            tensor = self.tensor(value)
             if leaf.transposed:
                 tensor = tensor.t().contiguous().t()
             theta.append(torch.nn.Parameter(tensor))
@@ -177,12 +177,12 @@ class TorchBackend(Backend):
         for row in grads:
             before = [p.detach().clone() for p in theta]
             for p, g in zip(theta, row, strict=True):
-                p.grad = self._tensor(g)
+                p.grad = self.tensor(g)
             optimizer.step()
-            run.trajectory.append([_from_torch(p) for p in theta])
+            run.trajectory.append([from_torch(p) for p in theta])
         for leaf, p in zip(leaves, theta, strict=True):
             for name, value in optimizer.state[p].items():
-                run.state[f"{leaf.path}.{name}"] = _from_torch(value)
+                run.state[f"{leaf.path}.{name}"] = from_torch(value)
         end = [p.detach() for p in theta]
         displacements = [start, _minus(end, before), _minus(end, start)]
         _measure_on_host(run, [leaf.path for leaf in leaves], displacements)
@@ -208,7 +208,8 @@ class TorchBackend(Backend):
             values["b1"] = betas[0]
         return values
 
-    def _tensor(self, value: np.ndarray) -> Any:
+    def tensor(self, value: np.ndarray) -> Any:
+        """Return a tensor on the device, of its own memory."""
         import torch
 
         if value.dtype.name == "bfloat16":  # its numbers are float32 numbers
@@ -216,7 +217,8 @@ class TorchBackend(Backend):
         return torch.tensor(value, device=self.device)
 
 
-def _from_torch(tensor: Any) -> np.ndarray:
+def from_torch(tensor: Any) -> np.ndarray:
+    """Return a copy, bfloat16 as ``ml_dtypes`` has it."""
     import ml_dtypes
     import torch
 
@@ -235,6 +237,15 @@ class JAXBackend(Backend):
         self.jitted = jitted
         self.device = device
 
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Compute on the device, in float64 where that is asked for."""
+        import jax
+
+        platform = "gpu" if self.device == "cuda" else "cpu"
+        with jax.enable_x64(True), jax.default_device(jax.devices(platform)[0]):
+            yield
+
     def run(self, algorithm: Algorithm, case: Case) -> Run:
         import jax
         import jax.numpy as jnp
@@ -244,8 +255,7 @@ class JAXBackend(Backend):
 
         leaves = STRUCTURES[case.structure]
         paths = [leaf.path for leaf in leaves]
-        platform = "gpu" if self.device == "cuda" else "cpu"
-        with jax.enable_x64(True), jax.default_device(jax.devices(platform)[0]):
+        with self.here():
             params, grads = case.values()
             arrays: list[dict[str, Any]] = []
             numbers: list[dict[str, Any]] = []

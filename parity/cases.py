@@ -73,7 +73,7 @@ class Case:
         grads: list[list[np.ndarray]] = [[] for _ in range(self.steps)]
         for number, (leaf, pattern) in enumerate(zip(leaves, self.patterns, strict=True)):
             dtype = leaf_dtype(leaf, self.dtype)
-            columns = _draw(rng, pattern, self.steps, leaf.shape)
+            columns = draw_leaf(rng, pattern, self.steps, leaf.shape)
             for special in self.specials:
                 if special.leaf == number and columns[0].size and special.step < self.steps:
                     flat = columns[special.step + 1].reshape(-1)
@@ -155,7 +155,7 @@ def _from_json(value: Any) -> Any:
     return float.fromhex(value["float"]) if isinstance(value, dict) else value
 
 
-def _draw(
+def draw_leaf(
     rng: np.random.Generator, pattern: str, steps: int, shape: tuple[int, ...]
 ) -> list[np.ndarray]:
     """Return the parameters and the gradients of a leaf, in float64."""
@@ -199,11 +199,27 @@ def _number(name: str, default: float) -> st.SearchStrategy[float]:
         exponent = st.floats(math.log10(low), math.log10(high))
         drawn: st.SearchStrategy[float] = exponent.map(lambda e: 10.0**e)
         return drawn if name == "lr" else st.just(0.0) | drawn
-    if allowed is not None and allowed.below == 1.0:
-        return st.sampled_from(_DECAYS) | st.floats(0.0, 0.9999999)
-    if allowed is not None:
-        return st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0)) | st.floats(0.0, 1.0)
-    return st.floats(-4, 4).map(lambda e: default * 2.0**e)
+    if allowed is None:
+        return st.floats(-4, 4).map(lambda e: default * 2.0**e)
+    if allowed.below == 1.0:
+        drawn = st.sampled_from(_DECAYS) | st.floats(0.0, 0.9999999)
+    elif allowed.holds(0.5):
+        drawn = st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0)) | st.floats(0.0, 1.0)
+    else:
+        drawn = st.floats(-4, 4).map(lambda e: default * 2.0**e)
+    return drawn.filter(allowed.holds)
+
+
+def _accepted(algorithm: Algorithm, dialect: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what the algorithm accepts: the values, those without truth values, or none."""
+    numbers = {k: v for k, v in values.items() if not isinstance(v, bool)}
+    for candidate in (values, numbers):
+        try:
+            algorithm.resolve(dialect, candidate)
+        except ValueError:  # a combination that the algorithm refuses
+            continue
+        return candidate
+    return {}
 
 
 @st.composite
@@ -217,13 +233,7 @@ def hyperparameters(
             drawn[name] = draw(_number(name, float(default)))
         elif isinstance(default, bool) and not arrays:
             drawn[name] = draw(st.booleans())
-    try:
-        algorithm.resolve(dialect, drawn)
-    except ValueError:  # a combination that the algorithm refuses
-        for name, default in algorithm.defaults(dialect).items():
-            if isinstance(default, bool):
-                drawn.pop(name, None)
-    return drawn
+    return _accepted(algorithm, dialect, drawn)
 
 
 def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | None, dict[str, Any]]]:
@@ -246,14 +256,11 @@ def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | Non
                 low, high = map(math.log10, _SCALES[name])
                 values[name] = 10.0 ** random.uniform(low, high)
             elif is_number(default) and name in RANGES:
-                values[name] = random.choice((0.3, 0.5, 0.9, 0.95, 0.999))
+                fitting = [x for x in (0.3, 0.5, 0.9, 0.95, 0.999) if RANGES[name].holds(x)]
+                values[name] = random.choice(fitting or [float(default)])
             elif is_number(default):
                 values[name] = float(default) * 2.0 ** random.uniform(-3, 3)
-        try:
-            algorithm.resolve(dialect, values)
-        except ValueError:
-            values = {k: v for k, v in values.items() if not isinstance(v, bool)}
-        sets.append((dialect, values))
+        sets.append((dialect, _accepted(algorithm, dialect, values)))
     return sets
 
 

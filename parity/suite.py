@@ -17,8 +17,10 @@ from optstudy_core.algorithm import find
 from optstudy_core.hyperparameters import nearest
 
 from . import backends
+from . import epochs as epoch_methods
 from .cases import Case, cases
 from .compare import Difference, Tolerated, first_difference
+from .epochs import EpochCase, EpochMethod
 from .structures import DTYPES, STRUCTURES
 
 QUANTITIES = ("trajectory", "state", "norm", "angle")
@@ -27,10 +29,10 @@ DTYPE_NAMES = ("float32", "float64", "bfloat16")
 
 @dataclass
 class Cell:
-    """One algorithm on one backend in one dtype.
+    """One algorithm or epoch method on one backend in one dtype.
 
     Attributes:
-        algorithm: its name.
+        algorithm: its name; ``epoch.NAME`` for a method.
         backend: a name of ``backends.NAMES``.
         dtype: of the parameters.
         cases: how many were compared.
@@ -47,7 +49,7 @@ class Cell:
     differences: dict[str, Difference] = field(default_factory=dict)
     not_run: str | None = None
     tolerated: Tolerated = field(default_factory=Tolerated)
-    failing: Case | None = None
+    failing: Case | EpochCase | None = None
 
     @property
     def identical(self) -> bool:
@@ -108,8 +110,53 @@ class _MismatchError(AssertionError):
     """Tells Hypothesis that a case differs."""
 
 
+Subject = Algorithm | EpochMethod
+"""What the suite holds to the contract."""
+
+
+def find_subject(name: str | Subject) -> Subject:
+    """Return an algorithm by its name, or an epoch method by ``epoch.NAME``.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if isinstance(name, EpochMethod):
+        return name
+    if isinstance(name, str) and name.startswith(EPOCH):
+        method = name.removeprefix(EPOCH)
+        if method not in epoch_methods.METHODS:
+            known = [EPOCH + m for m in epoch_methods.METHODS]
+            raise ValueError(f"epoch method = {name!r}: {nearest(name, known)}")
+        return epoch_methods.METHODS[method]
+    return find(name, ALGORITHMS)
+
+
+EPOCH = "epoch."
+
+
+def subject_name(subject: Subject) -> str:
+    """Return the name that :func:`find_subject` finds it by."""
+    return EPOCH + subject.name if isinstance(subject, EpochMethod) else subject.name
+
+
+def _strategy(subject: Subject, dtype: str, steps: int, seed: int) -> Any:
+    if isinstance(subject, EpochMethod):
+        return subject.strategy(dtype, steps, seed)
+    return cases(subject, dtype, steps=steps, seed=seed)
+
+
+def _run(subject: Subject, backend: backends.Backend, case: Any) -> backends.Run:
+    if isinstance(subject, EpochMethod):
+        return subject.run(backend, case)
+    return backend.run(subject, case)
+
+
 def compare(
-    expected: backends.Run, found: backends.Run, case: Case, tolerated: Tolerated, backend: str
+    expected: backends.Run,
+    found: backends.Run,
+    case: Case | EpochCase,
+    tolerated: Tolerated,
+    backend: str,
 ) -> dict[str, Difference]:
     """Return the first difference of each quantity of NumPy's and a backend's run of a case."""
     paths = [leaf.path for leaf in STRUCTURES[case.structure]]
@@ -136,18 +183,18 @@ def compare(
 
 
 def run_case(
-    algorithm: Algorithm, case: Case, backend: backends.Backend, tolerated: Tolerated
+    subject: Subject, case: Case | EpochCase, backend: backends.Backend, tolerated: Tolerated
 ) -> dict[str, Difference]:
     """Train one case with NumPy and with ``backend``; return how they differ."""
     case.values()  # drawn before subnormal numbers are flushed
     with backends.whole_range():
-        expected = backends.NumPyBackend().run(algorithm, case)
-        found = backend.run(algorithm, case)
+        expected = _run(subject, backends.NumPyBackend(), case)
+        found = _run(subject, backend, case)
     return compare(expected, found, case, tolerated, backend.name)
 
 
 def check_cell(
-    algorithm: Algorithm,
+    subject: Subject,
     backend: str,
     dtype: str,
     *,
@@ -157,8 +204,8 @@ def check_cell(
     seed: int = 0,
     on_case: Callable[[], None] = lambda: None,
 ) -> Cell:
-    """Draw cases for one algorithm, backend and dtype, and shrink the first that differs."""
-    cell = Cell(algorithm.name, backend, dtype)
+    """Draw cases for one algorithm or method, and shrink the first that differs."""
+    cell = Cell(subject_name(subject), backend, dtype)
     try:
         runner = backends.make(backend, device)
     except backends.NotRunError as reason:
@@ -175,10 +222,10 @@ def check_cell(
         print_blob=False,
         report_multiple_bugs=False,
     )
-    @given(cases(algorithm, dtype, steps=steps, seed=seed))
-    def compare_drawn(case: Case) -> None:
+    @given(_strategy(subject, dtype, steps, seed))
+    def compare_drawn(case: Case | EpochCase) -> None:
         tolerated = Tolerated()
-        differences = run_case(algorithm, case, runner, tolerated)
+        differences = run_case(subject, case, runner, tolerated)
         if differences:
             cell.differences, cell.failing = differences, case
             raise _MismatchError
@@ -196,7 +243,7 @@ def check_cell(
 
 
 def check(
-    algorithm: str | Algorithm,
+    algorithm: str | Subject,
     *,
     backends: Sequence[str] | None = None,
     dtypes: Sequence[str] = DTYPE_NAMES,
@@ -208,13 +255,14 @@ def check(
     """Hold an algorithm to the numerics contract: the same bits on every backend.
 
     Args:
-        algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.
+        algorithm: a name of ``optstudy_core.ALGORITHMS``, an ``Algorithm`` of your own, or an
+            epoch method, such as ``"epoch.careful"`` (see ``parity.epochs.METHODS``).
         backends: some of ``numpy``, ``torch``, ``torch-compiled``, ``jax`` and ``jax-jit``;
             ``None`` for all.
         dtypes: of the parameters: ``float32``, ``float64``, ``bfloat16``, ``float16``.
         device: ``cpu`` or ``cuda``.
         examples: cases for each backend and dtype.
-        steps: most steps of a case.
+        steps: most steps of a case (epochs of a method: at most 8).
         seed: the same seed draws the same cases.
 
     Returns:
@@ -223,12 +271,12 @@ def check(
     Raises:
         ValueError: for an unknown algorithm, backend, dtype or device, or a count below 1.
     """
-    algorithm = find(algorithm, ALGORITHMS)
+    subject = find_subject(algorithm)
     names = check_arguments(backends, dtypes, device, examples, steps)
     return Report(
         [
             check_cell(
-                algorithm,
+                subject,
                 backend,
                 dtype,
                 device=device,
@@ -291,20 +339,21 @@ def replay(path: Path, device: str = "cpu") -> Cell:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        algorithm = find(data["algorithm"], ALGORITHMS)
-        backend, case = data["backend"], Case.from_json(data["case"])
+        subject = find_subject(data["algorithm"])
+        kind = EpochCase if isinstance(subject, EpochMethod) else Case
+        backend, case = data["backend"], kind.from_json(data["case"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected a JSON file written by the parity suite, found {error!r}"
         ) from error
     check_arguments([backend], [case.dtype], device, 1, 1)
-    cell = Cell(algorithm.name, backend, case.dtype)
+    cell = Cell(subject_name(subject), backend, case.dtype)
     try:
         runner = backends.make(backend, device)
     except backends.NotRunError as reason:
         cell.not_run = str(reason)
         return cell
-    cell.differences = run_case(algorithm, case, runner, cell.tolerated)
+    cell.differences = run_case(subject, case, runner, cell.tolerated)
     cell.cases = 1
     cell.failing = case if cell.differences else None
     return cell

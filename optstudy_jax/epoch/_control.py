@@ -1,41 +1,9 @@
-"""Methods that look at each epoch's step and loss, in optax's conventions.
-
-:func:`direction`, :func:`careful` and :func:`direction_careful` make a :class:`Control`: pure
-functions that end an epoch. It is used in one of two ways.
-
-As a multiplier on the updates, after any optimizer in an ``optax.chain``. The epoch is so many
-steps long, ``value`` is the loss of each:
-
->>> import jax, jax.numpy as jnp, optax
->>> tx = optax.chain(optax.adam(1e-3), scale_by(careful(), steps_per_epoch=100))
->>> params = jnp.zeros(2)
->>> state = tx.init(params)
->>> updates, state = tx.update(jnp.ones(2), state, params, value=1.5)
-
-As a factor on the learning rate of an optimizer that takes one, which gives the bits that
-``optstudy_torch.lr_scheduler`` gives. The epoch ends where :func:`end_epoch` is called (or after
-``steps_per_epoch``), and can be undone:
-
->>> control = careful(rollback=True)
->>> tx = with_control(optax.adam, control, 1e-3)
->>> state = tx.init(params)
->>> for loss in [1.0, 2.0]:
-...     updates, state = tx.update(jnp.ones(2), state, params)
-...     params, state = end_epoch(
-...         control, optax.apply_updates(params, updates), state, value=loss
-...     )
->>> round(float(state.control.decided.factor), 6), bool(state.control.metrics.jump)
-(0.8, True)
-
-:func:`eve`, :func:`eve_march` and :func:`eve_step` search for the lowest loss, with ``value_fn``;
-:func:`extrapolate` and :func:`epoch_momentum` move the parameters at the end of an epoch. All work
-in ``jit`` and ``scan``. The formulas are those of ``optstudy_core.epoch``.
-"""
+"""Methods that are a factor on the learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,37 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from optstudy_core import epoch as core
-from optstudy_core.epoch.eve import GRID, STEP_GRID, Choice
 from optstudy_core.hyperparameters import check_value
-from optstudy_core.leaves import Leaves, map_leaves
+from optstudy_core.leaves import Leaves
+from optstudy_jax import geometry
+from optstudy_jax._array import isolate, leaving, outside
+from optstudy_jax.transform import BACKEND, working_dtype
 
-from . import geometry
-from ._array import isolate, leaving, outside, rounded
-from .transform import BACKEND, working_dtype
-
-__all__ = [
-    "Choice",
-    "Control",
-    "ControlState",
-    "ControlledState",
-    "EpochMetrics",
-    "EveState",
-    "backstep",
-    "begin_epoch",
-    "careful",
-    "direction",
-    "direction_careful",
-    "end_epoch",
-    "epoch_momentum",
-    "epoch_momentum_init",
-    "eve",
-    "eve_march",
-    "eve_step",
-    "extrapolate",
-    "scale_by",
-    "scale_by_eve",
-    "with_control",
-]
+from ._trees import arrays, copies, map_trees, number, times, to_float32, where
 
 
 class EpochMetrics(NamedTuple):
@@ -169,7 +113,7 @@ class Control:
         if self._looks_at_steps:
             previous = jax.tree.map(jnp.zeros_like, params)
         if self._looks_at_steps or self.rollback:
-            start = _copies(params)
+            start = copies(params)
         if self.rollback:
             kept = self._keep(params, previous, carried)
         nothing = jnp.full((), jnp.nan, jnp.float32)
@@ -185,8 +129,8 @@ class Control:
 
     def _keep(self, params: Any, previous: Any, carried: Any) -> Kept:
         if self._waits:
-            return Kept(_copies(params), _copies(previous), _copies(carried))
-        return Kept(None, None, _copies(carried))
+            return Kept(copies(params), copies(previous), copies(carried))
+        return Kept(None, None, copies(carried))
 
     def end_epoch(
         self,
@@ -216,10 +160,10 @@ class Control:
         metrics = state.metrics._replace(loss=jnp.asarray(value).astype(jnp.float32))
         step, previous = None, state.previous
         if self._looks_at_steps:
-            step = _map(lambda end, start: end - start, params, state.start)
+            step = map_trees(lambda end, start: end - start, params, state.start)
             metrics = metrics._replace(
-                size=_float32(geometry.norm(step)),
-                cosine=_float32(geometry.cosine(step, state.previous)),
+                size=to_float32(geometry.norm(step)),
+                cosine=to_float32(geometry.cosine(step, state.previous)),
             )
         decided, decision = _decide(self, state.decided, metrics, learning_rate)
         metrics = metrics._replace(**decision._asdict())
@@ -227,10 +171,10 @@ class Control:
         if self.rollback:
             past = kept if self._waits else Kept(state.start, state.previous, kept.carried)
             now = Kept(params, step, carried)
-            chosen = _where(decision.rejected, past, now)
+            chosen = where(decision.rejected, past, now)
             params, previous, carried = chosen
             if self._waits:  # what is kept stays while jumps are waited for
-                kept = _where(decided.jumps > 0, past, chosen)
+                kept = where(decided.jumps > 0, past, chosen)
             else:
                 kept = self._keep(params, previous, carried)
         elif step is not None:
@@ -238,8 +182,8 @@ class Control:
         new = ControlState(
             epoch=optax.safe_increment(state.epoch),
             decided=decided,
-            start=None if state.start is None else _copies(params),
-            previous=_copies(previous),
+            start=None if state.start is None else copies(params),
+            previous=copies(previous),
             kept=kept,
             metrics=metrics,
         )
@@ -397,7 +341,7 @@ def scale_by(control: Control, steps_per_epoch: int) -> optax.GradientTransforma
         del extra  # of other transformations in the chain
         state = _count(control, state, params, value, steps_per_epoch, 1.0)
         factor = control.rate(1.0, state.control)
-        return _times(updates, factor), state
+        return times(updates, factor), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -501,9 +445,9 @@ def begin_epoch(control: Control, params: Any, state: ControlledState) -> Contro
     now = state.control
     kept = now.kept
     if control.rollback and control._waits:
-        fresh = Kept(_copies(params), now.previous, _copies(state.inner))
-        kept = _where(now.decided.jumps > 0, kept, fresh)
-    start = None if now.start is None else _copies(params)
+        fresh = Kept(copies(params), now.previous, copies(state.inner))
+        kept = where(now.decided.jumps > 0, kept, fresh)
+    start = None if now.start is None else copies(params)
     return state._replace(control=now._replace(start=start, kept=kept))
 
 
@@ -548,8 +492,8 @@ def _count(
         ended = jax.lax.cond(full, end, lambda s: s, state._replace(inner=None))
         state = ended._replace(inner=state.inner)
     if value is not None:
-        mean = core.mean.MeanState(*map(_number, state.mean))
-        state = state._replace(mean=_arrays(core.mean.add(mean, _number(value))))
+        mean = core.mean.MeanState(*map(number, state.mean))
+        state = state._replace(mean=arrays(core.mean.add(mean, number(value))))
     return state._replace(
         count=optax.safe_increment(state.count), steps=optax.safe_increment(state.steps), lr=lr
     )
@@ -568,278 +512,12 @@ def _check_steps(control: Control, steps_per_epoch: int) -> None:
         )
 
 
-# EVE.
-
-
-class EveState(NamedTuple):
-    """State of :func:`scale_by_eve`.
-
-    Attributes:
-        s: by what the last updates were multiplied, float32; 1 at the start.
-        loss: the loss to which they lead, float32; NaN at the start.
-    """
-
-    s: Any
-    loss: Any
-
-
-def eve(
-    params: Any, start: Any, value_fn: Callable[[Any], Any], *, grid: Sequence[float] = GRID
-) -> tuple[Any, Choice]:
-    """Search on a grid along the epoch's step (see ``optstudy_core.epoch.eve``).
-
-    Args:
-        params: θ at the end of the epoch.
-        start: θ at its start; Δ is their difference.
-        value_fn: the loss at some parameters, a scalar; called once for each s of the grid.
-        grid: values of s ≥ 0; 0 is always one.
-
-    Returns:
-        the parameters where the loss is lowest, from which the next Δ is to be measured, and how
-        they were found.
-
-    >>> params, choice = eve(jnp.array(1.0), jnp.array(0.0), lambda x: (x - 3.2) ** 2)
-    >>> float(params), float(choice.s)
-    (3.0, 2.0)
-    """
-    grid = core.eve.check_grid(grid)
-    step = _map(lambda end, begin: end - begin, params, start)
-    choice = _choose([value_fn(_further(params, step, s)) for s in grid], grid)
-    return _further(params, step, choice.s), choice
-
-
-def eve_march(
-    params: Any,
-    start: Any,
-    value_fn: Callable[[Any], Any],
-    *,
-    h: float = 0.1,
-    marches: int = 100,
-) -> tuple[Any, Choice]:
-    """Go on along the epoch's step while the loss does not rise.
-
-    Args:
-        params: θ at the end of the epoch; along an optimizer's own step, after it.
-        start: θ at its start; before it.
-        value_fn: the loss at some parameters, a scalar; it is traced (``lax.while_loop``).
-        h: length of a march, > 0.
-        marches: at most so many, ≥ 1.
-
-    Returns:
-        the parameters there, and how they were found.
-
-    >>> params, choice = eve_march(jnp.array(1.0), jnp.array(0.0), lambda x: (x - 1.7) ** 2, h=0.25)
-    >>> float(params), int(choice.evaluations)
-    (1.75, 5)
-    """
-    core.eve.check_march(h, marches)
-    step = _map(lambda end, begin: end - begin, params, start)
-
-    def state_of(made: Any, loss: Any) -> core.eve.MarchState:
-        return core.eve.MarchState(_number(made), _loss(loss))
-
-    def target(made: Any) -> Any:
-        s = core.eve.march_target(state_of(made, first), h=h)
-        return leaving(s.values[0])
-
-    def go_on(carry: Any) -> Any:
-        return carry[2]
-
-    def march(carry: Any) -> Any:
-        made, loss, _, evaluations = carry
-        there = _loss(value_fn(_further(params, step, target(made))))
-        new, go = core.eve.march(state_of(made, loss), there, marches=marches)
-        return (*_arrays(new), leaving(go.values[0]), evaluations + 1)
-
-    first = leaving(_loss(value_fn(params)).values[0])
-    one = jnp.ones((), jnp.int32)
-    carry = (jnp.zeros((), jnp.float32), first, jnp.ones((), bool), one)
-    made, loss, _, evaluations = jax.lax.while_loop(go_on, march, carry)
-    s = leaving((_number(made) * h).values[0])
-    return _further(params, step, s), Choice(s, loss, first, evaluations)
-
-
-def eve_step(
-    updates: Any, params: Any, value_fn: Callable[[Any], Any], *, grid: Sequence[float] = STEP_GRID
-) -> tuple[Any, Choice]:
-    """Search on a grid along an optimizer's own step.
-
-    Args:
-        updates: of the optimizer.
-        params: θ before they are added.
-        value_fn: the loss at some parameters, a scalar.
-        grid: values of s ≥ 0; 0 is always one.
-
-    Returns:
-        the updates that lead to the lowest loss, and how they were found. They are s·(θ_after −
-        θ_before), the given ones for s = 1.
-    """
-    grid = core.eve.check_grid(grid)
-    after = _map(lambda p, u: p + u, params, updates)
-    step = _map(lambda end, begin: end - begin, after, params)
-
-    def point(s: float) -> Any:
-        return after if s == 1 else _further(params, step, s)
-
-    choice = _choose([value_fn(point(s)) for s in grid], grid)
-    s = choice.s
-
-    def chosen(update: Any, scaled: Any) -> Any:
-        other = jnp.where(s == 0, jnp.zeros_like(scaled), scaled)
-        return jnp.where(s == 1, update, other.astype(jnp.result_type(update)))
-
-    return jax.tree.map(chosen, updates, _times(step, s)), choice
-
-
-def scale_by_eve(grid: Sequence[float] = STEP_GRID) -> optax.GradientTransformationExtraArgs:
-    """Return a transformation that multiplies the updates by what :func:`eve_step` finds.
-
-    To be chained after the optimizer, whose state stays as it is. ``update`` takes ``value_fn``.
-
-    Args:
-        grid: values of s ≥ 0; 0 is always one.
-    """
-    grid = core.eve.check_grid(grid)
-
-    def init(params: Any) -> EveState:
-        del params
-        return EveState(jnp.ones((), jnp.float32), jnp.full((), jnp.nan, jnp.float32))
-
-    def update(
-        updates: Any, state: EveState, params: Any = None, *, value_fn: Any = None, **extra: Any
-    ) -> tuple[Any, EveState]:
-        del state, extra
-        if params is None or not callable(value_fn):
-            raise ValueError(
-                f"value_fn = {value_fn!r}, params of type {type(params).__name__}: pass a function "
-                "of the parameters that returns the loss, and the parameters, to update"
-            )
-        updates, choice = eve_step(updates, params, value_fn, grid=grid)
-        return updates, EveState(choice.s, choice.loss.astype(jnp.float32))
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-# Moves at the end of an epoch.
-
-
-def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> tuple[Any, Any]:
-    """Move on by lr·cos φₖ·Δₖ (see ``optstudy_core.epoch.extrapolation``).
-
-    Args:
-        params: θ at the end of the epoch.
-        start: θ at its start.
-        previous: Δₖ₋₁, zeros in the first epoch.
-        lr: ≥ 0.
-
-    Returns:
-        the parameters there, from which the next Δ is to be measured, and Δₖ.
-    """
-    core.extrapolation.check(lr=lr)
-    step = _map(lambda end, begin: end - begin, params, start)
-    cosine = _number(_float32(geometry.cosine(step, previous)))
-    c = leaving(core.extrapolation.coefficient(cosine, lr=lr).values[0])
-    return _map(core.extrapolation.moved, params, step, scalars=(c,)), step
-
-
-def epoch_momentum_init(params: Any) -> core.momentum.MomentumState:
-    """Return the state of :func:`epoch_momentum` before the first epoch, in the working dtype."""
-    return core.momentum.MomentumState(
-        jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), working_dtype(jnp.result_type(p))), params)
-    )
-
-
-def epoch_momentum(
-    state: core.momentum.MomentumState,
-    params: Any,
-    start: Any,
-    *,
-    lr: float = 1.0,
-    beta: float = 0.9,
-) -> tuple[core.momentum.MomentumState, Any]:
-    """Move on by the average of past epochs (see ``optstudy_core.epoch.momentum``).
-
-    Args:
-        state: of :func:`epoch_momentum_init` or of the last epoch.
-        params: θ where training left it.
-        start: θ at the start of the epoch.
-        lr: ≥ 0.
-        beta: β in [0, 1).
-
-    Returns:
-        the new state, and the parameters with which the next epoch starts.
-    """
-    core.momentum.check(lr=lr, beta=beta)
-
-    def part(field: int) -> Any:
-        def function(m: Any, theta: Any, begin: Any) -> Any:
-            new, end = core.momentum.update(
-                core.momentum.MomentumState(m), theta, begin, lr=lr, beta=beta
-            )
-            return (new.m, end)[field]
-
-        return function
-
-    m = _map(part(0), state.m, params, start)
-    moved = _map(part(1), state.m, params, start)
-    moved = jax.tree.map(lambda x, p: rounded(x, jnp.result_type(p)), moved, params)
-    return core.momentum.MomentumState(m), moved
-
-
-def backstep(
-    state: core.backstep.BackstepState, tree: Any, undo: Any
-) -> tuple[core.backstep.BackstepState, Any]:
-    """Undo an epoch or not (see ``optstudy_core.epoch.backstep``), for any tree of JAX.
-
-    >>> state = core.backstep.init(jnp.array([1.0]))
-    >>> state, params = backstep(state, jnp.array([7.0]), undo=jnp.array(True))
-    >>> params.tolist()
-    [1.0]
-    """
-    chosen = _where(jnp.asarray(undo), state.kept, tree)
-    return core.backstep.BackstepState(chosen), chosen
-
-
-# Between the caller's arrays and the core's.
-
-
-def _number(x: Any) -> Leaves:
-    """Take a scalar in, in float32."""
-    return Leaves([outside(x, jnp.float32)], BACKEND)
-
-
-def _loss(x: Any) -> Leaves:
-    """Take a loss in, in its own working dtype."""
-    if jnp.shape(x) != ():
-        raise ValueError(f"loss of shape {jnp.shape(x)}: allowed are scalars")
-    return Leaves([outside(x, working_dtype(jnp.result_type(x)))], BACKEND)
-
-
-def _arrays(state: Any) -> Any:
-    """Hand a state of numbers out."""
-    return map_leaves(lambda leaf: leaving(leaf.values[0]), state)
-
-
-def _float32(x: Any) -> Any:
-    with jax.enable_x64(True):
-        return isolate(x.astype(jnp.float32))
-
-
-def _copies(tree: Any) -> Any:
-    """Return arrays of their own, so that both trees can be donated."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _where(condition: Any, ours: Any, theirs: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), ours, theirs)
-
-
 def _no_mean() -> Any:
     return jax.tree.map(jnp.asarray, core.mean.init())
 
 
 def _mean(mean: Any) -> Any:
-    return leaving(core.mean.value(type(mean)(*map(_number, mean))).values[0])
+    return leaving(core.mean.value(type(mean)(*map(number, mean))).values[0])
 
 
 def _decide(
@@ -848,54 +526,13 @@ def _decide(
     bounds: dict[str, Any] = {}
     if learning_rate is not None:
         low, high = core.rate.limits(
-            _number(learning_rate), min_lr=control.min_lr, max_lr=control.max_lr
+            number(learning_rate), min_lr=control.min_lr, max_lr=control.max_lr
         )
         bounds = {"low": low, "high": high}
     new, decision = control.method.update(
-        type(decided)(*map(_number, decided)),
-        core.Measured(cosine=_number(metrics.cosine), loss=_number(metrics.loss)),
+        type(decided)(*map(number, decided)),
+        core.Measured(cosine=number(metrics.cosine), loss=number(metrics.loss)),
         **control.values,
         **bounds,
     )
-    return _arrays(new), _arrays(decision)
-
-
-def _map(function: Callable[..., Leaves], *trees: Any, scalars: Sequence[Any] = ()) -> Any:
-    """Compute with whole trees in the working dtype; the result has the first one's dtypes."""
-    first, structure = jax.tree.flatten(trees[0])
-    treedef: Any = structure
-    dtypes = [jnp.result_type(x) for x in first]
-    work = [working_dtype(dtype) for dtype in dtypes]
-    columns = [first] + [treedef.flatten_up_to(tree) for tree in trees[1:]]
-    columns += [[x] * len(first) for x in scalars]
-    if not first:
-        return trees[0]
-    for leaves in zip(*columns[: len(trees)], strict=True):
-        if len({jnp.shape(x) for x in leaves}) > 1:
-            shapes = " and ".join(str(jnp.shape(x)) for x in leaves)
-            raise ValueError(f"shapes differ: {shapes}")
-    operands = [
-        Leaves([outside(x, dtype) for x, dtype in zip(column, work, strict=True)], BACKEND)
-        for column in columns
-    ]
-    result = function(*operands).values
-    return treedef.unflatten(
-        [rounded(isolate(node.value), dtype) for node, dtype in zip(result, dtypes, strict=True)]
-    )
-
-
-def _times(tree: Any, s: Any) -> Any:
-    """Return s·tree."""
-    return _map(lambda x, scale: scale * x, tree, scalars=(s,))
-
-
-def _further(params: Any, step: Any, s: Any) -> Any:
-    """Return θ + s·Δ, and θ itself for s = 0 (also where Δ is not finite)."""
-    there = _map(lambda p, d: p + d, params, _times(step, s))
-    return _where(jnp.asarray(s) == 0, params, there)
-
-
-def _choose(losses: Sequence[Any], grid: Sequence[float]) -> Choice:
-    choice = core.eve.choose([_loss(loss) for loss in losses], grid)
-    s, loss, start = (leaving(x.values[0]) for x in choice[:3])
-    return Choice(s.astype(jnp.float32), loss, start, choice.evaluations)
+    return arrays(new), arrays(decision)

@@ -1,0 +1,77 @@
+"""Methods that look at each epoch's step and loss, in optax's conventions.
+
+:func:`direction`, :func:`careful` and :func:`direction_careful` make a :class:`Control`: pure
+functions that end an epoch. It is used in one of two ways.
+
+As a multiplier on the updates, after any optimizer in an ``optax.chain``. The epoch is so many
+steps long, ``value`` is the loss of each:
+
+>>> import jax, jax.numpy as jnp, optax
+>>> tx = optax.chain(optax.adam(1e-3), scale_by(careful(), steps_per_epoch=100))
+>>> params = jnp.zeros(2)
+>>> state = tx.init(params)
+>>> updates, state = tx.update(jnp.ones(2), state, params, value=1.5)
+
+As a factor on the learning rate of an optimizer that takes one, which gives the bits that
+``optstudy_torch.lr_scheduler`` gives. The epoch ends where :func:`end_epoch` is called (or after
+``steps_per_epoch``), and can be undone:
+
+>>> control = careful(rollback=True)
+>>> tx = with_control(optax.adam, control, 1e-3)
+>>> state = tx.init(params)
+>>> for loss in [1.0, 2.0]:
+...     updates, state = tx.update(jnp.ones(2), state, params)
+...     params, state = end_epoch(
+...         control, optax.apply_updates(params, updates), state, value=loss
+...     )
+>>> round(float(state.control.decided.factor), 6), bool(state.control.metrics.jump)
+(0.8, True)
+
+:func:`eve`, :func:`eve_march` and :func:`eve_step` search for the lowest loss, with ``value_fn``;
+:func:`extrapolate` and :func:`epoch_momentum` move the parameters at the end of an epoch. All work
+in ``jit`` and ``scan``. The formulas are those of ``optstudy_core.epoch``.
+"""
+
+from __future__ import annotations
+
+from optstudy_core.epoch.eve import Choice
+
+from ._control import (
+    Control,
+    ControlledState,
+    ControlState,
+    EpochMetrics,
+    begin_epoch,
+    careful,
+    direction,
+    direction_careful,
+    end_epoch,
+    scale_by,
+    with_control,
+)
+from ._eve import EveState, eve, eve_march, eve_step, scale_by_eve
+from ._moves import backstep, epoch_momentum, epoch_momentum_init, extrapolate
+
+__all__ = [
+    "Choice",
+    "Control",
+    "ControlState",
+    "ControlledState",
+    "EpochMetrics",
+    "EveState",
+    "backstep",
+    "begin_epoch",
+    "careful",
+    "direction",
+    "direction_careful",
+    "end_epoch",
+    "epoch_momentum",
+    "epoch_momentum_init",
+    "eve",
+    "eve_march",
+    "eve_step",
+    "extrapolate",
+    "scale_by",
+    "scale_by_eve",
+    "with_control",
+]

@@ -1,0 +1,92 @@
+"""Moves at the end of an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optstudy_core import epoch as core
+from optstudy_jax import geometry
+from optstudy_jax._array import leaving, rounded
+from optstudy_jax.transform import working_dtype
+
+from ._trees import map_trees, number, to_float32, where
+
+
+def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> tuple[Any, Any]:
+    """Move on by lr·cos φₖ·Δₖ (see ``optstudy_core.epoch.extrapolation``).
+
+    Args:
+        params: θ at the end of the epoch.
+        start: θ at its start.
+        previous: Δₖ₋₁, zeros in the first epoch.
+        lr: ≥ 0.
+
+    Returns:
+        the parameters there, from which the next Δ is to be measured, and Δₖ.
+    """
+    core.extrapolation.check(lr=lr)
+    step = map_trees(lambda end, begin: end - begin, params, start)
+    cosine = number(to_float32(geometry.cosine(step, previous)))
+    c = leaving(core.extrapolation.coefficient(cosine, lr=lr).values[0])
+    return map_trees(core.extrapolation.moved, params, step, scalars=(c,)), step
+
+
+def epoch_momentum_init(params: Any) -> core.momentum.MomentumState:
+    """Return the state of :func:`epoch_momentum` before the first epoch, in the working dtype."""
+    return core.momentum.MomentumState(
+        jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), working_dtype(jnp.result_type(p))), params)
+    )
+
+
+def epoch_momentum(
+    state: core.momentum.MomentumState,
+    params: Any,
+    start: Any,
+    *,
+    lr: float = 1.0,
+    beta: float = 0.9,
+) -> tuple[core.momentum.MomentumState, Any]:
+    """Move on by the average of past epochs (see ``optstudy_core.epoch.momentum``).
+
+    Args:
+        state: of :func:`epoch_momentum_init` or of the last epoch.
+        params: θ where training left it.
+        start: θ at the start of the epoch.
+        lr: ≥ 0.
+        beta: β in [0, 1).
+
+    Returns:
+        the new state, and the parameters with which the next epoch starts.
+    """
+    core.momentum.check(lr=lr, beta=beta)
+
+    def part(field: int) -> Any:
+        def function(m: Any, theta: Any, begin: Any) -> Any:
+            new, end = core.momentum.update(
+                core.momentum.MomentumState(m), theta, begin, lr=lr, beta=beta
+            )
+            return (new.m, end)[field]
+
+        return function
+
+    m = map_trees(part(0), state.m, params, start)
+    moved = map_trees(part(1), state.m, params, start)
+    moved = jax.tree.map(lambda x, p: rounded(x, jnp.result_type(p)), moved, params)
+    return core.momentum.MomentumState(m), moved
+
+
+def backstep(
+    state: core.backstep.BackstepState, tree: Any, undo: Any
+) -> tuple[core.backstep.BackstepState, Any]:
+    """Undo an epoch or not (see ``optstudy_core.epoch.backstep``), for any tree of JAX.
+
+    >>> state = core.backstep.init(jnp.array([1.0]))
+    >>> state, params = backstep(state, jnp.array([7.0]), undo=jnp.array(True))
+    >>> params.tolist()
+    [1.0]
+    """
+    chosen = where(jnp.asarray(undo), state.kept, tree)
+    return core.backstep.BackstepState(chosen), chosen
