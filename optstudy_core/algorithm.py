@@ -160,7 +160,7 @@ def discover(package: ModuleType) -> dict[str, Algorithm]:
     """Return the algorithms of a package: every module in it that has ``DIALECTS``."""
     found = {}
     for info in iter_modules(package.__path__):
-        if info.name.startswith("_"):
+        if info.name.startswith("_") or info.ispkg:  # an algorithm is one file
             continue
         module = import_module(f"{package.__name__}.{info.name}")
         if hasattr(module, "DIALECTS"):

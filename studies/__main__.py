@@ -4,6 +4,8 @@
 
     python -m studies run linear_regression --algorithm adam --backend torch
     python -m studies run digits --epochs 10 --out runs/short
+    python -m studies run digits --method careful --method eve
+    python -m studies compare digits --methods careful eve --backend torch
     python -m studies all --out runs
 """
 
@@ -19,6 +21,8 @@ from rich.console import Console
 from optstudy_core import ALGORITHMS
 from optstudy_core.hyperparameters import RANGES, nearest
 
+from .compare import Comparison
+from .methods import METHODS, PLAIN
 from .runner import Plan, Prepared
 from .study import STUDIES
 from .training import BACKENDS, installed_backends
@@ -39,14 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
+        if arguments.command == "compare":
+            arguments.algorithm = [arguments.algorithm]
+            arguments.methods = [PLAIN, *(arguments.methods or METHODS)]
+        arguments.algorithm = arguments.algorithm or DEFAULT_ALGORITHMS
+        arguments.methods = arguments.methods or [PLAIN]
         backends = _backends(parser, arguments.backend)
-        names = STUDIES if arguments.command == "all" else (arguments.name,)
+        names = STUDIES if arguments.name == "all" else (arguments.name,)
+        prepare = Comparison if arguments.command == "compare" else Prepared
         try:
             prepared = [
-                Prepared(
+                prepare(
                     Plan(
                         study=name,
-                        algorithms=tuple(dict.fromkeys(arguments.algorithm or DEFAULT_ALGORITHMS)),
+                        algorithms=tuple(dict.fromkeys(arguments.algorithm)),
+                        methods=tuple(dict.fromkeys(arguments.methods)),
                         backends=backends,
                         out=arguments.out,
                         epochs=arguments.epochs,
@@ -58,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
                 for name in names
             ]
-        except (ValueError, FileExistsError, NotADirectoryError) as error:
+        except FileExistsError as error:
+            parser.error(f"{error}; --overwrite replaces it")
+        except (ValueError, NotADirectoryError) as error:
             parser.error(str(error))
     except SystemExit as end:  # argparse has said why
         return int(end.code or 0)
@@ -87,15 +100,54 @@ def _parser() -> argparse.ArgumentParser:
         help=f"one of {', '.join(ALGORITHMS)}; may be given several times (default: sgd and adam)",
     )
     run.add_argument(
-        "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
+        "--method",
+        dest="methods",
+        action="append",
+        type=_name("method", METHODS),
+        metavar="M",
+        help=f"what is done at the end of an epoch: {', '.join(METHODS)}; may be given several "
+        f"times (default: {PLAIN})",
     )
-    run.add_argument("--lr", type=_rate, metavar="X", help="learning rate (default: the study's)")
-    run.add_argument("--dialect", metavar="D", help="whose mathematics, e.g. torch or optax")
+    compare = commands.add_parser("compare", help="with each epoch method and without")
+    compare.add_argument(
+        "name",
+        nargs="?",
+        default="all",
+        metavar="NAME",
+        type=_name("study", [*STUDIES, "all"]),
+        help=f"{', '.join(STUDIES)} or all (default: all)",
+    )
+    compare.add_argument(
+        "--methods",
+        nargs="+",
+        type=_name("method", METHODS),
+        metavar="M",
+        help=f"some of {', '.join(METHODS)} (default: all); {PLAIN} is always one",
+    )
+    compare.add_argument(
+        "--algorithm",
+        default="adam",
+        type=_name("algorithm", ALGORITHMS),
+        metavar="A",
+        help="(default: adam)",
+    )
     everything = commands.add_parser(
         "all", help="every study with SGD and Adam, and their comparison"
     )
-    everything.set_defaults(algorithm=None, epochs=None, lr=None, dialect=None)
-    for command in (run, everything):
+    everything.set_defaults(
+        name="all", algorithm=None, methods=None, epochs=None, lr=None, dialect=None
+    )
+    for command in (run, compare):
+        command.add_argument(
+            "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
+        )
+        command.add_argument(
+            "--lr", type=_rate, metavar="X", help="learning rate (default: the study's)"
+        )
+        command.add_argument(
+            "--dialect", metavar="D", help="whose mathematics, e.g. torch or optax"
+        )
+    for command in (run, compare, everything):
         command.add_argument(
             "--backend",
             type=_name("backend", [*BACKENDS, "both"]),

@@ -35,6 +35,18 @@ class EpochMeter:
         self._epoch = 0
         self._start = start
         self._previous: Parameters | None = None
+        self._before: Parameters | None = None
+
+    def moved(self, start: Parameters, *, rejected: bool) -> None:
+        """Begin the next epoch where a method has put the parameters.
+
+        Args:
+            start: the parameters now.
+            rejected: the last epoch was undone, so its direction does not count.
+        """
+        self._start = start
+        if rejected:
+            self._previous = self._before
 
     def close(self, losses: Sequence[float], end: Parameters) -> dict[str, Any]:
         """Return the row of an epoch that just ended.
@@ -57,17 +69,21 @@ class EpochMeter:
             pair, options = (step, self._previous), {"degrees": True, "exact": True}
             angle = geometry.angle(*pair, degrees=True, exact=True)
             angles = geometry.per_leaf(geometry.angle, *pair, **options)
-        self._start, self._previous = end, step
-        with np.errstate(all="ignore"):  # a run that diverges is a result, not an error
-            loss = float(np.mean(losses))
+        self._start, self._previous, self._before = end, step, self._previous
         return {
             "epoch": self._epoch,
             "steps": len(losses),
-            "loss": loss,
+            "loss": mean(losses),
             "step_size": geometry.norm(step, exact=True),
             "angle": angle,
             "layers": {n: {"step_size": sizes[n], "angle": angles[n]} for n in step},
         }
+
+
+def mean(losses: Sequence[float]) -> float:
+    """Return the mean; a run that diverges is a result, not an error."""
+    with np.errstate(all="ignore"):
+        return float(np.mean(losses))
 
 
 def difference(end: Parameters, start: Parameters) -> Parameters:

@@ -7,8 +7,9 @@ that diverged) is left out of a figure, never an error.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,11 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from optstudy_core import ALGORITHMS
 
+from .methods import METHODS, PLAIN
 from .records import Run
 from .study import Parameters, Study
 
@@ -110,7 +113,7 @@ def _save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pa
 
 def training_loss(figure: Figure, study: Study, run: Run) -> None:
     """Draw the training loss over the epochs, and the metrics below it."""
-    metrics = [n for n in run.rows[0] if n not in _ROW and n != "layers"] if run.rows else []
+    metrics = [n for n in run.rows[0] if n not in _ROW] if run.rows else []
     panels = _stacked(figure, study, run, 1 + len(metrics))
     panels[0].plot(run.column("epoch"), run.column("loss"), marker="o", markersize=4)
     _loss_axis(panels[0], study, [run])
@@ -153,14 +156,14 @@ def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
     """Draw loss, step size and angle of several runs above each other."""
     figure.set_size_inches(8.0, 9.5)
     loss, size, turn = figure.subplots(3, 1, sharex=True)
-    loss.set_title(f"{study.title}: {_joined([_title(a) for a in _algorithms(runs)])}")
-    algorithms = _algorithms(runs)
+    names = list(dict.fromkeys(map(_trained_with, runs)))
+    loss.set_title(f"{study.title}: {_joined(names)}")
     both = len({run.config["backend"] for run in runs}) > 1
     for run in runs:
         backend = run.config["backend"]
         look: dict[str, Any] = {
-            "color": f"C{algorithms.index(run.config['algorithm'])}",
-            "label": f"{_title(run.config['algorithm'])}, {FRAMEWORKS[backend]}",
+            "color": f"C{names.index(_trained_with(run))}",
+            "label": f"{_trained_with(run)}, {FRAMEWORKS[backend]}",
         }
         if both:  # dashes above a wider pale line: both stay visible where they coincide
             look |= _BELOW if backend == "torch" else _ABOVE
@@ -176,9 +179,132 @@ def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
 
 
+def draw_comparison(
+    study: Study, runs: Mapping[str, Sequence[Run]], folder: pathlib.Path, algorithm: str
+) -> list[pathlib.Path]:
+    """Draw each method against the training without, and all of them small beside each other.
+
+    Args:
+        study: what was trained.
+        runs: by method, one for each framework; ``plain`` is one of the methods.
+        folder: for the figures.
+        algorithm: of the optimizer.
+
+    Returns:
+        the PNG files.
+    """
+    heading = f"{study.title}, {_title(algorithm)}"
+    if set(runs) <= {PLAIN}:
+        return []
+    words: dict[str, Any] = {"study": study, "heading": heading, "runs": runs}
+    drawings = {"overview": partial(small_multiples, **words)} | {
+        name: partial(against_plain, method=name, **words) for name in runs if name != PLAIN
+    }
+    return [_save(folder, name, draw) for name, draw in drawings.items()]
+
+
+def against_plain(
+    figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]], method: str
+) -> None:
+    """Draw loss, rate factor, angle and step size of a method, and of the training without."""
+    figure.set_size_inches(8.0, 11.5)
+    loss, factor, turn, size = figure.subplots(4, 1, sharex=True)
+    loss.set_title(f"{heading}: {METHODS[method].title}")
+    shown = [*runs[PLAIN], *runs[method]]
+    for name, colour in ((PLAIN, GREY), (method, BLUE)):
+        for run, look in _looks(runs[name], colour, METHODS[name].title):
+            epochs = run.column("epoch")
+            loss.plot(epochs, run.column("loss"), **look)
+            factor.plot(epochs, run.column("method/lr_factor"), **look)
+            turn.plot(epochs, run.column("angle"), **look)
+            size.plot(epochs, run.column("step_size"), **look)
+    for run in runs[method]:
+        _mark_undone(loss, run, BLUE, label=True)
+    _loss_axis(loss, study, shown)
+    factor.set_ylabel("factor on the\nlearning rate")
+    factors = [run.column("method/lr_factor").max(initial=1.0) for run in shown]
+    factor.set_ylim(0.0, 1.1 * max(factors))
+    _angle_axis(turn)
+    _size_axis(size, shown)
+    _epoch_axis(size, shown)
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+
+
+def small_multiples(
+    figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]]
+) -> None:
+    """Draw the loss of every method, each in a small panel with that of the training without."""
+    methods = [name for name in runs if name != PLAIN]
+    columns = min(3, len(methods))
+    rows = -(-len(methods) // columns)
+    figure.set_size_inches(max(6.5, 4.0 * columns), 2.2 + 2.5 * rows)
+    figure.suptitle(f"{heading}: the loss with each method", x=0.01, ha="left")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    shown = [run for several in runs.values() for run in several]
+    for i, ax in enumerate(panels.flat):
+        if i >= len(methods):
+            ax.set_visible(False)
+            continue
+        name = methods[i]
+        ax.set_title(METHODS[name].title, fontsize=12)
+        for method, colour in ((PLAIN, GREY), (name, BLUE)):
+            word = "plain" if method == PLAIN else "with the method"
+            for run, look in _looks(runs[method], colour, word):
+                ax.plot(run.column("epoch"), run.column("loss"), **look)
+                _mark_undone(ax, run, colour, label=False)
+        _logarithmic(ax, [run.column("loss") for run in shown])
+        last_row = i + columns >= len(methods)
+        if last_row:
+            ax.tick_params(labelbottom=True)
+        ax.set_xlabel("epoch" if last_row else "")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.supylabel(
+        f"training loss per mini-batch\n{study.loss_label}", fontsize=12, multialignment="center"
+    )
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    if any(run.column("method/rejected").any() for run in shown):
+        handles.append(_undone_marker(BLUE))
+        labels.append(_UNDONE)
+    figure.legend(handles, labels, loc="outside lower center", ncols=(2, 3, 5)[columns - 1])
+
+
+def _looks(runs: Sequence[Run], colour: str, word: str) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Yield runs with how they are drawn; two frameworks both stay visible."""
+    for run in runs:
+        backend = run.config["backend"]
+        look: dict[str, Any] = {"color": colour, "label": f"{word}, {FRAMEWORKS[backend]}"}
+        if len(runs) > 1:
+            look |= _BELOW if backend == "torch" else _ABOVE
+        yield run, look
+
+
+_UNDONE: Final = "epoch undone"
+
+
+def _mark_undone(ax: Axes, run: Run, colour: str, *, label: bool) -> None:
+    undone = run.column("method/rejected") > 0
+    if undone.any():
+        known = ax.get_legend_handles_labels()[1]
+        marker = _undone_marker(colour)
+        ax.plot(
+            run.column("epoch")[undone],
+            run.column("loss")[undone],
+            linestyle="none",
+            color=colour,
+            marker=marker.get_marker(),
+            markersize=marker.get_markersize(),
+            label=_UNDONE if label and _UNDONE not in known else None,
+        )
+
+
+def _undone_marker(colour: str) -> Line2D:
+    return Line2D([], [], linestyle="none", marker="x", markersize=7, color=colour)
+
+
 _BELOW: Final = {"linewidth": 4.5, "alpha": 0.4}
 _ABOVE: Final = {"linewidth": 1.8, "linestyle": (0, (3, 2))}
-_ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle"})
+_ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle", "layers", "method"})
 
 
 def _stacked(figure: Figure, study: Study, run: Run, count: int) -> list[Axes]:
@@ -593,11 +719,12 @@ def _title(algorithm: str) -> str:
 
 def _heading(study: Study, run: Run) -> str:
     config = run.config
-    return f"{study.title}, {_title(config['algorithm'])}, {FRAMEWORKS[config['backend']]}"
+    return f"{study.title}, {_trained_with(run)}, {FRAMEWORKS[config['backend']]}"
 
 
-def _algorithms(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(run.config["algorithm"] for run in runs))
+def _trained_with(run: Run) -> str:
+    title, method = _title(run.config["algorithm"]), run.config["method"]
+    return title if method == PLAIN else f"{title} with {METHODS[method].title}"
 
 
 def _joined(words: Sequence[str]) -> str:

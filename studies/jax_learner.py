@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import optax
 from flax import nnx
 
 import optstudy_jax
+from optstudy_jax import epoch
 
+from .methods import Ended, Method
 from .study import Batch, Parameters, Study
 from .training import Optimizer
 
@@ -27,7 +30,8 @@ class JaxLearner:
         self._graph, self._template = nnx.split(study.nnx_model(), nnx.Param)
         self._params = self._state(study.initial)
         make = optstudy_jax.from_core(optimizer.algorithm)
-        transformation = make(learning_rate=optimizer.lr, dialect=optimizer.dialect)
+        at_rate = partial(make, dialect=optimizer.dialect)
+        transformation, begin = _method(optimizer.at_the_end, at_rate, optimizer.lr)
         self._optimizer_state = transformation.init(self._params)
         graph, loss_function = self._graph, study.jax_loss
 
@@ -50,6 +54,7 @@ class JaxLearner:
         self._outputs = jax.jit(outputs_at)
         self._loss = jax.jit(loss_at)
         self._gradients = jax.jit(jax.grad(loss_at))
+        self._end = begin(self._params, loss_at)
 
     def step(self, batch: Batch) -> jax.Array:
         """Train on a mini-batch; return its loss before the step."""
@@ -64,6 +69,13 @@ class JaxLearner:
         self._params, self._optimizer_state = self._apply(
             self._params, self._optimizer_state, self._state(gradients)
         )
+
+    def end_epoch(self, loss: float, train: Batch) -> Ended:
+        """Let the method end an epoch."""
+        self._params, self._optimizer_state, ended = self._end(
+            self._params, self._optimizer_state, loss, train
+        )
+        return ended
 
     def parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -104,3 +116,83 @@ class JaxLearner:
 
 
 make = JaxLearner
+
+
+# What ends an epoch: functions (params, state, loss, train) -> (params, state, what was done).
+
+End = Callable[[Any, Any, float, Batch], tuple[Any, Any, Ended]]
+
+
+def _method(method: Method, at_rate: Any, lr: float) -> tuple[Any, Callable[[Any, Any], End]]:
+    """Return the optimizer, and what makes the end of an epoch of parameters and a loss."""
+    if method.kind in _CONTROLS:
+        control = getattr(epoch, method.kind)(**method.values)
+        return epoch.with_control(at_rate, control, lr), partial(_rate, control)
+    return at_rate(learning_rate=lr), partial(_MOVES[method.kind], dict(method.values))
+
+
+def _rate(control: Any, start: Any, loss_at: Any) -> End:
+    del start, loss_at
+    end_epoch = jax.jit(partial(epoch.end_epoch, control))
+
+    def end(params: Any, state: Any, loss: float, train: Batch) -> tuple[Any, Any, Ended]:
+        params, state = end_epoch(params, state, value=loss)
+        factor, rejected = state.control.decided.factor, state.control.metrics.rejected
+        return params, state, Ended(float(factor), control.rollback and bool(rejected))
+
+    return end
+
+
+def _nothing(values: Any, start: Any, loss_at: Any) -> End:
+    del values, start, loss_at
+    return lambda params, state, loss, train: (params, state, Ended())
+
+
+def _eve(values: dict[str, Any], start: Any, loss_at: Any) -> End:
+    search = epoch.eve_march if values.pop("search", "grid") == "march" else epoch.eve
+
+    @jax.jit
+    def go(params: Any, start: Any, inputs: Any, targets: Any) -> Any:
+        return search(params, start, lambda p: loss_at(p, inputs, targets), **values)
+
+    def end(params: Any, state: Any, loss: float, train: Batch) -> tuple[Any, Any, Ended]:
+        nonlocal start
+        start, choice = go(params, start, *train)
+        return start, state, Ended(evaluations=int(choice.evaluations), s=float(choice.s))
+
+    return end
+
+
+def _extrapolate(values: dict[str, Any], start: Any, loss_at: Any) -> End:
+    del loss_at
+    move = jax.jit(partial(epoch.extrapolate, **values))
+    previous = jax.tree.map(jnp.zeros_like, start)
+
+    def end(params: Any, state: Any, loss: float, train: Batch) -> tuple[Any, Any, Ended]:
+        nonlocal start, previous
+        start, previous = move(params, start, previous)
+        return start, state, Ended()
+
+    return end
+
+
+def _momentum(values: dict[str, Any], start: Any, loss_at: Any) -> End:
+    del loss_at
+    move = jax.jit(partial(epoch.epoch_momentum, **values))
+    average = epoch.epoch_momentum_init(start)
+
+    def end(params: Any, state: Any, loss: float, train: Batch) -> tuple[Any, Any, Ended]:
+        nonlocal start, average
+        average, start = move(average, params, start)
+        return start, state, Ended()
+
+    return end
+
+
+_CONTROLS: Final = frozenset({"direction", "careful", "direction_careful"})
+_MOVES: Final[Mapping[str, Callable[[Any, Any, Any], End]]] = {
+    "plain": _nothing,
+    "eve": _eve,
+    "extrapolate": _extrapolate,
+    "momentum": _momentum,
+}

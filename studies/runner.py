@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from optstudy_core.records import Run
+
 from . import figures, records, training, twins
+from .methods import PLAIN
 from .study import Study, load
 
 
@@ -20,7 +23,8 @@ class Plan:
 
     Attributes:
         study: its name.
-        algorithms: one training each.
+        algorithms: one training each, with each of the methods.
+        methods: of :data:`studies.methods.METHODS`.
         backends: of ``"torch"`` and ``"jax"``.
         out: the folder for everything.
         epochs: how many.
@@ -32,6 +36,7 @@ class Plan:
 
     study: str
     algorithms: Sequence[str]
+    methods: Sequence[str]
     backends: Sequence[str]
     out: pathlib.Path
     epochs: int | None
@@ -46,6 +51,7 @@ class Prepared:
 
     Args:
         plan: what the user asked for.
+        below: a folder in the study's for everything.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -53,22 +59,23 @@ class Prepared:
         NotADirectoryError: if a folder is a file.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, below: str = "") -> None:
         self.plan = plan
         self.study: Study = load(plan.study, plan.seed)
         self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.optimizers = [
-            training.Optimizer.of(self.study, algorithm, plan.lr, plan.dialect)
+            training.Optimizer.of(self.study, algorithm, plan.lr, plan.dialect, method)
             for algorithm in plan.algorithms
+            for method in plan.methods
         ]
-        self.folder = plan.out / self.study.name
+        self.folder = plan.out / self.study.name / below
         for optimizer in self.optimizers:
             for backend in plan.backends:
-                records.check_free(self.run_folder(optimizer, backend), overwrite=plan.overwrite)
+                Run.check_free(self.run_folder(optimizer, backend), overwrite=plan.overwrite)
 
     def run_folder(self, optimizer: training.Optimizer, backend: str) -> pathlib.Path:
         """Return where a run is written."""
-        return self.folder / optimizer.algorithm / backend
+        return self.folder / optimizer.name / backend
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
         """Train, record, draw and compare; return the folders of the runs.
@@ -82,21 +89,30 @@ class Prepared:
             console.print(f"Overview: {overview}", soft_wrap=True, highlight=False)
         return [run.folder for run in runs]
 
+    def train(
+        self, optimizer: training.Optimizer, backend: str, console: Console
+    ) -> tuple[training.Learner, records.Run]:
+        """Make a run; return what was trained, and its record."""
+        learner = training.make_learner(backend, self.study, optimizer)
+        folder = self.run_folder(optimizer, backend)
+        config = self._config(optimizer, backend)
+        what = f"{self.study.name}, {optimizer.name}, {backend}: training"
+        with (
+            Run.create(folder, config, overwrite=self.plan.overwrite) as run,
+            progress(console, what, self.epochs) as tick,
+        ):
+            training.record(self.study, learner, self.epochs, run, after_epoch=tick)
+        return learner, records.read(folder)
+
     def _train(self, optimizer: training.Optimizer, console: Console) -> list[records.Run]:
-        """Make the runs of one algorithm."""
+        """Make the runs of one optimizer."""
         runs = {}
-        what = f"{self.study.name}, {optimizer.algorithm}"
+        what = f"{self.study.name}, {optimizer.name}"
         for backend in self.plan.backends:
-            learner = training.make_learner(backend, self.study, optimizer)
-            folder = self.run_folder(optimizer, backend)
-            writer = records.RunWriter(
-                folder, self._config(optimizer, backend), overwrite=self.plan.overwrite
-            )
-            with writer, _progress(console, f"{what}, {backend}: training", self.epochs) as tick:
-                training.record(self.study, learner, self.epochs, writer, after_epoch=tick)
-            run = runs[backend] = records.read(folder)
+            learner, run = self.train(optimizer, backend, console)
+            runs[backend] = run
             count = figures.number_of_figures(self.study)
-            with _progress(console, f"{what}, {backend}: figures", count) as tick:
+            with progress(console, f"{what}, {backend}: figures", count) as tick:
                 figures.draw_run(self.study, learner, run, after_each=tick)
             numbers = {k: v for k, v in run.rows[-1].items() if k in self._reported(run)}
             console.print(
@@ -104,26 +120,30 @@ class Prepared:
                 + ", ".join(f"{name.replace('_', ' ')} {v:.4g}" for name, v in numbers.items()),
                 highlight=False,
             )
-            console.print(f"  run folder: {folder}", soft_wrap=True, highlight=False)
-            console.print(f"  figures:    {folder / 'figures'}", soft_wrap=True, highlight=False)
-        if set(runs) == set(training.BACKENDS):
-            with _progress(console, f"{what}: comparing", self.epochs) as tick:
+            console.print(f"  run folder: {run.folder}", soft_wrap=True, highlight=False)
+            console.print(
+                f"  figures:    {run.folder / 'figures'}", soft_wrap=True, highlight=False
+            )
+        # With a method a step is not all that moves the parameters.
+        if set(runs) == set(training.BACKENDS) and optimizer.method == PLAIN:
+            with progress(console, f"{what}: comparing", self.epochs) as tick:
                 pair = twins.compare(
                     self.study, optimizer, runs["torch"], runs["jax"], after_epoch=tick
                 )
             twins.show(pair, console)
-            files = twins.save(pair, self.folder / optimizer.algorithm)
+            files = twins.save(pair, self.folder / optimizer.name)
             console.print(f"  table of every epoch: {files[1]}\n", soft_wrap=True, highlight=False)
         return list(runs.values())
 
     @staticmethod
     def _reported(run: records.Run) -> set[str]:
-        return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle"}
+        return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle", "method"}
 
     def _config(self, optimizer: training.Optimizer, backend: str) -> dict[str, object]:
         return {
             "study": self.study.name,
             "algorithm": optimizer.algorithm,
+            "method": optimizer.method,
             "backend": backend,
             "epochs": self.epochs,
             "lr": optimizer.lr,
@@ -141,7 +161,7 @@ class Prepared:
         }
 
 
-class _Tick:
+class Tick:
     """Advances a progress bar by one when called."""
 
     def __init__(self, progress: Progress, what: str, total: int) -> None:
@@ -153,7 +173,8 @@ class _Tick:
 
 
 @contextmanager
-def _progress(console: Console, what: str, total: int) -> Iterator[_Tick]:
+def progress(console: Console, what: str, total: int) -> Iterator[Tick]:
+    """Show a bar while something is done; what is yielded is called after each part of it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns,
@@ -162,4 +183,4 @@ def _progress(console: Console, what: str, total: int) -> Iterator[_Tick]:
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        yield _Tick(progress, what, total)
+        yield Tick(progress, what, total)

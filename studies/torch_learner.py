@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch.func import functional_call
 
 import optstudy_torch
+from optstudy_torch import EVE
+from optstudy_torch.epoch import EpochMomentum, ExtrapolatedEpoch
+from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
 
+from .methods import Ended
 from .study import Batch, Parameters, Study
 from .training import Optimizer
 
@@ -55,6 +59,8 @@ class TorchLearner:
         self._model.load_state_dict(_tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
         self._optimizer = make(self._model.parameters(), lr=optimizer.lr, dialect=optimizer.dialect)
+        method = optimizer.at_the_end
+        self._method = _METHODS[method.kind](self._optimizer, self._model, **method.values)
 
     @one_thread()
     def step(self, batch: Batch) -> torch.Tensor:
@@ -72,6 +78,12 @@ class TorchLearner:
         for name, parameter in self._model.named_parameters():
             parameter.grad = torch.tensor(gradients[name])
         self._optimizer.step()
+
+    @one_thread()
+    def end_epoch(self, loss: float, train: Batch) -> Ended:
+        """Let the method end an epoch."""
+        inputs, targets = map(torch.from_numpy, train)
+        return self._method(loss, lambda: self._loss(self._model(inputs), targets))
 
     def parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -106,6 +118,74 @@ class TorchLearner:
 
 
 make = TorchLearner
+
+
+# What ends an epoch: functions of its mean loss and of a closure of the loss over all data.
+
+End = Callable[[float, Callable[[], torch.Tensor]], Ended]
+
+
+def _nothing(optimizer: Any, model: Any) -> End:
+    del optimizer, model
+    return lambda loss, closure: Ended()
+
+
+def _direction(optimizer: Any, model: Any, **values: Any) -> End:
+    del model
+    return _rate(DirectionLR(optimizer, **values), values)
+
+
+def _careful(optimizer: Any, model: Any, **values: Any) -> End:
+    return _rate(CarefulLR(optimizer, model=model, **values), values)
+
+
+def _direction_careful(optimizer: Any, model: Any, **values: Any) -> End:
+    return _rate(DirectionCarefulLR(optimizer, model=model, **values), values)
+
+
+def _rate(scheduler: Any, values: Mapping[str, Any]) -> End:
+    rollback = values.get("rollback", False)
+
+    def end(loss: float, closure: Any) -> Ended:
+        scheduler.step(loss)
+        rejected = rollback and bool(scheduler.decision.rejected)
+        return Ended(float(scheduler.factors[0]), rejected)
+
+    return end
+
+
+def _eve(optimizer: Any, model: Any, **values: Any) -> End:
+    eve = EVE(optimizer, model, **values)
+
+    def end(loss: float, closure: Any) -> Ended:
+        choice = eve.step(closure)
+        return Ended(evaluations=int(choice.evaluations), s=float(choice.s))
+
+    return end
+
+
+def _moves(make: Any) -> Callable[..., End]:
+    def begin(optimizer: Any, model: Any, **values: Any) -> End:
+        move = make(optimizer, **values)
+
+        def end(loss: float, closure: Any) -> Ended:
+            move.step()
+            return Ended()
+
+        return end
+
+    return begin
+
+
+_METHODS: Final[Mapping[str, Callable[..., End]]] = {
+    "plain": _nothing,
+    "direction": _direction,
+    "careful": _careful,
+    "direction_careful": _direction_careful,
+    "eve": _eve,
+    "extrapolate": _moves(ExtrapolatedEpoch),
+    "momentum": _moves(EpochMomentum),
+}
 
 
 def _tensors(parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ down every epoch. Only the learners know a framework: ``torch_learner`` and ``ja
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
@@ -16,9 +16,12 @@ import numpy as np
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.algorithm import find
+from optstudy_core.hyperparameters import nearest
+from optstudy_core.records import Run
 
-from .epochs import EpochMeter
-from .records import Path, RunWriter
+from .epochs import EpochMeter, mean
+from .methods import METHODS, PLAIN, Ended, Method
+from .records import Path, finish
 from .study import Batch, Parameters, Study
 
 BACKENDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -36,30 +39,51 @@ class Optimizer:
         algorithm: a name of ``optstudy_core.ALGORITHMS``.
         lr: learning rate.
         dialect: whose mathematics; ``None``: the algorithm's default.
+        method: a name of :data:`studies.methods.METHODS`.
     """
 
     algorithm: str
     lr: float
     dialect: str | None = None
+    method: str = PLAIN
 
     @classmethod
-    def of(cls, study: Study, algorithm: str, lr: float | None, dialect: str | None) -> Optimizer:
+    def of(
+        cls,
+        study: Study,
+        algorithm: str,
+        lr: float | None,
+        dialect: str | None,
+        method: str = PLAIN,
+    ) -> Optimizer:
         """Return the update rule with the study's learning rate where ``lr`` is ``None``.
 
         Raises:
-            ValueError: for an unknown algorithm or dialect, or a rate that is not allowed.
+            ValueError: for an unknown algorithm, dialect or method, or a rate that is not allowed.
         """
+        if method not in METHODS:
+            raise ValueError(f"method = {method!r}: {nearest(method, METHODS)}")
         rule = find(algorithm, ALGORITHMS)
         default = rule.defaults(dialect)["lr"]
         if lr is None:
             lr = study.learning_rates.get(algorithm, default)
         rule.resolve(dialect, {"lr": lr})
-        return cls(algorithm, float(lr), dialect)
+        return cls(algorithm, float(lr), dialect, method)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Every hyperparameter, by the core's name."""
         return ALGORITHMS[self.algorithm].resolve(self.dialect, {"lr": self.lr})
+
+    @property
+    def at_the_end(self) -> Method:
+        """What is done at the end of an epoch."""
+        return METHODS[self.method]
+
+    @property
+    def name(self) -> str:
+        """The algorithm and, if there is one, the method."""
+        return self.algorithm if self.method == PLAIN else f"{self.algorithm}_{self.method}"
 
 
 class Learner(Protocol):
@@ -76,6 +100,14 @@ class Learner(Protocol):
 
     def apply(self, gradients: Parameters) -> None:
         """Make the optimizer's step for gradients from elsewhere."""
+
+    def end_epoch(self, loss: float, train: Batch) -> Ended:
+        """Let the method end an epoch; without one nothing happens.
+
+        Args:
+            loss: the epoch's mean loss.
+            train: all training data.
+        """
 
     def parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -107,14 +139,16 @@ def run_epochs(
     epochs: int,
     *,
     after_step: Callable[[], None] | None = None,
-) -> Iterator[list[Any]]:
-    """Train, and yield the losses of the mini-batches after each epoch.
+    before_end: Callable[[list[float]], None] | None = None,
+) -> Iterator[Ended]:
+    """Train, and yield what the method did at the end of each epoch.
 
     Args:
         study: the data.
         learner: is trained.
         epochs: how many.
         after_step: called after each step.
+        before_end: called with the losses of the mini-batches when an epoch's steps are made.
     """
     for epoch in range(1, epochs + 1):
         losses = []
@@ -122,14 +156,17 @@ def run_epochs(
             losses.append(learner.step(batch))
             if after_step is not None:
                 after_step()
-        yield losses
+        numbers = [float(loss) for loss in losses]
+        if before_end is not None:
+            before_end(numbers)
+        yield learner.end_epoch(mean(numbers), study.train)
 
 
 def record(
     study: Study,
     learner: Learner,
     epochs: int,
-    writer: RunWriter,
+    run: Run,
     *,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
@@ -139,21 +176,30 @@ def record(
         study: the data.
         learner: is trained.
         epochs: how many.
-        writer: of the run's folder.
+        run: open for writing.
         after_epoch: called after each epoch, for a progress bar.
     """
     path = Path.start(learner.parameters(), study.path_every)
     meter = EpochMeter(learner.parameters())
     every_step = study.path_every == "step"
+    row: dict[str, Any] = {}
+
+    def measure(losses: list[float]) -> None:
+        row.update(meter.close(losses, learner.parameters()))
+
     after_step = (lambda: path.append(learner.parameters())) if every_step else None
-    for losses in run_epochs(study, learner, epochs, after_step=after_step):
+    training = run_epochs(study, learner, epochs, after_step=after_step, before_end=measure)
+    for number, ended in enumerate(training, 1):
         here = learner.parameters()
-        row = meter.close([float(loss) for loss in losses], here)
+        meter.moved(here, rejected=ended.rejected)
+        row["method"] = asdict(ended)
         if study.test is not None:
             outputs = learner.outputs(here, study.test.inputs)
             row |= study.metrics(outputs, study.test.targets)
-        if not every_step:
+        if every_step:
+            path.replace_last(here)
+        else:
             path.append(here)
-        writer.append(row)
+        run.epoch(number, row)
         after_epoch()
-    writer.finish(learner.parameters(), path)
+    finish(run, epochs, learner.parameters(), path)

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from optstudy_core import geometry
+from optstudy_core.records import write_json, write_text
 
 from .epochs import difference
-from .records import Run, encode, write_json, write_text
+from .records import Run, encode
 from .study import Parameters, Study
 from .training import Optimizer, make_learner
 
@@ -314,7 +315,7 @@ def show(twins: Twins, console: Console, rows: int = 8) -> None:
 
 def save(twins: Twins, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """Write ``twins.json`` and ``twins.md`` with every epoch; return the two files."""
-    write_json(folder / "twins.json", asdict(twins))
+    write_json(folder / "twins.json", encode(asdict(twins)))
     hyperparameters = json.dumps(encode(twins.hyperparameters), ensure_ascii=False)
     lines = [
         f"# {_title(twins)}",

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from optstudy_core import ALGORITHMS
+from optstudy_core.records import Run
 from studies import figures, records, training, twins
 from studies.__main__ import main
 from studies.epochs import EpochMeter
+from studies.methods import METHODS
 from studies.study import STUDIES, NnxLeaf, Study, load
 
 torch = pytest.importorskip("torch")
@@ -21,7 +23,7 @@ pytest.importorskip("flax")
 pytest.importorskip("sklearn")
 
 BACKENDS = tuple(training.BACKENDS)
-RUN_FILES = {"config.json", "epochs.jsonl", "parameters.safetensors", "path.safetensors"}
+RUN_FILES = {"config.json", "records.sqlite", "checkpoints", "tensorboard", "lock"}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def test_measuring_changes_nothing(study_of, tmp_path, name, backend):
     for _ in training.run_epochs(study, plain, 2):
         pass
     watched = learner_of(backend, study)
-    with records.RunWriter(tmp_path / "run", {}) as writer:
+    with Run.create(tmp_path / "run", {}, tensorboard=False) as writer:
         training.record(study, watched, 2, writer)
     assert same_bits(plain.parameters(), watched.parameters())
     run = records.read(tmp_path / "run")
@@ -276,89 +278,29 @@ def test_ulps():
 # Records.
 
 
-def write_run(folder: pathlib.Path, rows: int = 3, **options) -> None:
+def test_what_is_not_in_the_rows_comes_back(tmp_path):
     path = records.Path.start({"w": np.float32([0.0])}, "epoch")
-    with records.RunWriter(folder, {"study": "s"}, **options) as writer:
-        for k in range(rows):
-            layers = {"w": {"step_size": 0.1, "angle": math.nan}}
-            writer.append({"epoch": k + 1, "loss": math.inf, "angle": math.nan, "layers": layers})
-            path.append({"w": np.float32([k])})
-        writer.finish({"w": np.float32([rows])}, path)
-
-
-def refuse_constant(name):
-    raise AssertionError(f"{name} is not JSON")
-
-
-def test_rows_are_json_and_come_back(tmp_path):
-    write_run(tmp_path)
-    lines = (tmp_path / "epochs.jsonl").read_text().splitlines()
-    row = json.loads(lines[0], parse_constant=refuse_constant)
-    assert row["angle"] is None
-    assert row["loss"] == "Infinity"
-    run = records.read(tmp_path)
-    assert np.isnan(run.column("angle")).all()
-    assert (run.column("loss") == np.inf).all()
-    assert np.isnan(run.layer_column("w", "angle")).all()
-    assert run.parameters["w"].tolist() == [3.0]
-    assert run.path.every == "epoch"
-    assert len(run.path) == 4
-    config = json.loads((tmp_path / "config.json").read_text(), parse_constant=refuse_constant)
-    assert {"python", "numpy", "torch", "jax", "optax", "flax", "optstudy"} <= set(
-        config["versions"]
-    )
-
-
-@pytest.mark.parametrize("cut", [1, 2, 20])
-def test_a_cut_off_last_row_is_dropped(tmp_path, cut):
-    write_run(tmp_path)
-    file = tmp_path / "epochs.jsonl"
-    file.write_bytes(file.read_bytes()[:-cut])
-    assert [row["epoch"] for row in records.read(tmp_path).rows] == [1, 2]
-
-
-def test_a_run_that_was_killed_at_once(tmp_path):
-    write_run(tmp_path)
-    for name in ("parameters.safetensors", "path.safetensors"):
-        (tmp_path / name).unlink()
-    (tmp_path / "epochs.jsonl").write_bytes(b'{"epo')
-    run = records.read(tmp_path)
-    assert run.rows == []
-    assert run.parameters is None
-    assert run.path is None
-
-
-def test_damage_is_refused(tmp_path):
-    write_run(tmp_path)
-    file = tmp_path / "epochs.jsonl"
-    good = file.read_text()
-    file.write_text("{broken\n" + good)
-    with pytest.raises(ValueError, match=r"epochs\.jsonl, line 1: is not JSON"):
-        records.read(tmp_path)
-    file.write_text(good)
-    tensors = tmp_path / "parameters.safetensors"
-    tensors.write_bytes(tensors.read_bytes()[:-2])
-    with pytest.raises(ValueError, match="is truncated or not a safetensors file"):
-        records.read(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no run"):
-        records.read(tmp_path / "nothing")
-
-
-def test_another_run_is_not_overwritten(tmp_path):
-    write_run(tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds a run already.*--overwrite"):
-        write_run(tmp_path)
-    write_run(tmp_path, rows=1, overwrite=True)
-    assert len(records.read(tmp_path).rows) == 1
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    path.append({"w": np.float32([1.0])})
+    path.replace_last({"w": np.float32([2.0])})
+    with Run.create(tmp_path, {"study": "s"}, tensorboard=False) as run:
+        run.epoch(1, {"loss": math.inf, "layers": {"w": {"angle": math.nan}}})
+        assert records.read(tmp_path).parameters is None
+        assert records.read(tmp_path).path is None
+        records.finish(run, 1, {"w": np.float32([3.0])}, path)
+    again = records.read(tmp_path)
+    assert again.config["study"] == "s"
+    assert again.column("loss").tolist() == [math.inf]
+    assert np.isnan(again.layer_column("w", "angle")).all()
+    assert again.parameters["w"].tolist() == [3.0]
+    assert again.path.every == "epoch"
+    assert [again.path[i]["w"].item() for i in range(2)] == [0.0, 2.0]
 
 
 def test_the_path_is_in_the_order_of_the_names_asked_for(tmp_path):
     path = records.Path.start({"z": np.float32([1, 2]), "a": np.float32([3])}, "step")
     path.append({"z": np.float32([4, 5]), "a": np.float32([6])})
-    with records.RunWriter(tmp_path, {}) as writer:
-        writer.finish(path[1], path)
+    with Run.create(tmp_path, {}, tensorboard=False) as writer:
+        records.finish(writer, 1, path[1], path)
     again = records.read(tmp_path).path
     assert again.matrix(["z", "a"]).tolist() == [[1, 2, 3], [4, 5, 6]]
     assert len(again.at_epochs(1)) == 2
@@ -495,13 +437,99 @@ sys.exit(main(["run", "linear_regression", "--backend", {backend!r}, "--algorith
     assert (tmp_path / "linear_regression" / "sgd" / backend / "figures" / "surface.png").exists()
 
 
+# Epoch methods.
+
+
+def test_what_was_undone_is_no_direction():
+    meter = EpochMeter({"w": np.float32([0, 0])})
+    meter.close([1.0], {"w": np.float32([1, 0])})
+    meter.moved({"w": np.float32([5, 0])}, rejected=False)
+    assert meter.close([2.0], {"w": np.float32([5, 3])})["angle"] == 90.0
+    meter.moved({"w": np.float32([5, 0])}, rejected=True)
+    row = meter.close([1.0], {"w": np.float32([7, 0])})  # to the first epoch, not the second
+    assert (row["angle"], row["step_size"]) == (0.0, 2.0)
+
+
+def trained(study: Study, backend: str, method: str, epochs: int = 4, lr: float | None = None):
+    optimizer = training.Optimizer.of(study, "adam", lr, None, method)
+    learner = training.make_learner(backend, study, optimizer)
+    ended = list(training.run_epochs(study, learner, epochs))
+    return learner, ended
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_does_what_it_says(study_of, method, backend):
+    study = study_of("linear_regression")
+    plain, _ = trained(study, backend, "plain")
+    # At this rate epochs 3 and 4 overshoot.
+    lr = 1.0 if METHODS[method].kind == "careful" else None
+    learner, ended = trained(study, backend, method, lr=lr)
+    kind = METHODS[method].kind
+    if kind == "plain":
+        assert same_bits(learner.parameters(), plain.parameters())
+        return
+    assert not same_bits(learner.parameters(), plain.parameters())
+    rates = "direction" in method or "careful" in method
+    assert any(e.lr_factor != 1 for e in ended) == rates
+    assert any(e.rejected for e in ended) == (method == "careful_rollback")
+    assert all(e.evaluations > 0 for e in ended) == (kind == "eve")
+    assert any(e.s > 0 for e in ended) == (kind == "eve")
+
+
+def test_a_rejected_epoch_is_undone(study_of):
+    study = study_of("linear_regression")
+    learner = training.make_learner(
+        "torch", study, training.Optimizer.of(study, "adam", 1.0, None, "careful_rollback")
+    )
+    before = learner.parameters()
+    undone = 0
+    for ended in training.run_epochs(study, learner, 5):
+        assert same_bits(before, learner.parameters()) == ended.rejected
+        undone += ended.rejected
+        before = learner.parameters()
+    assert undone > 0
+
+
+@pytest.mark.parametrize("backends", [("torch",), BACKENDS])
+def test_compare(tmp_path, capsys, backends):
+    arguments = ["compare", "linear_regression", "--methods", "careful_rollback", "eve"]
+    arguments += ["--lr", "1", "--epochs", "3", "--out", str(tmp_path)]
+    arguments += ["--backend", "both" if len(backends) > 1 else backends[0]]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "linear_regression" / "compare"
+    assert_figures(folder / "adam_figures", {"overview", "careful_rollback", "eve"})
+    table = (folder / "adam.md").read_text()
+    for method in ("plain", "careful_rollback", "eve"):
+        assert said.count(method) >= len(backends)
+        assert table.count(f"| {method} |") == len(backends)
+        name = "adam" if method == "plain" else f"adam_{method}"
+        for backend in backends:
+            rows = records.read(folder / name / backend).rows
+            assert len(rows) == 3
+            assert sum(row["method"]["evaluations"] for row in rows) == 18 * (method == "eve")
+    assert main(arguments) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_run_with_a_method(tmp_path, capsys):
+    arguments = ["run", "linear_regression", "--algorithm", "sgd", "--method", "careful"]
+    arguments += ["--method", "plain", "--epochs", "2", "--backend", "torch"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "sgd_careful, torch" in capsys.readouterr().out
+    for name, method in (("sgd", "plain"), ("sgd_careful", "careful")):
+        run = records.read(tmp_path / "linear_regression" / name / "torch")
+        assert run.config["method"] == method
+
+
 # Figures.
 
 
 def test_the_plane_of_two_parameters_is_theirs(study_of, tmp_path):
     study = study_of("linear_regression")
     learner = learner_of("torch", study)
-    with records.RunWriter(tmp_path, {}) as writer:
+    with Run.create(tmp_path, {}, tensorboard=False) as writer:
         training.record(study, learner, 2, writer)
     landscape = figures.Landscape.around(study, learner, records.read(tmp_path))
     assert landscape.exact
@@ -517,7 +545,7 @@ def test_the_plane_of_two_parameters_is_theirs(study_of, tmp_path):
 def test_the_projected_plane_holds_the_path(study_of, tmp_path):
     study = study_of("digits")
     learner = learner_of("torch", study)
-    with records.RunWriter(tmp_path, {}) as writer:
+    with Run.create(tmp_path, {}, tensorboard=False) as writer:
         training.record(study, learner, 1, writer)
     landscape = figures.Landscape.around(study, learner, records.read(tmp_path))
     # A path of two points lies on its plane, the last one at the origin.

@@ -1,0 +1,44 @@
+"""Run folders that survive the end of a process at any moment.
+
+A run is a folder:
+
+- ``config.json``: what was asked for, and the versions and the platform;
+- ``records.sqlite``: a row of measurements for each epoch, and for each step where asked;
+- ``checkpoints/``: arrays and state in safetensors files;
+- ``tensorboard/``: the same rows for TensorBoard (those of steps in ``tensorboard/steps``).
+
+A row is on the disk when the call that writes it returns, and a checkpoint appears whole, together
+with its row, or not at all. Nothing is ever unpickled.
+
+Needs the extra ``records`` (``pip install 'optstudy[records]'``) for checkpoints and TensorBoard.
+
+>>> import tempfile
+>>> import numpy as np
+>>> folder = tempfile.mkdtemp()
+>>> with Run.create(folder, {"lr": 0.1}, tensorboard=False) as run:
+...     for epoch, loss in enumerate([2.0, 1.0], 1):
+...         run.checkpoint(epoch, {"w": np.ones(3)}, {"seen": epoch}, row={"loss": loss})
+>>> run = Run.read(folder)
+>>> run.config["lr"], run.column("loss").tolist(), run.last_checkpoint().epoch
+(0.1, [2.0, 1.0], 2)
+"""
+
+from ._arrays import Checkpoint
+from ._files import WriteError, write_json, write_text
+from ._generators import random_state, restore_random_state
+from ._tree import pack, unpack
+from .run import Run, column, environment
+
+__all__ = [
+    "Checkpoint",
+    "Run",
+    "WriteError",
+    "column",
+    "environment",
+    "pack",
+    "random_state",
+    "restore_random_state",
+    "unpack",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,118 @@
+"""Checkpoints: arrays and a state in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ._files import parse_json, replace, system_error
+from ._tree import plain
+
+FORMAT: Final = "optstudy checkpoint 1"
+DTYPES: Final = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    *("bfloat16", "float16", "float32", "float64", "complex64"),
+)
+"""What safetensors holds and gives back to NumPy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as it was written.
+
+    Attributes:
+        epoch: after which it was.
+        arrays: by name.
+        state: the JSON value.
+    """
+
+    epoch: int
+    arrays: dict[str, np.ndarray[Any, Any]]
+    state: dict[str, Any]
+
+
+def check(arrays: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return arrays as safetensors takes them: contiguous, 0-d ones too.
+
+    Raises:
+        TypeError, ValueError: for what it does not hold.
+    """
+    ready = {}
+    for name, array in arrays.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise ValueError(f"arrays with the name {name!r}: allowed are other strings")
+        if not isinstance(array, np.ndarray | np.generic):
+            raise TypeError(
+                f"arrays[{name!r}] of type {type(array).__name__}: allowed are NumPy arrays"
+            )
+        if array.dtype.name not in DTYPES:
+            raise ValueError(
+                f"arrays[{name!r}] of dtype {array.dtype}: allowed are {', '.join(DTYPES)}"
+            )
+        ready[name] = np.ascontiguousarray(array).reshape(array.shape)
+    return ready
+
+
+def write(
+    file: pathlib.Path, epoch: int, arrays: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    notes = {
+        "format": FORMAT,
+        "epoch": str(epoch),
+        "state": json.dumps(plain(state, "state")),
+    }
+    ready = check(arrays)
+    temporary = file.with_name(file.name + ".part")
+    temporary.unlink(missing_ok=True)
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    try:
+        save_file(ready, temporary, metadata=notes)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise system_error(error) from error
+    temporary.chmod(mode)  # safetensors lets its files' owner alone read them
+    replace(temporary, file)
+
+
+def read(file: pathlib.Path, epoch: int) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ValueError: if the file is not the checkpoint of that epoch.
+    """
+    from safetensors import safe_open
+
+    with suppress(ImportError):
+        import ml_dtypes  # noqa: F401 - tells NumPy, and safetensors, of bfloat16
+    if not file.exists():
+        raise ValueError(f"{file}: is missing; expected is the checkpoint of epoch {epoch}")
+    try:
+        with safe_open(file, framework="numpy") as content:
+            notes = content.metadata() or {}
+            arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever a decoder makes of foreign bytes
+        raise ValueError(
+            f"{file}: is truncated or not a safetensors file ({error}); expected is the "
+            f"checkpoint of epoch {epoch}"
+        ) from error
+    if notes.get("format") != FORMAT or notes.get("epoch") != str(epoch) or "state" not in notes:
+        raise ValueError(
+            f"{file}: is of format {notes.get('format')!r} and epoch {notes.get('epoch')}; "
+            f"expected is {FORMAT!r} and epoch {epoch}"
+        )
+    state: dict[str, Any] = parse_json(notes["state"], f"{file}, state")
+    return Checkpoint(epoch, arrays, state)

@@ -1,0 +1,131 @@
+"""The rows of a run for TensorBoard: a mirror of the database that may fail without harm."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+Rows = Iterable[tuple[int, Mapping[str, Any]]]
+
+
+class Mirror:
+    """Event files of the rows of one table.
+
+    An error of the file system is logged and never raised: at the next rows a new file is begun,
+    with all that is missing.
+
+    Args:
+        folder: for the event files.
+        kind: what the names of the scalars begin with.
+        rows_from: returns the rows from a number on.
+        start: the first row that may be missing in files that are there; ``None``: nothing is.
+
+    Raises:
+        ImportError: if ``tensorboard`` is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        kind: str,
+        rows_from: Callable[[int], Rows],
+        start: int | None,
+    ) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._folder, self._kind, self._rows_from = folder, kind, rows_from
+        self._event: Any = event_pb2.Event
+        self._start_log: Any = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._summary: Any = summary_pb2.Summary
+        # Not its EventFileWriter: that one queues, so that a killed process loses rows, and
+        # reports a full disk from a thread of its own.
+        self._record_writer = RecordWriter
+        self._writer: Any = None
+        self._last = -1
+        self._missing = start
+        self._broken = False
+        if start is not None:
+            self.add([])
+
+    def add(self, rows: Rows) -> None:
+        """Add rows; those with the same or a later number are taken back."""
+        rows = list(rows)
+        if self._broken:
+            return
+        try:
+            if self._missing is not None:
+                first = min([self._missing, *(number for number, _ in rows)])
+                self._open(first)
+                rows = list(self._rows_from(first))
+            elif self._writer is None and rows:
+                self._open(None)
+            self._add(rows)
+            self._missing = None
+        except OSError as error:
+            if rows:
+                first = min(number for number, _ in rows)
+                self._missing = first if self._missing is None else min(first, self._missing)
+            _log.warning("folder = %r: TensorBoard lacks rows (%s)", str(self._folder), error)
+            self.close()
+        except Exception as error:  # a measurement never ends what it measures
+            self._broken = True
+            _log.warning("folder = %r: no more rows for TensorBoard (%r)", str(self._folder), error)
+            self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except OSError as error:
+                _log.warning("folder = %r: TensorBoard lacks rows (%s)", str(self._folder), error)
+
+    def _open(self, first: int | None) -> None:
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files in the order of their names, and clocks go back.
+        numbers = [int(f.name.rpartition(".")[2]) for f in self._folder.glob("events.out.tf*.*")]
+        file = self._folder / f"events.out.tfevents.{1 + max(numbers, default=0):010d}"
+        self._writer = self._record_writer(file.open("xb"))
+        self._write(file_version="brain.Event:2")
+        self._last = -1
+        if first is not None:
+            self._write(session_log=self._start_log, step=first)
+
+    def _add(self, rows: Rows) -> None:
+        if self._writer is None:
+            return
+        for number, row in rows:
+            if number <= self._last:
+                self._write(session_log=self._start_log, step=number)
+            self._last = number
+            scalars = [
+                self._summary.Value(tag=name, simple_value=value)
+                for name, value in _scalars(row, self._kind)
+                if name != f"{self._kind}/{self._kind}"  # the number, which is the step
+            ]
+            self._write(summary=self._summary(value=scalars), step=number)
+        self._writer.flush()
+
+    def _write(self, **content: Any) -> None:
+        event = self._event(wall_time=time.time(), **content)
+        self._writer.write(event.SerializeToString())
+
+
+def _scalars(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float):
+            try:
+                yield f"{prefix}/{name}", float(value)
+            except OverflowError:  # a whole number beyond the floats
+                yield f"{prefix}/{name}", math.copysign(math.inf, value)

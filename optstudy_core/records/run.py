@@ -1,0 +1,506 @@
+"""A run: its folder, written and read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+
+from optstudy_core import __version__
+from optstudy_core.hyperparameters import nearest
+
+from . import _arrays, _files
+from ._arrays import Checkpoint
+from ._database import JOURNAL, NAME, Database, Lock, Table
+from ._tensorboard import Mirror
+from ._tree import plain
+
+CONFIG: Final = "config.json"
+CHECKPOINTS: Final = "checkpoints"
+TENSORBOARD: Final = "tensorboard"
+_LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
+_WORDS: Final[Mapping[Table, str]] = {"epochs": "epoch", "steps": "step"}
+
+
+class _Writing(NamedTuple):
+    """What a run that is open for writing holds."""
+
+    lock: Lock
+    mirrors: dict[Table, Mirror]
+    keep: int | None
+    process: int
+
+    def close(self) -> None:
+        for mirror in self.mirrors.values():
+            mirror.close()
+        self.lock.release()
+
+
+class Run:
+    """A run's folder; made by :meth:`create`, :meth:`resume` and :meth:`read`.
+
+    A context manager that closes it.
+
+    Attributes:
+        folder: where it is.
+        config: what was asked for, with ``versions`` and ``platform``.
+    """
+
+    folder: pathlib.Path
+    config: dict[str, Any]
+
+    def __init__(self, folder: pathlib.Path, writing: _Writing | None) -> None:
+        self.folder = folder
+        self._database = Database(folder)
+        self._writing = writing
+        self._closed = False
+        self._mutex = threading.RLock()
+        self.config = _read_config(folder / CONFIG)
+        # A run that is not closed by hand is closed with its object or its process.
+        self._close = weakref.finalize(self, writing.close) if writing else lambda: None
+
+    # Made, opened, closed.
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        tensorboard: bool = True,
+        keep: int | None = 2,
+    ) -> Run:
+        """Make a run.
+
+        Args:
+            folder: is made if it does not exist; other files in it are left alone.
+            config: JSON values by name; ``versions`` and ``platform`` are added.
+            overwrite: replace a run that is there.
+            tensorboard: write event files as well.
+            keep: the last so many checkpoints stay, ≥ 1; ``None``: all.
+
+        Raises:
+            FileExistsError: if the folder holds a run and ``overwrite`` is false.
+            NotADirectoryError: if it, or a folder above it, is a file.
+            BlockingIOError: if a living process writes to the run that is there.
+            WriteError: if it cannot be written.
+            ImportError: if ``tensorboard`` is asked for and not installed.
+            TypeError, ValueError: for a value that is not allowed.
+        """
+        folder = pathlib.Path(folder)
+        if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
+            raise ValueError(f"keep = {keep!r}: allowed are None and whole numbers >= 1")
+        complete = {**plain(config, "config"), **environment()}
+        if tensorboard:
+            _need_tensorboard()
+        cls.check_free(folder, overwrite=overwrite)
+        with _files.writing(folder, "a run"):
+            _files.make_folder(folder)
+            lock = Lock(folder)
+        try:
+            cls.check_free(folder, overwrite=overwrite)  # nobody was quicker
+            with _files.writing(folder, "a run"):
+                # The database is what makes a folder a run: it goes first and comes last.
+                for name in (NAME, JOURNAL, CONFIG):
+                    (folder / name).unlink(missing_ok=True)
+                for name in (CHECKPOINTS, TENSORBOARD):
+                    if (folder / name).exists():
+                        shutil.rmtree(folder / name)
+                _files.make_folder(folder / CHECKPOINTS)
+                _files.write_json(folder / CONFIG, complete)
+                Database(folder).create(keep=keep, tensorboard=tensorboard)
+                _files.sync_folder(folder)
+            return cls._open(folder, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def resume(cls, folder: str | os.PathLike[str]) -> Run:
+        """Open a run to go on with it, with the options that it was made with.
+
+        Rows later than the last checkpoint stay until they are written again.
+
+        Raises:
+            FileNotFoundError: if there is no run.
+            BlockingIOError: if a living process writes to it.
+            WriteError: if the folder cannot be written to.
+            ValueError: if a file is not what it should be.
+        """
+        folder = _existing(folder)
+        with _files.writing(folder, "to the run"):
+            lock = Lock(folder)
+        try:
+            return cls._open(folder, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Run:
+        """Open a run to read it, also while a process writes to it; nothing is written.
+
+        Raises:
+            FileNotFoundError: if there is no run.
+            ValueError: if a file is not what it should be.
+        """
+        run = cls(_existing(folder), None)
+        run._database.settings()
+        return run
+
+    @classmethod
+    def check_free(cls, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Refuse a folder in which :meth:`create` could not make a run.
+
+        Raises:
+            FileExistsError: if it holds a run and ``overwrite`` is false.
+            NotADirectoryError: if it, or a folder above it, is a file.
+        """
+        folder = pathlib.Path(folder)
+        for part in (folder, *folder.parents):
+            if part.exists() and not part.is_dir():
+                raise NotADirectoryError(f"folder = {str(part)!r}: is a file; allowed are folders")
+        if not overwrite and (folder / NAME).exists():
+            raise FileExistsError(
+                f"folder = {str(folder)!r}: holds a run already; go on with it (resume), replace "
+                "it (overwrite), or choose another folder"
+            )
+
+    @classmethod
+    def _open(cls, folder: pathlib.Path, lock: Lock) -> Run:
+        database = Database(folder)
+        mirrors: dict[Table, Mirror] = {}
+        keep, tensorboard = database.settings()
+        run = cls(folder, _Writing(lock, mirrors, keep, os.getpid()))
+        with _files.writing(folder, "to the run"):
+            database.repair()
+            run._tidy()
+        if tensorboard:
+            _need_tensorboard()
+            places = {"epochs": folder / TENSORBOARD, "steps": folder / TENSORBOARD / "steps"}
+            tables: tuple[Table, ...] = ("epochs", "steps")
+            for table in tables:
+                mirrors[table] = Mirror(
+                    places[table],
+                    _WORDS[table],
+                    lambda start, table=table: _decoded(database, table, start),  # type: ignore[misc]
+                    database.last_batch(table),
+                )
+        return run
+
+    def close(self) -> None:
+        """Let other processes write; may be called twice."""
+        self._closed = True
+        self._close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Written.
+
+    def epoch(self, number: int, row: Mapping[str, Any]) -> None:
+        """Write the row of an epoch; when this returns, it is on the disk.
+
+        Args:
+            number: of the epoch, ≥ 0; a row with the same number is replaced.
+            row: measurements by name: numbers (NaN and infinities too), ``None``, strings, and
+                dictionaries of them.
+
+        Raises:
+            WriteError: if it cannot be written; it can be tried again.
+            TypeError, ValueError: for a value that is not allowed.
+        """
+        self._write("epochs", [(number, row)])
+
+    def steps(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Write rows of steps, all or none; arguments and errors are those of :meth:`epoch`."""
+        self._write("steps", rows)
+
+    def checkpoint(
+        self,
+        epoch: int,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        state: Mapping[str, Any],
+        row: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint; when this returns, it is on the disk. It is there whole or not.
+
+        Checkpoints of later epochs are dropped: the run is on another course now.
+
+        Args:
+            epoch: after which it is, ≥ 0.
+            arrays: NumPy arrays by name; bfloat16, 0-d and empty ones too.
+            state: JSON values by name; see :func:`optstudy_core.records.pack` for trees.
+            row: of the epoch, written in the same transaction.
+
+        Raises:
+            WriteError: if it cannot be written; the last one is still there.
+            TypeError, ValueError: for a value that is not allowed.
+            ImportError: if ``safetensors`` is not installed.
+        """
+        _need_safetensors()
+        rows = [] if row is None else [(epoch, row)]
+        _check_number("epoch", epoch)
+        encoded = _encoded("epochs", rows)
+        with self._writer(f"the checkpoint of epoch {epoch}") as writing:
+            recorded = {file for _, file in self._database.checkpoints()}
+            # Never over a file that is recorded: until the transaction it is the one that counts.
+            names = (f"epoch-{epoch}{mark}.safetensors" for mark in ("", "-again"))
+            name = next(name for name in names if name not in recorded)
+            _files.make_folder(self.folder / CHECKPOINTS)
+            _arrays.write(self.folder / CHECKPOINTS / name, epoch, arrays, state)
+            self._database.write(encoded, (epoch, name, writing.keep))
+            self._tidy()
+            self._show(writing, "epochs", encoded)
+
+    def _write(self, table: Table, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        encoded = _encoded(table, rows)
+        what = f"rows of {table}"
+        if len(encoded) == 1:
+            what = f"the row of {_WORDS[table]} {encoded[0][1]}"
+        with self._writer(what) as writing:
+            self._database.write(encoded)
+            self._show(writing, table, encoded)
+
+    @contextmanager
+    def _writer(self, what: str) -> Iterator[_Writing]:
+        if self._writing is None:
+            raise io.UnsupportedOperation(
+                f"folder = {str(self.folder)!r}: is open for reading; Run.resume opens for writing"
+            )
+        if self._closed:
+            raise ValueError(f"folder = {str(self.folder)!r}: this run was closed")
+        if os.getpid() != self._writing.process:
+            raise RuntimeError(
+                f"folder = {str(self.folder)!r}: only the process that opened a run writes to it"
+            )
+        with self._mutex, _files.writing(self.folder, what):
+            yield self._writing
+
+    @staticmethod
+    def _show(writing: _Writing, table: Table, rows: list[tuple[Table, int, str]]) -> None:
+        if table in writing.mirrors and rows:
+            writing.mirrors[table].add([(number, json.loads(text)) for _, number, text in rows])
+
+    def _tidy(self) -> None:
+        """Remove checkpoints that are not recorded, and what a killed process left."""
+        recorded = {file for _, file in self._database.checkpoints()}
+        for pattern in ("epoch-*.safetensors*", ".tmp*"):  # the latter are of safetensors
+            for file in (self.folder / CHECKPOINTS).glob(pattern):
+                if file.name not in recorded:
+                    file.unlink(missing_ok=True)
+
+    # Read.
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of the epochs in order, each with its number as ``epoch``."""
+        return [row for _, row in _decoded(self._database, "epochs")]
+
+    @property
+    def step_rows(self) -> list[dict[str, Any]]:
+        """The rows of the steps in order, each with its number as ``step``."""
+        return [row for _, row in _decoded(self._database, "steps")]
+
+    def column(
+        self, name: str, of: Literal["epochs", "steps"] = "epochs"
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return a measurement over the epochs (or steps), float64.
+
+        Args:
+            name: of the measurement; ``"layers/w/step_size"`` looks into dictionaries.
+            of: which rows.
+
+        Returns:
+            a number for each row, NaN where the measurement is ``None`` or missing.
+
+        Raises:
+            ValueError: if no row has it, or it is no number.
+        """
+        return column(self.epochs if of == "epochs" else self.step_rows, name)
+
+    @property
+    def checkpoint_epochs(self) -> list[int]:
+        """The epochs of which there are checkpoints, in order."""
+        return [epoch for epoch, _ in self._database.checkpoints()]
+
+    def last_checkpoint(self) -> Checkpoint | None:
+        """Return the last checkpoint, or ``None``; errors are those of :meth:`read_checkpoint`."""
+        epochs = self.checkpoint_epochs
+        return self.read_checkpoint(epochs[-1]) if epochs else None
+
+    def read_checkpoint(self, epoch: int) -> Checkpoint:
+        """Return the checkpoint of an epoch.
+
+        Raises:
+            ValueError: if there is none, or its file is not what it should be.
+            ImportError: if ``safetensors`` is not installed.
+        """
+        _need_safetensors()
+        files = dict(self._database.checkpoints())
+        if epoch not in files:
+            raise ValueError(f"epoch = {epoch!r}: allowed are those of checkpoints, {list(files)}")
+        file = self.folder / CHECKPOINTS / files[epoch]
+        try:
+            return _arrays.read(file, epoch)
+        except ValueError as error:
+            others = [other for other in files if other != epoch]
+            hint = f"; others are of the epochs {others}" if others else ""
+            raise ValueError(f"{error}{hint}") from error
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the platform that a run is made with.
+
+    >>> sorted(environment())
+    ['platform', 'versions']
+    """
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("numpy", "torch", "jax", "jaxlib", "optax", "flax"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    versions["optstudy"] = __version__
+    return {
+        "versions": versions,
+        "platform": {
+            "system": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "byteorder": sys.byteorder,
+        },
+    }
+
+
+def column(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return a measurement of several rows; see :meth:`Run.column`.
+
+    >>> column([{"layers": {"a/b": {"angle": 3}}}, {"layers": {}}], "layers/a/b/angle")
+    array([ 3., nan])
+    """
+    rows = list(rows)
+    found = [_look_up(row, name) for row in rows]
+    if rows and not any(values for values in found):
+        known = dict.fromkeys(known for row in rows for known in _names(row))
+        raise ValueError(f"name = {name!r}: {nearest(name, known)}")
+    numbers = [values[0] if values else None for values in found]
+    for number in numbers:
+        if not (number is None or isinstance(number, int | float)):
+            raise ValueError(f"name = {name!r}: {number!r} is no number")
+    return np.array([np.nan if number is None else number for number in numbers], np.float64)
+
+
+def _look_up(row: Mapping[str, Any], name: str) -> list[Any]:
+    """Return what a path leads to, as a list of one, or an empty one; keys may hold slashes."""
+    if name in row:
+        return [row[name]]
+    for i, letter in enumerate(name):
+        if letter == "/" and isinstance(row.get(name[:i]), Mapping):
+            found = _look_up(row[name[:i]], name[i + 1 :])
+            if found:
+                return found
+    return []
+
+
+def _names(row: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+def _encoded(
+    table: Table, rows: Iterable[tuple[int, Mapping[str, Any]]]
+) -> list[tuple[Table, int, str]]:
+    word = _WORDS[table]
+    encoded = []
+    for number, row in rows:
+        _check_number(word, number)
+        if not isinstance(row, Mapping):
+            raise TypeError(f"row of type {type(row).__name__}: allowed are dictionaries")
+        content = plain(row, "row")
+        if content.setdefault(word, int(number)) != number:
+            raise ValueError(f"row[{word!r}] = {content[word]!r}: allowed is {number}")
+        content = {word: int(number), **content}
+        encoded.append((table, int(number), json.dumps(content)))
+    return encoded
+
+
+def _decoded(database: Database, table: Table, start: int = 0) -> list[tuple[int, dict[str, Any]]]:
+    where = f"{database.file}, {_WORDS[table]}"
+    return [
+        (number, _dictionary(text, f"{where} {number}"))
+        for number, text in database.rows(table, start)
+    ]
+
+
+def _dictionary(text: Any, where: str) -> dict[str, Any]:
+    content = _files.parse_json(text, where) if isinstance(text, str) else text
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: expected is a JSON object")
+    return content
+
+
+def _check_number(name: str, number: Any) -> None:
+    allowed = "allowed are whole numbers >= 0"
+    if not isinstance(number, int | np.integer) or isinstance(number, bool):
+        raise TypeError(f"{name} = {number!r}: {allowed}")
+    if not 0 <= number <= _LARGEST:
+        raise ValueError(f"{name} = {number!r}: {allowed}")
+
+
+def _read_config(file: pathlib.Path) -> dict[str, Any]:
+    if not file.exists():
+        raise ValueError(f"{file}: is missing; expected is the configuration of the run")
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is not JSON ({error})") from error
+    return _dictionary(text, str(file))
+
+
+def _existing(folder: str | os.PathLike[str]) -> pathlib.Path:
+    folder = pathlib.Path(folder)
+    if not (folder / NAME).exists():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: holds no run ({NAME} is missing)")
+    return folder
+
+
+def _need_tensorboard() -> None:
+    _need("tensorboard", "; or pass tensorboard=False")
+
+
+def _need_safetensors() -> None:
+    _need("safetensors", "")
+
+
+def _need(package: str, otherwise: str) -> None:
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{package} is not installed: pip install 'optstudy[records]'{otherwise}"
+        ) from error

@@ -1,0 +1,219 @@
+"""Checkpoints of a PyTorch training in a run's folder, to the last bit.
+
+What is saved is whatever has ``state_dict`` and ``load_state_dict`` (models, optimizers,
+schedulers, ``GradScaler``, recorders), random generators of torch, NumPy and Python, and lists of
+them, each under a name. The states of torch's own generators, of the CPU and of CUDA, go with every
+checkpoint. Nothing is pickled: a state holds tensors, arrays, numbers, strings, ``None``, and
+lists, tuples and dictionaries of them.
+
+>>> import tempfile, torch
+>>> from optstudy_core.records import Run
+>>> model = torch.nn.Linear(2, 1)
+>>> optimizer = torch.optim.Adam(model.parameters())
+>>> with Run.create(tempfile.mkdtemp(), {}, tensorboard=False) as run:
+...     first = 1 + (load(run, model=model, optimizer=optimizer) or 0)
+...     for epoch in range(first, 3):  # train an epoch, then
+...         save(run, epoch, row={"loss": 1.0}, model=model, optimizer=optimizer)
+...     load(run, model=model, optimizer=optimizer)
+2
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from optstudy_core.records import Run, pack, random_state, restore_random_state, unpack
+
+__all__ = ["load", "restore", "save", "state"]
+
+# A tensor is a dictionary of one entry, whose name is this and the dtype.
+_MARK = "torch."
+_GENERATORS = "torch's generators"
+
+
+def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **objects: Any) -> None:
+    """Write a checkpoint; when this returns, it is on the disk.
+
+    Args:
+        run: open for writing.
+        epoch: after which it is, ≥ 0.
+        row: of the epoch's measurements, written in the same transaction.
+        **objects: by the names under which :func:`load` finds them.
+
+    Raises:
+        WriteError: if it cannot be written; nothing has changed then.
+        TypeError: for an object that has no state, or a state that cannot be saved.
+    """
+    arrays, structure = pack(state(**objects))
+    run.checkpoint(epoch, arrays, structure, row=row)
+
+
+def load(run: Run, **objects: Any) -> int | None:
+    """Put objects into the state of the last checkpoint.
+
+    Args:
+        run: the run.
+        **objects: the same as in :func:`save`, by the same names.
+
+    Returns:
+        the epoch after which it was; ``None``, with nothing changed, if there is no checkpoint.
+
+    Raises:
+        ValueError: if it is not of these objects, or its file is not what it should be.
+    """
+    checkpoint = run.last_checkpoint()
+    if checkpoint is None:
+        return None
+    restore(unpack(checkpoint.arrays, checkpoint.state), **objects)
+    return checkpoint.epoch
+
+
+def state(**objects: Any) -> dict[str, Any]:
+    """Return the states of objects as a tree of copies, for :func:`optstudy_core.records.pack`."""
+    generators = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        generators |= {
+            f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())
+        }
+    tree = {name: _state_of(entry, name) for name, entry in objects.items()}
+    return {"objects": tree, _GENERATORS: _to_arrays(generators, _GENERATORS)}
+
+
+def restore(tree: Mapping[str, Any], **objects: Any) -> None:
+    """Put objects into the states of :func:`state`.
+
+    Args:
+        tree: its result.
+        **objects: the same as there, by the same names.
+
+    Raises:
+        ValueError: if the tree is not of these objects.
+    """
+    try:
+        states, generators = tree["objects"], _to_tensors(tree[_GENERATORS])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"tree without {error}: allowed is one made by state") from error
+    if set(states) != set(objects):
+        raise ValueError(
+            f"checkpoint of {', '.join(sorted(states))}: allowed for "
+            f"{', '.join(sorted(objects))} is one of the same names"
+        )
+    for name, entry in objects.items():
+        _check_like(entry, states[name], name)
+    for name, entry in objects.items():
+        _load(entry, states[name])
+    # Last: loading may draw random numbers.
+    torch.set_rng_state(generators["cpu"])
+    for device, value in generators.items():
+        if device != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_rng_state(value, device)
+
+
+# One object.
+
+
+def _methods(entry: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    if hasattr(entry, "state_dict") and hasattr(entry, "load_state_dict"):
+        return entry.state_dict, entry.load_state_dict
+    try:
+        random_state(entry)
+    except TypeError:
+        return None
+    return lambda: random_state(entry), lambda value: restore_random_state(entry, value)
+
+
+def _state_of(entry: Any, where: str) -> Any:
+    if isinstance(entry, list | tuple):
+        return [_state_of(one, f"{where}[{i}]") for i, one in enumerate(entry)]
+    methods = _methods(entry)
+    if methods is None:
+        raise TypeError(
+            f"{where} of type {type(entry).__name__}: allowed are objects with state_dict and "
+            "load_state_dict, random generators, and lists of them"
+        )
+    found = methods[0]()
+    # Versions of the modules, which torch keeps as an attribute.
+    versions = getattr(found, "_metadata", None)
+    return {"state": _to_arrays(found, where), "versions": _to_arrays(versions, where)}
+
+
+def _check_like(entry: Any, tree: Any, where: str) -> None:
+    ours = len(entry) if isinstance(entry, list | tuple) else None
+    theirs = len(tree) if isinstance(tree, list) else None
+    if ours != theirs:
+        raise ValueError(
+            f"{where}: the checkpoint has {'one' if theirs is None else f'a list of {theirs}'}; "
+            f"allowed is {'one' if ours is None else f'a list of {ours}'}"
+        )
+
+
+def _load(entry: Any, tree: Any) -> None:
+    if isinstance(entry, list | tuple):
+        for one, part in zip(entry, tree, strict=True):
+            _load(one, part)
+        return
+    found = _to_tensors(tree["state"])
+    if tree["versions"] is not None:
+        found = OrderedDict(found)
+        found._metadata = OrderedDict(tree["versions"])  # type: ignore[attr-defined]
+    methods = _methods(entry)
+    assert methods is not None  # it had a state when the checkpoint was made
+    methods[1](found)
+
+
+# Between tensors and arrays.
+
+
+def _to_arrays(value: Any, where: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_quantized:
+            raise TypeError(f"{where}: a tensor of layout {value.layout}: allowed are dense ones")
+        dtype = str(value.dtype).removeprefix(_MARK)
+        bits = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        if value.is_complex():
+            bits = torch.view_as_real(bits)
+        elif dtype not in _NUMPY:  # bfloat16, float8, …: NumPy holds their bits
+            bits = bits.view({1: torch.uint8, 2: torch.uint16}[bits.element_size()])
+        return {_MARK + dtype: np.array(bits.numpy())}
+    if isinstance(value, Mapping):
+        if len(value) == 1 and str(next(iter(value))).startswith(_MARK):
+            raise TypeError(f"{where}: a dictionary of {next(iter(value))!r} alone is not allowed")
+        return {key: _to_arrays(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_to_arrays(entry, f"{where}[{i}]") for i, entry in enumerate(value))
+    if isinstance(value, list):
+        return [_to_arrays(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    return value
+
+
+def _to_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        name = next(iter(value)) if len(value) == 1 else None
+        if isinstance(name, str) and name.startswith(_MARK):
+            dtype = getattr(torch, name.removeprefix(_MARK), None)
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"tensor of dtype {name!r}: torch {torch.__version__} has none")
+            tensor = torch.from_numpy(np.array(value[name]))
+            if tensor.dtype == dtype:
+                return tensor
+            return torch.view_as_complex(tensor) if dtype.is_complex else tensor.view(dtype)
+        return {key: _to_tensors(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_to_tensors, value))
+    if isinstance(value, list):
+        return list(map(_to_tensors, value))
+    return value
+
+
+_NUMPY = frozenset(
+    {
+        "bool",
+        *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+        *("float16", "float32", "float64"),
+    }
+)

@@ -1,0 +1,59 @@
+"""The epoch methods that a training can use, by name, the same in both frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is done at the end of an epoch.
+
+    Attributes:
+        title: for figures.
+        kind: what the learners make of it: ``direction``, ``careful`` and ``direction_careful``
+            multiply the learning rate, ``eve`` searches for the lowest loss over all training
+            data, ``extrapolate`` and ``momentum`` move the parameters.
+        values: its hyperparameters, where they are not the defaults.
+    """
+
+    title: str
+    kind: Literal[
+        "plain", "direction", "careful", "direction_careful", "eve", "extrapolate", "momentum"
+    ]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLAIN: Final = "plain"
+METHODS: Final[Mapping[str, Method]] = {
+    PLAIN: Method("plain", "plain"),
+    "direction": Method("direction-adaptive rate", "direction"),
+    "direction_centred": Method("direction-adaptive rate, centred", "direction", {"centred": True}),
+    "careful": Method("careful rate", "careful"),
+    "careful_rollback": Method("careful rate, rollback", "careful", {"rollback": True}),
+    "direction_careful": Method("direction and careful", "direction_careful"),
+    "eve": Method("EVE, grid", "eve"),
+    "eve_march": Method("EVE, march", "eve", {"search": "march"}),
+    "extrapolated": Method("extrapolated epoch", "extrapolate"),
+    "epoch_momentum": Method("epoch momentum", "momentum"),
+}
+"""The methods; ``plain`` is none."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a method did at the end of an epoch.
+
+    Attributes:
+        lr_factor: on the learning rate from now on.
+        rejected: the epoch was undone.
+        evaluations: of the loss over all training data.
+        s: how many more such epochs the parameters went on.
+    """
+
+    lr_factor: float = 1.0
+    rejected: bool = False
+    evaluations: int = 0
+    s: float = 0.0
