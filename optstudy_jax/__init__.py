@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from optstudy_core import ALGORITHMS, __version__
 
-from . import epoch, geometry
+from . import epoch, geometry, recorder
 from ._selfcheck import selfcheck
+from .recorder import Recorder
 from .transform import TransformState, from_core
 
 globals().update({name: from_core(name) for name in ALGORITHMS})
 
 __all__ = [
+    "Recorder",
     "TransformState",
     "__version__",
     "epoch",
     "from_core",
     "geometry",
+    "recorder",
     "selfcheck",
     *sorted(ALGORITHMS),
 ]

@@ -13,15 +13,21 @@ from optstudy_core import ALGORITHMS, __version__
 
 from . import lr_scheduler
 from ._selfcheck import selfcheck
+from .epoch import Backstep, EpochMomentum, ExtrapolatedEpoch
 from .eve import EVE
 from .optimizer import CoreOptimizer, from_core
+from .recorder import Recorder
 
 _CLASSES = {cls.__name__: cls for cls in map(from_core, ALGORITHMS)}
 globals().update(_CLASSES)
 
 __all__ = [
     "EVE",
+    "Backstep",
     "CoreOptimizer",
+    "EpochMomentum",
+    "ExtrapolatedEpoch",
+    "Recorder",
     "__version__",
     "from_core",
     "lr_scheduler",

@@ -1,0 +1,232 @@
+"""``python -m benchmarks.recorder``: what recording costs, with and without it in turn.
+
+Epochs: AllCNN of PV-finder, an epoch of so many batches that is run in full. A longer epoch (the
+published one has 240,000 events) costs less by as much as it is longer, but for what each step
+adds, which is measured apart. Steps: forward, backward and Adam of a perceptron with 16 million
+parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import optstudy_torch
+from studies import allcnn
+
+STEP = ("grad_norm", "param_norm", "step_size", "update_ratio", "angle")
+PUBLISHED = 240_000  # events of an epoch
+WIDTH, DEPTH = 2000, 4
+
+Step = Callable[[], torch.Tensor]
+
+
+def perceptron(batch: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Step]:
+    """Return a network of 16 million parameters, its optimizer, and a step."""
+    torch.manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    for _ in range(DEPTH):
+        layers += [torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    x, y = torch.randn(batch, WIDTH), torch.randn(batch, WIDTH)
+    return model, optimizer, _step(model, optimizer, torch.nn.functional.mse_loss, x, y)
+
+
+def vertex_finder(batch: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Step]:
+    """Return AllCNN, its optimizer, and a step."""
+    torch.manual_seed(0)
+    model = allcnn.AllCNN()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x = torch.rand(batch, 1, allcnn.BINS)
+    y = torch.rand(batch, allcnn.BINS) * (torch.rand(batch, allcnn.BINS) < 0.05)
+    return model, optimizer, _step(model, optimizer, allcnn.loss, x, y)
+
+
+def _step(model: Any, optimizer: Any, loss_function: Any, x: Any, y: Any) -> Step:
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss: torch.Tensor = loss_function(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def _summary(times: list[tuple[float, float]]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles([a / b for a, b in times], n=4)
+    return {
+        "with_ms": 1e3 * statistics.median(a for a, _ in times),
+        "without_ms": 1e3 * statistics.median(b for _, b in times),
+        "ratio": middle,
+        "ratio_low": low,
+        "ratio_high": high,
+    }
+
+
+def _in_turn(recorded: Callable[[], Any], bare: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """Time both in turn, each first every other time."""
+    for function in (recorded, bare):
+        function()
+    times = []
+    for i in range(rounds):
+        pair = {}
+        for function in (recorded, bare) if i % 2 else (bare, recorded):
+            pair[function] = _seconds(function)
+        times.append((pair[recorded], pair[bare]))
+    return _summary(times)
+
+
+def epochs(rounds: int, batch: int, batches: int, **options: Any) -> dict[str, float]:
+    """Return what recording each epoch costs: an epoch in full, with and without."""
+    model, optimizer, step = vertex_finder(batch)
+
+    def bare() -> None:
+        for _ in range(batches):
+            step()
+
+    def recorded() -> None:
+        # The recorder is made, and its hooks removed, outside the other half's time; within this.
+        with optstudy_torch.Recorder(model, optimizer, **options) as recorder:
+            for _ in range(batches):
+                recorder.step(step())
+            recorder.end_epoch()
+
+    found = _in_turn(recorded, bare, rounds)
+    with optstudy_torch.Recorder(model, optimizer, **options) as recorder:
+        recorder.end_epoch()  # the first has no angle
+        found["end_epoch_ms"] = 1e3 * statistics.median(
+            _seconds(recorder.end_epoch) for _ in range(rounds)
+        )
+    found["published_epoch_s"] = found["without_ms"] / 1e3 * PUBLISHED / (batch * batches)
+    return found
+
+
+def steps(rounds: int, batch: int, **options: Any) -> dict[str, float]:
+    """Return what recording each step costs."""
+    twins = [perceptron(batch) for _ in range(2)]
+    model, optimizer, step = twins[0]
+    with optstudy_torch.Recorder(model, optimizer, epoch=(), step=STEP, **options) as recorder:
+
+        def recorded() -> None:
+            recorder.step(step())
+
+        recorded()  # the first step has no angle
+        found = _in_turn(recorded, twins[1][2], rounds)
+        found["flush_ms_per_step"] = 1e3 * _seconds(recorder.flush) / len(recorder.steps or [0])
+    found["parameters"] = sum(p.numel() for p in model.parameters())
+    return found
+
+
+def peak(kind: str, batch: int) -> float:
+    """Return the peak memory in MiB of a process that makes ten steps."""
+    model, optimizer, step = perceptron(batch)
+    chosen: dict[str, Any] = {
+        "bare": {"epoch": ()},
+        "epochs": {"epoch": ("loss", "step_size", "angle")},
+        "steps": {"epoch": (), "step": STEP},
+    }[kind]
+    with optstudy_torch.Recorder(model, optimizer, **chosen) as recorder:
+        for i in range(10):
+            recorder.step(step())
+            if i % 3 == 2:
+                recorder.end_epoch()
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage knows the peak of the parent, where that is higher
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _peak_of_process(kind: str, batch: int, threads: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.recorder", "--peak", kind]
+    command += ["--batch", str(batch), "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="benchmarks.recorder", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20, help="counted pairs (default 20)")
+    parser.add_argument("--batch", type=int, default=256, help="of the perceptron (default 256)")
+    parser.add_argument("--events", type=int, default=32, help="a batch of AllCNN (default 32)")
+    parser.add_argument("--batches", type=int, default=10, help="an epoch of AllCNN (default 10)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--peak", choices=("bare", "epochs", "steps"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        print(peak(arguments.peak, arguments.batch))
+        return 0
+    figures = {
+        f"epoch of AllCNN, {arguments.batches} batches of {arguments.events}": epochs(
+            arguments.rounds, arguments.events, arguments.batches
+        ),
+        f"step of 16 million, batch {arguments.batch}": steps(arguments.rounds, arguments.batch),
+    }
+    console = Console()
+    table = Table(title="With a recorder and without: medians, quartiles", title_justify="left")
+    for heading in ("what", "with ms", "without ms", "ratio", "quartiles"):
+        table.add_column(heading)
+    for what, found in figures.items():
+        table.add_row(
+            what,
+            f"{found['with_ms']:.1f}",
+            f"{found['without_ms']:.1f}",
+            f"{found['ratio']:.4f}",
+            f"{found['ratio_low']:.4f} to {found['ratio_high']:.4f}",
+        )
+    console.print(table)
+    epoch, step = figures.values()
+    share = epoch["end_epoch_ms"] / 1e3 / epoch["published_epoch_s"]
+    console.print(
+        f"end_epoch {epoch['end_epoch_ms']:.2f} ms, {100 * share:.5f} % of an epoch of "
+        f"{PUBLISHED:,} events ({epoch['published_epoch_s']:.0f} s)"
+    )
+    console.print(f"flush {step['flush_ms_per_step']:.2f} ms a step, once an epoch")
+    memory = {
+        kind: _peak_of_process(kind, arguments.batch, arguments.threads)
+        for kind in ("bare", "epochs", "steps")
+    }
+    console.print("peak memory, MiB: " + ", ".join(f"{k} {v:.0f}" for k, v in memory.items()))
+    about = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "rounds": arguments.rounds,
+    }
+    console.print(", ".join(f"{k} {v}" for k, v in about.items()))
+    if arguments.json is not None:
+        content = {"about": about, "figures": figures, "memory": memory}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

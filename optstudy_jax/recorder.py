@@ -1,0 +1,663 @@
+"""How a network moves while it trains: inside ``jit``, and beside an ordinary training loop.
+
+:func:`record`, the last of an ``optax.chain``, holds the last step's measurements in its state:
+
+>>> import jax.numpy as jnp, optax
+>>> tx = optax.chain(optax.sgd(0.5), record(["loss", "step_size", "angle"]))
+>>> params = jnp.array([3.0, 4.0])
+>>> state = tx.init(params)
+>>> updates, state = tx.update(params, state, params, value=12.5)
+>>> float(optax.tree_utils.tree_get(state, "metrics")["step_size"])
+2.5
+
+:class:`Recorder` makes rows of epochs and steps, the rows that ``optstudy_torch.Recorder`` makes:
+
+>>> recorder = Recorder(params, epoch=["loss", "step_size"], step=["grad_norm", "step_size"])
+>>> for _ in range(3):
+...     grads = params
+...     updates, state = tx.update(grads, state, params, value=0.0)
+...     params = optax.apply_updates(params, updates)
+...     recorder.step(params, grads=grads, value=jnp.sum(params**2) / 2)
+>>> recorder.end_epoch(params)["step_size"], len(recorder.steps)
+(4.375, 3)
+
+The quantities are those of :mod:`optstudy_core.quantities`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optstudy_core import quantities as core
+from optstudy_core.hyperparameters import is_number
+
+__all__ = ["RecordState", "Recorder", "measure", "record"]
+
+MOMENTS: Final = {"m": ("m", "mu"), "v": ("v", "nu")}
+"""Names of the moments in an optimizer's state: ours, and optax's."""
+
+
+class RecordState(NamedTuple):
+    """State of :func:`record`.
+
+    Attributes:
+        metrics: the last step's quantities by name, float32 scalars; NaN before there is one.
+        layers: for each layer by name, its quantities; ``None`` without ``per_layer``.
+        previous: the last updates, or ``None``; zeros at the start.
+        origin: the parameters at the start, or ``None``.
+    """
+
+    metrics: dict[str, Any]
+    layers: dict[str, dict[str, Any]] | None
+    previous: Any
+    origin: Any
+
+
+def measure(
+    names: Sequence[str],
+    *,
+    given: Mapping[str, Any] | None = None,
+    per_layer: bool = False,
+    **trees: Any,
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
+    """Return quantities of trees, from plain float64 sums; for use inside ``jit`` and ``scan``.
+
+    Args:
+        names: of quantities and instruments.
+        given: ``loss``, ``lr``: numbers or arrays.
+        per_layer: those of each layer as well.
+        **trees: ``grad``, ``params``, ``step``, ``previous``, ``displacement`` (θ − θ₀), ``m``,
+            ``v``: trees of one structure.
+
+    Returns:
+        the quantities by name, and those of each layer by its name (or ``None``); float32 scalars.
+
+    Raises:
+        TypeError: if a tree is missing that a quantity is made of.
+        ValueError: if there is no such quantity, or structures differ.
+    """
+    chosen = core.select(names, "names")
+    wanted = sorted(core.vectors(chosen))
+    _require(chosen, {u: (u, trees.get(u)) for u in wanted})
+    layers, _ = _flatten(trees[wanted[0]] if wanted else ())
+    columns = _columns({u: trees[u] for u in wanted})
+    known = {k: jnp.asarray(v, jnp.float32) for k, v in (given or {}).items()}
+    with jax.enable_x64(True):
+        values, sizes, present = core.plain_sums(core.reductions(chosen), columns, jnp)
+        sums = core.Sums(values, sizes, known, jnp)
+        whole = sums.whole(present, known)
+        metrics = {name: _single(core.QUANTITIES[name](whole)) for name in chosen}
+        if not per_layer:
+            return metrics, None
+        own = [name for name in chosen if name not in core.OF_THE_WHOLE]
+        made = {
+            name: jnp.broadcast_to(_single(core.QUANTITIES[name](sums)), (len(layers),))
+            for name in own
+        }
+        return metrics, {
+            layer: {name: made[name][i] for name in own} for i, layer in enumerate(layers)
+        }
+
+
+def record(
+    quantities: Iterable[str], *, per_layer: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Return a transformation that measures the updates and passes them on, bit for bit.
+
+    It stands at the end of a chain, where the updates are the step. Its state holds the last
+    step's quantities: ``optax.tree_utils.tree_get(state, "metrics")["step_size"]``. θ are the
+    parameters after the step. Quantities of the gradient need ``grad=``, the loss ``value=``:
+
+        updates, state = tx.update(grads, state, params, value=loss, grad=grads)
+
+    Args:
+        quantities: names of quantities and instruments, without the learning rate and the moments,
+            which are known to others in the chain.
+        per_layer: measure each layer as well.
+
+    Raises:
+        ValueError: for a name that is unknown, or not known here.
+    """
+    chosen = core.select(quantities, "quantities")
+    wanted = core.vectors(chosen)
+    for name in chosen:
+        if name == "lr" or core.vectors([name]) & MOMENTS.keys():
+            raise ValueError(f"quantities with {name!r}: allowed in Recorder, with state=")
+    moving = "previous" in wanted
+
+    def init(params: Any) -> RecordState:
+        nan = jnp.full((), jnp.nan, jnp.float32)
+        own = [name for name in chosen if name not in core.OF_THE_WHOLE]
+        return RecordState(
+            metrics=dict.fromkeys(chosen, nan),
+            layers={n: dict.fromkeys(own, nan) for n in _flatten(params)[0]} if per_layer else None,
+            previous=jax.tree.map(jnp.zeros_like, params) if moving else None,
+            origin=jax.tree.map(jnp.copy, params) if "displacement" in wanted else None,
+        )
+
+    def update(
+        updates: Any,
+        state: RecordState,
+        params: Any = None,
+        *,
+        value: Any = None,
+        grad: Any = None,
+        **extra: Any,
+    ) -> tuple[Any, RecordState]:
+        del extra  # of other transformations in the chain
+        _require(chosen, {"grad": ("grad", grad), "params": ("params", params)})
+        _require(chosen, {"displacement": ("params", params)})
+        if "loss" in chosen and value is None:
+            raise TypeError("value is missing: loss cannot be recorded without it")
+        # What is computed for the measurement is no reason to compile the step in another way.
+        step, before, gradient = jax.lax.optimization_barrier((updates, params, grad))
+        trees: dict[str, Any] = {"step": step, "grad": gradient, "previous": state.previous}
+        if wanted & {"params", "displacement"}:
+            trees["params"] = now = optax.apply_updates(before, step)
+        if state.origin is not None:
+            trees["displacement"] = jax.tree.map(jnp.subtract, now, state.origin)
+        metrics, layers = measure(
+            chosen,
+            given={} if value is None else {"loss": value},
+            per_layer=per_layer,
+            **{u: trees[u] for u in wanted},
+        )
+        previous = jax.tree.map(jnp.copy, updates) if moving else None
+        return updates, RecordState(metrics, layers, previous, state.origin)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class Pending(NamedTuple):
+    """A step that was measured and is still on the device."""
+
+    number: int
+    epoch: int
+    values: dict[str, Any]
+    has_previous: bool
+
+
+class Recorder:
+    """Records quantities of epochs and steps, of the network and of each layer.
+
+    For an ordinary training loop: :meth:`step` after each step, :meth:`end_epoch` after each
+    epoch. It works with any tree of parameters: ``TrainState.params`` of linen,
+    ``nnx.state(model, nnx.Param)``. Layers are named by their path, ``Dense_0/kernel``. A step
+    does not wait for the device; its values are fetched when the epoch ends. Parameters may be
+    donated to the training step: what is needed later is copied.
+
+    Args:
+        params: the parameters at the start.
+        epoch: quantities and instruments of an epoch.
+        step: those of a step. Plain float64 sums.
+        per_layer: record them for each layer as well.
+        every: record the steps whose number, counted from 1, is a multiple of it.
+        exact: sums of epochs are exact, independent of order, split and library.
+        run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
+            ``None``: into the lists ``epochs`` and ``steps``.
+
+    Attributes:
+        epochs: rows of the epochs, where there is no run.
+        steps: rows of the steps up to the last :meth:`flush`, where there is no run.
+
+    Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
+    ``angle`` and ``cosine``, one for ``distance``. Those of epochs are on the host, those of
+    steps on the device. All in the parameters' dtype.
+
+    Raises:
+        TypeError: for an argument of the wrong kind.
+        ValueError: for an unknown name.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        epoch: Iterable[str] = ("loss", "lr", "step_size", "angle"),
+        step: Iterable[str] = (),
+        per_layer: bool = True,
+        every: int = 1,
+        exact: bool = True,
+        run: Any = None,
+    ) -> None:
+        for name, value in {"per_layer": per_layer, "exact": exact}.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} = {value!r}: allowed are True and False")
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
+        self._epoch, self._step = core.select(epoch, "epoch"), core.select(step, "step")
+        self._epoch_vectors, self._step_vectors = map(core.vectors, (self._epoch, self._step))
+        self._per_layer, self._every, self._exact = per_layer, every, exact
+        self._layers, self._structure = _flatten(params)
+        leaves = self._leaves("params", params)
+        self._sizes = np.array([math.prod(np.shape(x)) for x in leaves], int)
+        for name, x in zip(self._layers, leaves, strict=True):
+            if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+                raise TypeError(
+                    f"{name} of dtype {jnp.result_type(x)}: allowed are real floating dtypes"
+                )
+        self.epochs: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self._epoch_count = self._step_count = 0
+        self._pending: list[Pending] = []
+        self._losses: Any = None
+        self._loss_count = 0
+        self._lr: Any = math.nan
+        self._start: list[Any] | None = None
+        self._epoch_step: list[Any] | None = None
+        self._before: list[Any] | None = None
+        self._last_step: list[Any] | None = None
+        self._origin: list[Any] | None = None
+        if "displacement" in self._epoch_vectors | self._step_vectors:
+            self._origin = _copies(leaves)
+        if self._moves(1):
+            self._before = _copies(leaves)
+        self.begin_epoch(params)
+        self._run, self._own_run = _open(run, {"recorder": self._config()})
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "epoch": list(self._epoch),
+            "step": list(self._step),
+            "per_layer": self._per_layer,
+            "every": self._every,
+            "exact": self._exact,
+        }
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def begin_epoch(self, params: Any) -> None:
+        """Begin the epoch here; :meth:`end_epoch` does it itself.
+
+        To be called after something else than the optimizer has changed the parameters.
+        """
+        self._losses, self._loss_count = None, 0
+        if "step" in self._epoch_vectors:
+            self._start = [np.array(x) for x in self._leaves("params", params)]
+
+    def step(
+        self,
+        params: Any,
+        *,
+        grads: Any = None,
+        updates: Any = None,
+        value: Any = None,
+        state: Any = None,
+        lr: Any = None,
+    ) -> None:
+        """Measure a step that was just made.
+
+        Args:
+            params: after the step.
+            grads: the gradients; for quantities of them.
+            updates: what was added to the parameters. ``None``: the difference to the parameters
+                that the last call was given, of which a copy is kept.
+            value: the loss of the mini-batch, a number or 0-d array; goes into the epoch's mean.
+            state: the optimizer's, for its moments, and for the learning rate of
+                ``optax.inject_hyperparams``.
+            lr: the learning rate, a number or 0-d array.
+
+        Raises:
+            TypeError: if something is missing that a quantity is made of.
+            ValueError: if structures differ.
+        """
+        number = self._step_count + 1
+        leaves = self._leaves("params", params)
+        recorded = bool(self._step) and number % self._every == 0
+        found = self._given(self._step, leaves, grads, state) if recorded else {}
+        delta = None if updates is None else self._leaves("updates", updates)
+        moves = self._moves(number)
+        if moves and delta is None and self._before is None:
+            raise TypeError("updates is missing: they were given before, so no copy was kept")
+        keep = "previous" in self._step_vectors and self._moves(number + 1)
+        copy = delta is None and self._moves(number + 1)
+        previous = self._last_step if recorded else None
+        reductions = core.reductions(self._step) if recorded else ()
+        # Memory is used again where there is a use for it.
+        fits = copy and (previous is None or keep) and self._before is not None
+        made, self._before, self._last_step = (_advance_in_place if fits else _advance)(
+            (reductions, moves, keep, copy), leaves, self._before, delta, previous, found
+        )
+        known = {"loss": _scalar("value", value), "lr": _scalar("lr", _rate(lr, state))}
+        self._step_count = number
+        if known["lr"] is not None:
+            self._lr = known["lr"]
+        if known["loss"] is not None:
+            self._loss_count += 1
+            loss = known["loss"]
+            self._losses = loss if self._losses is None else _add(self._losses, loss)
+        if recorded:
+            values = {"sums": made, **{k: v for k, v in known.items() if v is not None}}
+            self._pending.append(
+                Pending(number, self._epoch_count + 1, values, previous is not None)
+            )
+
+    def _moves(self, number: int) -> bool:
+        """Tell whether a step is formed: it is recorded, or the next one's angle needs it."""
+        ahead = (number, number + 1) if "previous" in self._step_vectors else (number,)
+        return "step" in self._step_vectors and any(n % self._every == 0 for n in ahead)
+
+    def end_epoch(
+        self, params: Any, loss: Any = None, *, grads: Any = None, state: Any = None, lr: Any = None
+    ) -> dict[str, Any]:
+        """End an epoch, and begin the next.
+
+        Args:
+            params: at the end of the epoch.
+            loss: the epoch's mean; ``None``: the mean of the ``value`` of each step, NaN if there
+                are none.
+            grads: the last gradients; for quantities of them.
+            state: see :meth:`step`.
+            lr: the learning rate; ``None``: the last step's.
+
+        Returns:
+            the row, ``{"epoch": 1, "loss": …, "step_size": …, "layers": {"fc1/kernel": {…}}}``.
+        """
+        self.flush()
+        leaves = [np.asarray(x) for x in self._leaves("params", params)]
+        found = self._given(self._epoch, leaves, grads, state)
+        vectors: dict[str, Any] = {u: list(map(np.asarray, x)) for u, x in found.items()}
+        with np.errstate(all="ignore"):
+            if self._start is not None:
+                vectors["step"] = [x - y for x, y in zip(leaves, self._start, strict=True)]
+            if "displacement" in vectors:
+                origin = vectors["displacement"]
+                vectors["displacement"] = [x - y for x, y in zip(leaves, origin, strict=True)]
+        if "previous" in self._epoch_vectors:
+            vectors["previous"] = self._epoch_step or [None] * len(leaves)
+        mean = _scalar("loss", loss)
+        if mean is None and self._losses is not None:
+            mean = float(self._losses) / self._loss_count
+        rate = _scalar("lr", _rate(lr, state))
+        self._lr = self._lr if rate is None else rate
+        given = {"loss": math.nan if mean is None else float(mean), "lr": float(self._lr)}
+        self._epoch_count += 1
+        head = {"epoch": self._epoch_count}
+        if self._exact:
+            own = {"lr": given["lr"]}
+            layers = dict.fromkeys(self._layers, own) if self._per_layer else None
+            row = core.exact_row(head, self._epoch, vectors, given, layers)
+        else:
+            with np.errstate(all="ignore"):
+                values, sizes, present = core.plain_sums(core.reductions(self._epoch), vectors)
+            sums = core.Sums(values, sizes, {"lr": given["lr"]})
+            row = core.plain_row(head, self._epoch, sums, present, given, self._layer_names())
+        if "previous" in self._epoch_vectors:
+            self._epoch_step = vectors["step"]
+        if self._run is None:
+            self.epochs.append(row)
+        else:
+            self._run.epoch(self._epoch_count, row)
+        self.begin_epoch(params)
+        return row
+
+    def flush(self) -> None:
+        """Bring the steps' measurements to the host and write their rows."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        fetched = jax.device_get([made.values for made in pending])
+        rows = []
+        for made, values in zip(pending, fetched, strict=True):
+            given = {name: float(values.get(name, math.nan)) for name in ("loss", "lr")}
+            columns = dict(zip(core.reductions(self._step), values["sums"], strict=True))
+            sizes = dict.fromkeys(self._step_vectors, self._sizes)
+            sums = core.Sums(columns, sizes, {"lr": given["lr"]})
+            present = {
+                u: np.full(len(self._layers), u != "previous" or made.has_previous)
+                for u in self._step_vectors
+            }
+            head = {"epoch": made.epoch, "step": made.number}
+            names = self._layer_names()
+            rows.append(core.plain_row(head, self._step, sums, present, given, names))
+        if self._run is None:
+            self.steps += rows
+        else:
+            self._run.steps([(row["step"], row) for row in rows])
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self.flush()
+        if self._own_run:
+            self._run.close()
+            self._own_run = False
+
+    # Saved states.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on with the same rows.
+
+        NumPy arrays, numbers, lists and dicts only. What is pending is brought to the host.
+        """
+        self.flush()
+        return {
+            "config": self._config(),
+            "layers": list(self._layers),
+            "epoch_count": self._epoch_count,
+            "step_count": self._step_count,
+            "loss_sum": None if self._losses is None else float(self._losses),
+            "loss_count": self._loss_count,
+            "lr": float(self._lr),
+            "copies": {
+                kind: None if column is None else [np.array(x) for x in column]
+                for kind, column in self._all_copies().items()
+            },
+            "epochs": list(self.epochs),
+            "steps": list(self.steps),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`.
+
+        Raises:
+            ValueError: if it is of other quantities, or of other parameters.
+        """
+        for name, own in {"config": self._config(), "layers": list(self._layers)}.items():
+            if state_dict.get(name) != own:
+                raise ValueError(
+                    f"state_dict with {name} = {state_dict.get(name)}: allowed for this recorder "
+                    f"is {own}"
+                )
+        copies = dict(state_dict["copies"])
+        for kind, column in copies.items():
+            on_host = column is None or kind in ("start", "epoch_step")
+            setattr(self, f"_{kind}", column if on_host else [jnp.array(x) for x in column])
+        self._pending = []
+        self._epoch_count = int(state_dict["epoch_count"])
+        self._step_count = int(state_dict["step_count"])
+        self._losses = _scalar("loss_sum", state_dict["loss_sum"])
+        self._loss_count, self._lr = int(state_dict["loss_count"]), state_dict["lr"]
+        self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
+
+    def _all_copies(self) -> dict[str, list[Any] | None]:
+        return {
+            "start": self._start,
+            "epoch_step": self._epoch_step,
+            "before": self._before,
+            "last_step": self._last_step,
+            "origin": self._origin,
+        }
+
+    # What is measured.
+
+    def _leaves(self, argument: str, tree: Any) -> list[Any]:
+        """Return the leaves of a tree like the parameters."""
+        layers, structure = _flatten(tree)
+        if layers != self._layers:
+            raise ValueError(
+                f"{argument} of structure {structure}: allowed is that of the parameters, "
+                f"{self._structure}"
+            )
+        return jax.tree.leaves(tree)
+
+    def _layer_names(self) -> list[str] | None:
+        return self._layers if self._per_layer else None
+
+    def _given(
+        self, chosen: tuple[str, ...], leaves: list[Any], grads: Any, state: Any
+    ) -> dict[str, Any]:
+        """Return the vectors that are there already."""
+        wanted = core.vectors(chosen)
+        _require(chosen, {"grad": ("grads", grads), "m": ("state", state), "v": ("state", state)})
+        found: dict[str, Any] = {}
+        if "params" in wanted:
+            found["params"] = leaves
+        if "grad" in wanted:
+            found["grad"] = self._leaves("grads", grads)
+        for u in wanted & MOMENTS.keys():
+            found[u] = self._leaves(f"state with {u}", _moment(state, u))
+        if "displacement" in wanted:
+            found["displacement"] = self._origin
+        return found
+
+
+def _sums(
+    static: tuple[tuple[core.Reduction, ...], bool, bool, bool],
+    params: list[Any],
+    before: list[Any] | None,
+    updates: list[Any] | None,
+    previous: list[Any] | None,
+    given: dict[str, Any],
+) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
+    """Return the sums of a step, each with an entry a layer, and what the next step needs."""
+    wanted, moves, keep, copy = static
+    vectors = {u: column for u, column in given.items() if u != "displacement"}
+    if "displacement" in given:
+        vectors["displacement"] = list(map(jnp.subtract, params, given["displacement"]))
+    step = None
+    if moves:
+        step = updates
+        if step is None and before is not None:
+            step = list(map(jnp.subtract, params, before))
+        vectors["step"] = step
+        vectors["previous"] = [None] * len(params) if previous is None else previous
+    with jax.enable_x64(True):
+        values, _, _ = core.plain_sums(wanted, vectors, jnp)
+    return (
+        [values[reduction] for reduction in wanted],
+        _copies(params) if copy else None,
+        _copies(step) if keep and step is not None else None,
+    )
+
+
+_advance = jax.jit(_sums, static_argnums=0)
+_advance_in_place = jax.jit(_sums, static_argnums=0, donate_argnums=(2, 4))
+
+
+# Trees.
+
+
+def _flatten(tree: Any) -> tuple[list[str], Any]:
+    """Return the names of the leaves, and the structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = []
+    for path, _ in leaves:
+        last = path[-1] if path else None
+        if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
+            path = path[:-1]  # of a variable of nnx
+        names.append(jax.tree_util.keystr(path, simple=True, separator="/") or "params")
+    return names, structure
+
+
+def _copies(leaves: Sequence[Any]) -> list[Any]:
+    return [jnp.array(x, copy=True) for x in leaves]
+
+
+def _columns(trees: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the leaves of trees of one structure."""
+    found: dict[str, list[Any]] = {}
+    structure: Any = None
+    for u, tree in trees.items():
+        leaves, own = jax.tree.flatten(tree)
+        structure = own if structure is None else structure
+        if own != structure:
+            raise ValueError(f"{u} of structure {own}: allowed is that of the others, {structure}")
+        found[u] = leaves
+    return found
+
+
+def _require(chosen: Sequence[str], arguments: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuse that an argument is missing that a vector is made of."""
+    for u in sorted(core.vectors(chosen) & arguments.keys()):
+        argument, value = arguments[u]
+        if value is None:
+            users = [name for name in chosen if u in core.vectors([name])]
+            raise TypeError(
+                f"{argument} is missing: {', '.join(users)} cannot be measured without it"
+            )
+
+
+def _moment(state: Any, u: str) -> Any:
+    """Return the tree of a moment in an optimizer's state.
+
+    Raises:
+        ValueError: if there is none, or more than one.
+    """
+    found = [
+        tree
+        for name in MOMENTS[u]
+        for path, tree in optax.tree_utils.tree_get_all_with_path(state, name)
+        if isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"state with {len(found)} fields {' or '.join(map(repr, MOMENTS[u]))}: allowed is the "
+            "state of one optimizer that has one"
+        )
+    return found[0]
+
+
+# Numbers.
+
+
+def _rate(lr: Any, state: Any) -> Any:
+    """Return the learning rate, that of the state (``inject_hyperparams``) if it is not given."""
+    if lr is not None or state is None:
+        return lr
+    found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
+    return next((x for _, x in found if isinstance(x, jax.Array) and x.shape == ()), None)
+
+
+def _single(value: Any) -> Any:
+    return jnp.asarray(value).astype(jnp.float32)
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """Return a float64 scalar of its own on the device, or ``None``."""
+    if value is None:
+        return None
+    if not (isinstance(value, jax.Array | np.ndarray) or is_number(value)):
+        raise TypeError(f"{name} = {value!r}: allowed are numbers and 0-d arrays")
+    if np.shape(value) != ():
+        raise ValueError(f"{name} of shape {np.shape(value)}: allowed are numbers and 0-d arrays")
+    with jax.enable_x64(True):
+        return jnp.array(value, jnp.float64, copy=True)
+
+
+def _add(x: Any, y: Any) -> Any:
+    with jax.enable_x64(True):
+        return x + y
+
+
+def _open(run: Any, config: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Return the run, and whether it is ours to close."""
+    if not isinstance(run, str | PathLike):
+        return run, False
+    from optstudy_core.records import Run  # SQLite and what belongs to it, only where asked
+
+    try:
+        return Run.create(run, config), True
+    except FileExistsError:
+        return Run.resume(run), True

@@ -1,0 +1,784 @@
+"""A recorder of how a network moves while it trains, for any ``torch.optim.Optimizer``.
+
+>>> import torch
+>>> _ = torch.manual_seed(0)
+>>> model = torch.nn.Linear(2, 1)
+>>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+>>> x, y = torch.randn(8, 2), torch.randn(8, 1)
+>>> with Recorder(model, optimizer, epoch=["loss", "step_size", "angle"], step=["grad_norm"]) as r:
+...     for _ in range(2):  # epochs of three steps
+...         for _ in range(3):
+...             optimizer.zero_grad()
+...             loss = torch.nn.functional.mse_loss(model(x), y)
+...             loss.backward()
+...             optimizer.step()
+...             r.step(loss)
+...         row = r.end_epoch()
+>>> list(row), list(row["layers"]), len(r.steps)
+(['epoch', 'loss', 'step_size', 'angle', 'layers'], ['weight', 'bias'], 6)
+
+The quantities are those of :mod:`optstudy_core.quantities`. What is measured within a step stays
+on the device until the epoch ends: no host synchronisation, no write to a parameter or a gradient,
+no draw from a random generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+
+from optstudy_core import quantities as core
+from optstudy_core.hyperparameters import is_number, nearest
+
+from .lr_scheduler import _Rates
+
+__all__ = ["Recorder"]
+
+BLOCK: Final = {"cpu": 1 << 18, "cuda": 1 << 22}
+"""Elements summed at a time: what fits a CPU's cache, in float64, or keeps a GPU busy."""
+
+MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
+"""Names of the moments in an optimizer's state: ours, and torch's."""
+
+DEFAULT: Final = ("loss", "lr", "step_size", "angle")
+
+OF_THE_OPTIMIZER: Final = frozenset({"m", "v"})
+
+
+class Pending(NamedTuple):
+    """A step that was measured and is still on the device."""
+
+    number: int
+    epoch: int
+    blocks: Blocks
+    rates: list[Any]
+    loss: list[torch.Tensor]
+    skipped: torch.Tensor | None
+
+
+class Recorder:
+    """Records quantities of epochs and steps, of the network and of each layer.
+
+    The parameters are those of the optimizer, in its order, under the model's names. Their steps
+    are seen through the optimizer's hooks. An epoch begins when the recorder is made, and when the
+    last one ends.
+
+    Args:
+        model: whose parameters; or an optimizer, whose parameters then have the names that it was
+            given (``param_names``), else ``group0.0``, ``group0.1``, …
+        optimizer: without one, there are epochs only, and no learning rate and no moments.
+        epoch: quantities and instruments of an epoch. Of the gradient it is the last step's.
+        step: those of a step. Plain float64 sums.
+        per_layer: record them for each parameter as well.
+        every: record the steps whose number, counted from 1, is a multiple of it.
+        exact: sums of epochs are exact, independent of order, split and library.
+        run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
+            ``None``: into the lists ``epochs`` and ``steps``.
+
+    Attributes:
+        epochs: rows of the epochs, where there is no run.
+        steps: rows of the steps up to the last :meth:`flush`, where there is no run.
+
+    Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
+    ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
+    ``distance``. All in the parameters' dtype.
+
+    Raises:
+        TypeError: for an argument of the wrong kind.
+        ValueError: for an unknown name, or a quantity that needs an optimizer without one.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module | torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        epoch: Iterable[str] | None = None,
+        step: Iterable[str] = (),
+        per_layer: bool = True,
+        every: int = 1,
+        exact: bool = True,
+        run: Any = None,
+    ) -> None:
+        if isinstance(model, torch.optim.Optimizer):
+            if optimizer is not None:
+                raise TypeError("model and optimizer are optimizers: allowed is one")
+            optimizer, model = model, torch.nn.Module()
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model = {model!r}: allowed are modules and optimizers")
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer = {optimizer!r}: allowed are optimizers and None")
+        for name, value in {"per_layer": per_layer, "exact": exact}.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} = {value!r}: allowed are True and False")
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
+        if epoch is None:
+            epoch = DEFAULT if optimizer is not None else [n for n in DEFAULT if n != "lr"]
+        self._model, self._optimizer = model, optimizer
+        self._epoch = _Chosen.of("epoch", epoch)
+        self._step = _Chosen.of("step", step)
+        if optimizer is None:
+            self._refuse_without_optimizer()
+        self._per_layer, self._every, self._exact = per_layer, every, exact
+        self._run, self._own_run = _open(run, self._config())
+        self.epochs: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self._epoch_count = self._step_count = 0
+        self._pending: list[Pending] = []
+        self._losses: torch.Tensor | None = None
+        self._loss_count = 0
+        self._open_step: Pending | None = None
+        self._rates: list[Any] | None = None
+        self._names: list[str] = []
+        self._params: list[torch.Tensor] = []
+        self._groups: list[int] = []
+        self._start, self._epoch_step = _Copies(), _Copies()
+        self._before, self._last_step = _Copies(), _Copies()
+        self._origin = _Copies()
+        self._recorded = self._moves = False  # the step that is being made
+        self._layout: Layout | None = None
+        self._scratch: Scratch = {}
+        self._hooks: list[Any] = []
+        self._collect()
+        if "displacement" in self._epoch.vectors | self._step.vectors:
+            self._origin.fill(self._names, self._params)
+        self.begin_epoch()
+        if optimizer is not None:
+            # Ours come after the hooks that put the schedulers' rates in: they see the rate used.
+            _Rates.of(optimizer)
+            self._hooks = [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ]
+
+    def _refuse_without_optimizer(self) -> None:
+        if self._step.names:
+            raise ValueError(
+                f"step = {self._step.names}: allowed with an optimizer, whose steps they are"
+            )
+        for name in self._epoch.names:
+            if name == "lr" or core.vectors([name]) & OF_THE_OPTIMIZER:
+                raise ValueError(f"epoch with {name!r}: allowed with an optimizer, which has it")
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "recorder": {
+                "epoch": list(self._epoch.names),
+                "step": list(self._step.names),
+                "per_layer": self._per_layer,
+                "every": self._every,
+                "exact": self._exact,
+            }
+        }
+
+    # What the user calls.
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @torch.no_grad()
+    def begin_epoch(self) -> None:
+        """Begin the epoch here: what has moved the parameters since the last one is no part of it.
+
+        To be called after something else than the optimizer has moved them (a loaded model);
+        :meth:`end_epoch` calls it.
+        """
+        self._collect()
+        self._losses, self._loss_count = None, 0
+        if "step" in self._epoch.vectors:
+            self._start.fill(self._names, self._params)
+
+    @torch.no_grad()
+    def step(self, loss: torch.Tensor | float | None = None) -> None:
+        """Add the loss of a step that was just made; to be called after ``optimizer.step()``.
+
+        Args:
+            loss: of the mini-batch, a number or a tensor of one. It goes into the step's row, and
+                into the epoch's mean.
+
+        Raises:
+            TypeError: if it is something else.
+        """
+        made, self._open_step = self._open_step, None
+        if loss is None:
+            return
+        value = _scalar("loss", loss)
+        self._loss_count += 1
+        self._losses = value if self._losses is None else self._losses.to(value.device) + value
+        if made is not None:
+            made.loss.append(value)
+
+    @torch.no_grad()
+    def end_epoch(self, loss: torch.Tensor | float | None = None) -> dict[str, Any]:
+        """End an epoch, and begin the next.
+
+        Args:
+            loss: the epoch's mean; ``None``: the mean of those that :meth:`step` was given, NaN
+                if there are none.
+
+        Returns:
+            the row, ``{"epoch": 1, "loss": …, "step_size": …, "layers": {"fc1.weight": {…}}}``.
+        """
+        self._collect()
+        self.flush()
+        if loss is not None:
+            mean = _scalar("loss", loss).item()
+        elif self._losses is not None:
+            mean = self._losses.item() / self._loss_count
+        else:
+            mean = math.nan
+        self._epoch_count += 1
+        rates = [float(rate) for rate in self._rates or self._current_rates()]
+        row = self._epoch_row(mean, rates)
+        if "previous" in self._epoch.vectors:  # where Δ has been formed
+            self._start, self._epoch_step = self._epoch_step, self._start
+        if self._run is None:
+            self.epochs.append(row)
+        else:
+            self._run.epoch(self._epoch_count, row)
+        self.begin_epoch()
+        return row
+
+    def flush(self) -> None:
+        """Bring the steps' measurements to the host and write their rows."""
+        if not self._pending:
+            return
+        pending, self._pending, self._open_step = self._pending, [], None
+        fetch = _Fetch()
+        for made in pending:
+            fetch.add(*made.blocks.tensors, *made.loss)
+            fetch.add(*(r for r in made.rates if isinstance(r, torch.Tensor)))
+            if made.skipped is not None:
+                fetch.add(made.skipped)
+        fetched = fetch.values()
+        rows = []
+        for made in pending:
+            values = [next(fetched) for _ in made.blocks.tensors]
+            losses = [float(next(fetched)[0]) for _ in made.loss]
+            rates = [
+                float(next(fetched)[0]) if isinstance(r, torch.Tensor) else float(r)
+                for r in made.rates
+            ]
+            if made.skipped is not None and next(fetched)[0] != 0:
+                continue  # an optimizer that skips the step itself, as GradScaler tells it
+            head = {"epoch": made.epoch, "step": made.number}
+            loss = losses[-1] if losses else math.nan
+            rows.append(self._plain_row(self._step, head, made.blocks, values, loss, rates))
+        if self._run is None:
+            self.steps += rows
+        else:
+            self._run.steps([(row["step"], row) for row in rows])
+
+    def close(self) -> None:
+        """Write what is pending, and leave the optimizer alone from now on."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self.flush()
+        if self._own_run:
+            self._run.close()
+            self._own_run = False
+
+    # Saved states.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on with the same rows: copies.
+
+        Tensors, numbers, lists and dicts only. What is pending is brought to the host.
+        """
+        self.flush()
+        return {
+            "config": self._config()["recorder"],
+            "epoch_count": self._epoch_count,
+            "step_count": self._step_count,
+            "loss_sum": None if self._losses is None else float(self._losses),
+            "loss_count": self._loss_count,
+            "rates": None if self._rates is None else [float(r) for r in self._rates],
+            "copies": {
+                kind: {n: t.clone() for n, t in copies.tensors.items()}
+                for kind, copies in self._all_copies().items()
+            },
+            "epochs": list(self.epochs),
+            "steps": list(self.steps),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`.
+
+        Raises:
+            ValueError: if it is of other quantities, or of other parameters.
+        """
+        config = self._config()["recorder"]
+        found = state_dict.get("config")
+        if found != config:
+            raise ValueError(f"state_dict of {found}: allowed for this recorder is {config}")
+        self._collect()
+        sizes = {name: p.numel() for name, p in zip(self._names, self._params, strict=True)}
+        for saved in state_dict["copies"].values():
+            for name, value in saved.items():
+                if name not in sizes:
+                    raise ValueError(f"state_dict with {name!r}: {nearest(name, sizes)}")
+                if value.numel() != sizes[name]:
+                    raise ValueError(
+                        f"state_dict with {value.numel()} elements of {name!r}: allowed are "
+                        f"{sizes[name]}"
+                    )
+        for kind, copies in self._all_copies().items():
+            copies.load(state_dict["copies"][kind], self._names, self._params)
+        self._pending, self._open_step = [], None
+        self._epoch_count = int(state_dict["epoch_count"])
+        self._step_count = int(state_dict["step_count"])
+        total = state_dict["loss_sum"]
+        self._losses = None if total is None else torch.tensor(total, dtype=torch.float64)
+        self._loss_count = int(state_dict["loss_count"])
+        self._rates = state_dict["rates"]
+        self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
+
+    def _all_copies(self) -> dict[str, _Copies]:
+        return {
+            "start": self._start,
+            "epoch_step": self._epoch_step,
+            "last_step": self._last_step,
+            "origin": self._origin,
+        }
+
+    # The hooks.
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._rates = [_kept_rate(group["lr"]) for group in optimizer.param_groups]
+        self._open_step = None
+        number = self._step_count + 1
+        self._recorded = bool(self._step.names) and number % self._every == 0
+        for_next = "previous" in self._step.vectors and (number + 1) % self._every == 0
+        self._moves = "step" in self._step.vectors and (self._recorded or for_next)
+        if self._recorded or self._moves:
+            self._collect_if_grown()
+        if self._moves:
+            self._before.fill(self._names, self._params)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._step_count += 1
+        # An optimizer that is told by GradScaler to skip the step on the device, still knows it.
+        skipped = getattr(optimizer, "found_inf", None)
+        if self._recorded:
+            vectors = self._vectors(self._step, self._before, self._last_step)
+            blocks = self._sum(self._step, vectors)
+            self._open_step = Pending(
+                self._step_count,
+                self._epoch_count + 1,
+                blocks,
+                self._rates or [],
+                [],
+                None if skipped is None else skipped.detach().clone(),
+            )
+            self._pending.append(self._open_step)
+        elif self._moves:
+            self._before.subtract_from(self._names, self._params)
+        if self._moves and "previous" in self._step.vectors:
+            if skipped is not None:
+                self._before.replace_where(skipped, self._last_step)
+            self._before, self._last_step = self._last_step, self._before
+
+    # What is measured.
+
+    def _collect(self) -> None:
+        """Look up the parameters, their names and groups."""
+        known = {p: name for name, p in self._model.named_parameters()}
+        if self._optimizer is None:
+            found = [(name, p, -1) for p, name in known.items()]
+        else:
+            found = []
+            for i, group in enumerate(self._optimizer.param_groups):
+                own = group.get("param_names") or [
+                    f"group{i}.{j}" for j in range(len(group["params"]))
+                ]
+                found += [
+                    (known.get(p, name), p, i) for name, p in zip(own, group["params"], strict=True)
+                ]
+        for name, p, _ in found:
+            if not p.is_floating_point():
+                raise TypeError(f"{name} of dtype {p.dtype}: allowed are real floating dtypes")
+        self._names = [name for name, _, _ in found]
+        self._params = [p for _, p, _ in found]
+        self._groups = [i for _, _, i in found]
+
+    def _collect_if_grown(self) -> None:
+        assert self._optimizer is not None
+        if len(self._params) != sum(len(g["params"]) for g in self._optimizer.param_groups):
+            self._collect()
+
+    def _vectors(self, chosen: _Chosen, start: _Copies, previous: _Copies) -> _Vectors:
+        """Return the vectors that are asked for; Δ is formed when it is read, in ``start``."""
+        found: _Vectors = {}
+        for u in chosen.vectors:
+            if u == "params":
+                found[u] = [p.detach() for p in self._params]
+            elif u == "grad":
+                found[u] = [_gradient(p) for p in self._params]
+            elif u == "step":
+                found[u] = start.differences(self._names, self._params, in_place=True)
+            elif u == "displacement":
+                found[u] = self._origin.differences(self._names, self._params, in_place=False)
+            elif u == "previous":
+                kept = [previous.tensors.get(name) for name in self._names]
+                # An angle is between vectors of the same layers.
+                found[u] = [None] * len(kept) if any(t is None for t in kept) else kept
+            else:
+                found[u] = [self._moment(p, u) for p in self._params]
+        return found
+
+    def _moment(self, p: torch.Tensor, u: str) -> torch.Tensor | None:
+        state = {} if self._optimizer is None else self._optimizer.state.get(p, {})
+        for name in MOMENTS[u]:
+            if isinstance(state.get(name), torch.Tensor):
+                return state[name].detach()
+        return None
+
+    def _sum(self, chosen: _Chosen, vectors: _Vectors) -> Blocks:
+        made = sum_blocks(chosen.reductions, vectors, self._scratch)
+        if self._layout is not None and self._layout.equals(made.layout):
+            made = made._replace(layout=self._layout)  # one for all steps that are pending
+        self._layout = made.layout
+        return made
+
+    def _epoch_row(self, mean: float, rates: list[float]) -> dict[str, Any]:
+        vectors = self._vectors(self._epoch, self._start, self._epoch_step)
+        head = {"epoch": self._epoch_count}
+        if not self._exact:
+            blocks = self._sum(self._epoch, vectors)
+            fetch = _Fetch()
+            fetch.add(*blocks.tensors)
+            values = list(fetch.values())
+            return self._plain_row(self._epoch, head, blocks, values, mean, rates)
+        arrays = {u: [_tensor(x) for x in column] for u, column in vectors.items()}
+        layers = {n: {"lr": _of(rates, g)} for n, g in zip(self._names, self._groups, strict=True)}
+        return core.exact_row(
+            head,
+            self._epoch.names,
+            arrays,
+            {"loss": mean, "lr": _of(rates, 0)},
+            layers if self._per_layer else None,
+        )
+
+    def _plain_row(
+        self,
+        chosen: _Chosen,
+        head: dict[str, int],
+        blocks: Blocks,
+        values: list[Any],
+        loss: float,
+        rates: list[float],
+    ) -> dict[str, Any]:
+        layout = blocks.layout
+        names = self._names[: layout.layers]
+        sums = core.Sums(
+            layout.join(chosen.reductions, values),
+            layout.sizes,
+            {"lr": np.array([_of(rates, g) for g in self._groups[: layout.layers]])},
+        )
+        return core.plain_row(
+            head,
+            chosen.names,
+            sums,
+            layout.present,
+            {"loss": loss, "lr": _of(rates, 0)},
+            names if self._per_layer else None,
+        )
+
+    def _current_rates(self) -> list[Any]:
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        return [group["lr"] for group in groups]
+
+
+class _Chosen(NamedTuple):
+    """What is recorded, and what that takes."""
+
+    names: tuple[str, ...]
+    reductions: tuple[core.Reduction, ...]
+    vectors: frozenset[str]
+
+    @classmethod
+    def of(cls, argument: str, names: Iterable[str]) -> _Chosen:
+        chosen = core.select(names, argument)
+        return cls(chosen, core.reductions(chosen), core.vectors(chosen))
+
+
+# Copies of parameters.
+
+
+class _Difference(NamedTuple):
+    """θ − base, formed when it is read; ``in_place``: in the memory of ``base``."""
+
+    now: torch.Tensor
+    base: torch.Tensor
+    in_place: bool
+
+    def part(self, begin: int, end: int) -> torch.Tensor:
+        base = self.base[begin:end]
+        return torch.sub(self.now[begin:end], base, out=base if self.in_place else None)
+
+
+_Vectors = dict[str, Sequence[Any]]  # of tensors, differences and None
+
+
+class _Copies:
+    """Copies of parameters by name, flat and contiguous, in memory that is used again."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def fill(self, names: Sequence[str], params: Sequence[torch.Tensor]) -> None:
+        """Make copies of the parameters."""
+        old, self.tensors = self.tensors, {}
+        for name, p in zip(names, params, strict=True):
+            kept = old.get(name)
+            wanted = (p.numel(), p.dtype, p.device)
+            if kept is None or (kept.numel(), kept.dtype, kept.device) != wanted:
+                kept = torch.empty(p.numel(), dtype=p.dtype, device=p.device)
+            self.tensors[name] = kept
+        if self.tensors:
+            views = [self.tensors[n].view(p.shape) for n, p in zip(names, params, strict=True)]
+            torch._foreach_copy_(views, [p.detach() for p in params])
+
+    def differences(
+        self, names: Sequence[str], params: Sequence[torch.Tensor], *, in_place: bool
+    ) -> list[_Difference | None]:
+        """Return θ minus the copies; ``None`` for a parameter that was added since."""
+        return [
+            _Difference(p.detach().reshape(-1), self.tensors[name], in_place)
+            if name in self.tensors
+            else None
+            for name, p in zip(names, params, strict=True)
+        ]
+
+    def subtract_from(self, names: Sequence[str], params: Sequence[torch.Tensor]) -> None:
+        """Replace the copies by θ minus the copies."""
+        for difference in self.differences(names, params, in_place=True):
+            if difference is not None:
+                difference.part(0, difference.base.numel())
+
+    def replace_where(self, condition: torch.Tensor, other: _Copies) -> None:
+        """Replace the copies by others if a condition holds that only the device knows."""
+        for name, t in self.tensors.items():
+            if name in other.tensors:
+                t.copy_(torch.where(condition.to(t.device) != 0, other.tensors[name], t))
+
+    def load(
+        self,
+        saved: Mapping[str, torch.Tensor],
+        names: Sequence[str],
+        params: Sequence[torch.Tensor],
+    ) -> None:
+        """Take saved copies, on the parameters' devices."""
+        self.tensors = {
+            name: saved[name].detach().reshape(-1).to(p.device, p.dtype, copy=True)
+            for name, p in zip(names, params, strict=True)
+            if name in saved
+        }
+
+
+def _gradient(p: torch.Tensor) -> torch.Tensor | None:
+    if p.grad is None:
+        return None
+    grad = p.grad.detach()
+    return grad.coalesce().values() if grad.is_sparse else grad
+
+
+def _tensor(x: Any) -> torch.Tensor | None:
+    return x.part(0, x.base.numel()) if isinstance(x, _Difference) else x
+
+
+# Sums on the device.
+
+
+class Layout:
+    """What the sums of blocks are sums of.
+
+    Attributes:
+        places: for each number of each device, the layer and the reduction; int arrays (n, 2).
+        present: for each vector, which layers have it.
+        sizes: for each vector, the number of elements of each layer.
+        layers: how many there are.
+    """
+
+    def __init__(self, places: list[np.ndarray], vectors: _Vectors, layers: int) -> None:
+        self.places, self.layers = places, layers
+        self.present = {u: np.array([x is not None for x in c]) for u, c in vectors.items()}
+        self.sizes = {u: np.array([_numel(x) for x in c]) for u, c in vectors.items()}
+
+    def equals(self, other: Layout) -> bool:
+        """Tell whether both are the same."""
+        return (
+            self.layers == other.layers
+            and len(self.places) == len(other.places)
+            and all(map(np.array_equal, self.places, other.places))
+            and self.present.keys() == other.present.keys()
+            and all(np.array_equal(x, other.present[u]) for u, x in self.present.items())
+            and all(np.array_equal(x, other.sizes[u]) for u, x in self.sizes.items())
+        )
+
+    @np.errstate(all="ignore")
+    def join(
+        self, reductions: Sequence[core.Reduction], values: Sequence[np.ndarray]
+    ) -> dict[core.Reduction, np.ndarray]:
+        """Return each reduction for each layer from what came from the devices."""
+        joined = {}
+        for k, reduction in enumerate(reductions):
+            there = np.logical_and.reduce([self.present[u] for u in reduction.vectors])
+            column = np.where(there, core.EMPTY.get(reduction.kind, math.nan), math.nan)
+            together, neutral = {
+                "least": (np.minimum, math.inf),
+                "greatest": (np.maximum, -math.inf),
+            }.get(reduction.kind, (np.add, 0.0))
+            for places, numbers in zip(self.places, values, strict=True):
+                own = places[:, 1] == k
+                column[places[own, 0]] = neutral  # a layer is on one device
+                together.at(column, places[own, 0], numbers[own])
+            joined[reduction] = column
+        return joined
+
+
+class Blocks(NamedTuple):
+    """Sums of blocks of elements: a float64 vector on each device, and what they are."""
+
+    tensors: list[torch.Tensor]
+    layout: Layout
+
+
+Scratch = dict[tuple[torch.device, int], torch.Tensor]
+
+
+def sum_blocks(reductions: Sequence[core.Reduction], vectors: _Vectors, scratch: Scratch) -> Blocks:
+    """Return reductions of every block of every layer, all from one pass over the memory.
+
+    Args:
+        reductions: what is summed.
+        vectors: tensors of each layer in any real dtype and layout; ``None`` where it has none.
+        scratch: float64 memory, used again by the next call.
+    """
+    numbers: dict[torch.device, list[torch.Tensor]] = {}
+    places: dict[torch.device, list[tuple[int, int]]] = {}
+    count = max((len(column) for column in vectors.values()), default=0)
+    ordered = sorted(enumerate(reductions), key=lambda pair: pair[1].vectors)  # soon done with each
+    for i in range(count):
+        mine = {u: column[i] for u, column in vectors.items() if column[i] is not None}
+        usable = [(k, r) for k, r in ordered if all(u in mine for u in r.vectors)]
+        used = {u: _flat(mine[u]) for u in dict.fromkeys(u for _, r in usable for u in r.vectors)}
+        if not used:
+            continue
+        first = next(iter(used.values()))
+        device = (first.base if isinstance(first, _Difference) else first).device
+        block = BLOCK.get(device.type, BLOCK["cuda"])
+        own, where = numbers.setdefault(device, []), places.setdefault(device, [])
+        size = max(map(_numel, used.values()))
+        last = {u: n for n, (_, r) in enumerate(usable) for u in r.vectors}
+        for begin in range(0, size, block):
+            end = min(begin + block, size)
+            wide: dict[str, torch.Tensor] = {}
+            free = list(range(len(used)))
+            slots: dict[str, int] = {}
+            for n, (k, reduction) in enumerate(usable):
+                for u in reduction.vectors:
+                    if u not in wide:
+                        slots[u] = free.pop(0)
+                        wide[u] = _wide(used[u], begin, end, slots[u], scratch)
+                function = _TORCH.get(reduction.kind, core.REDUCE[reduction.kind])
+                own.append(function(*(wide[u] for u in reduction.vectors)))
+                where.append((i, k))
+                # The memory goes to the next vector while it is in the cache.
+                free[:0] = [
+                    slots.pop(u) for u in {*reduction.vectors} & slots.keys() if last[u] == n
+                ]
+    layout = Layout([np.array(p).reshape(-1, 2) for p in places.values()], vectors, count)
+    return Blocks([torch.stack(own) for own in numbers.values() if own], layout)
+
+
+_TORCH: Final[Mapping[str, Callable[..., torch.Tensor]]] = {"dot": torch.dot}  # reads once
+
+
+def _wide(x: Any, begin: int, end: int, slot: int, scratch: Scratch) -> torch.Tensor:
+    part = x.part(begin, end) if isinstance(x, _Difference) else x[begin:end]
+    if part.dtype == torch.float64:
+        return part
+    key = part.device, slot
+    if key not in scratch or len(scratch[key]) < len(part):
+        scratch[key] = torch.empty(len(part), dtype=torch.float64, device=part.device)
+    wide = scratch[key][: len(part)]
+    return wide.copy_(part)
+
+
+def _flat(x: Any) -> Any:
+    return x if isinstance(x, _Difference) else x.reshape(-1)
+
+
+def _numel(x: Any) -> int:
+    if x is None:
+        return 0
+    return int((x.base if isinstance(x, _Difference) else x).numel())
+
+
+class _Fetch:
+    """Brings small tensors to the host, those of a device in one transfer."""
+
+    def __init__(self) -> None:
+        self._tensors: list[torch.Tensor] = []
+
+    def add(self, *tensors: torch.Tensor) -> None:
+        self._tensors += [t.detach().reshape(-1).to(torch.float64) for t in tensors]
+
+    def values(self) -> Iterator[np.ndarray]:
+        """Yield the values in the order in which they were added."""
+        parts = {}
+        for device in {t.device for t in self._tensors}:
+            own = [t for t in self._tensors if t.device == device]
+            host = torch.cat(own).cpu().numpy()
+            parts[device] = iter(np.split(host, np.cumsum([len(t) for t in own])[:-1]))
+        for t in self._tensors:
+            yield next(parts[t.device])
+
+
+# Numbers.
+
+
+def _kept_rate(rate: Any) -> Any:
+    return rate.detach().clone() if isinstance(rate, torch.Tensor) else rate
+
+
+def _of(rates: Sequence[float], group: int) -> float:
+    return rates[group] if 0 <= group < len(rates) else math.nan
+
+
+def _scalar(name: str, value: Any) -> torch.Tensor:
+    """Return a 0-d float64 tensor of its own, where the value is."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ValueError(
+                f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
+            )
+        return value.detach().reshape(()).to(torch.float64, copy=True)
+    if not is_number(value):
+        raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors of one")
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
+def _open(run: Any, config: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Return the run, and whether it is ours to close."""
+    if not isinstance(run, str | PathLike):
+        return run, False
+    from optstudy_core.records import Run  # SQLite and what belongs to it, only where asked
+
+    try:
+        return Run.create(run, config), True
+    except FileExistsError:
+        return Run.resume(run), True
