@@ -1,39 +1,62 @@
 """How long a step is and how it is turned: norms and angles of trees as one vector.
 
 A sum over all parameters depends on its order, and the order differs between libraries, splits
-and devices. With ``exact=True`` it does not. Let M be the largest magnitude of N float64 terms
-x, P the power of two with P ≤ M < 2·P, n the power of two ≥ N, and σ₁ = 4·P·n. Each fold cuts
+and devices. With ``exact=True`` it does not (:mod:`optstudy_core.exact_sum` says how, and how
+accurate it is); with ``exact=False`` it is a plain float64 sum.
 
-    q = (1.5·σ + x) − 1.5·σ,    x ← x − q,    σ ← σ·n·2⁻⁵².
-
-The q are multiples of σ·2⁻⁵² and sum to at most σ/2, so every partial sum is exact, in any order.
-The folds left out (three are made, more above 2²⁶ terms) hold less than 2⁻⁵³·M in all.
-Source: Demmel and Nguyen 2015 (`demmel2015parallel`), Rump, Ogita and Oishi 2008
-(`rump2008accurate`).
-
-Products of two float32, bfloat16 or float16 numbers are exact in float64. Products of two float64
-numbers are rounded once each, after both vectors were scaled by a power of two (so nothing
-overflows); the sum of the rounded products is exact, so the error is at most about 2⁻⁵²·Σ|u·v|.
+Products of two float32, bfloat16 or float16 numbers are exact in float64. Vectors with float64
+entries are first scaled by powers of two, so nothing overflows; their products are rounded once
+each, and the sum of the rounded products is exact, so the error of a dot product is at most about
+2⁻⁵²·Σ|u·v|. Plain sums are not scaled.
 
 A tree is an array, or dicts, lists and tuples of trees, or ``None`` (empty). The norm of an empty
 tree is 0. A vector of norm 0 has no direction: its cosines and angles are NaN, as they are where
 an entry is NaN or infinite; norms and dot products follow IEEE 754 there. No exception is raised
-for values. JAX arrays are computed on the host here; inside ``jit`` use
-``optstudy_jax.geometry``, which runs these same lines.
+for values. Arrays of any library are computed on the host here, block by block (sharded torch
+tensors are put together for it, so all processes have to call); ``optstudy_torch.geometry`` and
+``optstudy_jax.geometry`` run these same lines on the device, also sharded and inside ``jit``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import array_api_compat
 import numpy as np
 
 from ._namespace import Array, namespace
+from .exact_sum import (
+    BIAS,
+    HOST,
+    Library,
+    Vector,
+    biased_exponent,
+    exact_sums,
+    power_of_two,
+    size,
+)
 
 Result = TypeVar("Result")
+
+
+@np.errstate(all="ignore")
+def total(u: Any, *, exact: bool = True) -> float:
+    """Return the sum of all entries of a tree; error at most 2⁻⁵²·Σ|u|.
+
+    Args:
+        u: tree of real arrays.
+        exact: independent of order, split and library; else a plain sum.
+
+    Raises:
+        TypeError: for complex arrays.
+
+    >>> total([np.array([1e100, 1.0]), np.array(-1e100)])
+    0.0
+    >>> total([np.array([1e12, 0.1]), np.array(-1e12)])
+    0.1
+    """
+    return float(vector_total(HOST, *leaves(u), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -50,7 +73,7 @@ def norm(u: Any, *, exact: bool = True) -> float:
     >>> norm({"weight": np.float32([[3.0]]), "bias": np.float32(4.0)})
     5.0
     """
-    return float(vector_norm(*float64_leaves(u), exact=exact))
+    return float(vector_norm(HOST, *leaves(u), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -69,7 +92,7 @@ def dot(u: Any, v: Any, *, exact: bool = True) -> float:
     >>> dot([np.array([1.0, 2.0])], [np.array([3.0, -1.0])])
     1.0
     """
-    return float(vector_dot(*float64_leaves(u, v), exact=exact))
+    return float(vector_dot(HOST, *leaves(u, v), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -81,7 +104,7 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> float:
     >>> cosine(np.array([2.0, 0.0]), np.array([3.0, 4.0]))
     0.6
     """
-    return float(vector_cosine(*float64_leaves(u, v), exact=exact))
+    return float(vector_cosine(HOST, *leaves(u, v), exact=exact))
 
 
 @np.errstate(all="ignore")
@@ -91,6 +114,7 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
         φ = 2·atan2(‖u/‖u‖ − v/‖v‖‖, ‖u/‖u‖ + v/‖v‖‖)
 
     which stays accurate near 0 and π, where the inverse cosine loses half the digits.
+    Source: Kahan 2006 (`kahan2006futile`), whose form without divisions is computed.
 
     Args:
         u: tree of real arrays.
@@ -105,7 +129,7 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
     >>> angle(np.array([1.0, 0.0]), np.array([0.0, -2.0]), degrees=True)
     90.0
     """
-    between, across = vector_chords(*float64_leaves(u, v), exact=exact)
+    between, across = vector_chords(HOST, *leaves(u, v), exact=exact)
     return angle_from_chords(float(between), float(across), degrees=degrees)
 
 
@@ -130,126 +154,157 @@ def angle_from_chords(between: float, across: float, *, degrees: bool = False) -
     return math.degrees(radians) if degrees else radians
 
 
-# The parts that run on a device: vectors are lists of float64 arrays, results 0-d arrays.
+# What every library runs: vectors are lists of arrays with entries, results float64 scalars.
 
 
-def vector_norm(u: Sequence[Array], *, exact: bool) -> Any:
-    """Return ‖u‖₂ of a list of float64 arrays."""
+def vector_total(library: Library, u: Vector, *, exact: bool) -> Any:
+    """Return the sum of the entries of u."""
     if not u:
         return np.float64(0.0)
-    xp = namespace(u[0])
     if not exact:
-        return xp.sqrt(_sum(xp, [x * x for x in u], exact))
-    scale = _leading_power(xp, u)
-    scaled = [x / scale for x in u]
-    return xp.sqrt(_sum(xp, [x * x for x in scaled], exact)) * scale
+        return library.plain(lambda x: ((x,),), (u,))[0]
+    scaled = _Scaled(library, u)
+    (value,) = exact_sums(library, lambda x: ((scaled(x),),), (u,))
+    return scaled.back(value)
 
 
-def vector_dot(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> Any:
-    """Return u·v of two lists of float64 arrays."""
+def vector_norm(library: Library, u: Vector, *, exact: bool) -> Any:
+    """Return ‖u‖₂."""
     if not u:
         return np.float64(0.0)
-    xp = namespace(u[0])
     if not exact:
-        return _sum(xp, [x * y for x, y in zip(u, v, strict=True)], exact)
-    u_scale, v_scale = _leading_power(xp, u), _leading_power(xp, v)
-    products = [(x / u_scale) * (y / v_scale) for x, y in zip(u, v, strict=True)]
-    return _sum(xp, products, exact) * u_scale * v_scale
+        return library.xp.sqrt(library.plain(lambda x: (_square(x),), (u,))[0])
+    scaled = _Scaled(library, u)
+    return scaled.back(_scaled_norm(library, scaled))
 
 
-def vector_cosine(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> Any:
-    """Return u·v / (‖u‖·‖v‖) of two lists of float64 arrays."""
+def vector_dot(library: Library, u: Vector, v: Vector, *, exact: bool) -> Any:
+    """Return u·v."""
+    if not u:
+        return np.float64(0.0)
+    if not exact:
+        return library.plain(lambda x, y: ((x, y),), (u, v))[0]
+    s, t = _Scaled(library, u), _Scaled(library, v)
+    (value,) = exact_sums(library, lambda x, y: ((s(x), t(y)),), (u, v))
+    return s.back(value, t)
+
+
+def vector_cosine(library: Library, u: Vector, v: Vector, *, exact: bool) -> Any:
+    """Return u·v / (‖u‖·‖v‖)."""
     if not u:
         return np.float64(math.nan)
-    xp = namespace(u[0])
-    u, v = _scaled(xp, u), _scaled(xp, v)
-    lengths = vector_norm(u, exact=exact) * vector_norm(v, exact=exact)
-    value = vector_dot(u, v, exact=exact) / lengths
+    xp = library.xp
+    s, t = _Scaled(library, u, exact), _Scaled(library, v, exact)
+
+    def terms(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        x, y = s(x), t(y)
+        yield x, y
+        yield _square(x)
+        yield _square(y)
+
+    if exact:
+        ((up, down),) = library.largest(lambda x, y: ((s(x), t(y)),), (u, v))
+        largest = [xp.maximum(up, down), s.largest * s.largest, t.largest * t.largest]
+        product, uu, vv = exact_sums(library, terms, (u, v), largest)
+    else:
+        product, uu, vv = library.plain(terms, (u, v))
+    value = product / (xp.sqrt(uu) * xp.sqrt(vv))
     one = xp.ones_like(value)
     return xp.maximum(xp.minimum(value, one), -one)
 
 
-def vector_chords(u: Sequence[Array], v: Sequence[Array], *, exact: bool) -> tuple[Any, Any]:
-    """Return ‖û − v̂‖ and ‖û + v̂‖ of two lists of float64 arrays."""
+def vector_chords(library: Library, u: Vector, v: Vector, *, exact: bool) -> tuple[Any, Any]:
+    """Return ‖û − v̂‖ and ‖û + v̂‖, as ‖(‖v‖·u ∓ ‖u‖·v)‖ / (‖u‖·‖v‖)."""
     if not u:
         return np.float64(math.nan), np.float64(math.nan)
-    xp = namespace(u[0])
-    u_unit, v_unit = _unit(xp, u, exact), _unit(xp, v, exact)
-    pairs = list(zip(u_unit, v_unit, strict=True))
-    between = vector_norm([x - y for x, y in pairs], exact=exact)
-    across = vector_norm([x + y for x, y in pairs], exact=exact)
+    xp = library.xp
+    s, t = _Scaled(library, u, exact), _Scaled(library, v, exact)
+    if exact:
+        u_norm, v_norm = _scaled_norm(library, s), _scaled_norm(library, t)
+    else:
+        u_norm, v_norm = (vector_norm(library, x, exact=False) for x in (u, v))
+
+    def chords(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        x, y = v_norm * s(x), u_norm * t(y)
+        yield (x - y,)
+        yield (x + y,)
+
+    def squares(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        for (chord,) in chords(x, y):
+            yield _square(chord)
+
+    if exact:
+        ends = [xp.maximum(up, down) for up, down in library.largest(chords, (u, v))]
+        sums = exact_sums(library, squares, (u, v), [end * end for end in ends])
+    else:
+        sums = library.plain(squares, (u, v))
+    lengths = u_norm * v_norm
+    between, across = (xp.sqrt(value) / lengths for value in sums)
     return between, across
 
 
-def _scaled(xp: Any, u: Sequence[Array]) -> list[Array]:
-    """Return u over the power of two below its largest magnitude, so that nothing overflows."""
-    scale = _leading_power(xp, u)
-    return [x / scale for x in u]
+class _Scaled:
+    """Float64 vectors over the power of two below their largest magnitude; others as they are.
 
-
-def _unit(xp: Any, u: Sequence[Array], exact: bool) -> list[Array]:
-    """Return u/‖u‖; NaN if the norm is 0."""
-    scaled = _scaled(xp, u)
-    length = vector_norm(scaled, exact=exact)
-    return [x / length for x in scaled]
-
-
-def _leading_power(xp: Any, arrays: Sequence[Array]) -> Array:
-    """Return the power of two P ≤ M < 2·P below the largest finite magnitude M (1 if M is 0).
-
-    P = |q − (1 − 2⁻⁵³)·q| with q = (2⁵² + 1)·M (Rump 2009, `rump2009ultimately`), after M was
-    moved away from the ends of the range.
+    Args:
+        library: of the vector.
+        u: the vector.
+        exact: plain sums are not scaled.
     """
-    largest = _largest(xp, arrays)
-    one = xp.ones_like(largest)
-    away = xp.where(largest < 1.0, one * 2.0**60, one * 2.0**-60)
-    q = (largest * away) * (2.0**52 + 1.0)
-    power = abs(q - (1.0 - 2.0**-53) * q) / away
-    return xp.where(power == 0.0, one, power)
+
+    def __init__(self, library: Library, u: Vector, exact: bool = True) -> None:
+        self.library, self.vector = library, u
+        self.is_wide = exact and any(_is_wide(x) for x in u)
+        self._largest: Any = None
+        self.exponent: Any = 0
+        if self.is_wide:
+            # Away from the ends of the range, where there is no power of two for the inverse.
+            exponent = biased_exponent(library.unwrap(self._measure()))
+            exponent = namespace(exponent).clip(exponent, BIAS - 1000, BIAS + 1000)
+            self.exponent = exponent - BIAS
+            self._inverse = library.wrap(power_of_two(2 * BIAS - exponent))
+
+    def _measure(self) -> Any:
+        if self._largest is None:
+            ((up, down),) = self.library.largest(lambda x: ((x,),), (self.vector,))
+            self._largest = self.library.xp.maximum(up, down)
+        return self._largest
+
+    @property
+    def largest(self) -> Any:
+        """The largest magnitude of the scaled vector."""
+        return self(self._measure())
+
+    def __call__(self, x: Any) -> Any:
+        """Return a part of the vector, scaled."""
+        return x * self._inverse if self.is_wide else x
+
+    def back(self, value: Any, other: _Scaled | None = None) -> Any:
+        """Return a sum over this vector (or products with another) as of the unscaled ones."""
+        exponent = self.exponent + (0 if other is None else other.exponent)
+        if isinstance(exponent, int):
+            return value
+        half = exponent >> 1  # in two parts, so that nothing but the result overflows
+        for part in (half, exponent - half):
+            value = value * self.library.wrap(power_of_two(part + BIAS))
+        return value
 
 
-def _largest(xp: Any, arrays: Sequence[Array]) -> Array:
-    """Return the largest finite magnitude, 0 if there is none."""
-    largest = None
-    for x in arrays:
-        magnitudes = xp.where(xp.isfinite(x), abs(x), xp.zeros_like(x))
-        here = xp.max(magnitudes)
-        largest = here if largest is None else xp.maximum(largest, here)
-    return largest
+def _scaled_norm(library: Library, scaled: _Scaled) -> Any:
+    def terms(x: Array) -> Iterator[tuple[Array, ...]]:
+        yield _square(scaled(x))
+
+    largest = scaled.largest
+    (value,) = exact_sums(library, terms, (scaled.vector,), [largest * largest])
+    return library.xp.sqrt(value)
 
 
-def _sum(xp: Any, terms: Sequence[Array], exact: bool) -> Array:
-    """Return the sum of every term of every array."""
-    if not exact:
-        return _plain_sum(xp, terms)
-    count = max(1, sum(_size(x) for x in terms))
-    bits = (count - 1).bit_length()  # n = 2**bits
-    folds = max(3, -(-(bits + 55) // (52 - bits)))
-    sigma = _leading_power(xp, terms) * 2.0 ** (bits + 2)
-    rest = list(terms)
-    totals = []
-    for _ in range(folds):
-        splitter = 1.5 * sigma
-        cut = [(splitter + x) - splitter for x in rest]
-        totals.append(_plain_sum(xp, cut))
-        rest = [x - q for x, q in zip(rest, cut, strict=True)]
-        sigma = sigma * 2.0 ** (bits - 52)
-    total = totals[-1]
-    for part in reversed(totals[:-1]):
-        total = part + total
-    # Infinities and NaN are all in the first fold; they make NaN of the others.
-    return xp.where(xp.isfinite(totals[0]), total, totals[0])
+def _square(x: Array) -> tuple[Array, Array]:
+    return x, x
 
 
-def _plain_sum(xp: Any, terms: Sequence[Array]) -> Array:
-    total = xp.sum(terms[0])
-    for x in terms[1:]:
-        total = total + xp.sum(x)
-    return total
-
-
-def _size(x: Array) -> int:
-    return math.prod(x.shape)
+def _is_wide(x: Array) -> bool:
+    return any(name in str(x.dtype) for name in ("float64", "float128", "longdouble"))
 
 
 # Trees.
@@ -284,26 +339,22 @@ def map_tree(function: Callable[..., Result], *trees: Any) -> Any:
     return function(*trees)
 
 
-def float64_leaves(*trees: Any) -> tuple[list[Array], ...]:
-    """Return the non-empty arrays of trees of the same structure in float64, in one order."""
+def leaves(*trees: Any) -> tuple[list[Array], ...]:
+    """Return the non-empty arrays of trees of the same structure, in one order.
+
+    Raises:
+        TypeError: for what is no real array.
+        ValueError: if structures or shapes differ.
+    """
     columns: tuple[list[Array], ...] = tuple([] for _ in trees)
 
-    def add(*leaves: Any) -> None:
-        if _size(leaves[0]) > 0:
-            for column, leaf in zip(columns, leaves, strict=True):
-                column.append(_float64(leaf))
+    def add(*arrays: Any) -> None:
+        for x in arrays:
+            if "complex" in str(x.dtype):  # isdtype does not know bfloat16
+                raise TypeError(f"dtype {x.dtype}: allowed are real dtypes")
+        if size(arrays[0]) > 0:
+            for column, x in zip(columns, arrays, strict=True):
+                column.append(x)
 
     map_tree(add, *trees)
     return columns
-
-
-def _float64(x: Any) -> Array:
-    if "complex" in str(x.dtype):  # isdtype does not know bfloat16
-        raise TypeError(f"dtype {x.dtype}: allowed are real dtypes")
-    if array_api_compat.is_jax_array(x):
-        x = np.asarray(x)
-    xp = namespace(x)
-    wide = xp.astype(x, xp.float64)
-    # torch's root is not exact on the CPU; there NumPy computes in the tensor's memory.
-    on_cpu = array_api_compat.is_torch_array(wide) and wide.device.type == "cpu"
-    return wide.detach().numpy() if on_cpu else wide

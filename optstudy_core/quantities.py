@@ -27,6 +27,7 @@ import numpy as np
 
 from . import geometry
 from ._namespace import Array, namespace
+from .exact_sum import to_numpy
 from .hyperparameters import nearest
 
 
@@ -438,8 +439,11 @@ class Exact:
         return [x for x, _ in kept], [y for _, y in kept]
 
     def _reduce(self, kind: str, join: Callable[[Any], Any], *names: str) -> Any:
-        columns = geometry.float64_leaves(*(self._list(u) for u in names))
-        parts = [float(REDUCE[kind](*leaves)) for leaves in zip(*columns, strict=True)]
+        columns = geometry.leaves(*(self._list(u) for u in names))
+        parts = [
+            float(REDUCE[kind](*(to_numpy(x).astype(np.float64, copy=False) for x in row)))
+            for row in zip(*columns, strict=True)
+        ]
         return join(np.array(parts)) if parts else np.float64(EMPTY.get(kind, math.nan))
 
 

@@ -1,4 +1,4 @@
-"""Norms and angles of JAX trees, on the device and inside ``jit``.
+"""Norms and angles of JAX trees, on the device, sharded, and inside ``jit`` and ``vmap``.
 
 The lines of ``optstudy_core.geometry`` run here on float64 arrays (``jax.enable_x64`` inside), so
 the results have the bits that NumPy and torch give. Trees are JAX's: anything ``jax.tree`` knows.
@@ -6,26 +6,115 @@ the results have the bits that NumPy and torch give. Trees are JAX's: anything `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from optstudy_core import geometry as core
-from optstudy_core.leaves import OPERATIONS, Leaves
+from optstudy_core.exact_sum import Library, Parts, Terms, Vector, to_bits
+from optstudy_core.leaves import Leaves, namespace_of
 
-from ._array import JAX, Node, isolate, outside
+from ._array import JAX, PLAIN, Node, isolate, leaving, outside
 
-
-class _WithSums(JAX):
-    """Adds the reductions of geometry, whose terms are such that their order does not matter."""
-
-    operations = (*OPERATIONS, "max", "sum")
+_BACKEND = JAX()
 
 
-_BACKEND = _WithSums()
+class _Traced(Library):
+    """Each pass is one reduction a leaf, into which XLA fuses the terms.
+
+    All sums of a pass are one reduction of several operands: of several reductions each would
+    compute the terms anew, or XLA would keep them in memory in full.
+    """
+
+    xp = namespace_of(Leaves((), _BACKEND))
+
+    def wrap(self, scalar: Any) -> Leaves:
+        return Leaves([Node(scalar, PLAIN)], _BACKEND)
+
+    def unwrap(self, scalar: Any) -> jax.Array:
+        node: Node = scalar.values[0]
+        return isolate(node.value)
+
+    def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
+        def extremes(*block: Any) -> Iterator[Any]:
+            for product in _products(terms, block):
+                yield product
+                yield -product
+
+        found = _reduce(extremes, vectors, lax.max, jnp.asarray(0.0, jnp.float64))
+        values = [self.wrap(value) for value in found]
+        return list(zip(values[::2], values[1::2], strict=True))
+
+    def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
+        def integers(*block: Any) -> Iterator[Any]:
+            for part in parts(*block):
+                yield to_bits(part.values[0].value)
+
+        # So that XLA does not keep the terms of the last pass for this one: in memory, in full.
+        arrays, _ = lax.optimization_barrier((vectors, [self.unwrap(x) for x in after]))
+        return _reduce(integers, arrays, lax.add, jnp.asarray(0, jnp.int64))
+
+    def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
+        def products(*block: Any) -> Iterator[Any]:
+            return _products(terms, block)
+
+        def converted(x: Any) -> Any:  # not isolated: nobody promises a plain sum's bits
+            return self.wrap(jnp.asarray(x, jnp.float64))
+
+        found = _reduce(products, vectors, lax.add, jnp.asarray(0.0, jnp.float64), converted)
+        return [self.wrap(value) for value in found]
+
+
+def _products(terms: Terms, block: Iterable[Any]) -> Iterator[Any]:
+    for factors in terms(*block):
+        product = factors[0] * factors[1] if len(factors) == 2 else factors[0]
+        yield product.values[0].value
+
+
+def _reduce(
+    function: Callable[..., Iterator[Any]],
+    vectors: Sequence[Vector],
+    operation: Callable[[Any, Any], Any],
+    start: Any,
+    converted: Callable[[Any], Any] | None = None,
+) -> list[Any]:
+    """Return the reductions over all leaves of each of the arrays of a leaf."""
+
+    def combine(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(operation, a, b))
+
+    found: tuple[Any, ...] | None = None
+    for leaves in zip(*vectors, strict=True):
+        arrays = tuple(function(*map(converted or _float64, leaves)))
+        starts = (start,) * len(arrays)
+        here = lax.reduce(arrays, starts, combine, tuple(range(arrays[0].ndim)))
+        found = here if found is None else combine(found, here)
+    assert found is not None
+    return list(found)
+
+
+def _float64(x: Any) -> Leaves:
+    return Leaves([outside(x, jnp.float64)], _BACKEND)
+
+
+_TRACED = _Traced()
+
+
+def total(u: Any, *, exact: bool = True) -> jax.Array:
+    """Return the sum of all entries of a tree, a float64 scalar.
+
+    Args:
+        u: tree of real arrays.
+        exact: independent of order, split, sharding and library; else a plain sum.
+
+    >>> float(total([jnp.array([1e12, 0.5]), jnp.array(-1e12)]))
+    0.5
+    """
+    return _run(core.vector_total, exact, u)
 
 
 def norm(u: Any, *, exact: bool = True) -> jax.Array:
@@ -92,11 +181,8 @@ def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
 @partial(jax.jit, static_argnums=(0, 1))
 def _on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
     with jax.enable_x64(True):
-        vectors = [
-            [Leaves([outside(x, jnp.float64)], _BACKEND) for x in column if jnp.size(x) > 0]
-            for column in columns
-        ]
-        result = function(*vectors, exact=exact)
+        vectors = [[jnp.asarray(x) for x in column if jnp.size(x) > 0] for column in columns]
+        result = function(_TRACED, *vectors, exact=exact)
         if isinstance(result, tuple):
             return tuple(map(_value, result))
         return _value(result)
@@ -104,6 +190,5 @@ def _on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
 
 def _value(result: Any) -> Any:
     if isinstance(result, Leaves):
-        node: Node = result.values[0]
-        return isolate(node.value)
+        return leaving(result.values[0])
     return jnp.asarray(result, jnp.float64)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from optstudy_core import ALGORITHMS, __version__
 
-from . import lr_scheduler
+from . import geometry, lr_scheduler
 from ._selfcheck import selfcheck
 from .epoch import Backstep, EpochMomentum, ExtrapolatedEpoch
 from .eve import EVE
@@ -30,6 +30,7 @@ __all__ = [
     "Recorder",
     "__version__",
     "from_core",
+    "geometry",
     "lr_scheduler",
     "selfcheck",
     *sorted(_CLASSES),

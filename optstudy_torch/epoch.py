@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 
-from optstudy_core import geometry
 from optstudy_core.epoch import extrapolation, momentum
 from optstudy_core.leaves import Leaves
 
-from . import _snapshot
+from . import _snapshot, geometry
 from .optimizer import EAGER, WORKING_DTYPE
 
 __all__ = ["Backstep", "EpochMomentum", "ExtrapolatedEpoch"]
@@ -103,9 +102,9 @@ class ExtrapolatedEpoch(EpochMove):
         """End an epoch."""
         params = self._parameters()
         delta = [p.detach() - s for p, s in zip(params, self._start, strict=True)]
-        self.size, self.cosine = geometry.norm(delta), math.nan
+        self.size, self.cosine = float(geometry.norm(delta)), math.nan
         if self._previous is not None:
-            self.cosine = geometry.cosine(delta, self._previous)
+            self.cosine = float(geometry.cosine(delta, self._previous))
         c = extrapolation.coefficient(self.cosine, lr=self._lr)
         _put(params, extrapolation.moved(_work(params), _work(delta), c))
         self._previous = delta

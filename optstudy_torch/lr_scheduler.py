@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from optstudy_core import geometry
 from optstudy_core.epoch import (
     Decision,
     Measured,
@@ -42,7 +41,7 @@ from optstudy_core.epoch import (
     rate,
 )
 
-from . import _snapshot
+from . import _snapshot, geometry
 
 __all__ = ["CarefulLR", "DirectionCarefulLR", "DirectionLR"]
 
@@ -157,9 +156,9 @@ class EpochLR(LRScheduler):
         previous = self._previous
         if previous is not None and len(previous) != len(delta):
             previous = None
-        self.size = geometry.norm(delta)
+        self.size = float(geometry.norm(delta))
         if previous is not None:
-            self.cosine = geometry.cosine(delta, previous)
+            self.cosine = float(geometry.cosine(delta, previous))
         return delta
 
     def _undo(self) -> None:

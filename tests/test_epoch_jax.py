@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import optstudy_jax
+from optstudy_core.epoch import backstep as core_backstep
 from optstudy_jax import epoch
 
 PARAMS = {"w": np.float32([[1.0, -2.0], [3.0, 0.5]]), "b": np.float32([0.1, -0.2])}
@@ -353,7 +354,7 @@ def test_dtypes_stay(dtype: Any) -> None:
 
 def test_backstep_restores_every_bit() -> None:
     p = jnp.float32([jnp.nan, -0.0, jnp.inf])
-    state = optstudy_jax.epoch.core.backstep.init(p)
+    state = core_backstep.init(p)
     for undo in (True, jnp.array(True)):
         _, found = epoch.backstep(state, jnp.zeros(3), undo)
         assert np.asarray(found).tobytes() == np.asarray(p).tobytes()
