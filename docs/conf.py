@@ -1,6 +1,23 @@
 """Sphinx configuration: `make docs`."""
 
+from pathlib import Path
+
 import optstudy_core
+
+# A section for each algorithm, from the table.
+generated = Path(__file__).parent / "_generated"
+generated.mkdir(exist_ok=True)
+(generated / "algorithms.md").write_text(
+    "".join(
+        f"### {algorithm.title}\n\n"
+        "```{eval-rst}\n"
+        f".. automodule:: optstudy_core.{name}\n"
+        f"   :members: {algorithm.state_type.__name__}, init, update\n"
+        "```\n\n"
+        for name, algorithm in sorted(optstudy_core.ALGORITHMS.items())
+    ),
+    encoding="utf-8",
+)
 
 project = "optstudy"
 author = "The optstudy developers"
@@ -10,7 +27,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 html_theme = "furo"
 html_title = f"optstudy {version}"
 myst_enable_extensions = ["colon_fence"]

@@ -10,6 +10,11 @@ computed in the order that spares two divisions of arrays (the end of the paper'
 
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ / (√vₜ / √(1 − β₂ᵗ) + ε)
 
+With ``eps_hat`` (Keras) ε is the ε̂ of that section, added before the bias correction, so that it
+counts as ε̂ / √(1 − β₂ᵗ): thirty times as much at the first step, for β₂ = 0.999.
+
+    θₜ = θₜ₋₁ − (lr·√(1 − β₂ᵗ) / (1 − β₁ᵗ))·mₜ / (√vₜ + ε̂)
+
 Source: Kingma and Ba 2015, Algorithm 1 (`kingma2015adam`).
 """
 
@@ -28,6 +33,8 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     # optax.adam and optax.scale_by_adam; weight_decay and maximize do not exist there.
     "optax": {},
+    # keras.optimizers.Adam; its weight_decay is decoupled: the one of adamw.
+    "keras": {"eps": 1e-7, "eps_hat": True},
     "paper": {},
 }
 
@@ -71,6 +78,7 @@ def update(
     weight_decay: Any = 0.0,
     maximize: bool = False,
     eps_root: Any = 0.0,
+    eps_hat: bool = False,
 ) -> tuple[AdamState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -83,6 +91,7 @@ def update(
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         eps_root: added to v̂ₜ inside the root, ≥ 0 (optax; for derivatives through the update).
+        eps_hat: add ε (and ``eps_root``) before the bias correction of the root.
         weight_decay: L2 penalty λ ≥ 0, added to the gradient; decoupled decay is AdamW's.
         maximize: climb instead of descend (the penalty keeps its sign).
 
@@ -100,8 +109,10 @@ def update(
     v = b2 * state.v + (1 - b2) * (g * g)
     c1 = bias_correction.advance(state.c1, b1)
     c2 = bias_correction.advance(state.c2, b2)
-    if absent(eps_root):
-        root = xp.sqrt(v) / xp.sqrt(c2.value)
+    rate = lr / c1.value
+    if eps_hat:
+        rate = rate * xp.sqrt(c2.value)
+        root = xp.sqrt(v if absent(eps_root) else v + eps_root)
     else:
-        root = xp.sqrt(v / c2.value + eps_root)
-    return AdamState(m, v, c1, c2), -(lr / c1.value) * m / (root + eps)
+        root = bias_correction.root(v, c2, eps_root)
+    return AdamState(m, v, c1, c2), -rate * m / (root + eps)

@@ -21,6 +21,7 @@ BIBTEX = ("loshchilov2019decoupled",)
 DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     "optax": {"weight_decay": 1e-4},
+    "keras": {"weight_decay": 4e-3, "eps": 1e-7, "eps_hat": True},
     # The paper gives no number for λ: without one there is no decay.
     "paper": {"weight_decay": 0.0, "lr_in_decay": False},
 }
@@ -50,6 +51,7 @@ def update(
     maximize: bool = False,
     lr_in_decay: bool = True,
     eps_root: Any = 0.0,
+    eps_hat: bool = False,
 ) -> tuple[AdamWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -62,6 +64,7 @@ def update(
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         eps_root: added to v̂ₜ inside the root, ≥ 0.
+        eps_hat: add ε before the bias correction of the root (Keras).
         weight_decay: decay rate λ ≥ 0; torch's 1e-2 by default, a hundred times optax's.
         lr_in_decay: decay by lr·λ (torch, optax) or by λ alone (the paper, whose λ then holds
             the schedule's multiplier).
@@ -79,7 +82,15 @@ def update(
     [-0.002]
     """
     moments, step = adam.update(
-        state, grad, lr=lr, b1=b1, b2=b2, eps=eps, eps_root=eps_root, maximize=maximize
+        state,
+        grad,
+        lr=lr,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        eps_hat=eps_hat,
+        maximize=maximize,
     )
     if not absent(weight_decay):
         rate = lr * weight_decay if lr_in_decay else weight_decay

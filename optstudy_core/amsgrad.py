@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from . import bias_correction
 from ._namespace import Array, absent, namespace
 from .bias_correction import BiasCorrection
-from .terms import needed, objective_gradient
+from .terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("reddi2018convergence",)
 
@@ -107,8 +107,8 @@ def update(
     True
     """
     xp = namespace(grad)
-    l2 = 0.0 if decoupled_weight_decay else weight_decay
-    g = objective_gradient(grad, params, weight_decay=l2, maximize=maximize)
+    penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
+    g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
     c1 = bias_correction.advance(state.c1, b1)
@@ -122,6 +122,5 @@ def update(
         v_hat = v_max / c2.value if correct_bias else v_max
     root = xp.sqrt(v_hat if absent(eps_root) else v_hat + eps_root)
     step = -lr * m_hat / (root + eps)
-    if decoupled_weight_decay and not absent(weight_decay):
-        step = step - (lr * weight_decay) * needed(params, "weight_decay")
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
     return AMSGradState(m, v, v_max, c1, c2), step

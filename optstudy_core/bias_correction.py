@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ._namespace import Array, scalar
+from ._namespace import Array, absent, namespace, scalar
 
 
 class BiasCorrection(NamedTuple):
@@ -44,6 +44,42 @@ def advance(c: BiasCorrection, b: Any) -> BiasCorrection:
     >>> abs(float(c.value) / (1 - 0.999**3) - 1) < 1.2e-7
     True
     """
-    increment = (1 - b) * ((1 - c.value) - c.error) + c.error
+    return advance_by(c, 1 - b)
+
+
+def advance_by(c: BiasCorrection, weight: Any) -> BiasCorrection:
+    """Return c after one more step of an average in which the new value has ``weight`` 1 − β.
+
+    For a weight that is known better than as 1 minus a number near 1.
+    """
+    increment = weight * ((1 - c.value) - c.error) + c.error
     value = c.value + increment
     return BiasCorrection(value=value, error=increment - (value - c.value))
+
+
+def ahead(m: Array, g: Array, c: BiasCorrection, b: Any) -> Array:
+    """Return the corrected average with Nesterov's look ahead.
+
+        b·m / (1 − bᵗ⁺¹) + (1 − b)·g / (1 − bᵗ),    c = 1 − bᵗ
+
+    >>> import numpy as np
+    >>> c = advance(init(np.float64(0)), 0.5)
+    >>> float(ahead(np.float64(0.5), np.float64(1.0), c, 0.5))  # 0.5·0.5/0.75 + 0.5·1/0.5
+    1.3333333333333333
+    """
+    return (b / advance(c, b).value) * m + ((1 - b) / c.value) * g
+
+
+def root(v: Array, c: BiasCorrection, eps_root: Any = 0.0) -> Array:
+    """Return √(v/c + ε): the root of a corrected average of squares.
+
+    Without ε it is √v / √c, which spares a division of arrays.
+
+    >>> import numpy as np
+    >>> float(root(np.float64(0.75), BiasCorrection(np.float64(0.5), np.float64(0.0)), 0.75))
+    1.5
+    """
+    xp = namespace(v)
+    if absent(eps_root):
+        return xp.sqrt(v) / xp.sqrt(c.value)
+    return xp.sqrt(v / c.value + eps_root)

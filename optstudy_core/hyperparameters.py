@@ -16,19 +16,25 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """The interval of a hyperparameter; ``below`` is excluded, the other ends are included."""
+    """The interval of a hyperparameter; ``above`` and ``below`` are excluded, the others not."""
 
     at_least: float = -math.inf
     at_most: float = math.inf
     below: float = math.inf
+    above: float = -math.inf
 
     def holds(self, value: float) -> bool:
         """Tell whether ``value`` is finite and in the interval."""
         return (
-            math.isfinite(value) and self.at_least <= value <= self.at_most and (value < self.below)
+            math.isfinite(value)
+            and self.at_least <= value <= self.at_most
+            and self.above < value < self.below
         )
 
     def __str__(self) -> str:
+        if self.above > -math.inf:
+            end = f" and below {self.below:g}" if self.below < math.inf else ""
+            return f"numbers above {self.above:g}{end}"
         if self.at_least == -math.inf:
             return "finite numbers"
         if self.below < math.inf:
@@ -52,6 +58,19 @@ RANGES: Final[Mapping[str, Range]] = {
     "weight_decay": NON_NEGATIVE,
     "momentum": NON_NEGATIVE,
     "dampening": Range(at_least=0.0, at_most=1.0),
+    "alpha": NON_NEGATIVE,
+    "beta": NON_NEGATIVE,
+    "gamma": NON_NEGATIVE,
+    "initial_accumulator_value": NON_NEGATIVE,
+    "initial_scale": NON_NEGATIVE,
+    "lr_decay": NON_NEGATIVE,
+    "momentum_decay": NON_NEGATIVE,
+    "rho": Range(at_least=0.0, at_most=1.0),
+    "threshold": Range(at_least=4.0),
+    "etaminus": Range(above=0.0, below=1.0),
+    "etaplus": Range(above=1.0),
+    "step_size_min": NON_NEGATIVE,
+    "step_size_max": Range(above=0.0),
 }
 
 

@@ -88,7 +88,8 @@ class NumPy(Backend):
             return getattr(np, operation)(*args)
 
     def full(self, value: Any, leaf: Any) -> Any:
-        return np.full((), value, dtype=leaf.dtype)
+        with np.errstate(all="ignore"):
+            return np.full((), value, dtype=leaf.dtype)
 
 
 class LeafDtypes:

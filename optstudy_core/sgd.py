@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ._namespace import Array, absent, namespace, scalar
 from .hyperparameters import is_number
-from .terms import objective_gradient
+from .terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("robbins1951stochastic", "polyak1964some", "sutskever2013importance")
 
@@ -24,6 +24,8 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     # optax.sgd(lr, momentum, nesterov); dampening, weight_decay and maximize do not exist there.
     "optax": {},
+    # Its velocity is −b; its weight_decay is decoupled.
+    "keras": {"lr": 1e-2, "lr_in_momentum": True, "decoupled_weight_decay": True},
     # Sutskever et al., equations 1 and 2: the learning rate is inside the velocity.
     "paper": {"lr_in_momentum": True},
 }
@@ -71,6 +73,7 @@ def update(
     nesterov: bool = False,
     maximize: bool = False,
     lr_in_momentum: bool = False,
+    decoupled_weight_decay: bool = False,
 ) -> tuple[SGDState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -81,10 +84,12 @@ def update(
         lr: learning rate, ≥ 0.
         momentum: μ ≥ 0.
         dampening: τ, from 0 to 1.
-        weight_decay: L2 penalty λ ≥ 0, added to the gradient before the momentum.
+        weight_decay: λ ≥ 0, an L2 penalty, added to the gradient before the momentum, or, if
+            decoupled, the decay rate.
         nesterov: look ahead along the momentum.
-        maximize: climb instead of descend (the penalty keeps its sign).
+        maximize: climb instead of descend (the decay keeps its sign).
         lr_in_momentum: put the learning rate inside the buffer: the same for a constant rate.
+        decoupled_weight_decay: subtract lr·λ·θ from the step instead (Keras).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -95,7 +100,8 @@ def update(
     [-0.5]
     """
     xp = namespace(grad)
-    g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
+    penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
+    g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     u = lr * g if lr_in_momentum else g
     if absent(momentum):
         b, d = state.b, u
@@ -109,4 +115,5 @@ def update(
             b = momentum * previous + weight * u
         d = u + momentum * b if nesterov else b
     step = -d if lr_in_momentum else -lr * d
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
     return SGDState(b=b, started=xp.ones_like(state.started)), step

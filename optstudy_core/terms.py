@@ -1,4 +1,4 @@
-"""Terms that many update rules share: the direction of the gradient and the L2 penalty."""
+"""Terms that many update rules share: the direction of the gradient and weight decay."""
 
 from __future__ import annotations
 
@@ -25,6 +25,29 @@ def objective_gradient(
     return g + weight_decay * needed(params, "weight_decay")
 
 
+def decoupled_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
+    """Return a step with weight decay that does not pass through the moments: step − lr·λ·θ.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+    """
+    if absent(weight_decay):
+        return step
+    return step - (lr * weight_decay) * needed(params, "weight_decay")
+
+
+def proximal_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
+    """Return a step with decay towards zero from where it leads: (θ + step) / (1 + lr·λ) − θ.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+    """
+    if absent(weight_decay):
+        return step
+    rate = lr * weight_decay
+    return (step - rate * needed(params, "weight_decay")) / (1 + rate)
+
+
 def needed(params: Array, argument: str) -> Array:
     """Return ``params``, which a term of the formula reads.
 
@@ -34,3 +57,14 @@ def needed(params: Array, argument: str) -> Array:
     if params is None:
         raise ValueError(f"params = None, but {argument} reads the parameters: pass them to update")
     return params
+
+
+def split_decay(weight_decay: Any, decoupled: bool) -> tuple[Any, Any]:
+    """Return λ as ``(penalty, decay)``, of which one is 0, for the two functions above.
+
+    The 0 is a Python number, so the term is left out.
+
+    >>> split_decay(0.1, decoupled=True), split_decay(0.1, decoupled=False)
+    ((0.0, 0.1), (0.1, 0.0))
+    """
+    return (0.0, weight_decay) if decoupled else (weight_decay, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -47,7 +47,23 @@ FLAGS: dict[str, dict[tuple[str, ...], Flagged]] = {
 }
 """Flags of torch's classes that are set, by the algorithm of the class."""
 
-_BETAS = ("b1", "b2", "b3")
+_TUPLES = {
+    "betas": ("b1", "b2", "b3"),
+    "etas": ("etaminus", "etaplus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+"""Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
+
+_POSITIONAL = {
+    "adam": ("amsgrad",),
+    "adamw": ("amsgrad",),
+    "adamax": ("foreach",),
+    "adagrad": ("foreach",),
+    "adadelta": ("foreach",),
+    "rmsprop": ("capturable", "foreach", "maximize", "differentiable"),
+}
+"""What torch's classes take by position after the hyperparameters, by the algorithm."""
+
 _ADAPTER = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 _REFUSED = {
     "capturable": "the step is not captured in CUDA graphs yet",
@@ -104,7 +120,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} = {value!r}: allowed are True and False")
-        values = cls.algorithm.resolve(dialect, _split_betas(cls.algorithm, arguments))
+        values = cls.algorithm.resolve(dialect, _split_tuples(cls.algorithm, arguments))
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 if value.numel() != 1:
@@ -113,7 +129,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                         "of one"
                     )
                 check_value(name, value.item(), cls.algorithm.defaults()[name])
-        group = {"algorithm": own} | _join_betas(values) | flags
+        group = {"algorithm": own} | join_tuples(values) | flags
         group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
         cls._selected(group)
         return group
@@ -125,7 +141,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             TypeError, ValueError: for a value that is not allowed.
         """
         if isinstance(param_group, dict):
-            for name in set(param_group) & set(_BETAS) - set(self.defaults):
+            inside = {name for names in _TUPLES.values() for name in names}
+            for name in set(param_group) & inside - set(self.defaults):
                 raise TypeError(f"{name} in a group: allowed are {', '.join(self.defaults)}")
             known = {"algorithm", *self.defaults, *_ADAPTER}
             own = {k: v for k, v in param_group.items() if k in known}
@@ -144,7 +161,7 @@ class CoreOptimizer(torch.optim.Optimizer):
     def _selected(cls, group: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
         """Return the algorithm of a group and its hyperparameters, checked."""
         algorithm = cls.algorithm
-        given = _split_betas(algorithm, {k: v for k, v in group.items() if k in _names(algorithm)})
+        given = _split_tuples(algorithm, {k: v for k, v in group.items() if k in _names(algorithm)})
         flags = tuple(name for name in _flags(algorithm) if group[name])
         if flags:
             neutral = algorithm.defaults()
@@ -519,33 +536,35 @@ def _flags(algorithm: Algorithm) -> tuple[str, ...]:
 
 def _names(algorithm: Algorithm) -> set[str]:
     """Return the names of an algorithm's hyperparameters as torch has them."""
-    return set(_join_betas(algorithm.defaults()))
+    return set(join_tuples(algorithm.defaults()))
 
 
-def _join_betas(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace ``b1``, ``b2`` by ``betas``, where they stood."""
-    betas = tuple(values[b] for b in _BETAS if b in values)
-    if len(betas) < 2:
-        return dict(values)
-    joined: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "b1":
-            joined["betas"] = betas
-        elif name not in _BETAS:
-            joined[name] = value
+def _tuples(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return which of torch's tuples hold which of these hyperparameters: two at least."""
+    known = set(names)
+    found = {t: tuple(n for n in inside if n in known) for t, inside in _TUPLES.items()}
+    return {t: inside for t, inside in found.items() if len(inside) > 1}
+
+
+def join_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace ``b1``, ``b2`` by ``betas`` and so on, where the first of them stood."""
+    joined = dict(values)
+    for name, inside in _tuples(values).items():
+        whole = tuple(values[n] for n in inside)
+        renamed = {(name if n == inside[0] else n): v for n, v in joined.items()}
+        joined = {n: v for n, v in renamed.items() if n not in inside} | {name: whole}
     return joined
 
 
-def _split_betas(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
-    """Replace ``betas`` by ``b1``, ``b2``."""
+def _split_tuples(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
+    """Replace ``betas`` by ``b1``, ``b2`` and so on."""
     values = dict(values)
-    names = [b for b in _BETAS if b in algorithm.defaults()]
-    if "betas" in values and len(names) > 1:
-        betas = values.pop("betas")
-        if betas is not None:
-            if not isinstance(betas, tuple | list) or len(betas) != len(names):
-                raise TypeError(f"betas = {betas!r}: allowed are tuples of {len(names)} numbers")
-            values |= dict(zip(names, betas, strict=True))
+    for name, inside in _tuples(algorithm.defaults()).items():
+        whole = values.pop(name, None)
+        if whole is not None:
+            if not isinstance(whole, tuple | list) or len(whole) != len(inside):
+                raise TypeError(f"{name} = {whole!r}: allowed are tuples of {len(inside)} numbers")
+            values |= dict(zip(inside, whole, strict=True))
     return values
 
 
@@ -553,22 +572,22 @@ def _signature(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
     """Return the arguments of the class: torch.optim's order, keywords from maximize on."""
     differing = algorithm.differing()
     parameter = inspect.Parameter
-    values = _join_betas(algorithm.defaults(dialect))
+    values = join_tuples(algorithm.defaults(dialect))
     names = list(values)
     keywords = names.index("maximize") if "maximize" in names else len(names)
-    flags = dict.fromkeys(_flags(algorithm), False)
-    positional = {n: flags.pop(n) for n in ("amsgrad",) if n in flags}
-    extra = {"dialect": dialect, "compile": False, "step_dtype": None} | _ADAPTER
+    tuples = _tuples(algorithm.defaults())
 
     def default(name: str) -> Any:
-        depends = name in differing or (name == "betas" and differing & set(_BETAS))
-        return None if depends else values[name]
+        return None if differing & {name, *tuples.get(name, ())} else values[name]
 
+    rest = {n: default(n) for n in names[keywords:]} | dict.fromkeys(_flags(algorithm), False)
+    extra = {"dialect": dialect, "compile": False, "step_dtype": None} | _ADAPTER
+    rest |= {n: v for n, v in extra.items() if n not in values}
+    positional = _POSITIONAL.get(algorithm.name, ()) if _is_ours(algorithm) else ()
     parameters: dict[str, Any] = {"params": parameter.empty}
-    parameters |= {n: default(n) for n in names[:keywords]} | positional
+    parameters |= {n: default(n) for n in names[:keywords]} | {n: rest.pop(n) for n in positional}
     kinds = dict.fromkeys(parameters, parameter.POSITIONAL_OR_KEYWORD)
-    parameters |= {n: default(n) for n in names[keywords:]} | flags
-    parameters |= {n: v for n, v in extra.items() if n not in values}
+    parameters |= rest
     return inspect.Signature(
         [
             parameter(n, kinds.get(n, parameter.KEYWORD_ONLY), default=v)
@@ -614,7 +633,8 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     """Return the ``torch.optim.Optimizer`` class of an algorithm.
 
-    Its arguments are the algorithm's hyperparameters (``b1`` and ``b2`` as ``betas``) and
+    Its arguments are the algorithm's hyperparameters, several of them in one tuple where
+    torch.optim has one (``b1`` and ``b2`` in ``betas``), and
 
     - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
     - ``compile``: run as one compiled kernel (the same bits; ``fused=True`` means this too);

@@ -14,10 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from optstudy_core import ALGORITHMS
-from optstudy_core.algorithm import find
 
-from . import backends
-from .suite import DTYPE_NAMES, QUANTITIES, Cell, Report, check_arguments, check_cell, replay
+from . import backends, conformance
+from .epochs import METHODS
+from .suite import (
+    DTYPE_NAMES,
+    EPOCH,
+    QUANTITIES,
+    Cell,
+    Report,
+    check_arguments,
+    check_cell,
+    find_subject,
+    replay,
+)
 from .suite import write_failure as write
 
 
@@ -27,9 +37,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Train drawn cases on every backend and compare with NumPy, bit by bit. "
         "Exit status: 0 if every cell ran and is identical, 1 if not, 2 for bad arguments.",
+        epilog="parity conformance --help: hold every dialect against its library instead.",
     )
     parser.add_argument(
-        "--algorithms", default="all", help="names joined by commas, or all (default)"
+        "--algorithms",
+        default="all",
+        help="names joined by commas, epoch methods as epoch.NAME, or all (default)",
     )
     parser.add_argument(
         "--backends",
@@ -58,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "conformance":
+        return conformance.main(argv[1:])
     arguments = _parser().parse_args(argv)
     console = Console()
 
@@ -69,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.replay is not None:
             cells = [replay(arguments.replay, arguments.device)]
         else:
-            names = (
-                list(ALGORITHMS) if arguments.algorithms == "all" else _split(arguments.algorithms)
-            )
-            algorithms = [find(name, ALGORITHMS) for name in names]
+            names = _split(arguments.algorithms)
+            if names == ["all"]:
+                names = [*ALGORITHMS, *(EPOCH + method for method in METHODS)]
+            subjects = [find_subject(name) for name in names]
             dtypes = _split(arguments.dtypes)
             chosen = check_arguments(
                 _split(arguments.backends),
@@ -84,15 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             cells = []
             with _progress(console) as progress:
                 bar = progress.add_task(
-                    "", total=len(algorithms) * len(chosen) * len(dtypes) * arguments.examples
+                    "", total=len(subjects) * len(chosen) * len(dtypes) * arguments.examples
                 )
-                for algorithm in algorithms:
+                for name, subject in zip(names, subjects, strict=True):
                     for backend in chosen:
                         for dtype in dtypes:
-                            progress.update(bar, description=f"{algorithm.name} {backend} {dtype}")
+                            progress.update(bar, description=f"{name} {backend} {dtype}")
                             cells.append(
                                 check_cell(
-                                    algorithm,
+                                    subject,
                                     backend,
                                     dtype,
                                     device=arguments.device,

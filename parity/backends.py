@@ -193,6 +193,8 @@ class TorchBackend(Backend):
     ) -> dict[str, Any]:
         import torch
 
+        from optstudy_torch.optimizer import join_tuples
+
         values = algorithm.resolve(case.dialect, values)
         if case.arrays:
             values = {
@@ -201,12 +203,7 @@ class TorchBackend(Backend):
                 else v
                 for k, v in values.items()
             }
-        betas = tuple(values.pop(b) for b in ("b1", "b2", "b3") if b in values)
-        if len(betas) > 1:
-            values["betas"] = betas
-        elif betas:
-            values["b1"] = betas[0]
-        return values
+        return join_tuples(values)
 
     def tensor(self, value: np.ndarray) -> Any:
         """Return a tensor on the device, of its own memory."""

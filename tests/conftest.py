@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import find
@@ -15,6 +16,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thr
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Hyperparameters = dict[str, Any]
+
+QUICK = frozenset({"sgd", "adam", "adamw", "amsgrad", "madgrad", "nadam"})
+"""Algorithms that `make test` compiles, of every form and length; `make test-all` takes all."""
+
+
+def slow_unless_quick(names: Iterable[str]) -> list[Any]:
+    """Return names of algorithms as parameters of a test that compiles each of them."""
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def draw(

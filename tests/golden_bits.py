@@ -63,6 +63,14 @@ ORDINARY = {
     "weight_decay": 0.13,
     "momentum": 0.77,
     "dampening": 0.29,
+    "alpha": 0.85,
+    "beta": 0.33,
+    "gamma": 0.371,
+    "initial_first_moment": 0.017,
+    "momentum_decay": 7.3,  # so that many terms of its series matter
+    "threshold": 4.824339389801025,  # ρ₅ of RAdam in float32: met exactly
+    "step_size_min": 0.029,  # so that it is met, as the largest is
+    "step_size_max": 0.083,
 }
 
 
@@ -152,7 +160,8 @@ def ordinary(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
         if isinstance(default, int) and name not in ORDINARY:
             found[name] = default + 1
             continue
-        candidates = [ORDINARY.get(name, 1.37 * default), 0.71 * default, 0.29]
+        near = (0.71 if default < 1 <= 1.37 * default else 1.37) * default  # a fraction stays one
+        candidates = [ORDINARY.get(name, near), 0.71 * default, 0.29]
         allowed = RANGES.get(name, ANY)
         fitting = [x for x in candidates if x not in (0.0, default) and allowed.holds(x)]
         found[name] = fitting[0]

@@ -1,8 +1,6 @@
-"""Dialect by dialect against torch.optim and optax themselves, in float64.
+"""Dialect by dialect against the libraries themselves, in float64: the table of ``parity.peers``.
 
-The bound is the measured one of ``shared/conformance.md``: pairs that are the same mathematics
-differ by at most 1.4e-14 of the running maximum of an element, others by far more than 1e-12. Hand
-mutations at the end of the file show that no term can be missing.
+Changes of the formulas at the end of the file show that no term can be missing.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -21,233 +18,61 @@ import torch
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm, bias_correction
+from parity import conformance, peers
+from parity.__main__ import main
+from parity.conformance import BOUND, Peer, Runner, core, distance, measure, problem, problems
+from parity.peers import optax as optax_peers
+from parity.peers import torch_optim
 
-STEPS = 200
-# Measured: 1.4e-14 where only the order of roundings differs. A missing term makes 1e-9 or more.
-BOUND = 1e-12
-SEEDS = (0, 1, 2)
-
-Leaves = list[np.ndarray]
-
-
-@functools.cache
-def problem(seed: int) -> tuple[Leaves, list[Leaves]]:
-    """Initial parameters and 200 gradients of five leaves."""
-    rng = np.random.default_rng(seed)
-
-    def scale(shape: Any) -> Any:
-        return 10 ** rng.uniform(-6, 3, shape)
-
-    shapes = [(40,), (6, 5), (12,), (), (10,)]
-    begin = [np.asarray(rng.normal(size=s)) for s in shapes]
-    begin[4] = np.zeros(10)  # starts at zero
-    begin[2][:2] = 0.0
-    fixed = scale((40,))
-    grads = []
-    for t in range(STEPS):
-        g = [np.asarray(rng.normal(size=s)) for s in shapes]
-        g[0] *= fixed
-        g[1] *= scale((6, 5)) * (rng.random((6, 5)) > 0.2)  # a new scale each step, exact zeros
-        g[2] *= t >= 10  # nothing for ten steps
-        g[2][:4] = 0.0  # and here never
-        g[3] = np.asarray(g[3] * scale(()))
-        if t == 50:
-            g = [np.zeros(s) for s in shapes]
-        grads.append(g)
-    return begin, grads
+PEERS, MISSING = peers.collect()
 
 
-def distance(ours: list[Leaves], theirs: list[Leaves]) -> float:
-    """Return the largest |ours − theirs| over the running maximum of |theirs|, by element."""
-    worst = 0.0
-    peaks = [np.full(np.shape(x), 1e-30) for x in theirs[0]]
-    for a, b in zip(ours, theirs, strict=True):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            peaks[i] = np.maximum(peaks[i], np.abs(y))
-            difference = np.abs(x - y) / peaks[i]
-            worst = max(worst, float(np.max(np.where(np.isnan(difference), np.inf, difference))))
-    return worst
+@pytest.mark.parametrize("peer", PEERS, ids=[peer.label for peer in PEERS])
+def test_same_as_the_library_or_different_for_a_known_cause(peer: Peer) -> None:
+    found = measure(peer, float32=False)
+    assert found.expected, f"{found.float64:.1e}: {found.verdict}"
 
 
-def track_torch(
-    make: Callable[[Any], Any],
-    begin: Leaves,
-    grads: list[Leaves],
-    rate: Any = None,
-    gaps: Any = None,
-) -> list[Leaves]:
-    """Return the parameters after every step; a gradient is ``None`` where ``gaps`` says so."""
-    params = [torch.nn.Parameter(torch.tensor(x)) for x in begin]
-    optimizer = make(params)
-    found = []
-    for t, g in enumerate(grads):
-        for i, (p, x) in enumerate(zip(params, g, strict=True)):
-            p.grad = None if gaps is not None and gaps(t, i) else torch.tensor(x)
-        if rate is not None:
-            optimizer.param_groups[0]["lr"] = rate(t)
-        optimizer.step()
-        found.append([p.detach().numpy().copy() for p in params])
-    return found
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_dialect_of_a_library_has_a_peer(name: str) -> None:
+    have = {peer.dialect for peer in PEERS if peer.algorithm == name}
+    asked = set(ALGORITHMS[name].dialects) - {"paper"} - set(MISSING)
+    assert asked <= have
 
 
-def optax_tracker(tx: Any) -> Callable[[Leaves, list[Leaves]], list[Leaves]]:
-    """Return what runs ``tx`` with float64 in JAX, compiled once for every seed."""
-
-    def body(carry: Any, g: Any) -> Any:
-        updates, state = tx.update(g, carry[1], carry[0])
-        params = optax.apply_updates(carry[0], updates)
-        return (params, state), params
-
-    @jax.jit
-    def scan(params: Any, grads: Any) -> Any:
-        return jax.lax.scan(body, (params, tx.init(params)), grads)[1]
-
-    def track(begin: Leaves, grads: list[Leaves]) -> list[Leaves]:
-        with jax.enable_x64(True):
-            stacked = [np.stack(column) for column in zip(*grads, strict=True)]
-            columns = [np.asarray(x) for x in scan(begin, stacked)]
-        return [[x[t] for x in columns] for t in range(STEPS)]
-
-    return track
+def test_a_peer_appears_once() -> None:
+    labels = [peer.label for peer in PEERS]
+    assert len(labels) == len(set(labels))
 
 
-def track_optax(tx: Any, begin: Leaves, grads: list[Leaves]) -> list[Leaves]:
-    return optax_tracker(tx)(begin, grads)
-
-
-@pytest.fixture(autouse=True)
-def torchs_counters_in_double() -> Any:
-    """torch keeps its step counters in the default dtype; the reference is in float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-TORCH: list[tuple[str, dict[str, Any]]] = [
-    ("SGD", {}),
-    ("SGD", {"momentum": 0.9}),
-    ("SGD", {"momentum": 0.9, "dampening": 0.3}),
-    ("SGD", {"momentum": 0.9, "nesterov": True}),
-    ("SGD", {"weight_decay": 0.01}),
-    ("SGD", {"maximize": True, "weight_decay": 0.01}),
-    ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True}),
-    ("SGD", {"momentum": 0.5, "dampening": 0.5, "weight_decay": 0.01, "maximize": True}),
-    ("Adam", {}),
-    ("Adam", {"betas": (0.8, 0.95), "eps": 1e-6}),
-    ("Adam", {"weight_decay": 0.01}),
-    ("Adam", {"weight_decay": 0.01, "maximize": True}),
-    ("Adam", {"amsgrad": True}),
-    ("Adam", {"amsgrad": True, "weight_decay": 0.01, "maximize": True}),
-    ("Adam", {"decoupled_weight_decay": True, "weight_decay": 0.01}),
-    ("AdamW", {}),
-    ("AdamW", {"weight_decay": 0.1, "maximize": True}),
-    ("AdamW", {"amsgrad": True}),
-    ("AdamW", {"amsgrad": True, "weight_decay": 0.1, "maximize": True}),
-]
-torch_cases = pytest.mark.parametrize(
-    ("name", "given"),
-    TORCH,
-    ids=[f"{n}-{'-'.join(f'{k}={v}' for k, v in g.items())}" for n, g in TORCH],
-)
-
-
-def pair(name: str, given: dict[str, Any]) -> tuple[Any, Any]:
-    ours, theirs = getattr(optstudy_torch, name), getattr(torch.optim, name)
-    return (lambda p: ours(p, **given)), (lambda p: theirs(p, foreach=False, **given))
-
-
-@torch_cases
-@pytest.mark.parametrize("seed", SEEDS)
-def test_torch(name: str, given: dict[str, Any], seed: int) -> None:
-    ours, theirs = pair(name, given)
-    begin, grads = problem(seed)
-    assert distance(track_torch(ours, begin, grads), track_torch(theirs, begin, grads)) <= BOUND
-
-
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_torch_with_a_changing_rate(name: str, seed: int) -> None:
-    ours, theirs = pair(name, {"momentum": 0.9} if name == "SGD" else {})
-    begin, grads = problem(seed)
-    a, b = (
-        track_torch(f, begin, grads, rate=lambda t: 1e-2 if t < 100 else 1e-3)
-        for f in (ours, theirs)
-    )
-    assert distance(a, b) <= BOUND
-
-
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [
-        ("SGD", {"momentum": 0.5, "dampening": 0.5, "weight_decay": 0.01}),
-        ("Adam", {"weight_decay": 0.01}),
-        ("AdamW", {}),
-        ("AdamW", {"amsgrad": True}),
-    ],
-)
-def test_torch_with_gradients_that_are_none(name: str, given: dict[str, Any]) -> None:
-    ours, theirs = pair(name, given)
-    begin, grads = problem(0)
-    a, b = (
-        track_torch(f, begin, grads, gaps=lambda t, i: t < 5 * i or (t + i) % 7 == 0)
-        for f in (ours, theirs)
-    )
-    assert distance(a, b) <= BOUND
-
-
-def halve(count: Any) -> Any:
-    return 1e-2 * 0.5 ** (count // 40)
+# Our functions and classes, in the other library's dialect.
 
 
 def wide(leaves: Any) -> Any:
     return [x.ndim > 1 for x in leaves]
 
 
-OPTAX: dict[str, tuple[Any, Any]] = {
-    "sgd": ((1e-3,), {}),
-    "sgd momentum": ((1e-3,), {"momentum": 0.9}),
-    "sgd nesterov": ((1e-3,), {"momentum": 0.9, "nesterov": True}),
-    "sgd schedule": ((halve,), {"momentum": 0.9}),
-    "adam": ((1e-3,), {}),
-    "adam betas": ((1e-3, 0.8, 0.95, 1e-6), {}),
-    "adam eps_root": ((1e-3,), {"eps_root": 1e-10}),
-    "adam schedule": ((halve,), {}),
-    "adamw": ((1e-3,), {}),
-    "adamw decay": ((1e-2,), {"weight_decay": 0.1}),
-    "adamw mask": ((1e-2,), {"weight_decay": 0.1, "mask": wide}),
-    "adamw schedule": ((halve,), {"weight_decay": 0.1}),
-    "amsgrad": ((1e-3,), {}),
-    "amsgrad eps_root": ((1e-3,), {"eps_root": 1e-10}),
-    "amsgrad schedule": ((halve,), {}),
-}
-
-
-@pytest.mark.parametrize("case", OPTAX)
-def test_optax(case: str) -> None:
-    args, given = OPTAX[case]
-    name = case.split()[0]
-    ours = optax_tracker(getattr(optstudy_jax, name)(*args, dialect="optax", **given))
-    theirs = optax_tracker(getattr(optax, name)(*args, **given))
-    for begin, grads in map(problem, SEEDS):
-        assert distance(ours(begin, grads), theirs(begin, grads)) <= BOUND
+def test_a_mask_in_jax() -> None:
+    given = {"weight_decay": 0.1, "mask": wide}
+    ours = optax_peers.runner(lambda lr: optstudy_jax.adamw(lr, dialect="optax", **given), 1e-2)
+    theirs = optax_peers.runner(lambda lr: optax.adamw(lr, **given), 1e-2)
+    for p in problems():
+        assert distance(p, ours, theirs) <= BOUND
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "AMSGrad"])
 def test_optaxs_dialect_in_torch(name: str) -> None:
-    begin, grads = problem(0)
-    ours = track_torch(
-        lambda p: getattr(optstudy_torch, name)(p, lr=1e-3, dialect="optax"), begin, grads
-    )
-    theirs = track_optax(getattr(optax, name.lower())(1e-3), begin, grads)
-    assert distance(ours, theirs) <= BOUND
+    cls, function = getattr(optstudy_torch, name), getattr(optax, name.lower())
+    ours = torch_optim.runner(lambda p: cls(p, lr=1e-3, dialect="optax"))
+    assert distance(problem(), ours, optax_peers.runner(function, 1e-3)) <= BOUND
 
 
 def test_the_default_weight_decays() -> None:
     """By default it is torch's, a hundred times optax's."""
-    begin, grads = problem(0)
-    ours = track_optax(optstudy_jax.adamw(1e-3), begin, grads)
-    assert distance(ours, track_optax(optax.adamw(1e-3, weight_decay=1e-2), begin, grads)) <= BOUND
-    assert distance(ours, track_optax(optax.adamw(1e-3), begin, grads)) > BOUND
+    ours = optax_peers.runner(optstudy_jax.adamw, 1e-3)
+    torchs = optax_peers.runner(lambda lr: optax.adamw(lr, weight_decay=1e-2), 1e-3)
+    assert distance(problem(), ours, torchs) <= BOUND
+    assert distance(problem(), ours, optax_peers.runner(optax.adamw, 1e-3)) > BOUND
 
 
 # The dialects do differ, and a missing term is seen.
@@ -262,9 +87,9 @@ REFERENCES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @functools.cache
-def reference(name: str) -> list[Leaves]:
+def reference(name: str) -> Any:
     cls, given = REFERENCES[name]
-    return track_torch(lambda p: cls(p, foreach=False, **given), *problem(0))
+    return torch_optim.runner(lambda p: cls(p, foreach=False, **given))(problem())
 
 
 def distance_with(name: str, update: Any) -> float:
@@ -276,8 +101,8 @@ def distance_with(name: str, update: Any) -> float:
     def changed(*args: Any, **kwargs: Any) -> Any:
         return update(*args, **kwargs)
 
-    cls = optstudy_torch.from_core(Algorithm(name, own.init, changed, own.dialects))
-    return distance(track_torch(lambda p: cls(p, **given), *problem(0)), reference(name))
+    ours = core(Algorithm(name, own.init, changed, own.dialects), "torch", **given)
+    return distance(problem(), ours, lambda _: reference(name))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -344,3 +169,85 @@ def test_a_missing_maximum_is_seen() -> None:
         return update(state._replace(v_max=0 * state.v_max), *args, **given)
 
     assert distance_with("amsgrad", forgetful) > BOUND
+
+
+# The measurement itself.
+
+
+def plus(change: Callable[[float], float]) -> Runner:
+    """Return a run whose last parameters are changed by ``change``."""
+
+    def run(p: conformance.Problem) -> Any:
+        rows = [[np.array(x) for x in row] for row in core("sgd", "torch")(p)]
+        for x in rows[-1]:
+            x[...] = np.vectorize(change)(x)
+        return rows
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "far"),
+    [
+        (lambda x: x, 0.0),
+        (lambda x: x * (1 + 1e-9), 1e-9),
+        (lambda x: float("nan"), float("inf")),
+        (lambda x: float("inf"), float("inf")),
+    ],
+)
+def test_the_distance(change: Callable[[float], float], far: float) -> None:
+    found = distance(problem(), plus(change), core("sgd", "torch"))
+    # Of the largest value that the parameter had, so at most what was changed.
+    assert found == far or 0.1 * far < found <= 1.01 * far
+
+
+def test_two_nans_are_no_difference() -> None:
+    nans = plus(lambda _: float("nan"))
+    assert distance(problem(), nans, nans) == 0.0
+
+
+def pair(cause: str, ours: Runner) -> Peer:
+    return Peer("sgd", "torch", "itself", {}, ours, core("sgd", "torch"), cause)
+
+
+def test_verdicts() -> None:
+    same, other = core("sgd", "torch"), core("sgd", "torch", lr=2e-3)
+    found = [measure(pair(c, o), float32=False) for o in (same, other) for c in ("", "a cause")]
+    assert [m.expected for m in found] == [True, False, False, True]
+    assert [m.verdict for m in found] == [
+        "same",
+        "same, though said to differ",
+        "**differs**",
+        "differs: a cause",
+    ]
+
+
+def test_in_float32_one_rounding_is_one_unit() -> None:
+    def run(p: conformance.Problem) -> Any:
+        # A zero stays: the number after it is no small part of what it was before.
+        rows = core("sgd", "torch")(p)
+        return [[np.where(x == 0, x, np.nextafter(x, x.dtype.type(9))) for x in r] for r in rows]
+
+    found = measure(pair("", run)).ulp
+    assert len(found) == len(conformance.CHECKPOINTS)
+    assert all(1.0 <= x <= 2.0 for x in found)
+
+
+def test_the_command(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [pair("", core("sgd", "torch")), pair("", core("sgd", "torch", lr=2e-3))]
+    monkeypatch.setattr(peers, "collect", lambda: (few[:1], {"optax": "optax is not installed"}))
+    path = tmp_path / "conformance.md"
+    assert main(["conformance", "--algorithms", "sgd", "--write", str(path)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert "| sgd | torch | itself | defaults | 0.0e+00 | 0 / 0 / 0 / 0 | same |" in text
+    assert "not run: optax is not installed" in text
+    assert "| sgd | paper |" in text
+    monkeypatch.setattr(peers, "collect", lambda: (few, {}))
+    assert main(["conformance", "--algorithms", "sgd"]) == 1
+    assert "not as expected" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["conformance", "--algorithms", "sdg"])
+    assert stopped.value.code == 2
+    assert "did you mean 'sgd'" in capsys.readouterr().err

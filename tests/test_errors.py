@@ -139,7 +139,7 @@ def test_an_unknown_dialect_with_the_nearest_name(make: Make) -> None:
     ],
 )
 def test_an_unknown_algorithm_with_the_nearest_names(find: Any) -> None:
-    with refuses(ValueError, "algorithm = 'adamn'", "did you mean 'adam", "'sgd'"):
+    with refuses(ValueError, "algorithm = 'adamn'", "did you mean", "'adam' or", "'sgd'"):
         find("adamn")
     with refuses(TypeError, "algorithm = 3", "allowed are a name and an Algorithm"):
         find(3)
@@ -174,6 +174,19 @@ def test_betas_of_the_wrong_form() -> None:
         optstudy_torch.Adam([torch.zeros(1)], betas=(0.9,))
     with refuses(TypeError, "b1 in a group", "allowed are", "betas"):
         optstudy_torch.Adam([{"params": [torch.zeros(1)], "b1": 0.5}])
+
+
+def test_other_tuples_of_torch() -> None:
+    with refuses(TypeError, "etas = (0.5,)", "allowed are tuples of 2 numbers"):
+        optstudy_torch.Rprop([torch.zeros(1)], etas=(0.5,))
+    with refuses(ValueError, "etaminus = 0.0", "allowed are numbers above 0 and below 1"):
+        optstudy_torch.Rprop([torch.zeros(1)], etas=(0.0, 1.2))
+    with refuses(ValueError, "etaplus = 1.0", "allowed are numbers above 1"):
+        optstudy_torch.Rprop([torch.zeros(1)], etas=(0.5, 1.0))
+    with refuses(ValueError, "step_size_max = -1.0", "allowed are numbers above 0"):
+        optstudy_torch.Rprop([torch.zeros(1)], step_sizes=(1e-6, -1.0))
+    with refuses(TypeError, "etaplus in a group", "allowed are", "etas"):
+        optstudy_torch.Rprop([{"params": [torch.zeros(1)], "etaplus": 1.5}])
 
 
 @pytest.mark.parametrize("name", ["capturable", "differentiable"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ import mutants
 import numpy as np
 import pytest
 
-from optstudy_core import Algorithm, formulas
+from optstudy_core import Algorithm, bias_correction, formulas
 from optstudy_core.hyperparameters import is_number
 from optstudy_core.leaves import Leaves, NumPy
 
@@ -25,6 +26,12 @@ FAST = 150  # mutants of a module that the fast tests try
 # (module, function, before, after): why it is the same function.
 ONLY_THE_SHAPE = "of the argument of zeros_like only the shape and the dtype count"
 TIMES_ONE = "one is 1 everywhere, and x·1, x/1 and x are the same number"
+STARTED = "it is 0 before the first step, and positive from then on"
+SQUARED = "only its square counts"
+SIGN_TIMES = "a product with a sign is not rounded"
+ROOT_OF_ONE = "the root of the number after 1 rounds to 1"
+EXACT = "that product or difference is exact (twice or half a number; ρ − 4 and ρ − 2 where ρ > 4)"
+ALL_ZERO = "every field is 0 before the first step"
 EQUIVALENT = {
     ("sgd", "check", "dampening != 0", "dampening > 0"): "a dampening below 0 is refused earlier",
     ("sgd", "update", "u", "grad"): ONLY_THE_SHAPE,
@@ -32,6 +39,102 @@ EQUIVALENT = {
     ("sgd", "update", "state.started > 0", "state.started != 0"): "started is 0 or 1",
     ("sgd", "update", "(1 - dampening) * one", "(1 - dampening) / one"): TIMES_ONE,
     ("sgd", "update", "(1 - dampening) * one", "1 - dampening"): TIMES_ONE,
+    ("momentum_schedule", "share", "1 / f", "1 * (1.0 / f)"): TIMES_ONE,
+    (
+        "momentum_schedule",
+        "share",
+        "1 / (1 + 1 / f)",
+        "1 * (1.0 / (1 + 1 / f))",
+    ): TIMES_ONE,
+    (
+        "mean_age",
+        "advance",
+        "increment - (value - a.value)",
+        "narrow(widen(increment) - (widen(value) - widen(a.value)))",
+    ): EXACT,
+    (
+        "radam",
+        "update",
+        "1 + 2 * a.value",
+        "narrow(widen(1) + widen(2) * widen(a.value))",
+    ): EXACT,
+    (
+        "radam",
+        "update",
+        "(rho - 4) * (rho - 2)",
+        "narrow((widen(rho) - widen(4)) * widen(rho - 2))",
+    ): EXACT,
+    (
+        "radam",
+        "update",
+        "(rho - 4) * (rho - 2)",
+        "narrow(widen(rho - 4) * (widen(rho) - widen(2)))",
+    ): EXACT,
+    (
+        "nadam",
+        "update",
+        "0.5 * b1 * (1 - schedule.value)",
+        "0.5 * (b1 * (1 - schedule.value))",
+    ): EXACT,
+    (
+        "nadam",
+        "update",
+        "0.5 * b1 * (1 - schedule.value)",
+        "0.5 * (1 - schedule.value) * b1",
+    ): EXACT,
+    (
+        "nadam",
+        "update",
+        "0.5 * b1 * (1 - following.value)",
+        "0.5 * (b1 * (1 - following.value))",
+    ): EXACT,
+    (
+        "nadam",
+        "update",
+        "0.5 * b1 * (1 - following.value)",
+        "0.5 * (1 - following.value) * b1",
+    ): EXACT,
+    ("nadam", "update", "0.5 * b1", "0.5 * rounded(b1)"): EXACT,
+    ("nadam", "update", "1 - rest", "1 - rounded(rest)"): "rest is an array there",
+    ("nadam", "update", "1 - next_rest", "1 - rounded(next_rest)"): "it is an array there",
+    ("radam", "update", "1.0", "1.0000000000000002"): ROOT_OF_ONE,
+    ("rprop", "update", "state.size > 0", "state.size != 0"): STARTED,
+    ("rprop", "update", "state.size", "size"): "the two are the same there, or both above 0",
+    ("optimistic_gradient_descent", "update", "state.started > 0", "state.started != 0"): STARTED,
+    ("mars", "update", "state.started > 0", "state.started != 0"): STARTED,
+    ("adan", "update", "state.started > 0", "state.started != 0"): STARTED,
+    ("adopt", "update", "state.t > 0", "state.t != 0"): STARTED,
+    ("adopt", "update", "state.m", "state.v"): ALL_ZERO,
+    ("adopt", "update", "state.m", "state.t"): ALL_ZERO,
+    ("acprop", "update", "state.c2.value > 0", "state.c2.value != 0"): STARTED,
+    ("acprop", "update", "1.0", "1.0000000000000002"): ROOT_OF_ONE,
+    (
+        "acprop",
+        "update",
+        "g - (state.m if previous_mean else m)",
+        "(state.m if previous_mean else m) - g",
+    ): SQUARED,
+    ("adabelief", "update", "g - m", "m - g"): SQUARED,
+    ("yogi", "update", "state.c1.value > 0", "state.c1.value != 0"): STARTED,
+    ("yogi", "update", "state.c1", "state.c2"): STARTED,
+    (
+        "yogi",
+        "update",
+        "(1 - b2) * (xp.sign(second - square) * square)",
+        "(1 - b2) * xp.sign(second - square) * square",
+    ): SIGN_TIMES,
+    (
+        "yogi",
+        "update",
+        "(1 - b2) * (xp.sign(second - square) * square)",
+        "narrow(widen(1 - b2) * (widen(xp.sign(second - square)) * widen(square)))",
+    ): SIGN_TIMES,
+    (
+        "yogi",
+        "update",
+        "xp.sign(second - square) * square",
+        "narrow(widen(xp.sign(second - square)) * (widen(g) * widen(g)))",
+    ): SIGN_TIMES,
 }
 
 
@@ -42,6 +145,12 @@ def helpers_do_what_they_say(modules: dict[str, ModuleType]) -> None:
     grad = np.ones(2)
     if "terms" in modules:
         assert modules["terms"].objective_gradient(grad, None) is grad
+        theta = np.float32(np.random.default_rng(0).uniform(-4, 4, 100))
+        for lr in np.linspace(0.1, 0.9, 50).tolist():  # 1 + lr·λ is rounded once: seldom seen
+            leaf = Leaves([theta], NumPy())
+            step = modules["terms"].proximal_decay(0 * leaf, leaf, lr=lr, weight_decay=0.7)
+            wanted = (0 * theta - (lr * 0.7) * theta) / (1 + lr * 0.7)
+            assert np.array_equal(step.values[0], wanted)
     if "_namespace" in modules:
         absent = modules["_namespace"].absent
         assert all(absent(x) for x in (0, 0.0, -0.0))
@@ -84,6 +193,12 @@ class _Listing(NumPy):
         return super().apply(operation, *args)
 
 
+TERMS = (
+    *("weight_decay", "eps_root", "momentum", "dampening"),
+    *("lr_decay", "initial_scale", "initial_accumulator_value", "initial_first_moment"),
+)
+
+
 def absent_terms_are_not_computed(modules: dict[str, ModuleType]) -> None:
     """With a factor of 0 a term is not computed, so that 0·∞ cannot make a NaN of it."""
     for algorithm in mutants.algorithms(modules).values():
@@ -91,10 +206,10 @@ def absent_terms_are_not_computed(modules: dict[str, ModuleType]) -> None:
         flags = [name for name, default in defaults.items() if isinstance(default, bool)]
         for change in ({}, *({name: not defaults[name]} for name in flags)):
             on = golden_bits.ordinary(algorithm, None) | change
-            if change.get("nesterov"):
+            if change.get("nesterov") and "dampening" in on:
                 on["dampening"] = 0.0
             whole = _operations(algorithm, on)
-            for term in ("weight_decay", "eps_root", "momentum", "dampening"):
+            for term in TERMS:
                 if is_number(on.get(term)) and on[term] != 0:
                     assert _operations(algorithm, on | {term: 0.0}) != whole, (change, term)
 
@@ -109,11 +224,87 @@ def _operations(algorithm: Any, given: dict[str, Any]) -> list[str]:
     return backend.listed
 
 
+def signs_turn_where_the_rounded_sums_do(modules: dict[str, ModuleType]) -> None:
+    """Where a sign turns, the last bit of a sum counts: golden bits hardly come there."""
+    mutants.working_dtype("float32")
+    rng = np.random.default_rng(0)
+    if "lion" in modules:
+        lion = modules["lion"]
+        m = np.repeat(np.float32(rng.uniform(-4, 4, 300)), 9)
+        turn = -(0.9 * m) / np.float32(1 - 0.9)  # where β₁·m + (1 − β₁)·g = 0
+        ulps = np.tile(np.arange(-4, 5), 300).astype(np.float32)
+        g = np.float32(turn + ulps * np.spacing(turn))
+        state = lion.LionState(Leaves([m], NumPy()))
+        _, step = lion.update(state, Leaves([g], NumPy()), lr=1.0, weight_decay=0.0)
+        c = np.float32(0.9) * m + np.float32(1 - 0.9) * g
+        assert np.array_equal(step.values[0], -np.sign(c))
+    if "yogi" in modules:
+        yogi = modules["yogi"]
+        g = Leaves([np.float32(rng.uniform(1, 4, 300))], NumPy())
+        state = yogi.init(g)._replace(v=g * g)
+        new, _ = yogi.update(state, g)  # v = g² stays, and g² is rounded
+        assert np.array_equal(new.v.values[0], state.v.values[0])
+
+
+# Digests: IEEE arithmetic gives the same bits everywhere.
+LONG = {
+    "mean_age": "885c744a7abfa493",
+    "momentum_schedule": "6962105a166c0cb0",
+    "radam": "8df68217ac26fc3c",
+}
+
+
+def long_runs_keep_their_bits(modules: dict[str, ModuleType]) -> None:
+    """Of scalars whose roundings do not show in a few steps."""
+    for name, wanted in LONG.items():
+        if name in modules:
+            assert long_run(name, modules[name]) == wanted
+
+
+@np.errstate(all="ignore")
+def long_run(name: str, module: ModuleType) -> str:
+    """Return a digest of the numbers of a helper, or of the steps of an algorithm."""
+    found: list[Any] = []
+    for kind in ("float32", "float64"):
+        mutants.working_dtype(kind)
+        zero = Leaves([np.zeros((), kind)], NumPy())
+        if name == "momentum_schedule":
+            # With the first, f / n and f times the rounded 1 / n are not the same.
+            for psi in (72.04086300784883, *np.geomspace(1e-3, 1100.0, 50).tolist()):
+                found += [module.share(psi), module.share(zero + psi).values[0]]
+            continue
+        for b in (0.5, 0.85, 0.9, 0.93, 0.957, 0.97, 0.98, 0.99):
+            state, c = module.init(zero), bias_correction.init(zero)
+            for t in range(200):
+                if name == "mean_age":
+                    decay = b * (1.0, 0.3, 0.7)[t % 3]
+                    c = bias_correction.advance(c, decay)
+                    state = module.advance(state, decay, c.value)
+                    found += [state.value.values[0], state.error.values[0]]
+                else:
+                    state, step = module.update(state, zero + (1.3 + t % 3), b2=b)
+                    found.append(step.values[0])
+    return sha256(" ".join(float(x).hex() for x in found).encode()).hexdigest()[:16]
+
+
+def without_a_sign_sizes_stay(modules: dict[str, ModuleType]) -> None:
+    """A gradient that is NaN has no sign that agrees with another."""
+    if "rprop" in modules:
+        rprop = modules["rprop"]
+        state, _ = rprop.update(rprop.init(np.ones(1)), np.ones(1))
+        new, step = rprop.update(state, np.array([np.nan]))
+        assert new.size == state.size
+        assert np.isnan(step)
+
+
 CONTRACTS = (
+    without_a_sign_sizes_stay,
     helpers_do_what_they_say,
     scalars_are_made_where_their_array_is,
     init_needs_no_hyperparameters,
     absent_terms_are_not_computed,
+    signs_turn_where_the_rounded_sums_do,
+    long_runs_keep_their_bits,
 )
 
 

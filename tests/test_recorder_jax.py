@@ -55,7 +55,9 @@ def expected(names: Any, **trees: Any) -> dict[str, float]:
 # The transformation.
 
 
-@pytest.mark.parametrize("make", [optstudy_jax.adam, optax.adam, optax.sgd], ids=str)
+@pytest.mark.parametrize(
+    "make", [optstudy_jax.adam, optax.adam, optax.sgd], ids=["ours", "optax.adam", "optax.sgd"]
+)
 def test_updates_pass_through_bit_for_bit(make: Any) -> None:
     """In jit and scan, with the caller's own addition, which XLA compiles together with it."""
     ends = []

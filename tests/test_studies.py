@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.records import Run
@@ -189,7 +190,7 @@ def test_pure_methods_leave_the_training_alone(study_of, backend):
     assert same_bits(plain.parameters(), used.parameters())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", slow_unless_quick(ALGORITHMS))
 def test_a_step_is_gradients_and_optimizer(study_of, algorithm):
     study = study_of("digits")
     whole, parts = (learner_of("torch", study, algorithm) for _ in range(2))
@@ -216,7 +217,7 @@ def test_torch_keeps_its_settings(study_of):
 # Twins.
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", slow_unless_quick(ALGORITHMS))
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_optimizers_never_part(study_of, name, algorithm):
     study = study_of(name)

@@ -91,7 +91,13 @@ def core_names(given: dict[str, Any]) -> dict[str, Any]:
 # Names, arguments, classes.
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
+        *("Adagrad", "Adadelta", "RMSprop", "Rprop"),
+    ],
+)
 def test_arguments_have_torchs_names_order_and_defaults(name: str) -> None:
     theirs = inspect.signature(getattr(torch.optim, name)).parameters.values()
     ours = inspect.signature(getattr(optstudy_torch, name)).parameters

@@ -1,0 +1,108 @@
+"""``python -m optstudy_core``: list, cite and explain the algorithms."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import ALGORITHMS, citation
+from ._citation import entry
+from .algorithm import Algorithm, find
+from .leaves import Leaves, NumPy, map_leaves
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m optstudy_core", description=__doc__, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="every algorithm: year, paper, state, dialects")
+    for name, text in {
+        "cite": "BibTeX of the sources",
+        "explain": "equations, hyperparameters with their defaults, how the dialects differ",
+    }.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("names", nargs="+", metavar="NAME", help="of algorithms")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "list":
+        print(table())
+        return 0
+    try:
+        algorithms = [find(name, ALGORITHMS) for name in arguments.names]
+    except ValueError as error:
+        print(f"optstudy_core: {error}", file=sys.stderr)
+        return 2
+    function = {"cite": citation, "explain": explanation}[arguments.command]
+    print("\n\n".join(map(function, algorithms)))
+    return 0
+
+
+def table() -> str:
+    """Return one line for each algorithm, sorted by name, with a heading.
+
+    ``state`` is the number of arrays like the parameters that the algorithm keeps by default.
+    """
+    rows = [("name", "torch class", "year", "state", "dialects", "paper")]
+    rows += [
+        (
+            name,
+            algorithm.title,
+            _field(algorithm.bibtex[0], "year"),
+            str(state_size(algorithm)),
+            ", ".join(algorithm.dialects),
+            textwrap.shorten(_field(algorithm.bibtex[0], "title"), 44, placeholder=" …"),
+        )
+        for name, algorithm in sorted(ALGORITHMS.items())
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def state_size(algorithm: Algorithm, dialect: str | None = None) -> int:
+    """Return how many numbers the state has for each parameter, scalars of a leaf apart."""
+    full: list[Any] = []
+    state = algorithm.start(Leaves([np.zeros(2)], NumPy()), algorithm.defaults(dialect))
+    map_leaves(lambda leaves: full.append(np.shape(leaves.values[0]) == (2,)), state)
+    return sum(full)
+
+
+def explanation(algorithm: Algorithm) -> str:
+    """Return the equations, the hyperparameters and how the dialects differ from the defaults."""
+    module = inspect.getmodule(algorithm.update)
+    parts = [f"# {algorithm.name}\n", inspect.cleandoc((module and module.__doc__) or "")]
+    described = inspect.cleandoc(algorithm.update.__doc__ or "")
+    parts.append("\nHyperparameters (default):")
+    for name, value in algorithm.defaults().items():
+        parts.append(f"  {name} = {value}{_described(described, name)}")
+    parts.append("\nDialects:")
+    for dialect in algorithm.dialects:
+        own = ", ".join(f"{k} = {v}" for k, v in algorithm.dialects[dialect].items())
+        parts.append(f"  {dialect}: {own or 'the defaults'}")
+    return "\n".join(parts)
+
+
+def _described(text: str, name: str) -> str:
+    """Return what a docstring says of an argument, on one line."""
+    found = re.search(rf"^    {name}: (.*?)(?=^    \w+: |^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    return f": {' '.join(found.group(1).split())}" if found else ""
+
+
+def _field(key: str, name: str) -> str:
+    """Return a field of a BibTeX entry, without braces."""
+    found = re.search(rf"^\s*{name}\s*=\s*\{{(.*?)\}},?$", entry(key), re.MULTILINE | re.DOTALL)
+    return " ".join(re.sub(r"[{}]", "", found.group(1)).split()) if found else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The cube root, made of + − × ÷ and √: the same bits in every library.
+
+``pow`` and ``cbrt`` differ between libraries in the last bits. This one is within one unit in the
+last place, of float32 and of float64:
+
+    y ← √(√x·√y), whose fixed point is y³ = x, and then Newton's y ← y − (y − x/y²)/3
+"""
+
+from __future__ import annotations
+
+from ._namespace import Array, namespace
+
+
+def cbrt(x: Array) -> Array:
+    """Return the real cube root of x, element by element; an infinite x gives NaN.
+
+    >>> import numpy as np
+    >>> cbrt(np.array([27.0, 0.0, -1e-300])).tolist()
+    [3.0, 0.0, -1e-100]
+    """
+    xp = namespace(x)
+    one = xp.ones_like(x)
+    magnitude = xp.where(x == 0, one, abs(x))
+    root = xp.sqrt(magnitude)
+    y = one
+    for _ in range(12):  # the error of log y falls to a quarter each time: to 2e-5
+        y = xp.sqrt(root * xp.sqrt(y))
+    for _ in range(2):  # and then the number of right digits doubles
+        y = y - (y - (magnitude / y) / y) / 3
+    return xp.where(x == 0, x, xp.where(x < 0, -y, y))

@@ -1,0 +1,370 @@
+"""Dialect by dialect against the libraries themselves: ``python -m parity conformance``.
+
+Ours and a library's optimizer get the same parameters and the same gradients, step after step. In
+float64 the distance between the two trajectories is at rounding level if the mathematics is the
+same, and far above it if a term is missing; in float32 it says how far two correct programs part.
+The pairs stand in ``parity.peers``, one module for each library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.algorithm import find
+from optstudy_core.leaves import Leaves, NumPy
+
+STEPS = 200
+SEEDS = (0, 1, 2)
+CHECKPOINTS = (1, 10, 100, 1000)
+
+BOUND = 1e-12
+"""Largest distance in float64 of what is the same mathematics.
+
+Measured: 1e-13 at most where only the order of roundings differs; a missing term makes 1e-9 or
+more (``tests/test_conformance.py`` takes terms away).
+"""
+
+Arrays = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What both sides are given.
+
+    Attributes:
+        begin: the parameters, one array a leaf.
+        grads: the gradients of each step.
+        rates: the learning rate of each step; ``None``: the one of the settings.
+        gaps: whether the gradient of leaf ``i`` at step ``t`` is ``None``, as ``(t, i)``.
+    """
+
+    begin: Arrays
+    grads: list[Arrays]
+    rates: tuple[float, ...] | None = None
+    gaps: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the parameters."""
+        return self.begin[0].dtype
+
+
+Runner = Callable[[Problem], list[Arrays]]
+"""Trains on a problem and returns the parameters after every step."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library's optimizer and the settings of ours that should be the same.
+
+    Attributes:
+        algorithm: a name of ``ALGORITHMS``.
+        dialect: whose mathematics.
+        name: of the peer, e.g. ``torch.optim.Adam``.
+        settings: its arguments, for the table.
+        ours: runs ours.
+        theirs: runs the library's.
+        cause: why the two differ, where they do; empty where they must be the same.
+        scheduled: whether the learning rate can change from step to step.
+        gaps: whether a gradient can be ``None``.
+    """
+
+    algorithm: str
+    dialect: str
+    name: str
+    settings: Mapping[str, Any]
+    ours: Runner
+    theirs: Runner
+    cause: str = ""
+    scheduled: bool = True
+    gaps: bool = False
+
+    @property
+    def label(self) -> str:
+        """What it is called in tests and tables."""
+        return f"{self.algorithm} {self.dialect}: {self.name}({show(self.settings)})"
+
+
+# What is trained.
+
+
+@functools.cache
+def problem(seed: int = 0, steps: int = STEPS, dtype: str = "float64") -> Problem:
+    """Return parameters and gradients of five leaves: of all magnitudes, zeros, late starts."""
+    rng = np.random.default_rng(seed)
+
+    def scale(shape: Any) -> Any:
+        return 10 ** rng.uniform(-6, 3, shape)
+
+    shapes: list[tuple[int, ...]] = [(40,), (6, 5), (12,), (), (10,)]
+    begin = [np.asarray(rng.normal(size=s)) for s in shapes]
+    begin[4] = np.zeros(10)  # starts at zero
+    begin[2][:2] = 0.0
+    fixed = scale((40,))
+    grads = []
+    for t in range(steps):
+        g = [np.asarray(rng.normal(size=s)) for s in shapes]
+        g[0] *= fixed
+        g[1] *= scale((6, 5)) * (rng.random((6, 5)) > 0.2)  # a new scale each step, exact zeros
+        g[2] *= t >= 10  # nothing for ten steps
+        g[2][:4] = 0.0  # and here never
+        g[3] = np.asarray(g[3] * scale(()))
+        if t == 50:
+            g = [np.zeros(s) for s in shapes]
+        grads.append(g)
+
+    def cast(arrays: Arrays) -> Arrays:
+        return [np.asarray(x, dtype) for x in arrays]
+
+    return Problem(cast(begin), [cast(g) for g in grads])
+
+
+@functools.cache
+def problems(scheduled: bool = True, gaps: bool = False) -> tuple[Problem, ...]:
+    """Return what a pair is trained on in float64: three seeds, a falling rate, missing gradients.
+
+    Args:
+        scheduled: whether the learning rate can change.
+        gaps: whether a gradient can be ``None``.
+    """
+    found = [problem(seed) for seed in SEEDS]
+    harder = problem(0)
+    if scheduled:
+        rates = tuple(1e-2 if t < STEPS // 2 else 1e-3 for t in range(STEPS))
+        harder = replace(harder, rates=rates)
+    if gaps:
+        missing = [(t, i) for t in range(STEPS) for i in range(5) if t < 5 * i or (t + i) % 7 == 0]
+        harder = replace(harder, gaps=frozenset(missing))
+    if scheduled or gaps:
+        found.append(harder)
+    return tuple(found)
+
+
+def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any) -> Runner:
+    """Return what runs an algorithm in NumPy: the definition of every backend's result."""
+    found = find(algorithm, ALGORITHMS)
+    values = found.resolve(dialect, hyperparameters)
+
+    def run(problem: Problem) -> list[Arrays]:
+        theta = Leaves(problem.begin, NumPy())
+        state = found.start(theta, values)
+        trajectory = []
+        for t, grads in enumerate(problem.grads):
+            now = values if problem.rates is None else values | {"lr": problem.rates[t]}
+            with np.errstate(all="ignore"):
+                state, step = found.update(state, Leaves(grads, NumPy()), theta, **now)
+                theta = theta + step
+            trajectory.append([np.asarray(x) for x in theta.values])
+        return trajectory
+
+    return run
+
+
+# How far apart.
+
+
+def distances(begin: Arrays, ours: list[Arrays], theirs: list[Arrays]) -> list[float]:
+    """Return, after each step, the largest |ours − theirs| over the running maximum of |theirs|.
+
+    The maximum is that of each element by itself, from the initial parameters ``begin`` on, so
+    that a parameter that crosses zero does not count as far off. NaN on one side only is
+    infinitely far.
+    """
+    found = []
+    peaks = [np.abs(x) for x in begin]
+    for a, b in zip(ours, theirs, strict=True):
+        worst = 0.0
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            x, y = (np.asarray(v, np.float64) for v in (x, y))
+            peaks[i] = np.fmax(peaks[i], np.abs(y))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                difference = np.where(x == y, 0.0, np.abs(x - y) / peaks[i])
+            both = np.isnan(x) & np.isnan(y)
+            difference = np.where(both, 0.0, np.where(np.isnan(difference), np.inf, difference))
+            worst = max(worst, float(np.max(difference, initial=0.0)))
+        found.append(worst)
+    return found
+
+
+def distance(problem: Problem, ours: Runner, theirs: Runner) -> float:
+    """Return the largest of :func:`distances` of two runs of a problem."""
+    return max(distances(problem.begin, ours(problem), theirs(problem)))
+
+
+@dataclass
+class Measured:
+    """How far ours and a peer are apart.
+
+    Attributes:
+        peer: the pair.
+        float64: largest distance over all problems, relative to the running maximum.
+        ulp: the same in float32 after :data:`CHECKPOINTS` steps, in units of the last place of
+            the running maximum.
+    """
+
+    peer: Peer
+    float64: float
+    ulp: list[float] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether the two are the same mathematics."""
+        return self.float64 <= BOUND
+
+    @property
+    def expected(self) -> bool:
+        """Whether the two are the same, or differ for a cause that is known."""
+        return self.same == (not self.peer.cause)
+
+    @property
+    def verdict(self) -> str:
+        """What the table says."""
+        if not self.expected:
+            return "same, though said to differ" if self.same else "**differs**"
+        return "same" if self.same else f"differs: {self.peer.cause}"
+
+
+def measure(peer: Peer, *, float32: bool = True) -> Measured:
+    """Run both sides of a pair.
+
+    Args:
+        peer: the pair.
+        float32: whether to measure in float32 too, over 1000 steps.
+    """
+    trained = problems(peer.scheduled, peer.gaps)
+    found = Measured(peer, max(distance(p, peer.ours, peer.theirs) for p in trained))
+    if float32:
+        single = problem(0, CHECKPOINTS[-1], "float32")
+        apart = distances(single.begin, peer.ours(single), peer.theirs(single))
+        # One unit in the last place of a number from 1 to 2 is 2^-23 of it, of others up to 2^-24:
+        # the distance is relative, so this is the larger count.
+        found.ulp = [apart[n - 1] * 2.0**24 for n in CHECKPOINTS]
+    return found
+
+
+# The report.
+
+
+def show(settings: Mapping[str, Any]) -> str:
+    """Return arguments as they are written."""
+    return ", ".join(f"{k}={v!r}" for k, v in settings.items())
+
+
+HEADINGS = ("algorithm", "dialect", "peer", "settings", "float64", "float32", "verdict")
+
+
+def rows(
+    names: Iterable[str], measured: Sequence[Measured], missing: Mapping[str, str]
+) -> list[tuple[str, ...]]:
+    """Return the table: a row for each pair, and one for each dialect that has none.
+
+    Args:
+        names: of the algorithms.
+        measured: the pairs that ran.
+        missing: for each dialect that could not be run, why.
+    """
+    found: list[tuple[str, ...]] = []
+    for name in names:
+        for dialect, values in ALGORITHMS[name].dialects.items():
+            own = [m for m in measured if (m.peer.algorithm, m.peer.dialect) == (name, dialect)]
+            for m in own:
+                ulp = " / ".join(f"{x:.3g}" for x in m.ulp)
+                settings = show(m.peer.settings) or "defaults"
+                found.append(
+                    (name, dialect, m.peer.name, settings, f"{m.float64:.1e}", ulp, m.verdict)
+                )
+            if not own:
+                found.append(
+                    (name, dialect, "", "", "", "", _without_peer(name, values, missing, dialect))
+                )
+    return found
+
+
+def _without_peer(
+    name: str, values: Mapping[str, Any], missing: Mapping[str, str], dialect: str
+) -> str:
+    if dialect in missing:
+        return f"not run: {missing[dialect]}"
+    for other, those in ALGORITHMS[name].dialects.items():
+        if other != dialect and dict(those) == dict(values):
+            return f"the values of dialect {other}"
+    return "no peer"
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Return the table as a page in Markdown."""
+    from .peers import versions
+
+    cells = [HEADINGS, ["---"] * len(HEADINGS), *table]
+    lines = ["| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in cells]
+    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return "\n".join([*_PREFACE, f"Measured with {used}.", "", *lines, ""])
+
+
+_PREFACE = (
+    "# Conformance: whose optimizer is the same",
+    "",
+    "Made by `python -m parity conformance --write docs/conformance.md`. Both sides get the same",
+    "parameters and the same gradients, from 1e-6 to 1e3 with exact zeros.",
+    "",
+    "**float64**: largest distance of the two trajectories over 200 steps, relative to the running",
+    "maximum of the parameter; over three seeds, a rate that falls and, for torch, gradients that",
+    "are `None`. Up to 1e-12 it is the same mathematics in another order of roundings.",
+    "**float32**: the same after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
+    "maximum: how far two programs part that are both right. **A dialect without a peer**: nobody",
+    "ships it; `papers` are loops written from the pseudocode of the paper.",
+    "",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return 0 if every pair is as expected, 1 if not, 2 for bad arguments."""
+    parser = argparse.ArgumentParser(
+        prog="parity conformance",
+        allow_abbrev=False,
+        description="Hold every dialect against the library it is named after. Exit status: 0 if "
+        "every pair that ran is as the table of peers says, 1 if not, 2 for bad arguments.",
+    )
+    parser.add_argument(
+        "--algorithms", default="all", help="names joined by commas, or all (default)"
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
+    arguments = parser.parse_args(argv)
+    from .peers import collect
+
+    names = list(ALGORITHMS)
+    if arguments.algorithms != "all":
+        names = [name.strip() for name in arguments.algorithms.split(",") if name.strip()]
+    try:
+        for name in names:
+            find(name, ALGORITHMS)
+    except ValueError as error:
+        parser.error(str(error))
+    console = Console()
+    peers, missing = collect()
+    chosen = [peer for peer in peers if peer.algorithm in names]
+    measured = [measure(p) for p in track(chosen, "measuring", console=console, transient=True)]
+    found = rows(names, measured, missing)
+    if arguments.write is not None:
+        arguments.write.write_text(markdown(found), encoding="utf-8")
+    table = Table(title="Against the libraries", title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold")
+    for row in found:
+        table.add_row(*row)
+    console.print(table)
+    wrong = [m for m in measured if not m.expected]
+    for m in wrong:
+        console.print(f"[bold red]not as expected[/]: {m.peer.label}: {m.float64:.1e}")
+    return 1 if wrong else 0

@@ -1,0 +1,118 @@
+"""``keras.optimizers``: their own code, on Keras's JAX backend.
+
+The NumPy backend of Keras 3 computes in float32 also where all is float64, and the torch backend
+runs other code under the same names. Keras's ``weight_decay`` is decoupled everywhere, and there
+is no ``maximize``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+
+import keras
+
+from parity.conformance import Arrays, Peer, Problem, Runner, core
+
+
+def runner(name: str, **given: Any) -> Runner:
+    """Return what trains with a class of ``keras.optimizers`` in one jitted scan."""
+
+    @functools.cache  # compiled once for all seeds
+    def prepared(dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, Any, int]:
+        """Return the scan, the state before the first step, and where the rate is in it."""
+        optimizer = getattr(keras.optimizers, name)(**given)
+        optimizer.build([keras.Variable(np.zeros(s), dtype=dtype) for s in shapes])
+        paths = [v.path for v in optimizer.variables]
+        rate = paths.index(f"{optimizer.name}/learning_rate")
+
+        def body(carry: Any, row: Any) -> Any:
+            params, state = carry
+            grads, lr = row
+            state = [lr if i == rate else x for i, x in enumerate(state)]
+            params, state = optimizer.stateless_apply(state, grads, params)
+            return (params, state), params
+
+        scan = jax.jit(lambda start, rows: jax.lax.scan(body, start, rows)[1])
+        return scan, [v.value for v in optimizer.variables], rate
+
+    def run(problem: Problem) -> list[Arrays]:
+        before, dtype = keras.config.floatx(), problem.dtype.name
+        keras.config.set_floatx(dtype)
+        try:
+            with jax.enable_x64(dtype == "float64"):
+                scan, state, rate = prepared(dtype, tuple(x.shape for x in problem.begin))
+                grads = [np.stack(column) for column in zip(*problem.grads, strict=True)]
+                rates = problem.rates or [float(state[rate])] * len(problem.grads)
+                rows = (grads, np.asarray(rates, dtype))
+                columns = [np.asarray(x) for x in scan((problem.begin, state), rows)]
+        finally:
+            keras.config.set_floatx(before)
+        return [[x[t] for x in columns] for t in range(len(problem.grads))]
+
+    return run
+
+
+NAMES = {
+    "learning_rate": "lr",
+    "beta_1": "b1",
+    "beta_2": "b2",
+    "epsilon": "eps",
+}
+"""Keras's names of arguments that have others here."""
+
+
+def pair(algorithm: str, name: str, renamed: Mapping[str, str] | None = None, **given: Any) -> Peer:
+    """Return our dialect "keras" and a class of Keras with the same arguments.
+
+    Args:
+        algorithm: a name of ``ALGORITHMS``.
+        name: of the class.
+        renamed: names of arguments besides :data:`NAMES`.
+        given: Keras's arguments.
+    """
+    names = NAMES | dict(renamed or {})
+    ours = {names.get(k, k): v for k, v in given.items()}
+    return Peer(
+        algorithm,
+        "keras",
+        f"keras.optimizers.{name}",
+        given,
+        core(algorithm, "keras", **ours),
+        runner(name, **given),
+    )
+
+
+_RHO = {"rho": "alpha"}
+
+PEERS = [
+    pair("sgd", "SGD"),
+    pair("sgd", "SGD", momentum=0.9),
+    pair("sgd", "SGD", momentum=0.9, nesterov=True, weight_decay=0.1),
+    pair("adam", "Adam"),
+    pair("adam", "Adam", beta_1=0.8, beta_2=0.95, epsilon=1e-5, learning_rate=0.01),
+    pair("adamw", "AdamW"),
+    pair("adamw", "AdamW", weight_decay=0.1, learning_rate=0.01),
+    pair("adamw", "Adam", weight_decay=0.1),
+    pair("adamax", "Adamax"),
+    pair("adamax", "Adamax", beta_1=0.8, beta_2=0.95, epsilon=1e-5),
+    pair("adamaxw", "Adamax", weight_decay=0.1),
+    pair("nadam", "Nadam"),
+    pair("nadam", "Nadam", beta_1=0.8, beta_2=0.95, epsilon=1e-5, weight_decay=0.1),
+    pair("adagrad", "Adagrad"),
+    pair("adagrad", "Adagrad", initial_accumulator_value=0.0, weight_decay=0.1),
+    pair("adadelta", "Adadelta"),
+    pair("adadelta", "Adadelta", learning_rate=1.0, rho=0.9, weight_decay=0.1),
+    pair("rmsprop", "RMSprop"),
+    pair("rmsprop", "RMSprop", _RHO, rho=0.95, momentum=0.9, weight_decay=0.1),
+    pair("rmsprop", "RMSprop", momentum=0.9, centered=True, epsilon=1e-5),
+    pair("lion", "Lion"),
+    pair("lion", "Lion", beta_1=0.8, beta_2=0.95, weight_decay=0.1),
+]

@@ -1,0 +1,240 @@
+"""``optax``: its functions against the dialect "optax" of ours, run in NumPy.
+
+To add a peer: ``pair("lion", "lion", {"b1": 0.95}, b1=0.95)``. The first name is ours, the second
+the function of ``optax`` (or a function itself, of ``optax.contrib``); the dictionary holds our
+arguments, the keywords optax's.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from parity.conformance import Arrays, Peer, Problem, Runner, core
+
+
+def runner(make: Callable[[Any], Any], lr: float, scheduled: bool = True) -> Runner:
+    """Return what trains with ``make(learning_rate)`` in one jitted scan.
+
+    Args:
+        make: makes the transformation of a schedule or, if it takes none, of a number.
+        lr: the learning rate where the problem has none of its own.
+        scheduled: whether it takes a schedule: then one compilation serves every problem.
+    """
+
+    def scan(params: Any, grads: Any, rates: Any) -> Any:
+        tx = make((lambda count: rates[count]) if scheduled else lr)
+
+        def body(carry: Any, g: Any) -> Any:
+            updates, state = tx.update(g, carry[1], carry[0])
+            params = optax.apply_updates(carry[0], updates)
+            return (params, state), params
+
+        return jax.lax.scan(body, (params, tx.init(params)), grads)[1]
+
+    jitted = functools.cache(lambda: jax.jit(scan))  # compiled once for all seeds
+
+    def run(problem: Problem) -> list[Arrays]:
+        with jax.enable_x64(problem.dtype == np.float64):
+            grads = [np.stack(column) for column in zip(*problem.grads, strict=True)]
+            rates = np.asarray(problem.rates or [lr] * len(problem.grads), problem.dtype)
+            columns = [np.asarray(x) for x in jitted()(problem.begin, grads, rates)]
+        return [[x[t] for x in columns] for t in range(len(problem.grads))]
+
+    return run
+
+
+def pair(
+    algorithm: str,
+    theirs: str | Callable[..., Any],
+    ours: Mapping[str, Any] | None = None,
+    *,
+    lr: float = 1e-3,
+    cause: str = "",
+    scheduled: bool = True,
+    dialect: str = "optax",
+    chained: Callable[[Any], Any] | None = None,
+    name: str | None = None,
+    shown: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Peer:
+    """Return our algorithm and a function of optax.
+
+    Args:
+        algorithm: a name of ``ALGORITHMS``.
+        theirs: name of a function of optax, or the function.
+        ours: our hyperparameters, without the learning rate.
+        lr: the learning rate of both.
+        cause: why the two differ, if they do.
+        scheduled: whether optax takes a schedule for it.
+        dialect: ours.
+        chained: further steps around the transformation.
+        name: what the function is called; its own name by default.
+        shown: the arguments to show; all by default.
+        given: optax's arguments, without the learning rate.
+    """
+    function = getattr(optax, theirs) if isinstance(theirs, str) else theirs
+    module = "optax.contrib" if ".contrib." in getattr(function, "__module__", "") else "optax"
+    name = name or (theirs if isinstance(theirs, str) else function.__name__)
+
+    def make(rate: Any) -> Any:
+        tx = function(rate, **given)
+        return tx if chained is None else chained(tx)
+
+    return Peer(
+        algorithm,
+        dialect,
+        f"{module}.{name}",
+        {"learning_rate": lr} | given if shown is None else shown,
+        core(algorithm, dialect, lr=lr, **(ours or {})),
+        runner(make, lr, scheduled),
+        cause,
+        scheduled,
+    )
+
+
+def _same(algorithm: str, theirs: str | Callable[..., Any], **given: Any) -> Peer:
+    """Return a pair in which ours and optax's arguments have the same names."""
+    own = {k: v for k, v in given.items() if k not in ("lr", "cause", "scheduled")}
+    return pair(algorithm, theirs, own, **given)
+
+
+def _madgrad(rate: Any, **given: Any) -> Any:
+    """Return optax's with a float64 counter: it takes √(k + 1) of an int32, in float32."""
+    schedule = (lambda count: rate(count.astype(np.int32))) if callable(rate) else rate
+    tx = optax.contrib.madgrad(schedule, **given)
+
+    def init(params: Any) -> Any:
+        double = jax.tree.leaves(params)[0].dtype == np.float64
+        decay, state = tx.init(params)
+        return decay, state._replace(count=state.count.astype(np.float64)) if double else state
+
+    return optax.GradientTransformationExtraArgs(init, tx.update)
+
+
+def _first_optimistic_adam(rate: float, **given: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # in favour of optimistic_adam_v2
+        return optax.optimistic_adam(rate, **given)
+
+
+PEERS = [
+    _same("sgd", "sgd"),
+    _same("sgd", "sgd", momentum=0.9),
+    _same("sgd", "sgd", momentum=0.9, nesterov=True),
+    _same("adam", "adam"),
+    _same("adam", "adam", b1=0.8, b2=0.95, eps=1e-6),
+    _same("adam", "adam", eps_root=1e-10),
+    _same("adamw", "adamw"),
+    _same("adamw", "adamw", lr=1e-2, weight_decay=0.1),
+    _same("amsgrad", "amsgrad"),
+    _same("amsgrad", "amsgrad", eps_root=1e-10),
+    _same("adamax", "adamax"),
+    _same("adamax", "adamax", b1=0.8, b2=0.95, eps=1e-6),
+    _same("adamaxw", "adamaxw"),
+    _same("adamaxw", "adamaxw", lr=1e-2, weight_decay=0.1),
+    _same("nadam", "nadam"),
+    _same("nadam", "nadam", b1=0.8, b2=0.95, eps_root=1e-10),
+    _same("nadamw", "nadamw"),
+    _same("nadamw", "nadamw", lr=1e-2, weight_decay=0.1, eps_root=1e-10),
+    _same("radam", "radam"),
+    _same("radam", "radam", b1=0.8, b2=0.95, eps_root=1e-10),
+    _same("radam", "radam", nesterov=True, threshold=6.5),
+    _same("adagrad", "adagrad"),
+    _same("adagrad", "adagrad", initial_accumulator_value=0.0, eps=1e-5),
+    _same("adadelta", "adadelta", lr=1.0),
+    _same("adadelta", "adadelta", lr=1.0, rho=0.95, eps=1e-4, weight_decay=0.01),
+    pair(
+        "adadelta",
+        lambda _: optax.adadelta(),
+        {"maximize": True},
+        lr=1.0,
+        scheduled=False,
+        name="adadelta",
+        shown={},
+    ),
+    _same("rmsprop", "rmsprop"),
+    pair("rmsprop", "rmsprop", {"alpha": 0.95, "eps": 1e-5}, decay=0.95, eps=1e-5),
+    pair("rmsprop", "rmsprop", {"eps_in_root": False}, eps_in_sqrt=False),
+    _same("rmsprop", "rmsprop", centered=True, eps=1e-5),
+    _same("rmsprop", "rmsprop", momentum=0.9, initial_scale=0.3),
+    _same("rmsprop", "rmsprop", momentum=0.9, nesterov=True),
+    pair(
+        "rmsprop",
+        "rmsprop",
+        {"alpha": 0.99, "centered": True, "correct_bias": True, "initial_scale": 1.0},
+        decay=0.99,
+        centered=True,
+        bias_correction=True,
+        initial_scale=1.0,
+    ),
+    pair(
+        "rmsprop",
+        "rmsprop",
+        {"centered": True, "correct_bias": True, "eps": 1e-5},
+        cause="at the first step the corrected variance is 0 but for its rounding",
+        centered=True,
+        bias_correction=True,
+        eps=1e-5,
+    ),
+    _same("rprop", "rprop", lr=1e-2, scheduled=False),
+    pair(
+        "rprop",
+        "rprop",
+        {"etaminus": 0.4, "etaplus": 1.5, "step_size_min": 1e-3, "step_size_max": 0.3},
+        scheduled=False,
+        eta_minus=0.4,
+        eta_plus=1.5,
+        min_step_size=1e-3,
+        max_step_size=0.3,
+    ),
+    _same("lion", "lion", lr=1e-4),
+    _same("lion", "lion", b1=0.8, b2=0.95, weight_decay=0.1),
+    _same("sign_sgd", "sign_sgd"),
+    _same("signum", "signum"),
+    pair("signum", "signum", {"b1": 0.7}, beta=0.7),
+    _same("adabelief", "adabelief"),
+    _same("adabelief", "adabelief", eps=1e-8, eps_root=1e-10, nesterov=True),
+    _same("yogi", "yogi", lr=1e-2),
+    _same("yogi", "yogi", lr=1e-2, b1=0.8, b2=0.95, eps=1e-6),
+    _same("adan", "adan"),
+    _same("adan", "adan", b1=0.9, b2=0.8, b3=0.95, eps_root=0.0, weight_decay=0.1),
+    _same("optimistic_gradient_descent", "optimistic_gradient_descent"),
+    _same("optimistic_gradient_descent", "optimistic_gradient_descent", alpha=0.7, beta=0.4),
+    _same("optimistic_adam", "optimistic_adam_v2"),
+    _same("optimistic_adam", "optimistic_adam_v2", alpha=0.7, beta=0.4, eps_root=1e-10),
+    _same("optimistic_adam", "optimistic_adam_v2", nesterov=False),
+    pair(
+        "optimistic_adam",
+        lambda _, **given: _first_optimistic_adam(1e-3, **given),
+        {"alpha": 1e-3, "beta": 0.5},
+        lr=1.0,
+        scheduled=False,
+        name="optimistic_adam",
+        shown={"learning_rate": 1e-3, "optimism": 0.5},
+        optimism=0.5,
+    ),
+    _same("acprop", optax.contrib.acprop),
+    _same("acprop", optax.contrib.acprop, eps=1e-8, eps_root=1e-10, weight_decay=0.1),
+    _same("ademamix", optax.contrib.ademamix),
+    _same("ademamix", optax.contrib.ademamix, b3=0.99, alpha=2.0, weight_decay=0.1),
+    _same("ademamix", optax.contrib.ademamix, b1=0.8, b2=0.95, eps_root=1e-10),
+    _same("adopt", optax.contrib.adopt),
+    _same("adopt", optax.contrib.adopt, nesterov=True, b1=0.8),
+    _same("adopt", optax.contrib.adopt, use_clipping=False, b2=0.99, eps=1e-4),
+    pair("madgrad", _madgrad, lr=1e-2, name="contrib.madgrad"),
+    pair(
+        "madgrad",
+        _madgrad,
+        {"momentum": 0.0, "weight_decay": 0.01},
+        name="contrib.madgrad",
+        momentum=0.0,
+        weight_decay=0.01,
+    ),
+]

@@ -1,0 +1,295 @@
+"""Loops written from the pseudocode of the papers, for dialects that no library ships.
+
+Each is the rule of one element, with powers and counters as the paper has them; a dictionary holds
+what it carries, which starts from 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from parity.conformance import Arrays, Peer, Problem, Runner, core
+
+State = dict[str, Any]
+Rule = Callable[[State, Any, Any, int, float], Any]
+"""The parameters after step t from the state, the parameters, the gradient, t and the rate."""
+
+
+def runner(rule: Rule, lr: float) -> Runner:
+    """Return what trains with a rule, leaf by leaf.
+
+    Args:
+        rule: of one leaf.
+        lr: the learning rate where the problem has none of its own.
+    """
+
+    def run(problem: Problem) -> list[Arrays]:
+        theta = list(problem.begin)
+        states: list[State] = [defaultdict(float) for _ in theta]
+        found = []
+        for t, grads in enumerate(problem.grads, 1):
+            rate = lr if problem.rates is None else problem.rates[t - 1]
+            with np.errstate(all="ignore"):
+                theta = [
+                    np.asarray(rule(s, p, g, t, rate), problem.dtype)
+                    for s, p, g in zip(states, theta, grads, strict=True)
+                ]
+            found.append(theta)
+        return found
+
+    return run
+
+
+def _momentum(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Sutskever et al. 2013, equations 1 and 2, with μ = 0.9."""
+    s["v"] = 0.9 * s["v"] - lr * g
+    return theta + s["v"]
+
+
+def _moments(s: State, g: Any, b1: float = 0.9, b2: float = 0.999) -> tuple[Any, Any]:
+    s["m"] = b1 * s["m"] + (1 - b1) * g
+    s["v"] = b2 * s["v"] + (1 - b2) * g**2
+    return s["m"], s["v"]
+
+
+def _adam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Kingma and Ba 2015, Algorithm 1."""
+    m, v = _moments(s, g)
+    return theta - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+
+
+def _adamw(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Loshchilov and Hutter 2019, Algorithm 2, with λ = 0.01 and the rate as α."""
+    return _adam(s, theta, g, t, lr) - 0.01 * theta
+
+
+def _amsgrad(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Reddi et al. 2018, Algorithm 2."""
+    m, v = _moments(s, g)
+    s["v_hat"] = np.maximum(s["v_hat"], v)
+    return theta - lr * m / np.sqrt(s["v_hat"])
+
+
+def _adamax(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Kingma and Ba 2015, Algorithm 2."""
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * g
+    s["u"] = np.maximum(0.999 * s["u"], np.abs(g))
+    return theta - (lr / (1 - 0.9**t)) * s["m"] / s["u"]
+
+
+def _nadam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Dozat 2016, Algorithm 2, with μ = 0.99, ν = 0.999 and its schedule."""
+    mu, following = (0.99 * (1 - 0.5 * 0.96 ** (n / 250)) for n in (t, t + 1))
+    s["product"] = mu * (s["product"] if t > 1 else 1.0)
+    s["m"] = mu * s["m"] + (1 - mu) * g
+    s["n"] = 0.999 * s["n"] + (1 - 0.999) * g**2
+    m_hat = following * s["m"] / (1 - s["product"] * following)
+    m_hat = m_hat + (1 - mu) * g / (1 - s["product"])
+    n_hat = 0.999 * s["n"] / (1 - 0.999**t)
+    return theta - lr * m_hat / (np.sqrt(n_hat) + 1e-8)
+
+
+def _radam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Liu et al. 2020, Algorithm 2."""
+    m, v = _moments(s, g)
+    m_hat = m / (1 - 0.9**t)
+    limit = 2 / (1 - 0.999) - 1
+    rho = limit - 2 * t * 0.999**t / (1 - 0.999**t)
+    if rho <= 4:
+        return theta - lr * m_hat
+    length = np.sqrt((1 - 0.999**t) / v)
+    r = np.sqrt(((rho - 4) * (rho - 2) * limit) / ((limit - 4) * (limit - 2) * rho))
+    return theta - lr * r * m_hat * length
+
+
+def _adagrad(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Duchi et al. 2011, Figure 1 with diagonal matrices and δ = 1e-10."""
+    s["s"] = s["s"] + g**2
+    return theta - lr * g / (1e-10 + np.sqrt(s["s"]))
+
+
+def _adadelta(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Zeiler 2012, Algorithm 1, with ρ = 0.95 and ε = 1e-6."""
+    s["g"] = 0.95 * s["g"] + 0.05 * g**2
+    step = -np.sqrt(s["x"] + 1e-6) / np.sqrt(s["g"] + 1e-6) * g
+    s["x"] = 0.95 * s["x"] + 0.05 * step**2
+    return theta + step
+
+
+def _rmsprop(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Tieleman and Hinton 2012, slide 29."""
+    s["ms"] = 0.9 * s["ms"] + 0.1 * g**2
+    return theta - lr * g / np.sqrt(s["ms"])
+
+
+def _graves(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Graves 2013, equations 38 to 45."""
+    s["n"] = 0.95 * s["n"] + (1 - 0.95) * g**2
+    s["g"] = 0.95 * s["g"] + (1 - 0.95) * g
+    s["d"] = 0.9 * s["d"] - lr * g / np.sqrt(s["n"] - s["g"] ** 2 + 1e-4)
+    return theta + s["d"]
+
+
+def _rprop(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Riedmiller and Braun 1993: the adaptation rule and the learning rule, branch by branch."""
+    delta = np.full(np.shape(g), 0.1) if t == 1 else s["delta"]
+    before = s["g"] * g
+    up, down = before > 0, before < 0
+    s["delta"] = np.where(up, np.minimum(delta * 1.2, 50.0), delta)
+    s["delta"] = np.where(down, np.maximum(delta * 0.5, 1e-6), s["delta"])
+    s["step"] = np.where(down, -s["step"], -np.sign(g) * s["delta"])
+    s["g"] = np.where(down, 0.0, g)
+    return theta + s["step"]
+
+
+def _lion(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Chen et al. 2023, Algorithm 2, with λ = 0.1."""
+    c = 0.9 * s["m"] + (1 - 0.9) * g
+    s["m"] = 0.99 * s["m"] + (1 - 0.99) * g
+    return theta - lr * (np.sign(c) + 0.1 * theta)
+
+
+def _adabelief(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Zhuang et al. 2020, Algorithm 2."""
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * g
+    s["s"] = 0.999 * s["s"] + (1 - 0.999) * (g - s["m"]) ** 2 + 1e-8
+    return theta - lr * (s["m"] / (1 - 0.9**t)) / (np.sqrt(s["s"] / (1 - 0.999**t)) + 1e-8)
+
+
+def _yogi(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Zaheer et al. 2018, Algorithm 2."""
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * g
+    s["v"] = s["v"] - (1 - 0.999) * np.sign(s["v"] - g**2) * g**2
+    return theta - lr * s["m"] / (np.sqrt(s["v"]) + 1e-3)
+
+
+def _adan(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Xie et al. 2024, Algorithm 1, with β as there, λ = 0.02 and the bias corrected."""
+    b1, b2, b3 = 0.02, 0.08, 0.01
+    difference = g - (g if t == 1 else s["g"])
+    s["m"] = (1 - b1) * s["m"] + b1 * g
+    s["v"] = (1 - b2) * s["v"] + b2 * difference
+    s["n"] = (1 - b3) * s["n"] + b3 * (g + (1 - b2) * difference) ** 2
+    s["g"] = g
+    m, v, n = (s[k] / (1 - (1 - b) ** t) for k, b in (("m", b1), ("v", b2), ("n", b3)))
+    return (theta - lr / (np.sqrt(n) + 1e-8) * (m + (1 - b2) * v)) / (1 + 0.02 * lr)
+
+
+def _optimistic(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Daskalakis et al. 2018, the update rule of optimistic mirror descent."""
+    last, s["g"] = s["g"], g
+    return theta - 2 * lr * g + lr * last
+
+
+def _optimistic_adam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Daskalakis et al. 2018, Algorithm 1."""
+    m, v = _moments(s, g)
+    return _optimistic(s, theta, m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), t, lr)
+
+
+def _acprop(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Zhuang et al. 2021, Algorithm 2, with the bias corrected and a plain first step."""
+    root = np.sqrt(s["s"] / (1 - 0.999 ** (t - 1))) if t > 1 else 1.0
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * g
+    s["s"] = 0.999 * s["s"] + (1 - 0.999) * (g - s["m"]) ** 2 + 1e-16
+    return theta - lr * g / (root + 1e-16)
+
+
+def _adopt(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Taniguchi et al. 2024, Algorithm 2."""
+    if t == 1:
+        s["v"] = g**2
+        return theta
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * g / np.maximum(np.sqrt(s["v"]), 1e-6)
+    s["v"] = 0.9999 * s["v"] + (1 - 0.9999) * g**2
+    return theta - lr * s["m"]
+
+
+def _grams(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Cao et al. 2024, with λ = 0.1."""
+    m, v = _moments(s, g)
+    u = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+    return theta - lr * (np.sign(g) * np.abs(u) + 0.1 * theta)
+
+
+def _mars(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Yuan et al. 2025, Algorithm 2 without clipping, with λ = 0.1."""
+    last, s["g"] = (g if t == 1 else s["g"]), g
+    m, v = _moments(s, g + 0.025 * 0.95 / (1 - 0.95) * (g - last), 0.95, 0.99)
+    u = m / (1 - 0.95**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+    return theta - lr * (u + 0.1 * theta)
+
+
+def _madgrad(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Defazio and Jelassi 2022, Algorithm 1, with c = 0.1."""
+    if t == 1:
+        s["x0"] = theta
+    rate = lr * np.sqrt(t)
+    s["s"] = s["s"] + rate * g
+    s["v"] = s["v"] + rate * g**2
+    z = s["x0"] - s["s"] / (np.cbrt(s["v"]) + 1e-6)
+    return 0.9 * theta + (1 - 0.9) * z
+
+
+def pair(
+    algorithm: str, rule: Rule, *, lr: float = 1e-3, scheduled: bool = True, **ours: Any
+) -> Peer:
+    """Return our dialect "paper" and a loop.
+
+    Args:
+        algorithm: a name of ``ALGORITHMS``.
+        rule: the loop.
+        lr: the learning rate of both.
+        scheduled: whether the rule reads it at every step.
+        ours: our hyperparameters.
+    """
+    return Peer(
+        algorithm,
+        "paper",
+        "the paper's pseudocode",
+        {"lr": lr} | ours,
+        core(algorithm, "paper", lr=lr, **ours),
+        runner(rule, lr),
+        scheduled=scheduled,
+    )
+
+
+PEERS = [
+    pair("sgd", _momentum, momentum=0.9),
+    pair("adam", _adam),
+    pair("adamw", _adamw, weight_decay=0.01),
+    pair("amsgrad", _amsgrad),
+    pair("adamax", _adamax),
+    pair("nadam", _nadam),
+    pair("radam", _radam),
+    pair("adagrad", _adagrad),
+    pair("adadelta", _adadelta, lr=1.0, scheduled=False),
+    pair("rmsprop", _rmsprop),
+    pair(
+        "rmsprop",
+        _graves,
+        lr=1e-4,
+        alpha=0.95,
+        momentum=0.9,
+        centered=True,
+        eps=1e-4,
+        eps_in_root=True,
+        lr_in_momentum=True,
+    ),
+    pair("rprop", _rprop, lr=0.1, scheduled=False),
+    pair("lion", _lion, lr=1e-4, weight_decay=0.1),
+    pair("adabelief", _adabelief),
+    pair("yogi", _yogi, lr=1e-2),
+    pair("adan", _adan, weight_decay=0.02),
+    pair("optimistic_gradient_descent", _optimistic),
+    pair("optimistic_adam", _optimistic_adam),
+    pair("acprop", _acprop),
+    pair("adopt", _adopt),
+    pair("grams", _grams, weight_decay=0.1),
+    pair("mars", _mars, lr=3e-3, weight_decay=0.1),
+    pair("madgrad", _madgrad, lr=1e-2),
+]

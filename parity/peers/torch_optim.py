@@ -1,0 +1,121 @@
+"""``torch.optim``: our classes take the same arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+import optstudy_torch
+from parity.conformance import Arrays, Peer, Problem, Runner
+
+
+@contextmanager
+def _counters_in_double(dtype: np.dtype[Any]) -> Iterator[None]:
+    """Let torch keep its counters in double: by default they have the default dtype."""
+    before = torch.get_default_dtype()
+    if dtype == np.float64:
+        torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def runner(make: Callable[[Any], Any]) -> Runner:
+    """Return what trains with the optimizer that ``make`` makes of a list of parameters."""
+
+    def run(problem: Problem) -> list[Arrays]:
+        with _counters_in_double(problem.dtype):
+            params = [torch.nn.Parameter(torch.tensor(x)) for x in problem.begin]
+            optimizer = make(params)
+            found = []
+            for t, grads in enumerate(problem.grads):
+                for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+                    p.grad = None if (t, i) in problem.gaps else torch.tensor(g)
+                if problem.rates is not None:
+                    optimizer.param_groups[0]["lr"] = problem.rates[t]
+                optimizer.step()
+                found.append([p.detach().numpy().copy() for p in params])
+        return found
+
+    return run
+
+
+def pair(algorithm: str, name: str, cause: str = "", scheduled: bool = True, **given: Any) -> Peer:
+    """Return our class and torch's of the same name with the same arguments.
+
+    Args:
+        algorithm: what runs in ours.
+        name: of the class.
+        cause: why the two differ, if they do.
+        scheduled: whether the learning rate is read at every step.
+        given: the arguments.
+    """
+    ours, theirs = getattr(optstudy_torch, name), getattr(torch.optim, name)
+    return Peer(
+        algorithm,
+        "torch",
+        f"torch.optim.{name}",
+        given,
+        runner(lambda p: ours(p, **given)),
+        # One tensor after the other: what torch takes on the CPU, and it leaves .grad alone.
+        runner(lambda p: theirs(p, foreach=False, **given)),
+        cause,
+        scheduled,
+        gaps=True,
+    )
+
+
+PEERS = [
+    pair("sgd", "SGD"),
+    pair("sgd", "SGD", momentum=0.9),
+    pair("sgd", "SGD", momentum=0.9, dampening=0.3),
+    pair("sgd", "SGD", momentum=0.9, nesterov=True),
+    pair("sgd", "SGD", weight_decay=0.01),
+    pair("sgd", "SGD", maximize=True, weight_decay=0.01),
+    pair("sgd", "SGD", momentum=0.9, nesterov=True, weight_decay=0.01, maximize=True),
+    pair("sgd", "SGD", momentum=0.5, dampening=0.5, weight_decay=0.01, maximize=True),
+    pair("adam", "Adam"),
+    pair("adam", "Adam", betas=(0.8, 0.95), eps=1e-6),
+    pair("adam", "Adam", weight_decay=0.01),
+    pair("adam", "Adam", weight_decay=0.01, maximize=True),
+    pair("adamw", "AdamW"),
+    pair("adamw", "AdamW", weight_decay=0.1, maximize=True),
+    pair("adamw", "Adam", decoupled_weight_decay=True, weight_decay=0.01),
+    pair("amsgrad", "Adam", amsgrad=True),
+    pair("amsgrad", "Adam", amsgrad=True, weight_decay=0.01, maximize=True),
+    pair("amsgrad", "AdamW", amsgrad=True),
+    pair("amsgrad", "AdamW", amsgrad=True, weight_decay=0.1, maximize=True),
+    pair("adamax", "Adamax"),
+    pair("adamax", "Adamax", betas=(0.8, 0.95), eps=1e-6),
+    pair("adamax", "Adamax", weight_decay=0.01, maximize=True),
+    pair("nadam", "NAdam"),
+    pair("nadam", "NAdam", betas=(0.8, 0.95), eps=1e-6, momentum_decay=0.3),
+    pair("nadam", "NAdam", momentum_decay=0.0),
+    pair("nadam", "NAdam", momentum_decay=1e9),
+    pair("nadam", "NAdam", weight_decay=0.01, maximize=True),
+    pair("nadam", "NAdam", weight_decay=0.1, decoupled_weight_decay=True, maximize=True),
+    pair("radam", "RAdam"),
+    pair("radam", "RAdam", betas=(0.8, 0.95), eps=1e-6),
+    pair("radam", "RAdam", cause="torch's ρₜ cancels for β₂ near 1", betas=(0.9, 0.99999)),
+    pair("radam", "RAdam", betas=(0.9, 0.5)),
+    pair("radam", "RAdam", weight_decay=0.01, maximize=True),
+    pair("radam", "RAdam", weight_decay=0.1, decoupled_weight_decay=True, maximize=True),
+    pair("adagrad", "Adagrad"),
+    pair("adagrad", "Adagrad", lr_decay=0.01, initial_accumulator_value=0.1, eps=1e-6),
+    pair("adagrad", "Adagrad", lr_decay=0.01, weight_decay=0.01, maximize=True),
+    pair("adadelta", "Adadelta"),
+    pair("adadelta", "Adadelta", rho=0.95, eps=1e-4, weight_decay=0.01, maximize=True),
+    pair("rmsprop", "RMSprop"),
+    pair("rmsprop", "RMSprop", alpha=0.9, eps=1e-5),
+    pair("rmsprop", "RMSprop", centered=True),
+    pair("rmsprop", "RMSprop", momentum=0.9),
+    pair("rmsprop", "RMSprop", momentum=0.9, centered=True, weight_decay=0.01, maximize=True),
+    pair("rprop", "Rprop", scheduled=False),
+    pair("rprop", "Rprop", scheduled=False, maximize=True, etas=(0.4, 1.5)),
+    pair("rprop", "Rprop", scheduled=False, lr=20.0, step_sizes=(0.01, 10.0)),
+]

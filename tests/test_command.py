@@ -1,0 +1,55 @@
+"""``python -m optstudy_core``: what it prints of every algorithm."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from optstudy_core import ALGORITHMS
+from optstudy_core.__main__ import explanation, main, state_size, table
+
+
+def test_the_table_has_every_algorithm() -> None:
+    heading, *rows = table().splitlines()
+    assert heading.split()[:4] == ["name", "torch", "class", "year"]
+    assert [row.split()[0] for row in rows] == sorted(ALGORITHMS)
+    for row in rows:
+        name, title, year, state, *rest = row.split()
+        algorithm = ALGORITHMS[name]
+        assert title == algorithm.title
+        assert 1900 < int(year) < 2100
+        assert int(state) == state_size(algorithm)
+        assert re.search(r"[A-Za-z]{3}", " ".join(rest[len(algorithm.dialects) :]))  # a title
+        assert len(row) < 150
+
+
+def test_state_sizes() -> None:
+    sizes = {"sgd": 0, "adam": 2, "amsgrad": 3, "lion": 1}
+    assert {name: state_size(ALGORITHMS[name]) for name in sizes} == sizes
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_hyperparameter_is_explained(name: str) -> None:
+    text = explanation(ALGORITHMS[name])
+    for key, value in ALGORITHMS[name].defaults().items():
+        assert re.search(rf"^  {key} = {re.escape(str(value))}: \S", text, re.MULTILINE), key
+    for dialect in ALGORITHMS[name].dialects:
+        assert re.search(rf"^  {dialect}: \S", text, re.MULTILINE)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert table() in capsys.readouterr().out
+    assert main(["cite", "adam", "lion"]) == 0
+    assert re.findall(r"^@\w+\{(\w+),", capsys.readouterr().out, re.MULTILINE) == [
+        "kingma2015adam",
+        "chen2023symbolic",
+    ]
+    assert main(["explain", "nadam"]) == 0
+    assert "0.96" in capsys.readouterr().out
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cite", "adamm"]) == 2
+    assert "did you mean 'adam'" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""The scalars that update rules carry, in float32 against what they stand for in double."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import optstudy_torch
+from optstudy_core import bias_correction, mean_age, nadam, radam
+from optstudy_core.momentum_schedule import share
+
+ULP = 2.0**-24  # half a unit in the last place of a float32 from 1 to 2, relative
+DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
+
+
+def exact_age(b: float, t: int) -> float:
+    """Return the mean age as a sum of positive terms, in double: exact to some 1e-13."""
+    weights = b ** np.arange(t, dtype=np.float64)
+    return float(np.dot(np.arange(t), weights) / np.sum(weights))
+
+
+@pytest.mark.parametrize("b", DECAYS)
+def test_the_mean_age_in_float32(b: float) -> None:
+    zero = np.zeros((), np.float32)
+    c, a = bias_correction.init(zero), mean_age.init(zero)
+    checked = {*range(2, 30), 100, 1000, 3000, 10_000, 17_363, 50_000, 100_000}
+    for t in range(1, max(checked) + 1):
+        c = bias_correction.advance(c, b)
+        a = mean_age.advance(a, b, c.value)
+        if t in checked:
+            # Measured: 2.0 at most, of the roundings of 1 − βᵗ and of the age itself.
+            assert abs(float(a.value) / exact_age(b, t) - 1) < 3 * ULP, t
+    assert a.value.dtype == np.float32
+
+
+@pytest.mark.parametrize("b2", [b for b in DECAYS if b >= 0.9])
+def test_radam_rectifies_from_step_six_on_in_float32(b2: float) -> None:
+    """optax's ρ cancels in float32, and rectifies at step 1 for β₂ = 0.99999."""
+    state, exact = (radam.init(np.zeros(1, d)) for d in (np.float32, np.float64))
+    with np.errstate(invalid="ignore"):  # the root that is not used before step 6
+        for t in range(1, 60):
+            g = np.array([1.0 + t % 3])
+            state, step = radam.update(state, g.astype(np.float32), b1=0.0, b2=b2, lr=1.0)
+            exact, wanted = radam.update(exact, g, b1=0.0, b2=b2, lr=1.0)
+            assert (step[0] == -g[0]) == (t < 6)
+            # r is a root of a quotient of six factors, each with its rounding.
+            assert abs(float(step[0]) / wanted[0] - 1) < 12 * ULP
+
+
+@pytest.mark.parametrize("psi", [1e-9, 1e-3, 4e-3, 0.3, 1.0, 7.3, 20.0, 61.7, 200.0, 1e3, 1e9])
+def test_the_share_of_the_momentum_schedule(psi: float) -> None:
+    rate = 0.04082199452025513  # −ln 0.96; the logarithm of the double 0.96 is another
+    exact = -math.expm1(-psi * rate)
+    # Measured over 2000 values of ψ: 5.7 units in double, 5.1 in float32.
+    assert abs(share(psi) / exact - 1) < 8 * 2.0**-53
+    with np.errstate(all="ignore"):
+        single = share(np.array(psi, np.float32))
+    exact = -math.expm1(-float(np.float32(psi)) * rate)
+    assert single.dtype == np.float32
+    assert abs(float(single) / exact - 1) < 8 * ULP
+
+
+def test_nadams_momentum_in_float32() -> None:
+    """After 10,000 steps its product and its schedule are where torch's powers are."""
+    state = nadam.init(np.zeros(1, np.float32))
+    for _ in range(10_000):
+        state, _ = nadam.update(state, np.ones(1, np.float32))
+    assert abs(float(state.schedule.value) / (1 - 0.96**40) - 1) < 2 * ULP
+    assert state.product.value == 1.0
+
+
+def test_rprops_tuples_live_in_the_group_and_in_a_saved_state() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = optstudy_torch.Rprop([p], etas=(0.4, 1.5), step_sizes=(1e-3, 0.3))
+    assert optimizer.param_groups[0]["etas"] == (0.4, 1.5)
+    for g in (1.0, 1.0, -1.0):
+        p.grad = torch.full((2,), g)
+        optimizer.step()
+    other = optstudy_torch.Rprop([torch.nn.Parameter(p.detach().clone())])
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["step_sizes"] == (1e-3, 0.3)
+    q = other.param_groups[0]["params"][0]
+    for x, opt in ((p, optimizer), (q, other)):
+        x.grad = torch.full((2,), -1.0)
+        opt.step()
+    assert torch.equal(p, q)
