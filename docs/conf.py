@@ -36,3 +36,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 # Napoleon writes attributes of named tuples that autodoc documents too.
 napoleon_use_ivar = True
+
+
+def show_equations_as_written(app, what, name, obj, options, lines):
+    """Make a literal block of each indented block of a module's docstring: its equations."""
+    if what == "module":
+        for i in range(len(lines) - 1, 0, -1):
+            if lines[i].startswith("    ") and not lines[i - 1].strip():
+                lines[i:i] = ["::", ""]
+
+
+def setup(app):
+    """Register what is defined here."""
+    app.connect("autodoc-process-docstring", show_equations_as_written)

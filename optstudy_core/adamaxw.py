@@ -61,7 +61,7 @@ def update(
         eps: ε ≥ 0.
         weight_decay: decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
-        eps_in_maximum: add ε to |gₜ| within the maximum instead of to the divisor.
+        eps_in_maximum: add ε to ``|gₜ|`` within the maximum instead of to the divisor.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

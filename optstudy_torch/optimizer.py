@@ -350,6 +350,7 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
