@@ -5,8 +5,8 @@
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ / uₜ
 
 The maximum needs no bias correction. torch and optax add ε within it; without
-``eps_in_maximum`` (Keras) it is added to the divisor uₜ + ε of ``uₜ = max(β₂·uₜ₋₁, |gₜ|)``. The paper
-has no ε at all: a parameter that never had a gradient gets NaN.
+``eps_in_maximum`` (Keras) it is added to the divisor uₜ + ε of ``uₜ = max(β₂·uₜ₋₁, |gₜ|)``. The
+paper has no ε at all: a parameter that never had a gradient gets NaN.
 
 Source: Kingma and Ba 2015, Algorithm 2 (`kingma2015adam`).
 """
