@@ -22,7 +22,7 @@ from optstudy_core import Algorithm, bias_correction, formulas
 from optstudy_core.hyperparameters import is_number
 from optstudy_core.leaves import Leaves, NumPy
 
-FAST = 30  # mutants of a module that the fast tests try
+FAST = 15  # mutants of a module that the fast tests try
 
 # (module, function, before, after): why it is the same function.
 ONLY_THE_SHAPE = "of the argument of zeros_like only the shape and the dtype count"

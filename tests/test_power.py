@@ -52,7 +52,7 @@ def test_every_backend_has_the_same_bits(backend: str) -> None:
         Algorithm("root", init, update),
         backends=[backend],
         dtypes=["float32", "float64"],
-        examples=5,
+        examples=2,
         steps=30,
     )
     assert report.complete, report.first_difference
