@@ -8,10 +8,13 @@ and what a library needs to round them exactly stands in one place: its backend.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
+
+from .exact_sum import HOST
 
 OPERATIONS: Final = (
     "add",
@@ -41,10 +44,15 @@ OPERATIONS: Final = (
 """What a formula may be made of, by the names of the array API standard."""
 
 
+Reduction = Callable[..., Any]
+"""From a :class:`~optstudy_core.exact_sum.Library` and vectors, one float64 scalar."""
+
+
 class Backend:
     """How one library computes an operation on one leaf, rounded once.
 
-    Subclasses define :meth:`apply` and :meth:`full`; NumPy's is the definition of the result.
+    Subclasses define :meth:`apply`, :meth:`full` and :meth:`scalar_of`; NumPy's is the definition
+    of the result.
     """
 
     name: str
@@ -55,8 +63,34 @@ class Backend:
         raise NotImplementedError
 
     def full(self, value: Any, leaf: Any) -> Any:
-        """Return a 0-d array with ``value`` in the dtype and on the device of ``leaf``."""
+        """Return a 0-d array with ``value`` (a number or a float64 scalar), rounded once.
+
+        It has the dtype and the device of ``leaf``.
+        """
         raise NotImplementedError
+
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
+        """Return the float64 scalar ``function(library, *vectors, exact=True)``."""
+        raise NotImplementedError
+
+    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
+        """Return a scalar for each leaf: of that leaf of the trees, or of the whole trees.
+
+        Args:
+            function: of :mod:`optstudy_core.reductions`; empty leaves are left out of its vectors.
+            trees: of one structure.
+            whole: whether all leaves are one vector.
+        """
+        rows = list(zip(*(tree.values for tree in trees), strict=True))
+
+        def scalar(rows: Sequence[tuple[Any, ...]]) -> Any:
+            full = [row for row in rows if math.prod(row[0].shape)]
+            return self.scalar_of(function, [[row[k] for row in full] for k in range(len(trees))])
+
+        values = [scalar(rows)] * len(rows) if whole else [scalar([row]) for row in rows]
+        return Leaves(
+            (self.full(value, row[0]) for value, row in zip(values, rows, strict=True)), self
+        )
 
     def map(self, operation: str, *args: Any) -> Leaves:
         """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf."""
@@ -90,6 +124,10 @@ class NumPy(Backend):
     def full(self, value: Any, leaf: Any) -> Any:
         with np.errstate(all="ignore"):
             return np.full((), value, dtype=leaf.dtype)
+
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
+        with np.errstate(all="ignore"):
+            return function(HOST, *vectors, exact=True)
 
 
 class LeafDtypes:

@@ -15,13 +15,14 @@ everywhere without looking like one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.leaves import Backend
+from optstudy_core.leaves import Backend, Reduction
 
 Origin = frozenset[str]
 
@@ -173,5 +174,13 @@ class JAX(Backend):
                 return SHIFTED
         return PLAIN
 
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Node]]) -> Any:
+        from .geometry import on_device  # which computes with this module
+
+        return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
+
     def full(self, value: Any, leaf: Node) -> Node:
+        if isinstance(value, jax.Array) and value.dtype == jnp.float64:
+            with jax.enable_x64(True):
+                return Node(value.astype(leaf.dtype), PLAIN)
         return Node(jnp.full((), value, dtype=leaf.dtype), PLAIN)

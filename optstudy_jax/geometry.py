@@ -175,11 +175,12 @@ def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
         for x in leaves:
             if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
                 raise TypeError(f"dtype {jnp.result_type(x)}: allowed are real dtypes")
-    return _on_device(function, exact, columns)
+    return on_device(function, exact, columns)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
+def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
+    """Return what a function of a library finds, exactly or not, of vectors: float64 scalars."""
     with jax.enable_x64(True):
         vectors = [[jnp.asarray(x) for x in column if jnp.size(x) > 0] for column in columns]
         result = function(_TRACED, *vectors, exact=exact)

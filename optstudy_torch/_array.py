@@ -11,12 +11,13 @@ What differs from IEEE 754 in torch, and is mended here:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from optstudy_core.leaves import Backend
+from optstudy_core.leaves import Backend, Reduction
 
 _FUNCTIONS: dict[str, Any] = {
     "add": torch.add,
@@ -95,5 +96,12 @@ class Eager(Backend):
     def apply(self, operation: str, *args: Any) -> torch.Tensor:
         return apply(operation, *args)
 
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[torch.Tensor]]) -> Any:
+        from .geometry import LIBRARY  # which computes with this module
+
+        return function(LIBRARY, *vectors, exact=True)
+
     def full(self, value: Any, leaf: torch.Tensor) -> torch.Tensor:
+        if isinstance(value, torch.Tensor):
+            return value.to(leaf.device, leaf.dtype)
         return torch.full((), value, dtype=leaf.dtype, device=leaf.device)

@@ -87,7 +87,7 @@ class _Torch(Blockwise):
         return from_bits(whole) if operation == "max" else whole
 
 
-_TORCH = _Torch()
+LIBRARY = _Torch()
 
 
 def _local(leaves: tuple[Any, ...]) -> tuple[Any, tuple[torch.Tensor, ...]]:
@@ -189,7 +189,7 @@ def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
 
 @torch.no_grad()
 def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
-    result = function(_TORCH, *core.leaves(*trees), exact=exact)
+    result = function(LIBRARY, *core.leaves(*trees), exact=exact)
     return tuple(map(_scalar, result)) if isinstance(result, tuple) else _scalar(result)
 
 
