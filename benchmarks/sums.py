@@ -123,21 +123,23 @@ def main() -> int:
         parser.error(f"sizes = {arguments.sizes}: allowed are whole numbers from 1")
     rows = compare(arguments.rounds, tuple(arguments.sizes))
     console = Console()
-    table = Table(title="Exact sum over plain sum: medians, quartiles", title_justify="left")
-    for heading in ("plain", "sum", "size", "arrays", "exact ms", "plain ms", "ratio", "quartiles"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(
-            row["plain"],
-            row["sum"],
-            f"{row['size']:,}",
-            row["arrays"],
-            f"{row['exact_ms']:.3g}",
-            f"{row['plain_ms']:.3g}",
-            f"{row['ratio']:.2f}",
-            f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}",
-        )
-    console.print(table)
+    for plain in PLAIN:
+        title = f"Exact sum over plain sum ({plain}): medians, quartiles"
+        table = Table(title=title, title_justify="left", box=None)
+        for heading in ("sum", "size", "arrays", "exact ms", "plain ms", "ratio", "quartiles"):
+            table.add_column(heading, no_wrap=True)
+        for row in rows:
+            if row["plain"] == plain:
+                table.add_row(
+                    row["sum"],
+                    f"{row['size']:,}",
+                    row["arrays"],
+                    f"{row['exact_ms']:.3g}",
+                    f"{row['plain_ms']:.3g}",
+                    f"{row['ratio']:.2f}",
+                    f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}",
+                )
+        console.print(table)
     about = {
         "machine": platform.processor() or platform.machine(),
         "torch threads": torch.get_num_threads(),

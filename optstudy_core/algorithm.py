@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .hyperparameters import check_value, nearest
-from .leaves import Leaves, NumPy
+from .leaves import Leaves, NumPy, Reduction
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,25 @@ class Algorithm:
         """The type of the state (found by a call of ``init`` with one number)."""
         return type(self.skeleton(self.defaults()))
 
+    @property
+    def has_sums(self) -> bool:
+        """Whether elements depend on each other, through norms or means of leaves or of all."""
+        return bool(self._sums)
+
+    @property
+    def has_global_sums(self) -> bool:
+        """Whether leaves depend on each other."""
+        return True in self._sums
+
+    @cached_property
+    def _sums(self) -> set[bool]:
+        watch = _Watch()
+        one = Leaves([np.ones(())], watch)
+        for dialect in self.dialects or [None]:
+            values = self.defaults(dialect)
+            self.update(self.start(one, values), one, one, **values)
+        return watch.seen
+
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
         """Return a state of one number per field, to learn the structure from."""
         return self.start(Leaves([np.zeros(())], NumPy()), hyperparameters)
@@ -143,6 +162,17 @@ class Algorithm:
         """Call ``init`` with those of the hyperparameters that it asks for."""
         wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
         return self.init(params, **wanted)
+
+
+class _Watch(NumPy):
+    """Remembers whether sums were asked for, of leaves (False) or of all (True)."""
+
+    def __init__(self) -> None:
+        self.seen: set[bool] = set()
+
+    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
+        self.seen.add(whole)
+        return super().reduce(function, trees, whole)
 
 
 def _from_module(module: ModuleType) -> Algorithm:

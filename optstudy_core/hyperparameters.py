@@ -71,6 +71,14 @@ RANGES: Final[Mapping[str, Range]] = {
     "etaplus": Range(above=1.0),
     "step_size_min": NON_NEGATIVE,
     "step_size_max": Range(above=0.0),
+    "trust_coefficient": NON_NEGATIVE,
+    "reps_rel": NON_NEGATIVE,
+    "reps": NON_NEGATIVE,
+    "init_eta": NON_NEGATIVE,
+    "beta3": DECAY_RATE,
+    "estim_lr0": Range(above=0.0),
+    "estim_lr_coef": NON_NEGATIVE,
+    "init_estim_sq_dist": Range(above=0.0),
 }
 
 

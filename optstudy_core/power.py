@@ -1,14 +1,26 @@
-"""The cube root, made of + − × ÷ and √: the same bits in every library.
+"""Roots, made of + − × ÷ and √: the same bits in every library.
 
-``pow`` and ``cbrt`` differ between libraries in the last bits. This one is within one unit in the
-last place, of float32 and of float64:
+``pow`` and ``cbrt`` differ between libraries in the last bits. This cube root is within one unit in
+the last place, of float32 and of float64:
 
     y ← √(√x·√y), whose fixed point is y³ = x, and then Newton's y ← y − (y − x/y²)/3
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from ._namespace import Array, namespace
+
+
+def sqrt(x: Any) -> Any:
+    """Return √x of a hyperparameter: of a number in double, of an array in its dtype.
+
+    >>> sqrt(0.25)
+    0.5
+    """
+    return namespace(x).sqrt(x) if hasattr(x, "dtype") else math.sqrt(x)
 
 
 def cbrt(x: Array) -> Array:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.records import Run, pack, random_state, restore_random_state, unpack
+from optstudy_core.records import Run, check_names, pack, random_state, restore_random_state, unpack
 
 __all__ = ["Loaded", "load", "restore", "save", "state"]
 
@@ -98,11 +98,7 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
     Raises:
         ValueError: if they differ.
     """
-    if set(packed) != set(like):
-        raise ValueError(
-            f"checkpoint of {', '.join(sorted(packed))}: allowed for {', '.join(sorted(like))} is "
-            "one of the same names"
-        )
+    check_names(packed, like)
     for name, tree in like.items():
         wanted = [path for path, _ in _leaves(tree)]
         if list(packed[name]) != wanted:

@@ -197,7 +197,7 @@ class Recorder:
     Args:
         params: the parameters at the start.
         epoch: quantities and instruments of an epoch.
-        step: those of a step. Plain float64 sums.
+        step: those of a step, such as ``["usual"]``. Plain float64 sums.
         per_layer: record them for each layer as well.
         every: record the steps whose number, counted from 1, is a multiple of it.
         exact: sums of epochs are exact, independent of order, split and library.
@@ -228,14 +228,10 @@ class Recorder:
         exact: bool = True,
         run: Any = None,
     ) -> None:
-        for name, value in {"per_layer": per_layer, "exact": exact}.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} = {value!r}: allowed are True and False")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
-        self._epoch, self._step = core.select(epoch, "epoch"), core.select(step, "step")
-        self._epoch_vectors, self._step_vectors = map(core.vectors, (self._epoch, self._step))
-        self._per_layer, self._every, self._exact = per_layer, every, exact
+        self._options = core.Options.of(
+            epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
+        )
+        self._epoch, self._step = self._options.epoch, self._options.step
         self._layers, self._structure = _flatten(params)
         leaves = self._leaves("params", params)
         self._sizes = np.array([math.prod(np.shape(x)) for x in leaves], int)
@@ -256,21 +252,16 @@ class Recorder:
         self._before: list[Any] | None = None
         self._last_step: list[Any] | None = None
         self._origin: list[Any] | None = None
-        if "displacement" in self._epoch_vectors | self._step_vectors:
+        if self._options.displaced:
             self._origin = _copies(leaves)
-        if self._moves(1):
+        if self._options.moves(1):
             self._before = _copies(leaves)
         self.begin_epoch(params)
-        self._run, self._own_run = _open(run, {"recorder": self._config()})
+        self._run, self._own_run = run, isinstance(run, str | PathLike)
+        if self._own_run:
+            from optstudy_core.records import Run  # SQLite and more, only where asked
 
-    def _config(self) -> dict[str, Any]:
-        return {
-            "epoch": list(self._epoch),
-            "step": list(self._step),
-            "per_layer": self._per_layer,
-            "every": self._every,
-            "exact": self._exact,
-        }
+            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
 
     def __enter__(self) -> Recorder:
         return self
@@ -284,7 +275,7 @@ class Recorder:
         To be called after something else than the optimizer has changed the parameters.
         """
         self._losses, self._loss_count = None, 0
-        if "step" in self._epoch_vectors:
+        if "step" in self._epoch.vectors:
             self._start = [np.array(x) for x in self._leaves("params", params)]
 
     def step(
@@ -315,16 +306,16 @@ class Recorder:
         """
         number = self._step_count + 1
         leaves = self._leaves("params", params)
-        recorded = bool(self._step) and number % self._every == 0
+        recorded = self._options.recorded(number)
         found = self._given(self._step, leaves, grads, state) if recorded else {}
         delta = None if updates is None else self._leaves("updates", updates)
-        moves = self._moves(number)
+        moves = self._options.moves(number)
         if moves and delta is None and self._before is None:
             raise TypeError("updates is missing: they were given before, so no copy was kept")
-        keep = "previous" in self._step_vectors and self._moves(number + 1)
-        copy = delta is None and self._moves(number + 1)
+        keep = "previous" in self._step.vectors and self._options.moves(number + 1)
+        copy = delta is None and self._options.moves(number + 1)
         previous = self._last_step if recorded else None
-        reductions = core.reductions(self._step) if recorded else ()
+        reductions = self._step.reductions if recorded else ()
         # Memory is used again where there is a use for it.
         fits = copy and (previous is None or keep) and self._before is not None
         made, self._before, self._last_step = (_advance_in_place if fits else _advance)(
@@ -343,11 +334,6 @@ class Recorder:
             self._pending.append(
                 Pending(number, self._epoch_count + 1, values, previous is not None)
             )
-
-    def _moves(self, number: int) -> bool:
-        """Tell whether a step is formed: it is recorded, or the next one's angle needs it."""
-        ahead = (number, number + 1) if "previous" in self._step_vectors else (number,)
-        return "step" in self._step_vectors and any(n % self._every == 0 for n in ahead)
 
     def end_epoch(
         self, params: Any, loss: Any = None, *, grads: Any = None, state: Any = None, lr: Any = None
@@ -375,7 +361,7 @@ class Recorder:
             if "displacement" in vectors:
                 origin = vectors["displacement"]
                 vectors["displacement"] = [x - y for x, y in zip(leaves, origin, strict=True)]
-        if "previous" in self._epoch_vectors:
+        if "previous" in self._epoch.vectors:
             vectors["previous"] = self._epoch_step or [None] * len(leaves)
         mean = _scalar("loss", loss)
         if mean is None and self._losses is not None:
@@ -385,16 +371,16 @@ class Recorder:
         given = {"loss": math.nan if mean is None else float(mean), "lr": float(self._lr)}
         self._epoch_count += 1
         head = {"epoch": self._epoch_count}
-        if self._exact:
+        if self._options.exact:
             own = {"lr": given["lr"]}
-            layers = dict.fromkeys(self._layers, own) if self._per_layer else None
-            row = core.exact_row(head, self._epoch, vectors, given, layers)
+            layers = dict.fromkeys(self._layers, own) if self._options.per_layer else None
+            row = core.exact_row(head, self._epoch.names, vectors, given, layers)
         else:
             with np.errstate(all="ignore"):
-                values, sizes, present = core.plain_sums(core.reductions(self._epoch), vectors)
+                values, sizes, present = core.plain_sums(self._epoch.reductions, vectors)
             sums = core.Sums(values, sizes, {"lr": given["lr"]})
-            row = core.plain_row(head, self._epoch, sums, present, given, self._layer_names())
-        if "previous" in self._epoch_vectors:
+            row = core.plain_row(head, self._epoch.names, sums, present, given, self._layer_names())
+        if "previous" in self._epoch.vectors:
             self._epoch_step = vectors["step"]
         if self._run is None:
             self.epochs.append(row)
@@ -412,16 +398,16 @@ class Recorder:
         rows = []
         for made, values in zip(pending, fetched, strict=True):
             given = {name: float(values.get(name, math.nan)) for name in ("loss", "lr")}
-            columns = dict(zip(core.reductions(self._step), values["sums"], strict=True))
-            sizes = dict.fromkeys(self._step_vectors, self._sizes)
+            columns = dict(zip(self._step.reductions, values["sums"], strict=True))
+            sizes = dict.fromkeys(self._step.vectors, self._sizes)
             sums = core.Sums(columns, sizes, {"lr": given["lr"]})
             present = {
                 u: np.full(len(self._layers), u != "previous" or made.has_previous)
-                for u in self._step_vectors
+                for u in self._step.vectors
             }
             head = {"epoch": made.epoch, "step": made.number}
             names = self._layer_names()
-            rows.append(core.plain_row(head, self._step, sums, present, given, names))
+            rows.append(core.plain_row(head, self._step.names, sums, present, given, names))
         if self._run is None:
             self.steps += rows
         else:
@@ -443,7 +429,7 @@ class Recorder:
         """
         self.flush()
         return {
-            "config": self._config(),
+            "config": self._options.config,
             "layers": list(self._layers),
             "epoch_count": self._epoch_count,
             "step_count": self._step_count,
@@ -464,7 +450,7 @@ class Recorder:
         Raises:
             ValueError: if it is of other quantities, or of other parameters.
         """
-        for name, own in {"config": self._config(), "layers": list(self._layers)}.items():
+        for name, own in {"config": self._options.config, "layers": list(self._layers)}.items():
             if state_dict.get(name) != own:
                 raise ValueError(
                     f"state_dict with {name} = {state_dict.get(name)}: allowed for this recorder "
@@ -503,20 +489,22 @@ class Recorder:
         return jax.tree.leaves(tree)
 
     def _layer_names(self) -> list[str] | None:
-        return self._layers if self._per_layer else None
+        return self._layers if self._options.per_layer else None
 
     def _given(
-        self, chosen: tuple[str, ...], leaves: list[Any], grads: Any, state: Any
+        self, chosen: core.Chosen, leaves: list[Any], grads: Any, state: Any
     ) -> dict[str, Any]:
         """Return the vectors that are there already."""
-        wanted = core.vectors(chosen)
-        _require(chosen, {"grad": ("grads", grads), "m": ("state", state), "v": ("state", state)})
+        wanted = chosen.vectors
+        _require(
+            chosen.names, {"grad": ("grads", grads), "m": ("state", state), "v": ("state", state)}
+        )
         found: dict[str, Any] = {}
         if "params" in wanted:
             found["params"] = leaves
         if "grad" in wanted:
             found["grad"] = self._leaves("grads", grads)
-        for u in wanted & MOMENTS.keys():
+        for u in sorted(wanted & MOMENTS.keys()):
             found[u] = self._leaves(f"state with {u}", _moment(state, u))
         if "displacement" in wanted:
             found["displacement"] = self._origin
@@ -649,15 +637,3 @@ def _scalar(name: str, value: Any) -> Any:
 def _add(x: Any, y: Any) -> Any:
     with jax.enable_x64(True):
         return x + y
-
-
-def _open(run: Any, config: Mapping[str, Any]) -> tuple[Any, bool]:
-    """Return the run, and whether it is ours to close."""
-    if not isinstance(run, str | PathLike):
-        return run, False
-    from optstudy_core.records import Run  # SQLite and what belongs to it, only where asked
-
-    try:
-        return Run.create(run, config), True
-    except FileExistsError:
-        return Run.resume(run), True

@@ -242,8 +242,8 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
         )
     kind = parameter.KEYWORD_ONLY
     extra: dict[str, Any] = {"dialect": algorithm.default_dialect, "step_dtype": None}
-    if "weight_decay" in algorithm.defaults():
-        extra = {"mask": None} | extra
+    if "weight_decay" in algorithm.defaults() and not algorithm.has_global_sums:
+        extra = {"mask": None} | extra  # leaves of two groups would not be one vector
     parameters += [parameter(name, kind, default=value) for name, value in extra.items()]
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
@@ -292,8 +292,8 @@ def from_core(
     Its arguments are the algorithm's hyperparameters under optax's names (``learning_rate``, a
     number or a schedule, ``b1``, ``b2``, ``eps``, …) and
 
-    - ``mask``: where there is weight decay, a tree of truth values, or a function of the
-      parameters that makes one: which leaves decay;
+    - ``mask``: where there is weight decay (and no sum over all leaves), a tree of truth values,
+      or a function of the parameters that makes one: which leaves decay;
     - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
     - ``step_dtype``: ``"float32"`` makes float32 updates for bfloat16 and float16 parameters, so
       that ``optax.apply_updates`` rounds the sum only, instead of the step first.

@@ -1,30 +1,33 @@
-"""An update rule as one kernel: traced once, compiled by torch, for tensors of any size.
+"""An update rule as a program: traced once, then run on flat tensors of any length.
 
-The pure function is called once with symbols. Every operation writes a line of a function, which
-``torch.compile`` fuses to one loop over flat tensors of dynamic length. What the formula forms
-from Python numbers (1 − β, lr·λ) is not in the kernel: it is computed on the host in double at
-every step and handed in, rounded once, so new learning rates need no new kernel.
+The pure function is called once with symbols, and every operation writes a line. What the formula
+forms from Python numbers (1 − β, lr·λ) is no line: it is computed on the host in double at every
+step and handed in, rounded once, so new learning rates need no new program.
+
+Lines of scalars (bias corrections, norms) are kept apart from lines of arrays, and both are cut
+into phases: a phase ends where the formula sums over elements, because what follows has to wait
+for all of them.
+
+    phase 0: scalars, arrays that are summed; sums; phase 1: scalars, …; the new state and the step
+
+:mod:`optstudy_torch._machines` runs a program: in blocks, or compiled to kernels.
 """
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable
-from typing import Any
-
-import torch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from optstudy_core import Algorithm
-from optstudy_core.leaves import Backend, Leaves
-
-from . import _array
+from optstudy_core.leaves import Backend, Leaves, Reduction
 
 Host = Callable[[dict[str, float]], float]
 
 
 class HostNumber:
-    """A Python number that is known when the kernel is called, and what is formed from such."""
+    """A Python number that is known when the program runs, and what is formed from such."""
 
     __slots__ = ("key", "value")
 
@@ -73,127 +76,209 @@ class HostNumber:
         return HostNumber(f"(-{self.key})", lambda h: -mine(h))
 
     def __bool__(self) -> bool:
-        raise TypeError("a formula may not branch on a hyperparameter's value: use absent or where")
+        raise NotTraceableError(
+            "a formula may not branch on a hyperparameter's value: use absent or where"
+        )
+
+    def __float__(self) -> float:
+        raise NotTraceableError("a formula may not take the value of a hyperparameter")
+
+
+class NotTraceableError(TypeError):
+    """A formula does what no program can do: it can only be run as it is."""
+
+
+class Symbol(NamedTuple):
+    """A value of a program: one scalar a leaf, or an array like the leaf."""
+
+    name: str
+    is_array: bool
+    phase: int
+
+
+class Line(NamedTuple):
+    """``name = operation(*args)``; arguments are symbols, host numbers and Python numbers."""
+
+    result: Symbol
+    operation: str
+    args: tuple[Any, ...]
+
+
+class Sum(NamedTuple):
+    """``name = function(*args)``, a sum over the elements of each leaf or of all leaves."""
+
+    result: Symbol
+    function: Reduction
+    args: tuple[Symbol, ...]
+    whole: bool
 
 
 class _Tracer(Backend):
     """Writes a line for every operation instead of computing it."""
 
-    name = "torch-compiled"
+    name = "torch-program"
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.numbers: dict[str, HostNumber] = {}
+        self.lines: list[Line] = []
+        self.sums: list[Sum] = []
 
-    def _argument(self, value: Any) -> str:
-        if isinstance(value, HostNumber):
-            self.numbers.setdefault(value.key, value)
-            return f"h{list(self.numbers).index(value.key)}"
-        return value if isinstance(value, str) else repr(value)
+    def apply(self, operation: str, *args: Any) -> Symbol:
+        symbols = [a for a in args if isinstance(a, Symbol)]
+        result = Symbol(
+            f"t{len(self.lines)}",
+            any(s.is_array for s in symbols),
+            max((s.phase for s in symbols), default=0),
+        )
+        self.lines.append(Line(result, operation, args))
+        return result
 
-    def apply(self, operation: str, *args: Any) -> str:
-        name = f"t{len(self.lines)}"
-        arguments = ", ".join(map(self._argument, args))
-        self.lines.append(f"    {name} = apply({operation!r}, {arguments})")
-        return name
+    def full(self, value: Any, leaf: Symbol) -> Symbol:
+        result = Symbol(f"t{len(self.lines)}", False, 0)
+        self.lines.append(Line(result, "full", (value,)))
+        return result
 
-    def full(self, value: Any, leaf: str) -> str:
-        return self.apply("multiply", self.apply("ones_like", leaf), value)
+    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
+        args = tuple(tree.values[0] for tree in trees)
+        result = Symbol(f"r{len(self.sums)}", False, 1 + max(s.phase for s in args))
+        self.sums.append(Sum(result, function, args, whole))
+        return Leaves([result], self)
 
 
-class Kernel:
-    """One algorithm with given static hyperparameters, compiled for one working dtype.
+class Output(NamedTuple):
+    """Where a value goes: to a field of the state, to the step, or to memory for a later phase."""
+
+    target: str
+    source: Symbol
+
+
+@dataclass
+class Body:
+    """Lines of arrays without a sum between them: what one kernel computes for one leaf.
+
+    Attributes:
+        lines: in the order of the formula.
+        outputs: made by lines; none is an input.
+        moved: inputs that become another field of the state, or the step, as they are.
+        arrays: names of the arrays that are read.
+        scalars: names of the scalars that are read.
+        numbers: host numbers that are read, by their keys.
+    """
+
+    lines: list[Line]
+    outputs: list[Output]
+    moved: list[Output] = field(default_factory=list)
+    arrays: list[str] = field(init=False)
+    scalars: list[str] = field(init=False)
+    numbers: dict[str, HostNumber] = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = {line.result.name for line in self.lines}
+        read = [a for line in self.lines for a in line.args]
+        read += [output.source for output in self.outputs]
+        symbols = {a.name: a for a in read if isinstance(a, Symbol) and a.name not in made}
+        self.arrays = [name for name, s in symbols.items() if s.is_array]
+        self.scalars = [name for name, s in symbols.items() if not s.is_array]
+        self.numbers = {a.key: a for a in read if isinstance(a, HostNumber)}
+
+
+@dataclass
+class Phase:
+    """Scalars, then a body, then sums."""
+
+    scalars: list[Line]
+    body: Body
+    sums: list[Sum]
+
+
+class Program:
+    """One algorithm with given static hyperparameters.
 
     Args:
         algorithm: the update rule; its state must be made of scalars and of arrays like the
             parameter.
-        static: hyperparameters that are part of the kernel (truth values, absent terms).
-        dynamic: names of the hyperparameters that are numbers, given at every call.
-        tensors: names of the hyperparameters that are 0-d tensors, given at every call.
-        fields: names of the state's fields.
+        static: hyperparameters that are part of the program (truth values, absent terms).
+        dynamic: names of the hyperparameters that are numbers, given at every step.
+        tensors: names of the hyperparameters that are 0-d tensors, given at every step.
+        inputs: what the rule is given besides the gradient, and whether it is an array.
+        full: for each field of the state, whether it is an array like the parameter.
         rebuild: makes a state of a list of fields.
         flatten: makes a list of fields of a state.
+
+    Attributes:
+        phases: in order; the last one makes the state and the step.
+        new_scalars: the scalar for each field of the state that is one, by the field's index.
+
+    Raises:
+        NotTraceableError: if the formula branches on a hyperparameter's value.
     """
 
     def __init__(
         self,
         algorithm: Algorithm,
         static: dict[str, Any],
-        dynamic: list[str],
-        tensors: list[str],
-        fields: list[str],
+        dynamic: Iterable[str],
+        tensors: Iterable[str],
+        inputs: dict[str, bool],
+        full: list[bool],
         rebuild: Callable[[list[Any]], Any],
         flatten: Callable[[Any], list[Any]],
     ) -> None:
+        self.algorithm = algorithm
         tracer = _Tracer()
 
-        def leaf(name: str) -> Leaves:
-            return Leaves([name], tracer)
+        def leaf(name: str, is_array: bool) -> Leaves:
+            return Leaves([Symbol(name, is_array, 0)], tracer)
 
         hyperparameters = dict(static)
         hyperparameters |= {n: HostNumber(n, operator.itemgetter(n)) for n in dynamic}
-        hyperparameters |= {n: leaf(f"x_{n}") for n in tensors}
+        hyperparameters |= {n: leaf(f"x_{n}", False) for n in tensors}
+        hyperparameters |= {n: leaf(f"x_{n}", is_array) for n, is_array in inputs.items()}
+        fields = [leaf(f"s{i}", is_array) for i, is_array in enumerate(full)]
         state, step = algorithm.update(
-            rebuild([leaf(f"s{i}") for i in range(len(fields))]),
-            leaf("g"),
-            leaf("p"),
-            **hyperparameters,
+            rebuild(list(fields)), leaf("g", True), leaf("p", True), **hyperparameters
         )
-        results = [new.values[0] for new in flatten(state)]
-        inputs = ["p", "g", *(f"s{i}" for i in range(len(fields)))]
-        # Inductor reorders a copy of one input to another, so what is only moved is moved outside.
-        self._moved = {
-            i: inputs.index(new)
-            for i, new in enumerate(results)
-            if new in inputs and new != f"s{i}"
-        }
-        self._numbers = list(tracer.numbers.values())
-        self._tensors = tensors
-        arguments = (
-            inputs + [f"h{i}" for i in range(len(self._numbers))] + [f"x_{n}" for n in tensors]
-        )
-        copies = [f"    s{i}.copy_({new})" for i, new in enumerate(results) if new not in inputs]
-        result = step.values[0]  # may be a field, which its successor overwrites
-        self.source = "\n".join(
-            [
-                f"def kernel({', '.join(arguments)}):",
-                *tracer.lines,
-                f"    step = {result}.clone()" if result in inputs else f"    step = {result}",
-                *copies,
-                "    {end}",
-            ]
-        )
-        # One function for each end, so that none is compiled anew for the other.
-        self._add = self._compile(algorithm.name, "p.add_(step)")
-        self._return = self._compile(algorithm.name, "return step.clone()")
+        new = [x.values[0] for x in flatten(state)]
+        self.new_scalars = {i: s for i, s in enumerate(new) if not full[i]}
+        ends = [Output(f"s{i}", s) for i, s in enumerate(new) if full[i]]
+        ends = [output for output in ends if output.source.name != output.target]
+        ends.append(Output("step", step.values[0]))
+        self.phases = _phases(tracer, ends, list(self.new_scalars.values()))
 
-    def _compile(self, name: str, end: str) -> Callable[..., Any]:
-        scope: dict[str, Any] = {"apply": _array.apply, "inf": math.inf, "nan": math.nan}
-        exec(compile(self.source.format(end=end), f"<optstudy kernel {name}>", "exec"), scope)
-        compiled: Callable[..., Any] = torch.compile(scope["kernel"], dynamic=True, fullgraph=True)
-        return compiled
 
-    def host(
-        self, hyperparameters: dict[str, Any], dtype: torch.dtype, device: torch.device
-    ) -> list[torch.Tensor]:
-        """Return the scalars of the kernel: formed in double, rounded once to ``dtype``."""
-        numbers = [torch.tensor(n.value(hyperparameters), dtype=dtype) for n in self._numbers]
-        numbers += [hyperparameters[n].to(dtype) for n in self._tensors]
-        return [n.to(device) for n in numbers]
+def _phases(tracer: _Tracer, ends: list[Output], scalars: list[Symbol]) -> list[Phase]:
+    args: dict[str, tuple[Any, ...]] = {x.result.name: x.args for x in tracer.lines}
+    args |= {x.result.name: x.args for x in tracer.sums}
+    needed = _made_of([o.source for o in ends] + scalars, args)
+    lines = [x for x in tracer.lines if x.result.name in needed]
+    sums = [x for x in tracer.sums if x.result.name in needed]
+    arrays = {x.result.name: x for x in lines if x.result.is_array}
+    last = max((x.result.phase for x in sums), default=0)
+    phases = []
+    for number in range(last + 1):
+        here = [x for x in sums if x.result.phase == number + 1]
+        if number < last:
+            sources = {a.name: a for x in here for a in x.args if a.name in arrays}
+            outputs, moved = [Output(name, a) for name, a in sources.items()], []
+        else:
+            outputs = [o for o in ends if o.source.name in arrays or not o.source.is_array]
+            moved = [o for o in ends if o not in outputs]
+        made_of = _made_of([o.source for o in outputs], {n: x.args for n, x in arrays.items()})
+        body = Body([x for n, x in arrays.items() if n in made_of], outputs, moved)
+        if number < last:
+            for name in sources:  # it stays in memory, and later phases read it
+                del arrays[name]
+        of_scalars = [x for x in lines if not x.result.is_array and x.result.phase == number]
+        phases.append(Phase(of_scalars, body, here))
+    return phases
 
-    def __call__(
-        self,
-        param: torch.Tensor,
-        grad: torch.Tensor,
-        fields: list[torch.Tensor],
-        scalars: list[torch.Tensor],
-        add: bool,
-    ) -> torch.Tensor | None:
-        """Advance one flat parameter and its state in place; return the step unless added."""
-        advance = self._add if add else self._return
-        inputs = [param, grad, *fields]
-        moved = {i: inputs[source].clone() for i, source in self._moved.items()}
-        step: torch.Tensor | None = advance(*inputs, *scalars)
-        for i, value in moved.items():
-            fields[i].copy_(value)
-        return step
+
+def _made_of(results: Iterable[Symbol], args: dict[str, tuple[Any, ...]]) -> set[str]:
+    """Return the names of the results and of all that they are made of, by those arguments."""
+    found: set[str] = set()
+    waiting = [s.name for s in results]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [a.name for a in args.get(name, ()) if isinstance(a, Symbol)]
+    return found

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core.records import Run, pack, random_state, restore_random_state, unpack
+from optstudy_core.records import Run, check_names, pack, random_state, restore_random_state, unpack
 
 __all__ = ["load", "restore", "save", "state"]
 
@@ -98,11 +98,7 @@ def restore(tree: Mapping[str, Any], **objects: Any) -> None:
         states, generators = tree["objects"], _to_tensors(tree[_GENERATORS])
     except (KeyError, TypeError) as error:
         raise ValueError(f"tree without {error}: allowed is one made by state") from error
-    if set(states) != set(objects):
-        raise ValueError(
-            f"checkpoint of {', '.join(sorted(states))}: allowed for "
-            f"{', '.join(sorted(objects))} is one of the same names"
-        )
+    check_names(states, objects)
     for name, entry in objects.items():
         _check_like(entry, states[name], name)
     for name, entry in objects.items():

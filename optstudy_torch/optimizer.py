@@ -17,7 +17,8 @@ from optstudy_core.hyperparameters import check_value, is_number, nearest
 from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
-from ._program import Kernel
+from ._machines import Batch, Machine
+from ._program import NotTraceableError, Program
 
 EAGER = Eager()
 
@@ -217,15 +218,20 @@ class CoreOptimizer(torch.optim.Optimizer):
                     _check_gradient(p)
                     if self.state[p]:
                         _check_fields(f"the state of {algorithm.name}", self.state[p], layout, p)
+                if group["compile"] and _machine(algorithm, hyperparameters, layout) is None:
+                    raise _not_compiled(algorithm)
                 ready.append((params, group, algorithm, hyperparameters, layout))
         for params, group, algorithm, hyperparameters, layout in ready:
             for p in params:
                 if not self.state[p]:
                     self._start(p, algorithm, hyperparameters, layout)
-            if group["compile"] or (compiled and layout.flat):
-                params = self._advance_compiled(params, group, algorithm, hyperparameters, layout)
-            if params:
-                self._advance_eager(params, group, algorithm, hyperparameters, layout)
+            machine = _machine(algorithm, hyperparameters, layout)
+            if machine is None:
+                self._advance_as_written(params, group, algorithm, hyperparameters, layout)
+            else:
+                self._advance_by(
+                    machine, params, group, hyperparameters, layout, compiled or group["compile"]
+                )
 
     def _start(
         self, p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any], layout: _Layout
@@ -235,7 +241,60 @@ class CoreOptimizer(torch.optim.Optimizer):
         fields = (leaves.values[0] for leaves in _flatten(state))
         self.state[p].update(zip(layout.names, map(_owned(work), fields), strict=True))
 
-    def _advance_eager(
+    def _advance_by(
+        self,
+        machine: Machine,
+        params: list[Any],
+        group: dict[str, Any],
+        hyperparameters: dict[str, Any],
+        layout: _Layout,
+        compiled: bool,
+    ) -> None:
+        batches: dict[Any, tuple[Batch, list[Any]]] = {}
+        by_kind: dict[Any, list[Any]] = defaultdict(list)
+        for p in params:
+            by_kind[WORKING_DTYPE[p.dtype], p.device].append(p)
+        for (dtype, device), several in by_kind.items():
+            batches[dtype, device] = self._batch(several, dtype, device, layout), several
+            batch = batches[dtype, device][0]
+            for name, value in hyperparameters.items():
+                if isinstance(value, torch.Tensor):
+                    batch.scalars[f"x_{name}"] = batch.spread(value.to(dtype))
+        machine.run([batch for batch, _ in batches.values()], hyperparameters, compiled)
+        for batch, several in batches.values():
+            for i, symbol in machine.program.new_scalars.items():
+                if symbol.name != f"s{i}":
+                    fields = [self.state[p][layout.names[i]] for p in several]
+                    batch.write(batch.scalars[symbol.name], fields)
+            for p, arrays, in_place in zip(several, batch.arrays, batch.in_place, strict=True):
+                if in_place:
+                    torch.autograd.graph.increment_version(p)
+                else:
+                    step = _unflat(arrays["step"], p, _memory_order(p))
+                    _add(p, step, group["step_dtype"])
+
+    def _batch(
+        self, params: list[Any], dtype: torch.dtype, device: torch.device, layout: _Layout
+    ) -> Batch:
+        batch = Batch(dtype, device, len(params))
+        for p in params:
+            order = _memory_order(p)
+            arrays = {"p": _flat(p.detach(), order).to(dtype)}
+            arrays["g"] = _flat(p.grad.detach(), order).to(dtype)
+            for i, (name, full) in enumerate(zip(layout.names, layout.full, strict=True)):
+                if full:
+                    field = self.state[p][name]
+                    if not _is_flat(field, order):
+                        field = self.state[p][name] = _like_memory(field, p)
+                    arrays[f"s{i}"] = _flat(field, order)
+            batch.arrays.append(arrays)
+            batch.in_place.append(p.dtype == dtype and _is_flat(p, order))
+        for i, (name, full) in enumerate(zip(layout.names, layout.full, strict=True)):
+            if not full:
+                batch.scalars[f"s{i}"] = batch.stack([self.state[p][name] for p in params])
+        return batch
+
+    def _advance_as_written(
         self,
         params: list[Any],
         group: dict[str, Any],
@@ -243,6 +302,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         hyperparameters: dict[str, Any],
         layout: _Layout,
     ) -> None:
+        """Call the pure function itself, where no program can be made of it."""
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
         grads = [p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True)]
         fields = [Leaves([self.state[p][n] for p in params], EAGER) for n in layout.names]
@@ -261,41 +321,6 @@ class CoreOptimizer(torch.optim.Optimizer):
             for name, field in zip(layout.names, new_fields, strict=True):
                 self.state[p][name] = own(field.values[i])
             _add(p, step.values[i], group["step_dtype"])
-
-    def _advance_compiled(
-        self,
-        params: list[Any],
-        group: dict[str, Any],
-        algorithm: Algorithm,
-        hyperparameters: dict[str, Any],
-        layout: _Layout,
-    ) -> list[Any]:
-        """Advance by kernels; return the parameters too small for one (same bits either way)."""
-        small = [p for p in params if p.numel() < 2]
-        by_dtype: dict[Any, list[Any]] = defaultdict(list)
-        for p in params:
-            if p.numel() >= 2:
-                by_dtype[WORKING_DTYPE[p.dtype], p.device].append(p)
-        for (dtype, device), several in by_dtype.items():
-            kernel = _kernel(algorithm, hyperparameters, layout, dtype)
-            scalars = kernel.host(hyperparameters, dtype, device)
-            for p in several:
-                order = _memory_order(p)
-                work, grad = (_flat(t.detach(), order).to(dtype) for t in (p, p.grad))
-                fields = []
-                for name, full in zip(layout.names, layout.full, strict=True):
-                    field = self.state[p][name]
-                    if full and not _is_flat(field, order):
-                        field = self.state[p][name] = _like_memory(field, p)
-                    # torch.compile drops what is written to a 0-d float64 tensor on the CPU.
-                    fields.append(_flat(field, order) if full else field.view(1).data)
-                in_place = p.dtype == dtype and _is_flat(p, order)
-                step = kernel(work, grad, fields, scalars, add=in_place)
-                if step is None:
-                    torch.autograd.graph.increment_version(p)
-                else:
-                    _add(p, _unflat(step, p, order), group["step_dtype"])
-        return small
 
     # Saved states.
 
@@ -407,35 +432,46 @@ def _field_names(state: Any, prefix: str = "") -> list[str]:
     return names
 
 
-# Kernels.
+# Programs.
 
-_KERNELS: dict[Any, Kernel] = {}
+_MACHINES: dict[Any, Machine | None] = {}
 
 
 def _is_static(name: str, value: Any) -> bool:
-    """Tell whether a hyperparameter is part of the kernel: a truth value, or an absent term."""
+    """Tell whether a hyperparameter is part of the program: a truth value, or an absent term."""
     if isinstance(value, torch.Tensor):
         return False
     return not is_number(value) or (value == 0 and name != "lr")
 
 
-def _kernel(
-    algorithm: Algorithm, hyperparameters: dict[str, Any], layout: _Layout, dtype: torch.dtype
-) -> Kernel:
+def _machine(
+    algorithm: Algorithm, hyperparameters: dict[str, Any], layout: _Layout
+) -> Machine | None:
+    """Return what runs an algorithm's program, or None if its formula cannot be made one."""
     if not layout.flat:
-        raise NotImplementedError(
-            f"compile = True: allowed for algorithms whose state is made of scalars and of arrays "
-            f"like the parameter, which {algorithm.name}'s is not"
-        )
+        return None
     static = {k: v for k, v in hyperparameters.items() if _is_static(k, v)}
     tensors = [k for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)]
-    dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
-    key = (algorithm, tuple(static.items()), tuple(tensors), tuple(layout.names), dtype)
-    if key not in _KERNELS:
-        _KERNELS[key] = Kernel(
-            algorithm, static, dynamic, tensors, layout.names, layout.rebuild, _flatten
-        )
-    return _KERNELS[key]
+    key = (algorithm, tuple(static.items()), tuple(tensors))
+    if key not in _MACHINES:
+        dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
+        try:
+            program = Program(
+                algorithm, static, dynamic, tensors, {}, layout.full, layout.rebuild, _flatten
+            )
+        except NotTraceableError:
+            _MACHINES[key] = None
+        else:
+            _MACHINES[key] = Machine(program)
+    return _MACHINES[key]
+
+
+def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
+    return NotImplementedError(
+        f"compile = True for {algorithm.name}: allowed for algorithms whose state is made of "
+        "scalars and of arrays like the parameter, and whose formula does not branch on the "
+        "values of hyperparameters"
+    )
 
 
 # Memory.

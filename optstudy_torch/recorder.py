@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from os import PathLike
 from typing import Any, Final, NamedTuple
 
@@ -39,8 +41,14 @@ from .lr_scheduler import _Rates
 
 __all__ = ["Recorder"]
 
-BLOCK: Final = {"cpu": 1 << 18, "cuda": 1 << 22}
+BLOCK: Final = {"cpu": 1 << 19, "cuda": 1 << 22}
 """Elements summed at a time: what fits a CPU's cache, in float64, or keeps a GPU busy."""
+
+ROW: Final = 256
+"""Elements whose float32 products are summed in float32, in large layers on a CPU."""
+
+LARGE: Final = 1 << 15
+"""Elements from which a layer is large."""
 
 MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
 """Names of the moments in an optimizer's state: ours, and torch's."""
@@ -49,9 +57,12 @@ DEFAULT: Final = ("loss", "lr", "step_size", "angle")
 
 OF_THE_OPTIMIZER: Final = frozenset({"m", "v"})
 
+STEP: Final = core.Reduction("dot", ("step", "step"))
+PREVIOUS: Final = core.Reduction("dot", ("previous", "previous"))
+
 
 class Pending(NamedTuple):
-    """A step that was measured and is still on the device."""
+    """A step that was measured and is still on the device; ``recorded``: it has a row."""
 
     number: int
     epoch: int
@@ -59,6 +70,7 @@ class Pending(NamedTuple):
     rates: list[Any]
     loss: list[torch.Tensor]
     skipped: torch.Tensor | None
+    recorded: bool
 
 
 class Recorder:
@@ -73,7 +85,8 @@ class Recorder:
             given (``param_names``), else ``group0.0``, ``group0.1``, …
         optimizer: without one, there are epochs only, and no learning rate and no moments.
         epoch: quantities and instruments of an epoch. Of the gradient it is the last step's.
-        step: those of a step. Plain float64 sums.
+        step: those of a step, such as ``["usual"]``. Plain sums: in float64, but for large float32
+            layers on a CPU, where the error is at most about 1e-6.
         per_layer: record them for each parameter as well.
         every: record the steps whose number, counted from 1, is a multiple of it.
         exact: sums of epochs are exact, independent of order, split and library.
@@ -113,20 +126,22 @@ class Recorder:
             raise TypeError(f"model = {model!r}: allowed are modules and optimizers")
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer = {optimizer!r}: allowed are optimizers and None")
-        for name, value in {"per_layer": per_layer, "exact": exact}.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} = {value!r}: allowed are True and False")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
         if epoch is None:
             epoch = DEFAULT if optimizer is not None else [n for n in DEFAULT if n != "lr"]
         self._model, self._optimizer = model, optimizer
-        self._epoch = _Chosen.of("epoch", epoch)
-        self._step = _Chosen.of("step", step)
+        self._options = core.Options.of(
+            epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
+        )
+        self._epoch, self._step = self._options.epoch, self._options.step
+        # What is summed in a step: all but what the step before has.
+        self._summed = tuple(r for r in self._step.reductions if r != PREVIOUS)
         if optimizer is None:
             self._refuse_without_optimizer()
-        self._per_layer, self._every, self._exact = per_layer, every, exact
-        self._run, self._own_run = _open(run, self._config())
+        self._run, self._own_run = run, isinstance(run, str | PathLike)
+        if self._own_run:
+            from optstudy_core.records import Run  # SQLite and more, only where asked
+
+            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
         self.epochs: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self._epoch_count = self._step_count = 0
@@ -142,11 +157,12 @@ class Recorder:
         self._before, self._last_step = _Copies(), _Copies()
         self._origin = _Copies()
         self._recorded = self._moves = False  # the step that is being made
+        self._step_squares: np.ndarray | None = None  # ‖Δ‖² of each layer, of the last step fetched
         self._layout: Layout | None = None
         self._scratch: Scratch = {}
         self._hooks: list[Any] = []
         self._collect()
-        if "displacement" in self._epoch.vectors | self._step.vectors:
+        if self._options.displaced:
             self._origin.fill(self._names, self._params)
         self.begin_epoch()
         if optimizer is not None:
@@ -165,17 +181,6 @@ class Recorder:
         for name in self._epoch.names:
             if name == "lr" or core.vectors([name]) & OF_THE_OPTIMIZER:
                 raise ValueError(f"epoch with {name!r}: allowed with an optimizer, which has it")
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "recorder": {
-                "epoch": list(self._epoch.names),
-                "step": list(self._step.names),
-                "per_layer": self._per_layer,
-                "every": self._every,
-                "exact": self._exact,
-            }
-        }
 
     # What the user calls.
 
@@ -270,13 +275,30 @@ class Recorder:
             ]
             if made.skipped is not None and next(fetched)[0] != 0:
                 continue  # an optimizer that skips the step itself, as GradScaler tells it
+            sums = self._joined(made, values)
+            if not made.recorded:
+                continue
             head = {"epoch": made.epoch, "step": made.number}
             loss = losses[-1] if losses else math.nan
-            rows.append(self._plain_row(self._step, head, made.blocks, values, loss, rates))
+            layout = made.blocks.layout
+            rows.append(self._plain_row(self._step, head, layout, sums, loss, rates))
         if self._run is None:
             self.steps += rows
         else:
             self._run.steps([(row["step"], row) for row in rows])
+
+    def _joined(
+        self, made: Pending, values: Sequence[np.ndarray]
+    ) -> dict[core.Reduction, np.ndarray]:
+        """Return the sums of a step; ‖Δ₋₁‖² is what was ‖Δ‖² for the step before."""
+        layout = made.blocks.layout
+        sums = layout.join(self._summed if made.recorded else (STEP,), values)
+        if PREVIOUS in self._step.reductions:
+            before, self._step_squares = self._step_squares, sums[STEP]
+            if before is None or len(before) != layout.layers:
+                before = np.full(layout.layers, math.nan)
+            sums[PREVIOUS] = before
+        return sums
 
     def close(self) -> None:
         """Write what is pending, and leave the optimizer alone from now on."""
@@ -297,12 +319,13 @@ class Recorder:
         """
         self.flush()
         return {
-            "config": self._config()["recorder"],
+            "config": self._options.config,
             "epoch_count": self._epoch_count,
             "step_count": self._step_count,
             "loss_sum": None if self._losses is None else float(self._losses),
             "loss_count": self._loss_count,
             "rates": None if self._rates is None else [float(r) for r in self._rates],
+            "step_squares": None if self._step_squares is None else self._step_squares.tolist(),
             "copies": {
                 kind: {n: t.clone() for n, t in copies.tensors.items()}
                 for kind, copies in self._all_copies().items()
@@ -317,7 +340,7 @@ class Recorder:
         Raises:
             ValueError: if it is of other quantities, or of other parameters.
         """
-        config = self._config()["recorder"]
+        config = self._options.config
         found = state_dict.get("config")
         if found != config:
             raise ValueError(f"state_dict of {found}: allowed for this recorder is {config}")
@@ -341,6 +364,8 @@ class Recorder:
         self._losses = None if total is None else torch.tensor(total, dtype=torch.float64)
         self._loss_count = int(state_dict["loss_count"])
         self._rates = state_dict["rates"]
+        squares = state_dict["step_squares"]
+        self._step_squares = None if squares is None else np.array(squares)
         self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
 
     def _all_copies(self) -> dict[str, _Copies]:
@@ -358,9 +383,7 @@ class Recorder:
         self._rates = [_kept_rate(group["lr"]) for group in optimizer.param_groups]
         self._open_step = None
         number = self._step_count + 1
-        self._recorded = bool(self._step.names) and number % self._every == 0
-        for_next = "previous" in self._step.vectors and (number + 1) % self._every == 0
-        self._moves = "step" in self._step.vectors and (self._recorded or for_next)
+        self._recorded, self._moves = self._options.recorded(number), self._options.moves(number)
         if self._recorded or self._moves:
             self._collect_if_grown()
         if self._moves:
@@ -371,20 +394,22 @@ class Recorder:
         self._step_count += 1
         # An optimizer that is told by GradScaler to skip the step on the device, still knows it.
         skipped = getattr(optimizer, "found_inf", None)
-        if self._recorded:
-            vectors = self._vectors(self._step, self._before, self._last_step)
-            blocks = self._sum(self._step, vectors)
-            self._open_step = Pending(
+        if self._recorded or self._moves:
+            found = self._vectors(self._step, self._before, self._last_step)
+            wanted = self._summed
+            if not self._recorded:  # but needed for the next one's angle
+                found, wanted = {"step": found["step"]}, (STEP,)
+            made = Pending(
                 self._step_count,
                 self._epoch_count + 1,
-                blocks,
+                self._sum(wanted, found),
                 self._rates or [],
                 [],
                 None if skipped is None else skipped.detach().clone(),
+                self._recorded,
             )
-            self._pending.append(self._open_step)
-        elif self._moves:
-            self._before.subtract_from(self._names, self._params)
+            self._pending.append(made)
+            self._open_step = made if self._recorded else None
         if self._moves and "previous" in self._step.vectors:
             if skipped is not None:
                 self._before.replace_where(skipped, self._last_step)
@@ -418,7 +443,7 @@ class Recorder:
         if len(self._params) != sum(len(g["params"]) for g in self._optimizer.param_groups):
             self._collect()
 
-    def _vectors(self, chosen: _Chosen, start: _Copies, previous: _Copies) -> _Vectors:
+    def _vectors(self, chosen: core.Chosen, start: _Copies, previous: _Copies) -> _Vectors:
         """Return the vectors that are asked for; Δ is formed when it is read, in ``start``."""
         found: _Vectors = {}
         for u in chosen.vectors:
@@ -445,8 +470,8 @@ class Recorder:
                 return state[name].detach()
         return None
 
-    def _sum(self, chosen: _Chosen, vectors: _Vectors) -> Blocks:
-        made = sum_blocks(chosen.reductions, vectors, self._scratch)
+    def _sum(self, reductions: Sequence[core.Reduction], vectors: _Vectors) -> Blocks:
+        made = sum_blocks(reductions, vectors, self._scratch)
         if self._layout is not None and self._layout.equals(made.layout):
             made = made._replace(layout=self._layout)  # one for all steps that are pending
         self._layout = made.layout
@@ -455,12 +480,12 @@ class Recorder:
     def _epoch_row(self, mean: float, rates: list[float]) -> dict[str, Any]:
         vectors = self._vectors(self._epoch, self._start, self._epoch_step)
         head = {"epoch": self._epoch_count}
-        if not self._exact:
-            blocks = self._sum(self._epoch, vectors)
+        if not self._options.exact:
+            blocks = self._sum(self._epoch.reductions, vectors)
             fetch = _Fetch()
             fetch.add(*blocks.tensors)
-            values = list(fetch.values())
-            return self._plain_row(self._epoch, head, blocks, values, mean, rates)
+            sums = blocks.layout.join(self._epoch.reductions, list(fetch.values()))
+            return self._plain_row(self._epoch, head, blocks.layout, sums, mean, rates)
         arrays = {u: [_tensor(x) for x in column] for u, column in vectors.items()}
         layers = {n: {"lr": _of(rates, g)} for n, g in zip(self._names, self._groups, strict=True)}
         return core.exact_row(
@@ -468,22 +493,21 @@ class Recorder:
             self._epoch.names,
             arrays,
             {"loss": mean, "lr": _of(rates, 0)},
-            layers if self._per_layer else None,
+            layers if self._options.per_layer else None,
         )
 
     def _plain_row(
         self,
-        chosen: _Chosen,
+        chosen: core.Chosen,
         head: dict[str, int],
-        blocks: Blocks,
-        values: list[Any],
+        layout: Layout,
+        values: Mapping[core.Reduction, np.ndarray],
         loss: float,
         rates: list[float],
     ) -> dict[str, Any]:
-        layout = blocks.layout
         names = self._names[: layout.layers]
         sums = core.Sums(
-            layout.join(chosen.reductions, values),
+            values,
             layout.sizes,
             {"lr": np.array([_of(rates, g) for g in self._groups[: layout.layers]])},
         )
@@ -493,7 +517,7 @@ class Recorder:
             sums,
             layout.present,
             {"loss": loss, "lr": _of(rates, 0)},
-            names if self._per_layer else None,
+            names if self._options.per_layer else None,
         )
 
     def _current_rates(self) -> list[Any]:
@@ -501,34 +525,37 @@ class Recorder:
         return [group["lr"] for group in groups]
 
 
-class _Chosen(NamedTuple):
-    """What is recorded, and what that takes."""
-
-    names: tuple[str, ...]
-    reductions: tuple[core.Reduction, ...]
-    vectors: frozenset[str]
-
-    @classmethod
-    def of(cls, argument: str, names: Iterable[str]) -> _Chosen:
-        chosen = core.select(names, argument)
-        return cls(chosen, core.reductions(chosen), core.vectors(chosen))
-
-
 # Copies of parameters.
 
 
-class _Difference(NamedTuple):
-    """θ − base, formed when it is read; ``in_place``: in the memory of ``base``."""
+@dataclass(frozen=True)
+class _Difference:
+    """θ − base, flat, formed when it is read; ``in_place``: in the memory of ``base``."""
 
     now: torch.Tensor
     base: torch.Tensor
     in_place: bool
 
-    def part(self, begin: int, end: int) -> torch.Tensor:
-        base = self.base[begin:end]
-        return torch.sub(self.now[begin:end], base, out=base if self.in_place else None)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def numel(self) -> int:
+        return self.base.numel()
+
+    def split(self, length: int) -> list[_Difference]:
+        parts = zip(self.now.split(length), self.base.split(length), strict=True)
+        return [_Difference(now, base, self.in_place) for now, base in parts]
+
+    def formed(self) -> torch.Tensor:
+        return torch.sub(self.now, self.base, out=self.base if self.in_place else None)
 
 
+_Column = torch.Tensor | _Difference  # flat
 _Vectors = dict[str, Sequence[Any]]  # of tensors, differences and None
 
 
@@ -562,12 +589,6 @@ class _Copies:
             for name, p in zip(names, params, strict=True)
         ]
 
-    def subtract_from(self, names: Sequence[str], params: Sequence[torch.Tensor]) -> None:
-        """Replace the copies by θ minus the copies."""
-        for difference in self.differences(names, params, in_place=True):
-            if difference is not None:
-                difference.part(0, difference.base.numel())
-
     def replace_where(self, condition: torch.Tensor, other: _Copies) -> None:
         """Replace the copies by others if a condition holds that only the device knows."""
         for name, t in self.tensors.items():
@@ -596,7 +617,7 @@ def _gradient(p: torch.Tensor) -> torch.Tensor | None:
 
 
 def _tensor(x: Any) -> torch.Tensor | None:
-    return x.part(0, x.base.numel()) if isinstance(x, _Difference) else x
+    return None if x is None else _read(x)
 
 
 # Sums on the device.
@@ -656,7 +677,7 @@ class Blocks(NamedTuple):
     layout: Layout
 
 
-Scratch = dict[tuple[torch.device, int], torch.Tensor]
+Scratch = dict[tuple[torch.device, torch.dtype, int], torch.Tensor]
 
 
 def sum_blocks(reductions: Sequence[core.Reduction], vectors: _Vectors, scratch: Scratch) -> Blocks:
@@ -665,67 +686,170 @@ def sum_blocks(reductions: Sequence[core.Reduction], vectors: _Vectors, scratch:
     Args:
         reductions: what is summed.
         vectors: tensors of each layer in any real dtype and layout; ``None`` where it has none.
-        scratch: float64 memory, used again by the next call.
+        scratch: memory for blocks, used again by the next call.
     """
     numbers: dict[torch.device, list[torch.Tensor]] = {}
     places: dict[torch.device, list[tuple[int, int]]] = {}
     count = max((len(column) for column in vectors.values()), default=0)
     ordered = sorted(enumerate(reductions), key=lambda pair: pair[1].vectors)  # soon done with each
     for i in range(count):
-        mine = {u: column[i] for u, column in vectors.items() if column[i] is not None}
+        mine = {u: _flat(column[i]) for u, column in vectors.items() if column[i] is not None}
         usable = [(k, r) for k, r in ordered if all(u in mine for u in r.vectors)]
-        used = {u: _flat(mine[u]) for u in dict.fromkeys(u for _, r in usable for u in r.vectors)}
-        if not used:
+        if not usable:
             continue
-        first = next(iter(used.values()))
-        device = (first.base if isinstance(first, _Difference) else first).device
-        block = BLOCK.get(device.type, BLOCK["cuda"])
+        device = mine[usable[0][1].vectors[0]].device
         own, where = numbers.setdefault(device, []), places.setdefault(device, [])
-        size = max(map(_numel, used.values()))
-        last = {u: n for n, (_, r) in enumerate(usable) for u in r.vectors}
-        for begin in range(0, size, block):
-            end = min(begin + block, size)
-            wide: dict[str, torch.Tensor] = {}
-            free = list(range(len(used)))
-            slots: dict[str, int] = {}
-            for n, (k, reduction) in enumerate(usable):
-                for u in reduction.vectors:
-                    if u not in wide:
-                        slots[u] = free.pop(0)
-                        wide[u] = _wide(used[u], begin, end, slots[u], scratch)
-                function = _TORCH.get(reduction.kind, core.REDUCE[reduction.kind])
-                own.append(function(*(wide[u] for u in reduction.vectors)))
-                where.append((i, k))
-                # The memory goes to the next vector while it is in the cache.
-                free[:0] = [
-                    slots.pop(u) for u in {*reduction.vectors} & slots.keys() if last[u] == n
-                ]
+        for alone in (True, False):  # the gradient shares no memory with the others
+            group = [
+                (k, r)
+                for k, r in usable
+                if (r.vectors[0] == "grad") == alone and _is_for_rows(r, mine)
+            ]
+            if not group:
+                continue
+            found = _dots_in_rows([r for _, r in group], mine, scratch)
+            mine |= {u: _after(mine[u]) for _, r in group for u in r.vectors}
+            if found is not None:
+                own += found
+                where += [(i, k) for k, _ in group]
+                usable = [pair for pair in usable if pair not in group]
+        for k, number in _wide_sums(usable, mine, scratch):
+            own.append(number)
+            where.append((i, k))
     layout = Layout([np.array(p).reshape(-1, 2) for p in places.values()], vectors, count)
     return Blocks([torch.stack(own) for own in numbers.values() if own], layout)
+
+
+def _wide_sums(
+    reductions: Sequence[tuple[int, core.Reduction]],
+    vectors: Mapping[str, _Column],
+    scratch: Scratch,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the reductions of each block of a layer, in float64, with their numbers."""
+    used = dict.fromkeys(u for _, reduction in reductions for u in reduction.vectors)
+    last = {u: n for n, (_, reduction) in enumerate(reductions) for u in reduction.vectors}
+    if not used:
+        return
+    device = vectors[next(iter(used))].device
+    for block in _blocks(vectors, used, BLOCK.get(device.type, BLOCK["cuda"])):
+        wide: dict[str, torch.Tensor] = {}
+        free = list(range(len(used)))
+        slots: dict[str, int] = {}
+        for n, (k, reduction) in enumerate(reductions):
+            if not block.keys() >= {*reduction.vectors}:
+                continue
+            for u in reduction.vectors:
+                if u not in wide:
+                    slots[u] = free.pop(0)
+                    wide[u] = _wide(_read(block[u]), slots[u], scratch)
+            function = _TORCH.get(reduction.kind, core.REDUCE[reduction.kind])
+            yield k, function(*(wide[u] for u in reduction.vectors))
+            # The memory goes to the next vector while it is in the cache.
+            free[:0] = [slots.pop(u) for u in {*reduction.vectors} & slots.keys() if last[u] == n]
 
 
 _TORCH: Final[Mapping[str, Callable[..., torch.Tensor]]] = {"dot": torch.dot}  # reads once
 
 
-def _wide(x: Any, begin: int, end: int, slot: int, scratch: Scratch) -> torch.Tensor:
-    part = x.part(begin, end) if isinstance(x, _Difference) else x[begin:end]
+def _wide(part: torch.Tensor, slot: int, scratch: Scratch) -> torch.Tensor:
     if part.dtype == torch.float64:
         return part
-    key = part.device, slot
-    if key not in scratch or len(scratch[key]) < len(part):
-        scratch[key] = torch.empty(len(part), dtype=torch.float64, device=part.device)
-    wide = scratch[key][: len(part)]
-    return wide.copy_(part)
+    return _memory(part, torch.float64, slot, scratch).copy_(part)
+
+
+def _memory(like: torch.Tensor, dtype: torch.dtype, slot: int, scratch: Scratch) -> torch.Tensor:
+    key, size = (like.device, dtype, slot), like.numel()
+    kept = scratch.get(key)
+    if kept is None or kept.numel() < size:
+        kept = scratch[key] = torch.empty(size, dtype=dtype, device=like.device)
+    return kept if kept.numel() == size else kept[:size]
+
+
+def _blocks(
+    vectors: Mapping[str, _Column], names: Iterable[str], length: int
+) -> Iterator[dict[str, _Column]]:
+    """Yield what is summed at a time: a part of each vector, but for those that have ended."""
+    split = {u: vectors[u].split(length) for u in names if vectors[u].numel() > 0}
+    for parts in zip_longest(*split.values()):  # the values of a sparse gradient are fewer
+        yield {u: part for u, part in zip(split, parts, strict=True) if part is not None}
+
+
+# Dot products of large float32 layers on a CPU, which take longer to widen than to sum: rows so
+# short that float32 is enough for their sums, and the sums of the rows in float64.
+
+
+def _is_for_rows(reduction: core.Reduction, vectors: Mapping[str, _Column]) -> bool:
+    return reduction.kind == "dot" and all(
+        x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() >= LARGE
+        for x in (vectors[u] for u in reduction.vectors)
+    )
+
+
+def _dots_in_rows(
+    reductions: Sequence[core.Reduction], vectors: Mapping[str, _Column], scratch: Scratch
+) -> list[torch.Tensor] | None:
+    """Return dot products of a layer, with an error of about 1e-6·‖x‖·‖y‖ at most.
+
+    ``None`` if squares are too large for float32, or so small that it might lose them: of squares
+    below 2⁻¹²⁶, at most 2⁻²³ of the sum. To read a number of the CPU waits for nothing.
+    """
+    used = dict.fromkeys(u for reduction in reductions for u in reduction.vectors)
+    size = vectors[reductions[0].vectors[0]].numel()
+    sums = torch.empty(len(reductions), -(-size // ROW), dtype=torch.float32)
+    length = BLOCK["cpu"] if len(used) > 1 else -(-size // ROW) * ROW  # one is read once anyway
+    outs = sums.split(length // ROW, 1)
+    for block, out in zip(_blocks(vectors, used, length), outs, strict=True):
+        parts: dict[str, torch.Tensor] = {}
+        for reduction, own in zip(reductions, out.unbind(), strict=True):
+            for u in reduction.vectors:
+                if u not in parts:
+                    parts[u] = _read(block[u])
+            u, v = reduction.vectors
+            _row_sums(parts[u], parts[v], own, scratch)
+    totals = []
+    for reduction, row in zip(reductions, sums.to(torch.float64), strict=True):
+        squared = len(set(reduction.vectors)) == 1
+        totals.append((row * row if squared else row).sum())
+        if squared and not 2.0**-103 * size <= totals[-1].item() < math.inf:
+            return None
+    return totals
+
+
+def _row_sums(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> None:
+    """Write the dot product of each row; of a vector with itself its root, the norm."""
+    squared = x is y
+    products = x if squared else torch.mul(x, y, out=_memory(x, x.dtype, 0, scratch))
+    size = x.numel()
+    whole = size // ROW * ROW
+    if whole == size:
+        pairs = [(products.view(-1, ROW), out)]
+    else:  # a shorter row at the end of the layer
+        pairs = [
+            (products[:whole].view(-1, ROW), out[:-1]),
+            (products[whole:].view(1, -1), out[-1:]),
+        ]
+    for rows, own in pairs:
+        if squared:
+            torch.linalg.vector_norm(rows, dim=1, out=own)
+        else:
+            torch.sum(rows, 1, out=own)
 
 
 def _flat(x: Any) -> Any:
     return x if isinstance(x, _Difference) else x.reshape(-1)
 
 
-def _numel(x: Any) -> int:
-    if x is None:
-        return 0
-    return int((x.base if isinstance(x, _Difference) else x).numel())
+def _read(x: _Column) -> torch.Tensor:
+    return x.formed() if isinstance(x, _Difference) else x
+
+
+def _after(x: _Column) -> _Column:
+    """Return a difference that has been formed in place as the tensor that it is now."""
+    return x.base if isinstance(x, _Difference) and x.in_place else x
+
+
+def _numel(x: _Column | None) -> int:
+    return 0 if x is None else int(x.numel())
 
 
 class _Fetch:
@@ -770,15 +894,3 @@ def _scalar(name: str, value: Any) -> torch.Tensor:
     if not is_number(value):
         raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors of one")
     return torch.tensor(float(value), dtype=torch.float64)
-
-
-def _open(run: Any, config: Mapping[str, Any]) -> tuple[Any, bool]:
-    """Return the run, and whether it is ours to close."""
-    if not isinstance(run, str | PathLike):
-        return run, False
-    from optstudy_core.records import Run  # SQLite and what belongs to it, only where asked
-
-    try:
-        return Run.create(run, config), True
-    except FileExistsError:
-        return Run.resume(run), True

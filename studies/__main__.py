@@ -29,6 +29,7 @@ from .training import BACKENDS, installed_backends
 
 DEFAULT_ALGORITHMS = ("sgd", "adam")
 DEFAULT_SEED = 2021
+LR_FACTORS = (1.0, 16.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "compare":
             arguments.algorithm = [arguments.algorithm]
             arguments.methods = [PLAIN, *(arguments.methods or METHODS)]
+        if arguments.lr_factors is None:
+            arguments.lr_factors = LR_FACTORS if arguments.lr is None else (1.0,)
         arguments.algorithm = arguments.algorithm or DEFAULT_ALGORITHMS
         arguments.methods = arguments.methods or [PLAIN]
         backends = _backends(parser, arguments.backend)
@@ -65,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                         seed=arguments.seed,
                         dialect=arguments.dialect,
                         overwrite=arguments.overwrite,
+                        lr_factor=factor,
                     )
                 )
                 for name in names
+                for factor in dict.fromkeys(arguments.lr_factors)
             ]
         except FileExistsError as error:
             parser.error(f"{error}; --overwrite replaces it")
@@ -137,6 +142,17 @@ def _parser() -> argparse.ArgumentParser:
     everything.set_defaults(
         name="all", algorithm=None, methods=None, epochs=None, lr=None, dialect=None
     )
+    compare.add_argument(
+        "--lr-factors",
+        nargs="+",
+        type=_rate_factor,
+        metavar="X",
+        help="a comparison with so many times the learning rate each (default: 1 if --lr is given, "
+        f"else {' and '.join(f'{x:g}' for x in LR_FACTORS)}; at the latter the loss jumps, for "
+        "which the careful methods are)",
+    )
+    for command in (run, everything):
+        command.set_defaults(lr_factors=(1.0,))
     for command in (run, compare):
         command.add_argument(
             "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
@@ -217,6 +233,16 @@ def _whole(argument: str, least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _rate_factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"lr-factors = {text}: allowed are finite numbers > 0")
+    return value
 
 
 def _rate(text: str) -> float:

@@ -28,6 +28,7 @@ class Result:
         loss: at the final parameters, the mean over the mini-batches of the training data.
         metrics: of the test data, after the last epoch.
         evaluations: of the loss over all training data, that the method asked for.
+        lr_factor: of the method on the learning rate, after the last epoch.
         undone: the number of epochs undone.
     """
 
@@ -35,6 +36,7 @@ class Result:
     loss: float
     metrics: dict[str, float]
     evaluations: int
+    lr_factor: float
     undone: int
 
     @classmethod
@@ -51,6 +53,7 @@ class Result:
             loss=mean([learner.loss(parameters, batch) for batch in study.batches(1)]),
             metrics=metrics,
             evaluations=int(run.column("method/evaluations").sum()),
+            lr_factor=float(run.column("method/lr_factor")[-1]),
             undone=int(run.column("method/rejected").sum()),
         )
 
@@ -59,7 +62,8 @@ class Comparison(Prepared):
     """A plan of one algorithm with several methods; see :class:`studies.runner.Prepared`."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan, "compare")
+        at_rate = "" if plan.lr_factor == 1 else f"_lr_x{plan.lr_factor:g}"
+        super().__init__(plan, f"compare{at_rate}")
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
         """Train, record, draw and print; return the folders of the runs.
@@ -79,22 +83,32 @@ class Comparison(Prepared):
         drawn = figures.draw_comparison(
             self.study, runs, self.folder / f"{algorithm}_figures", algorithm
         )
-        console.print(_table(self.study, algorithm, results))
+        console.print(_table(self._heading, results))
         file = self.folder / f"{algorithm}.md"
-        write_text(file, _markdown(self.study, algorithm, results))
+        write_text(file, _markdown(self._heading, results))
         console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
         if drawn:
             console.print(f"  figures: {drawn[0].parent}\n", soft_wrap=True, highlight=False)
         return [result.run.folder for result in results]
 
-
-def _heading(study: Study, algorithm: str) -> str:
-    return f"{study.title}, {algorithm}: with each epoch method and without"
+    @property
+    def _heading(self) -> str:
+        optimizer = self.optimizers[0]
+        what = f"{self.study.title}, {optimizer.algorithm}, learning rate {optimizer.lr:g}"
+        return f"{what}: with each epoch method and without"
 
 
 def _columns(results: list[Result]) -> list[str]:
     metrics = [name.replace("_", " ") for name in results[0].metrics]
-    return ["method", "framework", "final loss", *metrics, "loss evaluations", "epochs undone"]
+    return [
+        "method",
+        "framework",
+        "final loss",
+        *metrics,
+        "loss evaluations",
+        "rate factor",
+        "epochs undone",
+    ]
 
 
 def _cells(result: Result) -> list[str]:
@@ -105,25 +119,27 @@ def _cells(result: Result) -> list[str]:
         f"{result.loss:.5g}",
         *(f"{value:.4f}" for value in result.metrics.values()),
         str(result.evaluations),
+        f"{result.lr_factor:.3g}",
         str(result.undone),
     ]
 
 
-def _table(study: Study, algorithm: str, results: list[Result]) -> Table:
-    table = Table(title=_heading(study, algorithm), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+def _table(heading: str, results: list[Result]) -> Table:
+    table = Table(title=heading, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for i, name in enumerate(_columns(results)):
-        heading = name.replace(" ", "\n")
-        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(
+            name.replace(" ", "\n"), justify="left" if i < 2 else "right", no_wrap=True
+        )
     best = min((r.loss for r in results if math.isfinite(r.loss)), default=np.nan)
     for result in results:
         table.add_row(*_cells(result), style="bold" if result.loss == best else None)
     return table
 
 
-def _markdown(study: Study, algorithm: str, results: list[Result]) -> str:
+def _markdown(heading: str, results: list[Result]) -> str:
     columns = _columns(results)
     lines = [
-        f"# {_heading(study, algorithm)}",
+        f"# {heading}",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + " --- |" * 2 + " ---: |" * (len(columns) - 2),
@@ -131,6 +147,7 @@ def _markdown(study: Study, algorithm: str, results: list[Result]) -> str:
         "",
         "The final loss is the mean over the mini-batches of the training data, at the final",
         "parameters. Loss evaluations are over all training data, beside those of the training.",
+        "The rate factor is the method's on the learning rate, after the last epoch.",
         "",
     ]
     return "\n".join(lines)

@@ -7,13 +7,12 @@ do not depend on the library, the order or the split of the parameters.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from optstudy_core import geometry
+from optstudy_core import quantities
 
 from .study import Parameters
 
@@ -62,22 +61,15 @@ class EpochMeter:
         """
         self._epoch += 1
         step = difference(end, self._start)
-        sizes = geometry.per_leaf(geometry.norm, step, exact=True)
-        if self._previous is None:
-            angle, angles = math.nan, dict.fromkeys(step, math.nan)
-        else:
-            pair, options = (step, self._previous), {"degrees": True, "exact": True}
-            angle = geometry.angle(*pair, degrees=True, exact=True)
-            angles = geometry.per_leaf(geometry.angle, *pair, **options)
+        before = self._previous or dict.fromkeys(step)
         self._start, self._previous, self._before = end, step, self._previous
-        return {
-            "epoch": self._epoch,
-            "steps": len(losses),
-            "loss": mean(losses),
-            "step_size": geometry.norm(step, exact=True),
-            "angle": angle,
-            "layers": {n: {"step_size": sizes[n], "angle": angles[n]} for n in step},
-        }
+        return quantities.exact_row(
+            {"epoch": self._epoch, "steps": len(losses)},
+            ("loss", "step_size", "angle"),
+            {"step": list(step.values()), "previous": [before[name] for name in step]},
+            {"loss": mean(losses)},
+            {name: {} for name in step},
+        )
 
 
 def mean(losses: Sequence[float]) -> float:

@@ -29,6 +29,7 @@ class Plan:
         out: the folder for everything.
         epochs: how many.
         lr: learning rate.
+        lr_factor: on it.
         seed: of all that is drawn at random.
         dialect: of the algorithms.
         overwrite: replace runs that are in ``out`` already.
@@ -44,6 +45,7 @@ class Plan:
     seed: int
     dialect: str | None
     overwrite: bool
+    lr_factor: float = 1.0
 
 
 class Prepared:
@@ -64,7 +66,9 @@ class Prepared:
         self.study: Study = load(plan.study, plan.seed)
         self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.optimizers = [
-            training.Optimizer.of(self.study, algorithm, plan.lr, plan.dialect, method)
+            training.Optimizer.of(
+                self.study, algorithm, plan.lr, plan.dialect, method, lr_factor=plan.lr_factor
+            )
             for algorithm in plan.algorithms
             for method in plan.methods
         ]

@@ -55,8 +55,12 @@ class Optimizer:
         lr: float | None,
         dialect: str | None,
         method: str = PLAIN,
+        *,
+        lr_factor: float = 1.0,
     ) -> Optimizer:
         """Return the update rule with the study's learning rate where ``lr`` is ``None``.
+
+        The rate is ``lr_factor`` times that.
 
         Raises:
             ValueError: for an unknown algorithm, dialect or method, or a rate that is not allowed.
@@ -67,6 +71,7 @@ class Optimizer:
         default = rule.defaults(dialect)["lr"]
         if lr is None:
             lr = study.learning_rates.get(algorithm, default)
+        lr = lr_factor * lr
         rule.resolve(dialect, {"lr": lr})
         return cls(algorithm, float(lr), dialect, method)
 

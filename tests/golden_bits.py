@@ -71,6 +71,11 @@ ORDINARY = {
     "threshold": 4.824339389801025,  # ρ₅ of RAdam in float32: met exactly
     "step_size_min": 0.029,  # so that it is met, as the largest is
     "step_size_max": 0.083,
+    "reps_rel": 0.0377,
+    "reps": 0.0171,
+    "estim_lr0": 0.0123,
+    "beta3": 0.93,
+    "estim_lr_coef": 37.3,  # so that the estimate rises
 }
 
 

@@ -28,8 +28,9 @@ from optstudy_core.leaves import Leaves, NumPy
 FOLDER = Path(optstudy_core.__file__).parent
 COPY = "optstudy_mutant"
 
-# What algorithms import and what holds no formula: tables of ranges, the array type itself.
-NOT_FORMULAS = frozenset({"hyperparameters", "leaves", "algorithm"})
+# What algorithms import and what holds no formula: tables of ranges, the array type itself, the
+# exact sums (which have tests of their own).
+NOT_FORMULAS = frozenset({"hyperparameters", "leaves", "algorithm", "reductions"})
 NOT_FORMULA_FUNCTIONS = frozenset({("_namespace", "namespace")})  # asks which library it is
 
 

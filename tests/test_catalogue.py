@@ -221,11 +221,16 @@ def logistic_gradient(w: np.ndarray) -> np.ndarray:
 
 # Learning rates with which 300 steps do it, where 0.03 is not one.
 RATES: dict[str, float] = {
+    "lars": 10.0,  # times its trust coefficient of 0.001
     "adadelta": 10.0,
     "adagrad": 0.5,
     "sgd": 0.1,
     "optimistic_gradient_descent": 0.05,
     "acprop": 0.01,
+    "dog": 1.0,
+    "dowg": 1.0,
+    "prodigy": 1.0,
+    "dadapt_adamw": 1.0,
 }
 
 

@@ -32,8 +32,13 @@ SQUARED = "only its square counts"
 SIGN_TIMES = "a product with a sign is not rounded"
 ROOT_OF_ONE = "the root of the number after 1 rounds to 1"
 EXACT = "that product or difference is exact (twice or half a number; ρ − 4 and ρ − 2 where ρ > 4)"
+COMMUTES = "which vector comes first does not matter"
+NOT_NEGATIVE = "it is not negative"
 ALL_ZERO = "every field is 0 before the first step"
+NORM = "a norm is not below 0"
 EQUIVALENT = {
+    ("trust_ratio", "trust_ratio", "weights == 0", "weights <= 0"): NORM,
+    ("trust_ratio", "trust_ratio", "update == 0", "update <= 0"): NORM,
     ("power", "cbrt", "x > 0", "x != 0"): "x is not negative",
     ("power", "cbrt", "xp.where(positive, x, one)", "x"): "what comes of a zero is not used",
     ("power", "cbrt", "radicand", "x"): "what comes of a zero is not used",
@@ -130,6 +135,33 @@ EQUIVALENT = {
         "(state.m if previous_mean else m) - g",
     ): SQUARED,
     ("adabelief", "update", "g - m", "m - g"): SQUARED,
+    ("dog", "check", "x == 0", "x <= 0"): NOT_NEGATIVE,
+    (
+        "dog",
+        "update",
+        "needed(params, 'dog') - state.x0",
+        "state.x0 - needed(params, 'dog')",
+    ): SQUARED,
+    (
+        "dowg",
+        "update",
+        "needed(params, 'dowg') - state.x0",
+        "state.x0 - needed(params, 'dowg')",
+    ): SQUARED,
+    (
+        "dadapt_adamw",
+        "update",
+        "leaf_dot(g, state.s / (xp.sqrt(state.v) + eps))",
+        "leaf_dot(state.s / (xp.sqrt(state.v) + eps), g)",
+    ): COMMUTES,
+    (
+        "prodigy",
+        "update",
+        "leaf_dot(g, state.x0 - needed(params, 'prodigy'))",
+        "leaf_dot(state.x0 - needed(params, 'prodigy'), g)",
+    ): COMMUTES,
+    ("dog", "update", "total(state.G) == 0", "total(state.G) <= 0"): NOT_NEGATIVE,
+    ("dog", "update", "total", "norm"): "both are 0 if all are 0",
     ("yogi", "update", "state.c1.value > 0", "state.c1.value != 0"): STARTED,
     ("yogi", "update", "state.c1", "state.c2"): STARTED,
     (
@@ -278,6 +310,7 @@ def signs_turn_where_the_rounded_sums_do(modules: dict[str, ModuleType]) -> None
 
 # Digests: IEEE arithmetic gives the same bits everywhere.
 LONG = {
+    "dadapt_adamw": "70a1d5543e30d254",
     "mean_age": "885c744a7abfa493",
     "momentum_schedule": "6962105a166c0cb0",
     "radam": "8df68217ac26fc3c",
@@ -327,7 +360,45 @@ def without_a_sign_sizes_stay(modules: dict[str, ModuleType]) -> None:
         assert np.isnan(step)
 
 
+def _refuses(check: Callable[[dict[str, Any]], None], hyperparameters: dict[str, Any]) -> bool:
+    try:
+        check(hyperparameters)
+    except ValueError:
+        return True
+    return False
+
+
+def what_starts_from_a_distance(modules: dict[str, ModuleType]) -> None:
+    """What golden bits cannot say of the rules whose step size is a distance."""
+    if "dog" in modules:
+        dog = modules["dog"]
+        dog.check({"reps_rel": np.zeros(()), "reps": 0.0, "init_eta": 0.0})
+        dog.check({"reps_rel": 1.0, "reps": 0.0, "init_eta": 0.0})
+        assert _refuses(dog.check, {"reps_rel": 0.0, "reps": 0, "init_eta": 0.0})
+        # A leaf whose gradient was 0 has had its first step.
+        leaves = [Leaves([np.ones(2), np.full(1, x)], NumPy()) for x in (0.0, 1.0)]
+        state, _ = dog.update(dog.init(leaves[1]), leaves[0], leaves[1], init_eta=9.0)
+        _, step = dog.update(state, leaves[1], leaves[1], init_eta=9.0)
+        assert abs(step.values[1]) < 1e-5
+    for name in {"prodigy", "dadapt_adamw"} & set(modules):
+        rule = modules[name]
+        theta = Leaves([np.ones(2)], NumPy())
+        for g in (0.0, np.nan):  # of which there is no estimate
+            state, _ = rule.update(rule.init(theta), g * theta, theta, estim_lr0=0.25)
+            assert state.d.values[0] == 0.25
+
+
+def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> None:
+    if "trust_ratio" in modules:
+        ratio = modules["trust_ratio"].trust_ratio
+        weights, update = np.array([6.0, 0.0, 6.0, 0.0]), np.array([3.0, 3.0, 0.0, 0.0])
+        assert ratio(weights, update, 2.0, 1.0).tolist() == [3.0, 1.0, 1.0, 1.0]
+        assert ratio(np.array(5e-324), np.array(5e-324)) == 1.0  # by default nothing is added
+
+
 CONTRACTS = (
+    layers_without_a_norm_have_the_ratio_1,
+    what_starts_from_a_distance,
     without_a_sign_sizes_stay,
     helpers_do_what_they_say,
     scalars_are_made_where_their_array_is,

@@ -295,6 +295,93 @@ def test_large_layers_are_summed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
             assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=True)  # the angle's root
 
 
+def spread(size: int) -> torch.Tensor:
+    """Return numbers of both signs over eight decades."""
+    return torch.randn(size) * 10.0 ** torch.empty(size).uniform_(-6, 2)
+
+
+LARGE_LAYERS: dict[str, Callable[[], torch.Tensor]] = {
+    "over decades": lambda: spread(module.LARGE),
+    "rounded alike": lambda: torch.full((module.LARGE + 1,), 1.0001),  # so errors add up
+    "a short row at the end": lambda: torch.rand(3 * module.LARGE + module.ROW - 1),
+    "not contiguous": lambda: spread(2 * module.LARGE).view(-1, 128).t(),
+    "bfloat16": lambda: spread(module.LARGE).to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE_LAYERS)
+@pytest.mark.parametrize("block", [1 << 14, 1 << 20])
+def test_large_layers_are_summed_in_rows(
+    kind: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module.BLOCK, "cpu", block)
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(LARGE_LAYERS[kind]())
+    small = torch.nn.Parameter(torch.ones(5))
+    optimizer = torch.optim.SGD([p, small], lr=0.25)
+    names = ("grad_norm", "param_norm", "step_size", "update_ratio", "cosine", "distance")
+    with Recorder(optimizer, step=names) as recorder:
+        start = [x.detach().clone() for x in (p, small)]
+        previous: list[Any] = [None, None]
+        for t in range(3):
+            before = [x.detach().clone() for x in (p, small)]
+            p.grad = torch.roll(start[0], t, 0) if t else start[0].clone()
+            small.grad = torch.full((5,), 1.0 + t)
+            optimizer.step()
+            after = [x.detach().clone() for x in (p, small)]
+            step = [x - y for x, y in zip(after, before, strict=True)]
+            found = core.measure(
+                names,
+                grad=[p.grad, small.grad],
+                params=after,
+                step=step,
+                previous=previous,
+                displacement=[x - y for x, y in zip(after, start, strict=True)],
+            )
+            previous = step
+            recorder.flush()
+            for name, value in found.items():
+                # Rows of 256 in float32, in 8 lanes or more: 36 roundings of 6e-8 at the worst.
+                assert recorder.steps[t][name] == pytest.approx(
+                    value, abs=1e-6, rel=1e-6, nan_ok=True
+                )
+    assert module.STEP in recorder._step.reductions
+    assert -1 < recorder.steps[2]["cosine"] <= 1
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-30, 1e-22, 1e-17, 1e17, 1e25, math.inf, math.nan])
+def test_large_layers_out_of_the_range_of_float32_squares(size: float) -> None:
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.ones(2 * module.LARGE))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    with Recorder(optimizer, step=["grad_norm", "param_norm", "step_size"]) as recorder:
+        p.grad = torch.randn(p.shape).clamp(-3, 3) * size
+        exact = geometry.norm(p.grad)
+        optimizer.step()
+    row = recorder.steps[0]
+    assert row["grad_norm"] == pytest.approx(exact, rel=1e-6, abs=0, nan_ok=True)  # as above
+    if math.isfinite(size):
+        assert row["param_norm"] == pytest.approx(256.0, rel=1e-6)
+        assert row["step_size"] == 0
+
+
+def test_a_sparse_gradient_of_a_large_layer() -> None:
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(2000, 64, sparse=True)
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=0.5)
+    with Recorder(embedding, optimizer, step=["grad_norm", "step_size", "angle"]) as recorder:
+        for rows in ([1, 5, 7], list(range(1500)), []):
+            optimizer.zero_grad()
+            embedding(torch.tensor(rows, dtype=torch.int64)).square().sum().backward()
+            norm = geometry.norm(embedding.weight.grad.to_dense())
+            optimizer.step()
+            recorder.flush()
+            row = recorder.steps[-1]
+            assert row["grad_norm"] == pytest.approx(norm, rel=1e-6)  # as above
+            # The step has one more rounding, of the parameters.
+            assert row["step_size"] == pytest.approx(norm / 2, rel=1e-5)
+
+
 def test_nonfinite_gradients_are_counted() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([p], lr=0.1)

@@ -514,6 +514,28 @@ def test_compare(tmp_path, capsys, backends):
     assert "holds a run already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["linear_regression", "digits"])
+def test_compare_has_a_rate_at_which_careful_acts(tmp_path, capsys, name):
+    arguments = ["compare", name, "--methods", "careful", "--backend", "torch"]
+    assert main([*arguments, "--epochs", "14", "--out", str(tmp_path)]) == 0
+    usual, high = (tmp_path / name / folder for folder in ("compare", "compare_lr_x16"))
+    factors = {}
+    for folder in (usual, high):
+        runs = [records.read(folder / run / "torch") for run in ("adam", "adam_careful")]
+        factors[folder] = runs[1].column("method/lr_factor")[-1]
+        same = runs[0].column("loss").tolist() == runs[1].column("loss").tolist()
+        assert same == (factors[folder] == 1)
+    assert factors[usual] == 1
+    assert factors[high] < 1
+    said = capsys.readouterr().out
+    rate = records.read(usual / "adam" / "torch").config["lr"]
+    for lr in (rate, 16 * rate):
+        assert f"learning rate {lr:g}" in " ".join(said.split())
+    for bad in ("0", "-1", "nan", "inf", "x"):
+        assert main([*arguments, "--lr-factors", bad]) == 2
+        assert "lr-factors = " in capsys.readouterr().err
+
+
 def test_a_run_with_a_method(tmp_path, capsys):
     arguments = ["run", "linear_regression", "--algorithm", "sgd", "--method", "careful"]
     arguments += ["--method", "plain", "--epochs", "2", "--backend", "torch"]

@@ -180,7 +180,8 @@ def test_gradients_that_are_not_finite_propagate_and_do_not_raise(name: str) -> 
     ends = definition(name, begin, grads, {"lr": 0.1})[0]
     assert_same(params, ends)
     assert np.isnan(ends[0][0])
-    assert np.isfinite(ends[0][3:]).all()
+    if not ALGORITHMS[name].has_sums:  # else one element may spoil all
+        assert np.isfinite(ends[0][3:]).all()
 
 
 @pytest.mark.parametrize("number", [np.float64, np.float32, int], ids=lambda n: n.__name__)

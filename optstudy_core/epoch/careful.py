@@ -1,7 +1,7 @@
 """Careful learning rate: smaller steps after the loss has jumped up.
 
     jump: Lₖ > L + τ·|L|, or Lₖ is not finite;    L the reference, the last finite one
-    after ``patience`` jumps in a row: lr ← γ·lr, and the epoch is rejected
+    after ``patience`` jumps in a row: lr ← γ·lr, and the epoch is rejected (undone if asked for)
     no jump: lr ← growth·lr  (1.05 in the bold variant, else 1)
 
 The reference is the loss of the last epoch, or of the last accepted one (that was no jump). Before

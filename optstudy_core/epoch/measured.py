@@ -26,7 +26,8 @@ class Decision(NamedTuple):
     Attributes:
         multiplier: what the learning rate is multiplied by, float32.
         jump: the loss jumped up.
-        rejected: it did so often enough that the epoch is to be undone, where that is asked for.
+        rejected: it did so ``patience`` times in a row, so the rate is cut. The epoch is undone as
+            well where that is asked for (``rollback``), and stays otherwise.
     """
 
     multiplier: Array

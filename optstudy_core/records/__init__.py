@@ -26,13 +26,14 @@ Needs the extra ``records`` (``pip install 'optstudy[records]'``) for checkpoint
 from ._arrays import Checkpoint
 from ._files import WriteError, write_json, write_text
 from ._generators import random_state, restore_random_state
-from ._tree import pack, unpack
+from ._tree import check_names, pack, unpack
 from .run import Run, column, environment
 
 __all__ = [
     "Checkpoint",
     "Run",
     "WriteError",
+    "check_names",
     "column",
     "environment",
     "pack",

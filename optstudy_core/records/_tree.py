@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -142,3 +142,20 @@ def unpack(arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any])
 
 def _at(path: tuple[str, ...]) -> str:
     return f"tree at {'/'.join(path)!r}" if path else "tree"
+
+
+def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Refuse a checkpoint of other objects than those to be restored.
+
+    Raises:
+        ValueError: if the names differ.
+
+    >>> check_names({"model": 1}, ["model", "optimizer"])
+    Traceback (most recent call last):
+    ValueError: checkpoint of model: allowed for model, optimizer is one of the same names
+    """
+    if {*found} != {*wanted}:
+        raise ValueError(
+            f"checkpoint of {', '.join(sorted(found))}: allowed for {', '.join(sorted(wanted))} is "
+            "one of the same names"
+        )

@@ -151,6 +151,14 @@ class Run:
             raise
 
     @classmethod
+    def create_or_resume(cls, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> Run:
+        """Make a run, or open the one that is there to go on with it; errors as of the two."""
+        try:
+            return cls.create(folder, config)
+        except FileExistsError:
+            return cls.resume(folder)
+
+    @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Run:
         """Open a run to read it, also while a process writes to it; nothing is written.
 

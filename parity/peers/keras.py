@@ -115,4 +115,6 @@ PEERS = [
     pair("rmsprop", "RMSprop", momentum=0.9, centered=True, epsilon=1e-5),
     pair("lion", "Lion"),
     pair("lion", "Lion", beta_1=0.8, beta_2=0.95, weight_decay=0.1),
+    pair("lamb", "Lamb"),
+    pair("lamb", "Lamb", beta_1=0.8, beta_2=0.95, epsilon=1e-5, weight_decay=0.1),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ Rule = Callable[[State, Any, Any, int, float], Any]
 """The parameters after step t from the state, the parameters, the gradient, t and the rate."""
 
 
-def runner(rule: Rule, lr: float) -> Runner:
+def runner(rule: Rule, lr: float, whole: bool = False) -> Runner:
     """Return what trains with a rule, leaf by leaf.
 
     Args:
         rule: of one leaf.
         lr: the learning rate where the problem has none of its own.
+        whole: whether all leaves are one vector for it.
     """
 
     def run(problem: Problem) -> list[Arrays]:
@@ -41,7 +43,18 @@ def runner(rule: Rule, lr: float) -> Runner:
             found.append(theta)
         return found
 
-    return run
+    def run_whole(problem: Problem) -> list[Arrays]:
+        def join(arrays: Arrays) -> Arrays:
+            return [np.concatenate([np.ravel(x) for x in arrays])]
+
+        ends = np.cumsum([x.size for x in problem.begin])[:-1]
+        joined = replace(problem, begin=join(problem.begin), grads=[*map(join, problem.grads)])
+        return [
+            [x.reshape(p.shape) for x, p in zip(np.split(row[0], ends), problem.begin, strict=True)]
+            for row in run(joined)
+        ]
+
+    return run_whole if whole else run
 
 
 def _momentum(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
@@ -235,8 +248,77 @@ def _madgrad(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return 0.9 * theta + (1 - 0.9) * z
 
 
+def _dog(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Ivgi et al. 2023, equation 1, with rε = 1e-6·(1 + ‖x₀‖)."""
+    if t == 1:
+        s["x0"], s["r"] = theta, 1e-6 * (1 + np.sqrt(np.sum(theta**2)))
+    s["r"] = np.maximum(s["r"], np.sqrt(np.sum((theta - s["x0"]) ** 2)))
+    s["G"] = s["G"] + np.sum(g**2)
+    return theta - lr * s["r"] / np.sqrt(s["G"]) * g
+
+
+def _ratio(weights: Any, update: Any) -> Any:
+    """Return a trust ratio: 1 for a layer or an update that is zero; papers do not say."""
+    return weights / update if weights != 0 and update != 0 else 1.0
+
+
+def _lamb(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """You et al. 2020, Algorithm 2, with the identity as φ and λ = 0.1."""
+    m, v = _moments(s, g)
+    r = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+    u = r + 0.1 * theta
+    return theta - lr * _ratio(np.sqrt(np.sum(theta**2)), np.sqrt(np.sum(u**2))) * u
+
+
+def _lars(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """You et al. 2017, Algorithm 1, with η = 0.001, m = 0.9 and β = 0.1."""
+    length = np.sqrt(np.sum(theta**2))
+    local = _ratio(0.001 * length, np.sqrt(np.sum(g**2)) + 0.1 * length)
+    s["v"] = 0.9 * s["v"] + lr * local * (g + 0.1 * theta)
+    return theta - s["v"]
+
+
+def _dowg(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Khaled et al. 2023, Algorithm 1, with rε = 0.01."""
+    if t == 1:
+        s["x0"], s["r"] = theta, 0.01
+    s["r"] = np.maximum(s["r"], np.sqrt(np.sum((theta - s["x0"]) ** 2)))
+    s["v"] = s["v"] + s["r"] ** 2 * np.sum(g**2)
+    return theta - lr * s["r"] ** 2 / np.sqrt(s["v"]) * g
+
+
+def _prodigy(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Mishchenko and Defazio 2024, the Adam version, with d₀ = 1e-6."""
+    if t == 1:
+        s["x0"], s["d"] = theta, 1e-6
+    d, root = s["d"], np.sqrt(0.999)
+    m, v = _moments(s, d * g)
+    s["r"] = root * s["r"] + (1 - root) * lr * d**2 * np.sum(g * (s["x0"] - theta))
+    s["s"] = root * s["s"] + (1 - root) * lr * d**2 * g
+    s["d"] = max(d, s["r"] / np.sum(np.abs(s["s"])))
+    return theta - lr * d * m / (np.sqrt(v) + d * 1e-8)
+
+
+def _dadapt_adamw(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Defazio and Mishchenko 2023, the Adam version as in their code, with d₀ = 1e-6, λ = 0.1."""
+    d, root = s["d"] if t > 1 else 1e-6, np.sqrt(0.999)
+    product = np.sum(g * (s["s"] / (np.sqrt(s["v"]) + 1e-8)))
+    s["r"] = root * s["r"] + (1 - root) * lr * d * product
+    s["s"] = root * s["s"] + (1 - root) * lr * d * g
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * lr * d * g
+    s["v"] = 0.999 * s["v"] + (1 - 0.999) * g**2
+    s["d"] = max(d, s["r"] / ((1 - root) * np.sum(np.abs(s["s"]))))
+    return theta - s["m"] / (np.sqrt(s["v"]) + 1e-8) - lr * d * 0.1 * theta
+
+
 def pair(
-    algorithm: str, rule: Rule, *, lr: float = 1e-3, scheduled: bool = True, **ours: Any
+    algorithm: str,
+    rule: Rule,
+    *,
+    lr: float = 1e-3,
+    scheduled: bool = True,
+    whole: bool = False,
+    **ours: Any,
 ) -> Peer:
     """Return our dialect "paper" and a loop.
 
@@ -245,6 +327,7 @@ def pair(
         rule: the loop.
         lr: the learning rate of both.
         scheduled: whether the rule reads it at every step.
+        whole: whether all leaves are one vector for the rule.
         ours: our hyperparameters.
     """
     return Peer(
@@ -253,7 +336,7 @@ def pair(
         "the paper's pseudocode",
         {"lr": lr} | ours,
         core(algorithm, "paper", lr=lr, **ours),
-        runner(rule, lr),
+        runner(rule, lr, whole),
         scheduled=scheduled,
     )
 
@@ -292,4 +375,11 @@ PEERS = [
     pair("grams", _grams, weight_decay=0.1),
     pair("mars", _mars, lr=3e-3, weight_decay=0.1),
     pair("madgrad", _madgrad, lr=1e-2),
+    pair("dog", _dog, lr=1.0, whole=True),
+    pair("dog", _dog, lr=1.0, layerwise=True),
+    pair("lamb", _lamb, weight_decay=0.1),
+    pair("lars", _lars, lr=1.0, weight_decay=0.1),
+    pair("dowg", _dowg, lr=1.0, whole=True),
+    pair("prodigy", _prodigy, lr=1.0, whole=True),
+    pair("dadapt_adamw", _dadapt_adamw, lr=1.0, whole=True, weight_decay=0.1),
 ]
