@@ -73,7 +73,7 @@ def _vector_mean(library: Library, x: Vector, *, exact: bool) -> Any:
 
 
 def _vector_rms(library: Library, x: Vector, *, exact: bool) -> Any:
-    return library.xp.sqrt(vector_dot(library, x, x, exact=exact) / _count(x))
+    return vector_norm(library, x, exact=exact) / math.sqrt(_count(x))
 
 
 def _count(x: Vector) -> float:

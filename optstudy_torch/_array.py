@@ -39,13 +39,27 @@ _FUNCTIONS: dict[str, Any] = {
     "zeros_like": torch.zeros_like,
     "ones_like": torch.ones_like,
 }
+NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 _NEED_TENSORS = frozenset({"divide", "maximum", "minimum"})
 
 
 def number_like(value: float, args: Any) -> torch.Tensor:
     """Return ``value`` as a 0-d tensor in the dtype and on the device of the tensor in args."""
     like = next(a for a in args if isinstance(a, torch.Tensor))
-    return torch.full((), value, dtype=like.dtype, device=like.device)
+    if torch.compiler.is_compiling():
+        return torch.full((), value, dtype=like.dtype, device=like.device)
+    return filled((), value, like.dtype, like.device)
+
+
+def filled(
+    shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Return a tensor of one number, rounded once.
+
+    It is rounded here, because torch refuses what overflows; no copy goes to the device.
+    """
+    with np.errstate(all="ignore"):
+        return torch.full(shape, float(NUMPY[dtype](value)), dtype=dtype, device=device)
 
 
 def apply(operation: str, *args: Any) -> torch.Tensor:
@@ -68,7 +82,7 @@ def apply(operation: str, *args: Any) -> torch.Tensor:
             if x.device.type == "cpu" and not torch.compiler.is_compiling():
                 with np.errstate(all="ignore"):
                     return torch.from_numpy(
-                        np.sqrt(x.numpy(), out=np.empty(x.shape, _NUMPY[x.dtype]))
+                        np.sqrt(x.numpy(), out=np.empty(x.shape, NUMPY[x.dtype]))
                     )
             return torch.sqrt(x)
         case ("subtract", (float() | int() as number, x)):
@@ -85,7 +99,6 @@ _REFLECTED = {
     "greater": "less",
     "greater_equal": "less_equal",
 }
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Eager(Backend):
@@ -104,4 +117,4 @@ class Eager(Backend):
     def full(self, value: Any, leaf: torch.Tensor) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
             return value.to(leaf.device, leaf.dtype)
-        return torch.full((), value, dtype=leaf.dtype, device=leaf.device)
+        return filled((), value, leaf.dtype, leaf.device)

@@ -23,11 +23,15 @@ import numpy as np
 import torch
 
 from . import _array
+from ._array import NUMPY
 from ._program import Body, HostNumber, Line, Program, Sum, Symbol
 from .geometry import LIBRARY
 
 BLOCK = 1 << 17
 """Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
+
+HOST = "cpu"
+"""The type of the devices whose memory NumPy shares."""
 
 _SMALL = 64
 """Up to this length arrays on the CPU are computed without a kernel: a call of one costs more."""
@@ -44,7 +48,7 @@ class Batch:
 
     def __init__(self, dtype: torch.dtype, device: torch.device, count: int) -> None:
         self.dtype, self.device, self.count = dtype, device, count
-        self.on_host = device.type == "cpu"
+        self.on_host = device.type == HOST
         self.arrays: list[dict[str, torch.Tensor]] = []
         self.scalars: dict[str, Any] = {}
         self.in_place: list[bool] = []
@@ -60,8 +64,18 @@ class Batch:
         if self.on_host:
             value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
             with np.errstate(all="ignore"):
-                return np.full(self.count, value, _NUMPY[self.dtype])
-        return torch.as_tensor(value).to(self.device, self.dtype).expand(self.count)
+                return np.full(self.count, value, NUMPY[self.dtype])
+        if isinstance(value, torch.Tensor):
+            return value.to(self.device, self.dtype).expand(self.count)
+        return _array.filled((self.count,), value, self.dtype, self.device)
+
+    def rounded(self, values: Sequence[Any]) -> Any:
+        """Return float64 scalars of the leaves as one vector, rounded once."""
+        if self.on_host:
+            with np.errstate(all="ignore"):
+                return np.array([float(x) for x in values]).astype(NUMPY[self.dtype])
+        values = [torch.as_tensor(x, dtype=torch.float64) for x in values]
+        return torch.stack(values).to(self.device, self.dtype)
 
     def write(self, vector: Any, tensors: Sequence[torch.Tensor]) -> None:
         """Write a vector to 0-d tensors of the leaves."""
@@ -84,15 +98,20 @@ class Batch:
             else:
                 self.scalars[line.result.name] = _array.apply(line.operation, *args)
 
-    def rows(self, names: Sequence[str], numbers: Sequence[float]) -> list[torch.Tensor]:
-        """Return for each leaf one tensor with its scalars and with numbers, rounded once."""
+    def rows(self, names: Iterable[str], numbers: Sequence[float]) -> list[torch.Tensor]:
+        """Return for each leaf one tensor with its scalars and with numbers, rounded once.
+
+        Truths are 1 and 0.
+        """
         columns = [self.scalars[name] for name in names] + [self.spread(x) for x in numbers]
         if not columns:
             return [torch.empty(0, dtype=self.dtype, device=self.device)] * self.count
         if self.on_host:
-            return [torch.from_numpy(row) for row in np.stack(columns, 1)]
+            table = np.stack(columns, 1, dtype=NUMPY[self.dtype], casting="unsafe")
+            return [torch.from_numpy(row) for row in table]
         # No views for torch, which would compile a kernel for every kind of base.
-        return [row.data for row in torch.stack(columns, 1).unbind()]
+        stacked = torch.stack([column.to(self.dtype) for column in columns], 1)
+        return [row.data for row in stacked.unbind()]
 
     def split(self, compiled: bool) -> tuple[list[int], list[int]]:
         """Return the leaves that NumPy computes in blocks, and those of torch's kernels."""
@@ -130,9 +149,6 @@ class Batch:
                 arrays[a.name] if a.is_array else torch.as_tensor(self.scalars[a.name][i : i + 1])
                 for a in sums.args
             ]
-
-
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def _value(argument: Any, scalars: dict[str, Any], hyperparameters: dict[str, Any]) -> Any:
@@ -186,27 +202,19 @@ def _sum(sums: Sum, batches: Sequence[Batch]) -> None:
     else:
         for batch in batches:
             values = [scalar([row]) for row in batch.vectors(sums)]
-            batch.scalars[sums.result.name] = (
-                np.array([float(x) for x in values]).astype(_NUMPY[batch.dtype])
-                if batch.on_host
-                else torch.stack([torch.as_tensor(x) for x in values]).to(batch.device, batch.dtype)
-            )
+            batch.scalars[sums.result.name] = batch.rounded(values)
 
 
 # NumPy, in blocks.
 
 _NUMBERS, _TRUTHS = "_b", "_t"  # buffers are named after what they hold
-_PREDICATES = frozenset(
-    {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
-    | {"logical_and", "logical_or", "logical_not"}
-)
 
 
 class _Blockwise:
     """A body as a function of NumPy's operations, which write to a few buffers again and again.
 
     A new field of the state is written over the old one as soon as no later line reads that.
-    ``step`` is where the step goes; where it is added, the parameters themselves.
+    ``step`` is where the step goes; where it is added, or none is made, the parameters themselves.
     """
 
     def __init__(self, body: Body) -> None:
@@ -229,10 +237,10 @@ class _Blockwise:
         for i in leaves:
             arrays = batch.arrays[i]
             memory = [arrays[name].numpy() for name in self._names]
-            memory.append(arrays["p" if batch.in_place[i] else "step"].numpy())
+            memory.append(arrays.get("step", arrays["p"]).numpy())
             own = (*(vector[i] for vector in scalars), *numbers)
             jobs.append((self._add if batch.in_place[i] else self._store, memory, own))
-        _in_threads(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], _NUMPY[batch.dtype])
+        _in_threads(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], NUMPY[batch.dtype])
 
     def _shown(self, argument: Any) -> str:
         if isinstance(argument, Symbol):
@@ -255,7 +263,7 @@ class _Blockwise:
                 if needed[read] == i and buffer[:2] in free:
                     free[buffer[:2]].append(buffer)  # this line may write over what it reads
             target = targets.get(name)
-            if target is not None and last_read.get(target, -1) <= i:
+            if target == name or (target is not None and last_read.get(target, -1) <= i):
                 self._where[name] = target
                 self._written.add(target)
             elif operation in _FRESH:
@@ -263,7 +271,7 @@ class _Blockwise:
                 self._lines.append(f"fresh_{name} = {operation}({args})")
                 continue
             else:
-                kind = _TRUTHS if operation in _PREDICATES else _NUMBERS
+                kind = _TRUTHS if line.result.is_truth else _NUMBERS
                 if not free[kind]:
                     free[kind].append(f"{kind}{self._buffers[kind]}")
                     self._buffers[kind] += 1
@@ -380,28 +388,31 @@ class _Kernel:
 
     def _function(self, add: bool, compiled: bool) -> Callable[..., None]:
         body = self._body
+        # Results have names of their own: memory may be called like the value that it is for.
+        names = {line.result.name: f"_{line.result.name}" for line in body.lines}
         numbers = {key: f"h{i}" for i, key in enumerate(body.numbers)}
-        last_read = _last_reads(body.lines)
+        needed = _last_reads(body.lines)
+        needed |= {o.source.name: len(body.lines) for o in body.outputs}
 
         def shown(argument: Any) -> str:
             if isinstance(argument, Symbol):
-                return argument.name
+                return names.get(argument.name, argument.name)
             return numbers[argument.key] if isinstance(argument, HostNumber) else repr(argument)
 
-        lines = [f"{n} = c[{i}]" for i, n in enumerate([*body.scalars, *numbers.values()])]
-        put_out = {o.source.name for o in body.outputs}
+        lines = [
+            f"{name} = c[{i}]" + (" != 0" if body.scalars.get(name) else "")
+            for i, name in enumerate([*body.scalars, *numbers.values()])
+        ]
         for i, line in enumerate(body.lines):
             args = ", ".join(map(shown, line.args))
-            lines.append(f"{line.result.name} = apply({line.operation!r}, {args})")
-            read = dict.fromkeys(a.name for a in line.args if isinstance(a, Symbol) and a.is_array)
-            lines += [
-                f"del {n}" for n in read if last_read[n] == i and n[0] == "t" and n not in put_out
-            ]
-        for output in body.outputs:
-            if output.target != "step":
-                lines.append(f"{output.target}.copy_({output.source.name})")
+            lines.append(f"{shown(line.result)} = apply({line.operation!r}, {args})")
+            read = dict.fromkeys(a.name for a in line.args if isinstance(a, Symbol))
+            lines += [f"del {names[n]}" for n in read if n in names and needed[n] == i]
+        for target, source in body.outputs:
+            if target != "step":
+                lines.append(f"{target}.copy_({shown(source)})")
             else:
-                lines.append(f"{'p.add_' if add else 'step.copy_'}({output.source.name})")
+                lines.append(f"{'p.add_' if add else 'step.copy_'}({shown(source)})")
         function = _function(
             f"body({', '.join([*self._arguments(add), 'c'])})", lines, {"apply": _array.apply}
         )

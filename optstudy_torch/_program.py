@@ -15,6 +15,7 @@ for all of them.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -75,25 +76,43 @@ class HostNumber:
         mine = self.value
         return HostNumber(f"(-{self.key})", lambda h: -mine(h))
 
+    def sqrt(self) -> HostNumber:
+        """Return the root, of double precision as the number is."""
+        mine = self.value
+        return HostNumber(f"sqrt({self.key})", lambda h: math.sqrt(mine(h)))
+
     def __bool__(self) -> bool:
-        raise NotTraceableError(
-            "a formula may not branch on a hyperparameter's value: use absent or where"
-        )
+        raise NotTraceableError(self.key)
 
     def __float__(self) -> float:
-        raise NotTraceableError("a formula may not take the value of a hyperparameter")
+        raise NotTraceableError(self.key)
 
 
 class NotTraceableError(TypeError):
-    """A formula does what no program can do: it can only be run as it is."""
+    """A formula asks for the value of a number, which no program knows: to branch on it.
+
+    Args:
+        key: of the number; if it is a hyperparameter as it is, its name.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"a formula may not branch on the value of {key}: use absent or where")
+        self.key = key
 
 
 class Symbol(NamedTuple):
-    """A value of a program: one scalar a leaf, or an array like the leaf."""
+    """A value of a program: one scalar a leaf, or an array like the leaf; numbers or truths."""
 
     name: str
     is_array: bool
     phase: int
+    is_truth: bool = False
+
+
+_PREDICATES = frozenset(
+    {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
+    | {"logical_and", "logical_or", "logical_not"}
+)
 
 
 class Line(NamedTuple):
@@ -128,6 +147,7 @@ class _Tracer(Backend):
             f"t{len(self.lines)}",
             any(s.is_array for s in symbols),
             max((s.phase for s in symbols), default=0),
+            operation in _PREDICATES,
         )
         self.lines.append(Line(result, operation, args))
         return result
@@ -160,7 +180,7 @@ class Body:
         outputs: made by lines; none is an input.
         moved: inputs that become another field of the state, or the step, as they are.
         arrays: names of the arrays that are read.
-        scalars: names of the scalars that are read.
+        scalars: names of the scalars that are read, and whether each is a truth.
         numbers: host numbers that are read, by their keys.
     """
 
@@ -168,7 +188,7 @@ class Body:
     outputs: list[Output]
     moved: list[Output] = field(default_factory=list)
     arrays: list[str] = field(init=False)
-    scalars: list[str] = field(init=False)
+    scalars: dict[str, bool] = field(init=False)
     numbers: dict[str, HostNumber] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,7 +197,7 @@ class Body:
         read += [output.source for output in self.outputs]
         symbols = {a.name: a for a in read if isinstance(a, Symbol) and a.name not in made}
         self.arrays = [name for name, s in symbols.items() if s.is_array]
-        self.scalars = [name for name, s in symbols.items() if not s.is_array]
+        self.scalars = {name: s.is_truth for name, s in symbols.items() if not s.is_array}
         self.numbers = {a.key: a for a in read if isinstance(a, HostNumber)}
 
 

@@ -436,6 +436,12 @@ def _field_names(state: Any, prefix: str = "") -> list[str]:
 
 _MACHINES: dict[Any, Machine | None] = {}
 
+_VALUES: dict[Algorithm, set[str]] = defaultdict(set)
+"""Names of the hyperparameters whose values a formula branches on: each value is a program."""
+
+_MOST = 16
+"""Programs of an algorithm that branches on values; with more of them it runs as written."""
+
 
 def _is_static(name: str, value: Any) -> bool:
     """Tell whether a hyperparameter is part of the program: a truth value, or an absent term."""
@@ -450,16 +456,26 @@ def _machine(
     """Return what runs an algorithm's program, or None if its formula cannot be made one."""
     if not layout.flat:
         return None
-    static = {k: v for k, v in hyperparameters.items() if _is_static(k, v)}
     tensors = [k for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)]
+    values = _VALUES.get(algorithm, set())
+    static = {
+        k: v
+        for k, v in hyperparameters.items()
+        if _is_static(k, v) or (k in values and k not in tensors)
+    }
     key = (algorithm, tuple(static.items()), tuple(tensors))
     if key not in _MACHINES:
         dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
         try:
+            if values and sum(known[0] is algorithm for known in _MACHINES) >= _MOST:
+                return None
             program = Program(
                 algorithm, static, dynamic, tensors, {}, layout.full, layout.rebuild, _flatten
             )
-        except NotTraceableError:
+        except NotTraceableError as error:
+            if error.key in dynamic and error.key != "lr":
+                _VALUES[algorithm].add(error.key)
+                return _machine(algorithm, hyperparameters, layout)
             _MACHINES[key] = None
         else:
             _MACHINES[key] = Machine(program)

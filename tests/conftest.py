@@ -123,6 +123,15 @@ def to_torch(x: np.ndarray) -> Any:
     return torch.from_numpy(x)
 
 
+@pytest.fixture
+def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
+    from optstudy_torch import _machines, optimizer
+
+    monkeypatch.setattr(_machines, "HOST", "")
+    monkeypatch.setattr(optimizer, "_MACHINES", {})
+
+
 # Update functions of a user.
 
 

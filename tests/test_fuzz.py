@@ -19,6 +19,11 @@ def test_torch_eager() -> None:
     assert optstudy_torch.selfcheck(300, seed=1) == []
 
 
+@pytest.mark.usefixtures("torch_operations")
+def test_torch_operations() -> None:
+    assert optstudy_torch.selfcheck(300, seed=5) == []
+
+
 @needs_compiler
 def test_torch_compiled() -> None:
     assert optstudy_torch.selfcheck(40, seed=2, compiled=True) == []
@@ -61,6 +66,7 @@ def test_a_contraction_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> N
     assert "*" in small
 
 
+@pytest.mark.usefixtures("torch_operations")
 def test_an_inexact_root_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

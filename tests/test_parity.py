@@ -25,6 +25,13 @@ COMPILED = pytest.param(
 )
 
 
+@pytest.mark.usefixtures("torch_operations")
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_torch_operations_are_identical(name: str) -> None:
+    report = parity.check(name, backends=["torch"], dtypes=["float32"], examples=2, steps=20)
+    assert report.complete, report.first_difference
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax-jit"])
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_every_algorithm_is_identical(name: str, backend: str) -> None:
@@ -85,6 +92,7 @@ def test_a_users_own_algorithm_is_held_to_the_contract() -> None:
     assert report.complete, report.first_difference
 
 
+@pytest.mark.usefixtures("torch_operations")
 def test_a_rounding_that_is_off_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     from optstudy_torch import _array
 
@@ -104,10 +112,11 @@ def test_a_rounding_that_is_off_is_found_and_shrunk(monkeypatch: pytest.MonkeyPa
     assert difference.ulp >= 1
 
 
+@pytest.mark.usefixtures("torch_operations")
 def test_a_failure_is_written_and_replayed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from optstudy_torch import _array
+    from optstudy_torch import _array, optimizer
 
     original = _array.apply
 
@@ -120,6 +129,7 @@ def test_a_failure_is_written_and_replayed(
     arguments += ["--examples", "3", "--steps", "3"]
     with monkeypatch.context() as patch:
         patch.setattr(_array, "apply", off_by_one)
+        patch.setattr(optimizer, "_MACHINES", {})
         assert main([*arguments, "--json", "report.json"]) == 1
         path = "parity-failure-adam-torch-float32.json"
         assert main(["--replay", path]) == 1
