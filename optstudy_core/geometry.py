@@ -202,10 +202,15 @@ def vector_cosine(library: Library, u: Vector, v: Vector, *, exact: bool) -> Any
         yield _square(x)
         yield _square(y)
 
+    def ends(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        x, y = s(x), t(y)
+        yield x, y
+        yield (x,)
+        yield (y,)
+
     if exact:
-        ((up, down),) = library.largest(lambda x, y: ((s(x), t(y)),), (u, v))
-        largest = [xp.maximum(up, down), s.largest * s.largest, t.largest * t.largest]
-        product, uu, vv = exact_sums(library, terms, (u, v), largest)
+        both, end, other = (xp.maximum(*pair) for pair in library.largest(ends, (u, v)))
+        product, uu, vv = exact_sums(library, terms, (u, v), [both, end * end, other * other])
     else:
         product, uu, vv = library.plain(terms, (u, v))
     value = product / (xp.sqrt(uu) * xp.sqrt(vv))

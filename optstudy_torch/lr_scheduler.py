@@ -51,7 +51,7 @@ class EpochLR(LRScheduler):
 
     Attributes:
         factors: factor on the rate of each group, float32.
-        decision: the last one, or ``None``; ``jump`` and ``rejected`` tell what the loss did.
+        decision: the last one, or ``None``; ``jump`` and ``cut`` tell what the loss did.
         size: of the last epoch's step ‖Δₖ‖₂; NaN if the direction is not looked at.
         cosine: of its angle to the step of the last epoch that was kept; NaN if there is none.
     """
@@ -92,7 +92,7 @@ class EpochLR(LRScheduler):
         """Begin the epoch here: what has moved the parameters since the last ``step`` is no part.
 
         To be called after something else than the optimizer has moved them (EVE, a loaded model).
-        ``step`` calls it itself. It also is what a rejected epoch returns to, unless jumps are
+        ``step`` calls it itself. It also is what an undone epoch returns to, unless jumps are
         being waited for (``patience``).
         """
         params = _snapshot.parameters(self.optimizer)
@@ -131,7 +131,7 @@ class EpochLR(LRScheduler):
         self.factors = self._state.factor
         self.decision = decision
         self.last_epoch += 1
-        if self._rollback and bool(decision.rejected):
+        if self._rollback and bool(decision.cut):
             self._undo()
         else:
             self._previous = delta

@@ -319,7 +319,7 @@ class _NumPy:
                 state, epoch.Measured(cosine, loss), low=low, high=high, **values
             )
             self.previous = delta
-            if rollback and decision.rejected:
+            if rollback and decision.cut:
                 self.theta, self.inner, self.previous = list(kept[0]), list(kept[1]), kept[2]
             measured = {"size": size, "cosine": cosine} if measures else {}
             rows.add(
@@ -327,7 +327,7 @@ class _NumPy:
                 factor=state.factor,
                 multiplier=decision.multiplier,
                 jump=decision.jump,
-                rejected=decision.rejected,
+                cut=decision.cut,
                 **{name: np.float32(x) for name, x in measured.items()},
             )
 
@@ -475,7 +475,7 @@ class _Torch:
                 factor=scheduler.factors[0],
                 multiplier=decision.multiplier,
                 jump=decision.jump,
-                rejected=decision.rejected,
+                cut=decision.cut,
                 **noted,
             )
 
@@ -614,7 +614,7 @@ def _jax_functions(
             params, state = methods.end_epoch(control, params, state, value=loss)
             metrics = state.control.metrics
             noted = {"factor": state.control.decided.factor}
-            noted |= {n: getattr(metrics, n) for n in ("multiplier", "jump", "rejected")}
+            noted |= {n: getattr(metrics, n) for n in ("multiplier", "jump", "cut")}
             if name != "careful":
                 noted |= {"size": metrics.size, "cosine": metrics.cosine}
             return (params, state), (params, noted)

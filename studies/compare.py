@@ -54,7 +54,7 @@ class Result:
             metrics=metrics,
             evaluations=int(run.column("method/evaluations").sum()),
             lr_factor=float(run.column("method/lr_factor")[-1]),
-            undone=int(run.column("method/rejected").sum()),
+            undone=int(run.column("method/undone").sum()),
         )
 
 

@@ -36,15 +36,15 @@ class EpochMeter:
         self._previous: Parameters | None = None
         self._before: Parameters | None = None
 
-    def moved(self, start: Parameters, *, rejected: bool) -> None:
+    def moved(self, start: Parameters, *, undone: bool) -> None:
         """Begin the next epoch where a method has put the parameters.
 
         Args:
             start: the parameters now.
-            rejected: the last epoch was undone, so its direction does not count.
+            undone: the last epoch was undone, so its direction does not count.
         """
         self._start = start
-        if rejected:
+        if undone:
             self._previous = self._before
 
     def close(self, losses: Sequence[float], end: Parameters) -> dict[str, Any]:

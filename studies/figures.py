@@ -263,7 +263,7 @@ def small_multiples(
         f"training loss per mini-batch\n{study.loss_label}", fontsize=12, multialignment="center"
     )
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    if any(run.column("method/rejected").any() for run in shown):
+    if any(run.column("method/undone").any() for run in shown):
         handles.append(_undone_marker(BLUE))
         labels.append(_UNDONE)
     figure.legend(handles, labels, loc="outside lower center", ncols=(2, 3, 5)[columns - 1])
@@ -283,7 +283,7 @@ _UNDONE: Final = "epoch undone"
 
 
 def _mark_undone(ax: Axes, run: Run, colour: str, *, label: bool) -> None:
-    undone = run.column("method/rejected") > 0
+    undone = run.column("method/undone") > 0
     if undone.any():
         known = ax.get_legend_handles_labels()[1]
         marker = _undone_marker(colour)

@@ -137,8 +137,8 @@ def _rate(control: Any, start: Any, loss_at: Any) -> End:
 
     def end(params: Any, state: Any, loss: float, train: Batch) -> tuple[Any, Any, Ended]:
         params, state = end_epoch(params, state, value=loss)
-        factor, rejected = state.control.decided.factor, state.control.metrics.rejected
-        return params, state, Ended(float(factor), control.rollback and bool(rejected))
+        factor, cut = state.control.decided.factor, state.control.metrics.cut
+        return params, state, Ended(float(factor), control.rollback and bool(cut))
 
     return end
 

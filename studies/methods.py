@@ -48,12 +48,12 @@ class Ended:
 
     Attributes:
         lr_factor: on the learning rate from now on.
-        rejected: the epoch was undone.
+        undone: the epoch was undone.
         evaluations: of the loss over all training data.
         s: how many more such epochs the parameters went on.
     """
 
     lr_factor: float = 1.0
-    rejected: bool = False
+    undone: bool = False
     evaluations: int = 0
     s: float = 0.0

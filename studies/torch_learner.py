@@ -148,8 +148,8 @@ def _rate(scheduler: Any, values: Mapping[str, Any]) -> End:
 
     def end(loss: float, closure: Any) -> Ended:
         scheduler.step(loss)
-        rejected = rollback and bool(scheduler.decision.rejected)
-        return Ended(float(scheduler.factors[0]), rejected)
+        undone = rollback and bool(scheduler.decision.cut)
+        return Ended(float(scheduler.factors[0]), undone)
 
     return end
 

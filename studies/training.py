@@ -196,7 +196,7 @@ def record(
     training = run_epochs(study, learner, epochs, after_step=after_step, before_end=measure)
     for number, ended in enumerate(training, 1):
         here = learner.parameters()
-        meter.moved(here, rejected=ended.rejected)
+        meter.moved(here, undone=ended.undone)
         row["method"] = asdict(ended)
         if study.test is not None:
             outputs = learner.outputs(here, study.test.inputs)

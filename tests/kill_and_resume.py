@@ -105,7 +105,7 @@ def torch_training() -> Training:
         row = {
             "loss": float(np.mean(losses)),
             "lr": scheduler.get_last_lr()[0],
-            "rejected": bool(scheduler.decision.rejected),
+            "cut": bool(scheduler.decision.cut),
             "step_size": scheduler.size,
             "cosine": scheduler.cosine,
             "layers": {n: {"norm": p.detach().norm().item()} for n, p in model.named_parameters()},

@@ -186,7 +186,7 @@ def test_reference_is_the_last_or_the_last_accepted() -> None:
 
 def test_patience_asks_for_jumps_in_a_row() -> None:
     _, decisions = run(careful, losses(1, 2, 1, 2, 3, 4, 5), patience=2)
-    assert [bool(d.rejected) for d in decisions] == [False] * 4 + [True, False, True]
+    assert [bool(d.cut) for d in decisions] == [False] * 4 + [True, False, True]
     assert [bool(d.jump) for d in decisions] == [False, True, False, True, True, True, True]
 
 

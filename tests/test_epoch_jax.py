@@ -171,7 +171,7 @@ def test_rollback_restores_every_bit(method: str, patience: int) -> None:
         p, state = end(p, state, math.nan)
         assert bool(state.control.metrics.jump)
         assert equal((p, state.inner), wanted) == ((i + 1) % patience == 0)
-        assert bool(state.control.metrics.rejected) == ((i + 1) % patience == 0)
+        assert bool(state.control.metrics.cut) == ((i + 1) % patience == 0)
     p, state = end(*train(p, state, 9), 1.0)
     assert not equal((p, state.inner), wanted)
 

@@ -173,7 +173,7 @@ def jitted(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
         nan = jnp.float32(jnp.nan)
         metrics = jax_epoch.EpochMetrics(loss, nan, cosine, nan, nan, nan)
         new, decision = _control._decide(control, state, metrics, lr)
-        return new.factor, decision.multiplier, decision.jump, decision.rejected
+        return new.factor, decision.multiplier, decision.jump, decision.cut
 
     return control, decide
 

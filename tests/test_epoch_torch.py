@@ -310,9 +310,9 @@ def test_patience_goes_back_to_before_the_first_jump() -> None:
     scheduler.step(math.nan)
     train(model, optimizer)
     assert scheduler.decision is not None
-    assert not scheduler.decision.rejected
+    assert not scheduler.decision.cut
     scheduler.step(math.nan)
-    assert scheduler.decision.rejected
+    assert scheduler.decision.cut
     assert equal(before, everything(model, optimizer))
 
 

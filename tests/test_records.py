@@ -868,7 +868,7 @@ def kill_at_random(training: str, tmp_path: Path, kills: int, epochs: int, seed:
 
 
 def rejections(folder: Path) -> int:
-    return int(Run.read(folder).column("rejected").sum())
+    return int(Run.read(folder).column("cut").sum())
 
 
 @pytest.mark.parametrize(("training", "kills"), [("torch", 3), ("jax", 2)])

@@ -444,9 +444,9 @@ sys.exit(main(["run", "linear_regression", "--backend", {backend!r}, "--algorith
 def test_what_was_undone_is_no_direction():
     meter = EpochMeter({"w": np.float32([0, 0])})
     meter.close([1.0], {"w": np.float32([1, 0])})
-    meter.moved({"w": np.float32([5, 0])}, rejected=False)
+    meter.moved({"w": np.float32([5, 0])}, undone=False)
     assert meter.close([2.0], {"w": np.float32([5, 3])})["angle"] == 90.0
-    meter.moved({"w": np.float32([5, 0])}, rejected=True)
+    meter.moved({"w": np.float32([5, 0])}, undone=True)
     row = meter.close([1.0], {"w": np.float32([7, 0])})  # to the first epoch, not the second
     assert (row["angle"], row["step_size"]) == (0.0, 2.0)
 
@@ -473,12 +473,12 @@ def test_a_method_does_what_it_says(study_of, method, backend):
     assert not same_bits(learner.parameters(), plain.parameters())
     rates = "direction" in method or "careful" in method
     assert any(e.lr_factor != 1 for e in ended) == rates
-    assert any(e.rejected for e in ended) == (method == "careful_rollback")
+    assert any(e.undone for e in ended) == (method == "careful_rollback")
     assert all(e.evaluations > 0 for e in ended) == (kind == "eve")
     assert any(e.s > 0 for e in ended) == (kind == "eve")
 
 
-def test_a_rejected_epoch_is_undone(study_of):
+def test_an_epoch_with_rollback_is_undone(study_of):
     study = study_of("linear_regression")
     learner = training.make_learner(
         "torch", study, training.Optimizer.of(study, "adam", 1.0, None, "careful_rollback")
@@ -486,8 +486,8 @@ def test_a_rejected_epoch_is_undone(study_of):
     before = learner.parameters()
     undone = 0
     for ended in training.run_epochs(study, learner, 5):
-        assert same_bits(before, learner.parameters()) == ended.rejected
-        undone += ended.rejected
+        assert same_bits(before, learner.parameters()) == ended.undone
+        undone += ended.undone
         before = learner.parameters()
     assert undone > 0
 

@@ -1,12 +1,12 @@
 """Careful learning rate: smaller steps after the loss has jumped up.
 
     jump: Lₖ > L + τ·|L|, or Lₖ is not finite;    L the reference, the last finite one
-    after ``patience`` jumps in a row: lr ← γ·lr, and the epoch is rejected (undone if asked for)
+    after ``patience`` jumps in a row: the rate is cut, lr ← γ·lr, and the epoch undone if asked for
     no jump: lr ← growth·lr  (1.05 in the bold variant, else 1)
 
 The reference is the loss of the last epoch, or of the last accepted one (that was no jump). Before
 there is one, every finite loss is accepted and changes nothing. (τ, γ) = (0.02, 0.8), also
-(0.05, 0.7). Where rejected epochs are undone, the parameters and all that belongs to them return
+(0.05, 0.7). Where such epochs are undone, the parameters and all that belongs to them return
 to what they were before the first of the jumps.
 
 Source: Bailey-Darland 2021, "Careful learning rate" in *Instrumenting and Studying Adam and Other
@@ -113,13 +113,13 @@ def update(
     finite = xp.isfinite(loss)
     jump = ~finite | (loss > last + tau * abs(last))  # false for a reference of NaN
     jumps = xp.where(jump, state.jumps + one, xp.zeros_like(loss))
-    rejected = jumps >= patience
+    cut = jumps >= patience
     accepted = xp.where(~jump & xp.isfinite(last), growth * one, one)
-    multiplier = xp.where(rejected, gamma * one, accepted)
+    multiplier = xp.where(cut, gamma * one, accepted)
     is_reference = ~jump if reference == "accepted" else finite
     new = CarefulState(
         factor=rate.advance(state.factor, multiplier, low=low, high=high),
         reference=xp.where(is_reference, loss, last),
-        jumps=xp.where(rejected, xp.zeros_like(loss), jumps),
+        jumps=xp.where(cut, xp.zeros_like(loss), jumps),
     )
-    return new, Decision(multiplier, jump, rejected)
+    return new, Decision(multiplier, jump, cut)

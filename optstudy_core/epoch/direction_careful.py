@@ -2,7 +2,7 @@
 
     lr ← lr·(direction's multiplier)·(careful's multiplier)
 
-Where rejected epochs are undone (``rollback``), the direction of one does not count.
+Where epochs with a cut are undone (``rollback``), the direction of one does not count.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def update(
 
     Args: those of :func:`.direction.update` and :func:`.careful.update`, and
 
-        rollback: rejected epochs are undone.
+        rollback: epochs with a cut are undone.
 
     >>> state, decision = update(init(), Measured(cosine=float("nan"), loss=1.0))
     >>> state, decision = update(state, Measured(cosine=1.0, loss=2.0))
@@ -69,7 +69,7 @@ def update(
     turn = direction.multiplier(measured.cosine, r=r, centred=centred)
     xp = namespace(turn)
     if rollback:
-        turn = xp.where(decision.rejected, xp.ones_like(turn), turn)
+        turn = xp.where(decision.cut, xp.ones_like(turn), turn)
     multiplier = turn * decision.multiplier
     factor = rate.advance(state.factor, multiplier, low=low, high=high)
     return new._replace(factor=factor), decision._replace(multiplier=multiplier)

@@ -26,10 +26,10 @@ class Decision(NamedTuple):
     Attributes:
         multiplier: what the learning rate is multiplied by, float32.
         jump: the loss jumped up.
-        rejected: it did so ``patience`` times in a row, so the rate is cut. The epoch is undone as
+        cut: it did so ``patience`` times in a row, so the rate is cut. The epoch is undone as
             well where that is asked for (``rollback``), and stays otherwise.
     """
 
     multiplier: Array
     jump: Array
-    rejected: Array
+    cut: Array

@@ -30,7 +30,8 @@ class EpochMetrics(NamedTuple):
         cosine: of the angle to the step of the last epoch that was kept; NaN if there is none.
         multiplier: what the factor was multiplied by.
         jump: the loss jumped up; a truth value.
-        rejected: the epoch is (to be) undone; a truth value.
+        cut: it did so ``patience`` times in a row: the rate is cut, and with ``rollback`` the epoch
+            is undone; a truth value.
     """
 
     loss: Any
@@ -38,11 +39,11 @@ class EpochMetrics(NamedTuple):
     cosine: Any
     multiplier: Any
     jump: Any
-    rejected: Any
+    cut: Any
 
 
 class Kept(NamedTuple):
-    """What a rejected epoch returns to; ``params`` is ``None`` where they are ``start``."""
+    """What an undone epoch returns to; ``params`` is ``None`` where they are ``start``."""
 
     params: Any
     previous: Any
@@ -57,7 +58,7 @@ class ControlState(NamedTuple):
         decided: the core's state; ``decided.factor`` is the factor on the learning rate.
         start: parameters at the start of the epoch, or ``None``.
         previous: the last step that was kept, or ``None``; zeros at the start.
-        kept: what a rejected epoch returns to, or ``None``.
+        kept: what an undone epoch returns to, or ``None``.
         metrics: of the last epoch.
     """
 
@@ -76,7 +77,7 @@ class Control:
     Attributes:
         method: the module of the core.
         values: its hyperparameters.
-        rollback: rejected epochs are undone.
+        rollback: epochs with a cut are undone.
         min_lr: lower bound of the learning rate.
         max_lr: upper bound of the learning rate.
     """
@@ -151,7 +152,7 @@ class Control:
             learning_rate: without the factor; only ``min_lr`` and ``max_lr`` need it.
 
         Returns:
-            ``(state, params, carried)``: as given, or as they were before a rejected epoch.
+            ``(state, params, carried)``: as given, or as they were before an undone epoch.
         """
         if value is None:
             if self.method is not core.direction:
@@ -171,7 +172,7 @@ class Control:
         if self.rollback:
             past = kept if self._waits else Kept(state.start, state.previous, kept.carried)
             now = Kept(params, step, carried)
-            chosen = where(decision.rejected, past, now)
+            chosen = where(decision.cut, past, now)
             params, previous, carried = chosen
             if self._waits:  # what is kept stays while jumps are waited for
                 kept = where(decided.jumps > 0, past, chosen)
@@ -416,7 +417,7 @@ def end_epoch(
         value: the epoch's mean loss; ``None``: the mean of the values that the updates were given.
 
     Returns:
-        ``(params, state)``: as given, or, of a rejected epoch with ``rollback``, as they were
+        ``(params, state)``: as given, or, of an undone epoch (``rollback``), as they were
         before it, the optimizer's state too. The count of steps (for schedules) goes on.
     """
     if not isinstance(state, ControlledState):
@@ -434,8 +435,8 @@ def end_epoch(
 def begin_epoch(control: Control, params: Any, state: ControlledState) -> ControlledState:
     """Begin the epoch here: what has moved the parameters since the last one ended is no part.
 
-    To be called after something else than the optimizer has moved them (EVE). Here is also where a
-    rejected epoch returns to, unless jumps are being waited for (``patience``).
+    To be called after something else than the optimizer has moved them (EVE). Here is also where an
+    undone epoch returns to, unless jumps are being waited for (``patience``).
 
     Args:
         control: what :func:`with_control` or :func:`scale_by` was given.
