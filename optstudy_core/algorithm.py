@@ -95,6 +95,11 @@ class Algorithm:
         return type(self.skeleton(self.defaults()))
 
     @property
+    def leafwise(self) -> bool:
+        """Whether the formula depends on the shape of a leaf (:mod:`optstudy_core.leafwise`)."""
+        return getattr(self.update, "leafwise", False)
+
+    @property
     def has_sums(self) -> bool:
         """Whether elements depend on each other, through norms or means of leaves or of all."""
         return bool(self._sums)

@@ -92,6 +92,28 @@ class Backend:
             (self.full(value, row[0]) for value, row in zip(values, rows, strict=True)), self
         )
 
+    def rearrange(self, function: Callable[..., Any], *trees: Leaves) -> Leaves:
+        """Apply to each leaf a function that moves, picks or repeats elements, without rounding.
+
+        Args:
+            function: of the library's own arrays.
+            trees: its arguments.
+        """
+        rows = zip(*(tree.values for tree in trees), strict=True)
+        return Leaves((self.rearranged(function, *row) for row in rows), self)
+
+    def rearranged(self, function: Callable[..., Any], *leaves: Any) -> Any:
+        """Return what such a function makes of leaves."""
+        return function(*leaves)
+
+    def in_double(self, function: Callable[[Leaves], Leaves], tree: Leaves) -> Leaves:
+        """Compute a function of each leaf in float64, and round the result to its dtype."""
+        return Leaves((self.doubled(function, x) for x in tree.values), self)
+
+    def doubled(self, function: Callable[[Leaves], Leaves], leaf: Any) -> Any:
+        """Return what such a function makes of a leaf."""
+        raise NotImplementedError
+
     def map(self, operation: str, *args: Any) -> Leaves:
         """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf."""
         several = [a for a in args if isinstance(a, Leaves)]
@@ -128,6 +150,11 @@ class NumPy(Backend):
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
         with np.errstate(all="ignore"):
             return function(HOST, *vectors, exact=True)
+
+    def doubled(self, function: Callable[[Leaves], Leaves], leaf: Any) -> Any:
+        with np.errstate(all="ignore"):
+            result = function(Leaves([leaf.astype(np.float64)], self)).values[0]
+            return result.astype(leaf.dtype)
 
 
 class LeafDtypes:

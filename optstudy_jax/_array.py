@@ -15,14 +15,14 @@ everywhere without looking like one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.leaves import Backend, Reduction
+from optstudy_core.leaves import Backend, Leaves, Reduction
 
 Origin = frozenset[str]
 
@@ -178,6 +178,15 @@ class JAX(Backend):
         from .geometry import on_device  # which computes with this module
 
         return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
+
+    def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
+        return Node(function(*map(leaving, leaves)), PLAIN)
+
+    def doubled(self, function: Callable[[Leaves], Leaves], leaf: Node) -> Node:
+        with jax.enable_x64(True):
+            wide = Node(leaving(leaf).astype(jnp.float64), PLAIN)
+            result = leaving(function(Leaves([wide], self)).values[0])
+            return Node(result.astype(leaf.dtype), PLAIN)
 
     def full(self, value: Any, leaf: Node) -> Node:
         if isinstance(value, jax.Array) and value.dtype == jnp.float64:

@@ -11,13 +11,13 @@ What differs from IEEE 754 in torch, and is mended here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from optstudy_core.leaves import Backend, Reduction
+from optstudy_core.leaves import Backend, Leaves, Reduction
 
 _FUNCTIONS: dict[str, Any] = {
     "add": torch.add,
@@ -113,6 +113,10 @@ class Eager(Backend):
         from .geometry import LIBRARY  # which computes with this module
 
         return function(LIBRARY, *vectors, exact=True)
+
+    def doubled(self, function: Callable[[Leaves], Leaves], leaf: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = function(Leaves([leaf.double()], self)).values[0]
+        return result.to(leaf.dtype)
 
     def full(self, value: Any, leaf: torch.Tensor) -> torch.Tensor:
         if isinstance(value, torch.Tensor):

@@ -7,16 +7,14 @@ All of them round every operation once, so they give the same bits:
 - On other devices torch's operations run one after another on whole tensors.
 - With ``compile=True``, ``torch.compile`` makes one loop of each body, for arrays of any length.
 
-Scalars of all leaves are vectors here, so that one operation advances them all.
+They run on the units of a :mod:`stage <optstudy_torch._stages>`.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,136 +23,12 @@ import torch
 from . import _array
 from ._array import NUMPY
 from ._program import Body, HostNumber, Line, Program, Sum, Symbol
+from ._stages import BLOCK, Stage, Unit
+from ._threads import in_threads
 from .geometry import LIBRARY
-
-BLOCK = 1 << 17
-"""Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
-
-HOST = "cpu"
-"""The type of the devices whose memory NumPy shares."""
 
 _SMALL = 64
 """Up to this length arrays on the CPU are computed without a kernel: a call of one costs more."""
-
-
-class Batch:
-    """Leaves of one dtype on one device.
-
-    Attributes:
-        arrays: for each leaf its flat tensors by name: ``p``, ``g``, ``s0``, …
-        scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
-        in_place: for each leaf, whether the step is added to ``p``; else it is stored as ``step``.
-    """
-
-    def __init__(self, dtype: torch.dtype, device: torch.device, count: int) -> None:
-        self.dtype, self.device, self.count = dtype, device, count
-        self.on_host = device.type == HOST
-        self.arrays: list[dict[str, torch.Tensor]] = []
-        self.scalars: dict[str, Any] = {}
-        self.in_place: list[bool] = []
-
-    def stack(self, tensors: Sequence[torch.Tensor]) -> Any:
-        """Return 0-d tensors of the leaves as one vector."""
-        if self.on_host:
-            return np.array([x.numpy() for x in tensors])
-        return torch.stack(list(tensors))
-
-    def spread(self, value: Any) -> Any:
-        """Return a number or a 0-d tensor, rounded once, as the vector with it for every leaf."""
-        if self.on_host:
-            value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-            with np.errstate(all="ignore"):
-                return np.full(self.count, value, NUMPY[self.dtype])
-        if isinstance(value, torch.Tensor):
-            return value.to(self.device, self.dtype).expand(self.count)
-        return _array.filled((self.count,), value, self.dtype, self.device)
-
-    def rounded(self, values: Sequence[Any]) -> Any:
-        """Return float64 scalars of the leaves as one vector, rounded once."""
-        if self.on_host:
-            with np.errstate(all="ignore"):
-                return np.array([float(x) for x in values]).astype(NUMPY[self.dtype])
-        values = [torch.as_tensor(x, dtype=torch.float64) for x in values]
-        return torch.stack(values).to(self.device, self.dtype)
-
-    def write(self, vector: Any, tensors: Sequence[torch.Tensor]) -> None:
-        """Write a vector to 0-d tensors of the leaves."""
-        if self.on_host:
-            for x, value in zip(tensors, vector, strict=True):
-                x.numpy()[()] = value
-        else:
-            torch._foreach_copy_(list(tensors), list(vector.unbind()))
-
-    def compute(self, lines: Iterable[Line], hyperparameters: dict[str, Any]) -> None:
-        """Run lines of scalars."""
-        for line in lines:
-            args = [_value(a, self.scalars, hyperparameters) for a in line.args]
-            if line.operation == "full":
-                self.scalars[line.result.name] = self.spread(args[0])
-            elif self.on_host:
-                with np.errstate(all="ignore"):
-                    result = getattr(np, line.operation)(*args)
-                self.scalars[line.result.name] = result
-            else:
-                self.scalars[line.result.name] = _array.apply(line.operation, *args)
-
-    def rows(self, names: Iterable[str], numbers: Sequence[float]) -> list[torch.Tensor]:
-        """Return for each leaf one tensor with its scalars and with numbers, rounded once.
-
-        Truths are 1 and 0.
-        """
-        columns = [self.scalars[name] for name in names] + [self.spread(x) for x in numbers]
-        if not columns:
-            return [torch.empty(0, dtype=self.dtype, device=self.device)] * self.count
-        if self.on_host:
-            table = np.stack(columns, 1, dtype=NUMPY[self.dtype], casting="unsafe")
-            return [torch.from_numpy(row) for row in table]
-        # No views for torch, which would compile a kernel for every kind of base.
-        stacked = torch.stack([column.to(self.dtype) for column in columns], 1)
-        return [row.data for row in stacked.unbind()]
-
-    def split(self, compiled: bool) -> tuple[list[int], list[int]]:
-        """Return the leaves that NumPy computes in blocks, and those of torch's kernels."""
-        leaves = range(self.count)
-        if not self.on_host:
-            return [], list(leaves)
-        small = {i for i in leaves if not compiled or self.arrays[i]["p"].numel() <= _SMALL}
-        return sorted(small), [i for i in leaves if i not in small]
-
-    def prepare(self, body: Body) -> list[list[tuple[str, torch.Tensor]]]:
-        """Make memory for what a body puts out; return copies of what is moved."""
-        moved = []
-        for arrays, in_place in zip(self.arrays, self.in_place, strict=True):
-            moved.append([(o.target, arrays[o.source.name].clone()) for o in body.moved])
-            for output in body.outputs:
-                if output.target not in arrays and not (output.target == "step" and in_place):
-                    arrays[output.target] = torch.empty_like(arrays["p"])
-        return moved
-
-    def move(self, moved: list[list[tuple[str, torch.Tensor]]]) -> None:
-        """Write copies of inputs where they go."""
-        for arrays, in_place, own in zip(self.arrays, self.in_place, moved, strict=True):
-            for target, value in own:
-                if target != "step":
-                    arrays[target].copy_(value)
-                elif in_place:
-                    arrays["p"].add_(value)
-                else:
-                    arrays["step"] = value
-
-    def vectors(self, sums: Sum) -> Iterator[list[torch.Tensor]]:
-        """Yield for each leaf the vectors that are summed."""
-        for i, arrays in enumerate(self.arrays):
-            yield [
-                arrays[a.name] if a.is_array else torch.as_tensor(self.scalars[a.name][i : i + 1])
-                for a in sums.args
-            ]
-
-
-def _value(argument: Any, scalars: dict[str, Any], hyperparameters: dict[str, Any]) -> Any:
-    if isinstance(argument, Symbol):
-        return scalars[argument.name]
-    return argument.value(hyperparameters) if isinstance(argument, HostNumber) else argument
 
 
 class Machine:
@@ -166,43 +40,84 @@ class Machine:
         self._kernels = [_Kernel(phase.body) for phase in program.phases]
 
     def run(
-        self, batches: Sequence[Batch], hyperparameters: dict[str, Any], compiled: bool
+        self,
+        stages: Sequence[Stage],
+        hyperparameters: dict[str, Any],
+        compiled: bool,
+        step_dtype: str | None,
     ) -> None:
-        """Advance the state and the parameters of batches, or store the step.
+        """Advance states and parameters.
 
         Args:
-            batches: their arrays are written in place, but for ``g`` and inputs.
-            hyperparameters: Python numbers by name.
+            stages: all parameters of a group that have a gradient.
+            hyperparameters: Python numbers and tensors by name.
             compiled: run kernels of ``torch.compile``.
+            step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
         """
-        for number, phase in enumerate(self.program.phases):
-            for batch in batches:
-                batch.compute(phase.scalars, hyperparameters)
-                moved = batch.prepare(phase.body)
-                values = [n.value(hyperparameters) for n in phase.body.numbers.values()]
-                if phase.body.outputs:
-                    blockwise, kernel = batch.split(compiled)
-                    self._blockwise[number](batch, blockwise, values)
-                    self._kernels[number](batch, kernel, values, compiled)
-                batch.move(moved)
-            for sums in phase.sums:
-                _sum(sums, batches)
+        phases = self.program.phases
+        tensors = {k: v for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)}
+        for stage in stages:
+            stage.begin(tensors)
+        if len(phases) == 1:
+            for stage in stages:
+                stage.compute(phases[0].scalars, hyperparameters)
+                for units in stage.chunks:
+                    stage.load(units)
+                    self._body(0, stage, units, hyperparameters, compiled)
+                    stage.store(units, step_dtype)
+        else:
+            everything = [(stage, units) for stage in stages for units in stage.chunks]
+            for stage, units in everything:
+                stage.load(units)
+            for number, phase in enumerate(phases):
+                for stage, units in everything:
+                    stage.compute(phase.scalars, hyperparameters)
+                    self._body(number, stage, units, hyperparameters, compiled)
+                for sums in phase.sums:
+                    _sum(sums, stages)
+            for stage, units in everything:
+                stage.store(units, step_dtype)
+        for stage in stages:
+            stage.end(self.program.new_scalars)
+
+    def _body(
+        self,
+        number: int,
+        stage: Stage,
+        units: Sequence[Unit],
+        hyperparameters: dict[str, Any],
+        compiled: bool,
+    ) -> None:
+        body = self.program.phases[number].body
+        moved = [unit.prepare(body) for unit in units]
+        if body.outputs:
+            numbers = [n.value(hyperparameters) for n in body.numbers.values()]
+            blockwise: list[Unit] = []
+            kernel: list[Unit] = []
+            for unit in units:
+                is_small = unit.size <= _SMALL
+                on_numpy = stage.on_host and (is_small or not compiled)
+                (blockwise if on_numpy else kernel).append(unit)
+            self._blockwise[number](stage, blockwise, numbers)
+            self._kernels[number](stage, kernel, numbers, compiled)
+        for unit, own in zip(units, moved, strict=True):
+            unit.move(own)
 
 
-def _sum(sums: Sum, batches: Sequence[Batch]) -> None:
+def _sum(sums: Sum, stages: Sequence[Stage]) -> None:
     def scalar(rows: Sequence[list[torch.Tensor]]) -> Any:
         full = [row for row in rows if row[0].numel()]
         columns = [[row[k] for row in full] for k in range(len(sums.args))]
         return sums.function(LIBRARY, *columns, exact=True)
 
+    name = sums.result.name
     if sums.whole:
-        value = scalar([row for batch in batches for row in batch.vectors(sums)])
-        for batch in batches:
-            batch.scalars[sums.result.name] = batch.spread(value)
+        value = scalar([row for stage in stages for row in stage.vectors(sums)])
+        for stage in stages:
+            stage.scalars[name] = stage.spread(value)
     else:
-        for batch in batches:
-            values = [scalar([row]) for row in batch.vectors(sums)]
-            batch.scalars[sums.result.name] = batch.rounded(values)
+        for stage in stages:
+            stage.scalars[name] = stage.rounded([scalar([row]) for row in stage.vectors(sums)])
 
 
 # NumPy, in blocks.
@@ -214,7 +129,7 @@ class _Blockwise:
     """A body as a function of NumPy's operations, which write to a few buffers again and again.
 
     A new field of the state is written over the old one as soon as no later line reads that.
-    ``step`` is where the step goes; where it is added, or none is made, the parameters themselves.
+    ``step`` is where the step goes; where it is added, the parameters themselves.
     """
 
     def __init__(self, body: Body) -> None:
@@ -230,17 +145,18 @@ class _Blockwise:
         self._add = self._function("add(step, {0}, out=step)")
         self._store = self._function("copyto(step, {0})")
 
-    def __call__(self, batch: Batch, leaves: Iterable[int], numbers: Iterable[float]) -> None:
-        """Run the body on some of the leaves."""
-        scalars = [batch.scalars[name] for name in self._body.scalars]
+    def __call__(self, stage: Stage, units: Iterable[Unit], numbers: Iterable[float]) -> None:
+        """Run the body on some of the units."""
         jobs: list[Job] = []
-        for i in leaves:
-            arrays = batch.arrays[i]
+        for unit in units:
+            arrays = unit.arrays
             memory = [arrays[name].numpy() for name in self._names]
-            memory.append(arrays.get("step", arrays["p"]).numpy())
-            own = (*(vector[i] for vector in scalars), *numbers)
-            jobs.append((self._add if batch.in_place[i] else self._store, memory, own))
-        _in_threads(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], NUMPY[batch.dtype])
+            memory.append(arrays["step" if "step" in arrays else "g"].numpy())
+            if unit.in_place:
+                memory[-1] = arrays["p"].numpy()
+            own = (*stage.scalars_of(unit, self._body.scalars), *numbers)
+            jobs.append((self._add if unit.in_place else self._store, memory, own))
+        _in_blocks(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], NUMPY[stage.dtype])
 
     def _shown(self, argument: Any) -> str:
         if isinstance(argument, Symbol):
@@ -301,8 +217,8 @@ Job = tuple[Callable[..., None], list[np.ndarray], tuple[Any, ...]]
 """A function, its arrays, of which it is given a block each, and its scalars."""
 
 
-def _in_threads(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> None:
-    """Run jobs in blocks, with as many threads as torch has and as pay."""
+def _in_blocks(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> None:
+    """Run jobs in blocks."""
     if not jobs:
         return
     blocks = [
@@ -312,46 +228,27 @@ def _in_threads(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> N
         for i in range(0, max(1, size), BLOCK)
     ]
     total = sum(arrays[-1].size for _, arrays, _ in blocks)
-    threads = min(torch.get_num_threads(), len(blocks), 1 + total // (2 * BLOCK))
-    flushed = _flushes()
 
-    def work(part: Sequence[Job], in_thread: bool) -> None:
-        if in_thread:  # the switch is the thread's
-            torch.set_flush_denormal(flushed)
-        length = max((arrays[-1].size for _, arrays, _ in part), default=0)
-        buffers = [np.empty(length, dtype) for _ in range(numbers)]
-        buffers += [np.empty(length, np.bool_) for _ in range(truths)]
+    def work(part: Sequence[Job]) -> None:
+        length = max(arrays[-1].size for _, arrays, _ in part)
+        buffers = _memory(length, numbers, dtype) + _memory(length, truths, np.bool_)
         with np.errstate(all="ignore"):
             for function, arrays, scalars in part:
                 size = arrays[-1].size
                 own = buffers if size == length else [b[:size] for b in buffers]
                 function(*arrays, *scalars, *own)
 
-    if threads == 1:
-        work(blocks, False)
-        return
-    size = -(-len(blocks) // threads)
-    parts = [blocks[i : i + size] for i in range(0, len(blocks), size)]
-    waiting = [_pool(threads).submit(work, part, True) for part in parts[1:]]
-    work(parts[0], False)
-    for future in waiting:
-        future.result()
+    in_threads(work, blocks, threads=1 + total // (2 * BLOCK))
 
 
-def _flushes() -> bool:
-    """Tell whether this thread takes subnormal numbers for zero."""
-    with np.errstate(all="ignore"):
-        return bool(np.float32(1e-40) * np.float32(1.0) == 0)
+_kept = threading.local()
 
 
-@functools.cache
-def _pool_of(process: int, threads: int) -> ThreadPoolExecutor:
-    del process  # threads do not live on in a forked process
-    return ThreadPoolExecutor(threads - 1, "optstudy")
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return _pool_of(os.getpid(), threads)
+def _memory(length: int, count: int, dtype: Any) -> list[np.ndarray]:
+    """Return arrays of this thread, the same ones at every call: new pages cost time."""
+    arrays = _kept.__dict__.setdefault(np.dtype(dtype).name, [])
+    arrays += [np.empty(BLOCK, dtype) for _ in range(count - len(arrays))]
+    return [x[:length] for x in arrays[:count]]
 
 
 # Torch's operations, one after another or compiled.
@@ -367,18 +264,16 @@ class _Kernel:
         self._functions: dict[tuple[bool, bool], Callable[..., None]] = {}
 
     def __call__(
-        self, batch: Batch, leaves: Sequence[int], numbers: Sequence[float], compiled: bool
+        self, stage: Stage, units: Iterable[Unit], numbers: Sequence[float], compiled: bool
     ) -> None:
-        """Run the body on some of the leaves."""
-        if not leaves:
-            return
-        rows = batch.rows(self._body.scalars, numbers)
-        for i in leaves:
-            arrays, add = batch.arrays[i], batch.in_place[i]
-            if (add, compiled) not in self._functions:
-                self._functions[add, compiled] = self._function(add, compiled)
-            memory = (arrays[name] for name in self._arguments(add))
-            self._functions[add, compiled](*memory, rows[i])
+        """Run the body on some of the units."""
+        for unit in units:
+            key = unit.in_place, compiled
+            if key not in self._functions:
+                self._functions[key] = self._function(*key)
+            memory = (unit.arrays[name] for name in self._arguments(unit.in_place))
+            row = stage.row(unit, self._body.scalars, numbers)
+            self._functions[key](*memory, row)
 
     def _arguments(self, add: bool) -> list[str]:
         return list(dict.fromkeys([*self._names, *self._of_step("p" if add else "step")]))

@@ -81,6 +81,11 @@ class HostNumber:
         mine = self.value
         return HostNumber(f"sqrt({self.key})", lambda h: math.sqrt(mine(h)))
 
+    def _branch(self, other: Any) -> Any:
+        raise NotTraceableError(self.key)
+
+    __lt__ = __le__ = __gt__ = __ge__ = _branch
+
     def __bool__(self) -> bool:
         raise NotTraceableError(self.key)
 
@@ -227,6 +232,7 @@ class Program:
     Attributes:
         phases: in order; the last one makes the state and the step.
         new_scalars: the scalar for each field of the state that is one, by the field's index.
+        reads_params: whether the parameters are read.
 
     Raises:
         NotTraceableError: if the formula branches on a hyperparameter's value.
@@ -263,6 +269,10 @@ class Program:
         ends = [output for output in ends if output.source.name != output.target]
         ends.append(Output("step", step.values[0]))
         self.phases = _phases(tracer, ends, list(self.new_scalars.values()))
+        moved = [o.source.name for phase in self.phases for o in phase.body.moved]
+        summed = [a.name for phase in self.phases for sums in phase.sums for a in sums.args]
+        read = [name for phase in self.phases for name in phase.body.arrays]
+        self.reads_params = "p" in {*read, *summed, *moved}
 
 
 def _phases(tracer: _Tracer, ends: list[Output], scalars: list[Symbol]) -> list[Phase]:

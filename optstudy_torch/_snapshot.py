@@ -28,18 +28,18 @@ def assign(tensors: Iterable[torch.Tensor], values: Iterable[torch.Tensor]) -> N
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
     """Return a copy of the optimizer's state, by the number of the parameter."""
-    return {
-        i: copy.deepcopy(optimizer.state[p])
-        for i, p in enumerate(parameters(optimizer))
-        if p in optimizer.state
-    }
+    # In one call: small parameters' states are parts of one array, which is copied once.
+    return copy.deepcopy(
+        {i: optimizer.state[p] for i, p in enumerate(parameters(optimizer)) if p in optimizer.state}
+    )
 
 
 def restore_optimizer_state(optimizer: torch.optim.Optimizer, kept: dict[int, Any]) -> None:
     """Put a state back, whatever has been added or taken away since."""
+    kept = copy.deepcopy(kept)
     for i, p in enumerate(parameters(optimizer)):
         if i in kept:
-            optimizer.state[p] = copy.deepcopy(kept[i])
+            optimizer.state[p] = kept[i]
         else:
             optimizer.state.pop(p, None)
 

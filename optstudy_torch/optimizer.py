@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,8 +19,9 @@ from optstudy_core.hyperparameters import check_value, is_number, nearest
 from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
-from ._machines import Batch, Machine
+from ._machines import Machine
 from ._program import NotTraceableError, Program
+from ._stages import Stage, add
 
 EAGER = Eager()
 
@@ -50,6 +53,7 @@ FLAGS: dict[str, dict[tuple[str, ...], Flagged]] = {
 
 _TUPLES = {
     "betas": ("b1", "b2", "b3"),
+    "eps": ("eps1", "eps2"),
     "etas": ("etaminus", "etaplus"),
     "step_sizes": ("step_size_min", "step_size_max"),
 }
@@ -61,6 +65,7 @@ _POSITIONAL = {
     "adamax": ("foreach",),
     "adagrad": ("foreach",),
     "adadelta": ("foreach",),
+    "asgd": ("foreach", "maximize", "differentiable", "capturable"),
     "rmsprop": ("capturable", "foreach", "maximize", "differentiable"),
 }
 """What torch's classes take by position after the hyperparameters, by the algorithm."""
@@ -93,7 +98,14 @@ class CoreOptimizer(torch.optim.Optimizer):
         # None stays: in a group it is the value of the group's dialect.
         defaults = {k: v for k, v in arguments.items() if k not in _ADAPTER}
         compiled = bool(arguments.get("compile") or arguments.get("fused"))
+        self._forget()
         super().__init__(params, defaults | {"compile": compiled})
+
+    def _forget(self) -> None:
+        """Let go of what is kept from step to step, beside the state."""
+        self._plans: dict[int, _Plan] = {}
+        self._staged: dict[int, _Staged] = {}
+        self._seen: list[dict[str, Any]] = []
 
     # Hyperparameters and groups.
 
@@ -207,102 +219,64 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     @_outside_compilation
     @torch.no_grad()
-    def _advance(self, compiled: bool) -> None:
-        ready = []
-        for group in self.param_groups:  # a step that is refused changes nothing
+    def _advance(self, compiling: bool) -> None:
+        states = list(self.state.values())
+        if not _are(states, self._seen):
+            self._staged.clear()
+        ready: list[tuple[_Plan, list[Any], dict[str, Any], _Staged | None]] = []
+        for number, group in enumerate(self.param_groups):  # a step that is refused changes nothing
             params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                algorithm, hyperparameters = self._selected(group)
-                layout = _Layout.of(algorithm, hyperparameters)
+            if not params:
+                continue
+            _check_gradients(params)
+            plan = self._plan(number, group)
+            if group["compile"] and plan.machine is None:
+                raise _not_compiled(plan.algorithm)
+            compiled = compiling or group["compile"]
+            staged = self._staged.get(number)
+            if staged is None or not staged.holds(plan, compiled, params):
+                self._staged.pop(number, None)
+                staged = None
                 for p in params:
-                    _check_gradient(p)
                     if self.state[p]:
-                        _check_fields(f"the state of {algorithm.name}", self.state[p], layout, p)
-                if group["compile"] and _machine(algorithm, hyperparameters, layout) is None:
-                    raise _not_compiled(algorithm)
-                ready.append((params, group, algorithm, hyperparameters, layout))
-        for params, group, algorithm, hyperparameters, layout in ready:
-            for p in params:
-                if not self.state[p]:
-                    self._start(p, algorithm, hyperparameters, layout)
-            machine = _machine(algorithm, hyperparameters, layout)
-            if machine is None:
-                self._advance_as_written(params, group, algorithm, hyperparameters, layout)
+                        what = f"the state of {plan.algorithm.name}"
+                        _check_fields(what, self.state[p], plan.layout, p)
+                if plan.machine is not None:
+                    staged = _Staged(plan, compiled, params)
+            ready.append((plan, params, group, staged))
+            if staged is not None:
+                self._staged[number] = staged
+        for plan, params, _, staged in ready:
+            if staged is None or not staged.stages:
+                for p in params:
+                    if not self.state[p]:
+                        self._start(p, plan)
+        self._seen = list(self.state.values())
+        for plan, params, group, staged in ready:
+            if staged is None:
+                self._advance_as_written(params, group, plan)
             else:
-                self._advance_by(
-                    machine, params, group, hyperparameters, layout, compiled or group["compile"]
-                )
+                staged.run(plan, self.state, group["step_dtype"])
 
-    def _start(
-        self, p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any], layout: _Layout
-    ) -> None:
+    def _plan(self, number: int, group: dict[str, Any]) -> _Plan:
+        """Return what a group's values ask for, made anew if one of them is another object."""
+        values = [value for name, value in group.items() if name != "params"]
+        plan = self._plans.get(number)
+        if plan is None or not _are(values, plan.values):
+            plan = self._plans[number] = _Plan(values, *self._selected(group))
+        if not plan.is_fixed:
+            del self._plans[number]
+        return plan
+
+    def _start(self, p: Any, plan: _Plan) -> None:
         work = p.detach().to(WORKING_DTYPE[p.dtype])
-        state = algorithm.start(Leaves([work], EAGER), hyperparameters)
+        state = plan.algorithm.start(Leaves([work], EAGER), plan.hyperparameters)
         fields = (leaves.values[0] for leaves in _flatten(state))
-        self.state[p].update(zip(layout.names, map(_owned(work), fields), strict=True))
+        self.state[p].update(zip(plan.layout.names, map(_owned(work), fields), strict=True))
 
-    def _advance_by(
-        self,
-        machine: Machine,
-        params: list[Any],
-        group: dict[str, Any],
-        hyperparameters: dict[str, Any],
-        layout: _Layout,
-        compiled: bool,
-    ) -> None:
-        batches: dict[Any, tuple[Batch, list[Any]]] = {}
-        by_kind: dict[Any, list[Any]] = defaultdict(list)
-        for p in params:
-            by_kind[WORKING_DTYPE[p.dtype], p.device].append(p)
-        for (dtype, device), several in by_kind.items():
-            batches[dtype, device] = self._batch(several, dtype, device, layout), several
-            batch = batches[dtype, device][0]
-            for name, value in hyperparameters.items():
-                if isinstance(value, torch.Tensor):
-                    batch.scalars[f"x_{name}"] = batch.spread(value.to(dtype))
-        machine.run([batch for batch, _ in batches.values()], hyperparameters, compiled)
-        for batch, several in batches.values():
-            for i, symbol in machine.program.new_scalars.items():
-                if symbol.name != f"s{i}":
-                    fields = [self.state[p][layout.names[i]] for p in several]
-                    batch.write(batch.scalars[symbol.name], fields)
-            for p, arrays, in_place in zip(several, batch.arrays, batch.in_place, strict=True):
-                if in_place:
-                    torch.autograd.graph.increment_version(p)
-                else:
-                    step = _unflat(arrays["step"], p, _memory_order(p))
-                    _add(p, step, group["step_dtype"])
-
-    def _batch(
-        self, params: list[Any], dtype: torch.dtype, device: torch.device, layout: _Layout
-    ) -> Batch:
-        batch = Batch(dtype, device, len(params))
-        for p in params:
-            order = _memory_order(p)
-            arrays = {"p": _flat(p.detach(), order).to(dtype)}
-            arrays["g"] = _flat(p.grad.detach(), order).to(dtype)
-            for i, (name, full) in enumerate(zip(layout.names, layout.full, strict=True)):
-                if full:
-                    field = self.state[p][name]
-                    if not _is_flat(field, order):
-                        field = self.state[p][name] = _like_memory(field, p)
-                    arrays[f"s{i}"] = _flat(field, order)
-            batch.arrays.append(arrays)
-            batch.in_place.append(p.dtype == dtype and _is_flat(p, order))
-        for i, (name, full) in enumerate(zip(layout.names, layout.full, strict=True)):
-            if not full:
-                batch.scalars[f"s{i}"] = batch.stack([self.state[p][name] for p in params])
-        return batch
-
-    def _advance_as_written(
-        self,
-        params: list[Any],
-        group: dict[str, Any],
-        algorithm: Algorithm,
-        hyperparameters: dict[str, Any],
-        layout: _Layout,
-    ) -> None:
+    def _advance_as_written(self, params: list[Any], group: dict[str, Any], plan: _Plan) -> None:
         """Call the pure function itself, where no program can be made of it."""
+        layout = plan.layout
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
         grads = [p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True)]
         fields = [Leaves([self.state[p][n] for p in params], EAGER) for n in layout.names]
@@ -310,9 +284,9 @@ class CoreOptimizer(torch.optim.Optimizer):
             name: Leaves([value.to(w.device, w.dtype) for w in work], EAGER)
             if isinstance(value, torch.Tensor)
             else value
-            for name, value in hyperparameters.items()
+            for name, value in plan.hyperparameters.items()
         }
-        state, step = algorithm.update(
+        state, step = plan.algorithm.update(
             layout.rebuild(fields), Leaves(grads, EAGER), Leaves(work, EAGER), **values
         )
         new_fields = _flatten(state)
@@ -320,7 +294,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             own = _owned(w, g)
             for name, field in zip(layout.names, new_fields, strict=True):
                 self.state[p][name] = own(field.values[i])
-            _add(p, step.values[i], group["step_dtype"])
+            add(p, step.values[i], group["step_dtype"])
 
     # Saved states.
 
@@ -375,6 +349,7 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._forget()
         self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
         for group in self.param_groups:
             for name, value in self.defaults.items():
@@ -395,7 +370,9 @@ class _Layout:
         self.names = _field_names(self._skeleton)
         shapes = [np.shape(field.values[0]) for field in _flatten(self._skeleton)]
         self.full = [shape == (2,) for shape in shapes]
-        self.flat = all(shape in {(), (2,)} for shape in shapes)
+        self.flat = not algorithm.leafwise and all(shape in {(), (2,)} for shape in shapes)
+        self._start = functools.partial(algorithm.start, hyperparameters=hyperparameters)
+        self._shapes: dict[tuple[int, ...], list[tuple[int, ...] | None]] = {}
 
     @classmethod
     def of(cls, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> _Layout:
@@ -409,6 +386,16 @@ class _Layout:
                 }
                 cls._known[key] = cls(algorithm, plain)
             return cls._known[key]
+
+    def shapes(self, p: torch.Tensor) -> list[tuple[int, ...] | None]:
+        """Return the shape of each field for a parameter, ``None`` for scalars."""
+        shape = tuple(p.shape)
+        if self.flat:
+            return [shape if full else None for full in self.full]
+        if shape not in self._shapes:
+            state = self._start(Leaves([np.zeros(shape)], NumPy()))
+            self._shapes[shape] = [np.shape(x.values[0]) or None for x in _flatten(state)]
+        return self._shapes[shape]
 
     def rebuild(self, fields: list[Any]) -> Any:
         """Return a state with these fields."""
@@ -485,40 +472,9 @@ def _machine(
 def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
     return NotImplementedError(
         f"compile = True for {algorithm.name}: allowed for algorithms whose state is made of "
-        "scalars and of arrays like the parameter, and whose formula does not branch on the "
-        "values of hyperparameters"
+        "scalars and of arrays like the parameter, and whose formula does not depend on the shape "
+        "of the parameter"
     )
-
-
-# Memory.
-
-
-def _memory_order(p: torch.Tensor) -> tuple[int, ...]:
-    """Return the dimensions of ``p`` from the slowest to the fastest in memory."""
-    return tuple(sorted(range(p.ndim), key=lambda d: (-p.stride()[d], d)))
-
-
-def _is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
-    return x.permute(order).is_contiguous()
-
-
-def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Return ``x`` as a dense vector in that order, in the same memory where that is possible.
-
-    It is no view for torch, which would compile a kernel for every kind of base.
-    """
-    return x.permute(order).contiguous().view(-1).data
-
-
-def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    shape = [like.shape[d] for d in order]
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return x.view(shape).permute(back)
-
-
-def _like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    order = _memory_order(p)
-    return _unflat(x.permute(order).contiguous().view(-1), p, order)
 
 
 def _owned(*inputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -534,12 +490,14 @@ def _owned(*inputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return own
 
 
-def _add(p: torch.Tensor, step: torch.Tensor, step_dtype: str | None) -> None:
-    """Add a step: rounded to the parameter's dtype first, or (float32) only the sum is."""
-    if step_dtype is None or p.dtype == torch.float64:
-        p.add_(step.to(p.dtype))
-    else:
-        p.copy_(p.to(step.dtype) + step)
+_KIND = operator.attrgetter("layout", "dtype", "shape")
+
+
+def _check_gradients(params: Sequence[torch.Tensor]) -> None:
+    ordinary = [(torch.strided, p.dtype, p.shape) for p in params]
+    if [_KIND(p.grad) for p in params] != ordinary:
+        for p in params:
+            _check_gradient(p)
 
 
 def _check_gradient(p: torch.Tensor) -> None:
@@ -564,12 +522,77 @@ def _check_fields(what: str, fields: dict[str, Any], layout: _Layout, p: torch.T
             f"{what} has the fields {sorted(map(str, fields))} for a parameter: allowed are "
             f"{sorted(layout.names)}"
         )
-    for name, full in zip(layout.names, layout.full, strict=True):
-        if full and fields[name].shape != p.shape:
+    for name, shape in zip(layout.names, layout.shapes(p), strict=True):
+        if shape is not None and fields[name].shape != shape:
             raise ValueError(
                 f"{what} has {name} of shape {tuple(fields[name].shape)} for a parameter of "
                 f"shape {tuple(p.shape)}"
             )
+
+
+# What is kept from step to step.
+
+
+class _Plan:
+    """What a group's values ask for.
+
+    Args:
+        values: of the group.
+        algorithm: that they select.
+        hyperparameters: of that algorithm.
+    """
+
+    def __init__(
+        self, values: list[Any], algorithm: Algorithm, hyperparameters: dict[str, Any]
+    ) -> None:
+        self.values = values
+        self.algorithm, self.hyperparameters = algorithm, hyperparameters
+        self.layout = _Layout.of(algorithm, hyperparameters)
+        self.machine = _machine(algorithm, hyperparameters, self.layout)
+        # Others may change while they are the same object.
+        fixed = bool | int | float | str | None
+        parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+        self.is_fixed = all(isinstance(x, fixed) for x in parts)
+
+
+class _Staged:
+    """Stages of a group's parameters, with what they were made for."""
+
+    def __init__(self, plan: _Plan, compiled: bool, params: list[Any]) -> None:
+        self._machine, self._compiled, self._params = plan.machine, compiled, params
+        self.stages: list[Stage] = []
+
+    def holds(self, plan: _Plan, compiled: bool, params: list[Any]) -> bool:
+        """Tell whether they can be used again."""
+        return (
+            self._machine is plan.machine
+            and self._compiled == compiled
+            and _are(params, self._params)
+            and all(stage.holds() for stage in self.stages)
+        )
+
+    def run(
+        self, plan: _Plan, states: Mapping[Any, dict[str, Any]], step_dtype: str | None
+    ) -> None:
+        """Advance the parameters; all of them have a state now."""
+        assert plan.machine is not None
+        if not self.stages:
+            kinds: dict[Any, list[Any]] = defaultdict(list)
+            for p in self._params:
+                kinds[WORKING_DTYPE[p.dtype], p.device].append(p)
+            for (dtype, _), params in kinds.items():
+                own = [states[p] for p in params]
+                layout, program = plan.layout, plan.machine.program
+                stage = Stage(
+                    params, own, layout.names, layout.full, dtype, program, self._compiled
+                )
+                self.stages.append(stage)
+        plan.machine.run(self.stages, plan.hyperparameters, self._compiled, step_dtype)
+
+
+def _are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Tell whether these are the same objects."""
+    return len(found) == len(expected) and all(map(operator.is_, found, expected))
 
 
 # Classes.

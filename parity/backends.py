@@ -378,13 +378,15 @@ def _jax_fields(
     yield from walk(template, masked_state.inner_state.inner, "")
 
 
-def make(name: str, device: str = "cpu") -> Backend:
-    """Return the backend of that name.
+def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
+    """Return the backend of that name, to run ``subject``.
 
     Raises:
         NotRunError: with the reason, where it cannot run here.
     """
     reason = missing(name, device)
+    if name == "torch-compiled" and getattr(subject, "leafwise", False):
+        reason = "compile=True is refused for rules that depend on the shape of a parameter"
     if reason:
         raise NotRunError(reason)
     match name:

@@ -207,7 +207,7 @@ def check_cell(
     """Draw cases for one algorithm or method, and shrink the first that differs."""
     cell = Cell(subject_name(subject), backend, dtype)
     try:
-        runner = backends.make(backend, device)
+        runner = backends.make(backend, device, subject)
     except backends.NotRunError as reason:
         cell.not_run = str(reason)
         return cell
@@ -349,7 +349,7 @@ def replay(path: Path, device: str = "cpu") -> Cell:
     check_arguments([backend], [case.dtype], device, 1, 1)
     cell = Cell(subject_name(subject), backend, case.dtype)
     try:
-        runner = backends.make(backend, device)
+        runner = backends.make(backend, device, subject)
     except backends.NotRunError as reason:
         cell.not_run = str(reason)
         return cell

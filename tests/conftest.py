@@ -126,9 +126,9 @@ def to_torch(x: np.ndarray) -> Any:
 @pytest.fixture
 def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
-    from optstudy_torch import _machines, optimizer
+    from optstudy_torch import _stages, optimizer
 
-    monkeypatch.setattr(_machines, "HOST", "")
+    monkeypatch.setattr(_stages, "HOST", "")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
 
 

@@ -1,0 +1,116 @@
+"""Means and maxima along the axes of a leaf, the same bits in every library.
+
+A mean is a sum in float64 in one order: padded with zeros to a power of two of rows, and then the
+halves are added until one row is left; the quotient is rounded once to the working dtype. The error
+is that of log₂ n additions in float64. A maximum is exact in any order.
+
+Bare arrays are measured on the host; those of JAX inside ``jit`` need the adapter.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import array_api_compat
+
+from ._namespace import Array, namespace
+from .exact_sum import to_numpy
+from .leaves import Leaves, NumPy
+
+
+def axis_mean(x: Array, axis: int) -> Array:
+    """Return the mean along an axis, which stays with length 1; 0 of an empty one.
+
+    >>> import numpy as np
+    >>> axis_mean(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).round(3).tolist()
+    [[3.0], [0.167]]
+    """
+    return _on_leaves(lambda tree: tree.backend.in_double(lambda y: _mean(y, axis), tree), x)
+
+
+def rest_max(x: Array, axis: int) -> Array:
+    """Return for each index of an axis the maximum over all other axes, a vector; 0 of none.
+
+    >>> import numpy as np
+    >>> rest_max(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), 0).tolist()
+    [6.0, 0.5]
+    """
+    return _rearranged(functools.partial(_rest_max, axis=axis), x)
+
+
+def concatenated(vectors: Sequence[Array]) -> Array:
+    """Return vectors, one after the other, as one."""
+    return _rearranged(lambda *parts: namespace(parts[0]).concat(parts), *vectors)
+
+
+def slices(vector: Array, shape: Sequence[int]) -> list[Array]:
+    """Return, for each axis of a shape, its part of a vector, with as many axes as the shape.
+
+    >>> import numpy as np
+    >>> [x.shape for x in slices(np.arange(5.0), (2, 3))]
+    [(2, 1), (1, 3)]
+    """
+    found = []
+    for axis, length in enumerate(shape):
+        begin = sum(shape[:axis])
+        wide = (1,) * axis + (length,) + (1,) * (len(shape) - axis - 1)
+        found.append(
+            _rearranged(lambda v, b=begin, n=length, w=wide: v[b : b + n].reshape(w), vector)
+        )
+    return found
+
+
+def _rest_max(x: Any, axis: int) -> Any:
+    xp = namespace(x)
+    if not math.prod(x.shape):
+        return xp.zeros((x.shape[axis],), dtype=x.dtype, device=_device(x))
+    return xp.max(x, axis=tuple(i for i in range(x.ndim) if i != axis))
+
+
+def _mean(x: Leaves, axis: int) -> Leaves:
+    """Return the mean of float64 numbers."""
+    length = x.shape[axis]
+    rows = 1 << max(length - 1, 0).bit_length()
+
+    def padded(y: Any) -> Any:
+        xp = namespace(y)
+        shape = [*y.shape]
+        shape[axis] = rows - length
+        return xp.concat([y, xp.zeros(tuple(shape), dtype=y.dtype, device=_device(y))], axis=axis)
+
+    total = x if rows == length else x.backend.rearrange(padded, x)
+    while rows > 1:
+        rows //= 2
+        low, high = (
+            x.backend.rearrange(functools.partial(_part, axis=axis, begin=b, end=b + rows), total)
+            for b in (0, rows)
+        )
+        total = low + high
+    return total / max(length, 1)
+
+
+def _part(x: Any, axis: int, begin: int, end: int) -> Any:
+    index = [slice(None)] * x.ndim
+    index[axis] = slice(begin, end)
+    return x[tuple(index)]
+
+
+def _device(x: Any) -> Any:
+    """Return where new arrays go; those of JAX go where they are used."""
+    return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
+
+
+def _rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
+    if isinstance(arrays[0], Leaves):
+        return arrays[0].backend.rearrange(function, *arrays)
+    return function(*arrays)
+
+
+def _on_leaves(function: Callable[[Leaves], Leaves], x: Array) -> Array:
+    if isinstance(x, Leaves):
+        return function(x)
+    result = function(Leaves([to_numpy(x)], NumPy())).values[0]
+    return namespace(x).asarray(result, dtype=x.dtype, device=_device(x))

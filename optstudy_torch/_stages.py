@@ -1,0 +1,441 @@
+"""Parameters of a group as the flat arrays that a machine computes on, kept from step to step.
+
+Every call of a library's function costs as much as some thousand numbers, so small leaves are put
+side by side in a *unit* and computed as one array: their gradients are copied together, the step
+is added to each, and their states are parts of one vector (``state[p]["m"]`` is a view). A large
+leaf is a unit of its own, computed in its own memory. Scalars of all leaves are one vector.
+
+A stage holds as long as parameters and states lie where they did; whoever replaces one of them
+(loading a state, moving a model) gets a new stage at the next step.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import _array
+from ._array import NUMPY
+from ._program import Body, HostNumber, Line, Program, Sum, Symbol
+from ._threads import in_threads
+
+HOST = "cpu"
+"""The type of the devices whose memory NumPy shares."""
+
+BLOCK = 1 << 17
+"""Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
+
+_SHARED = BLOCK // 4
+"""Numbers of the largest leaf that shares a unit: more cost less alone than to be copied."""
+
+_UNIT = 1 << 20
+"""Numbers of the largest unit of several leaves that is computed at once."""
+
+_SCRATCH = 1 << 22
+"""Numbers of small leaves whose gradients and steps are in memory at once."""
+
+
+@dataclass
+class Unit:
+    """Leaves that are computed as one flat array.
+
+    Attributes:
+        first: number of the first leaf in its stage.
+        params: the leaves.
+        sizes: how many numbers each has.
+        states: flat fields of the state by name, the leaves side by side.
+        order: of a leaf alone: its dimensions from the slowest to the fastest in memory.
+        in_place: of a leaf alone: the step is added in the parameter's own memory.
+        arrays: what the machine computes on: ``p``, ``g``, ``s0``, … and what it makes of them.
+        views: of several leaves: parts of ``g``, ``p`` and ``step`` with the shapes of the leaves.
+    """
+
+    first: int
+    params: list[torch.Tensor]
+    sizes: list[int]
+    states: dict[str, torch.Tensor]
+    order: tuple[int, ...] = ()
+    in_place: bool = False
+    arrays: dict[str, torch.Tensor] = field(default_factory=dict)
+    views: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def leaves(self) -> slice:
+        """Their numbers in the stage."""
+        return slice(self.first, self.first + len(self.params))
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return sum(self.sizes)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one leaf in memory of its own."""
+        return not self.views
+
+    def parts(self, name: str) -> Sequence[torch.Tensor]:
+        """Return the flat array of that name, leaf by leaf."""
+        x = self.arrays[name]
+        return [x] if self.is_one else x.split(self.sizes)
+
+    def prepare(self, body: Body) -> list[tuple[str, torch.Tensor]]:
+        """Make memory for what a body puts out; return copies of what it moves."""
+        moved = [(o.target, self.arrays[o.source.name].clone()) for o in body.moved]
+        for output in body.outputs:
+            if output.target not in self.arrays and not (output.target == "step" and self.in_place):
+                self.arrays[output.target] = torch.empty_like(self.arrays["g"])
+        return moved
+
+    def move(self, moved: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Write copies of inputs where they go."""
+        for target, value in moved:
+            if target == "step" and self.in_place:
+                self.arrays["p"].add_(value)
+            elif target in self.arrays:
+                self.arrays[target].copy_(value)
+            else:
+                self.arrays[target] = value
+
+
+class Stage:
+    """Parameters of one working dtype on one device, with their states.
+
+    Args:
+        params: with gradients.
+        states: what the optimizer keeps of each: fields that share a unit, and scalars, are
+            replaced by views of one array.
+        names: of the fields.
+        full: for each field, whether it is an array like the parameter.
+        dtype: the working dtype.
+        program: what will run.
+        compiled: whether kernels of ``torch.compile`` will run it.
+
+    Attributes:
+        scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
+        chunks: units that are loaded together.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[torch.Tensor],
+        states: Sequence[dict[str, torch.Tensor]],
+        names: Sequence[str],
+        full: Sequence[bool],
+        dtype: torch.dtype,
+        program: Program,
+        compiled: bool,
+    ) -> None:
+        self.dtype, self.device = dtype, params[0].device
+        self.on_host = self.device.type == HOST
+        self._reads_params = program.reads_params
+        # Leaves of one dtype side by side, so that they can share units.
+        order = sorted(range(len(params)), key=lambda i: str(params[i].dtype))
+        self.params = [params[i] for i in order]
+        self.states = [states[i] for i in order]
+        self.count = len(params)
+        self._arrays = {f"s{i}": name for i, name in enumerate(names) if full[i]}
+        self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
+        self.scalars: dict[str, Any] = {}
+        limit = _UNIT if compiled or not self.on_host else BLOCK
+        self._units = [self._unit(*where) for where in self._runs(limit)]
+        self.chunks = self._chunks(whole=len(program.phases) > 1)
+        self._kept = self._found()
+        # Whose memory may be another's: those of scalars are ours, and are not checked.
+        own = [s[n] for s in self.states for n in self._arrays.values()]
+        self._owners = [*self.params, *own]
+        self._places = self._where()
+
+    # What it is made of.
+
+    def _runs(self, limit: int) -> Iterator[tuple[int, int]]:
+        """Yield where units begin and end: small neighbours of one dtype together."""
+        begin = total = 0
+        for i, p in enumerate(self.params):
+            size = p.numel()
+            joins = (
+                begin < i
+                and size <= _SHARED
+                and total + size <= limit
+                and self.params[begin].numel() <= _SHARED
+                and self.params[begin].dtype == p.dtype
+            )
+            if begin < i and not joins:
+                yield begin, i
+                begin, total = i, 0
+            total += size
+        yield begin, self.count
+
+    def _unit(self, begin: int, end: int) -> Unit:
+        params = self.params[begin:end]
+        sizes = [p.numel() for p in params]
+        if len(params) == 1:
+            (p,), order = params, _memory_order(params[0])
+            states = {}
+            for name, own in self._arrays.items():
+                x = self.states[begin][own]
+                if not _is_flat(x, order):
+                    x = self.states[begin][own] = _like_memory(x, p)
+                states[name] = _flat(x, order)
+            in_place = p.dtype == self.dtype and _is_flat(p, order)
+            return Unit(begin, params, sizes, states, order, in_place)
+        states = {}
+        for name, own in self._arrays.items():
+            old = [self.states[i][own] for i in range(begin, end)]
+            states[name] = torch.cat([x.reshape(-1) for x in old])
+            for i, x in enumerate(_shaped(states[name], params, sizes), begin):
+                self.states[i][own] = x
+        return Unit(begin, params, sizes, states)
+
+    def _stacked(self, name: str) -> Any:
+        """Make 0-d tensors of the leaves views of one vector, and return it."""
+        old = [state[name] for state in self.states]
+        vector = torch.stack([x.reshape(()) for x in old])
+        for state, x in zip(self.states, vector.unbind(), strict=True):
+            state[name] = x
+        return vector.numpy() if self.on_host else vector
+
+    def _chunks(self, whole: bool) -> list[list[Unit]]:
+        """Return units by what is loaded together: all, or what the scratch memory holds."""
+        chunks: list[list[Unit]] = [[]]
+        begins: list[int] = []
+        used = shared = needed = 0
+        for unit in self._units:
+            extra = 0 if unit.in_place else unit.size
+            if chunks[-1] and not whole and used + extra > _SCRATCH:
+                chunks.append([])
+                used = shared = 0
+            chunks[-1].append(unit)
+            begins.append(shared)
+            used += extra
+            if len(unit.params) > 1:
+                shared += extra
+                needed = max(needed, shared)
+        for name in ("g", "step", "p") if self._reads_params else ("g", "step"):
+            scratch = torch.empty(needed, dtype=self.dtype, device=self.device)
+            for unit, begin in zip(self._units, begins, strict=True):
+                if len(unit.params) > 1:
+                    # No view for torch, which would compile a kernel for every kind of base.
+                    part = scratch[begin : begin + unit.size].data
+                    unit.arrays[name] = part
+                    unit.views[name] = _shaped(part, unit.params, unit.sizes)
+        return chunks
+
+    def _found(self) -> list[torch.Tensor]:
+        return list(chain.from_iterable(map(dict.values, self.states)))
+
+    def _where(self) -> list[Any]:
+        strides = map(torch.Tensor.stride, self.params)
+        return [*map(torch.Tensor.data_ptr, self._owners), *strides]
+
+    def holds(self) -> bool:
+        """Tell whether parameters, and the tensors in the states, still lie where they did."""
+        found = self._found()
+        return (
+            len(found) == len(self._kept)
+            and all(map(operator.is_, found, self._kept))
+            and self._where() == self._places
+        )
+
+    # A step.
+
+    def begin(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take the scalars of the states, and hyperparameters that are tensors."""
+        self.scalars = dict(self._fields)
+        for name, value in tensors.items():
+            self.scalars[f"x_{name}"] = self.spread(value.to(self.dtype))
+
+    def end(self, new: dict[int, Symbol]) -> None:
+        """Write the new scalars to the states."""
+        values = {f"s{i}": self.scalars[symbol.name] for i, symbol in new.items()}
+        moved = {n: x for n, x in values.items() if x is not self._fields[n]}
+        olds = {id(x) for x in self._fields.values()}
+        for name, value in moved.items():
+            if id(value) in olds:  # a field that becomes another one
+                moved[name] = value.copy() if self.on_host else value.clone()
+        for name, value in moved.items():
+            self._fields[name][...] = value
+        self.scalars = {}
+
+    def load(self, units: Sequence[Unit]) -> None:
+        """Put parameters, gradients and states into the arrays of units."""
+        for unit in units:
+            unit.arrays |= unit.states
+            if unit.is_one:
+                (p,) = unit.params
+                assert p.grad is not None
+                unit.arrays["g"] = _flat(p.grad.detach(), unit.order).to(self.dtype)
+                if unit.in_place or self._reads_params:
+                    unit.arrays["p"] = _flat(p.detach(), unit.order).to(self.dtype)
+        self._together(self._gather, units)
+
+    def _gather(self, units: Iterable[Unit]) -> None:
+        for unit in units:
+            grads = [p.grad for p in unit.params if p.grad is not None]
+            torch._foreach_copy_(unit.views["g"], grads)
+            if self._reads_params:
+                torch._foreach_copy_(unit.views["p"], unit.params)
+
+    def store(self, units: Sequence[Unit], step_dtype: str | None) -> None:
+        """Add the steps of units to the parameters, and let go of memory."""
+        for unit in units:
+            if unit.in_place:
+                torch.autograd.graph.increment_version(unit.params)
+            elif unit.is_one:
+                (p,) = unit.params
+                add(p, _unflat(unit.arrays["step"], p, unit.order), step_dtype)
+        self._together(functools.partial(self._scatter, step_dtype=step_dtype), units)
+        for unit in units:
+            unit.arrays = {name: unit.arrays[name] for name in unit.views}
+
+    def _scatter(self, units: Iterable[Unit], step_dtype: str | None) -> None:
+        for unit in units:
+            params = unit.params
+            if params[0].dtype == self.dtype:
+                torch._foreach_add_(params, unit.views["step"])
+            elif step_dtype is None:
+                step = unit.arrays["step"].to(params[0].dtype)
+                torch._foreach_add_(params, _shaped(step, params, unit.sizes))
+            else:
+                for p, step in zip(params, unit.views["step"], strict=True):
+                    add(p, step, step_dtype)
+
+    def _together(self, function: Callable[[Sequence[Unit]], None], units: Sequence[Unit]) -> None:
+        """Call a function of the units of several leaves."""
+        shared = [unit for unit in units if not unit.is_one]
+        threads = 1 + sum(unit.size for unit in shared) // (2 * BLOCK) if self.on_host else 1
+        in_threads(function, shared, threads)
+
+    # Scalars.
+
+    def spread(self, value: Any) -> Any:
+        """Return a number or a 0-d tensor, rounded once, as the vector with it for every leaf."""
+        if self.on_host:
+            value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+            with np.errstate(all="ignore"):
+                return np.full(self.count, value, NUMPY[self.dtype])
+        if isinstance(value, torch.Tensor):
+            return value.to(self.device, self.dtype).expand(self.count)
+        return _array.filled((self.count,), value, self.dtype, self.device)
+
+    def rounded(self, values: Sequence[Any]) -> Any:
+        """Return float64 scalars of the leaves as one vector, rounded once."""
+        if self.on_host:
+            with np.errstate(all="ignore"):
+                return np.array([float(x) for x in values]).astype(NUMPY[self.dtype])
+        values = [torch.as_tensor(x, dtype=torch.float64) for x in values]
+        return torch.stack(values).to(self.device, self.dtype)
+
+    def compute(self, lines: Iterable[Line], hyperparameters: dict[str, Any]) -> None:
+        """Run lines of scalars."""
+        for line in lines:
+            args = [self._value(a, hyperparameters) for a in line.args]
+            if line.operation == "full":
+                result = self.spread(args[0])
+            elif self.on_host:
+                with np.errstate(all="ignore"):
+                    result = getattr(np, line.operation)(*args)
+            else:
+                result = _array.apply(line.operation, *args)
+            self.scalars[line.result.name] = result
+
+    def _value(self, argument: Any, hyperparameters: dict[str, Any]) -> Any:
+        if isinstance(argument, Symbol):
+            return self.scalars[argument.name]
+        return argument.value(hyperparameters) if isinstance(argument, HostNumber) else argument
+
+    def scalars_of(self, unit: Unit, names: Iterable[str]) -> list[Any]:
+        """Return scalars for the elements of a unit: numbers, or vectors if its leaves differ."""
+        return [self._of(unit, self.scalars[name]) for name in names]
+
+    def _of(self, unit: Unit, vector: Any) -> Any:
+        if unit.is_one:
+            return vector[unit.first]
+        own = vector[unit.leaves]
+        if not self.on_host:  # no look at the values, which would wait for the device
+            sizes = torch.tensor(unit.sizes, device=self.device)
+            return torch.repeat_interleave(own, sizes, output_size=unit.size)
+        return own[0] if (own == own[0]).all() else np.repeat(own, unit.sizes)
+
+    def row(self, unit: Unit, names: Iterable[str], numbers: Sequence[float]) -> torch.Tensor:
+        """Return scalars for a unit and numbers, rounded once, as one tensor; truths are 1 and 0.
+
+        Its rows are vectors where the unit's leaves differ.
+        """
+        own = self.scalars_of(unit, names)
+        if not self.on_host:
+            own = [x.to(self.dtype) for x in own]
+            own += [_array.filled((), x, self.dtype, self.device) for x in numbers]
+            own = list(torch.broadcast_tensors(*own)) if own else own
+            if not own:
+                return torch.empty(0, dtype=self.dtype, device=self.device)
+            return torch.stack(own).data
+        with np.errstate(all="ignore"):
+            if any(np.ndim(x) for x in own):
+                own = list(np.broadcast_arrays(*own, *numbers))
+                return torch.from_numpy(np.stack(own, dtype=NUMPY[self.dtype], casting="unsafe"))
+            return torch.from_numpy(np.array([*own, *numbers], NUMPY[self.dtype]))
+
+    def vectors(self, sums: Sum) -> Iterator[list[torch.Tensor]]:
+        """Yield for each leaf the vectors that are summed."""
+        for unit in self._units:
+            columns = [
+                unit.parts(a.name)
+                if a.is_array
+                else [torch.as_tensor(x) for x in self.scalars[a.name][unit.leaves, None]]
+                for a in sums.args
+            ]
+            yield from map(list, zip(*columns, strict=True))
+
+
+# Memory.
+
+
+def _memory_order(p: torch.Tensor) -> tuple[int, ...]:
+    """Return the dimensions of ``p`` from the slowest to the fastest in memory."""
+    return tuple(sorted(range(p.ndim), key=lambda d: (-p.stride()[d], d)))
+
+
+def _is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
+    return x.permute(order).is_contiguous()
+
+
+def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """Return ``x`` as a dense vector in that order, in the same memory where that is possible.
+
+    It is no view for torch, which would compile a kernel for every kind of base.
+    """
+    return x.permute(order).contiguous().view(-1).data
+
+
+def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    shape = [like.shape[d] for d in order]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return x.view(shape).permute(back)
+
+
+def _like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    order = _memory_order(p)
+    return _unflat(x.permute(order).contiguous().view(-1), p, order)
+
+
+def _shaped(
+    x: torch.Tensor, params: Sequence[torch.Tensor], sizes: Sequence[int]
+) -> list[torch.Tensor]:
+    """Return parts of a vector with the shapes of parameters."""
+    return [part.view(p.shape) for part, p in zip(x.split(list(sizes)), params, strict=True)]
+
+
+def add(p: torch.Tensor, step: torch.Tensor, step_dtype: str | None) -> None:
+    """Add a step: rounded to the parameter's dtype first, or (float32) only the sum is."""
+    if step_dtype is None or p.dtype == torch.float64:
+        p.add_(step.to(p.dtype))
+    else:
+        p.copy_(p.to(step.dtype) + step)
