@@ -89,7 +89,8 @@ def _mean(x: Leaves, axis: int) -> Leaves:
             for b in (0, rows)
         )
         total = low + high
-    return total / max(length, 1)
+    mean: Leaves = total / max(length, 1)
+    return mean
 
 
 def _part(x: Any, axis: int, begin: int, end: int) -> Any:

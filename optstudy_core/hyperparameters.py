@@ -33,7 +33,8 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         if self.above > -math.inf:
-            end = f" and below {self.below:g}" if self.below < math.inf else ""
+            ends = {self.below: " and below", self.at_most: " up to"}
+            end = "".join(f"{word} {x:g}" for x, word in ends.items() if x < math.inf)
             return f"numbers above {self.above:g}{end}"
         if self.at_least == -math.inf:
             return "finite numbers"
@@ -72,6 +73,11 @@ RANGES: Final[Mapping[str, Range]] = {
     "step_size_min": NON_NEGATIVE,
     "step_size_max": Range(above=0.0),
     "trust_coefficient": NON_NEGATIVE,
+    "min_norm": NON_NEGATIVE,
+    "warmup_steps": NON_NEGATIVE,
+    "sync_period": Range(at_least=1.0),
+    "slow_step_size": Range(at_least=0.0, at_most=1.0),
+    "average_decay": DECAY_RATE,
     "reps_rel": NON_NEGATIVE,
     "reps": NON_NEGATIVE,
     "init_eta": NON_NEGATIVE,
@@ -79,6 +85,12 @@ RANGES: Final[Mapping[str, Range]] = {
     "estim_lr0": Range(above=0.0),
     "estim_lr_coef": NON_NEGATIVE,
     "init_estim_sq_dist": Range(above=0.0),
+    "lambd": NON_NEGATIVE,
+    "beta2_decay": Range(above=-2.0, at_most=0.0),
+    "eps1": NON_NEGATIVE,
+    "eps2": NON_NEGATIVE,
+    "d": Range(at_least=1.0),
+    "t0": NON_NEGATIVE,
 }
 
 

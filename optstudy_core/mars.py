@@ -4,10 +4,10 @@
     θₜ by AdamW with the gradient cₜ
 
 The exact form takes the last gradient anew at the new batch; the approximate one, here, keeps it.
-The paper also scales cₜ to norm one where its norm is larger, leaf by leaf; this is not done here,
-so ``cₜ`` is the paper's only where its norm is at most one. The authors' code takes g₀ = 0 in place
-of c₁ = g₁ (``plain_first_step=False``), and AdamW itself for leaves that are no matrices: use a
-parameter group or ``optax.multi_transform``. The defaults are those of that code.
+Where the norm of cₜ is above one, leaf by leaf, cₜ is scaled to norm one (``clipping``). The
+authors' code takes g₀ = 0 in place of c₁ = g₁ (``plain_first_step=False``), and AdamW itself for
+leaves that are no matrices: use a parameter group or ``optax.multi_transform``. The defaults are
+those of that code.
 
 Source: Yuan, Liu, Wu, Zhou and Gu 2025, Algorithm 2 (`yuan2025mars`).
 """
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from . import adamw
 from ._namespace import Array, namespace, scalar
 from .adamw import AdamWState
+from .reductions import leaf_norm
 from .terms import objective_gradient
 
 BIBTEX = ("yuan2025mars",)
@@ -63,6 +64,7 @@ def update(
     maximize: bool = False,
     eps_root: Any = 0.0,
     plain_first_step: bool = True,
+    clipping: bool = True,
 ) -> tuple[MARSState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -79,6 +81,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0.
         plain_first_step: take g₀ = g₁ instead of 0.
+        clipping: divide cₜ by its norm, of each leaf, where that is above one.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -97,6 +100,8 @@ def update(
     if plain_first_step:
         last = xp.where(state.started > 0, state.previous, g)
     c = g + (gamma * b1 / (1 - b1)) * (g - last)
+    if clipping:
+        c = c / xp.maximum(leaf_norm(c), 1.0)
     moments, step = adamw.update(
         state.adamw,
         c,

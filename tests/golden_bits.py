@@ -75,6 +75,12 @@ ORDINARY = {
     "reps": 0.0171,
     "estim_lr0": 0.0123,
     "beta3": 0.93,
+    "eps1": 0.031,
+    "eps2": 0.41,
+    "lambd": 3.7,  # so that the power shows
+    "t0": 2.3,  # so that averaging begins
+    "warmup_steps": 4.7,  # so that the rate rises and stays
+    "min_norm": 2.3,  # so that one layer is longer, the other shorter
     "estim_lr_coef": 37.3,  # so that the estimate rises
 }
 
@@ -130,8 +136,11 @@ def _fractions() -> Iterator[float]:
 
 
 @functools.cache
-def inputs(dtype: str) -> tuple[Leaves, tuple[Leaves, ...]]:
-    """Return the parameters and the gradients of each step, as read-only leaves."""
+def inputs(dtype: str, leafwise: bool = False) -> tuple[Leaves, tuple[Leaves, ...]]:
+    """Return the parameters and the gradients of each step, as read-only leaves.
+
+    For rules that depend on the shape, half of the vector is a matrix.
+    """
     fractions = _fractions()
 
     def value(exponent: int | None, sign: str = "+") -> float:
@@ -140,7 +149,10 @@ def inputs(dtype: str) -> tuple[Leaves, tuple[Leaves, ...]]:
         return (1.0 if sign == "+" else -1.0) * next(fractions) * 2.0**exponent
 
     def leaves(column: list[float]) -> Leaves:
-        values = [np.array(x, dtype=DTYPES[dtype]) for x in (column[:-1], column[-1])]
+        parts: list[Any] = [column[:-1], column[-1]]
+        if leafwise:
+            parts = [[column[:2], column[2:4]], column[4:6], column[6]]
+        values = [np.array(x, dtype=DTYPES[dtype]) for x in parts]
         for x in values:
             x.flags.writeable = False
         return Leaves(values, NumPy())
@@ -296,7 +308,7 @@ def trajectory(
     """
     given = _start(algorithm, dialect, setting)
     terms = _terms(algorithm, dialect)
-    theta, grads = values or inputs(setting.dtype)
+    theta, grads = values or inputs(setting.dtype, algorithm.leafwise)
     state = initial = algorithm.start(theta, _at(0, given, setting, terms))
     reads_params = False
     rows = []

@@ -30,7 +30,9 @@ COPY = "optstudy_mutant"
 
 # What algorithms import and what holds no formula: tables of ranges, the array type itself, the
 # exact sums (which have tests of their own).
-NOT_FORMULAS = frozenset({"hyperparameters", "leaves", "algorithm", "reductions"})
+NOT_FORMULAS = frozenset(
+    {"hyperparameters", "leaves", "algorithm", "reductions", "leafwise", "axes"}
+)
 NOT_FORMULA_FUNCTIONS = frozenset({("_namespace", "namespace")})  # asks which library it is
 
 
@@ -309,11 +311,12 @@ class _Scope:
                     self.numbers.add(argument.arg)
                 case text if text.startswith("Array"):
                     self.arrays[argument.arg] = 0
+        arguments = {argument.arg for argument in function.args.args}
         again = set()
         for node in ast.walk(function):
             if isinstance(node, ast.Assign):
                 for name, value in _assigned(node):
-                    if name in self.definitions:
+                    if name in self.definitions or name in arguments:
                         again.add(name)
                     self.definitions[name] = value
                     if self.is_number(value):
@@ -434,7 +437,7 @@ def _calls(node: ast.Call) -> Iterator[Change]:
     for i in range(len(node.keywords)):
         rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
         yield "an argument dropped", ast.Call(node.func, args, rest)
-    if name == "sqrt":
+    if name == "sqrt" and args:
         for root, eps in _sums(args[0]):
             moved = ast.Call(node.func, [root], [])
             yield "eps outside the root", ast.BinOp(moved, ast.Add(), eps)
@@ -652,6 +655,6 @@ def _special(rng: np.random.Generator, dtype: str) -> tuple[Leaves, list[Leaves]
         return np.asarray(x, dtype)
 
     def leaves() -> Leaves:
-        return Leaves([draw((40,)), draw(())], NumPy())
+        return Leaves([draw((40,)), draw(()), draw((3, 4))], NumPy())
 
     return leaves(), [leaves() for _ in range(golden_bits.STEPS)]

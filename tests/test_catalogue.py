@@ -35,8 +35,9 @@ SHAPES = [(7,), (2, 3), (), (0,)]
 NEEDS_GRADIENTS = {
     (name, dialect) for name, dialect in CASES if ALGORITHMS[name].defaults(dialect).get("eps") == 0
 }
-# Where an element moves that never had a gradient: the first moment does not start from 0.
-MOVES_BY_ITSELF = {("yogi", "optax")}
+# Where an element moves that never had a gradient: the first moment does not start from 0, or the
+# parameters shrink.
+MOVES_BY_ITSELF = {("yogi", "optax"), ("fromage", "optax"), ("fromage", "paper")}
 
 
 def gradients(name: str, dialect: str, steps: int, seed: int = 0) -> list[list[np.ndarray]]:
@@ -53,7 +54,7 @@ def start() -> list[np.ndarray]:
 
 
 def without_decay(name: str, dialect: str) -> dict[str, Any]:
-    return {"weight_decay": 0.0} if "weight_decay" in ALGORITHMS[name].defaults(dialect) else {}
+    return {k: 0.0 for k in ("weight_decay", "lambd") if k in ALGORITHMS[name].defaults(dialect)}
 
 
 # In JAX.
@@ -221,6 +222,9 @@ def logistic_gradient(w: np.ndarray) -> np.ndarray:
 
 # Learning rates with which 300 steps do it, where 0.03 is not one.
 RATES: dict[str, float] = {
+    "schedule_free_sgd": 0.15,
+    "cocob": 1.0,
+    "fromage": 0.1,  # of the parameters
     "lars": 10.0,  # times its trust coefficient of 0.001
     "adadelta": 10.0,
     "adagrad": 0.5,
@@ -228,6 +232,8 @@ RATES: dict[str, float] = {
     "optimistic_gradient_descent": 0.05,
     "acprop": 0.01,
     "dog": 1.0,
+    "sm3": 0.5,
+    "adafactor": 0.1,
     "dowg": 1.0,
     "prodigy": 1.0,
     "dadapt_adamw": 1.0,

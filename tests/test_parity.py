@@ -42,6 +42,8 @@ def test_every_algorithm_is_identical(name: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax", "jax-jit"])
 @pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS)))
 def test_every_backend_is_identical(name: str, backend: str) -> None:
+    if backend == "torch-compiled" and ALGORITHMS[name].leafwise:
+        pytest.skip("refused")
     report = parity.check(name, backends=[backend], dtypes=["float32"], examples=8, steps=40)
     assert report.complete, report.first_difference
     assert report.cases == 8
@@ -57,7 +59,14 @@ def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_many_cases_are_identical(name: str) -> None:
-    report = parity.check(name, dtypes=["float32", "float64", "bfloat16"], examples=60, steps=300)
+    leafwise = ALGORITHMS[name].leafwise
+    report = parity.check(
+        name,
+        backends=[b for b in backends.NAMES if not (b == "torch-compiled" and leafwise)],
+        dtypes=["float32", "float64", "bfloat16"],
+        examples=60,
+        steps=300,
+    )
     ran = [cell for cell in report.cells if cell.not_run is None]
     assert report.identical, report.first_difference
     assert len(ran) >= 12

@@ -69,13 +69,20 @@ NAMES = {
 """Keras's names of arguments that have others here."""
 
 
-def pair(algorithm: str, name: str, renamed: Mapping[str, str] | None = None, **given: Any) -> Peer:
+def pair(
+    algorithm: str,
+    name: str,
+    renamed: Mapping[str, str] | None = None,
+    cause: str = "",
+    **given: Any,
+) -> Peer:
     """Return our dialect "keras" and a class of Keras with the same arguments.
 
     Args:
         algorithm: a name of ``ALGORITHMS``.
         name: of the class.
         renamed: names of arguments besides :data:`NAMES`.
+        cause: why the two differ, if they do.
         given: Keras's arguments.
     """
     names = NAMES | dict(renamed or {})
@@ -87,10 +94,17 @@ def pair(algorithm: str, name: str, renamed: Mapping[str, str] | None = None, **
         given,
         core(algorithm, "keras", **ours),
         runner(name, **given),
+        cause,
     )
 
 
 _RHO = {"rho": "alpha"}
+_ADAFACTOR = {
+    "beta_2_decay": "beta2_decay",
+    "epsilon_1": "eps1",
+    "epsilon_2": "eps2",
+    "clip_threshold": "d",
+}
 
 PEERS = [
     pair("sgd", "SGD"),
@@ -115,6 +129,19 @@ PEERS = [
     pair("rmsprop", "RMSprop", momentum=0.9, centered=True, epsilon=1e-5),
     pair("lion", "Lion"),
     pair("lion", "Lion", beta_1=0.8, beta_2=0.95, weight_decay=0.1),
+    pair("adafactor", "Adafactor", _ADAFACTOR, "Keras has parts of it in float32"),
+    pair(
+        "adafactor",
+        "Adafactor",
+        _ADAFACTOR,
+        "Keras takes the size of the parameters after their decay, and has parts in float32",
+        learning_rate=0.5,
+        beta_2_decay=-0.6,
+        epsilon_1=1e-6,
+        epsilon_2=0.1,
+        clip_threshold=2.0,
+        weight_decay=0.1,
+    ),
     pair("lamb", "Lamb"),
     pair("lamb", "Lamb", beta_1=0.8, beta_2=0.95, epsilon=1e-5, weight_decay=0.1),
 ]

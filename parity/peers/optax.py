@@ -11,10 +11,12 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 import optax
+from optax._src import factorized
 
 from parity.conformance import Arrays, Peer, Problem, Runner, core
 
@@ -101,7 +103,7 @@ def pair(
 
 def _same(algorithm: str, theirs: str | Callable[..., Any], **given: Any) -> Peer:
     """Return a pair in which ours and optax's arguments have the same names."""
-    own = {k: v for k, v in given.items() if k not in ("lr", "cause", "scheduled")}
+    own = {k: v for k, v in given.items() if k not in ("lr", "cause", "scheduled", "name")}
     return pair(algorithm, theirs, own, **given)
 
 
@@ -118,10 +120,57 @@ def _madgrad(rate: Any, **given: Any) -> Any:
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
+def _counting_in_double(make: Callable[..., Any], **given: Any) -> Any:
+    """Return optax's with float64 counters: its warm-up divides an int32, in float32."""
+    tx = make(**given)
+
+    def init(params: Any) -> Any:
+        double = jax.tree.leaves(params)[0].dtype == np.float64
+        counts = (lambda x: x.astype(np.float64) if x.dtype == np.int32 else x) if double else None
+        return jax.tree.map(counts, tx.init(params)) if counts else tx.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, tx.update)
+
+
+def _schedule_free_sgd(rate: float, **given: Any) -> Any:
+    return _counting_in_double(optax.contrib.schedule_free_sgd, learning_rate=rate, **given)
+
+
+def _schedule_free_adamw(rate: float, **given: Any) -> Any:
+    return _counting_in_double(optax.contrib.schedule_free_adamw, learning_rate=rate, **given)
+
+
 def _first_optimistic_adam(rate: float, **given: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # in favour of optimistic_adam_v2
         return optax.optimistic_adam(rate, **given)
+
+
+def _adafactor(rate: Any, **given: Any) -> Any:
+    """Return optax's with t^-0.8 and momentum in the parameters' dtype: it has them in float32."""
+
+    def in_double(i: Any, exponent: Any = 0.8) -> Any:
+        return 1 - (i + 1).astype(float) ** -exponent
+
+    function = factorized.scale_by_factored_rms
+    with mock.patch.object(
+        factorized, "scale_by_factored_rms", lambda *a: function(*a, decay_rate_fn=in_double)
+    ):
+        return optax.adafactor(rate, dtype_momentum=None, **given)
+
+
+def _sm3(rate: float, **given: Any) -> Any:
+    """Return optax's, with scalars as vectors of one: it fails for scalars."""
+    tx = optax.sm3(rate, **given)
+
+    def raised(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(x.shape or 1), tree)
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        updates, state = tx.update(raised(grads), state, raised(params))
+        return jax.tree.map(lambda u, g: u.reshape(g.shape), updates, grads), state
+
+    return optax.GradientTransformation(lambda params: tx.init(raised(params)), update)
 
 
 PEERS = [
@@ -254,6 +303,93 @@ PEERS = [
         lr=1.0,
         init_step=("learning_rate", 1e-6),
     ),
+    _same("sm3", _sm3, lr=0.1, scheduled=False, name="sm3"),
+    _same("sm3", _sm3, scheduled=False, name="sm3", momentum=0.0),
+    pair(
+        "adafactor",
+        "adafactor",
+        lr=1e-2,
+        cause="optax takes t^-0.8 in float32",
+    ),
+    pair("adafactor", _adafactor, lr=1e-2, name="adafactor", shown={"min_dim_size_to_factor": 128}),
+    pair(
+        "adafactor",
+        _adafactor,
+        {"large_only": False},
+        lr=1e-2,
+        name="adafactor",
+        min_dim_size_to_factor=0,
+    ),
+    pair(
+        "adafactor",
+        _adafactor,
+        {
+            "large_only": False,
+            "beta2_decay": -0.6,
+            "eps1": 1e-6,
+            "d": 2.0,
+            "momentum": 0.9,
+            "weight_decay": 0.01,
+            "scale_parameter": False,
+        },
+        name="adafactor",
+        min_dim_size_to_factor=0,
+        decay_rate=0.6,
+        eps=1e-6,
+        clipping_threshold=2.0,
+        momentum=0.9,
+        weight_decay_rate=0.01,
+        multiply_by_parameter_scale=False,
+    ),
+    _same("schedule_free_sgd", optax.contrib.schedule_free_sgd, lr=0.1, scheduled=False),
+    _same(
+        "schedule_free_sgd",
+        _schedule_free_sgd,
+        lr=0.1,
+        scheduled=False,
+        name="contrib.schedule_free_sgd",
+        b1=0.7,
+        weight_decay=0.1,
+        warmup_steps=50,
+    ),
+    pair(
+        "schedule_free_sgd",
+        _schedule_free_sgd,
+        {"equal_weights": True, "warmup_steps": 20},
+        lr=0.1,
+        scheduled=False,
+        name="contrib.schedule_free_sgd",
+        weight_lr_power=0.0,
+        warmup_steps=20,
+    ),
+    _same("schedule_free_adamw", optax.contrib.schedule_free_adamw, lr=2.5e-3, scheduled=False),
+    _same(
+        "schedule_free_adamw",
+        _schedule_free_adamw,
+        lr=2.5e-3,
+        scheduled=False,
+        name="contrib.schedule_free_adamw",
+        b1=0.7,
+        weight_decay=0.1,
+        warmup_steps=50,
+    ),
+    pair(
+        "schedule_free_adamw",
+        _schedule_free_adamw,
+        {"equal_weights": True, "warmup_steps": 20},
+        lr=2.5e-3,
+        scheduled=False,
+        name="contrib.schedule_free_adamw",
+        weight_lr_power=0.0,
+        warmup_steps=20,
+    ),
+    _same("cocob", optax.contrib.cocob, lr=1.0),
+    _same("cocob", optax.contrib.cocob, lr=0.5, alpha=10.0, eps=1e-3, weight_decay=0.01),
+    _same("novograd", "novograd"),
+    _same("novograd", "novograd", b1=0.8, b2=0.95, eps_root=1e-10, weight_decay=0.1),
+    _same("fromage", "fromage", lr=1e-2),
+    _same("fromage", "fromage", lr=0.3, min_norm=0.0),
+    _same("fromage", "fromage", lr=0.1, min_norm=2.0),
     _same("lamb", "lamb"),
     _same("lamb", "lamb", lr=1e-2, b1=0.8, b2=0.95, eps_root=1e-10, weight_decay=0.1),
     _same("lars", "lars", lr=1.0),

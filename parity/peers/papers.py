@@ -237,6 +237,15 @@ def _mars(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return theta - lr * (u + 0.1 * theta)
 
 
+def _mars_clipped(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Yuan et al. 2025, Algorithm 2."""
+    last, s["g"] = (g if t == 1 else s["g"]), g
+    c = g + 0.025 * 0.95 / (1 - 0.95) * (g - last)
+    norm = np.sqrt(np.sum(c**2))
+    m, v = _moments(s, c / norm if norm > 1 else c, 0.95, 0.99)
+    return theta - lr * m / (1 - 0.95**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+
+
 def _madgrad(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     """Defazio and Jelassi 2022, Algorithm 1, with c = 0.1."""
     if t == 1:
@@ -260,6 +269,64 @@ def _dog(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 def _ratio(weights: Any, update: Any) -> Any:
     """Return a trust ratio: 1 for a layer or an update that is zero; papers do not say."""
     return weights / update if weights != 0 and update != 0 else 1.0
+
+
+def _stable_adamw(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Wortsman et al. 2023, Algorithm 2, with ε = 1e-6 and λ = 0.1."""
+    b1, b2 = (b * (1 - b ** (t - 1)) / (1 - b**t) for b in (0.9, 0.99))
+    v, u = _moments(s, g, b1, b2)
+    rms = np.sqrt(np.sum(g**2 / np.maximum(u, 1e-6**2)) / max(1, g.size))
+    eta = lr / max(1.0, rms)
+    return theta - eta * 0.1 * theta - eta * v / (np.sqrt(u) + 1e-6)
+
+
+def _schedule_free(s: State, theta: Any, u: Any, t: int, weight: Any) -> Any:
+    """Defazio et al. 2024, equations 2 to 4, with β = 0.9."""
+    s["total"] = s["total"] + weight
+    c = weight / s["total"]
+    x, z = (theta, theta) if t == 1 else (s["x"], s["z"])
+    s["z"] = z + u
+    s["x"] = (1 - c) * x + c * s["z"]
+    return (1 - 0.9) * s["z"] + 0.9 * s["x"]
+
+
+def _schedule_free_sgd(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Defazio et al. 2024, equations 2 to 4."""
+    return _schedule_free(s, theta, -lr * g, t, 1.0)
+
+
+def _schedule_free_adamw(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Defazio et al. 2024, Algorithm 1, with λ = 0.1 and a warm-up of 50 steps."""
+    rate = lr * np.sqrt(1 - 0.999**t) * min(1, t / 50)
+    s["v"] = 0.999 * s["v"] + (1 - 0.999) * g**2
+    u = -rate * g / (np.sqrt(s["v"]) + 1e-8) - rate * 0.1 * theta
+    return _schedule_free(s, theta, u, t, rate**2)
+
+
+def _cocob(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Orabona and Tommasi 2017, Algorithm 2, with α = 100."""
+    if t == 1:
+        s["w1"] = theta
+    s["L"] = np.maximum(s["L"], np.abs(g))
+    s["G"] = s["G"] + np.abs(g)
+    s["R"] = np.maximum(s["R"] - (theta - s["w1"]) * g, 0)
+    s["theta"] = s["theta"] - g
+    bet = s["theta"] / (s["L"] * np.maximum(s["G"] + s["L"], 100 * s["L"]))
+    return s["w1"] + bet * (s["L"] + s["R"])
+
+
+def _novograd(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Ginsburg et al. 2019, Algorithm 1, with d = 0.1, and ε = 1e-8 in the first step too."""
+    square = np.sum(g**2)
+    s["v"] = square if t == 1 else 0.98 * s["v"] + (1 - 0.98) * square
+    s["m"] = 0.95 * s["m"] + (g / (np.sqrt(s["v"]) + 1e-8) + 0.1 * theta)
+    return theta - lr * s["m"]
+
+
+def _fromage(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Bernstein et al. 2020, Algorithm 1."""
+    ratio = _ratio(np.sqrt(np.sum(theta**2)), np.sqrt(np.sum(g**2)))
+    return (theta - lr * ratio * g) / np.sqrt(1 + lr**2)
 
 
 def _lamb(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
@@ -309,6 +376,38 @@ def _dadapt_adamw(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     s["v"] = 0.999 * s["v"] + (1 - 0.999) * g**2
     s["d"] = max(d, s["r"] / ((1 - root) * np.sum(np.abs(s["s"]))))
     return theta - s["m"] / (np.sqrt(s["v"]) + 1e-8) - lr * d * 0.1 * theta
+
+
+def _adafactor(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Shazeer and Stern 2018, Algorithms 4 and 5, with the values of section 9."""
+
+    def rms(x: Any) -> Any:
+        return np.sqrt(np.mean(x**2))
+
+    alpha = max(1e-3, rms(theta)) * min(lr, 1 / np.sqrt(t))
+    b2, square = 1 - t**-0.8, g**2 + 1e-30
+    if theta.ndim == 2:
+        n, m = theta.shape
+        s["R"] = b2 * s["R"] + (1 - b2) * square @ np.ones((m, 1))
+        s["C"] = b2 * s["C"] + (1 - b2) * np.ones((1, n)) @ square
+        v = s["R"] @ s["C"] / np.sum(s["R"])
+    else:
+        s["V"] = v = b2 * s["V"] + (1 - b2) * square
+    u = g / np.sqrt(v)
+    return theta - alpha * u / max(1, rms(u) / 1.0)
+
+
+def _sm3(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Anil et al. 2019, Algorithm SM3-II, whose sets are the rows, the columns and so on."""
+    nu = np.zeros(theta.shape)
+    new: State = defaultdict(float)
+    for i in np.ndindex(theta.shape):
+        sets = [f"axis {r} at {j}" for r, j in enumerate(i)] or ["itself"]
+        nu[i] = min(s[r] for r in sets) + g[i] ** 2
+        for r in sets:
+            new[r] = max(new[r], nu[i])
+    s |= new
+    return theta - lr * np.divide(g, np.sqrt(nu), out=np.zeros(theta.shape), where=nu != 0)
 
 
 def pair(
@@ -373,10 +472,25 @@ PEERS = [
     pair("acprop", _acprop),
     pair("adopt", _adopt),
     pair("grams", _grams, weight_decay=0.1),
-    pair("mars", _mars, lr=3e-3, weight_decay=0.1),
+    pair("mars", _mars, lr=3e-3, weight_decay=0.1, clipping=False),
+    pair("mars", _mars_clipped, lr=3e-3),
     pair("madgrad", _madgrad, lr=1e-2),
     pair("dog", _dog, lr=1.0, whole=True),
     pair("dog", _dog, lr=1.0, layerwise=True),
+    pair("sm3", _sm3, lr=0.1),
+    pair("adafactor", _adafactor, lr=1e-2),
+    pair("stable_adamw", _stable_adamw, weight_decay=0.1),
+    pair("schedule_free_sgd", _schedule_free_sgd, lr=0.1, scheduled=False),
+    pair(
+        "schedule_free_adamw",
+        _schedule_free_adamw,
+        scheduled=False,
+        weight_decay=0.1,
+        warmup_steps=50,
+    ),
+    pair("cocob", _cocob, lr=1.0, scheduled=False),
+    pair("novograd", _novograd, weight_decay=0.1),
+    pair("fromage", _fromage, lr=1e-2),
     pair("lamb", _lamb, weight_decay=0.1),
     pair("lars", _lars, lr=1.0, weight_decay=0.1),
     pair("dowg", _dowg, lr=1.0, whole=True),
