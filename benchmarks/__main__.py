@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import optstudy_core
 import optstudy_jax
 import optstudy_torch
 
@@ -29,35 +31,68 @@ SHAPES: dict[str, list[int]] = {
     "200 of 20,000": [20_000] * 200,
     "400 of 64": [64] * 400,
 }
-ALGORITHMS = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {}}
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9},
+    "adam": {},
+    "adamw": {},
+    "rmsprop": {},
+    "lion": {},
+    "adafactor": {},
+}
+FUSED = ("sgd", "adam", "adamw")
+"""Algorithms that torch.optim has as one kernel."""
 
 Step = Callable[[], None]
 
 
-def torch_step(module: Any, name: str, shapes: list[int], **options: Any) -> Step:
-    """Return a step of a torch optimizer with constant gradients."""
+class HandLion(torch.optim.Optimizer):
+    """Lion as one would write it for torch, which has none: its operations on lists."""
+
+    def __init__(self, params: Any, lr: float, **_: Any) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Advance the parameters."""
+        for group in self.param_groups:
+            params = group["params"]
+            grads = [p.grad for p in params]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["m"] = torch.zeros_like(p)
+            m = [self.state[p]["m"] for p in params]
+            mixed = torch._foreach_mul(m, 0.9)
+            torch._foreach_add_(mixed, grads, alpha=0.1)
+            torch._foreach_sign_(mixed)
+            torch._foreach_add_(params, mixed, alpha=-group["lr"])
+            torch._foreach_mul_(m, 0.99)
+            torch._foreach_add_(m, grads, alpha=0.01)
+
+
+def torch_step(
+    ours: bool, name: str, shapes: Sequence[int], device: str = "cpu", **options: Any
+) -> Step:
+    """Return a step of a torch optimizer, ours or torch's, with constant gradients."""
     generator = torch.Generator().manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in shapes]
+    params = [torch.nn.Parameter(_draw(n, generator).to(device)) for n in shapes]
     for p in params:
-        p.grad = torch.randn(p.shape, generator=generator)
-    cls = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[name]
-    optimizer = getattr(module, cls)(params, lr=1e-3, **ALGORITHMS[name], **options)
+        p.grad = _draw(p.numel(), generator).to(device).view(p.shape)
+    title = optstudy_core.ALGORITHMS[name].title
+    cls = getattr(optstudy_torch if ours else torch.optim, title, HandLion)
+    optimizer = cls(params, lr=1e-3, **ALGORITHMS[name], **options)
     return lambda: optimizer.step()
 
 
-def jax_step(module: Any, name: str, shapes: list[int]) -> Step:
+def _draw(size: int, generator: torch.Generator) -> torch.Tensor:
+    x = torch.randn(size, generator=generator)
+    rows = next(r for r in (2000, 100, 8, 1) if size % r == 0 and size >= r * r)
+    return x.view(rows, -1) if rows > 1 else x  # Adafactor has rows and columns
+
+
+def jax_step(module: Any, name: str, shapes: Sequence[int]) -> Step:
     """Return a jitted and donated step of a transformation with constant gradients."""
-    rng = np.random.default_rng(0)
-    params = [jax.numpy.asarray(rng.normal(size=n), np.float32) for n in shapes]
-    grads = [jax.numpy.asarray(rng.normal(size=n), np.float32) for n in shapes]
-    tx = getattr(module, name)(1e-3, **ALGORITHMS[name])
-
-    def advance(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    jitted = jax.jit(advance, donate_argnums=(0, 1))
-    held = [params, tx.init(params)]
+    jitted, params, state, grads = jax_parts(module, name, shapes)
+    held = [params, state]
 
     def step() -> None:
         held[:] = jitted(held[0], held[1], grads)
@@ -66,22 +101,35 @@ def jax_step(module: Any, name: str, shapes: list[int]) -> Step:
     return step
 
 
-def pairs() -> dict[str, Callable[[str, list[int]], tuple[Step, Step]]]:
-    """Return what is compared: ours first."""
-    ours, theirs = optstudy_torch, torch.optim
+def jax_parts(module: Any, name: str, shapes: Sequence[int]) -> tuple[Any, Any, Any, Any]:
+    """Return a jitted step, parameters, the state and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    params, grads = (
+        [jax.numpy.asarray(_draw(n, generator).numpy()) for n in shapes] for _ in range(2)
+    )
+    tx = getattr(module, name)(1e-3, **ALGORITHMS[name])
 
-    def compiled(name: str, shapes: list[int]) -> tuple[Step, Step]:
-        return (
-            torch_step(ours, name, shapes, compile=True),
-            torch_step(theirs, name, shapes, fused=True),
-        )
+    def advance(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(advance, donate_argnums=(0, 1)), params, tx.init(params), grads
+
+
+Pair = Callable[[str, Sequence[int]], tuple[Step, Step]]
+
+
+def pairs(device: str = "cpu") -> dict[str, Pair]:
+    """Return what is compared: ours first."""
+
+    def torch_pair(name: str, shapes: Sequence[int], **options: Any) -> tuple[Step, Step]:
+        fused = {"fused": True} if options and name in FUSED else {}
+        ours = torch_step(True, name, shapes, device, **options)
+        return ours, torch_step(False, name, shapes, device, **fused)
 
     return {
-        "torch / torch.optim default": lambda name, shapes: (
-            torch_step(ours, name, shapes),
-            torch_step(theirs, name, shapes),
-        ),
-        "torch compile=True / fused=True": compiled,
+        "torch / torch.optim": torch_pair,
+        "torch compile=True / fused=True": functools.partial(torch_pair, compile=True),
         "JAX jit / optax jit, donated": lambda name, shapes: (
             jax_step(optstudy_jax, name, shapes),
             jax_step(optax, name, shapes),
@@ -95,13 +143,14 @@ def measure(ours: Step, theirs: Step, rounds: int) -> dict[str, float]:
         for _ in range(3):
             step()
     times: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        row = []
-        for step in (ours, theirs):
+    for i in range(rounds):
+        row = {}
+        for step in (ours, theirs) if i % 2 else (theirs, ours):
             start = time.perf_counter()
             step()
-            row.append(time.perf_counter() - start)
-        times.append((row[0], row[1]))
+            _wait()
+            row[step] = time.perf_counter() - start
+        times.append((row[ours], row[theirs]))
     ratios = [a / b for a, b in times]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {
@@ -113,45 +162,118 @@ def measure(ours: Step, theirs: Step, rounds: int) -> dict[str, float]:
     }
 
 
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def bandwidth(device: str = "cpu") -> float:
+    """Return how many bytes a second torch copies, read and written, of 256 MB."""
+    x = torch.ones(64_000_000, device=device)
+    y = torch.empty_like(x)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        y.copy_(x)
+        _wait()
+        times.append(time.perf_counter() - start)
+    return 2 * 4 * x.numel() / statistics.median(times)
+
+
+def moved(name: str, size: int) -> int:
+    """Return how many bytes a step must move: p and state read and written, the gradient read."""
+    algorithm = optstudy_core.ALGORITHMS[name]
+    values = algorithm.resolve(None, ALGORITHMS[name])
+    state = algorithm.start(np.zeros((40, size // 40), np.float32), values)
+    numbers = sum(x.nbytes for x in jax.tree.leaves(state) if x.size > 1)
+    return 3 * 4 * size + 2 * numbers
+
+
+def about() -> dict[str, Any]:
+    """Return on what is measured."""
+    found: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+    }
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists():
+        lines = [x for x in cpus.read_text().splitlines() if x.startswith("model name")]
+        found["machine"] = f"{len(lines)} cores of {lines[0].partition(': ')[2]}"
+    if torch.cuda.is_initialized():
+        found["card"] = torch.cuda.get_device_name()
+    return found
+
+
+def speed(
+    rounds: int, names: Sequence[str] = tuple(ALGORITHMS), device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Return a row for each pair, algorithm and set of tensors."""
+    rows: list[dict[str, Any]] = []
+    copied = bandwidth(device)
+    work = [(p, n, s) for p in pairs(device) for n in names for s in SHAPES]
+    for pair, name, shapes in track(work, console=Console(stderr=True), transient=True):
+        try:
+            steps = pairs(device)[pair](name, SHAPES[shapes])
+            found = measure(*steps, rounds)
+        except NotImplementedError:  # compile=True of a rule that depends on shapes
+            continue
+        share = moved(name, sum(SHAPES[shapes])) / (found["ours_ms"] / 1e3) / copied
+        row = {"pair": pair, "algorithm": name, "tensors": shapes}
+        rows.append(row | found | {"share_of_copy": share})
+    return rows
+
+
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="counted pairs (default 30)")
+    parser.add_argument(
+        "--algorithms",
+        default=",".join(ALGORITHMS),
+        help=f"with commas between (default {','.join(ALGORITHMS)})",
+    )
+    parser.add_argument("--device", default="cpu", help="of torch's tensors (default cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
+    names = arguments.algorithms.split(",")
+    for name in names:
+        if name not in ALGORITHMS:
+            parser.error(f"algorithms = {name!r}: allowed are {', '.join(ALGORITHMS)}")
+    rows = speed(arguments.rounds, names, arguments.device)
     console = Console()
     table = Table(title="Time of a step: median, and the ratio's quartiles", title_justify="left")
-    for heading in ("pair", "algorithm", "tensors", "ours ms", "peer ms", "ratio", "quartiles"):
+    headings = ("pair", "algorithm", "tensors", "ours ms", "peer ms", "ratio", "quartiles", "copy")
+    for heading in headings:
         table.add_column(heading)
-    rows = []
-    work = [(p, n, s) for p in pairs() for n in ALGORITHMS for s in SHAPES]
-    for pair, name, shapes in track(work, console=console, transient=True):
-        found = measure(*pairs()[pair](name, SHAPES[shapes]), arguments.rounds)
-        rows.append({"pair": pair, "algorithm": name, "tensors": shapes} | found)
-        table.add_row(
-            pair,
-            name,
-            shapes,
-            f"{found['ours_ms']:.3g}",
-            f"{found['theirs_ms']:.3g}",
-            f"{found['ratio']:.2f}",
-            f"{found['ratio_low']:.2f} to {found['ratio_high']:.2f}",
-        )
+    for row in rows:
+        table.add_row(*cells(row))
     console.print(table)
-    about = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "rounds": arguments.rounds,
-    }
-    console.print(", ".join(f"{k} {v}" for k, v in about.items()))
+    console.print("copy: the share of the speed of copying that the bytes of a step come to")
+    facts = about() | {"rounds": arguments.rounds}
+    console.print(", ".join(f"{k} {v}" for k, v in facts.items()))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"about": facts, "rows": rows}, indent=1) + "\n")
     return 0
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a row of :func:`speed` as text."""
+    return [
+        row["pair"],
+        row["algorithm"],
+        row["tensors"],
+        f"{row['ours_ms']:.3g}",
+        f"{row['theirs_ms']:.3g}",
+        f"{row['ratio']:.2f}",
+        f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}",
+        f"{100 * row['share_of_copy']:.0f} %",
+    ]
 
 
 if __name__ == "__main__":

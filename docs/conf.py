@@ -27,7 +27,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build", "_generated", "performance_notes.md"]
 html_theme = "furo"
 html_title = f"optstudy {version}"
 myst_enable_extensions = ["colon_fence"]

@@ -120,7 +120,9 @@ class Algorithm:
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
         """Return a state of one number per field, to learn the structure from."""
-        return self.start(Leaves([np.zeros(())], NumPy()), hyperparameters)
+        # A traced array has no value to compute with; one of NumPy is as little absent.
+        plain = {k: np.ones(()) if hasattr(v, "dtype") else v for k, v in hyperparameters.items()}
+        return self.start(Leaves([np.zeros(())], NumPy()), plain)
 
     def defaults(self, dialect: str | None = None) -> dict[str, Any]:
         """Return the hyperparameters of a dialect (``None``: the default one).

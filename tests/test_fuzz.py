@@ -26,11 +26,11 @@ def test_torch_operations() -> None:
 
 @needs_compiler
 def test_torch_compiled() -> None:
-    assert optstudy_torch.selfcheck(40, seed=2, compiled=True) == []
+    assert optstudy_torch.selfcheck(30, seed=2, compiled=True) == []
 
 
 def test_jax_jitted() -> None:
-    assert optstudy_jax.selfcheck(120, seed=3) == []
+    assert optstudy_jax.selfcheck(80, seed=3) == []
 
 
 def test_jax_eager() -> None:

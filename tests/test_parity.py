@@ -35,7 +35,8 @@ def test_torch_operations_are_identical(name: str) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax-jit"])
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_every_algorithm_is_identical(name: str, backend: str) -> None:
-    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=4, steps=40)
+    examples = 2 if backend == "jax-jit" else 4  # each is compiled
+    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
     assert report.complete, report.first_difference
 
 

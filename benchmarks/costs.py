@@ -1,0 +1,175 @@
+"""``python -m benchmarks.costs``: memory of a large step, time of imports, time per parameter."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES = (10**5, 10**6, 10**7, 10**8)
+PARAMETERS = 200_000_000
+KINDS = ("torch", "torch-compiled", "torch.optim", "jax", "optax")
+IMPORTS = {
+    "optstudy_core": "numpy",
+    "optstudy_torch": "torch",
+    "optstudy_jax": "jax, optax",
+}
+
+
+def memory(kind: str, parameters: int) -> dict[str, float]:
+    """Return what steps of Adam need, in MiB, beside parameters, gradients and two moments."""
+    from . import __main__ as benchmarks
+
+    shapes = [parameters // 4] * 2 + [20_000] * (parameters // 40_000)
+    if kind in ("jax", "optax"):
+        import optax
+
+        import optstudy_jax
+
+        step, params, state, grads = benchmarks.jax_parts(
+            {"jax": optstudy_jax, "optax": optax}[kind], "adam", [parameters // 2] * 2
+        )
+        temporary = step.lower(params, state, grads).compile().memory_analysis()
+        return {"extra_mib": temporary.temp_size_in_bytes / 2**20}
+    options = {"compile": True} if kind == "torch-compiled" else {}
+    step = benchmarks.torch_step(kind != "torch.optim", "adam", shapes, **options)
+    before = _resident()
+    for _ in range(3):
+        step()
+    return {"extra_mib": _peak() - before - 2 * 4 * sum(shapes) / 2**20}
+
+
+def _status(name: str) -> float:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
+    return int(line.split()[1]) / 2**10
+
+
+def _resident() -> float:
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    if Path("/proc/self/status").exists():
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _child(*arguments: str) -> Any:
+    command = [sys.executable, "-m", "benchmarks.costs", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def imports(rounds: int) -> list[dict[str, Any]]:
+    """Return how much longer an import takes than that of what it is made for."""
+
+    def seconds(what: str) -> float:
+        code = (
+            f"import time; b = time.perf_counter(); import {what}; print(time.perf_counter() - b)"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    rows = []
+    for package, base in IMPORTS.items():
+        pairs = [(seconds(f"{base}, {package}"), seconds(base)) for _ in range(rounds)]
+        more = [1e3 * (a - b) for a, b in pairs]
+        low, middle, high = statistics.quantiles(more, n=4)
+        found = {"ms": middle, "ms_low": low, "ms_high": high}
+        rows.append({"package": package, "base": base} | found)
+    return rows
+
+
+def growth(rounds: int) -> list[dict[str, Any]]:
+    """Return nanoseconds a parameter of Adam for one tensor of growing size."""
+    import optstudy_jax
+
+    from . import __main__ as benchmarks
+
+    rows = []
+    for size in SIZES:
+        steps = {
+            "torch": lambda n=size: benchmarks.torch_step(True, "adam", [n]),
+            "torch compile=True": lambda n=size: benchmarks.torch_step(
+                True, "adam", [n], compile=True
+            ),
+            "torch.optim": lambda n=size: benchmarks.torch_step(False, "adam", [n]),
+            "torch.optim fused": lambda n=size: benchmarks.torch_step(
+                False, "adam", [n], fused=True
+            ),
+            "JAX jit": lambda n=size: benchmarks.jax_step(optstudy_jax, "adam", [n]),
+        }
+        row: dict[str, Any] = {"size": size}
+        for name, make in steps.items():
+            step = make()
+            times = []
+            for i in range(rounds + 2):
+                begin = time.perf_counter()
+                step()
+                if i > 1:
+                    times.append(time.perf_counter() - begin)
+            row[name] = 1e9 * statistics.median(times) / size
+        rows.append(row)
+    return rows
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the growth of the time with the size."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "optstudy"
+    drawing, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for name in rows[0]:
+        if name != "size":
+            look = "--" if name.startswith("torch.optim") else "-"
+            ax.loglog(
+                [r["size"] for r in rows], [r[name] for r in rows], look, marker="o", label=name
+            )
+    ax.set_xlabel("parameters in one tensor")
+    ax.set_ylabel("ns per parameter and step")
+    ax.set_title("Adam, float32: time of a step per parameter")
+    ax.grid(visible=True, which="major", alpha=0.3)
+    ax.legend(frameon=False)
+    drawing.savefig(path, metadata={"Date": None})
+    plt.close(drawing)
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Return all figures."""
+    return {
+        "memory": {kind: _child("--memory", kind) for kind in KINDS},
+        "imports": imports(rounds),
+        "growth": growth(rounds),
+    }
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="benchmarks.costs", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="of each measurement (default 10)")
+    parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
+    if arguments.memory:
+        print(json.dumps(memory(arguments.memory, PARAMETERS)))
+        return 0
+    found = measure(arguments.rounds)
+    print(json.dumps(found, indent=1, default=np.ndarray.tolist))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
