@@ -208,7 +208,16 @@ class _Blockwise:
         ]
         arguments = [*self._names, "step", *self._body.scalars, *self._constants.values()]
         arguments += [f"{kind}{i}" for kind, count in self._buffers.items() for i in range(count)]
-        return _function(f"body({', '.join(arguments)})", [*self._lines, *ends], vars(np))
+        operations = vars(np) | {"sign": _sign}
+        return _function(f"body({', '.join(arguments)})", [*self._lines, *ends], operations)
+
+
+def _sign(x: np.ndarray, out: np.ndarray) -> None:
+    """Write NumPy's sign, which branches on every number, as torch's and NaN where it is NaN."""
+    nan = np.not_equal(x, x)
+    torch.sign(torch.from_numpy(x), out=torch.from_numpy(out))
+    if nan.any():
+        out[nan] = np.nan
 
 
 _FRESH = frozenset({"where", "zeros_like", "ones_like"})  # NumPy's, which take no memory to fill
