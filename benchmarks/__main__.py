@@ -247,10 +247,11 @@ def main() -> int:
             parser.error(f"algorithms = {name!r}: allowed are {', '.join(ALGORITHMS)}")
     rows = speed(arguments.rounds, names, arguments.device)
     console = Console()
-    table = Table(title="Time of a step: median, and the ratio's quartiles", title_justify="left")
+    title = "Time of a step: median, and the ratio's quartiles"
+    table = Table(title=title, title_justify="left", box=None)
     headings = ("pair", "algorithm", "tensors", "ours ms", "peer ms", "ratio", "quartiles", "copy")
     for heading in headings:
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*cells(row))
     console.print(table)
