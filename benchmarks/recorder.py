@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 import optstudy_torch
-from studies import allcnn
+from studies.pv_finder import torch_models
+from studies.pv_finder.event import BINS
 
 STEP = ("usual",)
 BATCHES = (256, 512)
@@ -51,11 +52,11 @@ def perceptron(batch: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Step
 def vertex_finder(batch: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Step]:
     """Return AllCNN, its optimizer, and a step."""
     torch.manual_seed(0)
-    model = allcnn.AllCNN()
+    model = torch_models.AllCNN()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x = torch.rand(batch, 1, allcnn.BINS)
-    y = torch.rand(batch, allcnn.BINS) * (torch.rand(batch, allcnn.BINS) < 0.05)
-    return model, optimizer, _step(model, optimizer, allcnn.loss, x, y)
+    x = torch.rand(batch, 1, BINS)
+    y = torch.rand(batch, BINS) * (torch.rand(batch, BINS) < 0.05)
+    return model, optimizer, _step(model, optimizer, torch_models.ratio_loss, x, y)
 
 
 def _step(model: Any, optimizer: Any, loss_function: Any, x: Any, y: Any) -> Step:

@@ -6,6 +6,8 @@
     python -m studies run digits --epochs 10 --out runs/short
     python -m studies run digits --method careful --method eve
     python -m studies compare digits --methods careful eve --backend torch
+    python -m studies run allcnn --events 200 --backend torch
+    python -m studies run digits_cnn --data MNIST
     python -m studies all --out runs
 """
 
@@ -24,7 +26,7 @@ from optstudy_core.hyperparameters import RANGES, nearest
 from .compare import Comparison
 from .methods import METHODS, PLAIN
 from .runner import Plan, Prepared
-from .study import STUDIES
+from .study import QUICK, STUDIES
 from .training import BACKENDS, installed_backends
 
 DEFAULT_ALGORITHMS = ("sgd", "adam")
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.algorithm = arguments.algorithm or DEFAULT_ALGORITHMS
         arguments.methods = arguments.methods or [PLAIN]
         backends = _backends(parser, arguments.backend)
-        names = STUDIES if arguments.name == "all" else (arguments.name,)
+        names = QUICK if arguments.name == "all" else (arguments.name,)
         prepare = Comparison if arguments.command == "compare" else Prepared
         try:
             prepared = [
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         dialect=arguments.dialect,
                         overwrite=arguments.overwrite,
                         lr_factor=factor,
+                        data=arguments.data,
+                        events=arguments.events,
                     )
                 )
                 for name in names
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
         except FileExistsError as error:
             parser.error(f"{error}; --overwrite replaces it")
-        except (ValueError, NotADirectoryError) as error:
+        except (ValueError, NotADirectoryError, FileNotFoundError) as error:
             parser.error(str(error))
     except SystemExit as end:  # argparse has said why
         return int(end.code or 0)
@@ -137,10 +141,17 @@ def _parser() -> argparse.ArgumentParser:
         help="(default: adam)",
     )
     everything = commands.add_parser(
-        "all", help="every study with SGD and Adam, and their comparison"
+        "all", help="the quick studies with SGD and Adam, and their comparison"
     )
     everything.set_defaults(
-        name="all", algorithm=None, methods=None, epochs=None, lr=None, dialect=None
+        name="all",
+        algorithm=None,
+        methods=None,
+        epochs=None,
+        lr=None,
+        dialect=None,
+        data=None,
+        events=None,
     )
     compare.add_argument(
         "--lr-factors",
@@ -154,6 +165,19 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, everything):
         command.set_defaults(lr_factors=(1.0,))
     for command in (run, compare):
+        command.add_argument(
+            "--data",
+            type=pathlib.Path,
+            metavar="PATH",
+            help="a file or folder: MNIST's IDX files for digits and digits_cnn, ROOT or HDF5 of "
+            "PV-finder for allcnn and ddplus (default: what needs no file)",
+        )
+        command.add_argument(
+            "--events",
+            type=_whole("events", 2),
+            metavar="N",
+            help="how many to generate, for allcnn and ddplus (default: the study's)",
+        )
         command.add_argument(
             "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
         )

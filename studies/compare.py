@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from . import figures, training
 from .epochs import mean
 from .records import Run
 from .runner import Plan, Prepared
-from .study import Study
+from .study import Batch, Study
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,17 @@ class Result:
             )
         return cls(
             run=run,
-            loss=mean([learner.loss(parameters, batch) for batch in study.batches(1)]),
+            loss=mean([learner.loss(parameters, batch) for batch in _evaluated(study)]),
             metrics=metrics,
             evaluations=int(run.column("method/evaluations").sum()),
             lr_factor=float(run.column("method/lr_factor")[-1]),
             undone=int(run.column("method/undone").sum()),
         )
+
+
+def _evaluated(study: Study) -> Iterator[Batch]:
+    """Yield the mini-batches without dropout."""
+    return (batch._replace(masks=()) for batch in study.batches(1))
 
 
 class Comparison(Prepared):

@@ -1,83 +1,106 @@
-"""Handwritten digits: a small perceptron on the 8×8 images that scikit-learn ships.
+"""Handwritten digits: a small perceptron on images that scikit-learn ships, or on MNIST.
 
 Data: 1797 grey images of 64 pixels from 0 to 1, ten classes (a copy of the test set of the UCI
 ML hand-written digits data). 1440 are for training, 357 are held out, drawn with the seed. The
-model is 64-32-10 with ReLU; the loss is the mean cross-entropy over the mini-batch. Weights and
-biases start uniform in ±1/√(inputs of the layer), PyTorch's rule, drawn by NumPy once for both.
+model is 64-32-10 with ReLU (784-32-10 for MNIST, of which a fifth is held out); the loss is the
+mean cross-entropy over the mini-batch. Weights and biases start uniform in ±1/√(inputs of the
+layer), PyTorch's rule, drawn by NumPy once for both.
 """
 
 from __future__ import annotations
 
+import pathlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from . import figures
-from .study import Batch, NnxLeaf, Parameters, Study, stream
+from . import figures, idx
+from .study import Batch, Study, layers, stream
 
-LAYERS: Final = {"hidden": (64, 32), "out": (32, 10)}
-"""Inputs and outputs of the layers."""
+HIDDEN: Final = 32
+CLASSES: Final = 10
 TRAIN_SIZE: Final = 1440
 
 
-def study(seed: int) -> Study:
+def study(seed: int, data: pathlib.Path | None = None) -> Study:
     """Return the study.
 
     Args:
         seed: of the split, the initial parameters and the order of the mini-batches.
+        data: a folder with MNIST's IDX files; ``None``: scikit-learn's digits.
     """
-    train, test = images(seed)
-    return Study(
+    everything, train_size = images(data)
+    pixels = everything.inputs.shape[1]
+    return of_images(
+        seed,
+        everything,
+        train_size,
         name="digits",
-        title="Handwritten digits",
+        title="Handwritten digits" if data is None else "MNIST, a perceptron",
+        shapes={"hidden": (HIDDEN, pixels), "out": (CLASSES, HIDDEN)},
+        torch_model=lambda: _torch_model(pixels),
+        nnx_model=lambda: _nnx_model(pixels),
+        learning_rates={"sgd": 1e-1, "adam": 2e-3},
+        epochs=25 if data is None else 10,
+    )
+
+
+def of_images(
+    seed: int,
+    everything: Batch,
+    train_size: int,
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    **rest: Any,
+) -> Study:
+    """Return a study of images of digits.
+
+    Args:
+        seed: of all draws.
+        everything: the images, shape (n, pixels), and their classes.
+        train_size: how many of them are for training.
+        shapes: of the layers' weights.
+        rest: what the model of the study is.
+    """
+    order = stream(seed, "split").permutation(len(everything.targets))
+    train, test = everything.take(order[:train_size]), everything.take(order[train_size:])
+    initial, leaves = layers(seed, shapes)
+    return Study(
         seed=seed,
         train=train,
         test=test,
-        initial=initial_parameters(seed),
-        nnx_leaves={
-            f"{layer}.{name}": leaf
-            for layer in LAYERS
-            for name, leaf in {
-                # PyTorch keeps (outputs, inputs), nnx keeps (inputs, outputs).
-                "weight": NnxLeaf((layer, "kernel"), axes=(1, 0)),
-                "bias": NnxLeaf((layer, "bias")),
-            }.items()
-        },
-        torch_model=_torch_model,
-        nnx_model=_nnx_model,
+        initial=initial,
+        nnx_leaves=leaves,
         torch_loss=_torch_loss,
         jax_loss=_jax_loss,
         loss_label="mean cross-entropy (nat)",
         batch_size=32,
-        epochs=25,
-        learning_rates={"sgd": 1e-1, "adam": 2e-3},
         path_every="epoch",
         metrics=lambda outputs, targets: {"test_accuracy": accuracy(outputs, targets)},
         draw_predictions=figures.class_probabilities,
         showcase=showcase(train, test),
+        landscape=None if train_size == TRAIN_SIZE else train.take(slice(0, 1024)),
+        **rest,
     )
 
 
-def images(seed: int) -> tuple[Batch, Batch]:
-    """Return the training and the held-out images, inputs of shape (n, 64) in [0, 1]."""
-    from sklearn.datasets import load_digits
+def images(data: pathlib.Path | None) -> tuple[Batch, int]:
+    """Return all images, inputs of shape (n, pixels) in [0, 1], and how many are for training.
 
-    pixels, labels = load_digits(return_X_y=True)
-    order = stream(seed, "split").permutation(len(labels))
-    everything = Batch((pixels / 16).astype(np.float32), labels.astype(np.int32))
-    return everything.take(order[:TRAIN_SIZE]), everything.take(order[TRAIN_SIZE:])
+    Args:
+        data: a folder with IDX files; ``None``: scikit-learn's digits.
+    """
+    if data is None:
+        from sklearn.datasets import load_digits
 
-
-def initial_parameters(seed: int) -> Parameters:
-    """Return weights of shape (outputs, inputs) and biases of shape (outputs,), float32."""
-    random = stream(seed, "parameters")
-    drawn: Parameters = {}
-    for layer, (inputs, outputs) in LAYERS.items():
-        limit = inputs**-0.5
-        drawn[f"{layer}.weight"] = random.uniform(-limit, limit, (outputs, inputs))
-        drawn[f"{layer}.bias"] = random.uniform(-limit, limit, outputs)
-    return {name: value.astype(np.float32) for name, value in drawn.items()}
+        pixels, labels = load_digits(return_X_y=True)
+        everything = Batch((pixels / 16).astype(np.float32), labels.astype(np.int32))
+        return everything, TRAIN_SIZE
+    everything = idx.read(data)
+    # Four fifths, a multiple of the mini-batch.
+    return everything, max(32, len(everything.targets) * 4 // 5 // 32 * 32)
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
@@ -110,23 +133,23 @@ def showcase(train: Batch, test: Batch, count: int = 8) -> Batch:
     return test.take(np.array(chosen))
 
 
-def _torch_model() -> Any:
+def _torch_model(pixels: int) -> Any:
     from torch import nn
 
     return nn.Sequential(
         OrderedDict(
-            hidden=nn.Linear(*LAYERS["hidden"]), relu=nn.ReLU(), out=nn.Linear(*LAYERS["out"])
+            hidden=nn.Linear(pixels, HIDDEN), relu=nn.ReLU(), out=nn.Linear(HIDDEN, CLASSES)
         )
     )
 
 
-def _nnx_model() -> Any:
+def _nnx_model(pixels: int) -> Any:
     from flax import nnx
 
     class Perceptron(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
-            self.hidden = nnx.Linear(*LAYERS["hidden"], rngs=rngs)
-            self.out = nnx.Linear(*LAYERS["out"], rngs=rngs)
+            self.hidden = nnx.Linear(pixels, HIDDEN, rngs=rngs)
+            self.out = nnx.Linear(HIDDEN, CLASSES, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             return self.out(nnx.relu(self.hidden(x)))

@@ -26,6 +26,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from optstudy_core import ALGORITHMS
 
 from .methods import METHODS, PLAIN
+from .pv_finder.efficiency import peaks
+from .pv_finder.event import bin_centres
 from .records import Run
 from .study import Parameters, Study
 
@@ -42,7 +44,6 @@ RIGHT_ANGLE: Final = 90.0
 
 # A path that climbs above this many times its first loss has left what one wants to see.
 _CLIMB: Final = 1e2
-_GRID: Final = 49
 _LEVELS: Final = 24
 
 
@@ -367,7 +368,7 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
     figure.set_size_inches(8.0, 5.6)
     ax = figure.subplots()
     ax.set_title(_heading(study, run))
-    x, y = study.showcase
+    x, y, _ = study.showcase
     ax.scatter(x, y, s=22, color=GREY, alpha=0.7, linewidths=0, label="data", zorder=2)
     ends = np.array([x.min(), x.max()], x.dtype)
     points = _epochs(study, run)
@@ -393,7 +394,7 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
 
 def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
     """Draw some held-out images, and beside each what the model takes it for over training."""
-    images, targets = study.showcase
+    images, targets, _ = study.showcase
     points = _epochs(study, run)
     probabilities = np.stack([softmax(learner.outputs(p, images)) for p in points])
     columns = 2
@@ -469,6 +470,44 @@ def _verdict(probabilities: np.ndarray, target: int) -> str:
     return f"takes it for {guess} ({probabilities[guess]:.0%}): {word}"
 
 
+def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
+    """Draw the true and the predicted histograms of vertices of some events, and a part enlarged.
+
+    The truth points up and the prediction down, so that both can be seen where they agree.
+    """
+    inputs, targets, _ = study.showcase
+    outputs = learner.outputs(_epochs(study, run)[-1], inputs)
+    z = bin_centres()
+    figure.set_size_inches(11.0, 1.3 + 2.5 * len(targets))
+    figure.suptitle(f"{_heading(study, run)}: held-out events", x=0.01, ha="left")
+    grid = figure.subplots(len(targets), 2, width_ratios=[2.6, 1.0], squeeze=False, sharey="row")
+    for i, (wide, near) in enumerate(grid):
+        truth, guess = np.nan_to_num(targets[i]), np.nan_to_num(outputs[i])
+        top = 1.15 * max(truth.max(), 0.05)
+        middle = z[int(truth.argmax())]
+        for ax in (wide, near):
+            if inputs.shape[1:] == (1, len(z)):
+                shape = inputs[i, 0] / max(inputs[i, 0].max(), 1e-9) * top
+                ax.fill_between(z, shape, color="0.85", linewidth=0, label="kernel (its own scale)")
+            ax.fill_between(z, truth, step="mid", color=GREEN, linewidth=0.6, label="truth")
+            ax.fill_between(z, -guess, step="mid", color=BLUE, linewidth=0.6, label="prediction")
+            places = peaks(outputs[i])
+            ax.plot(places, np.full(len(places), -0.97 * top), "^", color=VERMILION,
+                    markersize=6, linestyle="none", label="found peaks")  # fmt: skip
+            ax.axhline(0.0, color="black", linewidth=0.6)
+            ax.set_ylim(-top, top)
+            ax.yaxis.set_major_locator(MaxNLocator(5))
+            ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+        wide.set(xlim=(z[0], z[-1]), ylabel="vertices a bin")
+        near.set_xlim(middle - 8.0, middle + 8.0)
+        if i == 0:
+            near.set_title("enlarged", fontsize=12)
+        if i == len(targets) - 1:
+            wide.set_xlabel("z (mm)")
+            near.set_xlabel("z (mm)")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
 # The loss around a path.
 
 
@@ -500,7 +539,7 @@ class Landscape:
 
     @classmethod
     def around(cls, study: Study, learner: Learner, run: Run) -> Landscape:
-        """Evaluate the loss over all training data around the path of a run that ended.
+        """Evaluate the loss over the training data around the path of a run that ended.
 
         With two parameters the plane is theirs. With more it goes through the last point shown,
         along the first two principal directions of the path seen from there (as in Li et al. 2018,
@@ -508,7 +547,8 @@ class Landscape:
         """
         assert run.path is not None
         steps = study.steps_per_epoch if run.path.every == "step" else 1
-        heights = np.array([learner.loss(run.path[i], study.train) for i in range(len(run.path))])
+        examples = study.train if study.landscape is None else study.landscape
+        heights = np.array([learner.loss(run.path[i], examples) for i in range(len(run.path))])
         shown = _leading(heights)
         heights = heights[:shown]
         points = run.path.matrix(study.initial)[:shown]
@@ -522,11 +562,11 @@ class Landscape:
             directions, shares = principal_directions(points - origin)
             labels = (_direction("first", shares[0]), _direction("second", shares[1]))
         path = (points - origin) @ directions.T
-        u, v = _window(path, equal=exact)
+        u, v = _window(path, equal=exact, grid=study.grid)
 
         def loss_at(a: float, b: float) -> float:
             vector = origin + a * directions[0] + b * directions[1]
-            return learner.loss(_unflatten(vector, study.initial), study.train)
+            return learner.loss(_unflatten(vector, study.initial), examples)
 
         losses = np.array([[loss_at(a, b) for a in u] for b in v])
         losses[~np.isfinite(losses)] = np.nan
@@ -599,7 +639,7 @@ def surface(figure: Figure, study: Study, run: Run, landscape: Landscape) -> Non
     u, v = np.meshgrid(landscape.u, landscape.v)
     height = np.nan_to_num(landscape.losses, nan=float(np.nanmax(landscape.losses, initial=1.0)))
     drawn = ax.plot_surface(
-        u, v, height, cmap="viridis", norm=landscape.norm, rcount=_GRID, ccount=_GRID,
+        u, v, height, cmap="viridis", norm=landscape.norm, rcount=study.grid, ccount=study.grid,
         linewidth=0, antialiased=False, alpha=0.9, zorder=0,
     )  # fmt: skip
     drawn.set_rasterized(True)
@@ -654,14 +694,14 @@ def _leading(heights: np.ndarray) -> int:
     return max(1, len(fine) if fine.all() else int(np.argmin(fine)))
 
 
-def _window(path: np.ndarray, *, equal: bool) -> tuple[np.ndarray, np.ndarray]:
+def _window(path: np.ndarray, *, equal: bool, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the grid's coordinates around a path."""
     low, high = path.min(axis=0), path.max(axis=0)
     spread = high - low
     spread = np.maximum(spread, (1.0 if equal else 0.25) * spread.max())
     spread = np.where(spread > 0, spread, 1.0)  # a path that stands still
     middle, reach = (low + high) / 2, 0.65 * spread
-    u, v = (np.linspace(m - r, m + r, _GRID) for m, r in zip(middle, reach, strict=True))
+    u, v = (np.linspace(m - r, m + r, grid) for m, r in zip(middle, reach, strict=True))
     return u, v
 
 

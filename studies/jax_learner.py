@@ -35,18 +35,18 @@ class JaxLearner:
         self._optimizer_state = transformation.init(self._params)
         graph, loss_function = self._graph, study.jax_loss
 
-        def outputs_at(params: Any, inputs: Any) -> Any:
-            return nnx.merge(graph, params)(inputs)
+        def outputs_at(params: Any, inputs: Any, *masks: Any) -> Any:
+            return nnx.merge(graph, params)(inputs, *masks)
 
-        def loss_at(params: Any, inputs: Any, targets: Any) -> Any:
-            return loss_function(outputs_at(params, inputs), targets)
+        def loss_at(params: Any, inputs: Any, targets: Any, masks: Any) -> Any:
+            return loss_function(outputs_at(params, inputs, *masks), targets)
 
         def apply(params: Any, state: Any, gradients: Any) -> Any:
             updates, state = transformation.update(gradients, state, params)
             return optax.apply_updates(params, updates), state
 
-        def step(params: Any, state: Any, inputs: Any, targets: Any) -> Any:
-            loss, gradients = jax.value_and_grad(loss_at)(params, inputs, targets)
+        def step(params: Any, state: Any, *batch: Any) -> Any:
+            loss, gradients = jax.value_and_grad(loss_at)(params, *batch)
             return *apply(params, state, gradients), loss
 
         self._step = jax.jit(step)
@@ -152,8 +152,8 @@ def _eve(values: dict[str, Any], start: Any, loss_at: Any) -> End:
     search = epoch.eve_march if values.pop("search", "grid") == "march" else epoch.eve
 
     @jax.jit
-    def go(params: Any, start: Any, inputs: Any, targets: Any) -> Any:
-        return search(params, start, lambda p: loss_at(p, inputs, targets), **values)
+    def go(params: Any, start: Any, *batch: Any) -> Any:
+        return search(params, start, lambda p: loss_at(p, *batch), **values)
 
     def end(params: Any, state: Any, loss: float, train: Batch) -> tuple[Any, Any, Ended]:
         nonlocal start

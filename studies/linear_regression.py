@@ -53,7 +53,7 @@ def study(seed: int) -> Study:
 def points(seed: int) -> Batch:
     """Return the points (x, y), two vectors of 120 float32 numbers.
 
-    >>> x, y = points(1)
+    >>> x, y, _ = points(1)
     >>> x.shape, y.dtype.name
     ((120,), 'float32')
     """

@@ -33,6 +33,8 @@ class Plan:
         seed: of all that is drawn at random.
         dialect: of the algorithms.
         overwrite: replace runs that are in ``out`` already.
+        data: a file or folder with the user's data.
+        events: how many to generate.
     """
 
     study: str
@@ -46,6 +48,8 @@ class Plan:
     dialect: str | None
     overwrite: bool
     lr_factor: float = 1.0
+    data: pathlib.Path | None = None
+    events: int | None = None
 
 
 class Prepared:
@@ -63,7 +67,7 @@ class Prepared:
 
     def __init__(self, plan: Plan, below: str = "") -> None:
         self.plan = plan
-        self.study: Study = load(plan.study, plan.seed)
+        self.study: Study = load(plan.study, plan.seed, plan.data, plan.events)
         self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.optimizers = [
             training.Optimizer.of(
@@ -152,6 +156,7 @@ class Prepared:
             "epochs": self.epochs,
             "lr": optimizer.lr,
             "seed": self.plan.seed,
+            "data": None if self.plan.data is None else str(self.plan.data),
             "dialect": optimizer.dialect,
             "out": str(self.plan.out),
             "overwrite": self.plan.overwrite,

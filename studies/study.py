@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, Literal, NamedTuple
@@ -14,8 +16,10 @@ from optstudy_core.hyperparameters import nearest
 Parameters = dict[str, np.ndarray]
 """Parameters, gradients or steps by name, in PyTorch's layout; what crosses between frameworks."""
 
-STUDIES: Final = ("linear_regression", "digits")
+STUDIES: Final = ("linear_regression", "digits", "digits_cnn", "allcnn", "ddplus")
 """The studies; each is the module of this package with that name."""
+QUICK: Final = ("linear_regression", "digits")
+"""Those that take seconds."""
 
 
 class Batch(NamedTuple):
@@ -23,15 +27,36 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: shape (n, …), float32.
-        targets: shape (n,), float32 for numbers, int32 for classes.
+        targets: shape (n, …), float32 for numbers, int32 for classes.
+        masks: what dropout multiplies the activations by, one array of shape (n, …) for each place
+            of dropout in the model; none: the model as it is evaluated.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
+    masks: tuple[np.ndarray, ...] = ()
 
     def take(self, rows: Any) -> Batch:
         """Return some of the examples."""
-        return Batch(self.inputs[rows], self.targets[rows])
+        masks = tuple(mask[rows] for mask in self.masks)
+        return Batch(self.inputs[rows], self.targets[rows], masks)
+
+
+class Dropout(NamedTuple):
+    """A place of dropout: a share ``rate`` of the activations is 0, the others are /(1 − rate).
+
+    Attributes:
+        shape: of the activations of one example, in PyTorch's order (channels, length).
+        rate: the share that is dropped.
+    """
+
+    shape: tuple[int, ...]
+    rate: float
+
+    def draw(self, random: np.random.Generator, examples: int) -> np.ndarray:
+        """Return a mask for some examples, float32."""
+        kept = random.random((examples, *self.shape), np.float32) >= self.rate
+        return np.where(kept, np.float32(1 / (1 - self.rate)), np.float32(0))
 
 
 class NnxLeaf(NamedTuple):
@@ -82,6 +107,10 @@ class Study:
         metrics: numbers for ``(outputs, targets)`` of the test data, by name.
         draw_predictions: draws the model's predictions over training; see :mod:`studies.figures`.
         showcase: the examples that ``draw_predictions`` shows.
+        dropout: where the model drops activations, in the order of its masks.
+        threads: for PyTorch; ``None``: its own choice. One is best for small models.
+        landscape: the examples whose loss is drawn around the path; ``None``: all of ``train``.
+        grid: points along each side of that drawing.
     """
 
     name: str
@@ -103,6 +132,10 @@ class Study:
     metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     draw_predictions: Callable[..., None]
     showcase: Batch
+    dropout: tuple[Dropout, ...] = ()
+    threads: int | None = 1
+    landscape: Batch | None = None
+    grid: int = 49
 
     def __post_init__(self) -> None:
         size = len(self.train.targets)
@@ -124,8 +157,10 @@ class Study:
         The order depends on the seed and the epoch only, so a run can be taken up at any epoch.
         """
         order = stream(self.seed, "batches", epoch).permutation(len(self.train.targets))
+        random = stream(self.seed, "dropout", epoch)
         for rows in order.reshape(self.steps_per_epoch, self.batch_size):
-            yield self.train.take(rows)
+            masks = tuple(place.draw(random, len(rows)) for place in self.dropout)
+            yield self.train.take(rows)._replace(masks=masks)
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
@@ -137,17 +172,81 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode(), *numbers])
 
 
-def load(name: str, seed: int) -> Study:
+def layers(
+    seed: int, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Parameters, dict[str, NnxLeaf]]:
+    """Return the initial parameters of linear and convolutional layers, and their nnx leaves.
+
+    Weights and biases are uniform in ±1/√(inputs of an output), PyTorch's rule.
+
+    Args:
+        seed: of the draws.
+        shapes: of the weights, by the layers' names, in PyTorch's order: (outputs, inputs, …).
+
+    Returns:
+        ``"<layer>.weight"`` and ``"<layer>.bias"`` by name, float32; and where nnx has them, which
+        keeps (…, inputs, outputs) in ``kernel``.
+    """
+    random = stream(seed, "parameters")
+    drawn: Parameters = {}
+    leaves: dict[str, NnxLeaf] = {}
+    for layer, shape in shapes.items():
+        limit = float(np.prod(shape[1:])) ** -0.5
+        drawn[f"{layer}.weight"] = random.uniform(-limit, limit, shape).astype(np.float32)
+        drawn[f"{layer}.bias"] = random.uniform(-limit, limit, shape[0]).astype(np.float32)
+        axes = (*range(2, len(shape)), 1, 0)
+        leaves[f"{layer}.weight"] = NnxLeaf((layer, "kernel"), axes)
+        leaves[f"{layer}.bias"] = NnxLeaf((layer, "bias"))
+    return drawn, leaves
+
+
+def load(
+    name: str, seed: int, data: pathlib.Path | None = None, events: int | None = None
+) -> Study:
     """Return a study.
 
     Args:
         name: one of :data:`STUDIES`.
         seed: for everything that is drawn at random, ≥ 0.
+        data: a file or folder with the user's data; ``None``: the study's own.
+        events: how many events to generate; ``None``: the study's choice.
 
     Raises:
-        ValueError: if there is no such study.
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no such study, if it takes no such option, or for data that are not
+            what they should be.
     """
     if name not in STUDIES:
         raise ValueError(f"study = {name!r}: {nearest(name, STUDIES)}")
-    study: Study = import_module(f"{__package__}.{name}").study(seed)
-    return study
+    make: Callable[..., Study] = import_module(f"{__package__}.{name}").study
+    options = {k: v for k, v in (("data", data), ("events", events)) if v is not None}
+    for option, value in options.items():
+        if option not in inspect.signature(make).parameters:
+            raise ValueError(f"{option} = {str(value)!r}: {name} takes none")
+    return make(seed, **options)
+
+
+def split(
+    examples: Batch, batch_size: int, order: Sequence[int] | np.ndarray, held_out: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the training and of the held-out examples.
+
+    Args:
+        examples: all of them.
+        batch_size: the number of training examples is a multiple of it: up to ``batch_size − 1``
+            are left out.
+        order: of the rows.
+        held_out: how many are held out, the last of the order.
+
+    Raises:
+        ValueError: if there are too few.
+    """
+    number = len(examples.targets) - held_out
+    number -= number % batch_size
+    if number < batch_size or held_out < 1:
+        raise ValueError(
+            f"examples = {len(examples.targets)}: allowed are {batch_size + 1} or more, of which "
+            f"{held_out} are held out"
+        )
+    order = np.asarray(order)
+    return order[:number], order[len(order) - held_out :]

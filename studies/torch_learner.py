@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Final
 
 import numpy as np
@@ -21,14 +22,14 @@ from .training import Optimizer
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in this thread alone.
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch compute in so many threads; ``None``: as it does.
 
-    The models are small: threads would only wait for each other (on busy cores a hundred times
-    longer than they compute), and could split sums differently on each machine.
+    For a small model threads would only wait for each other (on busy cores a hundred times longer
+    than they compute), and could split sums differently on each machine.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number or before)
     try:
         yield
     finally:
@@ -38,7 +39,7 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def subnormals_flushed() -> Iterator[None]:
     """Let torch take subnormal numbers as zero in this thread, as XLA's CPU code does."""
-    # The switch is the thread's; torch computes in this one alone here (``one_thread``).
+    # The switch is the thread's; torch computes in this one alone here (``threads``).
     # torch has no getter for the switch: the half of the smallest normal number tells.
     before = bool(torch.full((), torch.finfo(torch.float32).tiny) * 0.5 == 0)
     torch.set_flush_denormal(True)
@@ -48,6 +49,15 @@ def subnormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+def _in_its_threads(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: TorchLearner, *args: Any) -> Any:
+        with threads(self._threads):
+            return method(self, *args)
+
+    return call
+
+
 class TorchLearner:
     """A :class:`studies.training.Learner`."""
 
@@ -55,6 +65,7 @@ class TorchLearner:
 
     def __init__(self, study: Study, optimizer: Optimizer) -> None:
         self._loss = study.torch_loss
+        self._threads = study.threads
         self._model = study.torch_model()
         self._model.load_state_dict(_tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
@@ -62,47 +73,47 @@ class TorchLearner:
         method = optimizer.at_the_end
         self._method = _METHODS[method.kind](self._optimizer, self._model, **method.values)
 
-    @one_thread()
+    @_in_its_threads
     def step(self, batch: Batch) -> torch.Tensor:
         """Train on a mini-batch; return its loss before the step."""
-        inputs, targets = map(torch.from_numpy, batch)
+        inputs, targets, masks = _batch(batch)
         self._optimizer.zero_grad()
-        loss: torch.Tensor = self._loss(self._model(inputs), targets)
+        loss: torch.Tensor = self._loss(self._model(inputs, *masks), targets)
         loss.backward()
         self._optimizer.step()
         return loss.detach()
 
-    @one_thread()
+    @_in_its_threads
     def apply(self, gradients: Parameters) -> None:
         """Make the optimizer's step for gradients from elsewhere."""
         for name, parameter in self._model.named_parameters():
             parameter.grad = torch.tensor(gradients[name])
         self._optimizer.step()
 
-    @one_thread()
+    @_in_its_threads
     def end_epoch(self, loss: float, train: Batch) -> Ended:
         """Let the method end an epoch."""
-        inputs, targets = map(torch.from_numpy, train)
-        return self._method(loss, lambda: self._loss(self._model(inputs), targets))
+        inputs, targets, masks = _batch(train)
+        return self._method(loss, lambda: self._loss(self._model(inputs, *masks), targets))
 
     def parameters(self) -> Parameters:
         """Return a copy of the parameters."""
         return {n: p.detach().numpy().copy() for n, p in self._model.named_parameters()}
 
-    @one_thread()
+    @_in_its_threads
     def loss(self, parameters: Parameters, batch: Batch) -> float:
         """Return the loss at some parameters."""
         with torch.no_grad():
             return float(self._loss_at(_tensors(parameters), batch))
 
-    @one_thread()
+    @_in_its_threads
     def gradients(self, parameters: Parameters, batch: Batch) -> Parameters:
         """Return the gradients of the loss at some parameters."""
         leaves = {name: value.requires_grad_() for name, value in _tensors(parameters).items()}
         gradients = torch.autograd.grad(self._loss_at(leaves, batch), list(leaves.values()))
         return {name: g.numpy() for name, g in zip(leaves, gradients, strict=True)}
 
-    @one_thread()
+    @_in_its_threads
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""
         with torch.no_grad():
@@ -113,8 +124,8 @@ class TorchLearner:
         return result
 
     def _loss_at(self, parameters: dict[str, torch.Tensor], batch: Batch) -> Any:
-        inputs, targets = map(torch.from_numpy, batch)
-        return self._loss(functional_call(self._model, parameters, (inputs,)), targets)
+        inputs, targets, masks = _batch(batch)
+        return self._loss(functional_call(self._model, parameters, (inputs, *masks)), targets)
 
 
 make = TorchLearner
@@ -186,6 +197,11 @@ _METHODS: Final[Mapping[str, Callable[..., End]]] = {
     "extrapolate": _moves(ExtrapolatedEpoch),
     "momentum": _moves(EpochMomentum),
 }
+
+
+def _batch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    inputs, targets = map(torch.from_numpy, batch[:2])
+    return inputs, targets, list(map(torch.from_numpy, batch.masks))
 
 
 def _tensors(parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,74 @@
+"""The layers and losses of PV-finder's networks, for both frameworks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final
+
+from studies.study import Dropout
+
+from .event import BINS, FEATURES
+
+LEAK: Final = 0.01
+SCALE: Final = 1e-3
+"""Of DDplus' outputs."""
+
+ALLCNN: Final[dict[str, tuple[int, ...]]] = {
+    "conv1": (20, 1, 25),
+    "conv2": (10, 20, 15),
+    "conv3": (10, 10, 15),
+    "conv4": (10, 10, 15),
+    "conv5": (1, 10, 5),
+    "filter": (1, 1, 91),
+}
+"""Shapes of the weights: (channels out, channels in, width)."""
+ALLCNN_DROPOUT: Final = tuple(
+    Dropout((shape[0], BINS), rate)
+    for shape, rate in zip(ALLCNN.values(), (0.15, 0.15, 0.15, 0.15, 0.35), strict=False)
+)
+
+_CHANNELS: Final = 8
+_SIZES: Final = (FEATURES, 25, 25, 25, 25, 25, 50, 25, 25, 50, 25, 25, _CHANNELS * BINS)
+DDPLUS_TRACKS: Final[dict[str, tuple[int, ...]]] = {
+    f"track{i}": (after, before) for i, (before, after) in enumerate(pairwise(_SIZES), 1)
+}
+DDPLUS_CONVOLUTIONS: Final[dict[str, tuple[int, ...]]] = {
+    "conv1": (25, _CHANNELS, 25),
+    "conv2": (1, 25, 5),
+}
+DDPLUS_DENSE: Final[dict[str, tuple[int, ...]]] = {"dense": (BINS, BINS)}
+DDPLUS_DROPOUT: Final = (Dropout((25, BINS), 0.15), Dropout((1, BINS), 0.15))
+
+
+def ratio_cost(xp: Any, prediction: Any, target: Any, c: float = 5.0, eps: float = 1e-5) -> Any:
+    """Return the asymmetric ratio cost of each bin.
+
+        r = |(ŷ + ε) / (y + ε)|,    cost = −ln(2r / (r² + 1)) · (1 + c·e^(−r))
+
+    A prediction that is too small (r < 1) costs up to 1 + c times as much as one too large.
+
+    Args:
+        xp: the framework's functions.
+        prediction: ŷ.
+        target: y, finite.
+        c: the asymmetry.
+        eps: ε, so that empty bins have a ratio.
+
+    Returns:
+        array of the same shape.
+
+    >>> import numpy as np
+    >>> ratio_cost(np, np.array([1.0, 0.0]), np.ones(2)).round(1).tolist()
+    [-0.0, 64.9]
+    """
+    r = abs((prediction + eps) / (target + eps))
+    return -xp.log(2 * r / (r * r + 1)) * (1 + c * xp.exp(-r))
+
+
+def square_cost(prediction: Any, target: Any) -> Any:
+    """Return ((ŷ − y)/0.01)² of each bin.
+
+    >>> square_cost(0.25, 0.24).__round__(9)
+    1.0
+    """
+    return ((prediction - target) / 0.01) ** 2
