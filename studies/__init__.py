@@ -4,3 +4,7 @@
 A study is one file that describes its data, its model in both frameworks and its loss
 (:class:`studies.study.Study`); training, measuring, recording and drawing are shared.
 """
+
+from .study import Batch, Dropout, NnxLeaf, Study, layers
+
+__all__ = ["Batch", "Dropout", "NnxLeaf", "Study", "layers"]

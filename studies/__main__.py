@@ -4,11 +4,14 @@
 
     python -m studies run linear_regression --algorithm adam --backend torch
     python -m studies run digits --epochs 10 --out runs/short
-    python -m studies run digits --method careful --method eve
-    python -m studies compare digits --methods careful eve --backend torch
+    python -m studies run digits --method careful --method eve_grid
+    python -m studies twins digits --algorithm sgd
+    python -m studies compare digits --vary method=plain,careful,eve-grid --seeds 5
+    python -m studies compare digits --vary algorithm=adam,sgd --vary lr=0.01,0.1
     python -m studies run allcnn --events 200 --backend torch
     python -m studies run digits_cnn --data MNIST
     python -m studies all --out runs
+    python -m studies report runs --out report.html
 """
 
 from __future__ import annotations
@@ -16,22 +19,24 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.hyperparameters import RANGES, nearest
 
-from .compare import Comparison
+from .compare import VARIED, Comparison, cores, values
 from .methods import METHODS, PLAIN
-from .runner import Plan, Prepared
-from .study import QUICK, STUDIES
+from .report import Report
+from .runner import Plan, Prepared, Twins
+from .study import QUICK, STUDIES, check_name
 from .training import BACKENDS, installed_backends
 
 DEFAULT_ALGORITHMS = ("sgd", "adam")
 DEFAULT_SEED = 2021
-LR_FACTORS = (1.0, 16.0)
+DEFAULT_VARY: Final = (("method", list(METHODS)), ("lr_factor", [1.0, 16.0]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,49 +51,96 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
-        if arguments.command == "compare":
-            arguments.algorithm = [arguments.algorithm]
-            arguments.methods = [PLAIN, *(arguments.methods or METHODS)]
-        if arguments.lr_factors is None:
-            arguments.lr_factors = LR_FACTORS if arguments.lr is None else (1.0,)
-        arguments.algorithm = arguments.algorithm or DEFAULT_ALGORITHMS
-        arguments.methods = arguments.methods or [PLAIN]
-        backends = _backends(parser, arguments.backend)
-        names = QUICK if arguments.name == "all" else (arguments.name,)
-        prepare = Comparison if arguments.command == "compare" else Prepared
         try:
-            prepared = [
-                prepare(
-                    Plan(
-                        study=name,
-                        algorithms=tuple(dict.fromkeys(arguments.algorithm)),
-                        methods=tuple(dict.fromkeys(arguments.methods)),
-                        backends=backends,
-                        out=arguments.out,
-                        epochs=arguments.epochs,
-                        lr=arguments.lr,
-                        seed=arguments.seed,
-                        dialect=arguments.dialect,
-                        overwrite=arguments.overwrite,
-                        lr_factor=factor,
-                        data=arguments.data,
-                        events=arguments.events,
-                    )
-                )
-                for name in names
-                for factor in dict.fromkeys(arguments.lr_factors)
-            ]
+            prepared: Sequence[Any] = _COMMANDS[arguments.command](parser, arguments)
         except FileExistsError as error:
             parser.error(f"{error}; --overwrite replaces it")
-        except (ValueError, NotADirectoryError, FileNotFoundError) as error:
+        except (ValueError, NotADirectoryError, IsADirectoryError, FileNotFoundError) as error:
             parser.error(str(error))
     except SystemExit as end:  # argparse has said why
         return int(end.code or 0)
     console = Console()
-    for study in prepared:
-        study.carry_out(console)
-    console.print(f"Everything is in {arguments.out}", soft_wrap=True, highlight=False)
+    try:
+        for part in prepared:
+            part.carry_out(console)
+    except KeyboardInterrupt:
+        console.print("Interrupted; the same command goes on with what is not done.")
+        return 130
+    if arguments.command != "report":
+        console.print(f"Everything is in {arguments.out}", soft_wrap=True, highlight=False)
     return 0
+
+
+# What each command prepares; every value is checked before anything is done.
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Prepared]:
+    return [Prepared(_plan(parser, arguments, arguments.name))]
+
+
+def _twins(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Prepared]:
+    arguments.backend = "both"
+    return [Twins(_plan(parser, arguments, arguments.name))]
+
+
+def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Comparison]:
+    vary = dict(arguments.vary or DEFAULT_VARY)
+    if arguments.vary and len(vary) < len(arguments.vary):
+        raise ValueError("vary: the same was given twice; allowed are several values, x=1,2")
+    names = QUICK if arguments.name == "all" else (arguments.name,)
+    algorithms = arguments.algorithm or ["adam"]
+    return [
+        Comparison(
+            _plan(parser, arguments, name, algorithms=algorithms),
+            vary,
+            seeds=arguments.seeds,
+            jobs=arguments.jobs,
+        )
+        for name in names
+    ]
+
+
+def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Any]:
+    runs = [Prepared(_plan(parser, arguments, name)) for name in QUICK]
+    arguments.algorithm = None
+    return [*runs, *_compare(parser, arguments)]
+
+
+def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Report]:
+    return [Report(arguments.folders, arguments.out, landscapes=arguments.landscapes)]
+
+
+_COMMANDS: Final[Mapping[str, Callable[..., Sequence[Any]]]] = {
+    "run": _run,
+    "twins": _twins,
+    "compare": _compare,
+    "all": _all,
+    "report": _report,
+}
+
+
+def _plan(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    name: str,
+    algorithms: Sequence[str] | None = None,
+) -> Plan:
+    return Plan(
+        study=name,
+        algorithms=tuple(
+            dict.fromkeys(algorithms or arguments.algorithm or arguments.default_algorithms)
+        ),
+        methods=tuple(dict.fromkeys(arguments.methods or [PLAIN])),
+        backends=_backends(parser, arguments.backend),
+        out=arguments.out,
+        epochs=arguments.epochs,
+        lr=arguments.lr,
+        seed=arguments.seed,
+        dialect=arguments.dialect,
+        overwrite=arguments.overwrite,
+        data=arguments.data,
+        events=arguments.events,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,16 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="one study")
     run.add_argument(
-        "name", metavar="NAME", type=_name("study", STUDIES), help=" or ".join(STUDIES)
-    )
-    run.add_argument(
-        "--algorithm",
-        action="append",
-        type=_name("algorithm", ALGORITHMS),
-        metavar="A",
-        help=f"one of {', '.join(ALGORITHMS)}; may be given several times (default: sgd and adam)",
-    )
-    run.add_argument(
         "--method",
         dest="methods",
         action="append",
@@ -117,54 +159,74 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what is done at the end of an epoch: {', '.join(METHODS)}; may be given several "
         f"times (default: {PLAIN})",
     )
-    compare = commands.add_parser("compare", help="with each epoch method and without")
+    pair = commands.add_parser(
+        "twins", help="the same training in PyTorch and in Flax: where do they part?"
+    )
+    compare = commands.add_parser("compare", help="trainings that differ in what you vary")
+    everything = commands.add_parser(
+        "all", help="the quick studies with SGD and Adam, and their comparison"
+    )
+    everything.set_defaults(
+        name="all", algorithm=None, epochs=None, lr=None, dialect=None, data=None, events=None,
+        vary=None, seeds=1, default_algorithms=DEFAULT_ALGORITHMS,
+    )  # fmt: skip
     compare.add_argument(
         "name",
         nargs="?",
         default="all",
         metavar="NAME",
-        type=_name("study", [*STUDIES, "all"]),
-        help=f"{', '.join(STUDIES)} or all (default: all)",
+        type=lambda text: text if text == "all" else _study(text),
+        help=f"{', '.join(STUDIES)}, a file, or all: the quick ones (default: all)",
     )
     compare.add_argument(
-        "--methods",
-        nargs="+",
-        type=_name("method", METHODS),
-        metavar="M",
-        help=f"some of {', '.join(METHODS)} (default: all); {PLAIN} is always one",
+        "--vary",
+        action="append",
+        type=_vary,
+        metavar="KEY=A,B,…",
+        help=f"KEY is one of {', '.join(VARIED)}; may be given several times, then every "
+        "combination is trained (default: every method, at the learning rate and at 16 times that, "
+        "where the loss jumps)",
     )
     compare.add_argument(
-        "--algorithm",
-        default="adam",
-        type=_name("algorithm", ALGORITHMS),
-        metavar="A",
-        help="(default: adam)",
+        "--seeds",
+        type=_whole("seeds", 1),
+        default=1,
+        metavar="N",
+        help="trainings of each kind, from --seed on: median and spread (default: 1)",
     )
-    everything = commands.add_parser(
-        "all", help="the quick studies with SGD and Adam, and their comparison"
-    )
-    everything.set_defaults(
-        name="all",
-        algorithm=None,
-        methods=None,
-        epochs=None,
-        lr=None,
-        dialect=None,
-        data=None,
-        events=None,
-    )
-    compare.add_argument(
-        "--lr-factors",
-        nargs="+",
-        type=_rate_factor,
-        metavar="X",
-        help="a comparison with so many times the learning rate each (default: 1 if --lr is given, "
-        f"else {' and '.join(f'{x:g}' for x in LR_FACTORS)}; at the latter the loss jumps, for "
-        "which the careful methods are)",
-    )
-    for command in (run, everything):
-        command.set_defaults(lr_factors=(1.0,))
-    for command in (run, compare):
+    for command in (run, pair):
+        command.add_argument(
+            "name",
+            metavar="NAME",
+            type=_study,
+            help=f"{' or '.join(STUDIES)}; or a file *.py with a function study(seed) that returns "
+            "a studies.Study",
+        )
+    for command in (run, pair, compare):
+        words = "may be given several times (default: sgd and adam)" if command is run else (
+            "(default: adam)"
+        )  # fmt: skip
+        command.add_argument(
+            "--algorithm",
+            action="append",
+            type=_name("algorithm", ALGORITHMS),
+            metavar="A",
+            help=f"one of {', '.join(ALGORITHMS)}; {words}" if command is run else words,
+        )
+    for command in (pair, compare, everything):
+        command.set_defaults(methods=None)
+    run.set_defaults(default_algorithms=DEFAULT_ALGORITHMS)
+    for command in (pair, compare):
+        command.set_defaults(default_algorithms=("adam",))
+    for command in (compare, everything):
+        command.add_argument(
+            "--jobs",
+            type=_whole("jobs", 1),
+            default=cores(),
+            metavar="N",
+            help="trainings at a time (default: one for each core)",
+        )
+    for command in (run, pair, compare):
         command.add_argument(
             "--data",
             type=pathlib.Path,
@@ -194,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="B",
             help="torch, jax or both (default: what is installed)",
         )
+    for command in (run, pair, compare, everything):
         command.add_argument(
             "--out",
             type=pathlib.Path,
@@ -211,6 +274,23 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--overwrite", action="store_true", help="replace runs that are there already"
         )
+    report = commands.add_parser("report", help="recorded runs as one interactive HTML file")
+    report.add_argument(
+        "folders", nargs="+", type=pathlib.Path, metavar="DIR", help="with runs in it or below it"
+    )
+    report.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("report.html"),
+        metavar="FILE",
+        help="(default: report.html)",
+    )
+    report.add_argument(
+        "--no-landscapes",
+        dest="landscapes",
+        action="store_false",
+        help="without what takes the models: the loss around the paths, predictions",
+    )
     return parser
 
 
@@ -259,14 +339,21 @@ def _whole(argument: str, least: int) -> Callable[[str], int]:
     return parse
 
 
-def _rate_factor(text: str) -> float:
+def _study(text: str) -> str:
     try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"lr-factors = {text}: allowed are finite numbers > 0")
-    return value
+        return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _vary(text: str) -> tuple[str, list[Any]]:
+    key, equals, some = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"vary = {text!r}: allowed are key=value,value,…")
+    try:
+        return key, values(key, some)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _rate(text: str) -> float:

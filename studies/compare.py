@@ -1,159 +1,507 @@
-"""Training with each epoch method and without: figures and a table."""
+"""Trainings that differ in what the user varies: run side by side, drawn, and put into a table."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import multiprocessing
+import os
 import pathlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from optstudy_core.hyperparameters import nearest
+from optstudy_core.records import Run as Folder
 from optstudy_core.records import write_text
 
-from . import figures, training
-from .epochs import mean
+from . import figures, records, training
+from .methods import METHODS, PLAIN
 from .records import Run
-from .runner import Plan, Prepared
-from .study import Batch, Study
+from .runner import Plan, config, progress
+from .study import load
+
+VARIED: Final = ("method", "algorithm", "lr", "lr_factor", "dialect")
+"""What can be varied; ``lr_factor`` is on the study's learning rate."""
+
+_TELLING: Final = ("algorithm", "method", "epochs", "lr", "dialect", "data", "events", "source")
+"""What a training that is taken for done has in common with the one asked for."""
+
+_Tell = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a training came to.
+class Cell:
+    """One combination of what is varied.
 
     Attributes:
-        run: its record.
+        varied: the values, by what is varied.
+        optimizer: of its trainings.
+        name: of its folder.
+    """
+
+    varied: Mapping[str, Any]
+    optimizer: training.Optimizer
+    name: str
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other cells."""
+        words = {
+            "method": lambda v: METHODS[v].title,
+            "algorithm": figures.title,
+            "lr": lambda v: f"learning rate {v:g}",
+            "lr_factor": lambda v: f"{v:g} × the learning rate",
+            "dialect": lambda v: f"dialect {v}",
+        }
+        parts = [words[key](value) for key, value in self.varied.items()]
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training of a comparison; crosses to another process.
+
+    Attributes:
+        study: its name.
+        seed: of all that is drawn.
+        data: the user's file or folder.
+        events: how many to generate.
+        optimizer: of the training.
+        backend: of the training.
+        epochs: how many.
+        folder: for the record.
+        config: what the record says of it.
+    """
+
+    study: str
+    seed: int
+    data: pathlib.Path | None
+    events: int | None
+    optimizer: training.Optimizer
+    backend: str
+    epochs: int
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+
+    def carry_out(self, after_epoch: _Tell) -> None:
+        """Train and record; what an interrupted training left is replaced."""
+        study = load(self.study, self.seed, self.data, self.events)
+        learner = training.make_learner(self.backend, study, self.optimizer)
+        with Folder.create(self.folder, self.config, overwrite=True) as run:
+            training.record(study, learner, self.epochs, run, after_epoch=after_epoch)
+
+    def done(self) -> bool:
+        """Whether it was carried out before.
+
+        Raises:
+            FileExistsError: if its folder holds another run that ended.
+        """
+        try:
+            run = records.read(self.folder)
+        except (FileNotFoundError, ValueError):
+            return False  # not begun, or interrupted
+        if run.parameters is None:
+            return False
+        for key in _TELLING:
+            value = self.config[key]
+            if run.config.get(key) != value:
+                raise FileExistsError(
+                    f"{str(self.folder)!r} holds a run with {key} = {run.config.get(key)!r}, not "
+                    f"{value!r}"
+                )
+        return True
+
+
+class Comparison:
+    """A comparison whose every value was checked.
+
+    Args:
+        plan: what the user asked for; its algorithms and methods are those that ``vary`` does not
+            name.
+        vary: the values of each of :data:`VARIED` that is varied.
+        seeds: how many seeds, from the plan's on.
+        jobs: how many processes train.
+
+    Raises:
+        ValueError: for a value that is not allowed.
+        FileExistsError: if a folder holds another run.
+        NotADirectoryError: if a folder is a file.
+    """
+
+    def __init__(
+        self, plan: Plan, vary: Mapping[str, Sequence[Any]], seeds: int = 1, jobs: int = 1
+    ) -> None:
+        self.plan = plan
+        self.study = load(plan.study, plan.seed, plan.data, plan.events)
+        self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
+        self.folder = plan.out / self.study.name / "compare"
+        self.jobs = jobs
+        self.cells = [
+            self._cell(dict(zip(vary, values, strict=True)))
+            for values in itertools.product(*vary.values())
+        ]
+        self.seeds = range(plan.seed, plan.seed + seeds)
+        self.tasks = [
+            self._task(cell, seed, backend)
+            for seed in self.seeds
+            for cell in self.cells
+            for backend in plan.backends
+        ]
+        for task in self.tasks:
+            Folder.check_free(task.folder, overwrite=True)
+        self.waiting = [task for task in self.tasks if plan.overwrite or not task.done()]
+
+    def _cell(self, varied: dict[str, Any]) -> Cell:
+        plan = self.plan
+        (algorithm,), (method,) = plan.algorithms, plan.methods
+        optimizer = training.Optimizer.of(
+            self.study,
+            varied.get("algorithm", algorithm),
+            varied.get("lr", plan.lr),
+            varied.get("dialect", plan.dialect),
+            varied.get("method", method),
+            lr_factor=varied.get("lr_factor", plan.lr_factor),
+        )
+        parts = [optimizer.name]
+        parts += [f"{k}_{v:g}" for k, v in varied.items() if k in {"lr", "lr_factor"} and v != 1]
+        parts += [varied["dialect"]] if "dialect" in varied else []
+        return Cell(varied, optimizer, "_".join(parts))
+
+    def _task(self, cell: Cell, seed: int, backend: str) -> Task:
+        plan = replace(self.plan, seed=seed)
+        folder = self.folder / cell.name / f"seed_{seed}" / backend
+        described = config(plan, self.study, cell.optimizer, backend, self.epochs)
+        return Task(
+            plan.study, seed, plan.data, plan.events, cell.optimizer, backend, self.epochs,
+            folder, described,
+        )  # fmt: skip
+
+    def carry_out(self, console: Console) -> list[pathlib.Path]:
+        """Train what is not done yet, record, draw and print; return the folders of the runs.
+
+        Args:
+            console: for progress and the table.
+        """
+        known = len(self.tasks) - len(self.waiting)
+        if known:
+            console.print(f"{known} of {len(self.tasks)} trainings are there already")
+        what = f"{self.study.name}: {len(self.waiting)} trainings, epochs"
+        with progress(console, what, self.epochs * len(self.waiting)) as tick:
+            _carry_out(self.waiting, self.jobs, tick)
+        runs = {task.folder: records.read(task.folder) for task in self.tasks}
+        by_cell = {
+            cell.name: [
+                runs[self._task(cell, seed, backend).folder]
+                for backend in self.plan.backends
+                for seed in self.seeds
+            ]
+            for cell in self.cells
+        }
+        for group in self.groups():
+            self._report(group, by_cell, console)
+        return list(runs)
+
+    def groups(self) -> list[list[Cell]]:
+        """Return the cells by all that is varied but the method; its first is what others meet.
+
+        Without methods all cells are one group.
+        """
+        groups: dict[Any, list[Cell]] = {}
+        for cell in self.cells:
+            rest = tuple(v for k, v in cell.varied.items() if k != "method")
+            groups.setdefault(rest if "method" in cell.varied else (), []).append(cell)
+        for cells in groups.values():
+            cells.sort(key=lambda cell: cell.varied.get("method", PLAIN) != PLAIN)  # stable
+        return list(groups.values())
+
+    def _report(
+        self, cells: list[Cell], runs: Mapping[str, Sequence[Run]], console: Console
+    ) -> None:
+        varied = "method" in cells[0].varied
+        heading = self._heading(cells[0], methods=varied)
+        name = cells[0].name if varied else "all"
+        if varied:  # the rest is in the heading
+            cells = [replace(cell, varied={"method": cell.varied["method"]}) for cell in cells]
+        shown = {cell.label: runs[cell.name] for cell in cells}
+        rows = [
+            Row.of(label, backend, of_label, next(iter(shown.values())))
+            for label, of_label in shown.items()
+            for backend in self.plan.backends
+        ]
+        console.print(_table(heading, rows))
+        file = self.folder / f"{name}.md"
+        write_text(file, _markdown(heading, rows, len(self.seeds)))
+        console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
+        drawn = figures.draw_comparison(self.study, heading, shown, self.folder / f"{name}_figures")
+        if drawn:
+            console.print(f"  figures: {drawn[0].parent}\n", soft_wrap=True, highlight=False)
+
+    def _heading(self, cell: Cell, *, methods: bool) -> str:
+        optimizer = cell.optimizer
+        words = [self.study.title]
+        if methods or "algorithm" not in cell.varied:
+            words.append(figures.title(optimizer.algorithm))
+        if methods or not {"algorithm", "lr", "lr_factor"} & set(cell.varied):
+            words.append(f"learning rate {optimizer.lr:g}")
+        if methods and "dialect" in cell.varied:
+            words.append(f"dialect {optimizer.dialect}")
+        if not methods and optimizer.method != PLAIN:
+            words.append(METHODS[optimizer.method].title)
+        return ", ".join(words)
+
+
+# In several processes.
+
+_messages: Any = None
+
+
+def _carry_out(tasks: Sequence[Task], jobs: int, tick: _Tell) -> None:
+    """Carry tasks out, some at a time; an error or an interruption ends it after those begun."""
+    if jobs == 1 or len(tasks) < 2:
+        for task in tasks:
+            task.carry_out(tick)
+        return
+    # Threads of torch and XLA do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        min(jobs, len(tasks)), context, initializer=_begin, initargs=(messages, jobs)
+    )
+    try:
+        waiting: set[Future[None]] = {pool.submit(_in_process, task) for task in tasks}
+        for future in _ticking(waiting, messages, tick):
+            future.result()
+    except BaseException:
+        for process in (pool._processes or {}).values():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ticking(futures: set[Future[None]], messages: Any, tick: _Tell) -> Iterator[Future[None]]:
+    """Yield futures as they end, and tick for each message until then."""
+    left = set(futures)
+    while left:
+        try:
+            for future in as_completed(left, timeout=0.2):
+                left.discard(future)
+                yield future
+        except TimeoutError:
+            pass
+        while not messages.empty():
+            messages.get()
+            tick()
+
+
+def _begin(messages: Any, jobs: int) -> None:
+    global _messages
+    _messages = messages
+    # The cores are shared out; a study that asks for one thread keeps to it.
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(max(1, cores() // jobs))
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
+
+
+def _in_process(task: Task) -> None:
+    task.carry_out(lambda: _messages.put(None))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+# The table.
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Numbers of several seeds: the median, the smallest and the largest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return that of some numbers; NaN counts as the largest."""
+        filled = np.sort(np.where(np.isnan(values), np.inf, values))
+        with np.errstate(invalid="ignore"):
+            median = float(np.median(filled))
+        return cls(median, float(filled[0]), float(filled[-1]))
+
+    def text(self, form: str) -> str:
+        """Return it for a table; the spread only where there is one."""
+        middle = format(self.median, form)
+        if self.low == self.high:
+            return middle
+        return f"{middle} ({self.low:{form}} – {self.high:{form}})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a cell came to in one framework, over the seeds.
+
+    Attributes:
+        label: of the cell.
+        backend: the framework.
         loss: at the final parameters, the mean over the mini-batches of the training data.
+        ratio: of that to the first cell's, seed by seed.
         metrics: of the test data, after the last epoch.
         evaluations: of the loss over all training data, that the method asked for.
         lr_factor: of the method on the learning rate, after the last epoch.
         undone: the number of epochs undone.
     """
 
-    run: Run
-    loss: float
-    metrics: dict[str, float]
-    evaluations: int
-    lr_factor: float
-    undone: int
+    label: str
+    backend: str
+    loss: Spread
+    ratio: Spread
+    metrics: Mapping[str, Spread]
+    evaluations: Spread
+    lr_factor: Spread
+    undone: Spread
 
     @classmethod
-    def of(cls, study: Study, learner: training.Learner, run: Run) -> Result:
-        """Evaluate a run that ended."""
-        parameters = learner.parameters()
-        metrics: dict[str, float] = {}
-        if study.test is not None:
-            metrics = study.metrics(
-                learner.outputs(parameters, study.test.inputs), study.test.targets
-            )
-        return cls(
-            run=run,
-            loss=mean([learner.loss(parameters, batch) for batch in _evaluated(study)]),
-            metrics=metrics,
-            evaluations=int(run.column("method/evaluations").sum()),
-            lr_factor=float(run.column("method/lr_factor")[-1]),
-            undone=int(run.column("method/undone").sum()),
-        )
-
-
-def _evaluated(study: Study) -> Iterator[Batch]:
-    """Yield the mini-batches without dropout."""
-    return (batch._replace(masks=()) for batch in study.batches(1))
-
-
-class Comparison(Prepared):
-    """A plan of one algorithm with several methods; see :class:`studies.runner.Prepared`."""
-
-    def __init__(self, plan: Plan) -> None:
-        at_rate = "" if plan.lr_factor == 1 else f"_lr_x{plan.lr_factor:g}"
-        super().__init__(plan, f"compare{at_rate}")
-
-    def carry_out(self, console: Console) -> list[pathlib.Path]:
-        """Train, record, draw and print; return the folders of the runs.
+    def of(cls, label: str, backend: str, runs: Sequence[Run], first: Sequence[Run]) -> Row:
+        """Return the row of some runs.
 
         Args:
-            console: for progress and the table.
+            label: of the cell.
+            backend: the framework whose runs count.
+            runs: of the cell.
+            first: those of the cell that it is compared with, in the same order.
         """
-        results = [
-            Result.of(self.study, *self.train(optimizer, backend, console))
-            for optimizer in self.optimizers
-            for backend in self.plan.backends
-        ]
-        (algorithm,) = self.plan.algorithms
-        runs: dict[str, list[Run]] = {}
-        for result in results:
-            runs.setdefault(result.run.config["method"], []).append(result.run)
-        drawn = figures.draw_comparison(
-            self.study, runs, self.folder / f"{algorithm}_figures", algorithm
+        runs, first = (
+            [r for r in some if r.config["backend"] == backend] for some in (runs, first)
         )
-        console.print(_table(self._heading, results))
-        file = self.folder / f"{algorithm}.md"
-        write_text(file, _markdown(self._heading, results))
-        console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
-        if drawn:
-            console.print(f"  figures: {drawn[0].parent}\n", soft_wrap=True, highlight=False)
-        return [result.run.folder for result in results]
+        last = [run.rows[-1] for run in runs]
+        losses = [_number(run.loss) for run in runs]
+        with np.errstate(all="ignore"):
+            ratios = np.divide(losses, [_number(run.loss) for run in first])
+        return cls(
+            label=label,
+            backend=backend,
+            loss=Spread.of(losses),
+            ratio=Spread.of(ratios.tolist()),
+            metrics={
+                name: Spread.of([float(row[name]) for row in last])
+                for name in last[0]
+                if name not in figures.ROW
+            },
+            evaluations=Spread.of([run.column("method/evaluations").sum() for run in runs]),
+            lr_factor=Spread.of([run.column("method/lr_factor")[-1] for run in runs]),
+            undone=Spread.of([run.column("method/undone").sum() for run in runs]),
+        )
 
-    @property
-    def _heading(self) -> str:
-        optimizer = self.optimizers[0]
-        what = f"{self.study.title}, {optimizer.algorithm}, learning rate {optimizer.lr:g}"
-        return f"{what}: with each epoch method and without"
+    def cells(self, *, spread: bool = True) -> dict[str, str]:
+        """Return the texts of the table, by column.
+
+        Args:
+            spread: of everything; else of the losses only.
+        """
+
+        def text(value: Spread, form: str) -> str:
+            return value.text(form) if spread else format(value.median, form)
+
+        return {
+            "": self.label,
+            "framework": figures.FRAMEWORKS[self.backend],
+            "final loss": self.loss.text(".4g"),
+            "/ the first's": self.ratio.text(".3g"),
+            **{name.replace("_", " "): text(s, ".3g") for name, s in self.metrics.items()},
+            "loss evaluations": text(self.evaluations, ".4g"),
+            "rate factor": text(self.lr_factor, ".3g"),
+            "epochs undone": text(self.undone, ".3g"),
+        }
 
 
-def _columns(results: list[Result]) -> list[str]:
-    metrics = [name.replace("_", " ") for name in results[0].metrics]
-    return [
-        "method",
-        "framework",
-        "final loss",
-        *metrics,
-        "loss evaluations",
-        "rate factor",
-        "epochs undone",
-    ]
+def _number(loss: float | None) -> float:
+    return math.nan if loss is None else float(loss)
 
 
-def _cells(result: Result) -> list[str]:
-    config = result.run.config
-    return [
-        config["method"],
-        figures.FRAMEWORKS[config["backend"]],
-        f"{result.loss:.5g}",
-        *(f"{value:.4f}" for value in result.metrics.values()),
-        str(result.evaluations),
-        f"{result.lr_factor:.3g}",
-        str(result.undone),
-    ]
-
-
-def _table(heading: str, results: list[Result]) -> Table:
+def _table(heading: str, rows: Sequence[Row]) -> Table:
+    """Return the table for a terminal: without the columns in which all rows are alike."""
+    texts = [row.cells(spread=False) for row in rows]
+    dull = {"framework", "loss evaluations", "rate factor", "epochs undone"}
+    shown = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
     table = Table(title=heading, box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for i, name in enumerate(_columns(results)):
+    for name in shown:
+        words = name in {"", "framework"}
         table.add_column(
-            name.replace(" ", "\n"), justify="left" if i < 2 else "right", no_wrap=True
+            name.replace(" ", "\n"),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            min_width=14 if not name else None,
         )
-    best = min((r.loss for r in results if math.isfinite(r.loss)), default=np.nan)
-    for result in results:
-        table.add_row(*_cells(result), style="bold" if result.loss == best else None)
+    best = min((row.loss.median for row in rows), default=math.inf)
+    for row, text in zip(rows, texts, strict=True):
+        style = "bold" if row.loss.median == best and math.isfinite(best) else None
+        # The spread below the median.
+        cells = (
+            text[c] if c == "" else text[c].replace(" (", "\n").strip(")").replace(" – ", "…")
+            for c in shown
+        )
+        table.add_row(*cells, style=style)
     return table
 
 
-def _markdown(heading: str, results: list[Result]) -> str:
-    columns = _columns(results)
+def _markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
+    columns = list(rows[0].cells())
+    several = [f"Median of {seeds} seeds (smallest – largest)."] if seeds > 1 else []
     lines = [
         f"# {heading}",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + " --- |" * 2 + " ---: |" * (len(columns) - 2),
-        *("| " + " | ".join(_cells(result)) + " |" for result in results),
+        *("| " + " | ".join(row.cells().values()) + " |" for row in rows),
         "",
+        *several,
         "The final loss is the mean over the mini-batches of the training data, at the final",
-        "parameters. Loss evaluations are over all training data, beside those of the training.",
-        "The rate factor is the method's on the learning rate, after the last epoch.",
+        "parameters and without dropout; the next column divides it by the first row's, seed by",
+        "seed. Loss evaluations are over all training data, beside those of the training. The rate",
+        "factor is the method's on the learning rate, after the last epoch.",
         "",
     ]
     return "\n".join(lines)
+
+
+def values(key: str, text: str) -> list[Any]:
+    """Return the values of ``--vary key=text``.
+
+    Raises:
+        ValueError: for a key or value that is not allowed.
+    """
+    if key not in VARIED:
+        raise ValueError(f"vary = {key!r}: {nearest(key, VARIED)}")
+    parts = [part.strip() for part in text.split(",")]
+    if key in {"method", "algorithm"}:
+        parts = [part.replace("-", "_") for part in parts]
+    if key == "method":
+        for part in parts:
+            if part not in METHODS:
+                raise ValueError(f"method = {part!r}: {nearest(part, METHODS)}")
+    if key not in {"lr", "lr_factor"}:
+        return list(dict.fromkeys(parts))
+    numbers = []
+    for part in parts:
+        try:
+            number = float(part)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise ValueError(f"{key} = {part}: allowed are finite numbers > 0")
+        numbers.append(number)
+    return list(dict.fromkeys(numbers))

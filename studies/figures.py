@@ -7,11 +7,12 @@ that diverged) is left out of a figure, never an error.
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import matplotlib.style
 import numpy as np
@@ -21,7 +22,7 @@ from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from optstudy_core import ALGORITHMS
 
@@ -29,12 +30,13 @@ from .methods import METHODS, PLAIN
 from .pv_finder.efficiency import peaks
 from .pv_finder.event import bin_centres
 from .records import Run
-from .study import Parameters, Study
+from .study import Batch, Parameters, Study, stream
 
 if TYPE_CHECKING:
     from .training import Learner
+    from .twins import Twins
 
-FORMATS: Final = ("png", "svg")
+FORMATS: Final = ("png", "svg", "pdf")
 FRAMEWORKS: Final = {"torch": "PyTorch", "jax": "JAX"}
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -69,8 +71,12 @@ def draw_run(
         the PNG files.
     """
     landscape = Landscape.around(study, learner, run)
-    drawings: dict[str, Callable[[Figure], None]] = {
-        "predictions": lambda figure: study.draw_predictions(figure, study, run, learner),
+    drawings: dict[str, Callable[[Figure], None]] = {}
+    if study.draw_predictions is not None:
+        drawings["predictions"] = partial(
+            study.draw_predictions, study=study, run=run, learner=learner
+        )
+    drawings |= {
         "parameters": lambda figure: path_on_contours(figure, study, run, landscape),
         "epoch_steps": lambda figure: epoch_steps(figure, study, run),
         "training_loss": lambda figure: training_loss(figure, study, run),
@@ -86,12 +92,17 @@ def draw_run(
 
 def number_of_figures(study: Study) -> int:
     """Return how many figures :func:`draw_run` makes."""
-    return 5 if _is_plane(study) else 4
+    return 3 + (study.draw_predictions is not None) + _is_plane(study)
 
 
 def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
     """Draw loss, step size and angle of several runs of a study; return the PNG file."""
     return _save(folder, "overview", lambda figure: overview(figure, study, runs))
+
+
+def draw_twins(study: Study, pair: Twins, folder: pathlib.Path) -> pathlib.Path:
+    """Draw where a training parts between the frameworks; return the PNG file."""
+    return _save(folder, "twins", lambda figure: parting(figure, study, pair))
 
 
 def _save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pathlib.Path:
@@ -104,7 +115,7 @@ def _save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pa
         draw(figure)
         for form in FORMATS:
             # Without a date the same run gives the same file.
-            notes = {"Date": None} if form == "svg" else None
+            notes = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
             figure.savefig(folder / f"{name}.{form}", metadata=notes)
     return folder / f"{name}.png"
 
@@ -114,7 +125,7 @@ def _save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pa
 
 def training_loss(figure: Figure, study: Study, run: Run) -> None:
     """Draw the training loss over the epochs, and the metrics below it."""
-    metrics = [n for n in run.rows[0] if n not in _ROW] if run.rows else []
+    metrics = [n for n in run.rows[0] if n not in ROW] if run.rows else []
     panels = _stacked(figure, study, run, 1 + len(metrics))
     panels[0].plot(run.column("epoch"), run.column("loss"), marker="o", markersize=4)
     _loss_axis(panels[0], study, [run])
@@ -153,6 +164,50 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     _note_divergence(size, run)
 
 
+def parting(figure: Figure, study: Study, pair: Twins) -> None:
+    """Draw distance, angle and difference of loss of two trainings, and whose they are."""
+    figure.set_size_inches(8.0, 10.5)
+    distance, turn, loss, part = figure.subplots(4, 1, sharex=True)
+    distance.set_title(f"{study.title}, {title(pair.algorithm)}: PyTorch and JAX")
+    epochs = [e.epoch for e in pair.epochs]
+    line: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 4}
+    distance.plot(epochs, [e.distance for e in pair.epochs], **line)
+    distance.set_ylabel("distance of parameters\n‖θ_torch − θ_jax‖")
+    turn.plot(epochs, [e.angle for e in pair.epochs], **line)
+    turn.set_ylabel("angle between the\nepoch steps (degrees)")
+    loss.plot(epochs, [abs(e.loss_difference) for e in pair.epochs], **line)
+    loss.set_ylabel("training losses\ndiffer by")
+    gradients = [e.gradients.relative for e in pair.epochs]
+    part.plot(epochs, gradients, **line | {"color": VERMILION, "label":
+        "gradients at the same parameters, relative to their length"})  # fmt: skip
+    part.plot(epochs, [e.optimizer.ulp for e in pair.epochs], **line | {"color": GREEN, "label":
+        "optimizers fed the same gradients, largest difference in ulp"})  # fmt: skip
+    part.set_ylabel("of it, whose?")
+    for ax in (distance, turn, loss, part):
+        _from_zero(ax)
+    part.set_xlabel("epoch")
+    part.set_xlim(0.5, max([1, *epochs]) + 0.5)
+    part.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.legend(*part.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+
+
+def _from_zero(ax: Axes) -> None:
+    """Make the axis logarithmic above the smallest positive number drawn, and linear to 0."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+    positive = drawn[np.isfinite(drawn) & (drawn > 0)]
+    if not len(positive):
+        ax.set_ylim(-0.05, 1.0)
+        return
+    # Decades from the smallest number on; 0 one step below them.
+    smallest = 10.0 ** np.floor(np.log10(positive.min()))
+    ax.set_yscale("symlog", linthresh=smallest, linscale=0.5)
+    top = 10.0 ** np.ceil(np.log10(positive.max()) + 0.1)
+    ax.set_ylim(-0.15 * smallest, top)
+    decades = np.arange(np.log10(smallest), np.log10(top) + 0.5)
+    ax.set_yticks([0.0, *10.0 ** decades[:: max(1, len(decades) // 4)]])
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
 def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
     """Draw loss, step size and angle of several runs above each other."""
     figure.set_size_inches(8.0, 9.5)
@@ -181,45 +236,46 @@ def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
 
 
 def draw_comparison(
-    study: Study, runs: Mapping[str, Sequence[Run]], folder: pathlib.Path, algorithm: str
+    study: Study, heading: str, runs: Mapping[str, Sequence[Run]], folder: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Draw each method against the training without, and all of them small beside each other.
+    """Draw each kind of training against the first, and all of them small beside each other.
 
     Args:
         study: what was trained.
-        runs: by method, one for each framework; ``plain`` is one of the methods.
+        heading: what the trainings have in common.
+        runs: by label, of all frameworks and seeds.
         folder: for the figures.
-        algorithm: of the optimizer.
 
     Returns:
         the PNG files.
     """
-    heading = f"{study.title}, {_title(algorithm)}"
-    if set(runs) <= {PLAIN}:
+    others = list(runs)[1:]
+    if not others:
         return []
     words: dict[str, Any] = {"study": study, "heading": heading, "runs": runs}
-    drawings = {"overview": partial(small_multiples, **words)} | {
-        name: partial(against_plain, method=name, **words) for name in runs if name != PLAIN
-    }
+    drawings = {
+        "overview": partial(small_multiples, **words),
+        "evaluations": partial(small_multiples, **words, over="evaluations"),
+    } | {_file_name(label): partial(against_first, **words, label=label) for label in others}
     return [_save(folder, name, draw) for name, draw in drawings.items()]
 
 
-def against_plain(
-    figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]], method: str
+def against_first(
+    figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]], label: str
 ) -> None:
-    """Draw loss, rate factor, angle and step size of a method, and of the training without."""
+    """Draw loss, rate factor, angle and step size of a training, and those of the first."""
     figure.set_size_inches(8.0, 11.5)
     loss, factor, turn, size = figure.subplots(4, 1, sharex=True)
-    loss.set_title(f"{heading}: {METHODS[method].title}")
-    shown = [*runs[PLAIN], *runs[method]]
-    for name, colour in ((PLAIN, GREY), (method, BLUE)):
-        for run, look in _looks(runs[name], colour, METHODS[name].title):
-            epochs = run.column("epoch")
-            loss.plot(epochs, run.column("loss"), **look)
-            factor.plot(epochs, run.column("method/lr_factor"), **look)
-            turn.plot(epochs, run.column("angle"), **look)
-            size.plot(epochs, run.column("step_size"), **look)
-    for run in runs[method]:
+    loss.set_title(f"{heading}: {label}")
+    first = next(iter(runs))
+    shown = [*runs[first], *runs[label]]
+    for name, colour in ((first, GREY), (label, BLUE)):
+        for several, look in _looks(runs[name], colour, name):
+            _band(loss, several, _epochs_of, "loss", look)
+            _band(factor, several, _epochs_of, "method/lr_factor", look)
+            _band(turn, several, _epochs_of, "angle", look)
+            _band(size, several, _epochs_of, "step_size", look)
+    for run in runs[label]:
         _mark_undone(loss, run, BLUE, label=True)
     _loss_axis(loss, study, shown)
     factor.set_ylabel("factor on the\nlearning rate")
@@ -229,36 +285,51 @@ def against_plain(
     _size_axis(size, shown)
     _epoch_axis(size, shown)
     handles, labels = loss.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, title=_of_seeds(shown))
 
 
 def small_multiples(
-    figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]]
+    figure: Figure,
+    study: Study,
+    heading: str,
+    runs: Mapping[str, Sequence[Run]],
+    over: Literal["epochs", "evaluations"] = "epochs",
 ) -> None:
-    """Draw the loss of every method, each in a small panel with that of the training without."""
-    methods = [name for name in runs if name != PLAIN]
-    columns = min(3, len(methods))
-    rows = -(-len(methods) // columns)
+    """Draw the loss of every kind of training, each in a small panel with that of the first.
+
+    Args:
+        figure: is drawn on.
+        study: what was trained.
+        heading: what the trainings have in common.
+        runs: by label.
+        over: ``epochs``, or the evaluations that the training took: of the gradient over all
+            training data (one an epoch) and of the loss over all training data, counted alike.
+    """
+    first, *others = runs
+    columns = min(3, len(others))
+    rows = -(-len(others) // columns)
     figure.set_size_inches(max(6.5, 4.0 * columns), 2.2 + 2.5 * rows)
-    figure.suptitle(f"{heading}: the loss with each method", x=0.01, ha="left")
+    figure.suptitle(f"{heading}: beside {first}", x=0.01, ha="left")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     shown = [run for several in runs.values() for run in several]
+    across = _epochs_of if over == "epochs" else evaluations
     for i, ax in enumerate(panels.flat):
-        if i >= len(methods):
+        if i >= len(others):
             ax.set_visible(False)
             continue
-        name = methods[i]
-        ax.set_title(METHODS[name].title, fontsize=12)
-        for method, colour in ((PLAIN, GREY), (name, BLUE)):
-            word = "plain" if method == PLAIN else "with the method"
-            for run, look in _looks(runs[method], colour, word):
-                ax.plot(run.column("epoch"), run.column("loss"), **look)
-                _mark_undone(ax, run, colour, label=False)
+        name = others[i]
+        ax.set_title(name, fontsize=12)
+        for label, colour in ((first, GREY), (name, BLUE)):
+            word = first if label == first else "the panel's"
+            for several, look in _looks(runs[label], colour, word):
+                _band(ax, several, across, "loss", look)
+            for run in runs[label]:
+                _mark_undone(ax, run, colour, label=False, across=across)
         _logarithmic(ax, [run.column("loss") for run in shown])
-        last_row = i + columns >= len(methods)
+        last_row = i + columns >= len(others)
         if last_row:
             ax.tick_params(labelbottom=True)
-        ax.set_xlabel("epoch" if last_row else "")
+        ax.set_xlabel(_ACROSS[over] if last_row else "")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.supylabel(
         f"training loss per mini-batch\n{study.loss_label}", fontsize=12, multialignment="center"
@@ -267,29 +338,87 @@ def small_multiples(
     if any(run.column("method/undone").any() for run in shown):
         handles.append(_undone_marker(BLUE))
         labels.append(_UNDONE)
-    figure.legend(handles, labels, loc="outside lower center", ncols=(2, 3, 5)[columns - 1])
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=(2, 3, 5)[columns - 1],
+        title=_of_seeds(shown),
+    )  # fmt: skip
 
 
-def _looks(runs: Sequence[Run], colour: str, word: str) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Yield runs with how they are drawn; two frameworks both stay visible."""
-    for run in runs:
-        backend = run.config["backend"]
-        look: dict[str, Any] = {"color": colour, "label": f"{word}, {FRAMEWORKS[backend]}"}
+def evaluations(run: Run) -> np.ndarray:
+    """Return how many evaluations over all training data a run took, up to each epoch's loss.
+
+    One of the gradient an epoch, and those of the loss that the method asked for at the end of the
+    epochs before.
+    """
+    asked = run.column("method/evaluations")
+    result: np.ndarray = run.column("epoch") + np.cumsum(asked) - asked
+    return result
+
+
+def _epochs_of(run: Run) -> np.ndarray:
+    return run.column("epoch")
+
+
+_ACROSS: Final = {
+    "epochs": "epoch",
+    "evaluations": "evaluations of the gradient and the loss",
+}
+
+
+def _band(
+    ax: Axes, runs: Sequence[Run], across: Callable[[Run], np.ndarray], column: str, look: Any
+) -> None:
+    """Draw the median of several seeds, and a band from the smallest to the largest."""
+    x = np.median([across(run) for run in runs], axis=0)
+    with np.errstate(invalid="ignore"):
+        y = np.stack([run.column(column) for run in runs])
+        ax.plot(x, np.median(y, axis=0), **look)
         if len(runs) > 1:
+            ax.fill_between(
+                x, y.min(axis=0), y.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
+            )
+
+
+def _of_seeds(runs: Sequence[Run]) -> str | None:
+    seeds = {run.config["seed"] for run in runs}
+    return f"median of {len(seeds)} seeds, and all between the extremes" if len(seeds) > 1 else None
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.]+", "_", label.casefold()).strip("_")
+
+
+def _looks(
+    runs: Sequence[Run], colour: str, word: str
+) -> Iterator[tuple[list[Run], dict[str, Any]]]:
+    """Yield the runs of each framework with how they are drawn; two both stay visible."""
+    by_framework: dict[str, list[Run]] = {}
+    for run in runs:
+        by_framework.setdefault(run.config["backend"], []).append(run)
+    for backend, several in by_framework.items():
+        look: dict[str, Any] = {"color": colour, "label": f"{word}, {FRAMEWORKS[backend]}"}
+        if len(by_framework) > 1:
             look |= _BELOW if backend == "torch" else _ABOVE
-        yield run, look
+        yield several, look
 
 
 _UNDONE: Final = "epoch undone"
 
 
-def _mark_undone(ax: Axes, run: Run, colour: str, *, label: bool) -> None:
+def _mark_undone(
+    ax: Axes,
+    run: Run,
+    colour: str,
+    *,
+    label: bool,
+    across: Callable[[Run], np.ndarray] = _epochs_of,
+) -> None:
     undone = run.column("method/undone") > 0
     if undone.any():
         known = ax.get_legend_handles_labels()[1]
         marker = _undone_marker(colour)
         ax.plot(
-            run.column("epoch")[undone],
+            across(run)[undone],
             run.column("loss")[undone],
             linestyle="none",
             color=colour,
@@ -305,7 +434,8 @@ def _undone_marker(colour: str) -> Line2D:
 
 _BELOW: Final = {"linewidth": 4.5, "alpha": 0.4}
 _ABOVE: Final = {"linewidth": 1.8, "linestyle": (0, (3, 2))}
-_ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle", "layers", "method"})
+ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle", "layers", "method"})
+"""What every row of a run has; everything else is a metric of the study."""
 
 
 def _stacked(figure: Figure, study: Study, run: Run, count: int) -> list[Axes]:
@@ -368,7 +498,7 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
     figure.set_size_inches(8.0, 5.6)
     ax = figure.subplots()
     ax.set_title(_heading(study, run))
-    x, y, _ = study.showcase
+    x, y, _ = _shown(study)
     ax.scatter(x, y, s=22, color=GREY, alpha=0.7, linewidths=0, label="data", zorder=2)
     ends = np.array([x.min(), x.max()], x.dtype)
     points = _epochs(study, run)
@@ -394,7 +524,7 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
 
 def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
     """Draw some held-out images, and beside each what the model takes it for over training."""
-    images, targets, _ = study.showcase
+    images, targets, _ = _shown(study)
     points = _epochs(study, run)
     probabilities = np.stack([softmax(learner.outputs(p, images)) for p in points])
     columns = 2
@@ -475,7 +605,7 @@ def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) 
 
     The truth points up and the prediction down, so that both can be seen where they agree.
     """
-    inputs, targets, _ = study.showcase
+    inputs, targets, _ = _shown(study)
     outputs = learner.outputs(_epochs(study, run)[-1], inputs)
     z = bin_centres()
     figure.set_size_inches(11.0, 1.3 + 2.5 * len(targets))
@@ -538,12 +668,25 @@ class Landscape:
     losses: np.ndarray
 
     @classmethod
-    def around(cls, study: Study, learner: Learner, run: Run) -> Landscape:
+    def around(
+        cls,
+        study: Study,
+        learner: Learner,
+        run: Run,
+        along: Literal["path", "filters"] = "path",
+    ) -> Landscape:
         """Evaluate the loss over the training data around the path of a run that ended.
 
         With two parameters the plane is theirs. With more it goes through the last point shown,
-        along the first two principal directions of the path seen from there (as in Li et al. 2018,
-        Visualizing the Loss Landscape of Neural Nets, section 7).
+        in directions as in Li et al. 2018, Visualizing the Loss Landscape of Neural Nets.
+
+        Args:
+            study: what was trained.
+            learner: for the losses.
+            run: the record.
+            along: ``path``: the first two principal directions of the path seen from its end
+                (section 7 there); ``filters``: two random directions, each filter as long as the
+                network's (section 4), onto which the path is projected.
         """
         assert run.path is not None
         steps = study.steps_per_epoch if run.path.every == "step" else 1
@@ -557,12 +700,18 @@ class Landscape:
             names = list(study.initial)
             labels = (names[0], names[1])
             origin, directions = np.zeros(2), np.eye(2)
+        elif along == "filters":
+            origin = points[-1]
+            directions = filter_normalised(study, _unflatten(origin, study.initial))
+            labels = ("a filter-normalised direction", "another")
         else:
             origin = points[-1]
             directions, shares = principal_directions(points - origin)
             labels = (_direction("first", shares[0]), _direction("second", shares[1]))
-        path = (points - origin) @ directions.T
-        u, v = _window(path, equal=exact, grid=study.grid)
+        # Random directions are all but orthogonal: the projection is that of least squares.
+        path = (points - origin) @ np.linalg.pinv(directions)
+        whole = np.array([[-1.0, -1.0], [1.0, 1.0]]) if along == "filters" and not exact else path
+        u, v = _window(whole, equal=exact, grid=study.grid)
 
         def loss_at(a: float, b: float) -> float:
             vector = origin + a * directions[0] + b * directions[1]
@@ -687,6 +836,35 @@ def principal_directions(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return directions[:2] * signs[:, None], shares
 
 
+def filter_normalised(study: Study, parameters: Parameters) -> np.ndarray:
+    """Return two random directions whose filters are as long as the parameters'.
+
+    d ← d/‖d‖·‖θ‖ for each filter (the weights of one output of a layer); 0 for biases.
+
+    Args:
+        study: whose seed the directions are drawn from.
+        parameters: θ.
+
+    Returns:
+        shape (2, all parameters), float64.
+    """
+    random = stream(study.seed, "directions")
+    directions = []
+    for _ in range(2):
+        parts = []
+        for name in study.initial:
+            value = parameters[name].astype(np.float64)
+            drawn = random.standard_normal(value.shape)
+            if value.ndim < 2:
+                parts.append(np.zeros(value.size))
+                continue
+            rows, random_rows = value.reshape(len(value), -1), drawn.reshape(len(value), -1)
+            lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in (rows, random_rows))
+            parts.append((random_rows * np.divide(*lengths)).ravel())
+        directions.append(np.concatenate(parts))
+    return np.stack(directions)
+
+
 def _leading(heights: np.ndarray) -> int:
     """Return how many points from the start are finite and not far above the first; at least 1."""
     with np.errstate(invalid="ignore"):
@@ -739,6 +917,11 @@ def _tidy_bar(bar: Any, norm: LogNorm) -> None:
 # Words and colours.
 
 
+def _shown(study: Study) -> Batch:
+    assert study.showcase is not None, "nothing to show predictions of"
+    return study.showcase
+
+
 def _epochs(study: Study, run: Run) -> list[Parameters]:
     """Return the parameters at the start and after each epoch."""
     assert run.path is not None
@@ -753,7 +936,8 @@ def _epoch_colours(count: int) -> tuple[Callable[[int], Any], ScalarMappable]:
     return lambda epoch: mappable.to_rgba(epoch), mappable
 
 
-def _title(algorithm: str) -> str:
+def title(algorithm: str) -> str:
+    """Return the name of an algorithm for headings."""
     return ALGORITHMS[algorithm].title
 
 
@@ -763,8 +947,8 @@ def _heading(study: Study, run: Run) -> str:
 
 
 def _trained_with(run: Run) -> str:
-    title, method = _title(run.config["algorithm"]), run.config["method"]
-    return title if method == PLAIN else f"{title} with {METHODS[method].title}"
+    name, method = title(run.config["algorithm"]), run.config["method"]
+    return name if method == PLAIN else f"{name} with {METHODS[method].title}"
 
 
 def _joined(words: Sequence[str]) -> str:

@@ -44,7 +44,6 @@ def study(seed: int) -> Study:
         epochs=30,
         learning_rates={"sgd": 2e-3, "adam": 5e-2},
         path_every="step",
-        metrics=lambda outputs, targets: {},
         draw_predictions=figures.fitted_lines,
         showcase=train,
     )

@@ -34,7 +34,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "careful": Method("careful rate", "careful"),
     "careful_rollback": Method("careful rate, rollback", "careful", {"rollback": True}),
     "direction_careful": Method("direction and careful", "direction_careful"),
-    "eve": Method("EVE, grid", "eve"),
+    "eve_grid": Method("EVE, grid", "eve"),
     "eve_march": Method("EVE, march", "eve", {"search": "march"}),
     "extrapolated": Method("extrapolated epoch", "extrapolate"),
     "epoch_momentum": Method("epoch momentum", "momentum"),

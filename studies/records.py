@@ -77,6 +77,8 @@ class Run:
         rows: one an epoch.
         parameters: the final parameters; ``None`` if the run did not end.
         path: the parameters on the way; ``None`` if the run did not end.
+        loss: at the final parameters, the mean over the mini-batches of the training data without
+            dropout; ``None`` if the run did not end.
     """
 
     folder: pathlib.Path
@@ -84,6 +86,7 @@ class Run:
     rows: list[dict[str, Any]]
     parameters: Parameters | None
     path: Path | None
+    loss: float | None
 
     def column(self, name: str) -> np.ndarray:
         """Return a measurement over the epochs, float64; see ``optstudy_core.records.Run``."""
@@ -94,10 +97,10 @@ class Run:
         return self.column(f"layers/{layer}/{name}")
 
 
-def finish(run: records.Run, epoch: int, parameters: Parameters, path: Path) -> None:
-    """Write the final parameters and the path."""
+def finish(run: records.Run, epoch: int, parameters: Parameters, path: Path, loss: float) -> None:
+    """Write the final parameters, the path to them and the loss there."""
     points = {name: np.stack(values) for name, values in path.points.items()}
-    tree = {"parameters": parameters, "path": points, "every": path.every}
+    tree = {"parameters": parameters, "path": points, "every": path.every, "loss": loss}
     run.checkpoint(epoch, *records.pack(tree))
 
 
@@ -110,12 +113,12 @@ def read(folder: pathlib.Path) -> Run:
     """
     run = records.Run.read(folder)
     last = run.last_checkpoint()
-    parameters = path = None
+    parameters = path = loss = None
     if last is not None:
         tree = records.unpack(last.arrays, last.state)
-        parameters = tree["parameters"]
+        parameters, loss = tree["parameters"], tree["loss"]
         path = Path({name: list(values) for name, values in tree["path"].items()}, tree["every"])
-    return Run(folder, run.config, run.epochs, parameters, path)
+    return Run(folder, run.config, run.epochs, parameters, path, loss)
 
 
 def encode(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -103,10 +103,10 @@ class Prepared:
         """Make a run; return what was trained, and its record."""
         learner = training.make_learner(backend, self.study, optimizer)
         folder = self.run_folder(optimizer, backend)
-        config = self._config(optimizer, backend)
+        described = config(self.plan, self.study, optimizer, backend, self.epochs)
         what = f"{self.study.name}, {optimizer.name}, {backend}: training"
         with (
-            Run.create(folder, config, overwrite=self.plan.overwrite) as run,
+            Run.create(folder, described, overwrite=self.plan.overwrite) as run,
             progress(console, what, self.epochs) as tick,
         ):
             training.record(self.study, learner, self.epochs, run, after_epoch=tick)
@@ -134,40 +134,70 @@ class Prepared:
             )
         # With a method a step is not all that moves the parameters.
         if set(runs) == set(training.BACKENDS) and optimizer.method == PLAIN:
-            with progress(console, f"{what}: comparing", self.epochs) as tick:
-                pair = twins.compare(
-                    self.study, optimizer, runs["torch"], runs["jax"], after_epoch=tick
-                )
-            twins.show(pair, console)
-            files = twins.save(pair, self.folder / optimizer.name)
-            console.print(f"  table of every epoch: {files[1]}\n", soft_wrap=True, highlight=False)
+            self.compare_twins(optimizer, runs, console)
         return list(runs.values())
+
+    def compare_twins(
+        self, optimizer: training.Optimizer, runs: Mapping[str, records.Run], console: Console
+    ) -> twins.Twins:
+        """Compare the two frameworks' runs; write, draw and print where they part."""
+        what = f"{self.study.name}, {optimizer.name}: comparing"
+        with progress(console, what, self.epochs) as tick:
+            pair = twins.compare(
+                self.study, optimizer, runs["torch"], runs["jax"], after_epoch=tick
+            )
+        twins.show(pair, console)
+        folder = self.folder / optimizer.name
+        files = twins.save(pair, folder)
+        drawn = figures.draw_twins(self.study, pair, folder)
+        console.print(f"  table of every epoch: {files[1]}", soft_wrap=True, highlight=False)
+        console.print(f"  figure:               {drawn}\n", soft_wrap=True, highlight=False)
+        return pair
 
     @staticmethod
     def _reported(run: records.Run) -> set[str]:
         return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle", "method"}
 
-    def _config(self, optimizer: training.Optimizer, backend: str) -> dict[str, object]:
-        return {
-            "study": self.study.name,
-            "algorithm": optimizer.algorithm,
-            "method": optimizer.method,
-            "backend": backend,
-            "epochs": self.epochs,
-            "lr": optimizer.lr,
-            "seed": self.plan.seed,
-            "data": None if self.plan.data is None else str(self.plan.data),
-            "dialect": optimizer.dialect,
-            "out": str(self.plan.out),
-            "overwrite": self.plan.overwrite,
-            "hyperparameters": optimizer.hyperparameters,
-            "batch_size": self.study.batch_size,
-            "steps_per_epoch": self.study.steps_per_epoch,
-            "training_examples": len(self.study.train.targets),
-            "test_examples": 0 if self.study.test is None else len(self.study.test.targets),
-            "parameters": {n: list(v.shape) for n, v in self.study.initial.items()},
-            "loss": self.study.loss_label,
-        }
+
+def config(
+    plan: Plan, study: Study, optimizer: training.Optimizer, backend: str, epochs: int
+) -> dict[str, object]:
+    """Return what the record of a run says was asked for."""
+    return {
+        "study": study.name,
+        "algorithm": optimizer.algorithm,
+        "method": optimizer.method,
+        "backend": backend,
+        "epochs": epochs,
+        "lr": optimizer.lr,
+        "seed": plan.seed,
+        "data": None if plan.data is None else str(plan.data),
+        "events": plan.events,
+        "source": plan.study,
+        "dialect": optimizer.dialect,
+        "out": str(plan.out),
+        "overwrite": plan.overwrite,
+        "hyperparameters": optimizer.hyperparameters,
+        "batch_size": study.batch_size,
+        "steps_per_epoch": study.steps_per_epoch,
+        "training_examples": len(study.train.targets),
+        "test_examples": 0 if study.test is None else len(study.test.targets),
+        "parameters": {n: list(v.shape) for n, v in study.initial.items()},
+        "loss": study.loss_label,
+    }
+
+
+class Twins(Prepared):
+    """A plan of trainings in both frameworks, for where they part alone."""
+
+    def carry_out(self, console: Console) -> list[pathlib.Path]:
+        """Train in both frameworks, record and compare; return the folders of the runs."""
+        folders = []
+        for optimizer in self.optimizers:
+            runs = {b: self.train(optimizer, b, console)[1] for b in training.BACKENDS}
+            self.compare_twins(optimizer, runs, console)
+            folders += [run.folder for run in runs.values()]
+        return folders
 
 
 class Tick:

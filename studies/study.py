@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, Literal, NamedTuple
 
@@ -87,25 +88,26 @@ class Study:
     Nothing here imports a framework before one of its functions is called.
 
     Attributes:
-        name: the module of the study.
+        name: of the folder for its runs.
         title: for figures.
         seed: what data, initial parameters and the order of mini-batches are drawn from.
         train: the training data; its size is a multiple of ``batch_size``, so that every
             mini-batch counts the same in an epoch's mean loss.
-        test: the held-out data, if any.
         initial: initial parameters, float32, under the names of the PyTorch model.
         nnx_leaves: where each of them is in the nnx model.
         torch_model: makes the ``torch.nn.Module``.
         nnx_model: makes the ``flax.nnx.Module``.
         torch_loss: ``(outputs, targets) -> 0-d tensor``.
         jax_loss: ``(outputs, targets) -> 0-d array``.
-        loss_label: what the loss is, for figures.
         batch_size: examples in a mini-batch.
         epochs: how many, unless the user says otherwise.
+        test: the held-out data, if any.
+        loss_label: what the loss is, for figures.
         learning_rates: by algorithm; where there is none, the algorithm's default holds.
         path_every: how often the parameters are written down.
         metrics: numbers for ``(outputs, targets)`` of the test data, by name.
-        draw_predictions: draws the model's predictions over training; see :mod:`studies.figures`.
+        draw_predictions: draws the model's predictions over training; see :mod:`studies.figures`;
+            ``None``: there is no such figure.
         showcase: the examples that ``draw_predictions`` shows.
         dropout: where the model drops activations, in the order of its masks.
         threads: for PyTorch; ``None``: its own choice. One is best for small models.
@@ -117,21 +119,21 @@ class Study:
     title: str
     seed: int
     train: Batch
-    test: Batch | None
     initial: Mapping[str, np.ndarray]
     nnx_leaves: Mapping[str, NnxLeaf]
     torch_model: Callable[[], Any]
     nnx_model: Callable[[], Any]
     torch_loss: Callable[[Any, Any], Any]
     jax_loss: Callable[[Any, Any], Any]
-    loss_label: str
     batch_size: int
     epochs: int
-    learning_rates: Mapping[str, float]
-    path_every: Literal["step", "epoch"]
-    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    draw_predictions: Callable[..., None]
-    showcase: Batch
+    test: Batch | None = None
+    loss_label: str = "mean over the examples"
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    path_every: Literal["step", "epoch"] = "epoch"
+    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] = lambda outputs, targets: {}
+    draw_predictions: Callable[..., None] | None = None
+    showcase: Batch | None = None
     dropout: tuple[Dropout, ...] = ()
     threads: int | None = 1
     landscape: Batch | None = None
@@ -173,14 +175,16 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
 
 
 def layers(
-    seed: int, shapes: Mapping[str, tuple[int, ...]]
+    seed: int, shapes: Mapping[str, tuple[int, ...]], gain: float = 1.0
 ) -> tuple[Parameters, dict[str, NnxLeaf]]:
     """Return the initial parameters of linear and convolutional layers, and their nnx leaves.
 
-    Weights and biases are uniform in ±1/√(inputs of an output), PyTorch's rule.
+    Weights are uniform in ±gain/√(inputs of an output), biases in ±1/√(inputs of an output).
 
     Args:
         seed: of the draws.
+        gain: 1 is PyTorch's rule; √6 keeps the size of the activations from layer to layer if the
+            units are rectified (He et al. 2015, *Delving deep into rectifiers*).
         shapes: of the weights, by the layers' names, in PyTorch's order: (outputs, inputs, …).
 
     Returns:
@@ -192,7 +196,7 @@ def layers(
     leaves: dict[str, NnxLeaf] = {}
     for layer, shape in shapes.items():
         limit = float(np.prod(shape[1:])) ** -0.5
-        drawn[f"{layer}.weight"] = random.uniform(-limit, limit, shape).astype(np.float32)
+        drawn[f"{layer}.weight"] = (gain * random.uniform(-limit, limit, shape)).astype(np.float32)
         drawn[f"{layer}.bias"] = random.uniform(-limit, limit, shape[0]).astype(np.float32)
         axes = (*range(2, len(shape)), 1, 0)
         leaves[f"{layer}.weight"] = NnxLeaf((layer, "kernel"), axes)
@@ -206,7 +210,8 @@ def load(
     """Return a study.
 
     Args:
-        name: one of :data:`STUDIES`.
+        name: one of :data:`STUDIES`, or a file ``*.py`` with a function ``study(seed)`` that
+            returns a :class:`Study`.
         seed: for everything that is drawn at random, ≥ 0.
         data: a file or folder with the user's data; ``None``: the study's own.
         events: how many events to generate; ``None``: the study's choice.
@@ -216,14 +221,39 @@ def load(
         ValueError: if there is no such study, if it takes no such option, or for data that are not
             what they should be.
     """
-    if name not in STUDIES:
-        raise ValueError(f"study = {name!r}: {nearest(name, STUDIES)}")
-    make: Callable[..., Study] = import_module(f"{__package__}.{name}").study
+    make = _maker(name)
     options = {k: v for k, v in (("data", data), ("events", events)) if v is not None}
     for option, value in options.items():
         if option not in inspect.signature(make).parameters:
             raise ValueError(f"{option} = {str(value)!r}: {name} takes none")
-    return make(seed, **options)
+    made = make(seed, **options)
+    if not isinstance(made, Study):
+        raise ValueError(f"study = {name!r}: its function study returned {made!r}, not a Study")
+    return made
+
+
+def _maker(name: str) -> Callable[..., Study]:
+    if not name.endswith(".py"):
+        check_name(name)
+        make: Callable[..., Study] = import_module(f"{__package__}.{name}").study
+        return make
+    if not pathlib.Path(name).is_file():
+        raise FileNotFoundError(f"study = {name!r}: there is no such file")
+    found = runpy.run_path(name).get("study")
+    if not callable(found):
+        raise ValueError(f"study = {name!r}: the file has no function study(seed)")
+    return found
+
+
+def check_name(name: str) -> str:
+    """Return the name of a study, or the path of a file with one.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if name not in STUDIES and not name.endswith(".py"):
+        raise ValueError(f"study = {name!r}: {nearest(name, STUDIES)}; or a file *.py")
+    return name
 
 
 def split(

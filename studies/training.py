@@ -207,4 +207,11 @@ def record(
             path.append(here)
         run.epoch(number, row)
         after_epoch()
-    finish(run, epochs, learner.parameters(), path)
+    finish(run, epochs, learner.parameters(), path, final_loss(study, learner))
+
+
+def final_loss(study: Study, learner: Learner) -> float:
+    """Return the mean loss of the mini-batches of the training data, without dropout."""
+    here = learner.parameters()
+    batches = (batch._replace(masks=()) for batch in study.batches(1))
+    return mean([learner.loss(here, batch) for batch in batches])

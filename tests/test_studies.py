@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from conftest import slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.records import Run
-from studies import figures, records, training, twins
+from studies import compare, figures, records, training, twins
 from studies.__main__ import main
 from studies.epochs import EpochMeter
 from studies.methods import METHODS
@@ -288,7 +289,7 @@ def test_what_is_not_in_the_rows_comes_back(tmp_path):
         run.epoch(1, {"loss": math.inf, "layers": {"w": {"angle": math.nan}}})
         assert records.read(tmp_path).parameters is None
         assert records.read(tmp_path).path is None
-        records.finish(run, 1, {"w": np.float32([3.0])}, path)
+        records.finish(run, 1, {"w": np.float32([3.0])}, path, 0.25)
     again = records.read(tmp_path)
     assert again.config["study"] == "s"
     assert again.column("loss").tolist() == [math.inf]
@@ -302,7 +303,8 @@ def test_the_path_is_in_the_order_of_the_names_asked_for(tmp_path):
     path = records.Path.start({"z": np.float32([1, 2]), "a": np.float32([3])}, "step")
     path.append({"z": np.float32([4, 5]), "a": np.float32([6])})
     with Run.create(tmp_path, {}, tensorboard=False) as writer:
-        records.finish(writer, 1, path[1], path)
+        records.finish(writer, 1, path[1], path, 0.5)
+    assert records.read(tmp_path).loss == 0.5
     again = records.read(tmp_path).path
     assert again.matrix(["z", "a"]).tolist() == [[1, 2, 3], [4, 5, 6]]
     assert len(again.at_epochs(1)) == 2
@@ -337,6 +339,7 @@ def test_end_to_end(tmp_path, capsys, name):
         assert len(run.rows) == 2
         assert run.config["hyperparameters"]["b1"] == 0.9
     assert_figures(out / name, {"overview"})
+    assert_figures(out / name / "adam", {"twins"})
     table = json.loads((out / name / "adam" / "twins.json").read_text())
     assert [e["optimizer"]["differing"] for e in table["epochs"]] == [0, 0]
     assert table["conclusion"] in (out / name / "adam" / "twins.md").read_text()
@@ -493,48 +496,152 @@ def test_an_epoch_with_rollback_is_undone(study_of):
     assert undone > 0
 
 
+COMPARE = ["compare", "linear_regression", "--jobs", "1"]
+
+
 @pytest.mark.parametrize("backends", [("torch",), BACKENDS])
 def test_compare(tmp_path, capsys, backends):
-    arguments = ["compare", "linear_regression", "--methods", "careful_rollback", "eve"]
+    arguments = [*COMPARE, "--vary", "method=plain,careful-rollback,eve_grid", "--seeds", "2"]
     arguments += ["--lr", "1", "--epochs", "3", "--out", str(tmp_path)]
     arguments += ["--backend", "both" if len(backends) > 1 else backends[0]]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "linear_regression" / "compare"
-    assert_figures(folder / "adam_figures", {"overview", "careful_rollback", "eve"})
+    assert_figures(
+        folder / "adam_figures", {"overview", "evaluations", "careful_rate_rollback", "eve_grid"}
+    )
     table = (folder / "adam.md").read_text()
-    for method in ("plain", "careful_rollback", "eve"):
-        assert said.count(method) >= len(backends)
-        assert table.count(f"| {method} |") == len(backends)
+    for method, label in {
+        "plain": "plain",
+        "careful_rollback": "careful rate, rollback",
+        "eve_grid": "EVE, grid",
+    }.items():
+        assert table.count(f"| {label} |") == len(backends)
         name = "adam" if method == "plain" else f"adam_{method}"
         for backend in backends:
-            rows = records.read(folder / name / backend).rows
-            assert len(rows) == 3
-            assert sum(row["method"]["evaluations"] for row in rows) == 18 * (method == "eve")
-    assert main(arguments) == 2
-    assert "holds a run already" in capsys.readouterr().err
+            for seed in (2021, 2022):
+                run = records.read(folder / name / f"seed_{seed}" / backend)
+                assert len(run.rows) == 3
+                assert run.config["seed"] == seed
+                asked = sum(row["method"]["evaluations"] for row in run.rows)
+                assert asked == 18 * (method == "eve_grid")
+    assert "Linear regression, Adam, learning rate 1" in said
+    # What is done is not done again; other numbers are refused; an interrupted run is made anew.
+    rows = sorted(folder.rglob("records.sqlite"))
+    before = {file: file.stat().st_mtime_ns for file in rows}
+    gone = folder / "adam" / "seed_2022" / "torch"
+    shutil.rmtree(gone / "checkpoints")
+    assert main(arguments) == 0
+    assert f"{len(rows) - 1} of {len(rows)} trainings are there already" in capsys.readouterr().out
+    after = {file: file.stat().st_mtime_ns for file in rows}
+    assert {file.parent for file in rows if before[file] != after[file]} == {gone}
+    assert (folder / "adam.md").read_text() == table
+    assert main([*arguments, "--epochs", "4"]) == 2
+    assert "holds a run with epochs = 3, not 4; --overwrite" in capsys.readouterr().err
+
+
+def test_compare_varies_all_that_can_be(tmp_path, capsys):
+    vary = ["--vary", "algorithm=adam,sgd", "--vary", "lr=0.001,0.01", "--epochs", "2"]
+    assert main([*COMPARE, *vary, "--backend", "torch", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "linear_regression" / "compare"
+    rates = {}
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        rates[config["algorithm"], config["lr"]] = file
+    assert set(rates) == {(a, lr) for a in ("adam", "sgd") for lr in (0.001, 0.01)}
+    assert "| SGD, learning rate 0.01 | PyTorch |" in (folder / "all.md").read_text()
+    for bad, message in {
+        "method=eve": "method = 'eve': did you mean",
+        "lr=0": "lr = 0: allowed are finite numbers > 0",
+        "speed=1": "vary = 'speed'",
+        "lr": "vary = 'lr': allowed are key=value",
+        "algorithm=adamm": "algorithm = 'adamm': did you mean 'adam'",
+    }.items():
+        assert main([*COMPARE, "--vary", bad, "--out", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_compare_in_processes(tmp_path):
+    losses = []
+    for jobs in ("1", "2"):
+        arguments = ["compare", "linear_regression", "--vary", "method=plain,careful", "--lr", "1"]
+        arguments += ["--backend", "torch", "--epochs", "2", "--jobs", jobs]
+        assert main([*arguments, "--out", str(tmp_path / jobs)]) == 0
+        folders = (tmp_path / jobs / "linear_regression" / "compare").glob("*/*/torch")
+        losses.append({f.parts[-3]: records.read(f).column("loss").tolist() for f in folders})
+    assert losses[0] == losses[1]
+    assert set(losses[0]) == {"adam", "adam_careful"}
 
 
 @pytest.mark.parametrize("name", ["linear_regression", "digits"])
-def test_compare_has_a_rate_at_which_careful_acts(tmp_path, capsys, name):
-    arguments = ["compare", name, "--methods", "careful", "--backend", "torch"]
-    assert main([*arguments, "--epochs", "14", "--out", str(tmp_path)]) == 0
-    usual, high = (tmp_path / name / folder for folder in ("compare", "compare_lr_x16"))
+def test_compare_has_a_rate_at_which_careful_acts(tmp_path, name):
+    arguments = ["compare", name, "--vary", "method=plain,careful", "--vary", "lr_factor=1,16"]
+    arguments += ["--backend", "torch", "--jobs", "1", "--epochs", "14", "--out", str(tmp_path)]
+    assert main(arguments) == 0
     factors = {}
-    for folder in (usual, high):
-        runs = [records.read(folder / run / "torch") for run in ("adam", "adam_careful")]
-        factors[folder] = runs[1].column("method/lr_factor")[-1]
-        same = runs[0].column("loss").tolist() == runs[1].column("loss").tolist()
-        assert same == (factors[folder] == 1)
-    assert factors[usual] == 1
-    assert factors[high] < 1
-    said = capsys.readouterr().out
-    rate = records.read(usual / "adam" / "torch").config["lr"]
-    for lr in (rate, 16 * rate):
-        assert f"learning rate {lr:g}" in " ".join(said.split())
-    for bad in ("0", "-1", "nan", "inf", "x"):
-        assert main([*arguments, "--lr-factors", bad]) == 2
-        assert "lr-factors = " in capsys.readouterr().err
+    for at_rate in ("", "_lr_factor_16"):
+        plain, careful = (
+            records.read(tmp_path / name / "compare" / f"adam{m}{at_rate}" / "seed_2021" / "torch")
+            for m in ("", "_careful")
+        )
+        factors[at_rate] = careful.column("method/lr_factor")[-1]
+        same = plain.column("loss").tolist() == careful.column("loss").tolist()
+        assert same == (factors[at_rate] == 1)
+    assert factors[""] == 1
+    assert factors["_lr_factor_16"] < 1
+
+
+def test_spread():
+    spread = compare.Spread.of([3.0, math.nan, 1.0])
+    assert (spread.median, spread.low, spread.high) == (3.0, 1.0, math.inf)
+    assert spread.text(".3g") == "3 (1 – inf)"
+    assert compare.Spread.of([2.0]).text(".3g") == "2"
+
+
+def test_evaluations_count_what_was_asked_before():
+    rows = [{"epoch": e, "method": {"evaluations": 6}} for e in (1, 2, 3)]
+    run = records.Run(pathlib.Path(), {}, rows, None, None, None)
+    assert figures.evaluations(run).tolist() == [1, 8, 15]
+
+
+# A user's own pair.
+
+
+def own_pair() -> str:
+    """Return README's file of a user's own pair."""
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    start = text.index("# my_pair.py")
+    return text[start : text.index("```", start)]
+
+
+def test_twins_of_a_users_own_pair(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(own_pair())
+    assert main(["twins", str(file), "--out", str(tmp_path / "out")]) == 0
+    assert "part" in capsys.readouterr().out
+    folder = tmp_path / "out" / "my_pair" / "adam"
+    pair = json.loads((folder / "twins.json").read_text())
+    assert [epoch["optimizer"]["differing"] for epoch in pair["epochs"]] == [0, 0, 0]
+    assert_figures(folder, {"twins"})
+    # The same file for the other commands.
+    assert main(["run", str(file), "--backend", "jax", "--out", str(tmp_path / "run")]) == 0
+    assert not list((tmp_path / "run").rglob("predictions.*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("x = 1", "has no function study(seed)"),
+        ("def study(seed): return seed", "its function study returned 2021, not a Study"),
+    ],
+)
+def test_a_users_file_that_is_none(tmp_path, capsys, text, message):
+    file = tmp_path / "own.py"
+    if text is not None:
+        file.write_text(text)
+    assert main(["twins", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_with_a_method(tmp_path, capsys):

@@ -170,6 +170,11 @@ class Run:
         run._database.settings()
         return run
 
+    @staticmethod
+    def is_run(folder: str | os.PathLike[str]) -> bool:
+        """Return whether a folder holds a run."""
+        return (pathlib.Path(folder) / NAME).is_file()
+
     @classmethod
     def check_free(cls, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Refuse a folder in which :meth:`create` could not make a run.

@@ -29,6 +29,7 @@ def study(
     shapes: Mapping[str, tuple[int, ...]],
     dropout: tuple[Dropout, ...],
     batch_size: int,
+    gain: float = 1.0,
     **rest: Any,
 ) -> Study:
     """Return a study of events.
@@ -44,6 +45,7 @@ def study(
         shapes: of the layers' weights.
         dropout: its places.
         batch_size: at most; files of few events have smaller ones.
+        gain: of the initial weights; see :func:`studies.study.layers`.
         rest: what :class:`~studies.study.Study` has besides.
     """
     if data is None:
@@ -59,7 +61,7 @@ def study(
     train_rows, test_rows = split(examples, batch_size, order, held_out)
     train, test = examples.take(train_rows), examples.take(test_rows)
     tested = [everything[i] for i in test_rows]
-    initial, leaves = layers(seed, shapes)
+    initial, leaves = layers(seed, shapes, gain)
     return Study(
         name=name,
         title=title,

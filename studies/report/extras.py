@@ -1,0 +1,140 @@
+"""What the page shows of a run that takes its model: the loss around the path, predictions."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+
+from studies import figures, records, training
+from studies.pv_finder.event import bin_centres
+from studies.study import Study, load
+
+from .runs import numbers
+
+FILE: Final = "report.npz"
+"""Beside a run's record: what was computed, so that the next report is quick."""
+_ALONG: Final = ("path", "filters")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What was computed of a run.
+
+    Attributes:
+        landscapes: the losses around its path, by how their directions are chosen.
+        truth: true histograms of some held-out events, shape (events, bins), or empty.
+        prediction: predicted ones.
+    """
+
+    landscapes: dict[str, figures.Landscape]
+    truth: np.ndarray
+    prediction: np.ndarray
+
+    def page(self) -> dict[str, Any]:
+        """Return it as the page has it."""
+        return {
+            "landscapes": {
+                name: {
+                    "labels": [" ".join(label.split("\n")) for label in shown.labels],
+                    "u": numbers(shown.u),
+                    "v": numbers(shown.v),
+                    "losses": numbers(shown.losses),
+                    "path": numbers(shown.path),
+                    "heights": numbers(shown.heights),
+                    "at_epochs": shown.at_epochs.tolist(),
+                }
+                for name, shown in self.landscapes.items()
+            },
+            "z": numbers(bin_centres()) if self.truth.size else [],
+            "truth": numbers(self.truth),
+            "prediction": numbers(self.prediction),
+        }
+
+
+def of(run: records.Run) -> Extras | None:
+    """Return what can be computed of a run that ended; ``None`` for a run of no study.
+
+    It is computed once, and read from the run's folder from then on.
+
+    Raises:
+        OSError, ValueError: if the study cannot be made again.
+    """
+    file = run.folder / FILE
+    newest = max(f.stat().st_mtime for f in (run.folder / "checkpoints").iterdir())
+    if file.is_file() and file.stat().st_mtime > newest:
+        try:
+            return _read(file)
+        except (OSError, ValueError, KeyError):
+            pass  # of another version, or half written: computed again
+    made = _compute(run)
+    if made is not None:
+        _write(file, made)
+    return made
+
+
+def _compute(run: records.Run) -> Extras | None:
+    config = run.config
+    if "source" not in config or run.path is None:
+        return None
+    data = config["data"]
+    study = load(config["source"], config["seed"], data and pathlib.Path(data), config["events"])
+    shapes = {name: list(value.shape) for name, value in study.initial.items()}
+    if shapes != config["parameters"]:
+        raise ValueError(f"study = {config['source']!r}: its parameters are not those of the run")
+    optimizer = training.Optimizer(
+        config["algorithm"], config["lr"], config["dialect"], config["method"]
+    )
+    installed = training.installed_backends()
+    backend = config["backend"] if config["backend"] in installed else installed[0]
+    learner = training.make_learner(backend, study, optimizer)
+    around: Callable[..., figures.Landscape] = figures.Landscape.around
+    landscapes = {"path": around(study, learner, run)}
+    if not landscapes["path"].exact:
+        landscapes["filters"] = around(study, learner, run, "filters")
+    truth, prediction = _histograms(study, learner, run)
+    return Extras(landscapes, truth, prediction)
+
+
+def _histograms(
+    study: Study, learner: training.Learner, run: records.Run
+) -> tuple[np.ndarray, np.ndarray]:
+    none = np.empty((0, 0))
+    if study.draw_predictions is not figures.vertex_histograms or study.showcase is None:
+        return none, none
+    assert run.parameters is not None
+    outputs = learner.outputs(run.parameters, study.showcase.inputs)
+    return np.asarray(study.showcase.targets, np.float64), np.asarray(outputs, np.float64)
+
+
+def _write(file: pathlib.Path, made: Extras) -> None:
+    arrays: dict[str, Any] = {"truth": made.truth, "prediction": made.prediction}
+    for name, landscape in made.landscapes.items():
+        for field, value in zip(fields(landscape), astuple(landscape), strict=True):
+            arrays[f"{name}/{field.name}"] = value
+    with file.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def _read(file: pathlib.Path) -> Extras:
+    with np.load(file, allow_pickle=False) as arrays:
+        landscapes = {
+            name: figures.Landscape(
+                **{
+                    field.name: _plain(field.name, arrays[f"{name}/{field.name}"])
+                    for field in fields(figures.Landscape)
+                }
+            )
+            for name in _ALONG
+            if f"{name}/u" in arrays
+        }
+        return Extras(landscapes, arrays["truth"], arrays["prediction"])
+
+
+def _plain(name: str, value: np.ndarray) -> Any:
+    if name == "labels":
+        return tuple(value.tolist())
+    return value.item() if name in {"exact", "left"} else value

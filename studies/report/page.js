@@ -1,0 +1,451 @@
+"use strict";
+
+// The page: which runs are chosen, what is drawn of them, and the epoch all of it points at.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+// Okabe and Ito's colours, which colour-blind readers tell apart; then lighter ones.
+const COLOURS = [
+  "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D",
+  "#666666", "#66A61E", "#E7298A", "#1B9E77",
+];
+const DASHES = { torch: "solid", jax: "dash" };
+const CHARTS = [
+  { key: "loss", title: "training loss", log: true },
+  { key: "rate", title: "learning rate", log: true },
+  { key: "step_size", title: "size of the epoch step", log: true },
+  { key: "angle", title: "angle to the previous epoch step (°)", log: false },
+];
+const metrics = [...new Set(data.runs.flatMap((run) => Object.keys(run.columns)))]
+  .filter((name) => name.startsWith("metric:"));
+for (const name of metrics) {
+  CHARTS.push({ key: name, title: name.slice(7).replaceAll("_", " "), log: false });
+}
+
+const chosen = new Set(data.runs.keys());
+// The same training in both frameworks has one colour; dashes tell them apart.
+const kinds = [...new Set(data.runs.map((run) => run.kind))];
+const colour = (i) => COLOURS[kinds.indexOf(data.runs[i].kind) % COLOURS.length];
+let current = null;
+
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function look(more = {}) {
+  const style = getComputedStyle(document.documentElement);
+  const of = (name) => style.getPropertyValue(name).trim();
+  const axis = { gridcolor: of("--line"), zerolinecolor: of("--line"), automargin: true };
+  const { xaxis, yaxis, ...rest } = more;
+  return {
+    margin: { l: 60, r: 12, t: 30, b: 42 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: of("--text"), size: 13 },
+    hoverlabel: { namelength: -1 },
+    showlegend: false,
+    xaxis: { ...axis, ...xaxis },
+    yaxis: { ...axis, ...yaxis },
+    ...rest,
+  };
+}
+
+// A colour bar of logarithms, labelled with the numbers themselves.
+function logarithmicBar(title, rows) {
+  const logs = rows.flat().filter((value) => value > 0).map(Math.log10);
+  const low = Math.min(...logs), high = Math.max(...logs);
+  const factors = high - low < 2.5 ? [1, 2, 5] : [1];
+  const stride = Math.max(1, Math.ceil((high - low) / 8));
+  const values = [];
+  for (let decade = Math.floor(low); decade <= high; decade += stride) {
+    values.push(...factors.map((factor) => factor * 10 ** decade));
+  }
+  return {
+    title: { text: title },
+    tickvals: values.map(Math.log10),
+    ticktext: values.map((value) => String(Number(value.toPrecision(1)))),
+  };
+}
+
+const OPTIONS = { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" } };
+
+// The list of runs.
+
+function listRuns() {
+  const list = byId("runs");
+  data.runs.forEach((run, i) => {
+    const box = element("input", undefined, { type: "checkbox", "data-run": i });
+    box.checked = true;
+    box.addEventListener("change", () => choose([i], box.checked));
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    line.setAttribute("width", 28);
+    line.setAttribute("height", 10);
+    const dash = run.backend === "jax" ? ' stroke-dasharray="6 4"' : "";
+    line.innerHTML = `<line x1="0" x2="28" y1="5" y2="5" stroke="${colour(i)}" stroke-width="3"${dash}/>`;
+    const label = element("label");
+    label.append(box, line, element("span", run.label));
+    label.title = run.folder;
+    const item = element("li");
+    item.append(label);
+    list.append(item);
+  });
+  byId("filter").addEventListener("input", () => {
+    const words = byId("filter").value.toLowerCase().split(/\s+/);
+    data.runs.forEach((run, i) => {
+      const text = `${run.label} ${run.folder}`.toLowerCase();
+      list.children[i].hidden = !words.every((word) => text.includes(word));
+    });
+  });
+  const shown = () => [...data.runs.keys()].filter((i) => !list.children[i].hidden);
+  byId("all").addEventListener("click", () => choose(shown(), true));
+  byId("none").addEventListener("click", () => choose(shown(), false));
+}
+
+function choose(which, on) {
+  for (const i of which) {
+    if (on) chosen.add(i);
+    else chosen.delete(i);
+    document.querySelector(`[data-run="${i}"]`).checked = on;
+  }
+  for (const row of byId("table").tBodies[0].rows) row.hidden = !chosen.has(Number(row.dataset.of));
+  drawCharts();
+  fillSelects();
+}
+
+// The charts over the epochs: one cursor, one zoom.
+
+let zooming = false;
+
+function makeCharts() {
+  for (const chart of CHARTS) {
+    const div = element("div", undefined, { class: "chart", id: `chart-${chart.key}` });
+    byId("charts").append(div);
+    chart.div = div;
+    chart.cursor = element("div", undefined, { class: "cursor" });
+  }
+}
+
+function drawCharts() {
+  const across = byId("across").value;
+  const logarithmic = byId("log").checked;
+  byId("count").textContent = `${chosen.size} of ${data.runs.length} shown`;
+  for (const chart of CHARTS) {
+    const traces = [...chosen].sort((a, b) => a - b)
+      .filter((i) => chart.key in data.runs[i].columns)
+      .map((i) => {
+        const run = data.runs[i];
+        return {
+          x: across === "epoch" ? run.epoch : run.evaluations,
+          y: run.columns[chart.key],
+          customdata: run.epoch,
+          name: run.label,
+          mode: run.epoch.length > 40 ? "lines" : "lines+markers",
+          marker: { size: 5 },
+          line: { color: colour(i), width: 2, dash: DASHES[run.backend] ?? "solid" },
+          hovertemplate: "%{y:.4g}, epoch %{customdata}",
+        };
+      });
+    chart.div.hidden = !traces.length && chosen.size > 0;
+    const layout = look({
+      title: { text: chart.title, font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
+      xaxis: { title: { text: across === "epoch" ? "epoch" : "evaluations" } },
+      yaxis: {
+        type: chart.log && logarithmic ? "log" : "linear",
+        exponentformat: "power",
+        ...(chart.key === "angle" ? { range: [-5, 185], tickvals: [0, 45, 90, 135, 180] } : {}),
+      },
+      uirevision: across,
+    });
+    Plotly.react(chart.div, traces, layout, OPTIONS);
+    chart.div.append(chart.cursor);
+    if (!chart.linked) link(chart);
+  }
+  showEpoch(current);
+}
+
+function link(chart) {
+  chart.linked = true;
+  chart.div.addEventListener("mousemove", (event) => {
+    if (byId("across").value === "epoch") showEpoch(epochAt(chart.div, event));
+  });
+  chart.div.on("plotly_hover", (event) => showEpoch(event.points[0].customdata));
+  chart.div.on("plotly_relayout", (change) => {
+    showEpoch(current);
+    if (zooming) return;
+    const keys = Object.keys(change).filter((key) => key.startsWith("xaxis."));
+    if (!keys.length) return;
+    zooming = true;
+    const same = Object.fromEntries(keys.map((key) => [key, change[key]]));
+    const others = CHARTS.filter((other) => other !== chart && !other.div.hidden);
+    Promise.all(others.map((other) => Plotly.relayout(other.div, same)))
+      .finally(() => { zooming = false; showEpoch(current); });
+  });
+}
+
+// The epoch under the mouse; the one shown where there is none.
+const last = Math.max(1, ...data.runs.map((run) => run.epoch[run.epoch.length - 1]));
+function epochAt(div, event) {
+  const axis = div._fullLayout.xaxis;
+  const x = event.clientX - div.getBoundingClientRect().left - axis._offset;
+  const epoch = Math.round(axis.p2l(x));
+  return x >= 0 && x <= axis._length && epoch >= 1 && epoch <= last ? epoch : current;
+}
+
+function showEpoch(epoch) {
+  current = epoch;
+  byId("epoch").textContent = epoch ?? "–";
+  if (epoch === null) return;
+  const across = byId("across").value;
+  for (const chart of CHARTS) {
+    const axes = chart.div._fullLayout;
+    if (!axes || chart.div.hidden || across !== "epoch") {
+      chart.cursor.style.display = "none";
+      continue;
+    }
+    placeCursor(chart.cursor, axes, epoch);
+  }
+  placeCursor(heatCursor, byId("heat")._fullLayout, epoch);
+  markPath(epoch);
+}
+
+function placeCursor(cursor, axes, epoch) {
+  if (!axes?.xaxis) return;
+  const x = axes.xaxis.l2p(epoch);
+  const inside = x >= 0 && x <= axes.xaxis._length;
+  Object.assign(cursor.style, {
+    display: inside ? "block" : "none",
+    left: `${axes.xaxis._offset + x}px`,
+    top: `${axes.yaxis._offset}px`,
+    height: `${axes.yaxis._length}px`,
+  });
+}
+
+// One run: its layers, its path, its vertices. The three choices go together.
+
+const heatCursor = element("div", undefined, { class: "cursor" });
+let selected = 0;
+
+function fillSelects() {
+  const some = [...chosen].sort((a, b) => a - b);
+  if (!chosen.has(selected) && some.length) selected = some[0];
+  for (const select of document.querySelectorAll("select.run")) {
+    select.replaceChildren(
+      ...some.map((i) => element("option", data.runs[i].label, { value: i })));
+    select.value = selected;
+  }
+  drawRun();
+}
+
+function drawRun() {
+  const run = data.runs[selected];
+  if (!run) return;
+  drawHeat(run);
+  drawPath(run);
+  drawVertices(run);
+}
+
+function drawHeat(run) {
+  const measure = byId("measure").value;
+  const angle = measure === "angle";
+  const z = run.heat[measure].map(
+    (row) => row.map((value) => (angle || !(value > 0) ? (angle ? value : null) : Math.log10(value))));
+  const div = byId("heat");
+  div.style.height = `${Math.max(220, 90 + 24 * run.layers.length)}px`;
+  Plotly.react(div, [{
+    type: "heatmap", x: run.epoch, y: run.layers, z, customdata: run.heat[measure],
+    colorscale: "Viridis", ...(angle ? { zmin: 0, zmax: 180 } : {}),
+    hovertemplate: "%{y}, epoch %{x}: %{customdata:.4g}<extra></extra>",
+    colorbar: angle ? { title: { text: "°" } } : logarithmicBar("‖Δ‖", run.heat[measure]),
+  }], look({
+    margin: { l: 60, r: 12, t: 10, b: 42 },
+    xaxis: { title: { text: "epoch" } },
+    yaxis: { autorange: "reversed" },
+  }), OPTIONS);
+  div.append(heatCursor);
+  if (!div.linked) {
+    div.linked = true;
+    div.addEventListener("mousemove", (event) => showEpoch(epochAt(div, event)));
+  }
+  showEpoch(current);
+}
+
+function drawPath(run) {
+  byId("path-section").hidden = !data.runs.some((other) => other.landscapes);
+  const scapes = run.landscapes ?? {};
+  for (const option of byId("along").options) option.disabled = !(option.value in scapes);
+  if (!(byId("along").value in scapes)) byId("along").value = "path";
+  const scape = scapes[byId("along").value];
+  const div = byId("path");
+  if (!scape) {
+    Plotly.react(div, [], look({ annotations: [{ text: "No path of this run.", showarrow: false }] }), OPTIONS);
+    return;
+  }
+  const at = scape.at_epochs;
+  const x = scape.path.map((point) => point[0]);
+  const y = scape.path.map((point) => point[1]);
+  const log = scape.losses.map((row) => row.map((value) => (value > 0 ? Math.log10(value) : null)));
+  Plotly.react(div, [
+    {
+      type: "contour", x: scape.u, y: scape.v, z: log, customdata: scape.losses,
+      colorscale: "Viridis", ncontours: 24, line: { width: 0.4, color: "rgba(255,255,255,.5)" },
+      colorbar: logarithmicBar("loss", scape.losses),
+      hovertemplate: "loss %{customdata:.4g}<extra></extra>",
+    },
+    { x, y, mode: "lines", line: { color: "#ffffff", width: 5 }, hoverinfo: "skip" },
+    { x, y, mode: "lines", line: { color: "#D55E00", width: 2.5 }, hoverinfo: "skip" },
+    {
+      x: at.map((i) => x[i]), y: at.map((i) => y[i]), mode: "markers",
+      customdata: at.map((i, epoch) => [epoch, scape.heights[i]]),
+      marker: { color: "#D55E00", size: 8, line: { color: "#ffffff", width: 1 } },
+      hovertemplate: "after epoch %{customdata[0]}: loss %{customdata[1]:.4g}<extra></extra>",
+    },
+    {
+      x: [], y: [], mode: "markers", hoverinfo: "skip",
+      marker: { color: "#F0E442", size: 15, symbol: "diamond", line: { color: "#000000", width: 1.5 } },
+    },
+  ], look({
+    margin: { l: 60, r: 12, t: 10, b: 50 },
+    xaxis: { title: { text: scape.labels[0] }, showgrid: false, zeroline: false },
+    yaxis: { title: { text: scape.labels[1] }, showgrid: false, zeroline: false },
+  }), OPTIONS);
+  if (!div.linked) {
+    div.linked = true;
+    div.on("plotly_hover", (event) => {
+      const point = event.points.find((p) => p.curveNumber === 3);
+      if (point && point.customdata[0] > 0) showEpoch(point.customdata[0]);
+    });
+  }
+  markPath(current);
+}
+
+function markPath(epoch) {
+  const div = byId("path");
+  const scape = data.runs[selected]?.landscapes?.[byId("along").value];
+  if (!scape || epoch === null || (div.data?.length ?? 0) < 5) return;
+  const point = scape.path[scape.at_epochs[epoch]];
+  Plotly.restyle(div, { x: [point ? [point[0]] : []], y: [point ? [point[1]] : []] }, [4]);
+}
+
+function drawVertices(run) {
+  const section = byId("vertices-section");
+  section.hidden = !data.runs.some((other) => other.z?.length);
+  if (section.hidden) return;
+  const events = byId("event");
+  const number = run.truth?.length ?? 0;
+  const before = Math.min(Number(events.value || 0), Math.max(0, number - 1));
+  events.replaceChildren(...[...Array(number).keys()].map((i) => element("option", i + 1, { value: i })));
+  events.value = before;
+  const i = before;
+  const steps = { mode: "lines", line: { shape: "hvh", width: 1.5 }, fill: "tozeroy" };
+  Plotly.react(byId("vertices"), number ? [
+    { x: run.z, y: run.truth[i], name: "truth", ...steps, line: { ...steps.line, color: "#009E73" } },
+    {
+      x: run.z, y: run.prediction[i].map((value) => -value), name: "prediction", ...steps,
+      line: { ...steps.line, color: "#0072B2" }, customdata: run.prediction[i],
+      hovertemplate: "%{customdata:.3g}",
+    },
+  ] : [], look({
+    margin: { l: 60, r: 12, t: 10, b: 42 },
+    showlegend: true, legend: { orientation: "h", y: 1.12 }, hovermode: "x",
+    xaxis: { title: { text: "z (mm)" } },
+    yaxis: {
+      title: { text: "vertices a bin" },
+      range: number ? [-1.15, 1.15].map((s) => s * Math.max(0.05, ...run.truth[i].filter(Boolean))) : undefined,
+    },
+  }), OPTIONS);
+}
+
+// What the two frameworks make of the same training; what was asked for; what could not be read.
+
+function showVerdicts() {
+  byId("parity-section").hidden = !data.verdicts.length;
+  for (const verdict of data.verdicts) {
+    const box = element("div", undefined, { class: verdict.identical ? "verdict" : "verdict bad" });
+    const title = element("p");
+    title.append(element("strong", `${verdict.title}: `),
+      verdict.identical ? "fed the same gradients, the optimizers are identical" : "the optimizers part");
+    box.append(title, element("p", verdict.conclusion));
+    byId("parity").append(box);
+  }
+}
+
+function showProblems() {
+  byId("problems").hidden = !data.problems.length;
+  for (const problem of data.problems) {
+    byId("problems").querySelector("ul").append(element("li", `${problem.place}: ${problem.what}`));
+  }
+}
+
+const DESCRIBED = ["study", "algorithm", "method", "dialect", "lr", "seed", "epochs", "backend", "data", "events"];
+
+function fillTable() {
+  const columns = DESCRIBED.filter((key) => data.runs.some((run) => (run.config[key] ?? null) !== null));
+  const versions = [...new Set(data.runs.flatMap((run) => Object.keys(run.versions)))];
+  const end = (values) => (values ? values[values.length - 1] : null);
+  const heads = [...columns, "final loss", ...metrics.map((name) => name.slice(7).replaceAll("_", " ")),
+    "loss evaluations", "epochs undone", ...versions, "folder"];
+  const head = element("tr");
+  heads.forEach((name, column) => {
+    const cell = element("th", name, { scope: "col", title: "Sort" });
+    cell.addEventListener("click", () => sortBy(column));
+    head.append(cell);
+  });
+  byId("table").tHead.append(head);
+  data.runs.forEach((run, i) => {
+    const row = element("tr", undefined, { "data-of": i });
+    const evaluations = end(run.evaluations) - end(run.epoch);
+    const cells = [
+      ...columns.map((key) => run.config[key]),
+      run.ended ? run.final_loss ?? "not finite" : "not ended",
+      ...metrics.map((name) => end(run.columns[name])),
+      evaluations, run.undone.length, ...versions.map((name) => run.versions[name]), run.folder,
+    ];
+    for (const value of cells) {
+      row.append(element("td", value ?? "–", typeof value === "number" ? { class: "number" } : {}));
+    }
+    byId("table").tBodies[0].append(row);
+  });
+}
+
+function sortBy(column) {
+  const body = byId("table").tBodies[0];
+  const value = (row) => row.cells[column].textContent;
+  const compare = (a, b) => value(a).localeCompare(value(b), undefined, { numeric: false });
+  const byNumber = (a, b) => Number(value(a)) - Number(value(b));
+  const numeric = [...body.rows].every((row) => value(row) !== "" && Number.isFinite(Number(value(row))));
+  const sorted = [...body.rows].sort(numeric ? byNumber : compare);
+  const same = sorted.every((row, i) => row === body.rows[i]);
+  body.replaceChildren(...(same ? sorted.reverse() : sorted));
+}
+
+// Begin.
+
+function summary() {
+  const studies = [...new Set(data.runs.map((run) => run.study).filter(Boolean))];
+  const words = studies.map((name) => name.replaceAll("_", " ")).join(", ");
+  byId("summary").textContent = `${data.runs.length} runs${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
+}
+
+summary();
+showProblems();
+listRuns();
+makeCharts();
+fillTable();
+showVerdicts();
+drawCharts();
+fillSelects();
+byId("across").addEventListener("change", drawCharts);
+byId("log").addEventListener("change", drawCharts);
+byId("measure").addEventListener("change", drawRun);
+byId("along").addEventListener("change", drawRun);
+byId("event").addEventListener("change", drawRun);
+for (const select of document.querySelectorAll("select.run")) {
+  select.addEventListener("change", () => { selected = Number(select.value); fillSelects(); });
+}
+dark.addEventListener("change", () => { drawCharts(); drawRun(); });
+document.body.dataset.ready = "true";

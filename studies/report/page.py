@@ -1,0 +1,91 @@
+"""The page: one HTML file."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from rich.console import Console
+
+from optstudy_core import __version__
+from optstudy_core.records import write_text
+from studies import records
+from studies.runner import progress
+
+from . import extras
+from .runs import Problem, describe, find, read, verdicts
+
+
+class Report:
+    """A report whose folders were found.
+
+    Args:
+        folders: with runs in them or below them.
+        out: the file.
+        landscapes: compute what takes a model: the loss around the paths, predictions.
+
+    Raises:
+        FileNotFoundError: if a folder does not exist or holds no run.
+        NotADirectoryError: if a folder is a file.
+        IsADirectoryError: if ``out`` is a folder.
+    """
+
+    def __init__(
+        self, folders: Sequence[pathlib.Path], out: pathlib.Path, *, landscapes: bool = True
+    ) -> None:
+        if out.is_dir():
+            raise IsADirectoryError(f"out = {str(out)!r}: is a folder; allowed are files")
+        self._folders = find(folders)
+        self._out = out
+        self._landscapes = landscapes
+
+    def carry_out(self, console: Console) -> pathlib.Path:
+        """Read the runs and write the page; return its file."""
+        runs, problems = read(self._folders)
+        described = describe(runs)
+        if self._landscapes:
+            with progress(console, "the loss around the paths", len(runs)) as tick:
+                for run, entry in zip(runs, described, strict=True):
+                    entry |= _extras(run, problems)
+                    tick()
+        for problem in problems:
+            console.print(f"{problem.place}: {problem.what}", soft_wrap=True, highlight=False)
+        data = {
+            "version": __version__,
+            "runs": described,
+            "problems": [asdict(problem) for problem in problems],
+            "verdicts": verdicts(self._folders),
+        }
+        write_text(self._out, page(data))
+        console.print(f"Report of {len(runs)} runs: {self._out}", soft_wrap=True, highlight=False)
+        return self._out
+
+
+def _extras(run: records.Run, problems: list[Problem]) -> dict[str, Any]:
+    if run.parameters is None:
+        return {}
+    try:
+        made = extras.of(run)
+    except (OSError, ValueError, KeyError) as error:
+        problems.append(Problem(str(run.folder), f"without the loss around the path: {error}"))
+        return {}
+    return {} if made is None else made.page()
+
+
+def page(data: dict[str, Any]) -> str:
+    """Return the HTML of a report's data."""
+    from plotly.offline import get_plotlyjs
+
+    own = files(__package__)
+    text = json.dumps(records.encode(data), ensure_ascii=False, separators=(",", ":"))
+    return Template((own / "page.html").read_text(encoding="utf-8")).substitute(
+        style=(own / "page.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        data=text.replace("</", "<\\/"),  # no name ends the script
+        script=(own / "page.js").read_text(encoding="utf-8"),
+    )

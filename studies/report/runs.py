@@ -1,0 +1,198 @@
+"""Runs as the page shows them: found, read, and made numbers and words."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from optstudy_core.records import Run as Folder
+from studies import figures, records
+
+DIGITS: Final = 5
+"""Significant digits of what is drawn."""
+_HIDDEN: Final = frozenset({"out", "overwrite", "parameters", "hyperparameters", "platform"})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A folder or file that could not be read.
+
+    Attributes:
+        place: the folder.
+        what: what was expected and what was found.
+    """
+
+    place: str
+    what: str
+
+
+def find(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Return the folders of all runs in some folders and below them, each once.
+
+    Raises:
+        FileNotFoundError: if a folder does not exist or holds no run.
+        NotADirectoryError: if one is a file.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise FileNotFoundError(f"folder = {str(folder)!r}: does not exist")
+        if not folder.is_dir():
+            raise NotADirectoryError(f"folder = {str(folder)!r}: is a file; allowed are folders")
+        below = [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]
+        here = [part for part in below if Folder.is_run(part)]
+        if not here:
+            raise FileNotFoundError(
+                f"folder = {str(folder)!r}: holds no run; expected is a file records.sqlite in it "
+                "or below it"
+            )
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Problem]]:
+    """Return the runs of some folders, and what could not be read."""
+    runs, problems = [], []
+    for folder in folders:
+        try:
+            run = records.read(folder)
+        except (OSError, ValueError, KeyError) as error:
+            problems.append(Problem(str(folder), str(error)))
+            continue
+        if not run.rows:
+            problems.append(Problem(str(folder), "the run has no epoch yet"))
+            continue
+        if run.parameters is None:
+            problems.append(Problem(str(folder), f"the run ended after {len(run.rows)} epochs"))
+        runs.append(run)
+    return runs, problems
+
+
+def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
+    """Return what the page has of each run, JSON values."""
+    return [_describe(run, label) for run, label in zip(runs, labels(runs), strict=True)]
+
+
+def labels(runs: Sequence[records.Run]) -> list[str]:
+    """Return a name for each run: what it is, and what tells it from the others."""
+    keys = ("study", "algorithm", "method", "dialect", "lr", "backend", "seed")
+    differing = [key for key in keys if len({json.dumps(run.config.get(key)) for run in runs}) > 1]
+    shown = [key for key in keys if key in differing or key in {"algorithm", "backend"}]
+    names = []
+    for run in runs:
+        words = [
+            _word(key, run.config.get(key)) for key in shown if run.config.get(key) is not None
+        ]
+        names.append(" · ".join(words) or run.folder.name)
+    # Two of the same name: their folders tell them apart.
+    return [
+        f"{name} · {run.folder}" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _word(key: str, value: Any) -> str:
+    if key == "backend":
+        return figures.FRAMEWORKS.get(value, str(value))
+    return {"lr": f"lr {value}", "seed": f"seed {value}"}.get(key, str(value).replace("_", " "))
+
+
+def _describe(run: records.Run, label: str) -> dict[str, Any]:
+    config = {k: v for k, v in run.config.items() if k not in _HIDDEN and k != "versions"}
+    versions = run.config.get("versions", {})
+    rate = run.config.get("lr")
+    factor = column(run, "method/lr_factor", 1.0)
+    columns = {name: column(run, name) for name in ("loss", "step_size", "angle")}
+    columns["rate"] = column(run, "lr")  # a recorder's
+    if np.isnan(columns["rate"]).all() and isinstance(rate, int | float):
+        # A factor holds from the end of its epoch on.
+        columns["rate"] = rate * np.concatenate([[1.0], factor[:-1]])
+    metrics = [name for name, value in run.rows[0].items() if _is_metric(name, value)]
+    columns |= {f"metric:{name}": run.column(name) for name in metrics}
+    layers = list(run.rows[0].get("layers", {}))
+    return {
+        "label": label,
+        "kind": json.dumps({k: v for k, v in config.items() if k != "backend"}, sort_keys=True),
+        "folder": str(run.folder),
+        "study": run.config.get("study", ""),
+        "backend": run.config.get("backend", ""),
+        "config": records.encode(config),
+        "versions": versions,
+        "epoch": run.column("epoch").astype(int).tolist(),
+        "evaluations": numbers(_evaluations(run)),
+        "columns": {n: numbers(v) for n, v in columns.items() if np.isfinite(v).any()},
+        "layers": layers,
+        "heat": {
+            name: [numbers(column(run, f"layers/{layer}/{name}")) for layer in layers]
+            for name in ("step_size", "angle")
+        },
+        "undone": (np.flatnonzero(column(run, "method/undone") > 0) + 1).tolist(),
+        "final_loss": number(run.loss),
+        "ended": run.parameters is not None,
+    }
+
+
+def column(run: records.Run, name: str, otherwise: float = math.nan) -> np.ndarray:
+    """Return a measurement over the epochs; one number where a run has none of the name."""
+    try:
+        return run.column(name)
+    except ValueError:
+        return np.full(len(run.rows), otherwise)
+
+
+def _evaluations(run: records.Run) -> np.ndarray:
+    return figures.evaluations(run) if "method" in run.rows[0] else run.column("epoch")
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    return name not in figures.ROW and isinstance(value, int | float) and name != "lr"
+
+
+def verdicts(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
+    """Return where the two frameworks part, of all comparisons beside the runs."""
+    found = {folder.parent / "twins.json": None for folder in folders}
+    result = []
+    for file in found:
+        if not file.is_file():
+            continue
+        try:
+            pair = json.loads(file.read_text(encoding="utf-8"))
+            epochs = pair["epochs"]
+            result.append(
+                {
+                    "title": f"{pair['study']}, {figures.title(pair['algorithm'])}",
+                    "conclusion": pair["conclusion"],
+                    "identical": all(e["optimizer"]["differing"] == 0 for e in epochs),
+                    "epoch": [e["epoch"] for e in epochs],
+                    "distance": [e["distance"] for e in epochs],
+                    "ulp": [e["optimizer"]["ulp"] for e in epochs],
+                }
+            )
+        except (ValueError, KeyError, TypeError):
+            continue  # of another version: the runs are shown all the same
+    return result
+
+
+def number(value: float | None) -> float | None:
+    """Return a number as the page has it; what is not finite is a gap.
+
+    >>> number(1.23456789), number(math.inf)
+    (1.2346, None)
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{DIGITS}g}")
+
+
+def numbers(values: Any) -> list[Any]:
+    """Return an array of numbers as the page has them, nested as it is."""
+    return [
+        numbers(value) if isinstance(value, list) else number(value)
+        for value in np.asarray(values, np.float64).tolist()
+    ]

@@ -1,0 +1,260 @@
+"""The report: what is found and read, what the page holds, and what it does when clicked."""
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from optstudy_core.records import Run
+from studies import records
+from studies.__main__ import main
+from studies.report import extras, page, runs
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("plotly")
+
+LAYERS = ("first.weight", "first.bias")
+
+
+def write_run(folder, *, epochs=6, ended=True, layers=LAYERS, **config):
+    """Write a run of the layout of the studies, of no study."""
+    config = {"study": "made", "algorithm": "adam", "backend": "torch", "lr": 0.1, **config}
+    random = np.random.default_rng(len(str(folder)))
+    path = records.Path.start({"w": np.float32([1, 2, 3])}, "epoch")
+    with Run.create(folder, config, tensorboard=False) as run:
+        for epoch in range(1, epochs + 1):
+            run.epoch(
+                epoch,
+                {
+                    "epoch": epoch,
+                    "steps": 4,
+                    "loss": 2.0**-epoch,
+                    "step_size": float(random.random()),
+                    "angle": float(random.random() * 180) if epoch > 1 else float("nan"),
+                    "layers": {
+                        name: {"step_size": float(random.random()), "angle": 90.0}
+                        for name in layers
+                    },
+                    "method": {"lr_factor": 0.5, "undone": False, "evaluations": 6, "s": 0.0},
+                },
+            )
+            path.append({"w": np.float32([1, 2, 3]) / epoch})
+        if ended:
+            records.finish(run, epochs, {"w": np.float32([1, 1, 1])}, path, 0.125)
+
+
+def data_of(file):
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', file.read_text())
+    return json.loads(found[1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two trainings of linear regression in both frameworks, and where they part."""
+    pytest.importorskip("flax")
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["twins", "linear_regression", "--epochs", "4", "--out", str(folder)]
+    assert main(arguments) == 0
+    return folder
+
+
+def test_the_page_holds_what_was_recorded(trained, tmp_path):
+    out = tmp_path / "report.html"
+    assert main(["report", str(trained), "--out", str(out)]) == 0
+    data = data_of(out)
+    assert [run["label"] for run in data["runs"]] == ["adam · JAX", "adam · PyTorch"]
+    assert len({run["kind"] for run in data["runs"]}) == 1
+    run = data["runs"][1]
+    recorded = records.read(trained / "linear_regression" / "adam" / "torch")
+    assert run["columns"]["loss"] == pytest.approx(recorded.column("loss").tolist(), rel=1e-4)
+    assert run["columns"]["angle"][0] is None
+    assert run["final_loss"] == pytest.approx(recorded.loss, rel=1e-4)  # five digits
+    scape = run["landscapes"]["path"]
+    assert list(run["landscapes"]) == ["path"]  # the plane of two parameters is all there is
+    assert scape["at_epochs"] == [0, 6, 12, 18, 24]
+    assert scape["path"][0] == [-1.5, 2.5]
+    assert np.shape(scape["losses"]) == (49, 49)
+    (verdict,) = data["verdicts"]
+    assert verdict["identical"]
+    # No address of another machine is asked for anything.
+    text = out.read_text()
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text)
+
+
+def test_what_was_computed_is_kept_until_the_run_changes(trained, monkeypatch):
+    run = records.read(trained / "linear_regression" / "adam" / "torch")
+    first = extras.of(run)
+    assert (run.folder / extras.FILE).is_file()
+    monkeypatch.setattr(extras, "_compute", lambda run: None)
+    again = extras.of(run)
+    assert again.page() == first.page()
+    (run.folder / extras.FILE).write_bytes(b"half")
+    assert extras.of(run) is None  # computed again
+
+
+def test_runs_that_cannot_be_read_are_named_and_the_others_shown(tmp_path, capsys):
+    for name in ("good", "unfinished", "bad", "empty", "without"):
+        write_run(
+            tmp_path / name,
+            ended=name != "unfinished",
+            epochs=0 if name == "empty" else 3,
+            seed=len(name),
+        )
+    (tmp_path / "bad" / "config.json").write_text("{")
+    shutil.rmtree(tmp_path / "without" / "checkpoints")
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    data = data_of(out)
+    names = {run["folder"].rsplit("/")[-1]: run["ended"] for run in data["runs"]}
+    assert names == {"good": True, "unfinished": False}
+    problems = {p["place"].rsplit("/")[-1]: p["what"] for p in data["problems"]}
+    assert set(problems) == {"unfinished", "bad", "empty", "without"}
+    assert "config.json" in problems["bad"]
+    assert problems["empty"] == "the run has no epoch yet"
+    assert problems["unfinished"] == "the run ended after 3 epochs"
+    for place, what in problems.items():
+        assert f"{tmp_path / place}: {what}" in said
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "file"])
+def test_a_folder_without_runs(tmp_path, capsys, place):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(tmp_path / place), "--out", str(tmp_path / "out.html")]) == 2
+    expected = {"nowhere": "does not exist", "empty": "holds no run; expected is", "file": "is a"}
+    assert expected[place] in capsys.readouterr().err
+    assert not (tmp_path / "out.html").exists()
+
+
+def test_a_run_of_a_recorder_is_shown(tmp_path):
+    with Run.create(tmp_path / "run", {"lr": 0.5}, tensorboard=False) as run:
+        for epoch in (1, 2):
+            run.epoch(epoch, {"epoch": epoch, "loss": 1 / epoch, "lr": 0.1 * epoch})
+    found, problems = runs.read(runs.find([tmp_path]))
+    (entry,) = runs.describe(found)
+    assert entry["columns"]["rate"] == [0.1, 0.2]
+    assert entry["evaluations"] == [1, 2]
+    assert len(problems) == 1  # it did not end
+
+
+def test_labels_tell_runs_apart(tmp_path):
+    for name, config in {"a": {"seed": 1}, "b": {"seed": 2}, "c": {"seed": 2}}.items():
+        write_run(tmp_path / name, **config)
+    labels = runs.labels([records.read(tmp_path / name) for name in "abc"])
+    assert labels[0] == "adam · PyTorch · seed 1"
+    assert labels[1:] == [f"adam · PyTorch · seed 2 · {tmp_path / n}" for n in "bc"]
+
+
+def test_no_name_ends_the_script(tmp_path):
+    name = "</script><script>alert(1)</script>"
+    write_run(tmp_path / "run", algorithm=name)
+    text = page.page({"runs": runs.describe(runs.read([tmp_path / "run"])[0])})
+    assert name not in text
+    assert json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["runs"][0]["label"]
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium")
+    with sync.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """A page that fails the test for an error in its script, or for a request to the network."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 900})
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else
+              errors.append(r.url))  # fmt: skip
+    yield opened
+    opened.close()
+    assert not errors
+
+
+def open_report(tab, out) -> None:
+    tab.goto(out.as_uri())
+    tab.wait_for_selector("body[data-ready]")
+
+
+def drawn(tab, chart: str) -> int:
+    """Return how many lines a chart shows."""
+    return tab.evaluate(f"document.getElementById('{chart}').data.length")
+
+
+def test_clicks(trained, tmp_path, tab):
+    out = tmp_path / "report.html"
+    assert main(["report", str(trained), "--out", str(out)]) == 0
+    open_report(tab, out)
+    assert tab.inner_text("#count") == "2 of 2 shown"
+    assert drawn(tab, "chart-loss") == 2
+    # Runs are chosen by boxes, by buttons, and found by words.
+    tab.uncheck("[data-run='0']")
+    assert drawn(tab, "chart-loss") == drawn(tab, "chart-angle") == 1
+    assert tab.locator("#table tbody tr:visible").count() == 1
+    tab.fill("#filter", "jax")
+    assert tab.locator("#runs li:visible").count() == 1
+    tab.fill("#filter", "")
+    tab.click("#none")
+    assert drawn(tab, "chart-loss") == 0
+    tab.click("#all")
+    assert drawn(tab, "chart-loss") == 2
+    # A zoom of one chart is a zoom of all.
+    tab.evaluate("Plotly.relayout('chart-loss', {'xaxis.range': [2, 3]})")
+    tab.wait_for_function(
+        "document.getElementById('chart-angle').layout.xaxis.range?.[0] === 2", timeout=5000
+    )
+    tab.evaluate("Plotly.relayout('chart-loss', {'xaxis.autorange': true})")
+    # The epoch under the mouse is shown everywhere.
+    chart = tab.locator("#chart-loss .nsewdrag").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    for across in np.linspace(0.2, 0.95, 16):
+        tab.mouse.move(box["x"] + across * box["width"], box["y"] + box["height"] / 2)
+        tab.wait_for_timeout(60)
+        if tab.inner_text("#epoch") != "–":
+            break
+    epoch = int(tab.inner_text("#epoch"))
+    assert 1 <= epoch <= 4
+    assert tab.locator(".cursor").first.evaluate("c => c.style.display") == "block"
+    marked = tab.evaluate("document.getElementById('path').data[4].x[0]")
+    path = tab.evaluate("data.runs[selected].landscapes.path")
+    assert marked == path["path"][path["at_epochs"][epoch]][0]
+    # Another axis, another measure, another order of the table.
+    tab.select_option("#across", "evaluations")
+    tab.select_option("#measure", "angle")
+    assert tab.evaluate("document.getElementById('heat').data[0].zmax") == 180
+    frameworks = lambda: tab.locator("#table tbody tr").all_inner_texts()  # noqa: E731
+    before = frameworks()
+    tab.click("#table th:nth-child(2)")
+    tab.click("#table th:nth-child(2)")
+    assert sorted(before) == sorted(frameworks())
+    assert tab.locator(".verdict").count() == 1
+
+
+@pytest.mark.slow
+def test_fifty_runs_are_quick_to_open(tmp_path, tab):
+    layers = [f"layer{i}.weight" for i in range(12)]
+    for seed in range(50):
+        write_run(tmp_path / "runs" / f"{seed:02}", epochs=200, layers=layers, seed=seed)
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    size = out.stat().st_size
+    started = time.perf_counter()
+    open_report(tab, out)
+    print(f"{size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s to open")
+    assert size < 15e6
+    assert drawn(tab, "chart-loss") == 50
