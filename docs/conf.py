@@ -1,23 +1,15 @@
 """Sphinx configuration: `make docs`."""
 
+import sys
 from pathlib import Path
 
 import optstudy_core
 
-# A section for each algorithm, from the table.
-generated = Path(__file__).parent / "_generated"
-generated.mkdir(exist_ok=True)
-(generated / "algorithms.md").write_text(
-    "".join(
-        f"### {algorithm.title}\n\n"
-        "```{eval-rst}\n"
-        f".. automodule:: optstudy_core.{name}\n"
-        f"   :members: {algorithm.state_type.__name__}, init, update\n"
-        "```\n\n"
-        for name, algorithm in sorted(optstudy_core.ALGORITHMS.items())
-    ),
-    encoding="utf-8",
-)
+sys.path.insert(0, str(Path(__file__).parent))
+
+from _extensions import algorithm_pages
+
+algorithm_pages.write()
 
 project = "optstudy"
 author = "The optstudy developers"
@@ -26,10 +18,20 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build", "_generated", "performance_notes.md"]
+exclude_patterns = [
+    "_build",
+    "_extensions",
+    "_generated/algorithms/table.md",
+    "performance_notes.md",
+]
 html_theme = "furo"
 html_title = f"optstudy {version}"
+html_static_path = ["_static"]
+html_css_files = ["optstudy.css"]
+bibtex_bibfiles = ["../optstudy_core/references.bib"]
+bibtex_reference_style = "author_year"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
@@ -41,9 +43,7 @@ napoleon_use_ivar = True
 def show_equations_as_written(app, what, name, obj, options, lines):
     """Make a literal block of each indented block of a module's docstring: its equations."""
     if what == "module":
-        for i in range(len(lines) - 1, 0, -1):
-            if lines[i].startswith("    ") and not lines[i - 1].strip():
-                lines[i:i] = ["::", ""]
+        lines[:] = algorithm_pages.with_equations("\n".join(lines)).split("\n")
 
 
 def setup(app):

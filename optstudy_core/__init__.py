@@ -21,6 +21,7 @@ from typing import Any
 
 from . import epoch, geometry
 from ._citation import entry as _entry
+from ._citation import implementation as _implementation
 from ._namespace import namespace
 from .algorithm import Algorithm
 from .algorithm import discover as _discover
@@ -48,19 +49,26 @@ def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str
     return _find(algorithm, ALGORITHMS).defaults(dialect)
 
 
-def citation(algorithm: str | Algorithm) -> str:
+def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str:
     """Return the BibTeX entries of an algorithm's sources.
 
     Args:
         algorithm: a name of :data:`ALGORITHMS`, or an algorithm.
+        implementation: with an entry for this implementation: version, file and its digest.
 
     Raises:
         ValueError: if there is no such algorithm.
 
     >>> print(citation("adam").splitlines()[0])
     @inproceedings{kingma2015adam,
+    >>> print(citation("adam", implementation=True).splitlines()[-8])
+    @software{optstudy-adam-0.1.0,
     """
-    return "\n\n".join(_entry(key) for key in _find(algorithm, ALGORITHMS).bibtex)
+    found = _find(algorithm, ALGORITHMS)
+    entries = [_entry(key) for key in found.bibtex]
+    if implementation:
+        entries.append(_implementation(found.name, __version__))
+    return "\n\n".join(entries)
 
 
 __all__ = [

@@ -8,12 +8,13 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from . import ALGORITHMS, citation
-from ._citation import entry
+from ._citation import field
 from .algorithm import Algorithm, find
 from .leaves import Leaves, NumPy, map_leaves
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="every algorithm: year, paper, state, dialects")
     for name, text in {
-        "cite": "BibTeX of the sources",
+        "cite": "BibTeX of the sources and of the implementation",
         "explain": "equations, hyperparameters with their defaults, how the dialects differ",
     }.items():
         command = commands.add_parser(name, help=text)
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"optstudy_core: {error}", file=sys.stderr)
         return 2
-    function = {"cite": citation, "explain": explanation}[arguments.command]
-    print("\n\n".join(map(function, algorithms)))
+    cite = partial(citation, implementation=True)
+    function = cite if arguments.command == "cite" else explanation
+    print("\n\n".join(function(algorithm) for algorithm in algorithms))
     return 0
 
 
@@ -55,10 +57,10 @@ def table() -> str:
         (
             name,
             algorithm.title,
-            _field(algorithm.bibtex[0], "year"),
+            field(algorithm.bibtex[0], "year"),
             str(state_size(algorithm)),
             ", ".join(algorithm.dialects),
-            textwrap.shorten(_field(algorithm.bibtex[0], "title"), 44, placeholder=" …"),
+            textwrap.shorten(field(algorithm.bibtex[0], "title"), 44, placeholder=" …"),
         )
         for name, algorithm in sorted(ALGORITHMS.items())
     ]
@@ -81,10 +83,10 @@ def explanation(algorithm: Algorithm) -> str:
     """Return the equations, the hyperparameters and how the dialects differ from the defaults."""
     module = inspect.getmodule(algorithm.update)
     parts = [f"# {algorithm.name}\n", inspect.cleandoc((module and module.__doc__) or "")]
-    described = inspect.cleandoc(algorithm.update.__doc__ or "")
+    text = inspect.cleandoc(algorithm.update.__doc__ or "")
     parts.append("\nHyperparameters (default):")
     for name, value in algorithm.defaults().items():
-        parts.append(f"  {name} = {value}{_described(described, name)}")
+        parts.append(f"  {name} = {value}{described(text, name)}")
     parts.append("\nDialects:")
     for dialect in algorithm.dialects:
         own = ", ".join(f"{k} = {v}" for k, v in algorithm.dialects[dialect].items())
@@ -92,16 +94,10 @@ def explanation(algorithm: Algorithm) -> str:
     return "\n".join(parts)
 
 
-def _described(text: str, name: str) -> str:
+def described(text: str, name: str) -> str:
     """Return what a docstring says of an argument, on one line."""
     found = re.search(rf"^    {name}: (.*?)(?=^    \w+: |^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     return f": {' '.join(found.group(1).split())}" if found else ""
-
-
-def _field(key: str, name: str) -> str:
-    """Return a field of a BibTeX entry, without braces."""
-    found = re.search(rf"^\s*{name}\s*=\s*\{{(.*?)\}},?$", entry(key), re.MULTILINE | re.DOTALL)
-    return " ".join(re.sub(r"[{}]", "", found.group(1)).split()) if found else ""
 
 
 if __name__ == "__main__":

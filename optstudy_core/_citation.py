@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -28,3 +30,34 @@ def entry(key: str) -> str:
     if key not in entries():
         raise ValueError(f"key = {key!r}: {nearest(key, entries())}")
     return entries()[key]
+
+
+def field(key: str, name: str) -> str:
+    """Return a field of a BibTeX entry, without braces; empty if it has none."""
+    found = re.search(rf"^\s*{name}\s*=\s*\{{(.*?)\}},?$", entry(key), re.MULTILINE | re.DOTALL)
+    return " ".join(re.sub(r"[{}]", "", found.group(1)).split()) if found else ""
+
+
+def implementation(module: str, version: str) -> str:
+    """Return the BibTeX entry of one pure function of this project.
+
+    The digest is of the file's bytes, so that a reader can tell which lines were run.
+
+    Args:
+        module: name of the algorithm's module in ``optstudy_core``.
+        version: of this project.
+    """
+    name = f"{module}.py"
+    digest = hashlib.sha256(files(__package__).joinpath(name).read_bytes()).hexdigest()
+    return "\n".join(
+        [
+            f"@software{{optstudy-{module}-{version},",
+            "  author  = {{The optstudy developers}},",
+            "  title   = {optstudy: neural-network optimizers written once, with the same bits on",
+            "             {NumPy}, {PyTorch} and {JAX}},",
+            f"  version = {{{version}}},",
+            f"  note    = {{The pure function optstudy\\_core/{name.replace('_', chr(92) + '_')};",
+            f"             SHA-256 of the file: {digest[:32]}}}",
+            "}",
+        ]
+    )

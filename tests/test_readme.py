@@ -6,39 +6,79 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-SHELL = [
-    line.partition("#")[0].strip()
-    for language, code in BLOCKS
-    if language == "sh"
-    for line in code.splitlines()
-]
+_BLOCK = re.compile(
+    r"^(?:<!-- (slow|needs|alone) ?(\S*) -->\n)?```(\w+)\n(.*?)^```$",
+    flags=re.MULTILINE | re.DOTALL,
+)
 
 
-def test_blocks_are_python_or_shell() -> None:
-    assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert len(PYTHON) >= 6
-    assert SHELL[:2] == ["make study", "make test"]
+class Block(NamedTuple):
+    """A block of code in a page, with what a comment before it says.
+
+    ``<!-- slow -->``; ``<!-- needs PACKAGE -->``: one that the project does not need itself;
+    ``<!-- alone NAME=VALUE -->``: in a process of its own, with this in its environment.
+    """
+
+    page: str
+    line: int
+    how: str
+    of_what: str
+    language: str
+    code: str
+
+    def run(self, namespace: dict[str, Any]) -> None:
+        """Run Python with the page's own line numbers in error messages."""
+        exec(compile("\n" * self.line + self.code, self.page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
-def test_python_block_runs(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+def blocks(page: Path) -> list[Block]:
+    """Return the blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(str(page), text[: m.start(4)].count("\n"), m[1] or "", m[2], m[3], m[4])
+        for m in _BLOCK.finditer(text)
+    ]
 
 
-@pytest.mark.parametrize("command", SHELL)
-def test_shell_command_exists(command: str) -> None:
+def commands(found: list[Block]) -> list[str]:
+    """Return the command lines of the blocks in shell."""
+    lines = [line for b in found if b.language == "sh" for line in b.code.splitlines()]
+    return [command for line in lines if (command := line.partition("#")[0].strip())]
+
+
+def check_command(command: str) -> None:
+    """Refuse a command that does not exist; what they do is tested with each command."""
     words = shlex.split(command)
+    words = words[[("=" in word) for word in words].index(False) :]  # without its environment
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[1] in targets
-    else:  # run in full by the tests of each command
+    else:
         assert words[:2] == ["python", "-m"]
         assert words[2] in {"parity", "studies"}
         import_module(f"{words[2]}.__main__")._parser().parse_args(words[3:])
+
+
+README = blocks(ROOT / "README.md")
+PYTHON = [block for block in README if block.language == "python"]
+
+
+def test_blocks_are_python_or_shell() -> None:
+    assert {block.language for block in README} == {"python", "sh"}
+    assert len(PYTHON) >= 6
+    assert commands(README)[:2] == ["make study", "make test"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python_block_runs(block: Block) -> None:
+    block.run({"__name__": "readme"})
+
+
+@pytest.mark.parametrize("command", commands(README))
+def test_shell_command_exists(command: str) -> None:
+    check_command(command)

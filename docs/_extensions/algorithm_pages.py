@@ -1,0 +1,198 @@
+"""A page for each algorithm, from the table of the core; written before Sphinx reads the pages."""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import re
+from typing import Any
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+import optstudy_core
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.__main__ import described, state_size
+from optstudy_core._citation import field
+from optstudy_core.hyperparameters import ANY, RANGES, is_number
+
+from . import paths
+
+_FOLDER = pathlib.Path(__file__).parents[1]
+GENERATED = _FOLDER / "_generated" / "algorithms"
+
+
+def write() -> None:
+    """Write all pages and their table."""
+    GENERATED.mkdir(parents=True, exist_ok=True)
+    conformance = _conformance()
+    for name, algorithm in sorted(ALGORITHMS.items()):
+        _write(GENERATED / f"{name}.md", page(algorithm, conformance.get(name, [])))
+        paths.draw(algorithm, GENERATED / f"{name}.svg")
+    _write(GENERATED / "table.md", table())
+
+
+def table() -> str:
+    """Return the table of all algorithms."""
+    rows = [
+        "| " + " | ".join(cells) + " |"
+        for cells in (
+            ("algorithm", "year", "source", "state", "dialects"),
+            ("---", "---", "---", "---:", "---"),
+            *(
+                (
+                    f"[{algorithm.title}](_generated/algorithms/{name}.md)",
+                    field(algorithm.bibtex[0], "year"),
+                    field(algorithm.bibtex[0], "title"),
+                    str(state_size(algorithm)),
+                    ", ".join(algorithm.dialects),
+                )
+                for name, algorithm in sorted(ALGORITHMS.items())
+            ),
+        )
+    ]
+    names = "\n".join(f"_generated/algorithms/{name}" for name in sorted(ALGORITHMS))
+    return "\n".join([*rows, "", "```{toctree}", ":hidden:", "", names, "```", ""])
+
+
+def page(algorithm: Algorithm, conformance: list[str]) -> str:
+    """Return the page of an algorithm, in Markdown."""
+    module: Any = inspect.getmodule(algorithm.update)
+    first, _, rest = inspect.cleandoc(module.__doc__).partition("\n")
+    parts = [
+        f"# {algorithm.title}",
+        _sentence(first.partition(": ")[2] or first),
+        f"`optstudy_torch.{algorithm.title}`, `optstudy_jax.{algorithm.name}`, "
+        f"`optstudy_core.{algorithm.name}`",
+        "## Equations",
+        _rst(with_equations(rest)),
+        "## Where it goes",
+        f"![Paths on three functions of two variables]({algorithm.name}.svg)",
+        paths.CAPTION,
+        "## State",
+        _state(algorithm),
+        "## Hyperparameters and dialects",
+        "A `dialect` names whose mathematics and whose defaults you get; the first is the default.",
+        _hyperparameters(algorithm),
+        "## Conformance",
+        _measured(algorithm, conformance),
+        "## The function",
+        f"`optstudy_core/{algorithm.name}.py`, version {optstudy_core.__version__}. Every line has "
+        "an anchor: click its number.",
+        _source(pathlib.Path(module.__file__)),
+        "## How to cite",
+        "The sources, and this implementation; `python -m optstudy_core cite "
+        f"{algorithm.name}` prints the same.",
+        "```bibtex\n" + optstudy_core.citation(algorithm, implementation=True) + "\n```",
+        "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _rst(text: str) -> str:
+    return f"````{{eval-rst}}\n{text.strip()}\n````"
+
+
+def with_equations(text: str) -> str:
+    """Return a docstring with each indented block as it is written."""
+    # The marks of code mean nothing within a literal block.
+    lines = [
+        line.replace("``", "") if line.startswith("    ") else line for line in text.split("\n")
+    ]
+    for i in range(len(lines) - 1, 0, -1):
+        begins = lines[i].startswith("    ") and not lines[i - 1].strip()
+        above = next((line for line in reversed(lines[:i]) if line.strip()), "")
+        if begins and not above.startswith("    ") and not above.rstrip().endswith("::"):
+            lines[i:i] = [".. code-block:: text", "   :class: equations", ""]
+    return "\n".join(lines)
+
+
+def _state(algorithm: Algorithm) -> str:
+    # A state that is another's with a name of its own has the other's fields.
+    texts = (inspect.cleandoc(kind.__doc__ or "") for kind in algorithm.state_type.__mro__)
+    text = next((t.partition("Attributes:")[2] for t in texts if "Attributes:" in t), "")
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.MULTILINE | re.DOTALL)
+    if not entries:
+        return "It carries nothing."
+    rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in entries]
+    size = state_size(algorithm)
+    numbers = f"{size} number{'s' * (size != 1)}" if size else "No number"
+    return "\n".join(
+        [
+            f"{numbers} for each parameter, scalars of a tensor apart (by default).",
+            "",
+            "| field | meaning, shape and start |",
+            "| --- | --- |",
+            *rows,
+        ]
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+
+
+def _hyperparameters(algorithm: Algorithm) -> str:
+    text = inspect.cleandoc(algorithm.update.__doc__ or "")
+    dialects = sorted(algorithm.dialects, key=lambda name: name != algorithm.default_dialect)
+    values = {name: algorithm.defaults(name) for name in dialects}
+    rows = []
+    for name, default in algorithm.defaults().items():
+        own = [values[dialect][name] for dialect in dialects]
+        shown = [f"`{value}`" for value in own]
+        if len(set(map(repr, own))) > 1:
+            shown = [f"**{value}**" if repr(v) != repr(own[0]) else value
+                     for value, v in zip(shown, own, strict=True)]  # fmt: skip
+        allowed = str(RANGES.get(name, ANY)) if is_number(default) else ""
+        meaning = _cell(described(text, name).removeprefix(": "))
+        rows.append(f"| `{name}` | " + " | ".join(shown) + f" | {meaning} | {allowed} |")
+    heads = ["", *dialects, "meaning", "allowed"]
+    return "\n".join(["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|", *rows])
+
+
+def _conformance() -> dict[str, list[str]]:
+    """Return the rows of the measured table, by algorithm."""
+    rows: dict[str, list[str]] = {}
+    for line in (_FOLDER / "conformance.md").read_text(encoding="utf-8").splitlines():
+        cells = line.strip("|").split(" | ")
+        if len(cells) > 5 and cells[0].strip() in ALGORITHMS:
+            rows.setdefault(cells[0].strip(), []).append("| " + " | ".join(cells[1:]) + " |")
+    return rows
+
+
+def _measured(algorithm: Algorithm, rows: list[str]) -> str:
+    proof = (
+        f"`python -m parity --algorithms {algorithm.name}` holds every backend to the bits of the "
+        "NumPy function, on your machine."
+    )
+    if not rows:
+        return f"No distance has been recorded yet. {proof}"
+    return "\n".join(
+        [
+            "Distances from the libraries and from loops written from the papers; "
+            "[what they are](../../conformance.md).",
+            "",
+            "| dialect | peer | settings | float64 | float32 | verdict |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            proof,
+        ]
+    )
+
+
+def _source(file: pathlib.Path) -> str:
+    formatter = HtmlFormatter(linenos="inline", lineanchors="L", anchorlinenos=True)
+    html = highlight(file.read_text(encoding="utf-8"), PythonLexer(), formatter)
+    return f'```{{raw}} html\n<div class="source">{html}</div>\n```'
+
+
+def _write(file: pathlib.Path, text: str) -> None:
+    """Write a file if it changes: Sphinx reads again what is newer."""
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        file.write_text(text, encoding="utf-8")
