@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from optstudy_core import ALGORITHMS
 from optstudy_core.hyperparameters import nearest
 from optstudy_core.records import Run as Folder
 from optstudy_core.records import write_text
@@ -240,6 +241,10 @@ class Comparison:
         write_text(file, _markdown(heading, rows, len(self.seeds)))
         console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
         drawn = figures.draw_comparison(self.study, heading, shown, self.folder / f"{name}_figures")
+        if drawn and figures.is_plane(self.study):
+            learner = training.make_learner(self.plan.backends[0], self.study, cells[0].optimizer)
+            each = {label: several[0] for label, several in shown.items()}
+            drawn.append(figures.draw_paths(self.study, learner, each, drawn[0].parent))
         if drawn:
             console.print(f"  figures: {drawn[0].parent}\n", soft_wrap=True, highlight=False)
 
@@ -479,7 +484,7 @@ def _markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
 
 
 def values(key: str, text: str) -> list[Any]:
-    """Return the values of ``--vary key=text``.
+    """Return the values of ``--vary key=text``; ``algorithm=all`` are all of them.
 
     Raises:
         ValueError: for a key or value that is not allowed.
@@ -489,6 +494,8 @@ def values(key: str, text: str) -> list[Any]:
     parts = [part.strip() for part in text.split(",")]
     if key in {"method", "algorithm"}:
         parts = [part.replace("-", "_") for part in parts]
+    if key == "algorithm" and parts == ["all"]:
+        parts = sorted(ALGORITHMS)
     if key == "method":
         for part in parts:
             if part not in METHODS:

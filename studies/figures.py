@@ -80,6 +80,7 @@ def draw_run(
         "parameters": lambda figure: path_on_contours(figure, study, run, landscape),
         "epoch_steps": lambda figure: epoch_steps(figure, study, run),
         "training_loss": lambda figure: training_loss(figure, study, run),
+        "layers": lambda figure: layers(figure, study, run),
     }
     if landscape.exact:
         drawings["surface"] = lambda figure: surface(figure, study, run, landscape)
@@ -92,7 +93,7 @@ def draw_run(
 
 def number_of_figures(study: Study) -> int:
     """Return how many figures :func:`draw_run` makes."""
-    return 3 + (study.draw_predictions is not None) + _is_plane(study)
+    return 4 + (study.draw_predictions is not None) + is_plane(study)
 
 
 def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
@@ -208,6 +209,34 @@ def _from_zero(ax: Axes) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
+def layers(figure: Figure, study: Study, run: Run) -> None:
+    """Draw step size and angle of each array of parameters over the epochs, as heat maps."""
+    names = list(study.initial)
+    figure.set_size_inches(9.0, 2.4 + 2 * max(1.2, 0.32 * len(names)))
+    panels = figure.subplots(2, 1, sharex=True)
+    panels[0].set_title(_heading(study, run))
+    with np.errstate(invalid="ignore"):
+        sizes = np.stack([run.layer_column(name, "step_size") for name in names])
+        sizes = np.ma.masked_invalid(np.where(sizes > 0, sizes, np.nan))
+    turns = np.ma.masked_invalid(np.stack([run.layer_column(name, "angle") for name in names]))
+    epochs = len(run.rows)
+    whole = sizes.count() > 0
+    shown: list[tuple[Any, Any, str]] = [
+        (sizes, LogNorm(sizes.min(), max(sizes.max(), 1.001 * sizes.min())) if whole else None,
+         "epoch step size ‖Δ‖"),
+        (turns, Normalize(0.0, 180.0), "angle to the previous\nepoch step (degrees)"),
+    ]  # fmt: skip
+    for ax, (values, norm, label) in zip(panels, shown, strict=True):
+        ax.grid(visible=False)
+        drawn = ax.imshow(
+            values, aspect="auto", interpolation="nearest", norm=norm, cmap="viridis",
+            extent=(0.5, epochs + 0.5, len(names) - 0.5, -0.5),
+        )  # fmt: skip
+        ax.set_yticks(range(len(names)), names, fontsize=9)
+        figure.colorbar(drawn, ax=ax, label=label)
+    _epoch_axis(panels[-1], [run])
+
+
 def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
     """Draw loss, step size and angle of several runs above each other."""
     figure.set_size_inches(8.0, 9.5)
@@ -256,8 +285,15 @@ def draw_comparison(
     drawings = {
         "overview": partial(small_multiples, **words),
         "evaluations": partial(small_multiples, **words, over="evaluations"),
-    } | {_file_name(label): partial(against_first, **words, label=label) for label in others}
+    }
+    if len(others) <= _MANY:
+        for label in others:
+            drawings[_file_name(label)] = partial(against_first, **words, label=label)
     return [_save(folder, name, draw) for name, draw in drawings.items()]
+
+
+_MANY: Final = 12
+"""Up to so many kinds of training have a figure each, beside the small ones of all."""
 
 
 def against_first(
@@ -266,7 +302,7 @@ def against_first(
     """Draw loss, rate factor, angle and step size of a training, and those of the first."""
     figure.set_size_inches(8.0, 11.5)
     loss, factor, turn, size = figure.subplots(4, 1, sharex=True)
-    loss.set_title(f"{heading}: {label}")
+    loss.set_title(f"{heading}\n{label}")
     first = next(iter(runs))
     shown = [*runs[first], *runs[label]]
     for name, colour in ((first, GREY), (label, BLUE)):
@@ -695,7 +731,7 @@ class Landscape:
         shown = _leading(heights)
         heights = heights[:shown]
         points = run.path.matrix(study.initial)[:shown]
-        exact = _is_plane(study)
+        exact = is_plane(study)
         if exact:
             names = list(study.initial)
             labels = (names[0], names[1])
@@ -739,6 +775,79 @@ class Landscape:
             return LogNorm(0.5, 2.0)
         low, high = float(finite.min()), float(finite.max())
         return LogNorm(low, max(high, 1.001 * low))
+
+
+def draw_paths(
+    study: Study, learner: Learner, runs: Mapping[str, Run], folder: pathlib.Path
+) -> pathlib.Path:
+    """Draw the paths of runs of two parameters, each small on the same contours; return the PNG."""
+    return _save(folder, "paths", lambda figure: paths(figure, study, learner, runs))
+
+
+def paths(figure: Figure, study: Study, learner: Learner, runs: Mapping[str, Run]) -> None:
+    """Draw the paths of several runs of two parameters."""
+    columns = min(6, len(runs))
+    rows = -(-len(runs) // columns)
+    figure.set_size_inches(max(6.0, 2.6 * columns), 1.2 + 2.6 * rows)
+    figure.suptitle(f"{study.title}: the path with each, over the loss", x=0.01, ha="left")
+    points = {label: _path_matrix(study, run) for label, run in runs.items()}
+    ends = np.stack([next(iter(points.values()))[0], *_best_end(runs, points)])
+    middle, reach = ends.mean(axis=0), 1.05 * np.ptp(ends, axis=0).max()
+    u, v = (np.linspace(m - reach, m + reach, 2 * study.grid + 1) for m in middle)
+    examples = study.train if study.landscape is None else study.landscape
+    heights = np.array(
+        [
+            [learner.loss(_unflatten(np.array([a, b]), study.initial), examples) for a in u]
+            for b in v
+        ]
+    )
+    levels = np.geomspace(heights.min(), heights.max(), _LEVELS)
+    names = list(study.initial)
+    for i, (label, path) in enumerate(points.items()):
+        ax = figure.add_subplot(rows, columns, i + 1)
+        ax.set_title(label, fontsize=10, pad=4)
+        ax.grid(visible=False)
+        filled = ax.contourf(u, v, heights, levels=levels, norm=LogNorm(), cmap="viridis")
+        filled.set_rasterized(True)
+        ax.plot(*path.T, color=VERMILION, linewidth=1.3, path_effects=HALO, zorder=3)
+        ax.scatter(
+            path[:1, 0],
+            path[:1, 1],
+            s=40,
+            color="white",
+            edgecolors="black",
+            linewidths=0.8,
+            zorder=5,
+        )
+        ax.scatter(
+            path[-1:, 0], path[-1:, 1], s=90, marker="*", color="#F0E442", edgecolors="black",
+            linewidths=0.8, zorder=5,
+        )  # fmt: skip
+        ax.set(xlim=(u[0], u[-1]), ylim=(v[0], v[-1]))
+        ax.tick_params(labelsize=8)
+        ax.set_xlabel(names[0] if i + columns >= len(runs) else "", fontsize=10)
+        ax.set_ylabel(names[1] if i % columns == 0 else "", fontsize=10)
+    figure.legend(*_dots("start", "end"), loc="outside lower center", ncols=2)
+
+
+def _dots(start: str, end: str) -> tuple[list[Line2D], list[str]]:
+    """Return the legend of a path's ends."""
+    look: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "black"}
+    first = Line2D([], [], marker="o", markersize=7, color="white", **look)
+    last = Line2D([], [], marker="*", markersize=12, color="#F0E442", **look)
+    return [first, last], [start, end]
+
+
+def _path_matrix(study: Study, run: Run) -> np.ndarray:
+    assert run.path is not None
+    return run.path.matrix(study.initial)
+
+
+def _best_end(runs: Mapping[str, Run], points: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the end of the run with the lowest loss, if one is finite."""
+    finite = {k: run.loss for k, run in runs.items() if run.loss is not None}
+    finite = {k: loss for k, loss in finite.items() if np.isfinite(loss)}
+    return [points[min(finite, key=finite.__getitem__)][-1]] if finite else []
 
 
 def path_on_contours(figure: Figure, study: Study, run: Run, landscape: Landscape) -> None:
@@ -889,7 +998,8 @@ def _direction(ordinal: str, share: float) -> str:
     return f"{ordinal} principal direction of the path\n({share:.0%} of its variation)"
 
 
-def _is_plane(study: Study) -> bool:
+def is_plane(study: Study) -> bool:
+    """Return whether a study has two parameters, so that its whole training can be seen."""
     return sum(value.size for value in study.initial.values()) == 2
 
 

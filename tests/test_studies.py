@@ -328,7 +328,7 @@ def test_end_to_end(tmp_path, capsys, name):
     arguments += ["--backend", "both"]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    expected = {"predictions", "parameters", "epoch_steps", "training_loss"}
+    expected = {"predictions", "parameters", "epoch_steps", "training_loss", "layers"}
     expected |= {"surface"} if name == "linear_regression" else set()
     for backend in BACKENDS:
         folder = out / name / "adam" / backend
@@ -358,13 +358,13 @@ def test_a_diverging_run_ends_with_figures(tmp_path, capsys, name):
     assert main(arguments) == 0
     folder = tmp_path / name / "sgd" / "torch"
     assert not np.isfinite(records.read(folder).column("loss")).any()
-    assert len(list((folder / "figures").glob("*.png"))) >= 4
+    assert len(list((folder / "figures").glob("*.png"))) >= 5
 
 
 def test_a_run_that_stands_still_ends_with_figures(tmp_path):
     arguments = ["run", "linear_regression", "--algorithm", "sgd", "--epochs", "1", "--lr", "0"]
     assert main([*arguments, "--backend", "jax", "--out", str(tmp_path)]) == 0
-    assert len(list(tmp_path.rglob("figures/*.png"))) == 5
+    assert len(list(tmp_path.rglob("figures/*.png"))) == 6
 
 
 @pytest.mark.parametrize(
@@ -508,7 +508,8 @@ def test_compare(tmp_path, capsys, backends):
     said = capsys.readouterr().out
     folder = tmp_path / "linear_regression" / "compare"
     assert_figures(
-        folder / "adam_figures", {"overview", "evaluations", "careful_rate_rollback", "eve_grid"}
+        folder / "adam_figures",
+        {"overview", "evaluations", "paths", "careful_rate_rollback", "eve_grid"},
     )
     table = (folder / "adam.md").read_text()
     for method, label in {
