@@ -114,6 +114,9 @@ def _save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pa
     ):
         figure = Figure()
         draw(figure)
+        # Laid out once, not for each format anew.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for form in FORMATS:
             # Without a date the same run gives the same file.
             notes = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
