@@ -17,6 +17,7 @@ from optstudy_core.records import Run
 from studies import compare, figures, records, training, twins
 from studies.__main__ import main
 from studies.epochs import EpochMeter
+from studies.figures import landscape
 from studies.methods import METHODS
 from studies.study import QUICK, STUDIES, NnxLeaf, Study, load
 
@@ -42,8 +43,10 @@ def study_of():
 
 @pytest.fixture(autouse=True)
 def coarse_landscapes(monkeypatch):
-    window = figures._window
-    monkeypatch.setattr(figures, "_window", lambda *a, **words: window(*a, **words | {"grid": 21}))
+    window = landscape._window
+    monkeypatch.setattr(
+        landscape, "_window", lambda *a, **words: window(*a, **words | {"grid": 21})
+    )
 
 
 def learner_of(backend: str, study: Study, algorithm: str = "adam", lr: float | None = None):
@@ -424,8 +427,6 @@ class Without:
         if name.partition(".")[0] not in {absent!r}:
             return self.finder.find_spec(name, path, target)
 sys.meta_path[:] = map(Without, sys.meta_path)
-from studies import figures
-figures._GRID = 9
 from studies.__main__ import main
 sys.exit(main(["run", "linear_regression", "--backend", {backend!r}, "--algorithm", "sgd",
                "--epochs", "1", "--out", {str(tmp_path)!r}]))
@@ -663,15 +664,15 @@ def test_the_plane_of_two_parameters_is_theirs(study_of, tmp_path):
     learner = learner_of("torch", study)
     with Run.create(tmp_path, {}, tensorboard=False) as writer:
         training.record(study, learner, 2, writer)
-    landscape = figures.Landscape.around(study, learner, records.read(tmp_path))
-    assert landscape.exact
-    assert landscape.labels == ("m", "b")
-    assert landscape.path[0].tolist() == [float(study.initial["m"]), float(study.initial["b"])]
+    around = figures.Landscape.around(study, learner, records.read(tmp_path))
+    assert around.exact
+    assert around.labels == ("m", "b")
+    assert around.path[0].tolist() == [float(study.initial["m"]), float(study.initial["b"])]
     # Row i is v (b), column j is u (m): against the formula, in double.
-    m, b = landscape.u[5], landscape.v[11]
+    m, b = around.u[5], around.v[11]
     x, y = (v.astype(np.float64) for v in study.train[:2])
     expected = ((m * x + b - y) ** 2).sum()
-    assert landscape.losses[11, 5] == pytest.approx(expected, rel=1e-4)  # float32 sum of 120
+    assert around.losses[11, 5] == pytest.approx(expected, rel=1e-4)  # float32 sum of 120
 
 
 def test_the_projected_plane_holds_the_path(study_of, tmp_path):
@@ -679,17 +680,34 @@ def test_the_projected_plane_holds_the_path(study_of, tmp_path):
     learner = learner_of("torch", study)
     with Run.create(tmp_path, {}, tensorboard=False) as writer:
         training.record(study, learner, 1, writer)
-    landscape = figures.Landscape.around(study, learner, records.read(tmp_path))
+    around = figures.Landscape.around(study, learner, records.read(tmp_path))
     # A path of two points lies on its plane, the last one at the origin.
-    assert landscape.path[-1].tolist() == [0.0, 0.0]
-    start, end = landscape.path
+    assert around.path[-1].tolist() == [0.0, 0.0]
+    start, end = around.path
     assert start[1] == pytest.approx(0.0, abs=1e-9)
     assert end[0] < start[0]
-    row = int(np.argmin(np.abs(landscape.v)))
-    column = int(np.argmin(np.abs(landscape.u - start[0])))
-    assert landscape.losses[row, column] == pytest.approx(landscape.heights[0], rel=0.05)
+    row = int(np.argmin(np.abs(around.v)))
+    column = int(np.argmin(np.abs(around.u - start[0])))
+    assert around.losses[row, column] == pytest.approx(around.heights[0], rel=0.05)
 
 
 def test_probabilities_of_huge_outputs():
     assert figures.softmax(np.float32([[3e38, 0.0]])).tolist() == [[1.0, 0.0]]
     assert np.isnan(figures.softmax(np.float32([[np.nan, 0.0]]))).all()
+
+
+def test_filter_normalised_directions(study_of):
+    study = study_of("digits")
+    parameters = dict(study.initial)
+    directions = landscape.filter_normalised(study, parameters)
+    assert np.array_equal(directions, landscape.filter_normalised(study, parameters))
+    for direction in directions:
+        part = landscape._unflatten(direction, study.initial)
+        for name, value in parameters.items():
+            if value.ndim == 1:
+                assert not part[name].any()
+            else:  # float32 on the way back
+                lengths = [np.linalg.norm(array, axis=1) for array in (part[name], value)]
+                np.testing.assert_allclose(*lengths, rtol=1e-6)
+    cosine = directions[0] @ directions[1] / np.prod(np.linalg.norm(directions, axis=1))
+    assert abs(cosine) < 0.1  # 2368 random numbers: a standard deviation of 0.02

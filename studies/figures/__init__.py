@@ -1,0 +1,108 @@
+"""The figures of a run, drawn from its record; they know no framework and no study by name.
+
+Losses and outputs away from the recorded points come from a learner. What is not finite (a run
+that diverged) is left out of a figure, never an error.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from studies.records import Run
+from studies.study import Study
+
+from .comparison import draw_comparison, evaluations
+from .epochs import epoch_steps, layers, overview, parting, training_loss
+from .landscape import Landscape, is_plane, path_on_contours, paths, surface
+from .look import FORMATS, FRAMEWORKS, ROW, save, title
+from .predictions import class_probabilities, fitted_lines, softmax, vertex_histograms
+
+if TYPE_CHECKING:
+    from studies.training import Learner
+    from studies.twins import Twins
+
+__all__ = [
+    "FORMATS",
+    "FRAMEWORKS",
+    "ROW",
+    "Landscape",
+    "class_probabilities",
+    "draw_comparison",
+    "draw_overview",
+    "draw_paths",
+    "draw_run",
+    "draw_twins",
+    "evaluations",
+    "fitted_lines",
+    "is_plane",
+    "number_of_figures",
+    "softmax",
+    "title",
+    "vertex_histograms",
+]
+
+
+def draw_run(
+    study: Study,
+    learner: Learner,
+    run: Run,
+    *,
+    after_each: Callable[[], None] = lambda: None,
+) -> list[pathlib.Path]:
+    """Draw every figure of a run that ended into ``figures/`` of its folder.
+
+    Args:
+        study: what was trained.
+        learner: of the run's framework, for losses and outputs.
+        run: the record.
+        after_each: called after each figure, for a progress bar.
+
+    Returns:
+        the PNG files.
+    """
+    landscape = Landscape.around(study, learner, run)
+    drawings: dict[str, Callable[[Figure], None]] = {}
+    if study.draw_predictions is not None:
+        drawings["predictions"] = partial(
+            study.draw_predictions, study=study, run=run, learner=learner
+        )
+    drawings |= {
+        "parameters": lambda figure: path_on_contours(figure, study, run, landscape),
+        "epoch_steps": lambda figure: epoch_steps(figure, study, run),
+        "training_loss": lambda figure: training_loss(figure, study, run),
+        "layers": lambda figure: layers(figure, study, run),
+    }
+    if landscape.exact:
+        drawings["surface"] = lambda figure: surface(figure, study, run, landscape)
+    drawn = []
+    for name, draw in drawings.items():
+        drawn.append(save(run.folder / "figures", name, draw))
+        after_each()
+    return drawn
+
+
+def number_of_figures(study: Study) -> int:
+    """Return how many figures :func:`draw_run` makes."""
+    return 4 + (study.draw_predictions is not None) + is_plane(study)
+
+
+def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:
+    """Draw loss, step size and angle of several runs of a study; return the PNG file."""
+    return save(folder, "overview", lambda figure: overview(figure, study, runs))
+
+
+def draw_twins(study: Study, pair: Twins, folder: pathlib.Path) -> pathlib.Path:
+    """Draw where a training parts between the frameworks; return the PNG file."""
+    return save(folder, "twins", lambda figure: parting(figure, study, pair))
+
+
+def draw_paths(
+    study: Study, learner: Learner, runs: Mapping[str, Run], folder: pathlib.Path
+) -> pathlib.Path:
+    """Draw the paths of runs of two parameters, each small on the same contours; return the PNG."""
+    return save(folder, "paths", lambda figure: paths(figure, study, learner, runs))

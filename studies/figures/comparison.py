@@ -1,0 +1,236 @@
+"""Several kinds of training beside the first of them."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from studies.records import Run
+from studies.study import Study
+
+from .look import (
+    ABOVE,
+    BELOW,
+    BLUE,
+    FRAMEWORKS,
+    GREY,
+    angle_axis,
+    epoch_axis,
+    logarithmic,
+    loss_axis,
+    save,
+    size_axis,
+)
+
+
+def draw_comparison(
+    study: Study, heading: str, runs: Mapping[str, Sequence[Run]], folder: pathlib.Path
+) -> list[pathlib.Path]:
+    """Draw each kind of training against the first, and all of them small beside each other.
+
+    Args:
+        study: what was trained.
+        heading: what the trainings have in common.
+        runs: by label, of all frameworks and seeds.
+        folder: for the figures.
+
+    Returns:
+        the PNG files.
+    """
+    others = list(runs)[1:]
+    if not others:
+        return []
+    words: dict[str, Any] = {"study": study, "heading": heading, "runs": runs}
+    drawings = {
+        "overview": partial(small_multiples, **words),
+        "evaluations": partial(small_multiples, **words, over="evaluations"),
+    }
+    if len(others) <= _MANY:
+        for label in others:
+            drawings[_file_name(label)] = partial(against_first, **words, label=label)
+    return [save(folder, name, draw) for name, draw in drawings.items()]
+
+
+_MANY: Final = 12
+"""Up to so many kinds of training have a figure each, beside the small ones of all."""
+
+
+def against_first(
+    figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]], label: str
+) -> None:
+    """Draw loss, rate factor, angle and step size of a training, and those of the first."""
+    figure.set_size_inches(8.0, 11.5)
+    loss, factor, turn, size = figure.subplots(4, 1, sharex=True)
+    loss.set_title(f"{heading}\n{label}")
+    first = next(iter(runs))
+    shown = [*runs[first], *runs[label]]
+    for name, colour in ((first, GREY), (label, BLUE)):
+        for several, look in _looks(runs[name], colour, name):
+            _band(loss, several, _epochs_of, "loss", look)
+            _band(factor, several, _epochs_of, "method/lr_factor", look)
+            _band(turn, several, _epochs_of, "angle", look)
+            _band(size, several, _epochs_of, "step_size", look)
+    for run in runs[label]:
+        _mark_undone(loss, run, BLUE, label=True)
+    loss_axis(loss, study, shown)
+    factor.set_ylabel("factor on the\nlearning rate")
+    factors = [run.column("method/lr_factor").max(initial=1.0) for run in shown]
+    factor.set_ylim(0.0, 1.1 * max(factors))
+    angle_axis(turn)
+    size_axis(size, shown)
+    epoch_axis(size, shown)
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, title=_of_seeds(shown))
+
+
+def small_multiples(
+    figure: Figure,
+    study: Study,
+    heading: str,
+    runs: Mapping[str, Sequence[Run]],
+    over: Literal["epochs", "evaluations"] = "epochs",
+) -> None:
+    """Draw the loss of every kind of training, each in a small panel with that of the first.
+
+    Args:
+        figure: is drawn on.
+        study: what was trained.
+        heading: what the trainings have in common.
+        runs: by label.
+        over: ``epochs``, or the evaluations that the training took: of the gradient over all
+            training data (one an epoch) and of the loss over all training data, counted alike.
+    """
+    first, *others = runs
+    columns = min(3, len(others))
+    rows = -(-len(others) // columns)
+    figure.set_size_inches(max(6.5, 4.0 * columns), 2.2 + 2.5 * rows)
+    figure.suptitle(f"{heading}: beside {first}", x=0.01, ha="left")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    shown = [run for several in runs.values() for run in several]
+    across = _epochs_of if over == "epochs" else evaluations
+    for i, ax in enumerate(panels.flat):
+        if i >= len(others):
+            ax.set_visible(False)
+            continue
+        name = others[i]
+        ax.set_title(name, fontsize=12)
+        for label, colour in ((first, GREY), (name, BLUE)):
+            word = first if label == first else "the panel's"
+            for several, look in _looks(runs[label], colour, word):
+                _band(ax, several, across, "loss", look)
+            for run in runs[label]:
+                _mark_undone(ax, run, colour, label=False, across=across)
+        logarithmic(ax, [run.column("loss") for run in shown])
+        last_row = i + columns >= len(others)
+        if last_row:
+            ax.tick_params(labelbottom=True)
+        ax.set_xlabel(_ACROSS[over] if last_row else "")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.supylabel(
+        f"training loss per mini-batch\n{study.loss_label}", fontsize=12, multialignment="center"
+    )
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    if any(run.column("method/undone").any() for run in shown):
+        handles.append(_undone_marker(BLUE))
+        labels.append(_UNDONE)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=(2, 3, 5)[columns - 1],
+        title=_of_seeds(shown),
+    )  # fmt: skip
+
+
+def evaluations(run: Run) -> np.ndarray:
+    """Return how many evaluations over all training data a run took, up to each epoch's loss.
+
+    One of the gradient an epoch, and those of the loss that the method asked for at the end of the
+    epochs before.
+    """
+    asked = run.column("method/evaluations")
+    result: np.ndarray = run.column("epoch") + np.cumsum(asked) - asked
+    return result
+
+
+def _epochs_of(run: Run) -> np.ndarray:
+    return run.column("epoch")
+
+
+_ACROSS: Final = {
+    "epochs": "epoch",
+    "evaluations": "evaluations of the gradient and the loss",
+}
+
+
+def _band(
+    ax: Axes, runs: Sequence[Run], across: Callable[[Run], np.ndarray], column: str, look: Any
+) -> None:
+    """Draw the median of several seeds, and a band from the smallest to the largest."""
+    x = np.median([across(run) for run in runs], axis=0)
+    with np.errstate(invalid="ignore"):
+        y = np.stack([run.column(column) for run in runs])
+        ax.plot(x, np.median(y, axis=0), **look)
+        if len(runs) > 1:
+            ax.fill_between(
+                x, y.min(axis=0), y.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
+            )
+
+
+def _of_seeds(runs: Sequence[Run]) -> str | None:
+    seeds = {run.config["seed"] for run in runs}
+    return f"median of {len(seeds)} seeds, and all between the extremes" if len(seeds) > 1 else None
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.]+", "_", label.casefold()).strip("_")
+
+
+def _looks(
+    runs: Sequence[Run], colour: str, word: str
+) -> Iterator[tuple[list[Run], dict[str, Any]]]:
+    """Yield the runs of each framework with how they are drawn; two both stay visible."""
+    by_framework: dict[str, list[Run]] = {}
+    for run in runs:
+        by_framework.setdefault(run.config["backend"], []).append(run)
+    for backend, several in by_framework.items():
+        look: dict[str, Any] = {"color": colour, "label": f"{word}, {FRAMEWORKS[backend]}"}
+        if len(by_framework) > 1:
+            look |= BELOW if backend == "torch" else ABOVE
+        yield several, look
+
+
+_UNDONE: Final = "epoch undone"
+
+
+def _mark_undone(
+    ax: Axes,
+    run: Run,
+    colour: str,
+    *,
+    label: bool,
+    across: Callable[[Run], np.ndarray] = _epochs_of,
+) -> None:
+    undone = run.column("method/undone") > 0
+    if undone.any():
+        known = ax.get_legend_handles_labels()[1]
+        marker = _undone_marker(colour)
+        ax.plot(
+            across(run)[undone],
+            run.column("loss")[undone],
+            linestyle="none",
+            color=colour,
+            marker=marker.get_marker(),
+            markersize=marker.get_markersize(),
+            label=_UNDONE if label and _UNDONE not in known else None,
+        )
+
+
+def _undone_marker(colour: str) -> Line2D:
+    return Line2D([], [], linestyle="none", marker="x", markersize=7, color=colour)

@@ -1,0 +1,162 @@
+"""What a run measured, over its epochs; and where two frameworks part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from studies.records import Run
+from studies.study import Study
+
+from .look import (
+    ABOVE,
+    BELOW,
+    BLUE,
+    FRAMEWORKS,
+    GREEN,
+    ROW,
+    VERMILION,
+    angle_axis,
+    epoch_axis,
+    from_zero,
+    heading_of,
+    joined,
+    loss_axis,
+    note_divergence,
+    size_axis,
+    stacked,
+    title,
+    trained_with,
+)
+
+if TYPE_CHECKING:
+    from studies.twins import Twins
+
+
+def training_loss(figure: Figure, study: Study, run: Run) -> None:
+    """Draw the training loss over the epochs, and the metrics below it."""
+    metrics = [n for n in run.rows[0] if n not in ROW] if run.rows else []
+    panels = stacked(figure, study, run, 1 + len(metrics))
+    panels[0].plot(run.column("epoch"), run.column("loss"), marker="o", markersize=4)
+    loss_axis(panels[0], study, [run])
+    for ax, name in zip(panels[1:], metrics, strict=True):
+        ax.plot(run.column("epoch"), run.column(name), color=GREEN, marker="o", markersize=4)
+        ax.set_ylabel(name.replace("_", " "))
+    note_divergence(panels[0], run)
+
+
+def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
+    """Draw the size and the angle of the epoch steps, of all parameters and of each array."""
+    size, turn = stacked(figure, study, run, 2)
+    epochs = run.column("epoch")
+    layers = list(study.initial)
+    few = ["C1", "C2", "C3", "C4", "C5"][: len(layers)]
+    many = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.85, len(layers)))
+    shades: Any = few if len(few) == len(layers) else many
+    for layer, shade in zip(layers, shades, strict=True):
+        thin: dict[str, Any] = {"color": shade, "linewidth": 1.3, "label": layer}
+        size.plot(epochs, run.layer_column(layer, "step_size"), **thin)
+        if study.initial[layer].size > 1:  # a single number has no direction but its sign
+            turn.plot(epochs, run.layer_column(layer, "angle"), **thin)
+    thick: dict[str, Any] = {
+        "color": BLUE,
+        "marker": "o",
+        "markersize": 4,
+        "label": "all parameters",
+    }
+    size.plot(epochs, run.column("step_size"), **thick)
+    turn.plot(epochs, run.column("angle"), **thick)
+    size_axis(size, [run])
+    angle_axis(turn)
+    handles, labels = size.get_legend_handles_labels()
+    first = [handles[-1], *handles[:-1]], [labels[-1], *labels[:-1]]
+    figure.legend(*first, loc="outside lower center", ncols=min(3, len(labels)))
+    note_divergence(size, run)
+
+
+def parting(figure: Figure, study: Study, pair: Twins) -> None:
+    """Draw distance, angle and difference of loss of two trainings, and whose they are."""
+    figure.set_size_inches(8.0, 10.5)
+    distance, turn, loss, part = figure.subplots(4, 1, sharex=True)
+    distance.set_title(f"{study.title}, {title(pair.algorithm)}: PyTorch and JAX")
+    epochs = [e.epoch for e in pair.epochs]
+    line: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 4}
+    distance.plot(epochs, [e.distance for e in pair.epochs], **line)
+    distance.set_ylabel("distance of parameters\n‖θ_torch − θ_jax‖")
+    turn.plot(epochs, [e.angle for e in pair.epochs], **line)
+    turn.set_ylabel("angle between the\nepoch steps (degrees)")
+    loss.plot(epochs, [abs(e.loss_difference) for e in pair.epochs], **line)
+    loss.set_ylabel("training losses\ndiffer by")
+    gradients = [e.gradients.relative for e in pair.epochs]
+    part.plot(epochs, gradients, **line | {"color": VERMILION, "label":
+        "gradients at the same parameters, relative to their length"})  # fmt: skip
+    part.plot(epochs, [e.optimizer.ulp for e in pair.epochs], **line | {"color": GREEN, "label":
+        "optimizers fed the same gradients, largest difference in ulp"})  # fmt: skip
+    part.set_ylabel("of it, whose?")
+    for ax in (distance, turn, loss, part):
+        from_zero(ax)
+    part.set_xlabel("epoch")
+    part.set_xlim(0.5, max([1, *epochs]) + 0.5)
+    part.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.legend(*part.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+
+
+def layers(figure: Figure, study: Study, run: Run) -> None:
+    """Draw step size and angle of each array of parameters over the epochs, as heat maps."""
+    names = list(study.initial)
+    figure.set_size_inches(9.0, 2.4 + 2 * max(1.2, 0.32 * len(names)))
+    panels = figure.subplots(2, 1, sharex=True)
+    panels[0].set_title(heading_of(study, run))
+    with np.errstate(invalid="ignore"):
+        sizes = np.stack([run.layer_column(name, "step_size") for name in names])
+        sizes = np.ma.masked_invalid(np.where(sizes > 0, sizes, np.nan))
+    turns = np.ma.masked_invalid(np.stack([run.layer_column(name, "angle") for name in names]))
+    epochs = len(run.rows)
+    whole = sizes.count() > 0
+    shown: list[tuple[Any, Any, str]] = [
+        (sizes, LogNorm(sizes.min(), max(sizes.max(), 1.001 * sizes.min())) if whole else None,
+         "epoch step size ‖Δ‖"),
+        (turns, Normalize(0.0, 180.0), "angle to the previous\nepoch step (degrees)"),
+    ]  # fmt: skip
+    for ax, (values, norm, label) in zip(panels, shown, strict=True):
+        ax.grid(visible=False)
+        drawn = ax.imshow(
+            values, aspect="auto", interpolation="nearest", norm=norm, cmap="viridis",
+            extent=(0.5, epochs + 0.5, len(names) - 0.5, -0.5),
+        )  # fmt: skip
+        ax.set_yticks(range(len(names)), names, fontsize=9)
+        figure.colorbar(drawn, ax=ax, label=label)
+    epoch_axis(panels[-1], [run])
+
+
+def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
+    """Draw loss, step size and angle of several runs above each other."""
+    figure.set_size_inches(8.0, 9.5)
+    loss, size, turn = figure.subplots(3, 1, sharex=True)
+    names = list(dict.fromkeys(map(trained_with, runs)))
+    loss.set_title(f"{study.title}: {joined(names)}")
+    both = len({run.config["backend"] for run in runs}) > 1
+    for run in runs:
+        backend = run.config["backend"]
+        look: dict[str, Any] = {
+            "color": f"C{names.index(trained_with(run))}",
+            "label": f"{trained_with(run)}, {FRAMEWORKS[backend]}",
+        }
+        if both:  # dashes above a wider pale line: both stay visible where they coincide
+            look |= BELOW if backend == "torch" else ABOVE
+        epochs = run.column("epoch")
+        loss.plot(epochs, run.column("loss"), **look)
+        size.plot(epochs, run.column("step_size"), **look)
+        turn.plot(epochs, run.column("angle"), **look)
+    loss_axis(loss, study, runs)
+    size_axis(size, runs)
+    angle_axis(turn)
+    epoch_axis(turn, runs)
+    handles, labels = loss.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
