@@ -28,6 +28,7 @@ from optstudy_core import ALGORITHMS
 from optstudy_core.hyperparameters import RANGES, nearest
 
 from .compare import VARIED, Comparison, cores, values
+from .everything import Everything, Whole
 from .methods import METHODS, PLAIN
 from .report import Report
 from .runner import Plan, Prepared, Twins
@@ -100,10 +101,16 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     ]
 
 
-def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Any]:
-    runs = [Prepared(_plan(parser, arguments, name)) for name in QUICK]
-    arguments.algorithm = None
-    return [*runs, *_compare(parser, arguments)]
+def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Everything]:
+    wholes = [
+        Whole(
+            run=_plan(parser, arguments, name),
+            comparison=_plan(parser, arguments, name, algorithms=("adam",)),
+            vary=dict(DEFAULT_VARY),
+        )
+        for name in QUICK
+    ]
+    return [Everything(wholes, arguments.jobs)]
 
 
 def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Report]:
@@ -168,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     everything.set_defaults(
         name="all", algorithm=None, epochs=None, lr=None, dialect=None, data=None, events=None,
-        vary=None, seeds=1, default_algorithms=DEFAULT_ALGORITHMS,
+        default_algorithms=DEFAULT_ALGORITHMS,
     )  # fmt: skip
     compare.add_argument(
         "name",

@@ -711,3 +711,20 @@ def test_filter_normalised_directions(study_of):
                 np.testing.assert_allclose(*lengths, rtol=1e-6)
     cosine = directions[0] @ directions[1] / np.prod(np.linalg.norm(directions, axis=1))
     assert abs(cosine) < 0.1  # 2368 random numbers: a standard deviation of 0.02
+
+
+@pytest.mark.slow
+def test_everything_side_by_side(tmp_path, capsys):
+    assert main(["all", "--backend", "torch", "--jobs", "2", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for name, title in (("linear_regression", "Linear regression"), ("digits", "Handwritten")):
+        assert f"{title}" in said
+        for run in ("sgd", "adam"):
+            assert records.read(tmp_path / name / run / "torch").parameters is not None
+        folder = tmp_path / name / "compare"
+        assert_figures(
+            folder / "adam_figures", {f.stem for f in (folder / "adam_figures").iterdir()}
+        )
+        assert (folder / "adam_lr_factor_16.md").is_file()
+    assert main(["all", "--backend", "torch", "--out", str(tmp_path)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
