@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import optstudy_core
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -32,6 +34,7 @@ def test_the_wheel_has_the_five_packages_only(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_has_its_data(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {"optstudy_core/references.bib", "studies/studies.mplstyle"} <= names
+    assert {f"studies/report/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
@@ -73,3 +76,8 @@ def test_the_wheel_alone_works_in_a_clean_environment(
         [python, "-c", "import optstudy_torch"], capture_output=True, text=True, cwd=tmp_path
     )
     assert "No module named 'torch'" in refusal.stderr
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {optstudy_core.__version__}\n" in text
