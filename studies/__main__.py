@@ -28,7 +28,7 @@ from optstudy_core import ALGORITHMS
 from optstudy_core.hyperparameters import RANGES, nearest
 
 from .compare import VARIED, Comparison, cores, values
-from .everything import Everything, Whole
+from .everything import Everything, Part
 from .methods import METHODS, PLAIN
 from .report import Report
 from .runner import Plan, Prepared, Twins
@@ -102,15 +102,12 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 
 
 def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Everything]:
-    wholes = [
-        Whole(
-            run=_plan(parser, arguments, name),
-            comparison=_plan(parser, arguments, name, algorithms=("adam",)),
-            vary=dict(DEFAULT_VARY),
-        )
-        for name in QUICK
-    ]
-    return [Everything(wholes, arguments.jobs)]
+    parts = []
+    for name in QUICK:
+        parts.append(Part(_plan(parser, arguments, name)))
+        plan = _plan(parser, arguments, name, algorithms=("adam",))
+        parts.append(Part(plan, dict(DEFAULT_VARY)))
+    return [Everything(parts, arguments.jobs)]
 
 
 def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Report]:

@@ -17,64 +17,56 @@ from .runner import Plan, Prepared
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A study's runs and its comparison; crosses to another process.
+class Part:
+    """A study's runs, or its comparison; crosses to another process.
 
     Attributes:
-        run: the plan of the runs.
-        comparison: the plan of the comparison.
-        vary: what is varied in it.
+        plan: of it.
+        vary: what is varied in a comparison; ``None``: runs.
     """
 
-    run: Plan
-    comparison: Plan
-    vary: Mapping[str, Sequence[Any]]
+    plan: Plan
+    vary: Mapping[str, Sequence[Any]] | None = None
 
-    def carry_out(self, console: Console) -> None:
-        """Train, record and draw all of it."""
-        for part in self._parts():
-            part.carry_out(console)
-
-    def check(self) -> None:
-        """Refuse what is not allowed; errors as of the two parts."""
-        self._parts()
-
-    def _parts(self) -> tuple[Prepared, Comparison]:
-        return Prepared(self.run), Comparison(self.comparison, self.vary)
+    def prepare(self) -> Prepared | Comparison:
+        """Check every value; errors as of the two."""
+        return Prepared(self.plan) if self.vary is None else Comparison(self.plan, self.vary)
 
 
 class Everything:
-    """Several studies that were checked.
+    """Parts that were checked.
 
     Args:
-        wholes: the studies.
+        parts: in the order in which they are shown.
         jobs: how many at a time.
     """
 
-    def __init__(self, wholes: Sequence[Whole], jobs: int) -> None:
-        for whole in wholes:
-            whole.check()
-        self._wholes = wholes
-        self._jobs = min(jobs, len(wholes))
+    def __init__(self, parts: Sequence[Part], jobs: int) -> None:
+        for part in parts:
+            part.prepare()
+        self._parts = parts
+        self._jobs = min(jobs, len(parts))
 
     def carry_out(self, console: Console) -> None:
         """Carry them out: most of the time goes into figures, which only processes share."""
         if self._jobs == 1:
-            for whole in self._wholes:
-                whole.carry_out(console)
+            for part in self._parts:
+                part.prepare().carry_out(console)
             return
-        names = " and ".join(whole.run.study for whole in self._wholes)
-        console.print(f"{names}, side by side: this takes a minute or two")
+        names = dict.fromkeys(part.plan.study for part in self._parts)
+        console.print(f"{' and '.join(names)}, side by side: this takes a minute or two")
         # Threads of torch and XLA do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self._jobs, context) as pool:
-            done = [pool.submit(_said, whole, console.width) for whole in self._wholes]
-            for said in done:
-                console.print(Text.from_ansi(said.result()), soft_wrap=True)
+            # Comparisons take longest: they begin.
+            first = sorted(self._parts, key=lambda part: part.vary is None)
+            said = {id(part): pool.submit(_said, part, console.width) for part in first}
+            for part in self._parts:
+                console.print(Text.from_ansi(said[id(part)].result()), soft_wrap=True)
 
 
-def _said(whole: Whole, width: int) -> str:
-    """Carry a study out; return what it said."""
+def _said(part: Part, width: int) -> str:
+    """Carry a part out; return what it said."""
     said = io.StringIO()
-    whole.carry_out(Console(file=said, width=width))
+    part.prepare().carry_out(Console(file=said, width=width))
     return said.getvalue()

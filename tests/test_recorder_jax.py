@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -460,12 +459,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def test_the_examples_of_the_documentation_run() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "instruments.md").read_text(encoding="utf-8")
-    code = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(code) == 4
-    shared: dict[str, Any] = {}
-    for block in code:
-        exec(compile(block, "instruments.md", "exec"), shared)
