@@ -171,7 +171,7 @@ def config(
         "epochs": epochs,
         "lr": optimizer.lr,
         "seed": plan.seed,
-        "data": None if plan.data is None else str(plan.data),
+        "data": None if plan.data is None else str(plan.data.resolve()),
         "events": plan.events,
         "source": plan.study,
         "dialect": optimizer.dialect,
