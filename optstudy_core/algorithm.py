@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -16,6 +16,14 @@ import numpy as np
 from .hyperparameters import check_value, nearest
 from .leaves import Leaves, NumPy, Reduction
 
+INPUTS: Mapping[str, bool] = {"value": False, "hessian": True}
+"""What a rule may ask for besides the gradient, and whether it is like the parameters.
+
+``value`` is the loss where the gradient was taken, a scalar; ``hessian`` an estimate of the
+diagonal of the Hessian. They are keyword arguments of ``update`` without a default, or with the
+default ``None`` where a step may go without.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Algorithm:
@@ -25,7 +33,7 @@ class Algorithm:
         name: the name it goes by, in lower case.
         init: ``init(params, **some of the hyperparameters) -> state``, a NamedTuple.
         update: ``update(state, grad, params, *, hyperparameters) -> (state, step)``; every
-            hyperparameter is a keyword argument with a default.
+            hyperparameter is a keyword argument with a default, except for :data:`INPUTS`.
         dialects: for each dialect the values in which it differs from the defaults.
         bibtex: keys of the sources in ``references.bib``.
         check: refuses combinations of hyperparameters; values alone are checked by name.
@@ -55,7 +63,7 @@ class Algorithm:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"name = {self.name!r}: allowed are Python identifiers")
-        keywords = self._keywords(self.update)
+        keywords = self._hyperparameters
         without = [p.name for p in keywords if p.default is p.empty]
         if without:
             raise TypeError(
@@ -76,8 +84,18 @@ class Algorithm:
         return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
 
     @cached_property
+    def _hyperparameters(self) -> list[inspect.Parameter]:
+        return [p for p in self._keywords(self.update) if p.name not in INPUTS]
+
+    @cached_property
+    def inputs(self) -> Mapping[str, bool]:
+        """Which of :data:`INPUTS` an update asks for, and whether it can not go without."""
+        keywords = self._keywords(self.update)
+        return {p.name: p.default is p.empty for p in keywords if p.name in INPUTS}
+
+    @cached_property
     def _update_defaults(self) -> dict[str, Any]:
-        return {p.name: p.default for p in self._keywords(self.update)}
+        return {p.name: p.default for p in self._hyperparameters}
 
     @cached_property
     def _init_arguments(self) -> frozenset[str]:
@@ -115,7 +133,8 @@ class Algorithm:
         one = Leaves([np.ones(())], watch)
         for dialect in self.dialects or [None]:
             values = self.defaults(dialect)
-            self.update(self.start(one, values), one, one, **values)
+            given = dict.fromkeys(self.inputs, one)
+            self.update(self.start(one, values), one, one, **given, **values)
         return watch.seen
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
@@ -164,6 +183,24 @@ class Algorithm:
         if self.check is not None:
             self.check(values)
         return values
+
+    def check_inputs(self, given: Iterable[str], how: str = "") -> None:
+        """Refuse inputs that are not those of :attr:`inputs`.
+
+        Args:
+            given: the names of what is there.
+            how: to end the message with: how to give them.
+
+        Raises:
+            TypeError: naming what is missing or unknown.
+        """
+        known = set(given)
+        for name in sorted(known - self.inputs.keys()):
+            allowed = nearest(name, self.inputs) if self.inputs else "it takes the gradient only"
+            raise TypeError(f"{self.name} has no input {name!r}; {allowed}")
+        missing = [name for name, required in self.inputs.items() if required and name not in known]
+        if missing:
+            raise TypeError(f"{self.name} without {', '.join(missing)}{how}")
 
     def start(self, params: Any, hyperparameters: Mapping[str, Any]) -> Any:
         """Call ``init`` with those of the hyperparameters that it asks for."""

@@ -91,6 +91,16 @@ RANGES: Final[Mapping[str, Range]] = {
     "eps2": NON_NEGATIVE,
     "d": Range(at_least=1.0),
     "t0": NON_NEGATIVE,
+    "max_lr": NON_NEGATIVE,
+    "c": Range(above=0.0),
+    "sq_norm_floor": NON_NEGATIVE,
+    "clip_threshold": NON_NEGATIVE,
+    "update_interval": Range(at_least=1.0),
+    "ascent_radius": NON_NEGATIVE,
+    "ascent_period": Range(at_least=1.0),
+    "initial_scale_factor": Range(above=0.0),
+    "mechanic_decay": NON_NEGATIVE,
+    "mechanic_eps": Range(above=0.0),
 }
 
 

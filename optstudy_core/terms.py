@@ -25,6 +25,11 @@ def objective_gradient(
     return g + weight_decay * needed(params, "weight_decay")
 
 
+def objective_value(value: Array, *, maximize: bool = False) -> Array:
+    """Return the loss of what is minimized: ±f(θ)."""
+    return -value if maximize else value
+
+
 def decoupled_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
     """Return a step with weight decay that does not pass through the moments: step − lr·λ·θ.
 

@@ -13,6 +13,7 @@ from optstudy_core import ALGORITHMS, __version__
 
 from . import epoch, geometry, recorder
 from ._selfcheck import selfcheck
+from .hessian import hutchinson
 from .recorder import Recorder
 from .transform import TransformState, from_core
 
@@ -25,6 +26,7 @@ __all__ = [
     "epoch",
     "from_core",
     "geometry",
+    "hutchinson",
     "recorder",
     "selfcheck",
     *sorted(ALGORITHMS),

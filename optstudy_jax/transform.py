@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.algorithm import find
+from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import nearest
 from optstudy_core.leaves import Leaves, map_leaves
 
@@ -83,7 +83,6 @@ def _transformation(
     def update(
         updates: Any, state: TransformState, params: Any = None, **extra: Any
     ) -> tuple[Any, TransformState]:
-        del extra  # of other transformations in the chain
         grads, treedef = jax.tree.flatten(updates)
         if not isinstance(state, TransformState) or type(state.inner) is not algorithm.state_type:
             found = type(getattr(state, "inner", state)).__name__
@@ -91,8 +90,18 @@ def _transformation(
                 f"state of type {found}: allowed for {algorithm.name} is "
                 f"{algorithm.state_type.__name__}"
             )
-        param_leaves = [None] * len(grads) if params is None else _leaves_like(params, treedef)
-        dtypes = [_check(g, p) for g, p in zip(grads, param_leaves, strict=True)]
+        # What else there is belongs to other transformations in the chain.
+        given = {k: extra[k] for k in algorithm.inputs if extra.get(k) is not None}
+        algorithm.check_inputs(given, f": call update(grads, state, params, {_shown(algorithm)})")
+        trees = {k: _leaves_like(k, given.pop(k), treedef) for k in [*given] if INPUTS[k]}
+        param_leaves = (
+            [None] * len(grads) if params is None else _leaves_like("params", params, treedef)
+        )
+        dtypes = [_check("gradient", g, p) for g, p in zip(grads, param_leaves, strict=True)]
+        for name, leaves in trees.items():
+            for x, g in zip(leaves, grads if params is None else param_leaves, strict=True):
+                _check(name, x, g)
+        given = {k: jnp.asarray(x) for k, x in given.items()}
         count = jnp.asarray(state.count)
         rate = {} if schedule is None else {"lr": schedule(count)}
         parts, steps = [], [None] * len(grads)
@@ -103,8 +112,13 @@ def _transformation(
                 else v.item()  # of a schedule in NumPy
                 if isinstance(v, np.generic)
                 else v
-                for name, v in (values | rate).items()
+                for name, v in (values | rate | given).items()
             }
+            values |= {
+                name: Leaves([outside(leaves[i], dtypes[i]) for i in indices], BACKEND)
+                for name, leaves in trees.items()
+            }
+            values |= dict.fromkeys(algorithm.inputs.keys() - values.keys())
             own = _select(state.inner, treedef, indices, algorithm, hyperparameters)
             work = [outside(grads[i], dtypes[i]) for i in indices]
             known = params is not None
@@ -137,32 +151,40 @@ def _scalar(name: str, value: Any, dtype: Any) -> Node:
     return Node(isolate(jnp.asarray(value).astype(dtype)), PLAIN)
 
 
-def _leaves_like(params: Any, treedef: Any) -> list[Any]:
+def _shown(algorithm: Algorithm) -> str:
+    return ", ".join(f"{name}=…" for name in algorithm.inputs)
+
+
+def _leaves_like(name: str, tree: Any, treedef: Any) -> list[Any]:
     try:
-        return list(treedef.flatten_up_to(params))
+        return list(treedef.flatten_up_to(tree))
     except ValueError as error:
         raise ValueError(
-            f"params and the gradients have different structures: {jax.tree.structure(params)} "
+            f"{name} and the gradients have different structures: {jax.tree.structure(tree)} "
             f"and {treedef}"
         ) from error
 
 
-def _check(grad: Any, param: Any) -> Any:
-    """Refuse a gradient that does not fit its parameter; return the working dtype."""
+def _check(name: str, grad: Any, param: Any) -> Any:
+    """Refuse a gradient, or what is like it, that does not fit its parameter.
+
+    Returns:
+        the working dtype.
+    """
     own = jnp.result_type(grad)
     if param is None:
         try:
             return working_dtype(own)
         except TypeError as error:
-            raise TypeError(f"gradient of {error}") from None
+            raise TypeError(f"{name} of {error}") from None
     dtype = working_dtype(jnp.result_type(param))
     if not jnp.issubdtype(own, jnp.floating) or jnp.finfo(own).bits > jnp.finfo(dtype).bits:
         raise TypeError(
-            f"gradient of dtype {own} for a parameter of dtype {jnp.result_type(param)}: allowed "
+            f"{name} of dtype {own} for a parameter of dtype {jnp.result_type(param)}: allowed "
             f"are real dtypes that {jnp.dtype(dtype)} holds"
         )
     if jnp.shape(grad) != jnp.shape(param):
-        raise ValueError(f"gradient of shape {jnp.shape(grad)}: allowed is {jnp.shape(param)}")
+        raise ValueError(f"{name} of shape {jnp.shape(grad)}: allowed is {jnp.shape(param)}")
     return dtype
 
 

@@ -15,6 +15,7 @@ from . import geometry, lr_scheduler
 from ._selfcheck import selfcheck
 from .epoch import Backstep, EpochMomentum, ExtrapolatedEpoch
 from .eve import EVE
+from .hessian import hutchinson
 from .optimizer import CoreOptimizer, from_core
 from .recorder import Recorder
 
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "from_core",
     "geometry",
+    "hutchinson",
     "lr_scheduler",
     "selfcheck",
     *sorted(_CLASSES),

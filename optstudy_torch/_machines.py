@@ -43,6 +43,7 @@ class Machine:
         self,
         stages: Sequence[Stage],
         hyperparameters: dict[str, Any],
+        inputs: Mapping[str, Mapping[Any, torch.Tensor]],
         compiled: bool,
         step_dtype: str | None,
     ) -> None:
@@ -50,7 +51,8 @@ class Machine:
 
         Args:
             stages: all parameters of a group that have a gradient.
-            hyperparameters: Python numbers and tensors by name.
+            hyperparameters: Python numbers and tensors by name; inputs that are scalars, too.
+            inputs: tensors like the parameters, by name and parameter.
             compiled: run kernels of ``torch.compile``.
             step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
         """
@@ -62,13 +64,13 @@ class Machine:
             for stage in stages:
                 stage.compute(phases[0].scalars, hyperparameters)
                 for units in stage.chunks:
-                    stage.load(units)
+                    stage.load(units, inputs)
                     self._body(0, stage, units, hyperparameters, compiled)
                     stage.store(units, step_dtype)
         else:
             everything = [(stage, units) for stage in stages for units in stage.chunks]
             for stage, units in everything:
-                stage.load(units)
+                stage.load(units, inputs)
             for number, phase in enumerate(phases):
                 for stage, units in everything:
                     stage.compute(phase.scalars, hyperparameters)

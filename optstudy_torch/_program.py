@@ -24,6 +24,9 @@ from typing import Any, NamedTuple
 from optstudy_core import Algorithm
 from optstudy_core.leaves import Backend, Leaves, Reduction
 
+INPUT = "x_"
+"""What the names of symbols begin with that are given at every step, besides the gradient."""
+
 Host = Callable[[dict[str, float]], float]
 
 
@@ -233,6 +236,7 @@ class Program:
         phases: in order; the last one makes the state and the step.
         new_scalars: the scalar for each field of the state that is one, by the field's index.
         reads_params: whether the parameters are read.
+        inputs: symbols of the inputs that are arrays.
 
     Raises:
         NotTraceableError: if the formula branches on a hyperparameter's value.
@@ -257,8 +261,9 @@ class Program:
 
         hyperparameters = dict(static)
         hyperparameters |= {n: HostNumber(n, operator.itemgetter(n)) for n in dynamic}
-        hyperparameters |= {n: leaf(f"x_{n}", False) for n in tensors}
-        hyperparameters |= {n: leaf(f"x_{n}", is_array) for n, is_array in inputs.items()}
+        hyperparameters |= {n: leaf(INPUT + n, False) for n in tensors}
+        hyperparameters |= {n: leaf(INPUT + n, is_array) for n, is_array in inputs.items()}
+        self.inputs = [INPUT + n for n, is_array in inputs.items() if is_array]
         fields = [leaf(f"s{i}", is_array) for i, is_array in enumerate(full)]
         state, step = algorithm.update(
             rebuild(list(fields)), leaf("g", True), leaf("p", True), **hyperparameters

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 
 from . import _array
 from ._array import NUMPY
-from ._program import Body, HostNumber, Line, Program, Sum, Symbol
+from ._program import INPUT, Body, HostNumber, Line, Program, Sum, Symbol
 from ._threads import in_threads
 
 HOST = "cpu"
@@ -136,6 +136,7 @@ class Stage:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
         self._reads_params = program.reads_params
+        self._inputs = program.inputs
         # Leaves of one dtype side by side, so that they can share units.
         order = sorted(range(len(params)), key=lambda i: str(params[i].dtype))
         self.params = [params[i] for i in order]
@@ -218,7 +219,7 @@ class Stage:
             if len(unit.params) > 1:
                 shared += extra
                 needed = max(needed, shared)
-        for name in ("g", "step", "p") if self._reads_params else ("g", "step"):
+        for name in ("g", "step", *["p"] * self._reads_params, *self._inputs):
             scratch = torch.empty(needed, dtype=self.dtype, device=self.device)
             for unit, begin in zip(self._units, begins, strict=True):
                 if len(unit.params) > 1:
@@ -250,7 +251,7 @@ class Stage:
         """Take the scalars of the states, and hyperparameters that are tensors."""
         self.scalars = dict(self._fields)
         for name, value in tensors.items():
-            self.scalars[f"x_{name}"] = self.spread(value.to(self.dtype))
+            self.scalars[INPUT + name] = self.spread(value.to(self.dtype))
 
     def end(self, new: dict[int, Symbol]) -> None:
         """Write the new scalars to the states."""
@@ -264,8 +265,8 @@ class Stage:
             self._fields[name][...] = value
         self.scalars = {}
 
-    def load(self, units: Sequence[Unit]) -> None:
-        """Put parameters, gradients and states into the arrays of units."""
+    def load(self, units: Sequence[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]) -> None:
+        """Put parameters, gradients, other inputs and states into the arrays of units."""
         for unit in units:
             unit.arrays |= unit.states
             if unit.is_one:
@@ -274,10 +275,18 @@ class Stage:
                 unit.arrays["g"] = _flat(p.grad.detach(), unit.order).to(self.dtype)
                 if unit.in_place or self._reads_params:
                     unit.arrays["p"] = _flat(p.detach(), unit.order).to(self.dtype)
-        self._together(self._gather, units)
+                for name in self._inputs:
+                    own = inputs[name.removeprefix(INPUT)][p]
+                    unit.arrays[name] = _flat(own.detach(), unit.order).to(self.dtype)
+        self._together(functools.partial(self._gather, inputs=inputs), units)
 
-    def _gather(self, units: Iterable[Unit]) -> None:
+    def _gather(
+        self, units: Iterable[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]
+    ) -> None:
         for unit in units:
+            for name in self._inputs:
+                given = inputs[name.removeprefix(INPUT)]
+                torch._foreach_copy_(unit.views[name], [given[p] for p in unit.params])
             grads = [p.grad for p in unit.params if p.grad is not None]
             torch._foreach_copy_(unit.views["g"], grads)
             if self._reads_params:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.algorithm import find
+from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import check_value, is_number, nearest
 from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
@@ -196,30 +196,56 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     # The step.
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Any) -> Any:
         """Advance every parameter that has a gradient.
 
         Args:
             closure: evaluates the loss and the gradients anew, and returns the loss.
+            inputs: what the algorithm asks for besides (``algorithm.inputs``): ``value``, the loss,
+                where no closure returns it; ``hessian``, a tensor like each of the parameters, in
+                their order, as ``torch.autograd.grad`` returns them.
 
         Returns:
             what the closure returned, else ``None``.
 
         Raises:
-            TypeError: for a sparse or complex gradient.
-            ValueError: for a hyperparameter that is not allowed.
+            TypeError: for a sparse or complex gradient, or an input that is missing or unknown.
+            ValueError: for a hyperparameter that is not allowed, or a tensor of the wrong shape.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            if "value" in self.algorithm.inputs:
+                inputs = {"value": loss} | inputs
+        inputs = {name: x for name, x in inputs.items() if x is not None}
+        self.algorithm.check_inputs(inputs, ": call step(closure), or step(value=loss)")
         # In a function that a user compiles, our own kernels run: the same bits, compiled.
-        self._advance(torch.compiler.is_compiling())
+        self._advance(torch.compiler.is_compiling(), self._inputs(inputs))
         return loss
+
+    def _inputs(self, given: dict[str, Any]) -> _Inputs:
+        """Return what the algorithm is given: scalars, and tensors by parameter."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        scalars, tensors = {}, {}
+        for name, x in given.items():
+            if not INPUTS[name]:
+                scalar = x.detach() if isinstance(x, torch.Tensor) else torch.tensor(float(x))
+                if scalar.numel() != 1:
+                    raise ValueError(f"{name} of shape {tuple(x.shape)}: allowed are scalars")
+                scalars[name] = scalar.reshape(())
+                continue
+            if len(x) != len(params):
+                raise ValueError(f"{name} of length {len(x)}: allowed is {len(params)}")
+            for p, own in zip(params, x, strict=True):
+                if p.grad is not None:
+                    _check_gradient(p, own, name)
+            tensors[name] = dict(zip(params, x, strict=True))
+        return _Inputs(scalars, tensors)
 
     @_outside_compilation
     @torch.no_grad()
-    def _advance(self, compiling: bool) -> None:
+    def _advance(self, compiling: bool, inputs: _Inputs) -> None:
         states = list(self.state.values())
         if not _are(states, self._seen):
             self._staged.clear()
@@ -229,7 +255,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             if not params:
                 continue
             _check_gradients(params)
-            plan = self._plan(number, group)
+            plan = self._plan(number, group, inputs)
             if group["compile"] and plan.machine is None:
                 raise _not_compiled(plan.algorithm)
             compiled = compiling or group["compile"]
@@ -254,16 +280,17 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._seen = list(self.state.values())
         for plan, params, group, staged in ready:
             if staged is None:
-                self._advance_as_written(params, group, plan)
+                self._advance_as_written(params, group, plan, inputs)
             else:
-                staged.run(plan, self.state, group["step_dtype"])
+                staged.run(plan, self.state, group["step_dtype"], inputs)
 
-    def _plan(self, number: int, group: dict[str, Any]) -> _Plan:
+    def _plan(self, number: int, group: dict[str, Any], inputs: _Inputs) -> _Plan:
         """Return what a group's values ask for, made anew if one of them is another object."""
         values = [value for name, value in group.items() if name != "params"]
         plan = self._plans.get(number)
-        if plan is None or not _are(values, plan.values):
-            plan = self._plans[number] = _Plan(values, *self._selected(group))
+        if plan is None or not _are(values, plan.values) or plan.inputs != inputs.names:
+            selected = self._selected(group)
+            plan = self._plans[number] = _Plan(values, *selected, inputs.names)
         if not plan.is_fixed:
             del self._plans[number]
         return plan
@@ -274,7 +301,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         fields = (leaves.values[0] for leaves in _flatten(state))
         self.state[p].update(zip(plan.layout.names, map(_owned(work), fields), strict=True))
 
-    def _advance_as_written(self, params: list[Any], group: dict[str, Any], plan: _Plan) -> None:
+    def _advance_as_written(
+        self, params: list[Any], group: dict[str, Any], plan: _Plan, inputs: _Inputs
+    ) -> None:
         """Call the pure function itself, where no program can be made of it."""
         layout = plan.layout
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
@@ -284,16 +313,20 @@ class CoreOptimizer(torch.optim.Optimizer):
             name: Leaves([value.to(w.device, w.dtype) for w in work], EAGER)
             if isinstance(value, torch.Tensor)
             else value
-            for name, value in plan.hyperparameters.items()
+            for name, value in (plan.hyperparameters | inputs.scalars).items()
         }
+        for name, tensors in inputs.tensors.items():
+            own = [tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True)]
+            values[name] = Leaves(own, EAGER)
+        values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
         state, step = plan.algorithm.update(
             layout.rebuild(fields), Leaves(grads, EAGER), Leaves(work, EAGER), **values
         )
         new_fields = _flatten(state)
         for i, (p, w, g) in enumerate(zip(params, work, grads, strict=True)):
-            own = _owned(w, g)
+            keep = _owned(w, g)
             for name, field in zip(layout.names, new_fields, strict=True):
-                self.state[p][name] = own(field.values[i])
+                self.state[p][name] = keep(field.values[i])
             add(p, step.values[i], group["step_dtype"])
 
     # Saved states.
@@ -438,11 +471,12 @@ def _is_static(name: str, value: Any) -> bool:
 
 
 def _machine(
-    algorithm: Algorithm, hyperparameters: dict[str, Any], layout: _Layout
+    algorithm: Algorithm, hyperparameters: dict[str, Any], inputs: frozenset[str], layout: _Layout
 ) -> Machine | None:
     """Return what runs an algorithm's program, or None if its formula cannot be made one."""
     if not layout.flat:
         return None
+    absent = dict.fromkeys(algorithm.inputs.keys() - inputs)
     tensors = [k for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)]
     values = _VALUES.get(algorithm, set())
     static = {
@@ -450,19 +484,21 @@ def _machine(
         for k, v in hyperparameters.items()
         if _is_static(k, v) or (k in values and k not in tensors)
     }
+    static |= absent
     key = (algorithm, tuple(static.items()), tuple(tensors))
     if key not in _MACHINES:
         dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
         try:
             if values and sum(known[0] is algorithm for known in _MACHINES) >= _MOST:
                 return None
+            given = {name: INPUTS[name] for name in inputs}
             program = Program(
-                algorithm, static, dynamic, tensors, {}, layout.full, layout.rebuild, _flatten
+                algorithm, static, dynamic, tensors, given, layout.full, layout.rebuild, _flatten
             )
         except NotTraceableError as error:
             if error.key in dynamic and error.key != "lr":
                 _VALUES[algorithm].add(error.key)
-                return _machine(algorithm, hyperparameters, layout)
+                return _machine(algorithm, hyperparameters, inputs, layout)
             _MACHINES[key] = None
         else:
             _MACHINES[key] = Machine(program)
@@ -497,20 +533,21 @@ def _check_gradients(params: Sequence[torch.Tensor]) -> None:
     ordinary = [(torch.strided, p.dtype, p.shape) for p in params]
     if [_KIND(p.grad) for p in params] != ordinary:
         for p in params:
-            _check_gradient(p)
+            _check_gradient(p, p.grad)
 
 
-def _check_gradient(p: torch.Tensor) -> None:
-    grad = p.grad
-    assert grad is not None
+def _check_gradient(p: torch.Tensor, grad: Any, name: str = "gradient") -> None:
+    """Refuse a gradient, or what is like it, that does not fit its parameter."""
+    if not isinstance(grad, torch.Tensor):
+        raise TypeError(f"{name} of type {type(grad).__name__}: allowed are tensors")
     if grad.layout != torch.strided:
-        raise TypeError(f"gradient of layout {grad.layout}: allowed are dense gradients")
+        raise TypeError(f"{name} of layout {grad.layout}: allowed are dense gradients")
     if grad.shape != p.shape:
-        raise ValueError(f"gradient of shape {tuple(grad.shape)}: allowed is {tuple(p.shape)}")
+        raise ValueError(f"{name} of shape {tuple(grad.shape)}: allowed is {tuple(p.shape)}")
     dtype = WORKING_DTYPE[p.dtype]
     if not grad.is_floating_point() or torch.promote_types(grad.dtype, dtype) != dtype:
         raise TypeError(
-            f"gradient of dtype {grad.dtype} for a parameter of dtype {p.dtype}: allowed are real "
+            f"{name} of dtype {grad.dtype} for a parameter of dtype {p.dtype}: allowed are real "
             f"dtypes that {dtype} holds"
         )
 
@@ -540,19 +577,35 @@ class _Plan:
         values: of the group.
         algorithm: that they select.
         hyperparameters: of that algorithm.
+        inputs: names of what it is given besides the gradient.
     """
 
     def __init__(
-        self, values: list[Any], algorithm: Algorithm, hyperparameters: dict[str, Any]
+        self,
+        values: list[Any],
+        algorithm: Algorithm,
+        hyperparameters: dict[str, Any],
+        inputs: frozenset[str],
     ) -> None:
-        self.values = values
+        self.values, self.inputs = values, inputs
         self.algorithm, self.hyperparameters = algorithm, hyperparameters
         self.layout = _Layout.of(algorithm, hyperparameters)
-        self.machine = _machine(algorithm, hyperparameters, self.layout)
+        self.machine = _machine(algorithm, hyperparameters, inputs, self.layout)
         # Others may change while they are the same object.
         fixed = bool | int | float | str | None
         parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
         self.is_fixed = all(isinstance(x, fixed) for x in parts)
+
+
+class _Inputs(NamedTuple):
+    """What an algorithm is given besides the gradients: scalars, and tensors by parameter."""
+
+    scalars: dict[str, torch.Tensor]
+    tensors: dict[str, dict[Any, torch.Tensor]]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.scalars.keys() | self.tensors.keys())
 
 
 class _Staged:
@@ -572,7 +625,11 @@ class _Staged:
         )
 
     def run(
-        self, plan: _Plan, states: Mapping[Any, dict[str, Any]], step_dtype: str | None
+        self,
+        plan: _Plan,
+        states: Mapping[Any, dict[str, Any]],
+        step_dtype: str | None,
+        inputs: _Inputs,
     ) -> None:
         """Advance the parameters; all of them have a state now."""
         assert plan.machine is not None
@@ -587,7 +644,8 @@ class _Staged:
                     params, own, layout.names, layout.full, dtype, program, self._compiled
                 )
                 self.stages.append(stage)
-        plan.machine.run(self.stages, plan.hyperparameters, self._compiled, step_dtype)
+        hyperparameters = plan.hyperparameters | inputs.scalars
+        plan.machine.run(self.stages, hyperparameters, inputs.tensors, self._compiled, step_dtype)
 
 
 def _are(found: Sequence[Any], expected: Sequence[Any]) -> bool:

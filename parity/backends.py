@@ -86,13 +86,15 @@ class NumPyBackend(Backend):
                 groups.append(_Group(indices, values, algorithm.start(work, values)))
         theta = before = list(params)
         with np.errstate(all="ignore"):
-            for row in grads:
+            for row, given in zip(grads, case.inputs(algorithm), strict=True):
                 before, theta = theta, list(theta)
                 for group in groups:
+                    work = _work(before, group.indices)
                     group.state, step = algorithm.update(
                         group.state,
                         _work(row, group.indices),
-                        _work(before, group.indices),
+                        work,
+                        **_inputs(given, group.indices, work),
                         **group.values,
                     )
                     for i, s in zip(group.indices, step.values, strict=True):
@@ -123,12 +125,21 @@ def _work(arrays: list[np.ndarray], indices: list[int]) -> Leaves:
 
 def _as_arrays(values: dict[str, Any], case: Case, work: Leaves) -> dict[str, Any]:
     """Return the hyperparameters with each number as an array for each leaf, in its dtype."""
+    dtype = case.array_dtype().type
+    return {k: _spread(dtype(v), work) if is_number(v) else v for k, v in values.items()}
 
-    def spread(value: float) -> Leaves:
-        given = case.array_dtype().type(value)
-        return Leaves([given.astype(w.dtype) for w in work.values], work.backend)
 
-    return {k: spread(v) if is_number(v) else v for k, v in values.items()}
+def _inputs(given: dict[str, Any], indices: list[int], work: Leaves) -> dict[str, Any]:
+    """Return what some leaves are given besides the gradient, in their working dtypes."""
+    return {
+        k: _work(x, indices) if isinstance(x, list) else _spread(x, work) for k, x in given.items()
+    }
+
+
+def _spread(value: Any, work: Leaves) -> Leaves:
+    """Return a NumPy scalar for each leaf, in its dtype."""
+    with np.errstate(all="ignore"):
+        return Leaves([value.astype(w.dtype) for w in work.values], work.backend)
 
 
 def named_fields(state: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
@@ -174,11 +185,15 @@ class TorchBackend(Backend):
         run = Run()
         start = [p.detach().clone() for p in theta]
         before = start
-        for row in grads:
+        for row, given in zip(grads, case.inputs(algorithm), strict=True):
             before = [p.detach().clone() for p in theta]
             for p, g in zip(theta, row, strict=True):
                 p.grad = self.tensor(g)
-            optimizer.step()
+            inputs = {
+                k: [*map(self.tensor, x)] if isinstance(x, list) else self.tensor(x)
+                for k, x in given.items()
+            }
+            optimizer.step(None, **inputs)
             run.trajectory.append([from_torch(p) for p in theta])
         for leaf, p in zip(leaves, theta, strict=True):
             for name, value in optimizer.state[p].items():
@@ -274,9 +289,10 @@ class JAXBackend(Backend):
             theta = nest(paths, [jnp.asarray(p) for p in params])
             start = before = theta
             state = make(theta, arrays)
-            for row in grads:
+            for row, given in zip(grads, case.inputs(algorithm), strict=True):
                 before = theta
-                theta, state = advance(theta, state, nest(paths, list(row)), arrays)
+                inputs = {k: nest(paths, x) if isinstance(x, list) else x for k, x in given.items()}
+                theta, state = advance(theta, state, nest(paths, list(row)), arrays, inputs)
                 run.trajectory.append([_copy(at(theta, path)) for path in paths])
             for number, inner in enumerate(state):
                 for name, tree in _jax_fields(algorithm, numbers[number] | arrays[number], inner):
@@ -341,20 +357,23 @@ def _jax_functions(
             values = fixed | given
             if "lr" in values:
                 values["learning_rate"] = values.pop("lr")
-            made.append(
-                optax.masked(from_core(algorithm)(dialect=dialect, **values), masks[number])
-            )
+            tx = from_core(algorithm)(dialect=dialect, **values)
+            made.append(optax.masked(tx, masks[number], mask_compatible_extra_args=True))
         return made
 
     def make(params: Any, arrays: list[dict[str, Any]]) -> list[Any]:
         return [tx.init(params) for tx in transformations(arrays)]
 
     def advance(
-        params: Any, states: list[Any], grads: Any, arrays: list[dict[str, Any]]
+        params: Any,
+        states: list[Any],
+        grads: Any,
+        arrays: list[dict[str, Any]],
+        inputs: dict[str, Any],
     ) -> tuple[Any, list[Any]]:
         new, updates = [], grads
         for tx, state in zip(transformations(arrays), states, strict=True):
-            updates, following = tx.update(updates, state, params)
+            updates, following = tx.update(updates, state, params, **inputs)
             new.append(following)
         return optax.apply_updates(params, updates), new
 

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.algorithm import find
+from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import RANGES, is_number, nearest
 
 from .structures import DTYPES, STRUCTURES, leaf_dtype, working_dtype
@@ -84,6 +84,29 @@ class Case:
             for row, value in zip(grads, cast[1:], strict=True):
                 row.append(value)
         return params, grads
+
+    def inputs(self, algorithm: Algorithm) -> list[dict[str, Any]]:
+        """Return for each step what the algorithm is given besides the gradients.
+
+        Scalars are of :meth:`array_dtype`; what is like the parameters, a list of arrays.
+        """
+        leaves = STRUCTURES[self.structure]
+        rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
+        for number, name in enumerate(sorted(algorithm.inputs), 1):
+            rng = np.random.default_rng([self.seed, number])
+            if not INPUTS[name]:
+                sizes = rng.choice([-1.0, 0.0, *[1.0] * 8], self.steps)
+                scalars = sizes * 10.0 ** rng.uniform(-3, 3, self.steps)
+                for row, x in zip(rows, scalars, strict=True):
+                    row[name] = self.array_dtype().type(x)
+                continue
+            for leaf, pattern in zip(leaves, self.patterns, strict=True):
+                columns = draw_leaf(rng, pattern, self.steps, leaf.shape)
+                for row, x in zip(rows, columns[1:], strict=True):
+                    with np.errstate(over="ignore"):
+                        own = np.asarray(x, np.float64).astype(leaf_dtype(leaf, self.dtype))
+                    row.setdefault(name, []).append(own)
+        return rows
 
     def resolved(self, algorithm: Algorithm) -> list[dict[str, Any]]:
         """Return all hyperparameters of each group, checked."""

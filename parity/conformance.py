@@ -47,12 +47,15 @@ class Problem:
         grads: the gradients of each step.
         rates: the learning rate of each step; ``None``: the one of the settings.
         gaps: whether the gradient of leaf ``i`` at step ``t`` is ``None``, as ``(t, i)``.
+        inputs: what some algorithms are given besides, at each step: ``value``, a number, and
+            ``hessian``, one array a leaf.
     """
 
     begin: Arrays
     grads: list[Arrays]
     rates: tuple[float, ...] | None = None
     gaps: frozenset[tuple[int, int]] = frozenset()
+    inputs: tuple[dict[str, Any], ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -127,7 +130,15 @@ def problem(seed: int = 0, steps: int = STEPS, dtype: str = "float64") -> Proble
     def cast(arrays: Arrays) -> Arrays:
         return [np.asarray(x, dtype) for x in arrays]
 
-    return Problem(cast(begin), [cast(g) for g in grads])
+    rng = np.random.default_rng([seed, 1])
+    inputs = tuple(
+        {
+            "value": np.dtype(dtype).type(10 ** rng.uniform(-2, 2)),
+            "hessian": cast([scale(s) * (rng.random(s) > 0.1) for s in shapes]),
+        }
+        for _ in range(steps)
+    )
+    return Problem(cast(begin), [cast(g) for g in grads], inputs=inputs)
 
 
 @functools.cache
@@ -161,7 +172,10 @@ def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any
         state = found.start(theta, values)
         trajectory = []
         for t, grads in enumerate(problem.grads):
-            now = values if problem.rates is None else values | {"lr": problem.rates[t]}
+            now = values | ({} if problem.rates is None else {"lr": problem.rates[t]})
+            for name in found.inputs:
+                x = problem.inputs[t][name]
+                now[name] = Leaves(x if isinstance(x, list) else [x] * len(grads), NumPy())
             with np.errstate(all="ignore"):
                 state, step = found.update(state, Leaves(grads, NumPy()), theta, **now)
                 theta = theta + step

@@ -13,10 +13,11 @@ import optax
 from flax import nnx
 
 import optstudy_jax
+from optstudy_core import ALGORITHMS
 from optstudy_jax import epoch
 
 from .methods import Ended, Method
-from .study import Batch, Parameters, Study
+from .study import Batch, Parameters, Study, draw_signs, stream
 from .training import Optimizer
 
 
@@ -41,13 +42,21 @@ class JaxLearner:
         def loss_at(params: Any, inputs: Any, targets: Any, masks: Any) -> Any:
             return loss_function(outputs_at(params, inputs, *masks), targets)
 
-        def apply(params: Any, state: Any, gradients: Any) -> Any:
-            updates, state = transformation.update(gradients, state, params)
+        self._inputs = ALGORITHMS[optimizer.algorithm].inputs
+        self._random = stream(study.seed, "signs")
+
+        def apply(params: Any, state: Any, gradients: Any, loss: Any, **more: Any) -> Any:
+            updates, state = transformation.update(gradients, state, params, value=loss, **more)
             return optax.apply_updates(params, updates), state
 
-        def step(params: Any, state: Any, *batch: Any) -> Any:
+        def step(params: Any, state: Any, signs: Any, *batch: Any) -> Any:
             loss, gradients = jax.value_and_grad(loss_at)(params, *batch)
-            return *apply(params, state, gradients), loss
+            more = {}
+            if signs is not None:
+                more["hessian"] = optstudy_jax.hutchinson(
+                    lambda params: loss_at(params, *batch), params, signs=signs
+                )
+            return *apply(params, state, gradients, loss, **more), loss
 
         self._step = jax.jit(step)
         self._apply = jax.jit(apply)
@@ -58,16 +67,20 @@ class JaxLearner:
 
     def step(self, batch: Batch) -> jax.Array:
         """Train on a mini-batch; return its loss before the step."""
+        signs = None
+        if "hessian" in self._inputs:
+            shapes = {name: x.shape for name, x in self.parameters().items()}
+            signs = self._state(draw_signs(self._random, shapes))
         self._params, self._optimizer_state, loss = self._step(
-            self._params, self._optimizer_state, *batch
+            self._params, self._optimizer_state, signs, *batch
         )
         result: jax.Array = loss
         return result
 
-    def apply(self, gradients: Parameters) -> None:
-        """Make the optimizer's step for gradients from elsewhere."""
+    def apply(self, gradients: Parameters, loss: float) -> None:
+        """Make the optimizer's step for gradients and a loss from elsewhere."""
         self._params, self._optimizer_state = self._apply(
-            self._params, self._optimizer_state, self._state(gradients)
+            self._params, self._optimizer_state, self._state(gradients), np.float32(loss)
         )
 
     def end_epoch(self, loss: float, train: Batch) -> Ended:

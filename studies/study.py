@@ -165,6 +165,14 @@ class Study:
             yield self.train.take(rows)._replace(masks=masks)
 
 
+def draw_signs(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
+    """Return +1 or -1 for each element, float32: for estimates of a Hessian's diagonal."""
+    return {
+        name: np.asarray(random.integers(0, 2, shape) * 2 - 1, np.float32)
+        for name, shape in shapes.items()
+    }
+
+
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     """Return the random numbers for a purpose; those of two purposes are independent.
 

@@ -17,7 +17,7 @@ from optstudy_torch.epoch import EpochMomentum, ExtrapolatedEpoch
 from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
 
 from .methods import Ended
-from .study import Batch, Parameters, Study
+from .study import Batch, Parameters, Study, draw_signs, stream
 from .training import Optimizer
 
 
@@ -66,6 +66,7 @@ class TorchLearner:
     def __init__(self, study: Study, optimizer: Optimizer) -> None:
         self._loss = study.torch_loss
         self._threads = study.threads
+        self._random = stream(study.seed, "signs")
         self._model = study.torch_model()
         self._model.load_state_dict(_tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
@@ -79,16 +80,31 @@ class TorchLearner:
         inputs, targets, masks = _batch(batch)
         self._optimizer.zero_grad()
         loss: torch.Tensor = self._loss(self._model(inputs, *masks), targets)
+        more = self._inputs(loss)
         loss.backward()
-        self._optimizer.step()
+        self._optimizer.step(None, **more)
         return loss.detach()
 
+    def _inputs(self, loss: torch.Tensor) -> dict[str, Any]:
+        """Return what the algorithm is given besides the gradient."""
+        more: dict[str, Any] = {}
+        if "value" in self._optimizer.algorithm.inputs:
+            more["value"] = loss.detach()
+        if "hessian" in self._optimizer.algorithm.inputs:
+            parameters = dict(self._model.named_parameters())
+            signs = draw_signs(self._random, {n: tuple(p.shape) for n, p in parameters.items()})
+            more["hessian"] = optstudy_torch.hutchinson(
+                loss, [*parameters.values()], [*_tensors(signs).values()]
+            )
+        return more
+
     @_in_its_threads
-    def apply(self, gradients: Parameters) -> None:
-        """Make the optimizer's step for gradients from elsewhere."""
+    def apply(self, gradients: Parameters, loss: float) -> None:
+        """Make the optimizer's step for gradients and a loss from elsewhere."""
         for name, parameter in self._model.named_parameters():
             parameter.grad = torch.tensor(gradients[name])
-        self._optimizer.step()
+        more = {"value": loss} if "value" in self._optimizer.algorithm.inputs else {}
+        self._optimizer.step(None, **more)
 
     @_in_its_threads
     def end_epoch(self, loss: float, train: Batch) -> Ended:

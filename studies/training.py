@@ -103,8 +103,8 @@ class Learner(Protocol):
     def step(self, batch: Batch) -> Any:
         """Train on a mini-batch; return its loss before the step, a 0-d array of the framework."""
 
-    def apply(self, gradients: Parameters) -> None:
-        """Make the optimizer's step for gradients from elsewhere."""
+    def apply(self, gradients: Parameters, loss: float) -> None:
+        """Make the optimizer's step for gradients and a loss from elsewhere."""
 
     def end_epoch(self, loss: float, train: Batch) -> Ended:
         """Let the method end an epoch; without one nothing happens.

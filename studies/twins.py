@@ -185,11 +185,12 @@ def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Grad
                 distances.append(geometry.norm(difference(gradients, others), exact=False))
                 length = geometry.norm(gradients, exact=False)
                 relative.append(distances[-1] / length if length else math.inf)
+            loss = torch_side.loss(here, batch)
             # XLA's CPU code takes subnormal numbers as zero. torch does so only when told, and
             # this compares roundings, not that setting.
             with subnormals_flushed():
-                torch_side.apply(gradients)
-            jax_side.apply(gradients)
+                torch_side.apply(gradients, loss)
+            jax_side.apply(gradients, loss)
         yield (
             Gradients(
                 steps=study.steps_per_epoch,

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
-from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core import ALGORITHMS, Algorithm, namespace
+from optstudy_core._namespace import scalar
 from optstudy_core.algorithm import find
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thread in each
@@ -47,6 +49,16 @@ def start(
     return [np.asarray(rng.normal(size=shape)).astype(dtype) for shape in shapes]
 
 
+def inputs_for(algorithm: Algorithm, like: Any) -> dict[str, Any]:
+    """What an algorithm is given besides a gradient: ones, for a tree of arrays of any library."""
+    leaves = jax.tree.leaves(like)
+    given = {
+        "value": scalar(leaves[0], 1.0),
+        "hessian": jax.tree.map(lambda x: namespace(x).ones_like(x), like),
+    }
+    return {name: given[name] for name in algorithm.inputs}
+
+
 def definition(
     algorithm: Any,
     params: Sequence[np.ndarray],
@@ -75,7 +87,8 @@ def definition(
             with np.errstate(all="ignore"):
                 if state is None:
                     state = algorithm.start(theta, values)
-                state, step = algorithm.update(state, g[i].astype(work), theta, **values)
+                more = inputs_for(algorithm, theta)
+                state, step = algorithm.update(state, g[i].astype(work), theta, **more, **values)
                 p = theta + step if step_dtype else p + step.astype(dtype)
                 p = np.asarray(p).astype(dtype)
         ends.append(p)

@@ -81,6 +81,7 @@ ORDINARY = {
     "t0": 2.3,  # so that averaging begins
     "warmup_steps": 4.7,  # so that the rate rises and stays
     "min_norm": 2.3,  # so that one layer is longer, the other shorter
+    "update_interval": 3.0,  # so that it is met exactly
     "estim_lr_coef": 37.3,  # so that the estimate rises
 }
 
@@ -163,6 +164,30 @@ def inputs(dtype: str, leafwise: bool = False) -> tuple[Leaves, tuple[Leaves, ..
         for t in range(STEPS)
     ]
     return leaves(params), tuple(map(leaves, grads))
+
+
+VALUE_EXPONENTS = (3, 2, _, -1, 1, 0, -2, -7)  # of the loss, which is negative once
+VALUE_SIGNS = "+++-++++"
+
+
+def more_inputs(algorithm: Algorithm, grads: Sequence[Leaves]) -> list[dict[str, Leaves]]:
+    """Return what an algorithm is given besides the gradient, at each step.
+
+    A Hessian is the gradient of a step later, and positive two times in three.
+    """
+    fractions = _fractions()
+    rows: list[dict[str, Leaves]] = []
+    for t, grad in enumerate(grads):
+        exponent = VALUE_EXPONENTS[t]
+        x = 0.0 if exponent is None else next(fractions) * 2.0**exponent
+        x = -x if VALUE_SIGNS[t] == "-" else x
+        later = grads[(t + 1) % STEPS].values
+        every = {
+            "value": [np.asarray(g).dtype.type(x) for g in grad.values],
+            "hessian": [np.where(t % 3, abs(g), g) for g in later],
+        }
+        rows.append({name: Leaves(every[name], NumPy()) for name in algorithm.inputs})
+    return rows
 
 
 # The settings, from the signature of the update.
@@ -309,11 +334,12 @@ def trajectory(
     given = _start(algorithm, dialect, setting)
     terms = _terms(algorithm, dialect)
     theta, grads = values or inputs(setting.dtype, algorithm.leafwise)
+    more = more_inputs(algorithm, grads)
     state = initial = algorithm.start(theta, _at(0, given, setting, terms))
     reads_params = False
     rows = []
     for t, grad in enumerate(grads):
-        now = _at(t, given, setting, terms)
+        now = _at(t, given, setting, terms) | more[t]
         state, step = algorithm.update(before := state, grad, theta, **now)
         if type(state) is not type(before):
             raise AssertionError(f"the state became {type(state).__name__}")

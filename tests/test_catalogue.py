@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from conftest import draw, same
+from conftest import draw, inputs_for, same
 
 import optstudy_jax
 import optstudy_torch
@@ -74,7 +75,8 @@ def test_one_compiled_step_serves_every_step(name: str, dialect: str) -> None:
     @jax.jit
     def advance(grads: Any, state: Any, params: Any) -> Any:
         traced.append(1)
-        updates, state = tx.update(grads, state, params)
+        more = inputs_for(ALGORITHMS[name], params)
+        updates, state = tx.update(grads, state, params, **more)
         return updates, state, optax.apply_updates(params, updates)
 
     params = jax.tree.map(jnp.asarray, start())
@@ -98,7 +100,7 @@ def test_states_of_small_dtypes_are_stable(name: str, dialect: str, dtype: str) 
         """Extra arguments that it does not know are for others in the chain."""
         before = tx.init(params)
         updates, after = tx.update(params, before, params, value=1.0, unknown="text")
-        return before, after, updates, tx.update(updates, after, params)[1]
+        return before, after, updates, tx.update(updates, after, params, value=1.0)[1]
 
     before, after, updates, last = jax.eval_shape(twice, params)
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (before, after, last)]
@@ -131,17 +133,19 @@ def test_optaxs_wrappers_go_around_it(name: str) -> None:
 
     @jax.jit
     def run(params: Any, g1: Any, g2: Any) -> Any:
+        more = inputs_for(ALGORITHMS[name], params)
+
         def two(tx: Any) -> Any:
-            u1, state = tx.update(g1, tx.init(params), params)
-            return u1, tx.update(g2, state, params)[0]
+            u1, state = tx.update(g1, tx.init(params), params, **more)
+            return u1, tx.update(g2, state, params, **more)[0]
 
         found = {key: two(tx) for key, tx in wrapped.items()}
         infinite = jax.tree.map(lambda g: g + jnp.inf, g1)
         tx = wrapped["apply_if_finite"]
-        skipped, state = tx.update(infinite, tx.init(params), params)
-        found["after infinity"] = tx.update(g1, state, params)[0], skipped
-        waiting, state = multi.update(g1, multi.init(params), params)
-        mean = multi.update(g1, state, params)[0]
+        skipped, state = tx.update(infinite, tx.init(params), params, **more)
+        found["after infinity"] = tx.update(g1, state, params, **more)[0], skipped
+        waiting, state = multi.update(g1, multi.init(params), params, **more)
+        mean = multi.update(g1, state, params, **more)[0]
         return two(alone), found, (waiting, mean)
 
     g1, g2 = gradients(name, dialect, 2, seed=3)
@@ -172,16 +176,24 @@ def descend(
     gradient: Callable[[np.ndarray], np.ndarray],
     theta: np.ndarray,
     steps: int,
+    inputs: Mapping[str, Callable[[np.ndarray], Any]] = MappingProxyType({}),
     **given: Any,
 ) -> np.ndarray:
-    """Train one leaf in NumPy, in float64."""
+    """Train one leaf in NumPy, in float64; ``inputs`` are the loss and the Hessian's diagonal."""
     algorithm = ALGORITHMS[name]
     values = algorithm.resolve(dialect, given)
     leaf = Leaves([theta], NumPy())
     state = algorithm.start(leaf, values)
     for _ in range(steps):
-        grad = Leaves([gradient(leaf.values[0])], NumPy())
-        state, step = algorithm.update(state, grad, leaf, **values)
+        x = leaf.values[0]
+        more = {
+            "value": np.asarray(inputs.get("value", np.sum)(x)),
+            "hessian": np.asarray(inputs.get("hessian", np.ones_like)(x)),
+        }
+        more = {name: Leaves([more[name]], NumPy()) for name in algorithm.inputs}
+        state, step = algorithm.update(
+            state, Leaves([gradient(x)], NumPy()), leaf, **more, **values
+        )
         leaf = leaf + step
     return np.asarray(leaf.values[0])
 
@@ -220,6 +232,12 @@ def logistic_gradient(w: np.ndarray) -> np.ndarray:
     return -(x.T @ (y / (1 + np.exp(y * (x @ w))))) / len(y)
 
 
+def logistic_curvature(w: np.ndarray) -> np.ndarray:
+    x, y = sample()
+    p = 1 / (1 + np.exp(y * (x @ w)))
+    return np.asarray((x * x).T @ (p * (1 - p)) / len(y))
+
+
 # Learning rates with which 300 steps do it, where 0.03 is not one.
 RATES: dict[str, float] = {
     "schedule_free_sgd": 0.15,
@@ -235,6 +253,8 @@ RATES: dict[str, float] = {
     "sm3": 0.5,
     "adafactor": 0.1,
     "dowg": 1.0,
+    "polyak_sgd": 1.0,
+    "momo": 1.0,
     "prodigy": 1.0,
     "dadapt_adamw": 1.0,
 }
@@ -245,9 +265,11 @@ def test_it_trains(name: str, dialect: str) -> None:
     """In 300 steps the quadratic falls to 5 %, the logistic loss from 0.693 to below 0.35."""
     given = without_decay(name, dialect) | {"lr": RATES.get(name, 0.03)}
     begin = np.array([1.0, -1.5, 0.8, -0.7, 1.2, -0.9, 1.1, -1.3])
-    end = descend(name, dialect, lambda x: CURVATURE * x, begin, 300, **given)
+    of_bowl = {"value": quadratic, "hessian": lambda x: CURVATURE}
+    end = descend(name, dialect, lambda x: CURVATURE * x, begin, 300, of_bowl, **given)
     assert quadratic(end) <= 0.05 * quadratic(begin)
-    w = descend(name, dialect, logistic_gradient, np.zeros(5), 300, **given)
+    of_classes = {"value": logistic, "hessian": logistic_curvature}
+    w = descend(name, dialect, logistic_gradient, np.zeros(5), 300, of_classes, **given)
     assert logistic(w) <= 0.35
 
 

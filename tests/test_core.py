@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from conftest import inputs_for
 
 import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm, adam, bias_correction, citation, defaults
@@ -66,7 +67,8 @@ def test_bare_arrays_of_every_library_work(name: str, library: str) -> None:
         theta = convert(np.linspace(-1, 1, 7))
         state = algorithm.init(theta)
         for g in _gradients():
-            state, step = algorithm.update(state, convert(g), theta)
+            more = inputs_for(algorithm, theta)
+            state, step = algorithm.update(state, convert(g), theta, **more)
             theta = theta + step
         return np.asarray(theta)
 
@@ -88,7 +90,8 @@ def test_bare_arrays_of_every_library_work(name: str, library: str) -> None:
 def test_an_update_writes_to_nothing(name: str) -> None:
     algorithm = ALGORITHMS[name]
     theta, grad = np.linspace(-1, 1, 7), _gradients()[0]
-    state, _ = algorithm.update(algorithm.init(theta), grad, theta)
+    more = inputs_for(algorithm, theta)
+    state, _ = algorithm.update(algorithm.init(theta), grad, theta, **more)
     fields: list[np.ndarray] = []
 
     def freeze(x: Any) -> None:
@@ -99,9 +102,9 @@ def test_an_update_writes_to_nothing(name: str) -> None:
             for field in x:
                 freeze(field)
 
-    freeze((state, theta, grad))
+    freeze((state, theta, grad, *more.values()))
     before = [x.copy() for x in fields]
-    algorithm.update(state, grad, theta)
+    algorithm.update(state, grad, theta, **more)
     for x, was in zip(fields, before, strict=True):
         np.testing.assert_array_equal(x, was)
 
@@ -113,11 +116,13 @@ def test_the_working_dtype_is_kept(name: str, dtype: Any) -> None:
     theta = np.linspace(-1, 1, 7).astype(dtype)
     state = algorithm.init(theta)
     for g in _gradients():
-        state, step = algorithm.update(state, g.astype(dtype), theta)
+        more = inputs_for(algorithm, theta)
+        state, step = algorithm.update(state, g.astype(dtype), theta, **more)
         assert step.dtype == dtype
     tree: list[Any] = []
     work = Leaves([theta], NumPy())
-    map_leaves(tree.append, algorithm.update(algorithm.init(work), work, work)[0])
+    trees = {name: Leaves([x], NumPy()) for name, x in inputs_for(algorithm, theta).items()}
+    map_leaves(tree.append, algorithm.update(algorithm.init(work), work, work, **trees)[0])
     assert {np.asarray(leaf).dtype for field in tree for leaf in field.values} <= {np.dtype(dtype)}
 
 

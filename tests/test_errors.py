@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from conftest import inputs_for
 
 import optstudy_core
 import optstudy_jax
@@ -448,10 +449,11 @@ def test_weight_decay_needs_the_parameters(name: str, given: dict[str, Any]) -> 
 def test_gradients_that_are_not_finite_do_not_raise(name: str, bad: float) -> None:
     p = torch.nn.Parameter(torch.ones(2))
     p.grad = torch.full((2,), bad)
-    optstudy_torch.from_core(name)([p]).step()
+    optstudy_torch.from_core(name)([p]).step(None, **inputs_for(ALGORITHMS[name], [p]))
     params = jnp.ones(2)
     tx = in_jax(name)
-    tx.update(jnp.full(2, bad), tx.init(params), params)
+    more = inputs_for(ALGORITHMS[name], params)
+    tx.update(jnp.full(2, bad), tx.init(params), params, **more)
 
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:

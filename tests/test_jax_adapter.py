@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from conftest import DELAYED, HEAVY_BALL, definition, draw, fields, same, start
+from conftest import DELAYED, HEAVY_BALL, definition, draw, fields, inputs_for, same, start
 from flax.training.train_state import TrainState
 
 import optstudy_jax
@@ -46,19 +46,19 @@ def tree(leaves: list[Any]) -> dict[str, Any]:
     return {f"p{i:02}": jnp.asarray(x) for i, x in enumerate(leaves)}
 
 
-def step_of(tx: Any) -> Any:
+def step_of(tx: Any, **more: Any) -> Any:
     """The usual step, update and apply, as one compiled function."""
 
     @jax.jit
     def step(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, **more)
         return optax.apply_updates(params, updates), state
 
     return step
 
 
-def run(tx: Any, params: Any, grads: list[Any], state: Any = None) -> tuple[Any, Any]:
-    step = step_of(tx)
+def run(tx: Any, params: Any, grads: list[Any], state: Any = None, **more: Any) -> tuple[Any, Any]:
+    step = step_of(tx, **more)
     state = tx.init(params) if state is None else state
     for g in grads:
         params, state = step(params, state, g)
@@ -176,7 +176,8 @@ def test_gradients_that_are_not_finite_propagate(name: str) -> None:
     begin = start([(6,)])
     bad = np.array([np.nan, np.inf, -np.inf, 1.0, 0.0, -0.0], np.float32)
     grads = [*draw([(6,)], 2), [bad], *draw([(6,)], 2, seed=1)]
-    params, _ = run(from_core(name)(0.1), tree(begin), list(map(tree, grads)))
+    more = inputs_for(ALGORITHMS[name], tree(begin))
+    params, _ = run(from_core(name)(0.1), tree(begin), list(map(tree, grads)), **more)
     assert_same(params, definition(name, begin, grads, {"lr": 0.1})[0])
     assert np.isnan(params["p00"][0])
 

@@ -43,7 +43,13 @@ NOTHING_THERE = "both are empty there"
 ONLY_WHETHER_0 = "only whether it is 0 counts"
 NOTHING_LEFT = "nothing is left of the exponent: the lines that are spared multiply by 1"
 TOO_SMALL = "the series is too small for the roundings in it to show"
+WHOLE = "the interval is a whole number of steps"
 EQUIVALENT = {
+    ("sophia", "init", "params", "zeros"): ONLY_THE_SHAPE,
+    ("sophia", "update", "state.t == 0", "state.t <= 0"): NOT_NEGATIVE,
+    ("sophia", "update", "h", "state.h"): NOT_YET_CHANGED,
+    ("sophia", "update", "t", "state.t"): ONLY_THE_SHAPE,
+    ("sophia", "update", "t >= update_interval", "t == update_interval"): WHOLE,
     ("trust_ratio", "trust_ratio", "weights == 0", "weights <= 0"): NORM,
     ("trust_ratio", "trust_ratio", "update == 0", "update <= 0"): NORM,
     (

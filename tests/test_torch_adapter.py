@@ -20,6 +20,7 @@ from conftest import (
     definition,
     draw,
     fields,
+    inputs_for,
     same,
     start,
     to_numpy,
@@ -60,7 +61,8 @@ def take(optimizer: torch.optim.Optimizer, params: list[Any], grads: list[Any]) 
     """One step with these gradients; ``None`` for a parameter without."""
     for p, g in zip(params, grads, strict=True):
         p.grad = None if g is None else to_torch(g)
-    optimizer.step()
+    more = inputs_for(optimizer.algorithm, params) if hasattr(optimizer, "algorithm") else {}
+    optimizer.step(None, **more)
 
 
 def run(optimizer: Any, params: list[Any], grads: list[list[Any]]) -> None:

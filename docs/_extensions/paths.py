@@ -82,12 +82,23 @@ def walk(algorithm: Algorithm, function: Function, lr: float, steps: int = STEPS
     with np.errstate(all="ignore"):
         for _ in range(steps):
             gradient = np.array(function.gradient(*theta))
-            state, step = algorithm.update(state, gradient, theta, **values)
+            given = {
+                "value": np.array(function.value(*theta)),
+                "hessian": _curvature(function, theta),
+            }
+            own = {name: given[name] for name in algorithm.inputs}
+            state, step = algorithm.update(state, gradient, theta, **own, **values)
             theta = theta + step
             if not (np.isfinite(theta).all() and np.abs(theta).max() < 1e3):
                 break
             points.append(theta)
     return np.stack(points)
+
+
+def _curvature(function: Function, theta: np.ndarray, h: float = 1e-5) -> np.ndarray:
+    """Return the diagonal of the Hessian, by differences of gradients."""
+    ups, downs = ([function.gradient(*(theta + s * h * e)) for e in np.eye(2)] for s in (1, -1))
+    return np.array([(ups[i][i] - downs[i][i]) / (2 * h) for i in range(2)])
 
 
 def best(algorithm: Algorithm, function: Function) -> tuple[float, np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -18,27 +18,32 @@ import numpy as np
 import optax
 from optax._src import factorized
 
+from optstudy_core import ALGORITHMS
 from parity.conformance import Arrays, Peer, Problem, Runner, core
 
 
-def runner(make: Callable[[Any], Any], lr: float, scheduled: bool = True) -> Runner:
+def runner(
+    make: Callable[[Any], Any], lr: float, scheduled: bool = True, inputs: Sequence[str] = ()
+) -> Runner:
     """Return what trains with ``make(learning_rate)`` in one jitted scan.
 
     Args:
         make: makes the transformation of a schedule or, if it takes none, of a number.
         lr: the learning rate where the problem has none of its own.
         scheduled: whether it takes a schedule: then one compilation serves every problem.
+        inputs: names of what it is given besides the gradient.
     """
 
-    def scan(params: Any, grads: Any, rates: Any) -> Any:
+    def scan(params: Any, grads: Any, rates: Any, given: Any) -> Any:
         tx = make((lambda count: rates[count]) if scheduled else lr)
 
-        def body(carry: Any, g: Any) -> Any:
-            updates, state = tx.update(g, carry[1], carry[0])
+        def body(carry: Any, row: Any) -> Any:
+            g, extra = row
+            updates, state = tx.update(g, carry[1], carry[0], **extra)
             params = optax.apply_updates(carry[0], updates)
             return (params, state), params
 
-        return jax.lax.scan(body, (params, tx.init(params)), grads)[1]
+        return jax.lax.scan(body, (params, tx.init(params)), (grads, given))[1]
 
     jitted = functools.cache(lambda: jax.jit(scan))  # compiled once for all seeds
 
@@ -46,7 +51,9 @@ def runner(make: Callable[[Any], Any], lr: float, scheduled: bool = True) -> Run
         with jax.enable_x64(problem.dtype == np.float64):
             grads = [np.stack(column) for column in zip(*problem.grads, strict=True)]
             rates = np.asarray(problem.rates or [lr] * len(problem.grads), problem.dtype)
-            columns = [np.asarray(x) for x in jitted()(problem.begin, grads, rates)]
+            rows = [{k: row[k] for k in inputs} for row in problem.inputs]
+            given = jax.tree.map(lambda *x: np.stack(x), *rows)
+            columns = [np.asarray(x) for x in jitted()(problem.begin, grads, rates, given)]
         return [[x[t] for x in columns] for t in range(len(problem.grads))]
 
     return run
@@ -95,7 +102,7 @@ def pair(
         f"{module}.{name}",
         {"learning_rate": lr} | given if shown is None else shown,
         core(algorithm, dialect, lr=lr, **(ours or {})),
-        runner(make, lr, scheduled),
+        runner(make, lr, scheduled, [*ALGORITHMS[algorithm].inputs]),
         cause,
         scheduled,
     )
@@ -171,6 +178,19 @@ def _sm3(rate: float, **given: Any) -> Any:
         return jax.tree.map(lambda u, g: u.reshape(g.shape), updates, grads), state
 
     return optax.GradientTransformation(lambda params: tx.init(raised(params)), update)
+
+
+def _polyak_sgd(rate: Any, max_lr: float = 1.0, **given: Any) -> Any:
+    return optax.polyak_sgd(max_learning_rate=max_lr, scaling=rate, **given)
+
+
+def _sophia(rate: Any, **given: Any) -> Any:
+    """Return optax's, which is handed its estimates."""
+    handed = optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(),
+        lambda updates, state, params=None, *, hessian, **extra: (hessian, state),
+    )
+    return optax.contrib.sophia(rate, hessian_diagonal_fn=handed, **given)
 
 
 PEERS = [
@@ -254,6 +274,27 @@ PEERS = [
     _same("yogi", "yogi", lr=1e-2, b1=0.8, b2=0.95, eps=1e-6),
     _same("adan", "adan"),
     _same("adan", "adan", b1=0.9, b2=0.8, b3=0.95, eps_root=0.0, weight_decay=0.1),
+    _same("polyak_sgd", _polyak_sgd, lr=1.0, name="polyak_sgd"),
+    _same("polyak_sgd", _polyak_sgd, lr=0.1, max_lr=1e-6, f_min=-1.0, name="polyak_sgd"),
+    pair(
+        "polyak_sgd",
+        _polyak_sgd,
+        {"f_min": 30.0, "eps": 0.1, "positive_gap": True},
+        lr=1.0,
+        name="polyak_sgd",
+        f_min=30.0,
+        eps=0.1,
+        variant="sps+",
+    ),
+    _same("momo", optax.contrib.momo, lr=1.0),
+    _same("momo", optax.contrib.momo, lr=0.3, beta=0.7, weight_decay=0.1, lower_bound=0.5),
+    _same("momo", optax.contrib.momo, lr=1.0, adapt_lower_bound=True, lower_bound=-2.0),
+    _same("momo_adam", optax.contrib.momo_adam, lr=1e-2),
+    _same("momo_adam", optax.contrib.momo_adam, lr=1.0, b1=0.8, b2=0.95, weight_decay=0.1),
+    _same("momo_adam", optax.contrib.momo_adam, lr=1e-2, adapt_lower_bound=True, lower_bound=-5.0),
+    _same("sophia", _sophia, name="sophia"),
+    _same("sophia", _sophia, name="sophia", b1=0.8, b2=0.9, weight_decay=0.1, update_interval=3),
+    _same("sophia", _sophia, name="sophia", gamma=1.0, eps=1e-3, clip_threshold=0.5),
     _same("optimistic_gradient_descent", "optimistic_gradient_descent"),
     _same("optimistic_gradient_descent", "optimistic_gradient_descent", alpha=0.7, beta=0.4),
     _same("optimistic_adam", "optimistic_adam_v2"),

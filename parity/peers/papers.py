@@ -16,6 +16,8 @@ import numpy as np
 from parity.conformance import Arrays, Peer, Problem, Runner, core
 
 State = dict[str, Any]
+"""What a rule carries; ``value`` and ``hessian`` are those of the step."""
+
 Rule = Callable[[State, Any, Any, int, float], Any]
 """The parameters after step t from the state, the parameters, the gradient, t and the rate."""
 
@@ -35,6 +37,9 @@ def runner(rule: Rule, lr: float, whole: bool = False) -> Runner:
         found = []
         for t, grads in enumerate(problem.grads, 1):
             rate = lr if problem.rates is None else problem.rates[t - 1]
+            for number, s in enumerate(states):
+                given = problem.inputs[t - 1]
+                s["value"], s["hessian"] = given["value"], given["hessian"][number]
             with np.errstate(all="ignore"):
                 theta = [
                     np.asarray(rule(s, p, g, t, rate), problem.dtype)
@@ -48,7 +53,13 @@ def runner(rule: Rule, lr: float, whole: bool = False) -> Runner:
             return [np.concatenate([np.ravel(x) for x in arrays])]
 
         ends = np.cumsum([x.size for x in problem.begin])[:-1]
-        joined = replace(problem, begin=join(problem.begin), grads=[*map(join, problem.grads)])
+        inputs = [row | {"hessian": join(row["hessian"])} for row in problem.inputs]
+        joined = replace(
+            problem,
+            begin=join(problem.begin),
+            grads=[*map(join, problem.grads)],
+            inputs=tuple(inputs),
+        )
         return [
             [x.reshape(p.shape) for x, p in zip(np.split(row[0], ends), problem.begin, strict=True)]
             for row in run(joined)
@@ -440,6 +451,41 @@ def pair(
     )
 
 
+def _polyak(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Loizou et al. 2021, equation 3 (SPS_max) with c = 1/2, bound 1 and f* = 0."""
+    sq_norm = g @ g
+    return theta - lr * min(s["value"] / (0.5 * sq_norm), 1.0) * g
+
+
+def _momo(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Schaipp et al. 2024, Algorithm 1 with β = 0.9, f* = 0 and d₀, f₀, γ₀ of the first batch."""
+    for name, x in (("d", g), ("f", s["value"]), ("gamma", g @ theta)):
+        s[name] = x if t == 1 else 0.1 * x + 0.9 * s[name]
+    h = s["f"] + s["d"] @ theta - s["gamma"]
+    return theta - min(lr, max(h, 0.0) / (s["d"] @ s["d"])) * s["d"]
+
+
+def _momo_adam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Schaipp et al. 2024, Algorithm 2 with λ = 0.1, f* = 0 and ε = 1e-8."""
+    m, v = _moments(s, g)
+    scale = 1e-8 + np.sqrt(v / (1 - 0.999**t))
+    s["f"] = 0.9 * s["f"] + 0.1 * s["value"]
+    s["gamma"] = 0.9 * s["gamma"] + 0.1 * (g @ theta)
+    h = (1 + lr * 0.1) * (s["f"] - s["gamma"]) + m @ theta
+    tau = min(lr / (1 - 0.9**t), max(h, 0.0) / (m @ (m / scale)))
+    # The paper divides the stepped parameters' old part by 1 + αλ, and the step not.
+    return theta / (1 + lr * 0.1) - tau * m / scale
+
+
+def _sophia(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Liu et al. 2024, Algorithm 3, with β₁ = 0.965, γ = 0.01, ε = 1e-12 and λ = 0.2."""
+    s["m"] = 0.965 * s["m"] + (1 - 0.965) * g
+    if t % 10 == 1:
+        s["h"] = 0.99 * s["h"] + (1 - 0.99) * s["hessian"]
+    theta = theta - lr * 0.2 * theta
+    return theta - lr * np.clip(s["m"] / np.maximum(0.01 * s["h"], 1e-12), -1, 1)
+
+
 PEERS = [
     pair("sgd", _momentum, momentum=0.9),
     pair("adam", _adam),
@@ -495,5 +541,9 @@ PEERS = [
     pair("lars", _lars, lr=1.0, weight_decay=0.1),
     pair("dowg", _dowg, lr=1.0, whole=True),
     pair("prodigy", _prodigy, lr=1.0, whole=True),
+    pair("polyak_sgd", _polyak, lr=1.0, whole=True, c=0.5, sq_norm_floor=0.0),
+    pair("momo", _momo, lr=1.0, whole=True),
+    pair("momo_adam", _momo_adam, lr=1e-2, whole=True, weight_decay=0.1),
+    pair("sophia", _sophia),
     pair("dadapt_adamw", _dadapt_adamw, lr=1.0, whole=True, weight_decay=0.1),
 ]
