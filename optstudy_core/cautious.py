@@ -59,7 +59,7 @@ def cautious(algorithm: Algorithm, eps: float = 1e-3) -> Algorithm:
     ) -> tuple[CautiousState, Array]:
         xp = namespace(g)
         inner, u = advance(state.inner)
-        down = xp.where(xp.sign(u) * g < 0, xp.ones_like(u), xp.zeros_like(u))
+        down = xp.where(xp.sign(u) * g < 0, xp.ones_like(u), 0.0)
         return CautiousState(inner), u * (down / xp.maximum(leaf_mean(down), eps))
 
     return around(algorithm, "cautious", init, update, {}, ("liang2024cautious",))

@@ -101,6 +101,11 @@ RANGES: Final[Mapping[str, Range]] = {
     "initial_scale_factor": Range(above=0.0),
     "mechanic_decay": NON_NEGATIVE,
     "mechanic_eps": Range(above=0.0),
+    "consistent_rms": NON_NEGATIVE,
+    "adam_b1": DECAY_RATE,
+    "adam_b2": DECAY_RATE,
+    "adam_eps": NON_NEGATIVE,
+    "adam_weight_decay": NON_NEGATIVE,
 }
 
 

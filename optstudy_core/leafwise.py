@@ -71,7 +71,8 @@ def _trees(value: Any) -> Iterator[Leaves]:
 
 
 def _mapped(pick: Callable[[Leaves], Leaves], value: Any) -> Any:
-    return map_leaves(pick, value) if isinstance(value, tuple | Leaves) else value
+    is_state = isinstance(value, Leaves) or hasattr(value, "_fields")  # else a number, a tuple of them
+    return map_leaves(pick, value) if is_state else value
 
 
 def _joined(results: Sequence[Any], count: int, tree: Leaves) -> Any:

@@ -106,13 +106,18 @@ class Backend:
         """Return what such a function makes of leaves."""
         return function(*leaves)
 
-    def in_double(self, function: Callable[[Leaves], Leaves], tree: Leaves) -> Leaves:
+    def in_double(self, function: Callable[..., Leaves], *trees: Leaves) -> Leaves:
         """Compute a function of each leaf in float64, and round the result to its dtype."""
-        return Leaves((self.doubled(function, x) for x in tree.values), self)
+        rows = zip(*(tree.values for tree in trees), strict=True)
+        return Leaves((self.doubled(function, *row) for row in rows), self)
 
-    def doubled(self, function: Callable[[Leaves], Leaves], leaf: Any) -> Any:
-        """Return what such a function makes of a leaf."""
+    def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
+        """Return what such a function makes of leaves of one dtype."""
         raise NotImplementedError
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        """Return the library's product of float64 matrices, of which every sum is exact."""
+        return x @ y
 
     def map(self, operation: str, *args: Any) -> Leaves:
         """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf."""
@@ -151,10 +156,14 @@ class NumPy(Backend):
         with np.errstate(all="ignore"):
             return function(HOST, *vectors, exact=True)
 
-    def doubled(self, function: Callable[[Leaves], Leaves], leaf: Any) -> Any:
+    def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
         with np.errstate(all="ignore"):
-            result = function(Leaves([leaf.astype(np.float64)], self)).values[0]
-            return result.astype(leaf.dtype)
+            wide = (Leaves([x.astype(np.float64)], self) for x in leaves)
+            return function(*wide).values[0].astype(leaves[0].dtype)
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return x @ y
 
 
 class LeafDtypes:

@@ -73,7 +73,7 @@ def lookahead(algorithm: Algorithm) -> Algorithm:
         slow = state.slow + slow_step_size * ((params - state.slow) + u)
         step = xp.where(now, slow - params, u)
         kept = xp.where(now, slow, state.slow)
-        return LookaheadState(inner, kept, xp.where(now, xp.zeros_like(t), t)), step
+        return LookaheadState(inner, kept, xp.where(now, 0.0, t)), step
 
     own = {"sync_period": 5.0, "slow_step_size": 0.5}
     return around(algorithm, "lookahead", init, update, own, ("zhang2019lookahead",))

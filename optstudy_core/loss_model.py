@@ -105,8 +105,8 @@ def step_size(
         lower = xp.maximum(height / ((2 * w) * c), lower_bound)
         f_min = xp.where(height < (w * c) * f_min, lower, f_min)
     gap = w * ((f_bar - c * f_min) - gamma) + inner
-    tau = xp.maximum(gap, xp.zeros_like(gap)) / length
-    tau = xp.where(length <= sq_norm_floor, xp.zeros_like(tau), tau)
+    tau = xp.maximum(gap, 0.0) / length
+    tau = xp.where(length <= sq_norm_floor, 0.0, tau)
     tau = xp.minimum(tau, lr / c)
     if adapt_lower_bound:
         reached = (((f_bar + inner) - gamma) - 0.5 * tau * length) / c

@@ -19,6 +19,8 @@ Source: Cutkosky, Defazio and Mehta 2023, Algorithm 1 (`cutkosky2023mechanic`).
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -84,10 +86,7 @@ def mechanic(algorithm: Algorithm, *, num_betas: int = 6) -> Algorithm:
     >>> bool(np.linalg.norm(theta) < 0.5)  # from 5, without a learning rate
     True
     """
-    if not isinstance(num_betas, int) or num_betas < 1:
-        raise ValueError(f"num_betas = {num_betas!r}: allowed are whole numbers from 1")
-    bets_of = namedtuple("Bets", [f"b{i}" for i in range(1, num_betas + 1)])
-    betas = [1.0 - 0.1**i for i in range(1, num_betas + 1)]
+    bets_of, betas = _speeds(num_betas)
 
     def init(inner: Any, params: Array, *, initial_scale_factor: Any) -> MechanicState:
         zero = scalar(params, 0.0)
@@ -107,7 +106,7 @@ def mechanic(algorithm: Algorithm, *, num_betas: int = 6) -> Algorithm:
         xp = namespace(g)
         params = needed(params, "mechanic")
         inner, u = advance(state.inner)
-        scale = _sum(bet.s for bet in state.bets)
+        scale = functools.reduce(operator.add, [bet.s for bet in state.bets])
         moved = (params - state.x0) / (scale + mechanic_eps)
         if not absent(mechanic_decay):
             ratio = global_norm(g) / (global_norm(params) + mechanic_eps)
@@ -119,17 +118,19 @@ def mechanic(algorithm: Algorithm, *, num_betas: int = 6) -> Algorithm:
             r = beta * bet.r + clipped * bet.s
             m = xp.maximum(beta * bet.m, abs(h) + mechanic_eps)
             v = (beta * beta) * bet.v + h * h
-            wealth = (initial_scale_factor / num_betas) * m + xp.maximum(r, xp.zeros_like(r))
+            wealth = (initial_scale_factor / num_betas) * m + xp.maximum(r, 0.0)
             bets.append(Bet(r, m, v, wealth / (xp.sqrt(v) + mechanic_eps)))
-        step = (state.x0 + _sum(bet.s for bet in bets) * (moved + u)) - params
+        new_scale = functools.reduce(operator.add, [bet.s for bet in bets])
+        step = (state.x0 + new_scale * (moved + u)) - params
         return MechanicState(inner, state.x0, bets_of(*bets)), step
 
     own = {"initial_scale_factor": 1e-6, "mechanic_decay": 1e-2, "mechanic_eps": 1e-8}
     return around(algorithm, "mechanic", init, update, own, ("cutkosky2023mechanic",))
 
 
-def _sum(parts: Any) -> Array:
-    first, *rest = parts
-    for x in rest:
-        first = first + x
-    return first
+def _speeds(number: int) -> tuple[Any, list[float]]:
+    """Return the type that holds a bet for each speed, and the speeds."""
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"num_betas = {number!r}: allowed are whole numbers from 1")
+    names = " ".join(f"b{i}" for i in range(1, number + 1))
+    return namedtuple("Bets", names), [1.0 - 0.1**i for i in range(1, number + 1)]  # type: ignore[misc]

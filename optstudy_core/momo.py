@@ -95,6 +95,7 @@ def update(
     >>> step.tolist()  # Polyak's step at first
     [-1.5, -2.0]
     """
+    xp = namespace(grad)
     params = needed(params, "momo")
     g = objective_gradient(grad, None, maximize=maximize)
     begins = state.t == 0
@@ -114,4 +115,4 @@ def update(
         sq_norm_floor=sq_norm_floor,
     )
     step = loss_model.decayed_step(tau, m, params, lr=lr, weight_decay=weight_decay)
-    return MomoState(m, model, namespace(m).ones_like(state.t)), step
+    return MomoState(m, model, xp.where(begins, 1.0, state.t)), step

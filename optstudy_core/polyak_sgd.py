@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ._namespace import Array, absent, namespace
+from ._namespace import Array, namespace
 from .reductions import global_dot
 from .terms import objective_gradient, objective_value
 
@@ -85,12 +85,10 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     gap = objective_value(value, maximize=maximize) - f_min
     if positive_gap:
-        gap = xp.maximum(gap, xp.zeros_like(gap))
+        gap = xp.maximum(gap, 0.0)
     scaled = lr * g
     measured = scaled if scale_first else g
-    sq_norm = global_dot(measured, measured)
-    if not absent(eps):
-        sq_norm = sq_norm + eps
+    sq_norm = global_dot(measured, measured) + eps
     eta = xp.minimum(gap / (c * sq_norm), max_lr)
-    eta = xp.where(sq_norm <= sq_norm_floor, xp.zeros_like(sq_norm), eta)
+    eta = xp.where(sq_norm <= sq_norm_floor, 0.0, eta)
     return state, -eta * scaled

@@ -9,7 +9,8 @@ algorithm takes its step from where they began, with the gradient found on top:
 for the steps u of an algorithm. The norm is that of all leaves together (in torch: of a group). In
 a loop the climbing is seen: with n = 2 call the step twice for a batch, each time with the gradient
 where the parameters are. (This is what optax calls the transparent mode, with
-``optax.chain(normalize(), sgd(ρ))`` as its adversary; it has no ε.) Whoever looks at the parameters
+``optax.chain(normalize(), sgd(ρ))`` as its adversary; it has no ε, and with n = 1 it steps from the
+parameters of the step before.) Whoever looks at the parameters
 in between sees them on top: evaluate and save after every n-th step.
 
 Source: Foret, Kleiner, Mobahi and Neyshabur 2021, Algorithm 1 (`foret2021sharpness`).
@@ -81,7 +82,7 @@ def sam(algorithm: Algorithm) -> Algorithm:
         inner, u = advance(state.inner, anchor)
         climb = (ascent_radius / (global_norm(g) + ascent_eps)) * g
         step = xp.where(last, (anchor - params) + u, climb)
-        t = xp.where(last, xp.zeros_like(t), t)
+        t = xp.where(last, 0.0, t)
         return SAMState(chosen(last, inner, state.inner), anchor, t), step
 
     own = {"ascent_radius": 0.05, "ascent_period": 2.0, "ascent_eps": 1e-12}

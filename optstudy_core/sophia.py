@@ -118,5 +118,5 @@ def update(
     u = xp.minimum(xp.maximum(u, -clip_threshold), clip_threshold)
     step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
     t = state.t + 1
-    t = xp.where(t >= update_interval, xp.zeros_like(t), t)
+    t = xp.where(t >= update_interval, 0.0, t)
     return SophiaState(m, h, c, t), step

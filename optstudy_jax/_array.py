@@ -190,11 +190,14 @@ class JAX(Backend):
     def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
         return Node(function(*map(leaving, leaves)), PLAIN)
 
-    def doubled(self, function: Callable[[Leaves], Leaves], leaf: Node) -> Node:
+    def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
         with jax.enable_x64(True):
-            wide = Node(leaving(leaf).astype(jnp.float64), PLAIN)
-            result = leaving(function(Leaves([wide], self)).values[0])
-            return Node(result.astype(leaf.dtype), PLAIN)
+            wide = [Leaves([Node(leaving(x).astype(jnp.float64), PLAIN)], self) for x in leaves]
+            result = leaving(function(*wide).values[0])
+            return Node(result.astype(leaves[0].dtype), PLAIN)
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
     def full(self, value: Any, leaf: Node) -> Node:
         if isinstance(value, jax.Array) and value.dtype == jnp.float64:

@@ -114,9 +114,9 @@ class Eager(Backend):
 
         return function(LIBRARY, *vectors, exact=True)
 
-    def doubled(self, function: Callable[[Leaves], Leaves], leaf: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = function(Leaves([leaf.double()], self)).values[0]
-        return result.to(leaf.dtype)
+    def doubled(self, function: Callable[..., Leaves], *leaves: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = function(*(Leaves([x.double()], self) for x in leaves)).values[0]
+        return result.to(leaves[0].dtype)
 
     def full(self, value: Any, leaf: torch.Tensor) -> torch.Tensor:
         if isinstance(value, torch.Tensor):

@@ -2,6 +2,7 @@
 
 NumPy's result is the definition, so a bit that changes here is a breaking change. Everything is
 made from ``optstudy_core.ALGORITHMS``: a new algorithm needs its files written, and no test code.
+Wrappers are run around Lion.
 
     python tests/golden_bits.py              adds the files, settings and defaults that are missing
     python tests/golden_bits.py --rewrite    writes all files anew, and removes stale ones
@@ -27,8 +28,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.averaged import averaged
+from optstudy_core.cautious import cautious
 from optstudy_core.hyperparameters import ANY, RANGES, is_number
 from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.lookahead import lookahead
+from optstudy_core.mechanic import mechanic
+from optstudy_core.sam import sam
+
+WRAPPERS: dict[str, Callable[[Algorithm], Algorithm]] = {
+    wrapper.__name__: wrapper for wrapper in (averaged, cautious, lookahead, mechanic, sam)
+}
+WRAPPED = ALGORITHMS["lion"]  # which reads the parameters
+RULES = dict(ALGORITHMS) | {name: wrapper(WRAPPED) for name, wrapper in WRAPPERS.items()}
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 8
@@ -82,6 +94,16 @@ ORDINARY = {
     "warmup_steps": 4.7,  # so that the rate rises and stays
     "min_norm": 2.3,  # so that one layer is longer, the other shorter
     "update_interval": 3.0,  # so that it is met exactly
+    "sync_period": 3.0,
+    "ascent_period": 3.0,
+    "ascent_eps": 0.31,
+    "sq_norm_floor": 37.0,  # so that some gradients are below it
+    "adam_b1": 0.83,
+    "adam_b2": 0.957,
+    "adam_eps": 0.0031,
+    "initial_scale_factor": 0.13,
+    "mechanic_decay": 3.1,
+    "mechanic_eps": 0.0021,
     "estim_lr_coef": 37.3,  # so that the estimate rises
 }
 
@@ -382,7 +404,7 @@ def same(x: np.ndarray | None, y: np.ndarray | None) -> bool:
 def golden_files() -> dict[Path, tuple[str, str | None]]:
     """Return the algorithm and dialect of every file that has to exist."""
     found: dict[Path, tuple[str, str | None]] = {}
-    for name, algorithm in ALGORITHMS.items():
+    for name, algorithm in RULES.items():
         for dialect in algorithm.dialects or [None]:
             found[FOLDER / (f"{name}-{dialect}.json" if dialect else f"{name}.json")] = (
                 name,
@@ -571,7 +593,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rewrite", action="store_true", help="write everything anew")
     rewrite = parser.parse_args(arguments).rewrite
     for path, (name, dialect) in golden_files().items():
-        if write(path, ALGORITHMS[name], dialect, rewrite):
+        if write(path, RULES[name], dialect, rewrite):
             print(f"wrote {path.name}, {path.stat().st_size} bytes")
     for path in stale() if rewrite else ():
         path.unlink()

@@ -31,9 +31,19 @@ COPY = "optstudy_mutant"
 # What algorithms import and what holds no formula: tables of ranges, the array type itself, the
 # exact sums (which have tests of their own).
 NOT_FORMULAS = frozenset(
-    {"hyperparameters", "leaves", "algorithm", "reductions", "leafwise", "axes"}
+    {
+        "hyperparameters",
+        "leaves",
+        "algorithm",
+        "reductions",
+        "leafwise",
+        "axes",
+        "matrix",
+        "composition",
+    }
 )
-NOT_FORMULA_FUNCTIONS = frozenset({("_namespace", "namespace")})  # asks which library it is
+# They ask which library it is, and name the fields of a state.
+NOT_FORMULA_FUNCTIONS = frozenset({("_namespace", "namespace"), ("mechanic", "_speeds")})
 
 
 class Mutant(NamedTuple):
@@ -90,7 +100,7 @@ def formula_modules() -> tuple[str, ...]:
                 visit(other)
             found.append(name)
 
-    for name in ALGORITHMS:
+    for name in golden_bits.RULES:
         visit(name)
     return tuple(found)
 
@@ -135,11 +145,14 @@ def _put(package: ModuleType, name: str, module: ModuleType) -> None:
 
 def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
     """Return the algorithms among modules."""
-    return {
-        name: Algorithm(name, m.init, m.update, m.DIALECTS, m.BIBTEX, getattr(m, "check", None))
-        for name, m in modules.items()
-        if name in ALGORITHMS
-    }
+    found = {}
+    for name, m in modules.items():
+        if name in golden_bits.WRAPPERS:
+            found[name] = getattr(m, name)(golden_bits.WRAPPED)
+        elif name in ALGORITHMS:
+            check = getattr(m, "check", None)
+            found[name] = Algorithm(name, m.init, m.update, m.DIALECTS, m.BIBTEX, check)
+    return found
 
 
 # What mutants call: an operation in another precision.
@@ -627,7 +640,7 @@ def disagreement(mutant: Mutant, runs: int = 3) -> str | None:
     changed = algorithms(load(mutant.module, mutant.code))
     for name, algorithm in changed.items():
         for dialect in algorithm.dialects:
-            settings, _ = golden_bits.settings(ALGORITHMS[name], dialect)
+            settings, _ = golden_bits.settings(golden_bits.RULES[name], dialect)
             for number, setting in enumerate(settings):
                 for dtype in golden_bits.DTYPES:
                     both = setting._replace(dtype=dtype)
@@ -636,7 +649,7 @@ def disagreement(mutant: Mutant, runs: int = 3) -> str | None:
                         values = _special(np.random.default_rng([number, run]), dtype)
                         one, other = (
                             golden_bits.trajectory(a, dialect, both, values)
-                            for a in (ALGORITHMS[name], algorithm)
+                            for a in (golden_bits.RULES[name], algorithm)
                         )
                         if golden_bits.departure(one, other):
                             return f"{name} {dialect}: {golden_bits.show(both)}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from golden_bits import (
     EXPONENTS,
+    RULES,
     SIGNS,
     STEPS,
     difference,
@@ -16,8 +17,6 @@ from golden_bits import (
     stale,
 )
 
-from optstudy_core import ALGORITHMS
-
 COMMAND = "python tests/golden_bits.py"
 FILES = golden_files()
 each_file = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
@@ -27,7 +26,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FI
 def test_file_is_complete(path):
     name, dialect = FILES[path]
     assert path.exists(), f"{path.name} is missing: run `{COMMAND}` and commit the file"
-    lacking = missing(ALGORITHMS[name], dialect, read(path))
+    lacking = missing(RULES[name], dialect, read(path))
     assert not lacking, f"{path.name} lacks {'; '.join(lacking)}: run `{COMMAND}`"
     assert path.stat().st_size < 100_000
 
@@ -37,7 +36,7 @@ def test_bits_are_those_of_the_file(path):
     if not path.exists():
         pytest.skip("no file")
     name, dialect = FILES[path]
-    found = difference(ALGORITHMS[name], dialect, read(path))
+    found = difference(RULES[name], dialect, read(path))
     assert found is None, (
         f"{path.name}: {': '.join(found)}. If the change is meant, it is a breaking one: "
         f"run `{COMMAND} --rewrite` and say so in CHANGELOG.md"

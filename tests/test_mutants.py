@@ -18,7 +18,7 @@ import mutants
 import numpy as np
 import pytest
 
-from optstudy_core import Algorithm, bias_correction, formulas
+from optstudy_core import ALGORITHMS, Algorithm, bias_correction, formulas
 from optstudy_core.hyperparameters import is_number
 from optstudy_core.leaves import Leaves, NumPy
 
@@ -45,10 +45,15 @@ NOTHING_LEFT = "nothing is left of the exponent: the lines that are spared multi
 TOO_SMALL = "the series is too small for the roundings in it to show"
 WHOLE = "the interval is a whole number of steps"
 EQUIVALENT = {
+    ("averaged", "averaged", "1 / t", "1 * (1.0 / t)"): TIMES_ONE,
+    ("averaged", "averaged", "1 / t", "narrow(widen(1) / (widen(state.t) + widen(1)))"): EXACT,
+    ("lookahead", "lookahead", "t >= sync_period", "t == sync_period"): WHOLE,
+    ("mechanic", "mechanic", "global_dot(g, moved)", "global_dot(moved, g)"): COMMUTES,
+    ("sam", "sam", "state.t == 0", "state.t <= 0"): NOT_NEGATIVE,
+    ("sam", "sam", "t >= ascent_period", "t == ascent_period"): WHOLE,
     ("sophia", "init", "params", "zeros"): ONLY_THE_SHAPE,
     ("sophia", "update", "state.t == 0", "state.t <= 0"): NOT_NEGATIVE,
     ("sophia", "update", "h", "state.h"): NOT_YET_CHANGED,
-    ("sophia", "update", "t", "state.t"): ONLY_THE_SHAPE,
     ("sophia", "update", "t >= update_interval", "t == update_interval"): WHOLE,
     ("trust_ratio", "trust_ratio", "weights == 0", "weights <= 0"): NORM,
     ("trust_ratio", "trust_ratio", "update == 0", "update <= 0"): NORM,
@@ -400,7 +405,7 @@ class _Listing(NumPy):
 
 
 TERMS = (
-    *("weight_decay", "eps_root", "momentum", "dampening"),
+    *("weight_decay", "eps_root", "momentum", "dampening", "mechanic_decay"),
     *("lambd", "lr_decay", "initial_scale", "initial_accumulator_value", "initial_first_moment"),
 )
 
@@ -426,7 +431,8 @@ def _operations(algorithm: Any, given: dict[str, Any]) -> list[str]:
     params = Leaves([np.ones(2)], backend)
     state = algorithm.start(params, values)
     backend.listed.clear()
-    algorithm.update(state, params, params, **values)
+    more = dict.fromkeys(algorithm.inputs, params)
+    algorithm.update(state, params, params, **more, **values)
     return backend.listed
 
 
@@ -492,6 +498,17 @@ def long_run(name: str, module: ModuleType) -> str:
                     state, step = module.update(state, zero + (1.3 + t % 3), b2=b)
                     found.append(step.values[0])
     return sha256(" ".join(float(x).hex() for x in found).encode()).hexdigest()[:16]
+
+
+def sam_without_a_climb_is_the_algorithm(modules: dict[str, ModuleType]) -> None:
+    if "sam" in modules:
+        rule = modules["sam"].sam(golden_bits.WRAPPED)
+        given = golden_bits.Setting({"ascent_period": 1.0, "lr": 0.1}, "numbers", "float32")
+        found = golden_bits.trajectory(rule, "optax", given)
+        alone = given._replace(given={"lr": 0.1})
+        wanted = golden_bits.trajectory(golden_bits.WRAPPED, "optax", alone)
+        # Both add the step to the parameters: (φ − θ) + u with φ = θ.
+        assert golden_bits.same(found.steps, wanted.steps)
 
 
 def without_a_sign_sizes_stay(modules: dict[str, ModuleType]) -> None:
@@ -594,6 +611,45 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         state, _ = sm3.update(late, tiny + 2.0, lr=1.0, momentum=0.5)
         assert late.m is None
         assert np.array_equal(state.m.values[0], np.float32([0.5, np.nan, 0.5]), equal_nan=True)
+
+
+WRAPPED = {
+    "averaged": 3174324996,
+    "cautious": 2431122804,
+    "lookahead": 1048152948,
+    "mechanic": 755593385,
+    "sam": 301876870,
+}
+"""CRC-32 of steps of wrapped momentum on many elements, of which few agree with their gradient."""
+
+
+@np.errstate(all="ignore")
+def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
+    for name, wanted in WRAPPED.items():
+        if name not in modules:
+            continue
+        rule = getattr(modules[name], name)(ALGORITHMS["sgd"])
+        rng = np.random.default_rng(0)
+        theta = Leaves([np.float32(rng.normal(size=3000))], NumPy())
+        state, found = rule.start(theta, rule.defaults() | {"momentum": 0.9}), []
+        for t in range(8):
+            g = rng.normal(size=3000) * (1.0 if t % 3 else 1e-6)
+            g[1:] = g[1:] if t % 3 else -3 * abs(g[1:]) * np.sign(found[-1][1:] if t else 1.0)
+            grad = Leaves([np.float32(g)], NumPy())
+            state, step = rule.update(state, grad, theta, lr=0.3, momentum=0.9)
+            theta = theta + step
+            found.append(step.values[0])
+        average = [state.average.values[0]] if name == "averaged" else []
+        mark = zlib.crc32(np.concatenate([*found, *average]).tobytes())
+        assert mark == wanted, f"{name}: {mark}"
+    if "cautious" in modules:
+        for eps, refused in ((-1.0, True), (0.0, True), (1e-9, False)):
+            try:
+                modules["cautious"].cautious(ALGORITHMS["sgd"], eps=eps)
+            except ValueError:
+                assert refused
+            else:
+                assert not refused
 
 
 AVERAGES = 4057800858
@@ -728,6 +784,8 @@ def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> No
 
 
 CONTRACTS = (
+    sam_without_a_climb_is_the_algorithm,
+    wrappers_keep_their_bits,
     rates_are_those_of_the_step_before,
     matrices_keep_their_bits,
     adafactor_sees_the_shape,

@@ -18,8 +18,10 @@ from optstudy_core.averaged import averaged
 from optstudy_core.cautious import cautious
 from optstudy_core.leaves import Leaves, NumPy
 from optstudy_core.lookahead import lookahead
+from optstudy_core.mechanic import mechanic
+from optstudy_core.sam import sam
 
-WRAPPERS: list[Callable[[Algorithm], Algorithm]] = [cautious, lookahead, averaged]
+WRAPPERS: list[Callable[[Algorithm], Algorithm]] = [cautious, lookahead, averaged, sam, mechanic]
 STEPS = 200
 
 
@@ -151,3 +153,74 @@ def test_what_cannot_be_wrapped_is_refused() -> None:
         lookahead(lookahead(ALGORITHMS["sgd"]))
     with pytest.raises(ValueError, match="eps = 0: allowed are numbers above 0"):
         cautious(ALGORITHMS["sgd"], eps=0)
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_sam_is_that_of_optax(period: int) -> None:
+    rule = sam(ALGORITHMS["adamw"])
+    given = {"ascent_period": period, "ascent_radius": 0.1, "ascent_eps": 0.0}
+    rows, _, grads = run(rule, "optax", lr=0.05, weight_decay=0.3, **given)
+    with jax.enable_x64(True):
+        climb = optax.chain(optax.contrib.normalize(), optax.sgd(0.1))
+        tx = optax.contrib.sam(optax.adamw(0.05, weight_decay=0.3), climb, sync_period=period)
+        assert_near(rows[1:], trained(tx, rows[0], grads))
+
+
+def test_sam_without_a_climb_is_the_algorithm() -> None:
+    alone, _, _ = run(ALGORITHMS["adamw"], "optax", lr=0.05)
+    rows, _, _ = run(sam(ALGORITHMS["adamw"]), "optax", lr=0.05, ascent_period=1)
+    assert np.array_equal(alone, rows)
+
+
+@pytest.mark.parametrize("betas", [1, 6])
+def test_mechanic_is_that_of_optax(betas: int) -> None:
+    rule = mechanic(ALGORITHMS["adam"], num_betas=betas)
+    given = {"initial_scale_factor": 1e-3, "mechanic_decay": 0.1}
+    rows, _, grads = run(rule, "optax", lr=1.0, **given)
+    with jax.enable_x64(True):
+        tx = optax.contrib.mechanize(
+            optax.adam(1.0), weight_decay=0.1, s_init=1e-3, num_betas=betas
+        )
+        assert_near(rows[1:], trained(tx, rows[0], grads))
+
+
+def trained(tx: Any, params: np.ndarray, grads: np.ndarray) -> np.ndarray:
+    """Train with optax; return the parameters after each step."""
+
+    def body(carry: Any, g: Any) -> Any:
+        updates, state = tx.update(g, carry[1], carry[0])
+        params = optax.apply_updates(carry[0], updates)
+        return (params, state), params
+
+    return np.asarray(jax.lax.scan(body, (params, tx.init(params)), grads)[1])
+
+
+def test_sam_climbs_the_whole_way_down() -> None:
+    """In torch, with a closure: two steps for a batch; the algorithm takes every second one."""
+    param = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = optstudy_torch.from_core(sam(ALGORITHMS["adam"]))([param], lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (param**2).sum() / 2
+        loss.backward()
+        return loss
+
+    for n in range(1, 5):
+        begin = param.detach().clone()
+        loss = optimizer.step(closure)
+        assert optimizer.step(closure) > loss  # it was measured on top of the climb
+        assert param.norm() < begin.norm()
+        assert optimizer.state[param]["inner.c1.value"].item() == pytest.approx(1 - 0.9**n)
+
+
+def test_wrapped_algorithms_take_what_the_inner_one_takes() -> None:
+    rule = lookahead(ALGORITHMS["polyak_sgd"])
+    assert dict(rule.inputs) == {"value": True}
+    with pytest.raises(TypeError, match="lookahead_polyak_sgd without value"):
+        optstudy_torch.from_core(rule)([torch.nn.Parameter(torch.ones(2))]).step()
+
+
+def test_a_number_of_speeds_is_a_whole_number() -> None:
+    with pytest.raises(ValueError, match="num_betas = 0: allowed are whole numbers from 1"):
+        mechanic(ALGORITHMS["sgd"], num_betas=0)
