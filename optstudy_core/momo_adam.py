@@ -73,7 +73,7 @@ def update(
     weight_decay: Any = 0.0,
     adapt_lower_bound: bool = False,
     maximize: bool = False,
-    sq_norm_floor: Any = 2.0**-52,
+    sq_norm_floor: Any = 2.220446049250313e-16,
 ) -> tuple[MomoAdamState, Array]:
     """Return the new state and the step, which is added to the parameters.
 

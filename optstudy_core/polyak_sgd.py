@@ -53,7 +53,7 @@ def update(
     c: Any = 1.0,
     scale_first: bool = False,
     positive_gap: bool = False,
-    sq_norm_floor: Any = 2.0**-52,
+    sq_norm_floor: Any = 2.220446049250313e-16,
 ) -> tuple[PolyakSGDState, Array]:
     """Return the state and the step, which is added to the parameters.
 

@@ -525,7 +525,7 @@ def difference(
         golden: what its file holds.
         before: called with the dtype before each trajectory.
     """
-    defaults = algorithm.defaults(dialect)
+    defaults = json.loads(json.dumps(algorithm.defaults(dialect)))  # a tuple is a list there
     for name, wanted in golden.defaults.items():
         value = defaults.get(name, "nothing")
         if value != wanted or type(value) is not type(wanted):

@@ -43,6 +43,9 @@ NOTHING_THERE = "both are empty there"
 ONLY_WHETHER_0 = "only whether it is 0 counts"
 NOTHING_LEFT = "nothing is left of the exponent: the lines that are spared multiply by 1"
 TOO_SMALL = "the series is too small for the roundings in it to show"
+NEXT_TO_0 = "5e-324 is 0 in float32, and lost where it is added to"
+SAME = "there are as many"
+ONLY_THE_LIBRARY = "only the library counts"
 WHOLE = "the interval is a whole number of steps"
 EQUIVALENT = {
     ("averaged", "averaged", "1 / t", "1 * (1.0 / t)"): TIMES_ONE,
@@ -51,6 +54,19 @@ EQUIVALENT = {
     ("mechanic", "mechanic", "global_dot(g, moved)", "global_dot(moved, g)"): COMMUTES,
     ("sam", "sam", "state.t == 0", "state.t <= 0"): NOT_NEGATIVE,
     ("sam", "sam", "t >= ascent_period", "t == ascent_period"): WHOLE,
+    ("lookahead", "lookahead", "0.0", "5e-324"): NEXT_TO_0,
+    ("mechanic", "mechanic", "0.0", "5e-324"): NEXT_TO_0,
+    ("polyak_sgd", "update", "0.0", "5e-324"): NEXT_TO_0,
+    ("loss_model", "step_size", "0.0", "5e-324"): NEXT_TO_0,
+    ("mechanic", "mechanic", "zip(betas, state.bets, strict=True)", "zip(betas, state.bets)"): SAME,
+    ("mechanic", "mechanic", "True", "False"): SAME,
+    ("polyak_sgd", "update", "grad", "value"): ONLY_THE_LIBRARY,
+    ("momo", "update", "grad", "value"): ONLY_THE_LIBRARY,
+    ("momo_adam", "update", "grad", "value"): ONLY_THE_LIBRARY,
+    ("sophia", "update", "grad", "hessian"): ONLY_THE_LIBRARY,
+    ("momo", "init", "params", "zeros"): ONLY_THE_SHAPE,
+    ("momo_adam", "init", "params", "zeros"): ONLY_THE_SHAPE,
+    ("momo", "update", "state.t == 0", "state.t <= 0"): NOT_NEGATIVE,
     ("sophia", "init", "params", "zeros"): ONLY_THE_SHAPE,
     ("sophia", "update", "state.t == 0", "state.t <= 0"): NOT_NEGATIVE,
     ("sophia", "update", "h", "state.h"): NOT_YET_CHANGED,
@@ -613,6 +629,52 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         assert np.array_equal(state.m.values[0], np.float32([0.5, np.nan, 0.5]), equal_nan=True)
 
 
+LOSS_MODELS = {"momo": 3125123676, "momo_adam": 3178013432}
+"""CRC-32 of steps with losses that fall below the bound and rise again."""
+
+LOSS_SETTINGS = (
+    {"weight_decay": 0.13, "lr": 0.31},
+    {"adapt_lower_bound": True, "weight_decay": 0.13, "lower_bound": -0.7, "lr": 0.053},
+    {"adapt_lower_bound": True, "lower_bound": 0.37, "lr": 1.7},
+)
+
+
+@np.errstate(all="ignore")
+def loss_models_keep_their_bits(modules: dict[str, ModuleType]) -> None:
+    for name, wanted in LOSS_MODELS.items():
+        if name not in modules:
+            continue
+        rule, found = mutants.algorithms(modules)[name], []
+        for number, given in enumerate(LOSS_SETTINGS):
+            for dtype in (np.float32, np.float64):
+                for as_array in (False, True):
+                    values = rule.defaults() | given
+                    if as_array:
+                        values = {
+                            k: np.asarray(v, dtype) if is_number(v) else v
+                            for k, v in values.items()
+                        }
+                    rng = np.random.default_rng(number)
+                    theta = Leaves([rng.normal(size=5).astype(dtype)], NumPy())
+                    state = rule.start(theta, values)
+                    for t in range(40):
+                        g = Leaves([(0.3 * rng.normal(size=5)).astype(dtype)], NumPy())
+                        loss = Leaves([dtype(rng.uniform(-1, 2) * (t % 7))], NumPy())
+                        state, step = rule.update(state, g, theta, value=loss, **values)
+                        theta = theta + step
+                        found.append(step.values[0].astype(np.float64))
+                        found.append(np.float64([state.model.f_min.values[0]]))
+        mark = zlib.crc32(np.concatenate(found).tobytes())
+        assert mark == wanted, f"{name}: {mark}"
+    if "sophia" in modules:
+        sophia, one = modules["sophia"], np.ones(2)
+        given = {"update_interval": 1.0, "weight_decay": 0.0}
+        state, _ = sophia.update(sophia.init(one), one, hessian=3 * one, **given)
+        after, step = sophia.update(state, 5 * one, hessian=None, **given)
+        assert np.array_equal(after.h, state.h)
+        assert np.array_equal(sophia.update(state, 5 * one, **given)[1], step)
+
+
 WRAPPED = {
     "averaged": 3174324996,
     "cautious": 2431122804,
@@ -643,6 +705,15 @@ def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         mark = zlib.crc32(np.concatenate([*found, *average]).tobytes())
         assert mark == wanted, f"{name}: {mark}"
     if "cautious" in modules:
+        rule = modules["cautious"].cautious(ALGORITHMS["sgd"])
+        ones = np.ones(3000, np.float32)
+        for agreeing, wanted in ((1, 2000.0), (30, 200.0)):  # the mean is at least 0.001
+            start = rule.start(ones, {"momentum": 1.0})
+            state, _ = rule.update(start, 2 * ones, lr=1.0, momentum=1.0)
+            g = np.where(np.arange(3000) < agreeing, ones, -ones / 4)
+            _, step = rule.update(state, g, lr=1.0, momentum=1.0)
+            assert np.allclose(step[0], -1.5 * wanted, rtol=1e-6), step[0]
+            assert not step[agreeing:].any()
         for eps, refused in ((-1.0, True), (0.0, True), (1e-9, False)):
             try:
                 modules["cautious"].cautious(ALGORITHMS["sgd"], eps=eps)
@@ -786,6 +857,7 @@ def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> No
 CONTRACTS = (
     sam_without_a_climb_is_the_algorithm,
     wrappers_keep_their_bits,
+    loss_models_keep_their_bits,
     rates_are_those_of_the_step_before,
     matrices_keep_their_bits,
     adafactor_sees_the_shape,

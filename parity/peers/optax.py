@@ -180,6 +180,19 @@ def _sm3(rate: float, **given: Any) -> Any:
     return optax.GradientTransformation(lambda params: tx.init(raised(params)), update)
 
 
+def _muon(rate: Any, **given: Any) -> Any:
+    """Return optax's for matrices, and its AdamW for the rest: its own would look ahead there."""
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adamw", params)
+
+    rules = {
+        "muon": optax.contrib.muon(rate, **given),
+        "adamw": optax.adamw(rate, weight_decay=0.0),
+    }
+    return optax.transforms.partition(rules, labels)
+
+
 def _polyak_sgd(rate: Any, max_lr: float = 1.0, **given: Any) -> Any:
     return optax.polyak_sgd(max_learning_rate=max_lr, scaling=rate, **given)
 
@@ -274,6 +287,18 @@ PEERS = [
     _same("yogi", "yogi", lr=1e-2, b1=0.8, b2=0.95, eps=1e-6),
     _same("adan", "adan"),
     _same("adan", "adan", b1=0.9, b2=0.8, b3=0.95, eps_root=0.0, weight_decay=0.1),
+    _same("muon", _muon, name="muon for matrices", weight_decay=0.1),
+    pair(
+        "muon",
+        _muon,
+        {"momentum": 0.8, "nesterov": False, "consistent_rms": 0.2, "eps": 1e-3},
+        name="muon for matrices",
+        beta=0.8,
+        nesterov=False,
+        consistent_rms=0.2,
+        eps=1e-3,
+    ),
+    pair("muon", optax.contrib.muon, {}, cause="its AdamW of other leaves looks ahead"),
     _same("polyak_sgd", _polyak_sgd, lr=1.0, name="polyak_sgd"),
     _same("polyak_sgd", _polyak_sgd, lr=0.1, max_lr=1e-6, f_min=-1.0, name="polyak_sgd"),
     pair(

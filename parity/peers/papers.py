@@ -451,6 +451,19 @@ def pair(
     )
 
 
+def _muon(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Jordan et al. 2024, with μ = 0.95 and Nesterov's momentum of an average; else Adam."""
+    if np.ndim(theta) != 2:
+        return _adam(s, theta, g, t, lr)
+    s["b"] = 0.95 * s["b"] + (1 - 0.95) * g
+    x = (1 - 0.95) * g + 0.95 * s["b"]
+    x = x / max(np.linalg.norm(x), 1e-7)
+    a, b, c = 3.4445, -4.775, 2.0315
+    for _ in range(5):
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    return theta - lr * np.sqrt(max(1, theta.shape[0] / theta.shape[1])) * x
+
+
 def _polyak(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     """Loizou et al. 2021, equation 3 (SPS_max) with c = 1/2, bound 1 and f* = 0."""
     sq_norm = g @ g
@@ -541,6 +554,7 @@ PEERS = [
     pair("lars", _lars, lr=1.0, weight_decay=0.1),
     pair("dowg", _dowg, lr=1.0, whole=True),
     pair("prodigy", _prodigy, lr=1.0, whole=True),
+    pair("muon", _muon),
     pair("polyak_sgd", _polyak, lr=1.0, whole=True, c=0.5, sq_norm_floor=0.0),
     pair("momo", _momo, lr=1.0, whole=True),
     pair("momo_adam", _momo_adam, lr=1e-2, whole=True, weight_decay=0.1),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -70,7 +71,56 @@ def pair(algorithm: str, name: str, cause: str = "", scheduled: bool = True, **g
     )
 
 
+class _MuonAndAdamW:
+    """torch's Muon for the matrices among the parameters, its AdamW for the others."""
+
+    def __init__(self, params: list[Any], exact: bool, **given: Any) -> None:
+        matrices = [p for p in params if p.ndim == 2]
+        others = [p for p in params if p.ndim != 2]
+        self._exact = exact
+        self._muon = torch.optim.Muon(matrices, **given)
+        adamw = torch.optim.AdamW(others, weight_decay=0.0, foreach=False)
+        self._both = self._muon, adamw
+        self.param_groups = [{"lr": self._muon.param_groups[0]["lr"]}]
+
+    def step(self) -> None:
+        for optimizer in self._both:
+            optimizer.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        with (
+            mock.patch.object(torch.Tensor, "bfloat16", lambda x: x.clone())
+            if self._exact
+            else _AS_IT_IS
+        ):
+            self._both[0].step()
+        self._both[1].step()
+
+
+_AS_IT_IS = nullcontext()
+
+
+def _muon(exact: bool, ours: dict[str, Any], **given: Any) -> Peer:
+    """Return our Muon and torch's, as it is or without its rounding to bfloat16."""
+    return Peer(
+        "muon",
+        "torch",
+        "torch.optim.Muon" + (" without bfloat16" if exact else ""),
+        given,
+        runner(lambda p: optstudy_torch.Muon(p, **ours)),
+        runner(lambda p: _MuonAndAdamW(p, exact, **given)),
+        "" if exact else "it iterates in bfloat16",
+        gaps=True,
+    )
+
+
+_CUBIC = (1.5, -0.5, 0.0)
+_PLAIN = {"lr": 0.02, "momentum": 0.8, "nesterov": False, "weight_decay": 0.3, "eps": 1e-2}
+
 PEERS = [
+    _muon(False, {}),
+    _muon(True, {}),
+    _muon(True, _PLAIN, **_PLAIN),
+    _muon(True, {"ns_coefficients": (_CUBIC,) * 3}, ns_coefficients=_CUBIC, ns_steps=3),
+    _muon(True, {"consistent_rms": 0.2}, adjust_lr_fn="match_rms_adamw"),
     pair("sgd", "SGD"),
     pair("sgd", "SGD", momentum=0.9),
     pair("sgd", "SGD", momentum=0.9, dampening=0.3),
