@@ -1,4 +1,4 @@
-"""Means and maxima along the axes of a leaf, the same bits in every library.
+"""Sums, means and maxima along the axes of a leaf, the same bits in every library.
 
 A mean is a sum in float64 in one order: padded with zeros to a power of two of rows, and then the
 halves are added until one row is left; the quotient is rounded once to the working dtype. The error
@@ -31,6 +31,16 @@ def axis_mean(x: Array, axis: int) -> Array:
     return _on_leaves(lambda tree: tree.backend.in_double(lambda y: _mean(y, axis), tree), x)
 
 
+def axis_sum(x: Array, axis: int) -> Array:
+    """Return the sum along an axis, which stays with length 1; 0 of an empty one.
+
+    >>> import numpy as np
+    >>> axis_sum(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).tolist()
+    [[9.0], [0.5]]
+    """
+    return _on_leaves(lambda tree: tree.backend.in_double(lambda y: _sum(y, axis), tree), x)
+
+
 def rest_max(x: Array, axis: int) -> Array:
     """Return for each index of an axis the maximum over all other axes, a vector; 0 of none.
 
@@ -53,14 +63,30 @@ def slices(vector: Array, shape: Sequence[int]) -> list[Array]:
     >>> [x.shape for x in slices(np.arange(5.0), (2, 3))]
     [(2, 1), (1, 3)]
     """
-    found = []
-    for axis, length in enumerate(shape):
-        begin = sum(shape[:axis])
-        wide = (1,) * axis + (length,) + (1,) * (len(shape) - axis - 1)
+    wide = [(1,) * i + (n,) + (1,) * (len(shape) - i - 1) for i, n in enumerate(shape)]
+    return parts(vector, wide)
+
+
+def parts(vector: Array, shapes: Sequence[Sequence[int]]) -> list[Array]:
+    """Return the parts of a vector, one after the other, as arrays of these shapes.
+
+    >>> import numpy as np
+    >>> [x.tolist() for x in parts(np.arange(5.0), [(2, 2), (1,)])]
+    [[[0.0, 1.0], [2.0, 3.0]], [4.0]]
+    """
+    found, begin = [], 0
+    for shape in shapes:
+        end = begin + math.prod(shape)
         found.append(
-            _rearranged(lambda v, b=begin, n=length, w=wide: v[b : b + n].reshape(w), vector)
+            _rearranged(lambda v, b=begin, e=end, s=shape: v[b:e].reshape(tuple(s)), vector)
         )
+        begin = end
     return found
+
+
+def reshaped(x: Array, shape: Sequence[int]) -> Array:
+    """Return the elements in another shape."""
+    return _rearranged(lambda v: v.reshape(tuple(shape)), x)
 
 
 def _rest_max(x: Any, axis: int) -> Any:
@@ -72,6 +98,12 @@ def _rest_max(x: Any, axis: int) -> Any:
 
 def _mean(x: Leaves, axis: int) -> Leaves:
     """Return the mean of float64 numbers."""
+    mean: Leaves = _sum(x, axis) / max(x.shape[axis], 1)
+    return mean
+
+
+def _sum(x: Leaves, axis: int) -> Leaves:
+    """Return the sum of float64 numbers."""
     length = x.shape[axis]
     rows = 1 << max(length - 1, 0).bit_length()
 
@@ -89,8 +121,7 @@ def _mean(x: Leaves, axis: int) -> Leaves:
             for b in (0, rows)
         )
         total = low + high
-    mean: Leaves = total / max(length, 1)
-    return mean
+    return total
 
 
 def _part(x: Any, axis: int, begin: int, end: int) -> Any:

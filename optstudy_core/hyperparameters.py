@@ -102,6 +102,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "mechanic_decay": NON_NEGATIVE,
     "mechanic_eps": Range(above=0.0),
     "consistent_rms": NON_NEGATIVE,
+    "ridge": NON_NEGATIVE,
     "adam_b1": DECAY_RATE,
     "adam_b2": DECAY_RATE,
     "adam_eps": NON_NEGATIVE,

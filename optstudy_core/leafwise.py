@@ -71,7 +71,9 @@ def _trees(value: Any) -> Iterator[Leaves]:
 
 
 def _mapped(pick: Callable[[Leaves], Leaves], value: Any) -> Any:
-    is_state = isinstance(value, Leaves) or hasattr(value, "_fields")  # else a number, a tuple of them
+    is_state = isinstance(value, Leaves) or hasattr(
+        value, "_fields"
+    )  # else a number, a tuple of them
     return map_leaves(pick, value) if is_state else value
 
 

@@ -48,6 +48,10 @@ Reduction = Callable[..., Any]
 """From a :class:`~optstudy_core.exact_sum.Library` and vectors, one float64 scalar."""
 
 
+Trees = tuple["Leaves", ...]
+Step = Callable[..., Trees]
+
+
 class Backend:
     """How one library computes an operation on one leaf, rounded once.
 
@@ -118,6 +122,32 @@ class Backend:
     def matmul(self, x: Any, y: Any) -> Any:
         """Return the library's product of float64 matrices, of which every sum is exact."""
         return x @ y
+
+    def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
+        """Return ``function(*trees)`` if ``condition``, one truth, holds, else ``otherwise``.
+
+        The function is not called in vain; a device is waited for.
+        """
+        (truth,) = condition.values
+        return function(*trees) if bool(truth) else otherwise
+
+    def repeat(
+        self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
+    ) -> Trees:
+        """Return what becomes of trees by ``function`` while one truth, ``go_on``, holds.
+
+        Args:
+            function: of as many trees as it returns, of the same shapes.
+            go_on: of the trees.
+            trees: of one leaf each.
+            most: number of repetitions.
+        """
+        for _ in range(most):
+            (truth,) = go_on(*trees).values
+            if not bool(truth):
+                break
+            trees = function(*trees)
+        return trees
 
     def map(self, operation: str, *args: Any) -> Leaves:
         """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ._namespace import Array, absent, namespace, scalar
-from .reductions import global_dot, global_sum, leaf_dot
+from .reductions import global_dot, global_sum
 
 
 class LossModel(NamedTuple):
@@ -42,30 +42,22 @@ def init(params: Array, lower_bound: Any) -> LossModel:
     return LossModel(f_bar=zero, gamma=zero, f_min=zero + lower_bound)
 
 
-def average(decay: Any, old: Array, new: Array, begins: Any = None) -> Array:
-    """Return decay·old + (1 − decay)·new, or ``new`` where ``begins``."""
-    mean = decay * old + (1 - decay) * new
-    return mean if begins is None else namespace(new).where(begins, new, mean)
+def average(decay: Any, old: Array, new: Array) -> Array:
+    """Return decay·old + (1 − decay)·new."""
+    return decay * old + (1 - decay) * new
 
 
-def advance(
-    model: LossModel, value: Array, g: Array, params: Array, decay: Any, begins: Any = None
-) -> LossModel:
+def advance(model: LossModel, value: Array, inner: Array, decay: Any) -> LossModel:
     """Return the model with one more batch.
 
     Args:
         model: of the batches before.
         value: loss of the batch, shape ().
-        g: its gradient.
-        params: the parameters where it was taken.
+        inner: the leaf's part of ⟨g, θ⟩ of the batch, shape () per leaf.
         decay: β of the averages.
-        begins: truths, where this is the first batch and is not averaged with zeros.
     """
-    return LossModel(
-        f_bar=average(decay, model.f_bar, value, begins),
-        gamma=average(decay, model.gamma, leaf_dot(g, params), begins),
-        f_min=model.f_min,
-    )
+    f_bar = average(decay, model.f_bar, value)
+    return LossModel(f_bar, average(decay, model.gamma, inner), model.f_min)
 
 
 def step_size(

@@ -26,7 +26,9 @@ from typing import Any, NamedTuple
 
 from . import loss_model
 from ._namespace import Array, namespace, scalar
+from .composition import chosen
 from .loss_model import LossModel
+from .reductions import leaf_dot
 from .terms import needed, objective_gradient, objective_value
 
 BIBTEX = ("schaipp2024momo",)
@@ -100,8 +102,10 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     begins = state.t == 0
     value = objective_value(value, maximize=maximize)
-    m = loss_model.average(beta, state.m, g, begins)
-    model = loss_model.advance(state.model, value, g, params, beta, begins)
+    inner = leaf_dot(g, params)
+    m = xp.where(begins, g, loss_model.average(beta, state.m, g))
+    first = LossModel(value, inner, state.model.f_min)
+    model = chosen(begins, first, loss_model.advance(state.model, value, inner, beta))
     model, tau = loss_model.step_size(
         model,
         m,

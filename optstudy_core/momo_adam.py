@@ -27,6 +27,7 @@ from . import bias_correction, loss_model
 from ._namespace import Array, namespace
 from .bias_correction import BiasCorrection
 from .loss_model import LossModel
+from .reductions import leaf_dot
 from .terms import needed, objective_gradient, objective_value
 
 BIBTEX = ("schaipp2024momo",)
@@ -113,7 +114,7 @@ def update(
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
     d = m / (eps + xp.sqrt(v / c2.value))
-    model = loss_model.advance(state.model, value, g, params, b1)
+    model = loss_model.advance(state.model, value, leaf_dot(g, params), b1)
     model, tau = loss_model.step_size(
         model,
         m,

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.leaves import Backend, Leaves, Reduction
+from optstudy_core.leaves import Backend, Leaves, Reduction, Step, Trees
 
 Origin = frozenset[str]
 
@@ -195,6 +195,37 @@ class JAX(Backend):
             wide = [Leaves([Node(leaving(x).astype(jnp.float64), PLAIN)], self) for x in leaves]
             result = leaving(function(*wide).values[0])
             return Node(result.astype(leaves[0].dtype), PLAIN)
+
+    def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
+        def yes(values: Any) -> Any:
+            return self._left(function(*self._entered(values)))
+
+        def no(values: Any) -> Any:
+            return self._left(otherwise)
+
+        (truth,) = condition.values
+        return self._entered(jax.lax.cond(truth.value, yes, no, self._left(trees)))
+
+    def repeat(
+        self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
+    ) -> Trees:
+        def body(carry: Any) -> Any:
+            count, values = carry
+            return count + 1, self._left(function(*self._entered(values)))
+
+        def condition(carry: Any) -> Any:
+            count, values = carry
+            (truth,) = go_on(*self._entered(values)).values
+            return jnp.logical_and(count < most, truth.value)
+
+        start = jnp.zeros((), jnp.int32), self._left(trees)
+        return self._entered(jax.lax.while_loop(condition, body, start)[1])
+
+    def _left(self, trees: Trees) -> tuple[Any, ...]:
+        return tuple(leaving(tree.values[0]) for tree in trees)
+
+    def _entered(self, values: Any) -> Trees:
+        return tuple(Leaves([Node(x, OUTSIDE)], self) for x in values)
 
     def matmul(self, x: Any, y: Any) -> Any:
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
