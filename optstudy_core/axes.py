@@ -56,6 +56,11 @@ def concatenated(vectors: Sequence[Array]) -> Array:
     return _rearranged(lambda *parts: namespace(parts[0]).concat(parts), *vectors)
 
 
+def flattened(arrays: Sequence[Array]) -> Array:
+    """Return arrays, one after the other, as one vector; :func:`parts` undoes it."""
+    return concatenated([reshaped(x, (math.prod(x.shape),)) for x in arrays])
+
+
 def slices(vector: Array, shape: Sequence[int]) -> list[Array]:
     """Return, for each axis of a shape, its part of a vector, with as many axes as the shape.
 
@@ -92,7 +97,7 @@ def reshaped(x: Array, shape: Sequence[int]) -> Array:
 def _rest_max(x: Any, axis: int) -> Any:
     xp = namespace(x)
     if not math.prod(x.shape):
-        return xp.zeros((x.shape[axis],), dtype=x.dtype, device=_device(x))
+        return xp.zeros((x.shape[axis],), dtype=x.dtype, device=device_of(x))
     return xp.max(x, axis=tuple(i for i in range(x.ndim) if i != axis))
 
 
@@ -111,7 +116,7 @@ def _sum(x: Leaves, axis: int) -> Leaves:
         xp = namespace(y)
         shape = [*y.shape]
         shape[axis] = rows - length
-        return xp.concat([y, xp.zeros(tuple(shape), dtype=y.dtype, device=_device(y))], axis=axis)
+        return xp.concat([y, xp.zeros(tuple(shape), dtype=y.dtype, device=device_of(y))], axis=axis)
 
     total = x if rows == length else x.backend.rearrange(padded, x)
     while rows > 1:
@@ -130,7 +135,7 @@ def _part(x: Any, axis: int, begin: int, end: int) -> Any:
     return x[tuple(index)]
 
 
-def _device(x: Any) -> Any:
+def device_of(x: Any) -> Any:
     """Return where new arrays go; those of JAX go where they are used."""
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
@@ -145,4 +150,4 @@ def _on_leaves(function: Callable[[Leaves], Leaves], x: Array) -> Array:
     if isinstance(x, Leaves):
         return function(x)
     result = function(Leaves([to_numpy(x)], NumPy())).values[0]
-    return namespace(x).asarray(result, dtype=x.dtype, device=_device(x))
+    return namespace(x).asarray(result, dtype=x.dtype, device=device_of(x))

@@ -103,6 +103,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "mechanic_eps": Range(above=0.0),
     "consistent_rms": NON_NEGATIVE,
     "ridge": NON_NEGATIVE,
+    "precondition_frequency": Range(at_least=1.0),
     "adam_b1": DECAY_RATE,
     "adam_b2": DECAY_RATE,
     "adam_eps": NON_NEGATIVE,

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._namespace import Array, namespace
+from .axes import device_of
 from .exact_sum import BIAS, biased_exponent, power_of_two, to_numpy
 from .leaves import Leaves, NumPy
 from .reductions import leaf_norm
@@ -74,20 +75,25 @@ def inverse_root(x: Array, order: int) -> Array:
     return namespace(x).asarray(root, dtype=x.dtype)
 
 
-def when(condition: Array, function: Callable[[Array], Array], x: Array, otherwise: Array) -> Array:
-    """Return ``function(x)`` where ``condition`` holds, else ``otherwise``.
+def when(
+    condition: Array,
+    function: Callable[..., tuple[Array, ...]],
+    arguments: tuple[Array, ...],
+    otherwise: tuple[Array, ...],
+) -> tuple[Array, ...]:
+    """Return ``function(*arguments)`` where ``condition`` holds, else ``otherwise``.
 
     What ``where`` returns, but the function is not called in vain.
 
     Args:
         condition: one truth, of shape ().
-        function: of a leaf; it returns an array like ``otherwise``.
-        x: its argument.
-        otherwise: the other result.
+        function: of leaves; it returns arrays like ``otherwise``.
+        arguments: its own.
+        otherwise: the other results.
     """
-    if isinstance(x, Leaves):
-        return x.backend.when(condition, lambda y: (function(y),), (x,), (otherwise,))[0]
-    return function(x) if bool(condition) else otherwise
+    if isinstance(condition, Leaves):
+        return condition.backend.when(condition, function, arguments, otherwise)
+    return function(*arguments) if bool(condition) else otherwise
 
 
 def transposed(x: Array) -> Array:
@@ -105,9 +111,7 @@ def _transposed(x: Any) -> Any:
 
 
 def _identity(x: Any) -> Any:
-    xp = namespace(x)
-    ones = xp.ones_like(x[:, :1]) if x.shape[1] else xp.ones((x.shape[0], 1), dtype=x.dtype)
-    return ones * xp.eye(x.shape[0], dtype=x.dtype)
+    return namespace(x).eye(x.shape[0], dtype=x.dtype, device=device_of(x))
 
 
 _MOST = 100
@@ -128,7 +132,7 @@ def _inverse_root(a: Leaves, order: int) -> Leaves:
         power = t
         for _ in range(order.bit_length() - 1):
             power = matmul(power, power)
-        distance = a.backend.rearrange(_largest, abs(m - unit))
+        distance = a.backend.rearrange(largest, abs(m - unit))
         return matmul(x, t), matmul(power, m), distance
 
     def go_on(x: Leaves, m: Leaves, distance: Leaves) -> Leaves:
@@ -145,7 +149,8 @@ def _root_scale(norm: Any, order: int, power: int) -> Any:
     return power_of_two(xp.clip(BIAS - power * j, 1, 2 * BIAS))
 
 
-def _largest(x: Any) -> Any:
+def largest(x: Any) -> Any:
+    """Return the largest element of an array of a library, 0 if there is none."""
     xp = namespace(x)
     return xp.max(x) if math.prod(x.shape) else xp.zeros((), dtype=x.dtype)
 
@@ -173,8 +178,8 @@ def _product(x: Leaves, y: Leaves, slices: int) -> Leaves:
 def _sliced(x: Leaves, axis: int, bits: int, slices: int) -> tuple[list[Leaves], Leaves, Leaves]:
     """Return the slices of rows or columns, the powers of two they were divided by, and finite."""
     xp = namespace(x)
-    largest = x.backend.rearrange(lambda y: namespace(y).max(y, axis=axis, keepdims=True), abs(x))
-    up, down = (x.backend.rearrange(lambda m, s=sign: _power(m, s), largest) for sign in (-1, 1))
+    tops = x.backend.rearrange(lambda y: namespace(y).max(y, axis=axis, keepdims=True), abs(x))
+    up, down = (x.backend.rearrange(lambda m, s=sign: _power(m, s), tops) for sign in (-1, 1))
     rest = x * up
     parts = []
     for i in range(slices):
@@ -182,13 +187,13 @@ def _sliced(x: Leaves, axis: int, bits: int, slices: int) -> tuple[list[Leaves],
         part = (rest + splitter) - splitter
         rest = rest - part
         parts.append(part)
-    return parts, down, xp.isfinite(largest)
+    return parts, down, xp.isfinite(tops)
 
 
-def _power(largest: Any, sign: int) -> Any:
+def _power(tops: Any, sign: int) -> Any:
     """Return 2 to the power of ``sign`` times the exponent of positive float64 numbers."""
-    xp = namespace(largest)
-    exponent = xp.clip(biased_exponent(largest), 1, 2045)
+    xp = namespace(tops)
+    exponent = xp.clip(biased_exponent(tops), 1, 2045)
     return power_of_two(exponent if sign > 0 else 2046 - exponent)
 
 

@@ -28,7 +28,7 @@ import math
 from typing import Any, NamedTuple
 
 from ._namespace import Array, absent, namespace, scalar
-from .axes import axis_sum, concatenated, parts, reshaped
+from .axes import axis_sum, flattened, parts, reshaped
 from .leafwise import leafwise
 from .matrix import identity, inverse_root, matmul, transposed, when
 from .reductions import leaf_norm
@@ -68,8 +68,8 @@ def init(params: Array, *, eps: Any = 1e-4, momentum: Any = 0.0) -> ShampooState
     for axis, shape in enumerate(preconditioners(params.shape)):
         ones = xp.ones_like(axis_sum(matrix, 1 - axis))
         unit = identity(matrix if axis == 0 else transposed(matrix)) if is_full(shape) else ones
-        sums.append(reshaped(eps * unit, (math.prod(shape),)))
-    start = concatenated(sums)
+        sums.append(eps * unit)
+    start = flattened(sums)
     return ShampooState(m, start, xp.zeros_like(start), scalar(params, 0.0))
 
 
@@ -122,16 +122,16 @@ def update(
         (matmul(x, transposed(x)) if is_full(shape) else axis_sum(x * x, 1))
         for shape, x in zip(shapes, (u, transposed(u)), strict=False)
     ]
-    sums = state.sums + concatenated([reshaped(x, (math.prod(x.shape),)) for x in grams])
+    sums = state.sums + flattened(grams)
 
-    def renewed(sums: Array) -> Array:
+    def renewed(sums: Array) -> tuple[Array]:
         roots = [
             _matrix_root(x, order, ridge) if is_full(shape) else _diagonal_root(x, order)
             for shape, x in zip(shapes, parts(sums, shapes), strict=True)
         ]
-        return concatenated([reshaped(x, (math.prod(x.shape),)) for x in roots])
+        return (flattened(roots),)
 
-    roots = when(state.t == 0, renewed, sums, state.roots)
+    (roots,) = when(state.t == 0, renewed, (sums,), (state.roots,))
     for shape, root in zip(shapes, parts(roots, shapes), strict=True):
         u = transposed(matmul(root, u) if is_full(shape) else root * u)
     u = reshaped(u if len(shapes) == 2 else transposed(u), grad.shape)

@@ -81,6 +81,8 @@ class Peer:
         cause: why the two differ, where they do; empty where they must be the same.
         scheduled: whether the learning rate can change from step to step.
         gaps: whether a gradient can be ``None``.
+        even: train on gradients of one size: eigenvectors of tiny eigenvalues are mere roundings,
+            and those of two libraries have nothing in common.
     """
 
     algorithm: str
@@ -92,6 +94,7 @@ class Peer:
     cause: str = ""
     scheduled: bool = True
     gaps: bool = False
+    even: bool = False
 
     @property
     def label(self) -> str:
@@ -160,6 +163,16 @@ def problems(scheduled: bool = True, gaps: bool = False) -> tuple[Problem, ...]:
     if scheduled or gaps:
         found.append(harder)
     return tuple(found)
+
+
+def evened(problem: Problem) -> Problem:
+    """Return a problem with gradients of one size."""
+    rng = np.random.default_rng(len(problem.grads))
+
+    def draw(x: np.ndarray) -> np.ndarray:
+        return np.asarray(rng.normal(size=x.shape), x.dtype)
+
+    return replace(problem, grads=[[draw(x) for x in row] for row in problem.grads])
 
 
 def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any) -> Runner:
@@ -256,10 +269,11 @@ def measure(peer: Peer, *, float32: bool = True) -> Measured:
         peer: the pair.
         float32: whether to measure in float32 too, over 1000 steps.
     """
-    trained = problems(peer.scheduled, peer.gaps)
+    change = evened if peer.even else lambda problem: problem
+    trained = [change(p) for p in problems(peer.scheduled, peer.gaps)]
     found = Measured(peer, max(distance(p, peer.ours, peer.theirs) for p in trained))
     if float32:
-        single = problem(0, CHECKPOINTS[-1], "float32")
+        single = change(problem(0, CHECKPOINTS[-1], "float32"))
         apart = distances(single.begin, peer.ours(single), peer.theirs(single))
         # One unit in the last place of a number from 1 to 2 is 2^-23 of it, of others up to 2^-24:
         # the distance is relative, so this is the larger count.
@@ -330,7 +344,8 @@ _PREFACE = (
     "# Conformance: whose optimizer is the same",
     "",
     "Made by `python -m parity conformance --write docs/conformance.md`. Both sides get the same",
-    "parameters and the same gradients, from 1e-6 to 1e3 with exact zeros.",
+    "parameters and the same gradients, from 1e-6 to 1e3 with exact zeros (of one size for Shampoo",
+    "and SOAP: eigenvectors of tiny eigenvalues are mere roundings).",
     "",
     "**float64**: largest distance of the two trajectories over 200 steps, relative to the running",
     "maximum of the parameter; over three seeds, a rate that falls and, for torch, gradients that",

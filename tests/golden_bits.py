@@ -99,6 +99,7 @@ ORDINARY = {
     "ascent_eps": 0.31,
     "sq_norm_floor": 37.0,  # so that some gradients are below it
     "ridge": 0.017,
+    "precondition_frequency": 2.0,
     "adam_b1": 0.83,
     "adam_b2": 0.957,
     "adam_eps": 0.0031,

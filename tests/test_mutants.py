@@ -45,6 +45,7 @@ NOTHING_LEFT = "nothing is left of the exponent: the lines that are spared multi
 TOO_SMALL = "the series is too small for the roundings in it to show"
 NEXT_TO_0 = "5e-324 is 0 in float32, and lost where it is added to"
 ONE_PLUS_0 = "without decay it is 1 + lr·0"
+SAME_NAME = "one is the other"
 SAME = "there are as many"
 ONLY_THE_LIBRARY = "only the library counts"
 WHOLE = "the interval is a whole number of steps"
@@ -95,6 +96,9 @@ EQUIVALENT = {
         "loss_model.decayed_step(tau, d, params, lr=lr, weight_decay=weight_decay)",
         "loss_model.decayed_step(d, tau, params, lr=lr, weight_decay=weight_decay)",
     ): COMMUTES,
+    ("momo", "update", "begins", "value"): ONLY_THE_LIBRARY,
+    ("momo", "update", "begins", "inner"): ONLY_THE_LIBRARY,
+    ("loss_model", "step_size", "model.f_bar", "f_bar"): SAME_NAME,
     ("momo", "update", "grad", "value"): ONLY_THE_LIBRARY,
     ("momo_adam", "update", "grad", "value"): ONLY_THE_LIBRARY,
     ("sophia", "update", "grad", "hessian"): ONLY_THE_LIBRARY,
@@ -478,7 +482,7 @@ def absent_terms_are_not_computed(modules: dict[str, ModuleType]) -> None:
 def _operations(algorithm: Any, given: dict[str, Any]) -> list[str]:
     values = algorithm.defaults() | given
     backend = _Listing()
-    params = Leaves([np.ones(2)], backend)
+    params = Leaves([np.ones(2), np.ones((2, 2))], backend)
     state = algorithm.start(params, values)
     backend.listed.clear()
     more = dict.fromkeys(algorithm.inputs, params)
@@ -663,7 +667,7 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         assert np.array_equal(state.m.values[0], np.float32([0.5, np.nan, 0.5]), equal_nan=True)
 
 
-LOSS_MODELS = {"momo": 1487466413, "momo_adam": 2905862962}
+LOSS_MODELS = {"momo": 2008467031, "momo_adam": 618528023}
 """CRC-32 of steps with losses that fall below the bound and rise again."""
 
 LOSS_SETTINGS = (
@@ -671,6 +675,8 @@ LOSS_SETTINGS = (
     {"adapt_lower_bound": True, "weight_decay": 0.13, "lower_bound": -50.3, "lr": 0.053},
     {"adapt_lower_bound": True, "weight_decay": 1.7, "lower_bound": -9.3, "lr": 0.31},
     {"adapt_lower_bound": True, "lower_bound": 0.37, "lr": 1.7},
+    {"adapt_lower_bound": True, "weight_decay": 0.0031, "lower_bound": -50.3, "lr": 300.0},
+    {"adapt_lower_bound": True, "weight_decay": 0.0017, "lower_bound": 0.0013, "lr": 300.0},
 )
 
 

@@ -6,6 +6,7 @@ what it carries, which starts from 0.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -464,6 +465,47 @@ def _muon(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return theta - lr * np.sqrt(max(1, theta.shape[0] / theta.shape[1])) * x
 
 
+def _shampoo(s: State, theta: Any, g: Any, t: int, lr: float, ridge: float = 0.0) -> Any:
+    """Gupta et al. 2018, Algorithm 2, with ε = 1 and roots by NumPy's eigenvectors."""
+    x = np.reshape(g, (*(np.shape(g) or (1,))[:1], -1))
+    axes = [(x, "L"), (x.T, "R")][: max(1, min(np.ndim(g), 2))]
+    for y, name in axes:
+        s[name] = (s[name] if t > 1 else np.eye(len(y))) + y @ y.T
+    for _, name in axes:
+        w, q = np.linalg.eigh(s[name] + ridge * np.linalg.norm(s[name]) * np.eye(len(s[name])))
+        x = ((q * w ** (-0.5 / len(axes))) @ q.T @ x).T
+    return theta - lr * np.reshape(x if len(axes) == 2 else x.T, np.shape(theta))
+
+
+def _soap(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Vyas et al. 2025, the authors' program, with frequency 10, λ = 0.01 and β = 0.95 thrice."""
+    turned = np.ndim(g) == 2
+    if turned:
+        for y, name in ((g, "L"), (g.T, "R")):
+            s[name] = 0.95 * s[name] + 0.05 * (y @ y.T)
+        if t == 1:
+            s["Q"] = [np.linalg.eigh(s[k])[1][:, ::-1] for k in "LR"]
+    if t == 1:
+        return theta
+    left, right = s["Q"] if turned else (1.0, 1.0)
+
+    def into(x: Any) -> Any:
+        return left.T @ x @ right if turned else x
+
+    s["m"] = 0.95 * s["m"] + 0.05 * g
+    s["v"] = 0.95 * s["v"] + 0.05 * into(g) ** 2
+    scale = 1 - 0.95 ** (t - 1)
+    u = into(s["m"]) / scale / (np.sqrt(s["v"] / scale) + 1e-8)
+    u = left @ u @ right.T if turned else u
+    if turned and (t - 1) % 10 == 0:
+        for axis, k in enumerate("LR"):
+            q = s["Q"][axis]
+            order = np.argsort(-np.diag(q.T @ s[k] @ q), kind="stable")
+            s["v"] = np.take(s["v"], order, axis)
+            s["Q"][axis] = np.linalg.qr(s[k] @ q[:, order])[0]
+    return theta - lr * 0.01 * theta - lr * u
+
+
 def _polyak(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     """Loizou et al. 2021, equation 3 (SPS_max) with c = 1/2, bound 1 and f* = 0."""
     sq_norm = g @ g
@@ -555,6 +597,14 @@ PEERS = [
     pair("dowg", _dowg, lr=1.0, whole=True),
     pair("prodigy", _prodigy, lr=1.0, whole=True),
     pair("muon", _muon),
+    replace(pair("shampoo", _shampoo, eps=1.0), even=True),
+    replace(
+        pair("shampoo", functools.partial(_shampoo, ridge=1e-6), eps=1.0),
+        dialect="scalable",
+        ours=core("shampoo", "scalable", lr=1e-3, eps=1.0),
+        even=True,
+    ),
+    replace(pair("soap", _soap), even=True),
     pair("polyak_sgd", _polyak, lr=1.0, whole=True, c=0.5, sq_norm_floor=0.0),
     pair("momo", _momo, lr=1.0, whole=True),
     pair("momo_adam", _momo_adam, lr=1e-2, whole=True, weight_decay=0.1),
