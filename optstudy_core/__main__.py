@@ -50,17 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table() -> str:
     """Return one line for each algorithm, sorted by name, with a heading.
 
-    ``state`` is the number of arrays like the parameters that the algorithm keeps by default.
+    ``state`` is the number of arrays like the parameters that the algorithm keeps by default,
+    ``inputs`` what it is given besides the gradient.
     """
-    rows = [("name", "torch class", "year", "state", "dialects", "paper")]
+    rows = [("name", "torch class", "year", "state", "inputs", "dialects", "paper")]
     rows += [
         (
             name,
             algorithm.title,
             field(algorithm.bibtex[0], "year"),
             str(state_size(algorithm)),
+            ", ".join(algorithm.inputs) or "-",
             ", ".join(algorithm.dialects),
-            textwrap.shorten(field(algorithm.bibtex[0], "title"), 44, placeholder=" …"),
+            textwrap.shorten(field(algorithm.bibtex[0], "title"), 40, placeholder=" …"),
         )
         for name, algorithm in sorted(ALGORITHMS.items())
     ]

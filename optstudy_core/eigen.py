@@ -88,7 +88,8 @@ def _eigenvectors(a: Leaves) -> Leaves:
     """Return the eigenvectors of a float64 matrix."""
     size = a.shape[0]
     if size < 2:
-        return identity(a) + 0 * a
+        one_number: Leaves = identity(a) + 0 * a
+        return one_number
     odd = size % 2
     half = (size + odd) // 2
     places = _round_robin(half)
@@ -114,8 +115,9 @@ def _eigenvectors(a: Leaves) -> Leaves:
         return a.backend.repeat(one, forever, (a, v), 2 * half - 1)  # type: ignore[return-value]
 
     def go_on(a: Leaves, v: Leaves) -> Leaves:
-        beside, largest = (_moved(functools.partial(_size, beside=b), a) for b in (True, False))
-        return beside > _NEAR * largest  # and not for NaN
+        beside, top = (_moved(functools.partial(_size, beside=b), a) for b in (True, False))
+        far: Leaves = beside > _NEAR * top  # and not for NaN
+        return far
 
     start = _moved(functools.partial(_padded, by=odd), a)
     end, v = a.backend.repeat(sweep, go_on, (start, identity(start)), _SWEEPS)
@@ -123,7 +125,8 @@ def _eigenvectors(a: Leaves) -> Leaves:
     ordered = by_size(v, values, 1)
     # All are NaN if one is; what was padded came last.
     found = _moved(lambda x: x[:size, :size], ordered)
-    return found + 0 * _moved(largest, a)
+    vectors: Leaves = found + 0 * _moved(largest, a)
+    return vectors
 
 
 def _round_robin(half: int) -> list[int]:

@@ -136,7 +136,8 @@ def _inverse_root(a: Leaves, order: int) -> Leaves:
         return matmul(x, t), matmul(power, m), distance
 
     def go_on(x: Leaves, m: Leaves, distance: Leaves) -> Leaves:
-        return distance > _NEAR  # and not for NaN
+        far: Leaves = distance > _NEAR  # and not for NaN
+        return far
 
     begin = unit * root, a * scale, xp.ones_like(norm)
     return a.backend.repeat(step, go_on, begin, _MOST)[0]
@@ -172,7 +173,8 @@ def _product(x: Leaves, y: Leaves, slices: int) -> Leaves:
             part = term if part is None else part + term
         total = part if total is None else part + total
     scaled = (total * x_scale) * y_scale
-    return xp.where(x_finite & y_finite, scaled, math.nan)
+    product: Leaves = xp.where(x_finite & y_finite, scaled, math.nan)
+    return product
 
 
 def _sliced(x: Leaves, axis: int, bits: int, slices: int) -> tuple[list[Leaves], Leaves, Leaves]:

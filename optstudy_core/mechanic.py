@@ -133,4 +133,4 @@ def _speeds(number: int) -> tuple[Any, list[float]]:
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"num_betas = {number!r}: allowed are whole numbers from 1")
     names = " ".join(f"b{i}" for i in range(1, number + 1))
-    return namedtuple("Bets", names), [1.0 - 0.1**i for i in range(1, number + 1)]  # type: ignore[misc]
+    return namedtuple("Bets", names), [1.0 - 0.1**i for i in range(1, number + 1)]

@@ -254,6 +254,7 @@ RATES: dict[str, float] = {
     "adafactor": 0.1,
     "dowg": 1.0,
     "polyak_sgd": 1.0,
+    "shampoo": 0.5,
     "momo": 1.0,
     "prodigy": 1.0,
     "dadapt_adamw": 1.0,

@@ -487,7 +487,7 @@ def _soap(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
             s["Q"] = [np.linalg.eigh(s[k])[1][:, ::-1] for k in "LR"]
     if t == 1:
         return theta
-    left, right = s["Q"] if turned else (1.0, 1.0)
+    left, right = s["Q"] if turned else (np.eye(1), np.eye(1))
 
     def into(x: Any) -> Any:
         return left.T @ x @ right if turned else x

@@ -78,7 +78,8 @@ class _MuonAndAdamW:
         matrices = [p for p in params if p.ndim == 2]
         others = [p for p in params if p.ndim != 2]
         self._exact = exact
-        self._muon = torch.optim.Muon(matrices, **given)
+        make: Any = vars(torch.optim)["Muon"]  # not in its type stubs
+        self._muon = make(matrices, **given)
         adamw = torch.optim.AdamW(others, weight_decay=0.0, foreach=False)
         self._both = self._muon, adamw
         self.param_groups = [{"lr": self._muon.param_groups[0]["lr"]}]
@@ -105,7 +106,7 @@ def _muon(exact: bool, ours: dict[str, Any], **given: Any) -> Peer:
         "torch",
         "torch.optim.Muon" + (" without bfloat16" if exact else ""),
         given,
-        runner(lambda p: optstudy_torch.Muon(p, **ours)),
+        runner(lambda p: optstudy_torch.from_core("muon")(p, **ours)),
         runner(lambda p: _MuonAndAdamW(p, exact, **given)),
         "" if exact else "it iterates in bfloat16",
         gaps=True,
