@@ -12,9 +12,10 @@ order, the smallest first. With the largest magnitudes X of a row and Y of a col
 
     |result − Σ x·y| ≤ (s + 1)·n·2⁶⁻ˢᵝ·X·Y + rounding to the working dtype
 
-with s = 2 slices for float32 (β = 20 for n = 1024), 3 for float64. Where a row or a column has NaN
-or infinities, the result is NaN. A float64 product costs about six of the library, a float32 one
-three of float64: rules with products are for matrices, not for every leaf.
+with s = 2 slices for float32 (β = 20 for n = 1024), 3 for float64: what is tiny beside another
+number of its row or column is lost. Where these have NaN or infinities, the result is NaN. A
+float64 product costs about six of the library, a float32 one three of float64: rules with products
+are for matrices, not for every leaf.
 
 The slices are those of Ozaki, Ogita, Oishi and Rump 2012 (`ozaki2012error`).
 """

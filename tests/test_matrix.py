@@ -79,10 +79,11 @@ def test_what_is_not_finite_stays_in_its_row_and_column() -> None:
 
 
 def test_numbers_near_the_ends_of_the_range() -> None:
-    x = np.array([[1e-300, 2e-300], [1e300, 1.0]])
-    y = np.array([[1e10, 1e-200], [1e10, 1e200]])
-    with np.errstate(over="ignore"):  # 1e310
-        assert np.allclose(everywhere(matmul, x, y), x @ y, rtol=1e-15)
+    x = np.array([[1e-300, 2e-300], [1e300, -3e299]])
+    y = np.array([[1e7, 1e-3], [3e6, 1e-5]])
+    assert np.allclose(everywhere(matmul, x, y), x @ y, rtol=1e-15)
+    # As the bound says: what is tiny beside another number of its row is lost.
+    assert everywhere(matmul, np.array([[1e30, 1.0]]), np.array([[0.0], [1.0]])) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

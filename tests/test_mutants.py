@@ -44,6 +44,7 @@ ONLY_WHETHER_0 = "only whether it is 0 counts"
 NOTHING_LEFT = "nothing is left of the exponent: the lines that are spared multiply by 1"
 TOO_SMALL = "the series is too small for the roundings in it to show"
 NEXT_TO_0 = "5e-324 is 0 in float32, and lost where it is added to"
+ROUNDED_THERE = "it meets an array, where a number is rounded anyway"
 ONE_PLUS_0 = "without decay it is 1 + lr·0"
 SAME_NAME = "one is the other"
 SAME = "there are as many"
@@ -80,6 +81,12 @@ EQUIVALENT = {
         "1.0 if absent(weight_decay) else 1 + lr * weight_decay",
         "1 + lr * weight_decay",
     ): ONE_PLUS_0,
+    ("loss_model", "step_size", "2 * w * c", "2 * (w * c)"): EXACT,
+    ("loss_model", "step_size", "2 * w * c", "2 * c * w"): EXACT,
+    ("loss_model", "step_size", "0.5 * tau * length", "0.5 * (tau * length)"): EXACT,
+    ("loss_model", "step_size", "0.5 * tau * length", "0.5 * length * tau"): EXACT,
+    ("loss_model", "step_size", "w * c", "rounded(w) * c"): ROUNDED_THERE,
+    ("loss_model", "step_size", "w * c", "w * rounded(c)"): ROUNDED_THERE,
     ("loss_model", "step_size", "weight_decay", "c"): ONE_PLUS_0,
     ("loss_model", "step_size", "weight_decay", "lr"): ONE_PLUS_0,
     ("momo", "update", "leaf_dot(g, params)", "leaf_dot(params, g)"): COMMUTES,
@@ -707,6 +714,8 @@ def loss_models_keep_their_bits(modules: dict[str, ModuleType]) -> None:
                         found.append(np.float64([state.model.f_min.values[0]]))
         mark = zlib.crc32(np.concatenate(found).tobytes())
         assert mark == wanted, f"{name}: {mark}"
+    if "loss_model" in modules:
+        bounds_are_met_to_the_last_bit(modules["loss_model"])
     if "sophia" in modules:
         sophia, one = modules["sophia"], np.ones(2)
         given = {"update_interval": 1.0, "weight_decay": 0.0}
@@ -714,6 +723,33 @@ def loss_models_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         after, step = sophia.update(state, 5 * one, hessian=None, **given)
         assert np.array_equal(after.h, state.h)
         assert np.array_equal(sophia.update(state, 5 * one, **given)[1], step)
+
+
+BOUNDS = 1243620402
+"""CRC-32 of step sizes where the loss is at its bound, but for roundings."""
+
+
+def bounds_are_met_to_the_last_bit(rule: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(1500):
+        x, y = (Leaves([np.float32(rng.normal(size=2))], NumPy()) for _ in range(2))
+        lr, decay, c, f_bar, gamma = rng.uniform(0.1, 1.0, 5).tolist()
+        w = 1 + lr * decay
+        height = w * (f_bar - gamma) + float(np.dot(x.values[0], y.values[0]))
+        numbers = f_bar, gamma, height / (w * c) * (1 + rng.choice([0, 0, 0.3]))
+        model = rule.LossModel(*(Leaves([np.float32(v)], NumPy()) for v in numbers))
+        given = {"lr": lr, "weight_decay": decay, "lower_bound": -9.0, "sq_norm_floor": 0.0}
+        own = Leaves([np.float32(c)], NumPy())
+        model, tau = rule.step_size(model, x, x * x * x, y, c=own, adapt_lower_bound=True, **given)
+        found.append(tau.values[0])
+    mark = zlib.crc32(np.array(found).tobytes())
+    assert mark == BOUNDS, f"BOUNDS: {mark}"
+    tie = rule.LossModel(*(np.float64(v) for v in (1.0, 0.0, 2.0)))
+    x, y = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    given = {"lr": 1.0, "weight_decay": 1.0, "lower_bound": -9.0, "sq_norm_floor": 0.0}
+    _, tau = rule.step_size(tie, x, x, y, c=0.5, adapt_lower_bound=True, **given)
+    assert tau == 0
 
 
 WRAPPED = {
