@@ -17,7 +17,7 @@ from optstudy_jax._array import JAX, leaving, outside
 from optstudy_torch._array import Eager
 
 SHAPES = [(3, 5, 4), (1, 1, 1), (40, 300, 17), (4, 0, 3), (0, 3, 2), (2, 3, 0)]
-SIZES = [1, 2, 3, 6, 7, 24]
+SIZES = [1, 2, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6, 7, 24))]
 
 
 def in_numpy(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:

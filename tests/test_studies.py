@@ -201,7 +201,8 @@ def test_a_step_is_gradients_and_optimizer(study_of, algorithm):
     whole, parts = (learner_of("torch", study, algorithm) for _ in range(2))
     for batch in list(study.batches(1))[:3]:
         whole.step(batch)
-        parts.apply(parts.gradients(parts.parameters(), batch))
+        here = parts.parameters()
+        parts.apply(parts.gradients(here, batch), parts.loss(here, batch))
     assert same_bits(whole.parameters(), parts.parameters())
 
 
