@@ -37,7 +37,7 @@ class Bet(NamedTuple):
 
     Attributes:
         r: reward; 0 at the start.
-        m: largest |h|; 0 at the start.
+        m: largest magnitude of h, forgotten slowly; 0 at the start.
         v: sum of squares of h; 0 at the start.
         s: part of the scale; s₀ at the start.
     """

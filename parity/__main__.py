@@ -172,9 +172,11 @@ def _show(console: Console, cells: list[Cell]) -> None:
         f"{zeros} zeros of the other sign, {flushed} subnormal numbers against zero."
     )
     if Report(cells).complete:
-        console.print("[bold green]identical[/] in every cell")
+        refused = sum(cell.refused for cell in cells)
+        rest = f" ({refused} refused)" if refused else ""
+        console.print(f"[bold green]identical[/] in every cell{rest}")
     else:
-        wrong = [cell for cell in cells if not cell.identical]
+        wrong = [cell for cell in cells if not (cell.identical or cell.refused)]
         console.print(
             f"[bold red]not identical, or not run[/] in {len(wrong)} of {len(cells)} cells"
         )

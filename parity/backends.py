@@ -402,10 +402,11 @@ def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
 
     Raises:
         NotRunError: with the reason, where it cannot run here.
+        RefusedError: where it runs nowhere.
     """
-    reason = missing(name, device)
     if name == "torch-compiled" and getattr(subject, "leafwise", False):
-        reason = "compile=True is refused for rules that depend on the shape of a parameter"
+        raise RefusedError("compile=True for rules that depend on the shape of a parameter")
+    reason = missing(name, device)
     if reason:
         raise NotRunError(reason)
     match name:
@@ -418,6 +419,10 @@ def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
 
 class NotRunError(RuntimeError):
     """A backend cannot run here; the message says why."""
+
+
+class RefusedError(NotRunError):
+    """A backend does not take the subject, anywhere; the message says what is refused."""
 
 
 def missing(name: str, device: str) -> str | None:

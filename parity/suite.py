@@ -38,6 +38,7 @@ class Cell:
         cases: how many were compared.
         differences: the first difference of each quantity that has one.
         not_run: why nothing was compared, else ``None``.
+        refused: whether there is nothing to compare, as the backend refuses the subject.
         tolerated: identical values with other bits: signs of zeros, flushed subnormals.
         failing: the smallest case found that differs.
     """
@@ -48,6 +49,7 @@ class Cell:
     cases: int = 0
     differences: dict[str, Difference] = field(default_factory=dict)
     not_run: str | None = None
+    refused: bool = False
     tolerated: Tolerated = field(default_factory=Tolerated)
     failing: Case | EpochCase | None = None
 
@@ -59,7 +61,7 @@ class Cell:
     def verdict(self, quantity: str) -> str:
         """Return what the table says of a quantity."""
         if self.not_run is not None:
-            return f"not run: {self.not_run}"
+            return f"{'refused' if self.refused else 'not run'}: {self.not_run}"
         if quantity in self.differences:
             return str(self.differences[quantity])
         return f"identical ({self.cases})" if self.cases else "no cases"
@@ -83,8 +85,9 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every cell ran and is identical."""
-        return bool(self.cells) and all(cell.identical for cell in self.cells)
+        """Whether every cell ran and is identical, but for those that are refused everywhere."""
+        cells = [cell for cell in self.cells if not cell.refused]
+        return bool(cells) and all(cell.identical for cell in cells)
 
     @property
     def first_difference(self) -> Difference | None:
@@ -209,7 +212,7 @@ def check_cell(
     try:
         runner = backends.make(backend, device, subject)
     except backends.NotRunError as reason:
-        cell.not_run = str(reason)
+        cell.not_run, cell.refused = str(reason), isinstance(reason, backends.RefusedError)
         return cell
 
     @hypothesis_seed(seed)
@@ -351,7 +354,7 @@ def replay(path: Path, device: str = "cpu") -> Cell:
     try:
         runner = backends.make(backend, device, subject)
     except backends.NotRunError as reason:
-        cell.not_run = str(reason)
+        cell.not_run, cell.refused = str(reason), isinstance(reason, backends.RefusedError)
         return cell
     cell.differences = run_case(subject, case, runner, cell.tolerated)
     cell.cases = 1

@@ -290,3 +290,15 @@ def test_cases_cover_what_they_promise() -> None:
     assert drawn(lambda c: c.groups[0].get("maximize") is True)
     assert drawn(lambda c: c.structure == "mixed" and "sparse" in c.patterns)
     assert drawn(lambda c: c.dialect == "optax")
+
+
+def test_what_is_refused_everywhere_does_not_count_as_not_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--algorithms", "muon", "--dtypes", "float32", "--examples", "1", "--steps", "3"]
+    assert main([*arguments, "--backends", "torch,torch-compiled"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "identical in every cell (1 refused)" in out
+    report = parity.check("muon", backends=["torch-compiled"], dtypes=["float32"], examples=1)
+    assert not report.complete  # nothing at all was compared
+    assert report.cells[0].verdict("trajectory").startswith("refused: compile=True")
