@@ -226,6 +226,8 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     def _inputs(self, given: dict[str, Any]) -> _Inputs:
         """Return what the algorithm is given: scalars, and tensors by parameter."""
+        if not given:
+            return _NO_INPUTS
         params = [p for group in self.param_groups for p in group["params"]]
         scalars, tensors = {}, {}
         for name, x in given.items():
@@ -606,6 +608,9 @@ class _Inputs(NamedTuple):
     @property
     def names(self) -> frozenset[str]:
         return frozenset(self.scalars.keys() | self.tensors.keys())
+
+
+_NO_INPUTS = _Inputs({}, {})
 
 
 class _Staged:

@@ -39,6 +39,9 @@ NOT_FORMULAS = frozenset(
         "leafwise",
         "axes",
         "matrix",
+        "eigen",
+        "exact_sum",
+        "geometry",
         "composition",
     }
 )

@@ -27,7 +27,15 @@ from parity.peers import torch_optim
 PEERS, MISSING = peers.collect()
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=[peer.label for peer in PEERS])
+def _marks(peer: Peer) -> list[pytest.MarkDecorator]:
+    """Shampoo trains for a minute, and Muon for seconds with each of many settings."""
+    quick = peer.algorithm not in ("muon", "shampoo") or peer.name.endswith("without bfloat16")
+    return [] if quick else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "peer", [pytest.param(peer, marks=_marks(peer), id=peer.label) for peer in PEERS]
+)
 def test_same_as_the_library_or_different_for_a_known_cause(peer: Peer) -> None:
     found = measure(peer, float32=False)
     assert found.expected, f"{found.float64:.1e}: {found.verdict}"
