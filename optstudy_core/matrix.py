@@ -34,6 +34,8 @@ from .reductions import leaf_norm
 
 _DIGITS = 53
 _SLICES = {4: 2, 8: 3}  # by the bytes of a number
+_MOST = 100  # iterations
+_NEAR = 1e-7  # the next one squares it
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -113,10 +115,6 @@ def _transposed(x: Any) -> Any:
 
 def _identity(x: Any) -> Any:
     return namespace(x).eye(x.shape[0], dtype=x.dtype, device=device_of(x))
-
-
-_MOST = 100
-_NEAR = 1e-7  # the next step squares it
 
 
 def _inverse_root(a: Leaves, order: int) -> Leaves:

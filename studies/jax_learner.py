@@ -28,6 +28,8 @@ class JaxLearner:
 
     def __init__(self, study: Study, optimizer: Optimizer) -> None:
         self._leaves = study.nnx_leaves
+        self._inputs = ALGORITHMS[optimizer.algorithm].inputs
+        self._random = stream(study.seed, "signs")
         self._graph, self._template = nnx.split(study.nnx_model(), nnx.Param)
         self._params = self._state(study.initial)
         make = optstudy_jax.from_core(optimizer.algorithm)
@@ -41,9 +43,6 @@ class JaxLearner:
 
         def loss_at(params: Any, inputs: Any, targets: Any, masks: Any) -> Any:
             return loss_function(outputs_at(params, inputs, *masks), targets)
-
-        self._inputs = ALGORITHMS[optimizer.algorithm].inputs
-        self._random = stream(study.seed, "signs")
 
         def apply(params: Any, state: Any, gradients: Any, loss: Any, **more: Any) -> Any:
             updates, state = transformation.update(gradients, state, params, value=loss, **more)

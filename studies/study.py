@@ -166,11 +166,15 @@ class Study:
 
 
 def draw_signs(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
-    """Return +1 or -1 for each element, float32: for estimates of a Hessian's diagonal."""
-    return {
-        name: np.asarray(random.integers(0, 2, shape) * 2 - 1, np.float32)
-        for name, shape in shapes.items()
+    """Return +1 or -1 for each element, float32: for estimates of a Hessian's diagonal.
+
+    They are drawn by name, so that frameworks that order parameters differently get the same.
+    """
+    drawn = {
+        name: np.asarray(random.integers(0, 2, shapes[name]) * 2 - 1, np.float32)
+        for name in sorted(shapes)
     }
+    return {name: drawn[name] for name in shapes}
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
