@@ -261,7 +261,14 @@ RATES: dict[str, float] = {
 }
 
 
-@each_case
+# Roots of matrices at each of 300 steps take ten seconds.
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        pytest.param(n, d, marks=[pytest.mark.slow] * (n == "shampoo"), id=f"{n}-{d}")
+        for n, d in CASES
+    ],
+)
 def test_it_trains(name: str, dialect: str) -> None:
     """In 300 steps the quadratic falls to 5 %, the logistic loss from 0.693 to below 0.35."""
     given = without_decay(name, dialect) | {"lr": RATES.get(name, 0.03)}

@@ -22,7 +22,7 @@ from optstudy_core import ALGORITHMS, Algorithm, bias_correction, formulas
 from optstudy_core.hyperparameters import is_number
 from optstudy_core.leaves import Leaves, NumPy
 
-FAST = 12  # mutants of an algorithm that the fast tests try
+FAST = 8  # mutants of an algorithm that the fast tests try
 SHARED = 4  # mutants of a module that every algorithm runs on: each takes seconds
 
 # (module, function, before, after): why it is the same function.
