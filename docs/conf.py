@@ -7,9 +7,10 @@ import optstudy_core
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _extensions import algorithm_pages
+from _extensions import algorithm_pages, equations
 
 algorithm_pages.write()
+equations.write_font()
 
 project = "optstudy"
 author = "The optstudy developers"
@@ -28,7 +29,7 @@ exclude_patterns = [
 ]
 html_theme = "furo"
 html_title = f"optstudy {version}"
-html_static_path = ["_static"]
+html_static_path = ["_static", "_generated/static"]
 html_css_files = ["optstudy.css"]
 bibtex_bibfiles = ["../optstudy_core/references.bib"]
 bibtex_reference_style = "author_year"
@@ -40,12 +41,13 @@ autodoc_typehints = "signature"
 napoleon_use_ivar = True
 
 
-def show_equations_as_written(app, what, name, obj, options, lines):
-    """Make a literal block of each indented block of a module's docstring: its equations."""
+def typeset_equations(app, what, name, obj, options, lines):
+    """Typeset each indented block of a module's docstring: its equations."""
     if what == "module":
-        lines[:] = algorithm_pages.with_equations("\n".join(lines)).split("\n")
+        lines[:] = equations.with_directives("\n".join(lines)).split("\n")
 
 
 def setup(app):
     """Register what is defined here."""
-    app.connect("autodoc-process-docstring", show_equations_as_written)
+    app.add_directive("equations", equations.Equations)
+    app.connect("autodoc-process-docstring", typeset_equations)

@@ -2,7 +2,7 @@
 
 Used by :mod:`~optstudy_core.cautious`, :mod:`~optstudy_core.lookahead`,
 :mod:`~optstudy_core.averaged`, :mod:`~optstudy_core.sam` and :mod:`~optstudy_core.mechanic`; what
-they return goes wherever an :class:`Algorithm` goes:
+they return goes wherever an :class:`Algorithm` goes::
 
     optstudy_torch.from_core(lookahead(ALGORITHMS["adam"]))(model.parameters(), lr=0.01)
 """

@@ -1,6 +1,6 @@
 """DoG: distance over gradients, a step size that sets itself.
 
-    r̄ₜ = max(r̄ₜ₋₁, rε, ‖xₜ − x₀‖),    rε = reps + reps_rel·(1 + ‖x₀‖)
+    r̄ₜ = max(r̄ₜ₋₁, r_ε, ‖xₜ − x₀‖),    r_ε = reps + reps_rel·(1 + ‖x₀‖)
     Gₜ = Gₜ₋₁ + ‖gₜ‖²
     ηₜ = r̄ₜ / √(Gₜ + ε)
     xₜ₊₁ = xₜ − lr·ηₜ·gₜ

@@ -1,12 +1,12 @@
 """DoWG: distance over weighted gradients, a step size that sets itself.
 
-    r̄ₜ² = max(r̄ₜ₋₁², rε², ‖xₜ − x₀‖²)
+    r̄ₜ² = max(r̄ₜ₋₁², r_ε², ‖xₜ − x₀‖²)
     vₜ = vₜ₋₁ + r̄ₜ²·‖gₜ‖²
     ηₜ = r̄ₜ² / (√vₜ + ε)
     xₜ₊₁ = xₜ − lr·ηₜ·gₜ
 
 The norms are those of all leaves together (in torch: of a group). The paper adds no ε. In optax
-rε² is ε, unless ``init_estim_sq_dist`` is given: give both here, if not their defaults.
+r_ε² is ε, unless ``init_estim_sq_dist`` is given: give both here, if not their defaults.
 
 Every leaf carries its own part of vₜ, so one that comes late (its gradient was ``None``) joins the
 sum and takes the step size of the others.
@@ -65,7 +65,7 @@ def update(
         grad: gradient gₜ, like the parameters.
         params: parameters xₜ.
         lr: factor of the step size, ≥ 0; 1 but for schedules.
-        init_estim_sq_dist: square rε² > 0 of the first distance.
+        init_estim_sq_dist: square r_ε² > 0 of the first distance.
         eps: ε ≥ 0, added to the root; with 0 there is no step before a gradient but NaN.
         weight_decay: L2 penalty ≥ 0, added to the gradient.
         maximize: climb instead of descend (the penalty keeps its sign).
@@ -80,7 +80,7 @@ def update(
     >>> theta = np.array([3.0, 4.0])
     >>> given = {"init_estim_sq_dist": 0.25, "eps": 0.0}
     >>> state, step = update(init(theta), np.array([0.0, 10.0]), theta, **given)
-    >>> step.tolist()  # of length rε
+    >>> step.tolist()  # of length r_ε
     [-0.0, -0.5]
     """
     xp = namespace(grad)

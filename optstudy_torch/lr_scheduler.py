@@ -4,13 +4,14 @@
 any ``torch.optim.Optimizer``. Each holds a factor on the rate of each parameter group. The rate
 that a step is made with is
 
-    min(max(group["lr"]·factor, min_lr), max_lr)
+    min(max(lr·f, ``min_lr``), ``max_lr``)
 
-and ``group["lr"]`` holds it while ``optimizer.step()`` runs, only. Between steps it holds what it
-would without these schedulers, so they go together with torch's own in any order, with those that
-overwrite the rate (LambdaLR) and with those that multiply it (StepLR, CosineAnnealingLR) alike.
-``get_last_lr()`` tells the rates with the factors. Several of these schedulers on one optimizer
-multiply, in the order in which they were made; one that is deleted stops doing so.
+of ``group["lr"]`` and the factor f, and the group holds it while ``optimizer.step()`` runs, only.
+Between steps it holds what it would without these schedulers, so they go together with torch's own
+in any order, with those that overwrite the rate (LambdaLR) and with those that multiply it (StepLR,
+CosineAnnealingLR) alike. ``get_last_lr()`` tells the rates with the factors. Several of these
+schedulers on one optimizer multiply, in the order in which they were made; one that is deleted
+stops doing so.
 
 >>> import torch
 >>> model = torch.nn.Linear(2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -180,3 +181,16 @@ def delayed_descent(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1)
 
 HEAVY_BALL = Algorithm("heavy_ball", lambda params: Ball(0 * params), heavy_ball)
 DELAYED = Algorithm("delayed_descent", two_zeros, delayed_descent)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, if there is one."""
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium")
+    with sync.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -27,10 +27,14 @@ from parity.peers import torch_optim
 PEERS, MISSING = peers.collect()
 
 
+SLOW = ("adafactor", "muon", "shampoo", "soap")  # seconds to a minute with each of many settings
+
+
 def _marks(peer: Peer) -> list[pytest.MarkDecorator]:
-    """Shampoo trains for a minute, and Muon for seconds with each of many settings."""
-    quick = peer.algorithm not in ("muon", "shampoo") or peer.name.endswith("without bfloat16")
-    return [] if quick else [pytest.mark.slow]
+    """Of what is slow, the first settings of each library are enough to be quick."""
+    same = (p for p in PEERS if (p.algorithm, p.name) == (peer.algorithm, peer.name))
+    first = peer is next(same) and peer.algorithm != "shampoo" and peer.name != "torch.optim.Muon"
+    return [] if peer.algorithm not in SLOW or first else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,65 @@ def test_every_algorithm_has_a_whole_page(site):
         assert (site / "_images" / f"{name}.svg").is_file()
 
 
+# In a browser.
+
+LOOK = """() => {
+  const shown = e => e.checkVisibility({visibilityProperty: true, opacityProperty: true});
+  const rgba = text => {
+    const numbers = text.match(/[\\d.]+/g).map(Number);
+    return numbers.length === 3 ? [...numbers, 1] : numbers;
+  };
+  const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) =>
+    0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const colour = rgba(getComputedStyle(e).backgroundColor);
+      if (colour[3] > 0.99) return colour;
+    }
+    return [255, 255, 255, 1];
+  };
+  const contrast = e => {
+    const [a, b] = [light(rgba(getComputedStyle(e).color)), light(ground(e))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  };
+  const texts = [...document.querySelectorAll(
+    "article :is(p, li, td, th, h1, h2, h3, math, pre, pre span, code, summary, figcaption)")]
+    .filter(e => shown(e) && e.textContent.trim());
+  return {
+    wide: document.documentElement.scrollWidth - innerWidth,
+    ground: light(ground(document.querySelector("article"))),
+    faint: texts.map(e => [contrast(e), e.className, e.textContent.trim().slice(0, 40)])
+      .filter(([found]) => found < 4.5),
+    flat: [...document.querySelectorAll("math")].filter(shown)
+      .map(e => e.getBoundingClientRect()).filter(r => r.width < 3 || r.height < 3).length,
+    broken: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src),
+    fonts: [...document.fonts].filter(f => f.status === "error").map(f => f.family),
+  };
+}"""
+LOOKED_AT = (
+    *("index", "start", "numerics", "porting", "howto", "epoch_methods", "instruments", "gallery"),
+    *("algorithms", "conformance", "performance", "api", "references"),
+    *(f"_generated/algorithms/{name}" for name in ("adam", "adafactor", "cocob", "soap")),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_can_be_read(site, browser, scheme, width):
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for name in LOOKED_AT:
+        tab.goto((site / f"{name}.html").as_uri())
+        tab.wait_for_function("document.fonts.status === 'loaded'")
+        seen = tab.evaluate(LOOK)
+        assert seen["wide"] <= 0, f"{name} scrolls sideways"
+        assert (seen["ground"] < 0.1) == (scheme == "dark"), name
+        assert not seen["faint"], (name, seen["faint"][:5])
+        assert [seen["flat"], seen["broken"], seen["fonts"]] == [0, [], []], name
+    tab.close()
+
+
 # What the pages are made of.
 
 

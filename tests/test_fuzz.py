@@ -30,7 +30,7 @@ def test_torch_compiled() -> None:
 
 
 def test_jax_jitted() -> None:
-    assert optstudy_jax.selfcheck(80, seed=3) == []
+    assert optstudy_jax.selfcheck(50, seed=3) == []
 
 
 def test_jax_eager() -> None:

@@ -999,16 +999,20 @@ def report(left: list[mutants.Mutant]) -> str:
 
 each_module = pytest.mark.parametrize("name", mutants.formula_modules())
 MATRICES_OF = ("muon", "shampoo", "soap")  # seconds for each mutant
-each_quick_module = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in MATRICES_OF else name
-        for name in mutants.formula_modules()
-    ],
-)
+ALL_RUN_ON = ("_namespace", "bias_correction", "power", "terms")  # every check sees them
 
 
-@each_quick_module
+def each_module_but(*slow):
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=pytest.mark.slow) if name in slow else name
+            for name in mutants.formula_modules()
+        ],
+    )
+
+
+@each_module_but(*MATRICES_OF, *ALL_RUN_ON)
 def test_the_original_survives(name):
     """So a mutant is caught for what was changed in it."""
     code = mutants.unchanged(name)
@@ -1016,7 +1020,7 @@ def test_the_original_survives(name):
     assert mutants.caught_by(same, CONTRACTS) is None
 
 
-@each_quick_module
+@each_module_but(*MATRICES_OF)
 def test_mutants_are_caught(name):
     assert not report(survivors(name, FAST if name in golden_bits.ALGORITHMS else SHARED))
 

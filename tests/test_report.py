@@ -160,18 +160,6 @@ def test_no_name_ends_the_script(tmp_path):
 # In a browser.
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium")
-    with sync.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
 def tab(browser):
     """A page that fails the test for an error in its script, or for a request to the network."""

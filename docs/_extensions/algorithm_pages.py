@@ -17,7 +17,7 @@ from optstudy_core.__main__ import described, state_size
 from optstudy_core._citation import field
 from optstudy_core.hyperparameters import ANY, RANGES, is_number
 
-from . import paths
+from . import equations, paths
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 GENERATED = _FOLDER / "_generated" / "algorithms"
@@ -66,7 +66,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         f"`optstudy_torch.{algorithm.title}`, `optstudy_jax.{algorithm.name}`, "
         f"`optstudy_core.{algorithm.name}`",
         "## Equations",
-        _rst(with_equations(rest)),
+        _rst(equations.with_directives(rest)),
         "## Where it goes",
         f"![Paths on three functions of two variables]({algorithm.name}.svg)",
         paths.CAPTION,
@@ -96,20 +96,6 @@ def _sentence(text: str) -> str:
 
 def _rst(text: str) -> str:
     return f"````{{eval-rst}}\n{text.strip()}\n````"
-
-
-def with_equations(text: str) -> str:
-    """Return a docstring with each indented block as it is written."""
-    # The marks of code mean nothing within a literal block.
-    lines = [
-        line.replace("``", "") if line.startswith("    ") else line for line in text.split("\n")
-    ]
-    for i in range(len(lines) - 1, 0, -1):
-        begins = lines[i].startswith("    ") and not lines[i - 1].strip()
-        above = next((line for line in reversed(lines[:i]) if line.strip()), "")
-        if begins and not above.startswith("    ") and not above.rstrip().endswith("::"):
-            lines[i:i] = [".. code-block:: text", "   :class: equations", ""]
-    return "\n".join(lines)
 
 
 def _state(algorithm: Algorithm) -> str:

@@ -1,6 +1,6 @@
 """Epoch momentum: an average of past epochs moves the parameters at the end of each.
 
-    θ ← θ + lr·M,    then    M ← β·M + (1 − β)·Δₖ
+    θ ← θ + lr·M,    then M ← β·M + (1 − β)·Δₖ
 
 with Δₖ including that move; lr = 1, β = 0.9, M = 0 at the start.
 """
