@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,12 +17,27 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that is made of it."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)]
     subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.ZipFile:
+    (path,) = built.glob("*.whl")
     return zipfile.ZipFile(path)
+
+
+def test_the_sdist_can_be_tested_and_documented(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "CITATION.cff", "LICENSE", "constraints.txt", "Makefile"} <= names
+    assert {"tests/conftest.py", "docs/conf.py", "benchmarks/__main__.py"} <= names
+    assert not [name for name in names if name.startswith((".ci", ".github", "runs", ".venv"))]
 
 
 def test_the_wheel_has_the_five_packages_only(wheel: zipfile.ZipFile) -> None:
@@ -58,24 +74,55 @@ def test_the_base_install_needs_numpy_only(wheel: zipfile.ZipFile) -> None:
     assert sorted(need.partition(">")[0] for need in needs) == ["array-api-compat", "numpy"]
 
 
+TRAINS = {
+    "": """
+import numpy as np
+from optstudy_core import adam, citation
+print(adam.update(adam.init(np.ones(2)), np.ones(2))[1])
+assert citation("adam")
+""",
+    "torch": """
+import torch, optstudy_torch
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = optstudy_torch.Adam([p], lr=0.5)
+p.grad = torch.ones(2)
+optimizer.step()
+assert p.tolist() == [0.5, 0.5]
+""",
+    "jax": """
+import jax.numpy as jnp, optax, optstudy_jax
+p = jnp.ones(2)
+tx = optstudy_jax.adam(0.5)
+updates, state = tx.update(jnp.ones(2), tx.init(p), p)
+assert optax.apply_updates(p, updates).tolist() == [0.5, 0.5]
+""",
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("extra", TRAINS)
 def test_the_wheel_alone_works_in_a_clean_environment(
-    wheel: zipfile.ZipFile, tmp_path: Path
+    wheel: zipfile.ZipFile, tmp_path: Path, extra: str
 ) -> None:
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
     assert wheel.filename is not None
-    subprocess.run([python, "-m", "pip", "install", "--quiet", wheel.filename], check=True)
-    code = (
-        "import numpy as np; from optstudy_core import adam, citation; "
-        "print(adam.update(adam.init(np.ones(2)), np.ones(2))[1]); assert citation('adam')"
-    )
-    subprocess.run([python, "-c", code], check=True, cwd=tmp_path)
-    refusal = subprocess.run(
-        [python, "-c", "import optstudy_torch"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert "No module named 'torch'" in refusal.stderr
+    what = f"{wheel.filename}[{extra}]" if extra else wheel.filename
+    install = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", what]
+    subprocess.run(install, check=True)
+    subprocess.run([python, "-W", "error", "-c", TRAINS[extra]], check=True, cwd=tmp_path)
+    table = [python, "-m", "optstudy_core", "list"]
+    assert b"nadam" in subprocess.run(table, check=True, capture_output=True, cwd=tmp_path).stdout
+    for absent in {"torch", "jax"} - {extra}:
+        refusal = subprocess.run(
+            [python, "-c", f"import optstudy_{absent}"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+        assert f"No module named '{absent}'" in refusal.stderr
 
 
 def test_the_version_is_the_same_everywhere() -> None:
