@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from ._namespace import Array, absent, namespace, scalar
 from .axes import axis_mean
-from .leafwise import leafwise, nothing
+from .leafwise import nothing, shapewise
 from .power import machine_epsilon, power1p
 from .reductions import leaf_rms
 from .terms import decoupled_decay, needed, objective_gradient
@@ -84,7 +84,7 @@ def matrix_axes(
     return axes[-2], axes[-1]
 
 
-@leafwise
+@shapewise
 def init(
     params: Array, *, momentum: Any = 0.0, largest_axes: bool = False, large_only: bool = False
 ) -> AdafactorState:
@@ -99,7 +99,7 @@ def init(
     return AdafactorState(t=scalar(params, 0.0), row=row, column=column, v=v, m=m)
 
 
-@leafwise
+@shapewise
 def update(
     state: AdafactorState,
     grad: Array,

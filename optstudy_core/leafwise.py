@@ -1,20 +1,23 @@
-"""Rules that depend on the shape of a leaf: run leaf by leaf.
+"""Rules that depend on the shape of a leaf: run shape by shape, or leaf by leaf.
 
-A formula with ``@leafwise`` sees one leaf at a time, so it may ask for ``grad.shape`` and do one
-thing with matrices and another with vectors. Every leaf must have the same fields: one that a leaf
-does not need is :func:`nothing`, an array of shape (0,). Sums over all leaves are not possible.
+A formula with ``@shapewise`` sees the leaves of one shape at a time, so it may ask for
+``grad.shape`` and do one thing with matrices and another with vectors. One with ``@leafwise`` sees
+one leaf at a time, so it may also ask whether something holds (:func:`optstudy_core.matrix.when`).
+Every leaf must have the same fields: one that a leaf does not need is :func:`nothing`, an array of
+shape (0,). Sums over all leaves are not possible.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ._namespace import Array, namespace
-from .leaves import Leaves, NumPy, map_leaves
+from .leaves import Backend, Leaves, NumPy, map_leaves
 
 
 def leafwise(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,22 +30,49 @@ def leafwise(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> [x.tolist() for x in double_matrices(tree).values]
     [[[2.0, 2.0]], [1.0, 1.0, 1.0]]
     """
+    return _in_parts(function, lambda tree: [[i] for i in range(tree.count)])
 
+
+def shapewise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``init`` or ``update`` be called for the leaves of each shape, and join what it returns.
+
+    >>> @shapewise
+    ... def how_many(x):
+    ...     return x + x.count
+    >>> tree = Leaves([np.zeros(2), np.zeros(1), np.zeros(2)], NumPy())
+    >>> [x.tolist() for x in how_many(tree).values]
+    [[2.0, 2.0], [1.0], [2.0, 2.0]]
+    """
+    return _in_parts(function, _alike)
+
+
+def _alike(tree: Leaves) -> list[list[int]]:
+    """Return the numbers of the leaves of each shape and dtype."""
+    found: dict[Any, list[int]] = {}
+    for i, x in enumerate(tree.values):
+        found.setdefault((tuple(x.shape), x.dtype), []).append(i)
+    return list(found.values())
+
+
+def _in_parts(
+    function: Callable[..., Any], split: Callable[[Leaves], list[list[int]]]
+) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        tree = next(_trees((args, kwargs)), None)
+        # The gradients or the parameters; the fields of a state have other shapes.
+        tree = next((a for a in args if isinstance(a, Leaves)), None)
         if tree is None:
             return function(*args, **kwargs)
-        count = len(tree.values)
+        parts = split(tree)
 
-        def one(i: int) -> Any:
+        def one(part: list[int]) -> Any:
             def pick(x: Leaves) -> Leaves:
-                return Leaves([x.values[i]], x.backend) if count else _EXAMPLE
+                return Leaves([x.values[i] for i in part], x.backend) if part else _EXAMPLE
 
             picked = [_mapped(pick, a) for a in args]
             return function(*picked, **{k: _mapped(pick, v) for k, v in kwargs.items()})
 
-        return _joined([one(i) for i in range(max(count, 1))], count, tree)
+        return _joined([one(part) for part in parts or [[]]], parts, tree.backend)
 
     run.leafwise = True  # type: ignore[attr-defined]
     return run
@@ -62,14 +92,6 @@ def _nothing(x: Any) -> Any:
 _EXAMPLE = Leaves([np.zeros(())], NumPy())  # for a tree without leaves
 
 
-def _trees(value: Any) -> Iterator[Leaves]:
-    if isinstance(value, Leaves):
-        yield value
-    elif isinstance(value, tuple | dict):
-        for x in value.values() if isinstance(value, dict) else value:
-            yield from _trees(x)
-
-
 def _mapped(pick: Callable[[Leaves], Leaves], value: Any) -> Any:
     is_state = isinstance(value, Leaves) or hasattr(
         value, "_fields"
@@ -77,11 +99,16 @@ def _mapped(pick: Callable[[Leaves], Leaves], value: Any) -> Any:
     return map_leaves(pick, value) if is_state else value
 
 
-def _joined(results: Sequence[Any], count: int, tree: Leaves) -> Any:
+def _joined(results: Sequence[Any], parts: Sequence[Sequence[int]], backend: Backend) -> Any:
     first = results[0]
     if isinstance(first, Leaves):
-        return Leaves((r.values[0] for r in results[:count]), tree.backend)
+        where = [i for part in parts for i in part]
+        found = [x for result in results[: len(parts)] for x in result.values]
+        return Leaves((x for _, x in sorted(zip(where, found, strict=True), key=_FIRST)), backend)
     if isinstance(first, tuple):
-        fields = [_joined(column, count, tree) for column in zip(*results, strict=True)]
+        fields = [_joined(column, parts, backend) for column in zip(*results, strict=True)]
         return type(first)(*fields) if hasattr(first, "_fields") else tuple(fields)
     return first
+
+
+_FIRST = operator.itemgetter(0)

@@ -149,15 +149,31 @@ class Backend:
             trees = function(*trees)
         return trees
 
+    def stacked(self, scalars: Sequence[Any]) -> Any:
+        """Return scalars of the leaves as one vector, or None where that is not of use."""
+        return None
+
+    def unstacked(self, vector: Any) -> Sequence[Any]:
+        """Return the elements of such a vector as the leaves they were."""
+        return [vector[i] for i in range(vector.shape[0])]
+
     def map(self, operation: str, *args: Any) -> Leaves:
-        """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf."""
+        """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf.
+
+        What is a scalar for each leaf is computed as one vector, which costs one call.
+        """
         several = [a for a in args if isinstance(a, Leaves)]
-        count = len(several[0].values)
-        if any(len(a.values) != count for a in several):
+        count = several[0].count
+        if any(a.count != count for a in several):
             raise ValueError(
-                f"{operation} of trees with {[len(a.values) for a in several]} leaves; "
+                f"{operation} of trees with {[a.count for a in several]} leaves; "
                 "allowed are trees of the same structure"
             )
+        if count > 1 and all(a.vector is not None for a in several):
+            vector = self.apply(
+                operation, *(a.vector if isinstance(a, Leaves) else a for a in args)
+            )
+            return Scalars(vector, count, self)
         return Leaves(
             (
                 self.apply(operation, *(a.values[i] if isinstance(a, Leaves) else a for a in args))
@@ -194,6 +210,9 @@ class NumPy(Backend):
     def matmul(self, x: Any, y: Any) -> Any:
         with np.errstate(all="ignore"):
             return x @ y
+
+    def stacked(self, scalars: Sequence[Any]) -> Any:
+        return np.stack(scalars) if len({x.dtype for x in scalars}) == 1 else None
 
 
 class LeafDtypes:
@@ -245,6 +264,9 @@ def _unary(operation: str) -> Callable[..., Any]:
     return lambda self: self.backend.map(operation, self)
 
 
+_UNKNOWN = object()
+
+
 class Leaves:
     """The leaves of a tree of arrays, with the operators of one array.
 
@@ -258,13 +280,33 @@ class Leaves:
     [[2.0, 4.0], 6.0]
     """
 
-    __slots__ = ("backend", "values")
+    __slots__ = ("_values", "_vector", "backend")
     __array_priority__ = 1000
     __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
 
     def __init__(self, values: Any, backend: Backend) -> None:
-        self.values: Sequence[Any] = tuple(values)
+        self._values: Sequence[Any] | None = tuple(values)
+        self._vector: Any = _UNKNOWN
         self.backend = backend
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The leaves."""
+        assert self._values is not None
+        return self._values
+
+    @property
+    def count(self) -> int:
+        """How many leaves there are."""
+        return len(self.values)
+
+    @property
+    def vector(self) -> Any:
+        """The leaves as one vector, where all are scalars of one kind; else None."""
+        if self._vector is _UNKNOWN:
+            scalars = all(x.shape == () for x in self.values)
+            self._vector = self.backend.stacked(self.values) if scalars else None
+        return self._vector
 
     def __array_namespace__(self, api_version: str | None = None) -> LeavesNamespace:
         return LeavesNamespace(self.backend)
@@ -276,13 +318,13 @@ class Leaves:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape, if there is one leaf only.
+        """The shape that all leaves have.
 
         Raises:
             ValueError: if there are several.
         """
-        (leaf,) = self.values
-        return tuple(leaf.shape)
+        (shape,) = {tuple(leaf.shape) for leaf in self.values}
+        return shape
 
     @property
     def device(self) -> None:
@@ -314,6 +356,28 @@ class Leaves:
 
     def __repr__(self) -> str:
         return f"Leaves({list(self.values)!r}, {self.backend.name})"
+
+
+class Scalars(Leaves):
+    """A scalar for each leaf, kept as one vector until someone asks for the leaves."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, vector: Any, count: int, backend: Backend) -> None:
+        self._values, self._vector, self._count = None, vector, count
+        self.backend = backend
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The leaves."""
+        if self._values is None:
+            self._values = tuple(self.backend.unstacked(self._vector))
+        return self._values
+
+    @property
+    def count(self) -> int:
+        """How many leaves there are."""
+        return self._count
 
 
 def namespace_of(tree: Leaves) -> LeavesNamespace:

@@ -32,7 +32,7 @@ from . import adamw, bias_correction
 from ._namespace import Array, absent, namespace
 from .adamw import AdamWState
 from .bias_correction import BiasCorrection
-from .leafwise import leafwise, nothing
+from .leafwise import nothing, shapewise
 from .matrix import matmul, transposed
 from .reductions import leaf_norm
 from .terms import decoupled_decay, objective_gradient
@@ -66,7 +66,7 @@ class MuonState(NamedTuple):
     adamw: AdamWState
 
 
-@leafwise
+@shapewise
 def init(params: Array) -> MuonState:
     """Return the state before the first step."""
     is_matrix = len(params.shape) == 2
@@ -93,7 +93,7 @@ def check(hyperparameters: dict[str, Any]) -> None:
         )
 
 
-@leafwise
+@shapewise
 def update(
     state: MuonState,
     grad: Array,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ._namespace import Array, absent, namespace
 from .axes import concatenated, rest_max, slices
-from .leafwise import leafwise
+from .leafwise import shapewise
 from .terms import objective_gradient
 
 BIBTEX = ("anil2019memory",)
@@ -43,7 +43,7 @@ class SM3State(NamedTuple):
     mu: Array
 
 
-@leafwise
+@shapewise
 def init(params: Array, *, momentum: Any = 0.9) -> SM3State:
     """Return the state before the first step; no momentum if it is the number 0."""
     xp = namespace(params)
@@ -54,7 +54,7 @@ def init(params: Array, *, momentum: Any = 0.9) -> SM3State:
     return SM3State(m=m, mu=concatenated(zeros))
 
 
-@leafwise
+@shapewise
 def update(
     state: SM3State,
     grad: Array,

@@ -122,3 +122,10 @@ class Eager(Backend):
         if isinstance(value, torch.Tensor):
             return value.to(leaf.device, leaf.dtype)
         return filled((), value, leaf.dtype, leaf.device)
+
+    def stacked(self, scalars: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        alike = len({(x.dtype, x.device) for x in scalars}) == 1
+        return torch.stack(list(scalars)) if alike else None
+
+    def unstacked(self, vector: torch.Tensor) -> Sequence[torch.Tensor]:
+        return vector.unbind()

@@ -21,9 +21,10 @@ from optstudy_core.leaves import Leaves, NumPy, map_leaves
 from ._array import Eager
 from ._machines import Machine
 from ._program import NotTraceableError, Program
-from ._stages import Stage, add
+from ._stages import HOST, Stage, add
 
 EAGER = Eager()
+DEFINITION = NumPy()
 
 WORKING_DTYPE = {
     torch.float32: torch.float32,
@@ -308,28 +309,28 @@ class CoreOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Call the pure function itself, where no program can be made of it."""
         layout = plan.layout
+        leaves = _leaves_of(params)
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
-        grads = [p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True)]
-        fields = [Leaves([self.state[p][n] for p in params], EAGER) for n in layout.names]
+        theta = leaves(work)
+        grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
+        fields = [leaves(self.state[p][n] for p in params) for n in layout.names]
         values = {
-            name: Leaves([value.to(w.device, w.dtype) for w in work], EAGER)
+            name: leaves(value.detach().to(w.device, w.dtype) for w in work)
             if isinstance(value, torch.Tensor)
             else value
             for name, value in (plan.hyperparameters | inputs.scalars).items()
         }
         for name, tensors in inputs.tensors.items():
-            own = [tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True)]
-            values[name] = Leaves(own, EAGER)
+            own = (tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True))
+            values[name] = leaves(own)
         values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
-        state, step = plan.algorithm.update(
-            layout.rebuild(fields), Leaves(grads, EAGER), Leaves(work, EAGER), **values
-        )
+        state, step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
         new_fields = _flatten(state)
-        for i, (p, w, g) in enumerate(zip(params, work, grads, strict=True)):
-            keep = _owned(w, g)
+        for i, p in enumerate(params):
+            keep = _owned(theta.values[i], grad.values[i])
             for name, field in zip(layout.names, new_fields, strict=True):
-                self.state[p][name] = keep(field.values[i])
-            add(p, step.values[i], group["step_dtype"])
+                self.state[p][name] = _tensor(keep(field.values[i]))
+            add(p, _tensor(step.values[i]), group["step_dtype"])
 
     # Saved states.
 
@@ -515,13 +516,27 @@ def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
     )
 
 
-def _owned(*inputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _leaves_of(params: Sequence[torch.Tensor]) -> Callable[[Iterable[torch.Tensor]], Leaves]:
+    """Return what makes trees of tensors that are where the parameters are.
+
+    NumPy computes in the memory of those on the CPU: a call costs it a third of torch's.
+    """
+    if any(p.device.type != HOST for p in params):
+        return lambda tensors: Leaves(tensors, EAGER)
+    return lambda tensors: Leaves((x.numpy() for x in tensors), DEFINITION)
+
+
+def _tensor(x: Any) -> torch.Tensor:
+    return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.asarray(x))
+
+
+def _owned(*inputs: Any) -> Callable[[Any], Any]:
     """Return a function that copies a field which is an input (a gradient is reused) or another."""
     taken = list(inputs)
 
-    def own(x: torch.Tensor) -> torch.Tensor:
+    def own(x: Any) -> Any:
         if any(x is other for other in taken):
-            x = x.clone()
+            x = x.clone() if isinstance(x, torch.Tensor) else np.array(x)
         taken.append(x)
         return x
 

@@ -143,6 +143,7 @@ def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     from optstudy_torch import _stages, optimizer
 
     monkeypatch.setattr(_stages, "HOST", "")
+    monkeypatch.setattr(optimizer, "HOST", "")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
 
 

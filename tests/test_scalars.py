@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import optstudy_torch
-from optstudy_core import bias_correction, mean_age, nadam, radam
+from optstudy_core import bias_correction, mean_age, nadam, namespace, radam
+from optstudy_core.leaves import Leaves, NumPy
 from optstudy_core.momentum_schedule import share
 
 ULP = 2.0**-24  # half a unit in the last place of a float32 from 1 to 2, relative
@@ -87,3 +89,42 @@ def test_rprops_tuples_live_in_the_group_and_in_a_saved_state() -> None:
         x.grad = torch.full((2,), -1.0)
         opt.step()
     assert torch.equal(p, q)
+
+
+class Counting(NumPy):
+    """NumPy, and how often it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def apply(self, operation: str, *args: Any) -> Any:
+        self.calls.append(operation)
+        return super().apply(operation, *args)
+
+
+def test_scalars_of_many_leaves_cost_one_call() -> None:
+    backend = Counting()
+    t = Leaves([np.float32(i) for i in range(50)], backend)
+    x = Leaves([np.full(3, i, np.float32) for i in range(50)], backend)
+    rate = 1 / namespace(t).sqrt(t + 1)
+    assert backend.calls == ["add", "sqrt", "divide"]
+    assert [y.dtype for y in rate.values] == [np.float32] * 50
+    roots = [1 / np.sqrt(np.float32(i + 1)) for i in range(50)]
+    assert np.array_equal(rate.values, roots)
+    step = rate * x  # arrays are computed each on its own
+    assert backend.calls[3:] == ["multiply"] * 50
+    assert step.values[8].tolist() == [8 * np.float32(1 / 3)] * 3
+
+
+def test_scalars_of_several_dtypes_keep_theirs() -> None:
+    tree = Leaves([np.float32(2.0), np.float64(2.0)], NumPy())
+    root = namespace(tree).sqrt(tree)
+    assert [x.dtype for x in root.values] == [np.float32, np.float64]
+    assert root.values[0] == np.sqrt(np.float32(2.0))
+    assert root.values[1] == np.sqrt(2.0)
+
+
+def test_scalars_of_trees_that_do_not_match_are_refused() -> None:
+    two, three = (Leaves([np.float32(1.0)] * n, NumPy()) for n in (2, 3))
+    with pytest.raises(ValueError, match=r"add of trees with \[2, 3\] leaves"):
+        (two + 1) + (three + 1)

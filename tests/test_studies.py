@@ -70,18 +70,19 @@ def test_models_agree(study_of, name):
         n: (v + rng.normal(0, 0.1, v.shape)).astype(np.float32) for n, v in study.initial.items()
     }
     ours, theirs = (learner_of(b, study) for b in BACKENDS)
-    # Dot products of at most 64 terms, twice: rounding errors of a few tens of 2**-24 of the
-    # largest magnitude, while a transposed or permuted weight changes the first digit.
+    # Dot products of at most 4000 terms, of which rounding errors add up like a random walk, in a
+    # few layers: some hundred 2**-24 of the largest magnitude, while a transposed or permuted
+    # weight changes the first digit.
     outputs = [side.outputs(parameters, batch.inputs) for side in (ours, theirs)]
     scale = np.abs(outputs[0]).max()
-    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=64 * 2**-24 * scale)
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=256 * 2**-24 * scale)
     assert ours.loss(parameters, batch) == pytest.approx(theirs.loss(parameters, batch), rel=1e-5)
     gradients = [side.gradients(parameters, batch) for side in (ours, theirs)]
     for layer, gradient in gradients[0].items():
         assert gradient.shape == study.initial[layer].shape
         assert np.abs(gradient).max() > 0
         np.testing.assert_allclose(
-            gradient, gradients[1][layer], rtol=0, atol=64 * 2**-24 * np.abs(gradient).max()
+            gradient, gradients[1][layer], rtol=0, atol=256 * 2**-24 * np.abs(gradient).max()
         )
 
 
