@@ -38,7 +38,7 @@ _SHARED = BLOCK // 4
 _UNIT = 1 << 20
 """Numbers of the largest unit of several leaves that is computed at once."""
 
-_SCRATCH = 1 << 22
+_SCRATCH = 1 << 20
 """Numbers of small leaves whose gradients and steps are in memory at once."""
 
 
@@ -117,6 +117,8 @@ class Stage:
         dtype: the working dtype.
         program: what will run.
         compiled: whether kernels of ``torch.compile`` will run it.
+        start: makes the state of a parameter that has none. It is called unit by unit, so that
+            memory for the states is not needed twice.
 
     Attributes:
         scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
@@ -132,6 +134,7 @@ class Stage:
         dtype: torch.dtype,
         program: Program,
         compiled: bool,
+        start: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     ) -> None:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
@@ -143,10 +146,10 @@ class Stage:
         self.states = [states[i] for i in order]
         self.count = len(params)
         self._arrays = {f"s{i}": name for i, name in enumerate(names) if full[i]}
-        self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
         self.scalars: dict[str, Any] = {}
         limit = _UNIT if compiled or not self.on_host else BLOCK
-        self._units = [self._unit(*where) for where in self._runs(limit)]
+        self._units = [self._unit(*where, start) for where in self._runs(limit)]
+        self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
         self.chunks = self._chunks(whole=len(program.phases) > 1)
         self._kept = self._found()
         # Whose memory may be another's: those of scalars are ours, and are not checked.
@@ -174,9 +177,14 @@ class Stage:
             total += size
         yield begin, self.count
 
-    def _unit(self, begin: int, end: int) -> Unit:
+    def _unit(
+        self, begin: int, end: int, start: Callable[[torch.Tensor], dict[str, torch.Tensor]]
+    ) -> Unit:
         params = self.params[begin:end]
         sizes = [p.numel() for p in params]
+        for p, state in zip(params, self.states[begin:end], strict=True):
+            if not state:
+                state.update(start(p))
         if len(params) == 1:
             (p,), order = params, _memory_order(params[0])
             states = {}

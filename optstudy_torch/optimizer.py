@@ -276,10 +276,9 @@ class CoreOptimizer(torch.optim.Optimizer):
             if staged is not None:
                 self._staged[number] = staged
         for plan, params, _, staged in ready:
-            if staged is None or not staged.stages:
-                for p in params:
-                    if not self.state[p]:
-                        self._start(p, plan)
+            for p in params:
+                if not self.state[p] and staged is None:
+                    self.state[p].update(_started(p, plan))
         self._seen = list(self.state.values())
         for plan, params, group, staged in ready:
             if staged is None:
@@ -297,12 +296,6 @@ class CoreOptimizer(torch.optim.Optimizer):
         if not plan.is_fixed:
             del self._plans[number]
         return plan
-
-    def _start(self, p: Any, plan: _Plan) -> None:
-        work = p.detach().to(WORKING_DTYPE[p.dtype])
-        state = plan.algorithm.start(Leaves([work], EAGER), plan.hyperparameters)
-        fields = (leaves.values[0] for leaves in _flatten(state))
-        self.state[p].update(zip(plan.layout.names, map(_owned(work), fields), strict=True))
 
     def _advance_as_written(
         self, params: list[Any], group: dict[str, Any], plan: _Plan, inputs: _Inputs
@@ -651,7 +644,7 @@ class _Staged:
         step_dtype: str | None,
         inputs: _Inputs,
     ) -> None:
-        """Advance the parameters; all of them have a state now."""
+        """Advance the parameters; a state that is empty starts."""
         assert plan.machine is not None
         if not self.stages:
             kinds: dict[Any, list[Any]] = defaultdict(list)
@@ -660,12 +653,21 @@ class _Staged:
             for (dtype, _), params in kinds.items():
                 own = [states[p] for p in params]
                 layout, program = plan.layout, plan.machine.program
+                start = functools.partial(_started, plan=plan)
                 stage = Stage(
-                    params, own, layout.names, layout.full, dtype, program, self._compiled
+                    params, own, layout.names, layout.full, dtype, program, self._compiled, start
                 )
                 self.stages.append(stage)
         hyperparameters = plan.hyperparameters | inputs.scalars
         plan.machine.run(self.stages, hyperparameters, inputs.tensors, self._compiled, step_dtype)
+
+
+def _started(p: torch.Tensor, plan: _Plan) -> dict[str, torch.Tensor]:
+    """Return the state of a parameter before its first step."""
+    work = p.detach().to(WORKING_DTYPE[p.dtype])
+    state = plan.algorithm.start(Leaves([work], EAGER), plan.hyperparameters)
+    fields = (leaves.values[0] for leaves in _flatten(state))
+    return dict(zip(plan.layout.names, map(_owned(work), fields), strict=True))
 
 
 def _are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
