@@ -9,15 +9,16 @@ There is a function for every algorithm: ``sgd``, ``adam``, ``adamw``, ``amsgrad
 
 from __future__ import annotations
 
+from typing import Any
+
 from optstudy_core import ALGORITHMS, __version__
+from optstudy_core.hyperparameters import nearest
 
 from . import epoch, geometry, recorder
 from ._selfcheck import selfcheck
 from .hessian import hutchinson
 from .recorder import Recorder
 from .transform import TransformState, from_core
-
-globals().update({name: from_core(name) for name in ALGORITHMS})
 
 __all__ = [
     "Recorder",
@@ -31,3 +32,17 @@ __all__ = [
     "selfcheck",
     *sorted(ALGORITHMS),
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return the function of an algorithm, which is made when it is first asked for."""
+    if name not in ALGORITHMS:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}: {nearest(name, __all__)}"
+        )
+    function = globals()[name] = from_core(name)
+    return function
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

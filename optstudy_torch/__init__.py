@@ -9,7 +9,10 @@ There is a class for every algorithm: ``SGD``, ``Adam``, ``AdamW``, ``AMSGrad``,
 
 from __future__ import annotations
 
+from typing import Any
+
 from optstudy_core import ALGORITHMS, __version__
+from optstudy_core.hyperparameters import nearest
 
 from . import geometry, lr_scheduler
 from ._selfcheck import selfcheck
@@ -19,8 +22,7 @@ from .hessian import hutchinson
 from .optimizer import CoreOptimizer, from_core
 from .recorder import Recorder
 
-_CLASSES = {cls.__name__: cls for cls in map(from_core, ALGORITHMS)}
-globals().update(_CLASSES)
+_NAMES = {algorithm.title: name for name, algorithm in ALGORITHMS.items()}
 
 __all__ = [
     "EVE",
@@ -35,5 +37,19 @@ __all__ = [
     "hutchinson",
     "lr_scheduler",
     "selfcheck",
-    *sorted(_CLASSES),
+    *sorted(_NAMES),
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return the class of an algorithm, which is made when it is first asked for."""
+    if name not in _NAMES:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}: {nearest(name, __all__)}"
+        )
+    cls = globals()[name] = from_core(_NAMES[name])
+    return cls
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
