@@ -69,7 +69,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _rst(equations.with_directives(rest)),
         "## Where it goes",
         f"![Paths on three functions of two variables]({algorithm.name}.svg)",
-        paths.CAPTION,
+        paths.CAPTION + f" {paths.MATRIX}" * (algorithm.name in paths.FOR_MATRICES),
         "## State",
         _state(algorithm),
         "## Hyperparameters and dialects",

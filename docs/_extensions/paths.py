@@ -24,6 +24,9 @@ CAPTION = (
     "{cite:p}`beale1958iterative`. The learning rate is the one of nine, from 1e-4 to 1, that ends "
     "lowest; everything else is the default. ○ start, ★ end, + minimum."
 )
+FOR_MATRICES = ("adafactor", "muon", "soap")
+"""What treats a vector as another algorithm does."""
+MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
 _STYLE = pathlib.Path(__file__).parents[2] / "studies" / "studies.mplstyle"
 
 
@@ -77,8 +80,9 @@ def walk(algorithm: Algorithm, function: Function, lr: float, steps: int = STEPS
     """Return the points from the start on, shape (steps + 1, 2); fewer if they leave for good."""
     values = algorithm.defaults() | {"lr": lr}
     theta = np.array(function.start)
+    shape = (1, 2) if algorithm.name in FOR_MATRICES else (2,)
     points = [theta]
-    state = algorithm.start(theta, values)
+    state = algorithm.start(theta.reshape(shape), values)
     with np.errstate(all="ignore"):
         for _ in range(steps):
             gradient = np.array(function.gradient(*theta))
@@ -87,8 +91,10 @@ def walk(algorithm: Algorithm, function: Function, lr: float, steps: int = STEPS
                 "hessian": _curvature(function, theta),
             }
             own = {name: given[name] for name in algorithm.inputs}
-            state, step = algorithm.update(state, gradient, theta, **own, **values)
-            theta = theta + step
+            state, step = algorithm.update(
+                state, gradient.reshape(shape), theta.reshape(shape), **own, **values
+            )
+            theta = theta + step.reshape(2)
             if not (np.isfinite(theta).all() and np.abs(theta).max() < 1e3):
                 break
             points.append(theta)
