@@ -5,7 +5,8 @@ All of them round every operation once, so they give the same bits:
 - On the CPU, NumPy computes on the memory of the tensors, in blocks whose temporaries stay in the
   cache, with as many threads as torch has.
 - On other devices torch's operations run one after another on whole tensors.
-- With ``compile=True``, ``torch.compile`` makes one loop of each body, for arrays of any length.
+- With ``compile=True``, ``torch.compile`` makes one loop of each body, for arrays of any length; on
+  a GPU one kernel of Triton takes all leaves (:mod:`optstudy_torch._triton`).
 
 They run on the units of a :mod:`stage <optstudy_torch._stages>`.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import _array
+from . import _array, _triton
 from ._array import NUMPY
 from ._program import Body, HostNumber, Line, Program, Sum, Symbol
 from ._stages import BLOCK, Stage, Unit
@@ -38,6 +39,9 @@ class Machine:
         self.program = program
         self._blockwise = [_Blockwise(phase.body) for phase in program.phases]
         self._kernels = [_Kernel(phase.body) for phase in program.phases]
+        kept = _triton.kept_names(program.phases, program.new_scalars.values())
+        self._scalars = [_triton.Scalars(phase, kept) for phase in program.phases]
+        self._arrays = [_triton.Arrays(phase.body) for phase in program.phases]
 
     def run(
         self,
@@ -62,10 +66,10 @@ class Machine:
             stage.begin(tensors)
         if len(phases) == 1:
             for stage in stages:
-                stage.compute(phases[0].scalars, hyperparameters)
+                self._compute(0, stage, hyperparameters)
                 for units in stage.chunks:
                     stage.load(units, inputs)
-                    self._body(0, stage, units, hyperparameters, compiled)
+                    self._body(0, stage, units, hyperparameters, compiled, step_dtype)
                     stage.store(units, step_dtype)
         else:
             everything = [(stage, units) for stage in stages for units in stage.chunks]
@@ -73,14 +77,20 @@ class Machine:
                 stage.load(units, inputs)
             for number, phase in enumerate(phases):
                 for stage, units in everything:
-                    stage.compute(phase.scalars, hyperparameters)
-                    self._body(number, stage, units, hyperparameters, compiled)
+                    self._compute(number, stage, hyperparameters)
+                    self._body(number, stage, units, hyperparameters, compiled, step_dtype)
                 for sums in phase.sums:
                     _sum(sums, stages)
             for stage, units in everything:
                 stage.store(units, step_dtype)
         for stage in stages:
             stage.end(self.program.new_scalars)
+
+    def _compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
+        if stage.direct:
+            self._scalars[number](stage, hyperparameters)
+        else:
+            stage.compute(self.program.phases[number].scalars, hyperparameters)
 
     def _body(
         self,
@@ -89,10 +99,13 @@ class Machine:
         units: Sequence[Unit],
         hyperparameters: dict[str, Any],
         compiled: bool,
+        step_dtype: str | None,
     ) -> None:
         body = self.program.phases[number].body
-        moved = [unit.prepare(body) for unit in units]
-        if body.outputs:
+        moved = [unit.prepare(body, stage.dtype) for unit in units]
+        if body.outputs and stage.direct:
+            self._arrays[number](stage, units, hyperparameters, step_dtype)
+        elif body.outputs:
             numbers = [n.value(hyperparameters) for n in body.numbers.values()]
             blockwise: list[Unit] = []
             kernel: list[Unit] = []
@@ -103,7 +116,7 @@ class Machine:
             self._blockwise[number](stage, blockwise, numbers)
             self._kernels[number](stage, kernel, numbers, compiled)
         for unit, own in zip(units, moved, strict=True):
-            unit.move(own)
+            unit.move(own, step_dtype)
 
 
 def _sum(sums: Sum, stages: Sequence[Stage]) -> None:

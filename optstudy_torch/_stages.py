@@ -5,6 +5,9 @@ side by side in a *unit* and computed as one array: their gradients are copied t
 is added to each, and their states are parts of one vector (``state[p]["m"]`` is a view). A large
 leaf is a unit of its own, computed in its own memory. Scalars of all leaves are one vector.
 
+On a GPU a compiled program is handed the addresses of all leaves (:mod:`optstudy_torch._triton`):
+there every leaf is a unit of its own, in its own memory and dtype (a *direct* stage).
+
 A stage holds as long as parameters and states lie where they did; whoever replaces one of them
 (loading a state, moving a model) gets a new stage at the next step.
 """
@@ -15,8 +18,9 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +32,9 @@ from ._threads import in_threads
 
 HOST = "cpu"
 """The type of the devices whose memory NumPy shares."""
+
+DIRECT = ("cuda",)
+"""Types of the devices that have one kernel for all leaves."""
 
 BLOCK = 1 << 17
 """Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
@@ -86,23 +93,44 @@ class Unit:
         x = self.arrays[name]
         return [x] if self.is_one else x.split(self.sizes)
 
-    def prepare(self, body: Body) -> list[tuple[str, torch.Tensor]]:
+    def prepare(self, body: Body, dtype: torch.dtype) -> list[tuple[str, torch.Tensor]]:
         """Make memory for what a body puts out; return copies of what it moves."""
-        moved = [(o.target, self.arrays[o.source.name].clone()) for o in body.moved]
+        moved = [
+            (o.target, self.arrays[o.source.name].to(dtype, copy=True).reshape(-1))
+            for o in body.moved
+        ]
         for output in body.outputs:
             if output.target not in self.arrays and not (output.target == "step" and self.in_place):
-                self.arrays[output.target] = torch.empty_like(self.arrays["g"])
+                self.arrays[output.target] = torch.empty_like(self.arrays["g"], dtype=dtype)
         return moved
 
-    def move(self, moved: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def move(self, moved: Iterable[tuple[str, torch.Tensor]], step_dtype: str | None) -> None:
         """Write copies of inputs where they go."""
         for target, value in moved:
             if target == "step" and self.in_place:
-                self.arrays["p"].add_(value)
+                add(self.arrays["p"], value, step_dtype)
             elif target in self.arrays:
                 self.arrays[target].copy_(value)
             else:
                 self.arrays[target] = value
+
+
+class Places(NamedTuple):
+    """Which numbers of which leaf the instances of a kernel compute.
+
+    Attributes:
+        instances: how many there are.
+        leaf: of each instance, the number of its leaf among those of the kernel.
+        part: of each instance, which part of its leaf it computes.
+        column: of each leaf, its number in the stage.
+        size: of each leaf, how many numbers it has.
+    """
+
+    instances: int
+    leaf: torch.Tensor
+    part: torch.Tensor
+    column: torch.Tensor
+    size: torch.Tensor
 
 
 class Stage:
@@ -116,13 +144,14 @@ class Stage:
         full: for each field, whether it is an array like the parameter.
         dtype: the working dtype.
         program: what will run.
-        compiled: whether kernels of ``torch.compile`` will run it.
+        compiled: whether compiled kernels will run it.
         start: makes the state of a parameter that has none. It is called unit by unit, so that
             memory for the states is not needed twice.
 
     Attributes:
         scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
         chunks: units that are loaded together.
+        direct: whether one kernel takes all leaves as they are.
     """
 
     def __init__(
@@ -138,6 +167,8 @@ class Stage:
     ) -> None:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
+        self.direct = compiled and self.device.type in DIRECT and _has_triton()
+        self._on_device: dict[Any, tuple[Any, Any]] = {}
         self._reads_params = program.reads_params
         self._inputs = program.inputs
         # Leaves of one dtype side by side, so that they can share units.
@@ -165,7 +196,8 @@ class Stage:
         for i, p in enumerate(self.params):
             size = p.numel()
             joins = (
-                begin < i
+                not self.direct
+                and begin < i
                 and size <= _SHARED
                 and total + size <= limit
                 and self.params[begin].numel() <= _SHARED
@@ -193,7 +225,9 @@ class Stage:
                 if not _is_flat(x, order):
                     x = self.states[begin][own] = _like_memory(x, p)
                 states[name] = _flat(x, order)
-            in_place = p.dtype == self.dtype and _is_flat(p, order)
+            in_place = (self.direct or p.dtype == self.dtype) and _is_flat(p, order)
+            if self.direct and in_place:
+                states["p"] = _flat(p.detach(), order)
             return Unit(begin, params, sizes, states, order, in_place)
         states = {}
         for name, own in self._arrays.items():
@@ -277,7 +311,16 @@ class Stage:
         """Put parameters, gradients, other inputs and states into the arrays of units."""
         for unit in units:
             unit.arrays |= unit.states
-            if unit.is_one:
+            if self.direct:
+                (p,) = unit.params
+                assert p.grad is not None
+                unit.arrays["g"] = _dense(p.grad, unit.order)
+                if not unit.in_place:
+                    unit.arrays["p"] = _flat(p.detach(), unit.order)
+                for name in self._inputs:
+                    own = inputs[name.removeprefix(INPUT)][p]
+                    unit.arrays[name] = _dense(own, unit.order)
+            elif unit.is_one:
                 (p,) = unit.params
                 assert p.grad is not None
                 unit.arrays["g"] = _flat(p.grad.detach(), unit.order).to(self.dtype)
@@ -347,8 +390,11 @@ class Stage:
         if self.on_host:
             with np.errstate(all="ignore"):
                 return np.array([float(x) for x in values]).astype(NUMPY[self.dtype])
-        values = [torch.as_tensor(x, dtype=torch.float64) for x in values]
-        return torch.stack(values).to(self.device, self.dtype)
+        values = [
+            x if isinstance(x, torch.Tensor) else torch.full((), float(x), dtype=torch.float64)
+            for x in values
+        ]
+        return torch.stack([x.to(self.device) for x in values]).to(self.dtype)
 
     def compute(self, lines: Iterable[Line], hyperparameters: dict[str, Any]) -> None:
         """Run lines of scalars."""
@@ -400,6 +446,51 @@ class Stage:
                 return torch.from_numpy(np.stack(own, dtype=NUMPY[self.dtype], casting="unsafe"))
             return torch.from_numpy(np.array([*own, *numbers], NUMPY[self.dtype]))
 
+    # What a kernel for all leaves is handed.
+
+    def _put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
+        """Return what was made of values, which is made anew if they are others."""
+        kept = self._on_device.get(key)
+        if kept is None or kept[0] != values:
+            kept = self._on_device[key] = (values, made())
+        return kept[1]
+
+    def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
+        """Return numbers as a tensor of the working dtype, each rounded once."""
+        with np.errstate(all="ignore"):
+            array = np.array(values, NUMPY[self.dtype])
+        return self._put(("numbers", key), values, lambda: _to(self.device, array))
+
+    def distances(self, key: Any, table: list[int], units: Sequence[int]) -> torch.Tensor:
+        """Return how far addresses are from the first of their row, counted in bytes of the row."""
+
+        def made() -> torch.Tensor:
+            rows = np.array(table, np.int64).reshape(len(units), -1)
+            return _to(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
+
+        return self._put(("distances", key, *units), table, made)
+
+    def room(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Return memory for a scalar of each leaf, the same at every step."""
+        made = functools.partial(torch.empty, self.count, dtype=dtype, device=self.device)
+        return self._put(("room", name), dtype, made)
+
+    def places(self, units: Sequence[Unit], length: int) -> Places:
+        """Return which numbers of these units are computed by instances of that length."""
+        firsts = [unit.first for unit in units]
+        return self._put(
+            ("places", len(units), firsts[0]), firsts, lambda: self._cut(units, length)
+        )
+
+    def _cut(self, units: Sequence[Unit], length: int) -> Places:
+        sizes = np.array([unit.size for unit in units], np.int64)
+        counts = -(-sizes // length)
+        begins = np.cumsum(counts) - counts
+        leaf = np.repeat(np.arange(len(units), dtype=np.int32), counts)
+        part = (np.arange(len(leaf)) - begins[leaf]).astype(np.int32)
+        columns = np.array([unit.first for unit in units], np.int32)
+        return Places(len(leaf), *(_to(self.device, x) for x in (leaf, part, columns, sizes)))
+
     def vectors(self, sums: Sum) -> Iterator[list[torch.Tensor]]:
         """Yield for each leaf the vectors that are summed."""
         for unit in self._units:
@@ -430,6 +521,24 @@ def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     It is no view for torch, which would compile a kernel for every kind of base.
     """
     return x.permute(order).contiguous().view(-1).data
+
+
+def _dense(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """Return a tensor with the same memory as :func:`_flat`, of any shape: it costs less."""
+    if x.is_contiguous() and order == tuple(range(x.ndim)):
+        return x
+    return _flat(x.detach(), order)
+
+
+def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    """Return a tensor of an array's numbers, without waiting for the device."""
+    x = torch.from_numpy(array)
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None and torch.version.hip is None
 
 
 def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:

@@ -45,6 +45,7 @@ class Backend(ABC):
     """A library, eager or compiled."""
 
     name: str
+    device: str = "cpu"
 
     @abstractmethod
     def run(self, algorithm: Algorithm, case: Case) -> Run:
@@ -460,13 +461,14 @@ def compiler() -> str | None:
 
 
 @contextmanager
-def whole_range() -> Iterator[None]:
+def whole_range(device: str = "cpu") -> Iterator[None]:
     """Compute as XLA's CPU code does, so that bits agree down to the smallest numbers.
 
     Subnormal numbers are flushed in this thread (torch's switch; NumPy obeys it too), and torch
-    uses this thread only. Both are restored.
+    uses this thread only. Both are restored. On a GPU every library keeps subnormal numbers, and
+    so does NumPy, which it is compared with.
     """
-    if find_spec("torch") is None:
+    if device != "cpu" or find_spec("torch") is None:
         yield
         return
     import torch

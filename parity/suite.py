@@ -190,7 +190,7 @@ def run_case(
 ) -> dict[str, Difference]:
     """Train one case with NumPy and with ``backend``; return how they differ."""
     case.values()  # drawn before subnormal numbers are flushed
-    with backends.whole_range():
+    with backends.whole_range(backend.device):
         expected = _run(subject, backends.NumPyBackend(), case)
         found = _run(subject, backend, case)
     return compare(expected, found, case, tolerated, backend.name)

@@ -32,7 +32,7 @@ from .everything import Everything, Part
 from .methods import METHODS, PLAIN
 from .report import Report
 from .runner import Plan, Prepared, Twins
-from .study import QUICK, STUDIES, check_name
+from .study import DEVICES, QUICK, STUDIES, check_name
 from .training import BACKENDS, installed_backends
 
 DEFAULT_ALGORITHMS = ("sgd", "adam")
@@ -144,6 +144,7 @@ def _plan(
         overwrite=arguments.overwrite,
         data=arguments.data,
         events=arguments.events,
+        device=arguments.device,
     )
 
 
@@ -206,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{' or '.join(STUDIES)}; or a file *.py with a function study(seed) that returns "
             "a studies.Study",
         )
+    for command in (run, pair):
+        command.add_argument(
+            "--device",
+            choices=DEVICES,
+            default="cpu",
+            help="where both frameworks compute (default: cpu)",
+        )
     for command in (run, pair, compare):
         words = "may be given several times (default: sgd and adam)" if command is run else (
             "(default: adam)"
@@ -219,6 +227,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     for command in (pair, compare, everything):
         command.set_defaults(methods=None)
+    for command in (compare, everything):
+        command.set_defaults(device="cpu")
     run.set_defaults(default_algorithms=DEFAULT_ALGORITHMS)
     for command in (pair, compare):
         command.set_defaults(default_algorithms=("adam",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Final
 
 import jax
@@ -21,12 +21,27 @@ from .study import Batch, Parameters, Study, draw_signs, stream
 from .training import Optimizer
 
 
+def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: JaxLearner, *args: Any) -> Any:
+        # On a GPU products would have ten bits of float32's digits.
+        with jax.default_device(self._device), jax.default_matmul_precision("highest"):
+            return method(self, *args)
+
+    return call
+
+
 class JaxLearner:
     """A :class:`studies.training.Learner`; the whole training step is one jitted function."""
 
     backend = "jax"
 
     def __init__(self, study: Study, optimizer: Optimizer) -> None:
+        self._device = jax.devices(study.device)[0]
+        self._make(study, optimizer)
+
+    @_on_its_device
+    def _make(self, study: Study, optimizer: Optimizer) -> None:
         self._leaves = study.nnx_leaves
         self._inputs = ALGORITHMS[optimizer.algorithm].inputs
         self._random = stream(study.seed, "signs")
@@ -64,6 +79,7 @@ class JaxLearner:
         self._gradients = jax.jit(jax.grad(loss_at))
         self._end = begin(self._params, loss_at)
 
+    @_on_its_device
     def step(self, batch: Batch) -> jax.Array:
         """Train on a mini-batch; return its loss before the step."""
         signs = None
@@ -76,12 +92,14 @@ class JaxLearner:
         result: jax.Array = loss
         return result
 
+    @_on_its_device
     def apply(self, gradients: Parameters, loss: float) -> None:
         """Make the optimizer's step for gradients and a loss from elsewhere."""
         self._params, self._optimizer_state = self._apply(
             self._params, self._optimizer_state, self._state(gradients), np.float32(loss)
         )
 
+    @_on_its_device
     def end_epoch(self, loss: float, train: Batch) -> Ended:
         """Let the method end an epoch."""
         self._params, self._optimizer_state, ended = self._end(
@@ -93,14 +111,17 @@ class JaxLearner:
         """Return a copy of the parameters."""
         return self._arrays(self._params)
 
+    @_on_its_device
     def loss(self, parameters: Parameters, batch: Batch) -> float:
         """Return the loss at some parameters."""
         return float(self._loss(self._state(parameters), *batch))
 
+    @_on_its_device
     def gradients(self, parameters: Parameters, batch: Batch) -> Parameters:
         """Return the gradients of the loss at some parameters."""
         return self._arrays(self._gradients(self._state(parameters), *batch))
 
+    @_on_its_device
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""
         return np.asarray(self._outputs(self._state(parameters), inputs))

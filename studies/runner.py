@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -35,6 +35,7 @@ class Plan:
         overwrite: replace runs that are in ``out`` already.
         data: a file or folder with the user's data.
         events: how many to generate.
+        device: where both frameworks compute.
     """
 
     study: str
@@ -50,6 +51,7 @@ class Plan:
     lr_factor: float = 1.0
     data: pathlib.Path | None = None
     events: int | None = None
+    device: str = "cpu"
 
 
 class Prepared:
@@ -67,7 +69,8 @@ class Prepared:
 
     def __init__(self, plan: Plan, below: str = "") -> None:
         self.plan = plan
-        self.study: Study = load(plan.study, plan.seed, plan.data, plan.events)
+        study = load(plan.study, plan.seed, plan.data, plan.events)
+        self.study: Study = replace(study, device=training.checked(plan.device, plan.backends))
         self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.optimizers = [
             training.Optimizer.of(
@@ -173,6 +176,7 @@ def config(
         "seed": plan.seed,
         "data": None if plan.data is None else str(plan.data.resolve()),
         "events": plan.events,
+        "device": plan.device,
         "source": plan.study,
         "dialect": optimizer.dialect,
         "out": str(plan.out),

@@ -19,6 +19,7 @@ Parameters = dict[str, np.ndarray]
 
 STUDIES: Final = ("linear_regression", "digits", "digits_cnn", "allcnn", "ddplus")
 """The studies; each is the module of this package with that name."""
+DEVICES: Final = ("cpu", "cuda")
 QUICK: Final = ("linear_regression", "digits")
 """Those that take seconds."""
 
@@ -111,6 +112,7 @@ class Study:
         showcase: the examples that ``draw_predictions`` shows.
         dropout: where the model drops activations, in the order of its masks.
         threads: for PyTorch; ``None``: its own choice. One is best for small models.
+        device: where both frameworks compute: one of :data:`DEVICES`.
         landscape: the examples whose loss is drawn around the path; ``None``: all of ``train``.
         grid: points along each side of that drawing.
     """
@@ -136,6 +138,7 @@ class Study:
     showcase: Batch | None = None
     dropout: tuple[Dropout, ...] = ()
     threads: int | None = 1
+    device: str = "cpu"
     landscape: Batch | None = None
     grid: int = 49
 

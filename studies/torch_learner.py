@@ -37,6 +37,20 @@ def threads(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
+def exact_products(device: str) -> Iterator[None]:
+    """Let float32 convolutions on a GPU keep float32's digits, as products of matrices do."""
+    if device == "cpu":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
 def subnormals_flushed() -> Iterator[None]:
     """Let torch take subnormal numbers as zero in this thread, as XLA's CPU code does."""
     # The switch is the thread's; torch computes in this one alone here (``threads``).
@@ -52,7 +66,7 @@ def subnormals_flushed() -> Iterator[None]:
 def _in_its_threads(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: TorchLearner, *args: Any) -> Any:
-        with threads(self._threads):
+        with threads(self._threads), exact_products(self._device):
             return method(self, *args)
 
     return call
@@ -65,10 +79,10 @@ class TorchLearner:
 
     def __init__(self, study: Study, optimizer: Optimizer) -> None:
         self._loss = study.torch_loss
-        self._threads = study.threads
+        self._threads, self._device = study.threads, study.device
         self._random = stream(study.seed, "signs")
-        self._model = study.torch_model()
-        self._model.load_state_dict(_tensors(study.initial))
+        self._model = study.torch_model().to(self._device)
+        self._model.load_state_dict(self._tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
         self._optimizer = make(self._model.parameters(), lr=optimizer.lr, dialect=optimizer.dialect)
         method = optimizer.at_the_end
@@ -77,7 +91,7 @@ class TorchLearner:
     @_in_its_threads
     def step(self, batch: Batch) -> torch.Tensor:
         """Train on a mini-batch; return its loss before the step."""
-        inputs, targets, masks = _batch(batch)
+        inputs, targets, masks = self._batch(batch)
         self._optimizer.zero_grad()
         loss: torch.Tensor = self._loss(self._model(inputs, *masks), targets)
         more = self._inputs(loss)
@@ -94,7 +108,7 @@ class TorchLearner:
             parameters = dict(self._model.named_parameters())
             signs = draw_signs(self._random, {n: tuple(p.shape) for n, p in parameters.items()})
             more["hessian"] = optstudy_torch.hutchinson(
-                loss, [*parameters.values()], [*_tensors(signs).values()]
+                loss, [*parameters.values()], [*self._tensors(signs).values()]
             )
         return more
 
@@ -102,46 +116,54 @@ class TorchLearner:
     def apply(self, gradients: Parameters, loss: float) -> None:
         """Make the optimizer's step for gradients and a loss from elsewhere."""
         for name, parameter in self._model.named_parameters():
-            parameter.grad = torch.tensor(gradients[name])
+            parameter.grad = torch.tensor(gradients[name], device=self._device)
         more = {"value": loss} if "value" in self._optimizer.algorithm.inputs else {}
         self._optimizer.step(None, **more)
 
     @_in_its_threads
     def end_epoch(self, loss: float, train: Batch) -> Ended:
         """Let the method end an epoch."""
-        inputs, targets, masks = _batch(train)
+        inputs, targets, masks = self._batch(train)
         return self._method(loss, lambda: self._loss(self._model(inputs, *masks), targets))
 
     def parameters(self) -> Parameters:
         """Return a copy of the parameters."""
-        return {n: p.detach().numpy().copy() for n, p in self._model.named_parameters()}
+        return {n: p.detach().cpu().numpy().copy() for n, p in self._model.named_parameters()}
 
     @_in_its_threads
     def loss(self, parameters: Parameters, batch: Batch) -> float:
         """Return the loss at some parameters."""
         with torch.no_grad():
-            return float(self._loss_at(_tensors(parameters), batch))
+            return float(self._loss_at(self._tensors(parameters), batch))
 
     @_in_its_threads
     def gradients(self, parameters: Parameters, batch: Batch) -> Parameters:
         """Return the gradients of the loss at some parameters."""
-        leaves = {name: value.requires_grad_() for name, value in _tensors(parameters).items()}
+        leaves = {name: value.requires_grad_() for name, value in self._tensors(parameters).items()}
         gradients = torch.autograd.grad(self._loss_at(leaves, batch), list(leaves.values()))
-        return {name: g.numpy() for name, g in zip(leaves, gradients, strict=True)}
+        return {name: g.cpu().numpy() for name, g in zip(leaves, gradients, strict=True)}
 
     @_in_its_threads
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""
         with torch.no_grad():
-            outputs = functional_call(
-                self._model, _tensors(parameters), (torch.from_numpy(inputs),)
-            )
-        result: np.ndarray = outputs.numpy()
+            given = torch.from_numpy(inputs).to(self._device)
+            outputs = functional_call(self._model, self._tensors(parameters), (given,))
+        result: np.ndarray = outputs.cpu().numpy()
         return result
 
     def _loss_at(self, parameters: dict[str, torch.Tensor], batch: Batch) -> Any:
-        inputs, targets, masks = _batch(batch)
+        inputs, targets, masks = self._batch(batch)
         return self._loss(functional_call(self._model, parameters, (inputs, *masks)), targets)
+
+    def _batch(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        inputs, targets, *masks = (
+            torch.from_numpy(x).to(self._device) for x in (*batch[:2], *batch.masks)
+        )
+        return inputs, targets, masks
+
+    def _tensors(self, parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor(x, device=self._device) for name, x in parameters.items()}
 
 
 make = TorchLearner
@@ -213,12 +235,3 @@ _METHODS: Final[Mapping[str, Callable[..., End]]] = {
     "extrapolate": _moves(ExtrapolatedEpoch),
     "momentum": _moves(EpochMomentum),
 }
-
-
-def _batch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    inputs, targets = map(torch.from_numpy, batch[:2])
-    return inputs, targets, list(map(torch.from_numpy, batch.masks))
-
-
-def _tensors(parameters: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(value) for name, value in parameters.items()}

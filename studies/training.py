@@ -6,7 +6,7 @@ down every epoch. Only the learners know a framework: ``torch_learner`` and ``ja
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -130,6 +130,28 @@ class Learner(Protocol):
 def installed_backends() -> list[str]:
     """Return the frameworks that can be imported here."""
     return [name for name, needs in BACKENDS.items() if all(map(find_spec, needs))]
+
+
+def checked(device: str, backends: Sequence[str]) -> str:
+    """Return the device.
+
+    Raises:
+        ValueError: if a framework has none of that kind.
+    """
+    for backend in backends if device != "cpu" else ():
+        if backend == "torch":
+            import torch
+
+            found = torch.cuda.is_available()
+        else:
+            import jax
+
+            found = jax.default_backend() == "gpu"
+        if not found:
+            raise ValueError(
+                f"device = {device!r}: {backend} has no such device here; allowed is 'cpu'"
+            )
+    return device
 
 
 def make_learner(backend: str, study: Study, optimizer: Optimizer) -> Learner:

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.gpu``: the contract and its cost on a GPU, and the page that says so."""

@@ -1,0 +1,319 @@
+"""One kernel for all leaves of a group on a GPU: programs written in Triton's language.
+
+A kernel is handed, for each array of the program, the address in the first leaf and how far off it
+is in the others, so that a step is one launch for the scalars of all leaves and one for the rest,
+however many leaves there are; nothing is copied together, and parameters are read and written in
+their own dtype.
+
+What differs from IEEE 754 in Triton, and is mended here:
+
+- A product and a sum are contracted to one fused multiply-add: ``enable_fp_fusion=False``.
+- ``x / y`` of float32 is ``div.full``, off by a unit in the last place for a fifth of quotients:
+  ``div_rn``. ``sqrt`` of float32 is approximate as well: ``sqrt_rn``. In float64 both are exact.
+- ``maximum`` and ``minimum`` lose NaN unless they are told to keep it.
+- A number in the text of a kernel, or handed over as an argument, is rounded to float32: numbers
+  are in a tensor of the working dtype.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+
+from ._program import Body, HostNumber, Line, Phase, Symbol
+from ._stages import Stage, Unit
+
+BLOCK = 1024
+"""Numbers that one instance of a kernel computes."""
+
+_WARPS = 4
+_ALIGNED = 16
+"""Bytes: where all addresses are multiples of them, distances are counted in them, so that the
+compiler knows, and reads and writes four floats at once."""
+
+_COUNTS = ["count", "leaves"]  # arguments for whose values no kernel is made anew
+_LANGUAGE = {
+    torch.float32: "tl.float32",
+    torch.float64: "tl.float64",
+    torch.bfloat16: "tl.bfloat16",
+    torch.float16: "tl.float16",
+}
+_INFIX = {
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "less": "<",
+    "less_equal": "<=",
+    "greater": ">",
+    "greater_equal": ">=",
+    "equal": "==",
+    "not_equal": "!=",
+    "logical_and": "&",
+    "logical_or": "|",
+}
+_CALLS = {
+    "negative": "-{0}",
+    "abs": "tl.abs({0})",
+    "sign": "tl.where({0} != {0}, {0}, ({0} > 0).to({0}.dtype) - ({0} < 0).to({0}.dtype))",
+    "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "where": "tl.where({0}, {1}, {2})",
+    "isfinite": "tl.abs({0}) < float('inf')",
+    "logical_not": "{0} == 0",
+    "zeros_like": "({0} == {0}).to({0}.dtype) * 0",
+    "ones_like": "({0} == {0}).to({0}.dtype) * 0 + 1",
+    "full": "{0}",
+}
+_ROUNDED = {  # by whether the working dtype is float32
+    ("divide", True): "tl.div_rn({0}, {1})",
+    ("divide", False): "{0} / {1}",
+    ("sqrt", True): "tl.sqrt_rn({0})",
+    ("sqrt", False): "tl.sqrt({0})",
+}
+
+
+class _Text:
+    """Lines of a kernel, with the numbers that they read from a tensor."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._single = dtype == torch.float32
+        self.names: dict[str, str] = {}  # of symbols
+        self.numbers: dict[str, Any] = {}
+
+    def shown(self, argument: Any) -> str:
+        """Return an argument of a line as text."""
+        if isinstance(argument, Symbol):
+            return self.names.get(argument.name, argument.name)
+        key = argument.key if isinstance(argument, HostNumber) else repr(argument)
+        self.numbers.setdefault(key, argument)
+        return f"h{list(self.numbers).index(key)}"
+
+    def line(self, line: Line) -> str:
+        """Return a line of a program as text; its result is called like its symbol."""
+        args = [self.shown(a) for a in line.args]
+        operation = line.operation
+        form = _CALLS.get(operation) or _ROUNDED.get((operation, self._single))
+        name = self.names[line.result.name] = f"_{line.result.name}"
+        if form is None:
+            return f"{name} = {args[0]} {_INFIX[operation]} {args[1]}"
+        return f"{name} = {form.format(*args)}"
+
+    def loads(self) -> list[str]:
+        """Return what reads the numbers."""
+        return [f"h{i} = tl.load(c + {i})" for i in range(len(self.numbers))]
+
+
+def _kernel(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
+    """Return a kernel of these lines."""
+    import triton
+    import triton.language as tl
+
+    text = "\n    ".join([f"def {name}({', '.join(arguments)}):", *lines]) + "\n"
+    file = f"<optstudy {name} {len(linecache.cache)}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    scope: dict[str, Any] = {"tl": tl, "triton": triton, "__name__": __name__}
+    exec(compile(text, file, "exec"), scope)
+    return triton.jit(do_not_specialize=_COUNTS)(scope[name])
+
+
+class Scalars:
+    """The scalars of a phase, for all leaves at once.
+
+    Args:
+        phase: whose lines are computed.
+        kept: names of the results that someone reads later.
+    """
+
+    def __init__(self, phase: Phase, kept: set[str]) -> None:
+        made = {line.result.name for line in phase.scalars}
+        self._lines = phase.scalars
+        self._results = [x.result for x in phase.scalars if x.result.name in kept]
+        args = [a for x in phase.scalars for a in x.args if isinstance(a, Symbol)]
+        self._read = list(dict.fromkeys(a.name for a in args if a.name not in made))
+        self._kernels: dict[torch.dtype, tuple[Any, list[Any]]] = {}
+
+    def __call__(self, stage: Stage, hyperparameters: dict[str, Any]) -> None:
+        """Compute the scalars of a stage."""
+        if not self._lines:
+            return
+        if stage.dtype not in self._kernels:
+            self._kernels[stage.dtype] = self._made(stage.dtype)
+        kernel, numbers = self._kernels[stage.dtype]
+        read = [stage.scalars[name].contiguous() for name in self._read]
+        made = [
+            stage.room(symbol.name, torch.bool if symbol.is_truth else stage.dtype)
+            for symbol in self._results
+        ]
+        c = stage.numbers(id(self), _values(numbers, hyperparameters))
+        grid = (-(-stage.count // BLOCK),)
+        kernel[grid](*read, *made, c, stage.count, BLOCK, num_warps=_WARPS, enable_fp_fusion=False)
+        for symbol, x in zip(self._results, made, strict=True):
+            stage.scalars[symbol.name] = x
+
+    def _made(self, dtype: torch.dtype) -> tuple[Any, list[Any]]:
+        text = _Text(dtype)
+        lines = []
+        for line in self._lines:
+            written = text.line(line)
+            if line.operation == "full":  # one number, for all leaves
+                written += f" + tl.zeros([BLOCK], {_LANGUAGE[dtype]})"
+            lines.append(written)
+        loads = [f"{name} = tl.load(in_{name} + at, mask=inside)" for name in self._read]
+        stores = [
+            f"tl.store(out_{x.name} + at, {text.shown(x)}, mask=inside)" for x in self._results
+        ]
+        place = ["at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "inside = at < count"]
+        arguments = [f"in_{name}" for name in self._read]
+        arguments += [f"out_{x.name}" for x in self._results]
+        arguments += ["c", "count", "BLOCK: tl.constexpr"]
+        body = [*place, *text.loads(), *loads, *lines, *stores]
+        return _kernel("scalars", arguments, body), list(text.numbers.values())
+
+
+class Arrays:
+    """A body, for all leaves at once."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        targets = [o.target for o in body.outputs if o.target != "step"]
+        self._names = list(dict.fromkeys([*body.arrays, *targets]))
+        self._kernels: dict[Any, tuple[Any, list[Any]]] = {}
+
+    def __call__(
+        self,
+        stage: Stage,
+        units: Sequence[Unit],
+        hyperparameters: dict[str, Any],
+        step_dtype: str | None,
+    ) -> None:
+        """Run the body on units of one leaf each."""
+        alike: dict[Any, list[Unit]] = {}
+        for unit in units:
+            dtypes = tuple(unit.arrays[name].dtype for name in self._rows(unit.in_place))
+            alike.setdefault((unit.in_place, dtypes), []).append(unit)
+        for (in_place, dtypes), own in alike.items():
+            columns = [[unit.arrays[name] for unit in own] for name in self._rows(in_place)]
+            table = [x.data_ptr() for column in columns for x in column]
+            aligned = not any(address % _ALIGNED for address in table)
+            key = in_place, dtypes, aligned, stage.dtype, step_dtype
+            if key not in self._kernels:
+                self._kernels[key] = self._made(*key)
+            kernel, numbers = self._kernels[key]
+            places = stage.places(own, BLOCK)
+            if not places.instances:
+                continue
+            scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
+            kernel[(places.instances,)](
+                *(column[0] for column in columns),
+                stage.distances((id(self), in_place), table, _units(dtypes, aligned)),
+                places.leaf,
+                places.part,
+                places.column,
+                places.size,
+                len(own),
+                *scalars,
+                stage.numbers(id(self), _values(numbers, hyperparameters)),
+                BLOCK,
+                num_warps=_WARPS,
+                enable_fp_fusion=False,
+            )
+
+    def _rows(self, in_place: bool) -> list[str]:
+        steps = any(o.target == "step" for o in self._body.outputs)
+        return list(dict.fromkeys([*self._names, *["p" if in_place else "step"] * steps]))
+
+    def _made(
+        self,
+        in_place: bool,
+        dtypes: Sequence[torch.dtype],
+        aligned: bool,
+        dtype: torch.dtype,
+        step_dtype: str | None,
+    ) -> tuple[Any, list[Any]]:
+        body, rows = self._body, self._rows(in_place)
+        own = dict(zip(rows, dtypes, strict=True))
+        working = _LANGUAGE[dtype]
+        text = _Text(dtype)
+        lines = [text.line(line) for line in body.lines]
+        read = [name for name in rows if name in body.arrays]
+        steps = [o for o in body.outputs if o.target == "step"]
+        if in_place and steps and "p" not in read:
+            read.append("p")
+
+        def pointers() -> list[str]:
+            made = []
+            for i, (name, unit) in enumerate(zip(rows, _units(dtypes, aligned), strict=True)):
+                distance = f"tl.load(table + {i} * leaves + leaf) * {unit // own[name].itemsize}"
+                made.append(f"to_{name} = first_{name} + {distance}")
+            return made
+
+        def computed(mask: str) -> list[str]:
+            made = [f"own_{name} = tl.load(to_{name} + at{mask})" for name in read]
+            made += [f"{name} = own_{name}.to({working})" for name in read]
+            made += lines
+            for target, source in body.outputs:
+                shown = text.shown(source)
+                value = f"tl.zeros([BLOCK], {working}) + {shown}" if not source.is_array else shown
+                if target == "step" and in_place:
+                    made.append(f"tl.store(to_p + at, {_sum(value, own['p'], step_dtype)}{mask})")
+                else:
+                    made.append(f"tl.store(to_{target} + at, {value}{mask})")
+            return made
+
+        def _sum(step: str, own: torch.dtype, step_dtype: str | None) -> str:
+            if own == dtype:
+                return f"p + ({step})"
+            small = _LANGUAGE[own]
+            # torch adds numbers of a small dtype in float32, and rounds the sum.
+            rounded = step if step_dtype else f"({step}).to({small}).to({working})"
+            return f"(p + ({rounded})).to({small})"
+
+        whole, rest = computed(""), computed(", mask=at < size")
+        place = [
+            "instance = tl.program_id(0)",
+            "leaf = tl.load(leaf_of + instance)",
+            "start = tl.load(part_of + instance).to(tl.int64) * BLOCK",
+            "column = tl.load(column_of + leaf)",
+            "size = tl.load(size_of + leaf)",
+            "at = start + tl.arange(0, BLOCK)",
+        ]
+        scalars = [f"{name} = tl.load(in_{name} + column)" for name in body.scalars]
+        arguments = [f"first_{name}" for name in rows]
+        arguments += ["table", "leaf_of", "part_of", "column_of", "size_of", "leaves"]
+        arguments += [f"in_{name}" for name in body.scalars]
+        arguments += ["c", "BLOCK: tl.constexpr"]
+        branches = ["if start + BLOCK <= size:", *_indented(whole), "else:", *_indented(rest)]
+        kernel = _kernel(
+            "arrays", arguments, [*place, *pointers(), *text.loads(), *scalars, *branches]
+        )
+        return kernel, list(text.numbers.values())
+
+
+def _units(dtypes: Iterable[torch.dtype], aligned: bool) -> list[int]:
+    """Return in how many bytes distances are counted, for arrays of these dtypes."""
+    return [_ALIGNED if aligned else dtype.itemsize for dtype in dtypes]
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _values(numbers: Sequence[Any], hyperparameters: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(
+        n.value(hyperparameters) if isinstance(n, HostNumber) else float(n) for n in numbers
+    )
+
+
+def kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
+    """Return names of the scalars that are read outside of the lines that make them."""
+    read = {symbol.name for symbol in new}
+    for number, phase in enumerate(phases):
+        read |= set(phase.body.scalars)
+        read |= {a.name for sums in phase.sums for a in sums.args}
+        later = chain.from_iterable(line.args for p in phases[number + 1 :] for line in p.scalars)
+        read |= {a.name for a in later if isinstance(a, Symbol)}
+    return read
