@@ -138,10 +138,10 @@ class Algorithm:
         return watch.seen
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
-        """Return a state of one number per field, to learn the structure from."""
+        """Return the state of a small matrix, to learn the structure from."""
         # A traced array has no value to compute with; one of NumPy is as little absent.
         plain = {k: np.ones(()) if hasattr(v, "dtype") else v for k, v in hyperparameters.items()}
-        return self.start(Leaves([np.zeros(())], NumPy()), plain)
+        return self.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
 
     def defaults(self, dialect: str | None = None) -> dict[str, Any]:
         """Return the hyperparameters of a dialect (``None``: the default one).

@@ -200,7 +200,7 @@ def _eigenvalues(x: Any, v: Any, size: int) -> Any:
 
 def _true(x: Any) -> Any:
     xp = namespace(x)
-    return xp.ones((), dtype=xp.bool)
+    return xp.ones((), dtype=xp.bool, device=device_of(x))
 
 
 # Householder's reflections. The columns of what is left move to the left by one at each step, so

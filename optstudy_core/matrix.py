@@ -152,7 +152,7 @@ def _root_scale(norm: Any, order: int, power: int) -> Any:
 def largest(x: Any) -> Any:
     """Return the largest element of an array of a library, 0 if there is none."""
     xp = namespace(x)
-    return xp.max(x) if math.prod(x.shape) else xp.zeros((), dtype=x.dtype)
+    return xp.max(x) if math.prod(x.shape) else xp.zeros((), dtype=x.dtype, device=device_of(x))
 
 
 def _product(x: Leaves, y: Leaves, slices: int) -> Leaves:
@@ -199,4 +199,4 @@ def _power(tops: Any, sign: int) -> Any:
 
 
 def _zeros(x: Any, y: Any) -> Any:
-    return namespace(x).zeros((x.shape[0], y.shape[1]), dtype=x.dtype)
+    return namespace(x).zeros((x.shape[0], y.shape[1]), dtype=x.dtype, device=device_of(x))

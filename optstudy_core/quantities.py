@@ -475,25 +475,31 @@ class Sums(_FromReductions):
 
 
 class Exact:
-    """Norms, cosines and angles from exact sums on the host; other sums are plain.
+    """Norms, cosines and angles from exact sums; other sums are plain, on the host.
 
     Args:
         vectors: each a list of arrays, of NumPy, torch or JAX.
         given: ``loss``, ``lr``.
+        measures: has ``norm``, ``cosine`` and ``angle``; every library's have the same bits.
     """
 
-    def __init__(self, vectors: Mapping[str, Sequence[Array]], given: Mapping[str, Any]) -> None:
-        self._vectors, self._given = vectors, given
+    def __init__(
+        self,
+        vectors: Mapping[str, Sequence[Array]],
+        given: Mapping[str, Any],
+        measures: Any = geometry,
+    ) -> None:
+        self._vectors, self._given, self._measures = vectors, given, measures
 
     def norm(self, u: str) -> Any:
         leaves = self._list(u)
-        return np.float64(geometry.norm(leaves)) if leaves else np.float64(math.nan)
+        return np.float64(float(self._measures.norm(leaves)) if leaves else math.nan)
 
     def cosine(self, u: str, v: str) -> Any:
-        return geometry.cosine(*self._pair(u, v))
+        return float(self._measures.cosine(*self._pair(u, v)))
 
     def angle(self, u: str, v: str) -> Any:
-        return geometry.angle(*self._pair(u, v), degrees=True)
+        return self._measures.angle(*self._pair(u, v), degrees=True)
 
     def total(self, u: str) -> Any:
         return self._reduce("total", np.sum, u)
@@ -590,8 +596,9 @@ def exact_row(
     vectors: Vectors,
     given: Mapping[str, Any],
     layers: Mapping[str, Mapping[str, Any]] | None,
+    measures: Any = geometry,
 ) -> dict[str, Any]:
-    """Return a row from exact sums on the host.
+    """Return a row from exact sums.
 
     Args:
         head: ``epoch`` and ``step``, their numbers.
@@ -599,14 +606,15 @@ def exact_row(
         vectors: those that :func:`vectors` names.
         given: ``loss``, ``lr`` of the whole.
         layers: for each layer, by name and in order, what is given of it; ``None`` for no layers.
+        measures: see :class:`Exact`.
     """
     each = None
     if layers is not None:
         each = {
-            layer: Exact({u: [column[i]] for u, column in vectors.items()}, own)
+            layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures)
             for i, (layer, own) in enumerate(layers.items())
         }
-    return row(head, names, Exact(vectors, given), each)
+    return row(head, names, Exact(vectors, given, measures), each)
 
 
 def plain_row(

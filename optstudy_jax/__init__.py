@@ -18,12 +18,14 @@ from . import epoch, geometry, recorder
 from ._selfcheck import selfcheck
 from .hessian import hutchinson
 from .recorder import Recorder
-from .transform import TransformState, from_core
+from .transform import PerLeaf, TransformState, by_leaf, from_core
 
 __all__ = [
+    "PerLeaf",
     "Recorder",
     "TransformState",
     "__version__",
+    "by_leaf",
     "epoch",
     "from_core",
     "geometry",

@@ -107,10 +107,17 @@ _FUNCTIONS: dict[str, Any] = {
 
 
 class Node(NamedTuple):
-    """A leaf and what made it."""
+    """A leaf and what made it.
+
+    Attributes:
+        value: an array.
+        origin: what made it.
+        scalars: whether it is scalars of several leaves side by side.
+    """
 
     value: Any
     origin: Origin
+    scalars: bool = False
 
     @property
     def dtype(self) -> Any:
@@ -173,7 +180,9 @@ class JAX(Backend):
         result = _FUNCTIONS[operation](*values)
         if operation in _HIDDEN:
             result = self._hidden(result, args)
-        return Node(result, self._origin(operation, args, values))
+        nodes = [a for a in args if isinstance(a, Node)]
+        scalars = all(node.scalars for node in nodes)
+        return Node(result, self._origin(operation, args, values), scalars)
 
     @staticmethod
     def _hidden(result: Any, args: Any) -> Any:
@@ -196,7 +205,10 @@ class JAX(Backend):
     def _origin(operation: str, args: Any, values: list[Any]) -> Origin:
         if operation in _CHOICES:
             return PLAIN.union(*(a.origin for a in args if isinstance(a, Node)))
-        with_scalar = any(np.ndim(v) == 0 for v in values)
+        with_scalar = any(
+            np.ndim(v) == 0 or (isinstance(a, Node) and a.scalars)
+            for a, v in zip(args, values, strict=True)
+        )
         match operation:
             case "multiply":
                 return SCALED if with_scalar else PRODUCT
@@ -208,6 +220,15 @@ class JAX(Backend):
         from .geometry import on_device  # which computes with this module
 
         return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
+
+    def stacked(self, scalars: Sequence[Node]) -> Node | None:
+        if len({x.dtype for x in scalars}) != 1:
+            return None
+        origin = PLAIN.union(*(x.origin for x in scalars))
+        return Node(jnp.stack([x.value for x in scalars]), origin, scalars=True)
+
+    def unstacked(self, vector: Node) -> Sequence[Node]:
+        return [Node(vector.value[i], vector.origin) for i in range(vector.value.shape[0])]
 
     def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
         return Node(function(*map(leaving, leaves)), PLAIN)

@@ -10,7 +10,7 @@ import numpy as np
 
 from optstudy_core import Algorithm, formulas
 
-from .transform import from_core
+from .transform import by_leaf, from_core
 
 
 def _run(
@@ -27,7 +27,7 @@ def _run(
         for g in grads:
             updates, state = tx.update(g, state, params)
             params = jax.tree.map(jax.numpy.add, params, updates)
-            rows.append([*state.inner, params])
+            rows.append([*by_leaf(state.inner, params), params])
         return rows
 
     with jax.enable_x64(True):

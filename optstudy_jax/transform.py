@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ import optax
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import nearest
-from optstudy_core.leaves import Leaves, map_leaves
+from optstudy_core.leaves import Leaves, Scalars, map_leaves
 
 from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, rounded
 
@@ -26,12 +26,72 @@ class TransformState(NamedTuple):
 
     Attributes:
         count: steps taken, int32; what a learning-rate schedule is called with.
-        inner: the algorithm's own state, e.g. ``AdamState``; fields are trees like the parameters
-            (bias corrections: of scalars), in float32 or, for float64 parameters, float64.
+        inner: the algorithm's own state, e.g. ``AdamState``; fields are trees like the parameters,
+            in float32 or, for float64 parameters, float64, and what is a scalar for each leaf
+            (bias corrections) is a :class:`PerLeaf`.
     """
 
     count: Any
     inner: Any
+
+
+class PerLeaf(NamedTuple):
+    """A scalar for each leaf, side by side in the order of ``jax.tree.leaves``.
+
+    Compilers make one loop of them, instead of some for each leaf.
+
+    Attributes:
+        float32: vector with those of the leaves that are computed in float32; None if none is.
+        float64: vector with those of the leaves that are computed in float64; None if none is.
+
+    >>> import jax.numpy as jnp
+    >>> state = from_core("adam")().init({"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)})
+    >>> state.inner.c1.value.float32.shape
+    (2,)
+    """
+
+    float32: Any
+    float64: Any
+
+    def tree(self, params: Any) -> Any:
+        """Return the scalars as a tree like the parameters."""
+        leaves, treedef = jax.tree.flatten(params)
+        dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
+        places = enumerate(_places(dtypes))
+        return jax.tree.unflatten(treedef, [self._of(dtypes[i])[k] for i, k in places])
+
+    def _of(self, dtype: Any) -> Any:
+        return getattr(self, jnp.dtype(dtype).name)
+
+
+def by_leaf(inner: Any, params: Any) -> Any:
+    """Return an algorithm's state with every :class:`PerLeaf` as a tree like the parameters.
+
+    Args:
+        inner: of a :class:`TransformState`.
+        params: the parameters of that state, or anything with their structure and dtypes.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+    >>> by_leaf(from_core("adam")().init(params).inner, params).c1.value["w"].shape
+    ()
+    """
+    return jax.tree.map(
+        lambda x: x.tree(params) if isinstance(x, PerLeaf) else x,
+        inner,
+        is_leaf=lambda x: isinstance(x, PerLeaf),
+    )
+
+
+def _places(dtypes: Sequence[Any]) -> list[int]:
+    """Return the place of each leaf among those of its dtype."""
+    seen: dict[str, int] = {}
+    places = []
+    for dtype in dtypes:
+        name = jnp.dtype(dtype).name
+        places.append(seen.get(name, 0))
+        seen[name] = places[-1] + 1
+    return places
 
 
 def working_dtype(dtype: Any) -> Any:
@@ -72,12 +132,14 @@ def _transformation(
 
     def init(params: Any) -> TransformState:
         leaves, treedef = jax.tree.flatten(params)
+        dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
         parts = []
         for indices, values in groups(params, treedef):
-            work = [outside(leaves[i], working_dtype(jnp.result_type(leaves[i]))) for i in indices]
+            work = [outside(leaves[i], dtypes[i]) for i in indices]
             parts.append((indices, algorithm.start(Leaves(work, BACKEND), values)))
         # Within one jit the first update must not be simplified for a state of known zeros.
-        inner = jax.lax.optimization_barrier(_merge(parts, treedef))
+        merged = _merge(parts, algorithm.skeleton(hyperparameters), treedef, dtypes)
+        inner = jax.lax.optimization_barrier(merged)
         return TransformState(jnp.zeros((), jnp.int32), inner)
 
     def update(
@@ -104,10 +166,11 @@ def _transformation(
         given = {k: jnp.asarray(x) for k, x in given.items()}
         count = jnp.asarray(state.count)
         rate = {} if schedule is None else {"lr": schedule(count)}
+        skeleton = algorithm.skeleton(hyperparameters)
         parts, steps = [], [None] * len(grads)
         for indices, values in groups(updates if params is None else params, treedef):
             values = {
-                name: Leaves([_scalar(name, v, dtypes[i]) for i in indices], BACKEND)
+                name: _everywhere(name, v, [dtypes[i] for i in indices])
                 if _is_array(v)
                 else v.item()  # of a schedule in NumPy
                 if isinstance(v, np.generic)
@@ -119,7 +182,7 @@ def _transformation(
                 for name, leaves in trees.items()
             }
             values |= dict.fromkeys(algorithm.inputs.keys() - values.keys())
-            own = _select(state.inner, treedef, indices, algorithm, hyperparameters)
+            own = _select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
             work = [outside(grads[i], dtypes[i]) for i in indices]
             known = params is not None
             thetas = (
@@ -134,7 +197,9 @@ def _transformation(
                 if step_dtype == "float32" and jnp.finfo(target).bits < 32:
                     target = jnp.float32
                 steps[i] = rounded(isolate(node.value), target)
-        new_state = TransformState(count=optax.safe_increment(count), inner=_merge(parts, treedef))
+        new_state = TransformState(
+            count=optax.safe_increment(count), inner=_merge(parts, skeleton, treedef, dtypes)
+        )
         return jax.tree.unflatten(treedef, steps), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -149,6 +214,15 @@ def _scalar(name: str, value: Any, dtype: Any) -> Node:
     if jnp.shape(value) != ():
         raise ValueError(f"{name} has shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
     return Node(isolate(jnp.asarray(value).astype(dtype)), PLAIN)
+
+
+def _everywhere(name: str, value: Any, dtypes: Sequence[Any]) -> Leaves:
+    """Return an array of the caller as a scalar for each leaf."""
+    if len(dtypes) < 2 or len(set(dtypes)) > 1:
+        return Leaves([_scalar(name, value, dtype) for dtype in dtypes], BACKEND)
+    one = _scalar(name, value, dtypes[0]).value
+    vector = Node(jnp.broadcast_to(one, (len(dtypes),)), PLAIN, scalars=True)
+    return Scalars(vector, len(dtypes), BACKEND)
 
 
 def _shown(algorithm: Algorithm) -> str:
@@ -191,48 +265,102 @@ def _check(name: str, grad: Any, param: Any) -> Any:
 # A state of trees is, for the core, one of Leaves.
 
 
-def _merge(parts: list[tuple[list[int], Any]], treedef: Any) -> Any:
+def _is_scalar(template: Leaves) -> bool:
+    """Tell whether a field is a scalar for each leaf, by the field of a matrix."""
+    return np.shape(template.values[0]) == ()
+
+
+def _merge(
+    parts: list[tuple[list[int], Any]], skeleton: Any, treedef: Any, dtypes: Sequence[Any]
+) -> Any:
     """Return a state of trees from the states of groups of leaves."""
-    columns: list[list[Any]] = []
-    for indices, state in parts:
+    groups: list[list[Leaves]] = []
+    for _, state in parts:
         fields: list[Leaves] = []
         map_leaves(fields.append, state)
-        columns = columns or [[None] * treedef.num_leaves for _ in fields]
-        taken: set[int] = set()
-        for column, field in zip(columns, fields, strict=True):
+        groups.append(fields)
+    taken: set[int] = set()
+
+    def own(x: Any) -> Any:
+        # An array that is two fields could not be donated.
+        if id(x) in taken:
+            x = jnp.copy(x)
+        taken.add(id(x))
+        return x
+
+    number = iter(range(len(groups[0])))
+
+    def merged(template: Leaves) -> Any:
+        k = next(number)
+        fields = [(indices, group[k]) for (indices, _), group in zip(parts, groups, strict=True)]
+        if _is_scalar(template):
+            return PerLeaf(*(own(x) if x is not None else None for x in _vectors(fields, dtypes)))
+        column: list[Any] = [None] * treedef.num_leaves
+        for indices, field in fields:
             for i, node in zip(indices, field.values, strict=True):
-                x = leaving(node)
-                # An array that is two fields could not be donated.
-                column[i] = jnp.copy(x) if id(x) in taken else x
-                taken.add(id(x))
-    trees = iter([jax.tree.unflatten(treedef, column) for column in columns])
-    return map_leaves(lambda _: next(trees), parts[0][1])
+                column[i] = own(leaving(node))
+        return jax.tree.unflatten(treedef, column)
+
+    return map_leaves(merged, skeleton)
+
+
+def _vectors(fields: list[tuple[list[int], Leaves]], dtypes: Sequence[Any]) -> list[Any]:
+    """Return the scalars of all leaves in a vector for each dtype of :class:`PerLeaf`."""
+    kinds = [jnp.dtype(d).name for d in dtypes]
+    filled = [(indices, field) for indices, field in fields if indices]
+    if len(filled) == 1 and len(set(kinds)) == 1 and filled[0][1].vector is not None:
+        whole = leaving(filled[0][1].vector)
+        return [whole if name == kinds[0] else None for name in PerLeaf._fields]
+    found: dict[int, Any] = {}
+    for indices, field in filled:
+        found |= dict(zip(indices, map(leaving, field.values), strict=True))
+    columns = [[found[i] for i, k in enumerate(kinds) if k == name] for name in PerLeaf._fields]
+    return [jnp.stack(column) if column else None for column in columns]
 
 
 def _select(
     state: Any,
+    skeleton: Any,
     treedef: Any,
+    dtypes: Sequence[Any],
     indices: list[int],
-    algorithm: Algorithm,
-    hyperparameters: dict[str, Any],
+    algorithm: str,
 ) -> Any:
     """Return the state of some of the leaves."""
-    skeleton = algorithm.skeleton(hyperparameters)
+    places = _places(dtypes)
+
+    def refuse(name: str, part: Any, allowed: Any) -> ValueError:
+        found = part if part is None else jax.tree.structure(part)
+        return ValueError(f"state of {algorithm} with {name} of structure {found}: {allowed}")
+
+    def scalars(part: Any, name: str) -> Leaves:
+        counts = {k: sum(jnp.dtype(d).name == k for d in dtypes) for k in PerLeaf._fields}
+        shapes = {k: (n,) if n else None for k, n in counts.items()}
+        if not isinstance(part, PerLeaf) or any(
+            (None if x is None else jnp.shape(x)) != shapes[k]
+            for k, x in zip(PerLeaf._fields, part, strict=True)
+        ):
+            raise refuse(name, part, f"allowed is a PerLeaf of vectors of shapes {shapes}")
+        if len(indices) == len(dtypes) > 1 and len(set(dtypes)) == 1:
+            vector = jnp.asarray(part._of(dtypes[0]))
+            return Scalars(Node(vector, OUTSIDE, scalars=True), len(dtypes), BACKEND)
+        return Leaves(
+            [Node(jnp.asarray(part._of(dtypes[i])[places[i]]), OUTSIDE) for i in indices], BACKEND
+        )
 
     def walk(template: Any, part: Any, name: str) -> Any:
         if isinstance(template, Leaves):
+            if _is_scalar(template):
+                return scalars(part, name)
             try:
                 leaves = treedef.flatten_up_to(part)
             except ValueError as error:
-                raise ValueError(
-                    f"state of {algorithm.name} with {name} of structure "
-                    f"{jax.tree.structure(part)}: allowed is {treedef}"
-                ) from error
+                raise refuse(name, part, f"allowed is {treedef}") from error
             return Leaves([Node(jnp.asarray(leaves[i]), OUTSIDE) for i in indices], BACKEND)
         if template is None:
             if part is not None:
                 raise ValueError(
-                    f"state of {algorithm.name} with {name}: allowed is a state without, as the "
+                    f"state of {algorithm} with {name}: allowed is a state without, as the "
                     "hyperparameters are"
                 )
             return None

@@ -102,7 +102,9 @@ class Machine:
         step_dtype: str | None,
     ) -> None:
         body = self.program.phases[number].body
-        moved = [unit.prepare(body, stage.dtype) for unit in units]
+        ready = stage.direct and not body.moved and len(self.program.phases) == 1
+        unready = [unit for unit in units if not (ready and unit.in_place)]
+        moved = [unit.prepare(body, stage.dtype) for unit in unready]
         if body.outputs and stage.direct:
             self._arrays[number](stage, units, hyperparameters, step_dtype)
         elif body.outputs:
@@ -115,7 +117,7 @@ class Machine:
                 (blockwise if on_numpy else kernel).append(unit)
             self._blockwise[number](stage, blockwise, numbers)
             self._kernels[number](stage, kernel, numbers, compiled)
-        for unit, own in zip(units, moved, strict=True):
+        for unit, own in zip(unready, moved, strict=True):
             unit.move(own, step_dtype)
 
 

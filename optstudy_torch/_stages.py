@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -144,7 +146,7 @@ class Stage:
         full: for each field, whether it is an array like the parameter.
         dtype: the working dtype.
         program: what will run.
-        compiled: whether compiled kernels will run it.
+        compiled: whether compiled kernels will run it; ``None``: on a GPU, if they can.
         start: makes the state of a parameter that has none. It is called unit by unit, so that
             memory for the states is not needed twice.
 
@@ -162,12 +164,12 @@ class Stage:
         full: Sequence[bool],
         dtype: torch.dtype,
         program: Program,
-        compiled: bool,
+        compiled: bool | None,
         start: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     ) -> None:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
-        self.direct = compiled and self.device.type in DIRECT and _has_triton()
+        self.direct = compiled is not False and self.device.type in DIRECT and _has_triton()
         self._on_device: dict[Any, tuple[Any, Any]] = {}
         self._reads_params = program.reads_params
         self._inputs = program.inputs
@@ -181,7 +183,7 @@ class Stage:
         limit = _UNIT if compiled or not self.on_host else BLOCK
         self._units = [self._unit(*where, start) for where in self._runs(limit)]
         self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
-        self.chunks = self._chunks(whole=len(program.phases) > 1)
+        self.chunks = self._chunks(whole=self.direct or len(program.phases) > 1)
         self._kept = self._found()
         # Whose memory may be another's: those of scalars are ours, and are not checked.
         own = [s[n] for s in self.states for n in self._arrays.values()]
@@ -228,7 +230,8 @@ class Stage:
             in_place = (self.direct or p.dtype == self.dtype) and _is_flat(p, order)
             if self.direct and in_place:
                 states["p"] = _flat(p.detach(), order)
-            return Unit(begin, params, sizes, states, order, in_place)
+            arrays = dict(states) if self.direct else {}
+            return Unit(begin, params, sizes, states, order, in_place, arrays)
         states = {}
         for name, own in self._arrays.items():
             old = [self.states[i][own] for i in range(begin, end)]
@@ -310,7 +313,6 @@ class Stage:
     def load(self, units: Sequence[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]) -> None:
         """Put parameters, gradients, other inputs and states into the arrays of units."""
         for unit in units:
-            unit.arrays |= unit.states
             if self.direct:
                 (p,) = unit.params
                 assert p.grad is not None
@@ -320,7 +322,9 @@ class Stage:
                 for name in self._inputs:
                     own = inputs[name.removeprefix(INPUT)][p]
                     unit.arrays[name] = _dense(own, unit.order)
-            elif unit.is_one:
+                continue
+            unit.arrays |= unit.states
+            if unit.is_one:
                 (p,) = unit.params
                 assert p.grad is not None
                 unit.arrays["g"] = _flat(p.grad.detach(), unit.order).to(self.dtype)
@@ -345,15 +349,15 @@ class Stage:
 
     def store(self, units: Sequence[Unit], step_dtype: str | None) -> None:
         """Add the steps of units to the parameters, and let go of memory."""
+        torch.autograd.graph.increment_version([u.params[0] for u in units if u.in_place])
         for unit in units:
-            if unit.in_place:
-                torch.autograd.graph.increment_version(unit.params)
-            elif unit.is_one:
+            if unit.is_one and not unit.in_place:
                 (p,) = unit.params
                 add(p, _unflat(unit.arrays["step"], p, unit.order), step_dtype)
         self._together(functools.partial(self._scatter, step_dtype=step_dtype), units)
         for unit in units:
-            unit.arrays = {name: unit.arrays[name] for name in unit.views}
+            kept = unit.states if self.direct else unit.views
+            unit.arrays = {name: unit.arrays[name] for name in kept}
 
     def _scatter(self, units: Iterable[Unit], step_dtype: str | None) -> None:
         for unit in units:
@@ -448,7 +452,7 @@ class Stage:
 
     # What a kernel for all leaves is handed.
 
-    def _put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
+    def put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
         """Return what was made of values, which is made anew if they are others."""
         kept = self._on_device.get(key)
         if kept is None or kept[0] != values:
@@ -457,30 +461,27 @@ class Stage:
 
     def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
         """Return numbers as a tensor of the working dtype, each rounded once."""
-        with np.errstate(all="ignore"):
-            array = np.array(values, NUMPY[self.dtype])
-        return self._put(("numbers", key), values, lambda: _to(self.device, array))
-
-    def distances(self, key: Any, table: list[int], units: Sequence[int]) -> torch.Tensor:
-        """Return how far addresses are from the first of their row, counted in bytes of the row."""
 
         def made() -> torch.Tensor:
-            rows = np.array(table, np.int64).reshape(len(units), -1)
-            return _to(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
+            with np.errstate(all="ignore"):
+                return _to(self.device, np.array(values, NUMPY[self.dtype]))
 
-        return self._put(("distances", key, *units), table, made)
+        return self.put(("numbers", key), values, made)
+
+    def distances(self, table: list[list[int]], units: Sequence[int]) -> torch.Tensor:
+        """Return how far addresses are from the first of their row, counted in bytes of the row."""
+        rows = np.array(table, np.int64)
+        return _to(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
 
     def room(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """Return memory for a scalar of each leaf, the same at every step."""
         made = functools.partial(torch.empty, self.count, dtype=dtype, device=self.device)
-        return self._put(("room", name), dtype, made)
+        return self.put(("room", name), dtype, made)
 
     def places(self, units: Sequence[Unit], length: int) -> Places:
         """Return which numbers of these units are computed by instances of that length."""
         firsts = [unit.first for unit in units]
-        return self._put(
-            ("places", len(units), firsts[0]), firsts, lambda: self._cut(units, length)
-        )
+        return self.put(("places", len(units), firsts[0]), firsts, lambda: self._cut(units, length))
 
     def _cut(self, units: Sequence[Unit], length: int) -> Places:
         sizes = np.array([unit.size for unit in units], np.int64)
@@ -538,7 +539,10 @@ def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
 
 @functools.cache
 def _has_triton() -> bool:
-    return find_spec("triton") is not None and torch.version.hip is None
+    """Tell whether kernels of Triton can be made; it builds its launcher with a C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    there = find_spec("triton") is not None and torch.version.hip is None
+    return there and bool(compiler or shutil.which("clang"))
 
 
 def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:

@@ -18,14 +18,14 @@ What differs from IEEE 754 in Triton, and is mended here:
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ._program import Body, HostNumber, Line, Phase, Symbol
-from ._stages import Stage, Unit
+from ._stages import Places, Stage, Unit
 
 BLOCK = 1024
 """Numbers that one instance of a kernel computes."""
@@ -174,6 +174,17 @@ class Scalars:
         return _kernel("scalars", arguments, body), list(text.numbers.values())
 
 
+class _Launch(NamedTuple):
+    """A kernel and what it is handed, for leaves of the same dtypes."""
+
+    kernel: Any
+    numbers: list[Any]
+    firsts: list[tuple[Unit, str]]
+    table: torch.Tensor
+    places: Places
+    leaves: int
+
+
 class Arrays:
     """A body, for all leaves at once."""
 
@@ -191,36 +202,55 @@ class Arrays:
         step_dtype: str | None,
     ) -> None:
         """Run the body on units of one leaf each."""
+        key = id(self), step_dtype
+        # Where the states lie the stage knows; gradients may lie elsewhere at every step.
+        moving = stage.put(("moving", key), None, lambda: self._moving(units))
+        arrays = [unit.arrays[name] for unit, name in moving]
+        places = [x.data_ptr() for x in arrays], [x.dtype for x in arrays]
+        launches = stage.put(
+            ("launches", key), places, lambda: list(self._launches(stage, units, step_dtype))
+        )
+        scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
+        for launch in launches:
+            launch.kernel[(launch.places.instances,)](
+                *(unit.arrays[name] for unit, name in launch.firsts),
+                launch.table,
+                *launch.places[1:],
+                launch.leaves,
+                *scalars,
+                stage.numbers(id(self), _values(launch.numbers, hyperparameters)),
+                BLOCK,
+                num_warps=_WARPS,
+                enable_fp_fusion=False,
+            )
+
+    def _moving(self, units: Sequence[Unit]) -> list[tuple[Unit, str]]:
+        return [
+            (unit, name)
+            for unit in units
+            for name in self._rows(unit.in_place)
+            if name not in unit.states
+        ]
+
+    def _launches(
+        self, stage: Stage, units: Sequence[Unit], step_dtype: str | None
+    ) -> Iterator[_Launch]:
         alike: dict[Any, list[Unit]] = {}
         for unit in units:
             dtypes = tuple(unit.arrays[name].dtype for name in self._rows(unit.in_place))
             alike.setdefault((unit.in_place, dtypes), []).append(unit)
         for (in_place, dtypes), own in alike.items():
-            columns = [[unit.arrays[name] for unit in own] for name in self._rows(in_place)]
-            table = [x.data_ptr() for column in columns for x in column]
-            aligned = not any(address % _ALIGNED for address in table)
+            rows = self._rows(in_place)
+            table = [[unit.arrays[name].data_ptr() for unit in own] for name in rows]
+            aligned = not any(address % _ALIGNED for row in table for address in row)
             key = in_place, dtypes, aligned, stage.dtype, step_dtype
             if key not in self._kernels:
                 self._kernels[key] = self._made(*key)
-            kernel, numbers = self._kernels[key]
             places = stage.places(own, BLOCK)
-            if not places.instances:
-                continue
-            scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
-            kernel[(places.instances,)](
-                *(column[0] for column in columns),
-                stage.distances((id(self), in_place), table, _units(dtypes, aligned)),
-                places.leaf,
-                places.part,
-                places.column,
-                places.size,
-                len(own),
-                *scalars,
-                stage.numbers(id(self), _values(numbers, hyperparameters)),
-                BLOCK,
-                num_warps=_WARPS,
-                enable_fp_fusion=False,
-            )
+            if places.instances:
+                distances = stage.distances(table, _units(dtypes, aligned))
+                firsts = [(own[0], name) for name in rows]
+                yield _Launch(*self._kernels[key], firsts, distances, places, len(own))
 
     def _rows(self, in_place: bool) -> list[str]:
         steps = any(o.target == "step" for o in self._body.outputs)

@@ -98,7 +98,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._group(arguments)  # refused here, even if every group has values of its own
         # None stays: in a group it is the value of the group's dialect.
         defaults = {k: v for k, v in arguments.items() if k not in _ADAPTER}
-        compiled = bool(arguments.get("compile") or arguments.get("fused"))
+        compiled = _compiled(arguments.get("compile"), arguments.get("fused"))
         self._forget()
         super().__init__(params, defaults | {"compile": compiled})
 
@@ -124,8 +124,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             if arguments.pop(name, False):
                 raise NotImplementedError(f"{name} = True: allowed is False, because {reason}")
         arguments.pop("foreach", None)
-        fused = arguments.pop("fused", None)
-        compiled = bool(arguments.pop("compile", False) or fused)
+        compiled = _compiled(arguments.pop("compile", None), arguments.pop("fused", None))
         dialect = arguments.pop("dialect", None)
         step_dtype = arguments.pop("step_dtype", None)
         if step_dtype not in (None, "float32"):
@@ -501,6 +500,11 @@ def _machine(
     return _MACHINES[key]
 
 
+def _compiled(compiled: Any, fused: Any) -> bool | None:
+    """Return what a group's ``compile`` is."""
+    return True if fused else None if compiled is None else bool(compiled)
+
+
 def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
     return NotImplementedError(
         f"compile = True for {algorithm.name}: allowed for algorithms whose state is made of "
@@ -624,11 +628,11 @@ _NO_INPUTS = _Inputs({}, {})
 class _Staged:
     """Stages of a group's parameters, with what they were made for."""
 
-    def __init__(self, plan: _Plan, compiled: bool, params: list[Any]) -> None:
+    def __init__(self, plan: _Plan, compiled: bool | None, params: list[Any]) -> None:
         self._machine, self._compiled, self._params = plan.machine, compiled, params
         self.stages: list[Stage] = []
 
-    def holds(self, plan: _Plan, compiled: bool, params: list[Any]) -> bool:
+    def holds(self, plan: _Plan, compiled: bool | None, params: list[Any]) -> bool:
         """Tell whether they can be used again."""
         return (
             self._machine is plan.machine
@@ -659,7 +663,8 @@ class _Staged:
                 )
                 self.stages.append(stage)
         hyperparameters = plan.hyperparameters | inputs.scalars
-        plan.machine.run(self.stages, hyperparameters, inputs.tensors, self._compiled, step_dtype)
+        compiled = bool(self._compiled)
+        plan.machine.run(self.stages, hyperparameters, inputs.tensors, compiled, step_dtype)
 
 
 def _started(p: torch.Tensor, plan: _Plan) -> dict[str, torch.Tensor]:
@@ -737,7 +742,7 @@ def _signature(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
         return None if differing & {name, *tuples.get(name, ())} else values[name]
 
     rest = {n: default(n) for n in names[keywords:]} | dict.fromkeys(_flags(algorithm), False)
-    extra = {"dialect": dialect, "compile": False, "step_dtype": None} | _ADAPTER
+    extra = {"dialect": dialect, "compile": None, "step_dtype": None} | _ADAPTER
     rest |= {n: v for n, v in extra.items() if n not in values}
     positional = _POSITIONAL.get(algorithm.name, ()) if _is_ours(algorithm) else ()
     parameters: dict[str, Any] = {"params": parameter.empty}
@@ -793,7 +798,9 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     torch.optim has one (``b1`` and ``b2`` in ``betas``), and
 
     - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
-    - ``compile``: run as one compiled kernel (the same bits; ``fused=True`` means this too);
+    - ``compile``: run as one compiled kernel (the same bits; ``fused=True`` means this too).
+      ``None``: on a GPU, where there is Triton, one kernel of it; else NumPy (on the CPU) or
+      torch's operations. ``False``: those everywhere;
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter
       with one rounding, instead of rounding the step first;
     - ``amsgrad`` and ``decoupled_weight_decay``, where torch.optim has them: run the algorithm

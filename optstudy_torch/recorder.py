@@ -34,9 +34,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
+from optstudy_core import geometry as on_host
 from optstudy_core import quantities as core
 from optstudy_core.hyperparameters import is_number, nearest
 
+from . import geometry
 from .lr_scheduler import _Rates
 
 __all__ = ["Recorder"]
@@ -494,6 +496,7 @@ class Recorder:
             arrays,
             {"loss": mean, "lr": _of(rates, 0)},
             layers if self._options.per_layer else None,
+            on_host if all(p.device.type == "cpu" for p in self._params) else geometry,
         )
 
     def _plain_row(

@@ -262,9 +262,11 @@ class JAXBackend(Backend):
     def run(self, algorithm: Algorithm, case: Case) -> Run:
         import jax
         import jax.numpy as jnp
+        import optax
 
         import optstudy_jax.geometry as jax_geometry
         from optstudy_core.geometry import angle_from_chords
+        from optstudy_jax import by_leaf
 
         leaves = STRUCTURES[case.structure]
         paths = [leaf.path for leaf in leaves]
@@ -295,7 +297,12 @@ class JAXBackend(Backend):
                 inputs = {k: nest(paths, x) if isinstance(x, list) else x for k, x in given.items()}
                 theta, state = advance(theta, state, nest(paths, list(row)), arrays, inputs)
                 run.trajectory.append([_copy(at(theta, path)) for path in paths])
-            for number, inner in enumerate(state):
+            for number, masked in enumerate(state):
+                mine = [
+                    p if m == number else optax.MaskedNode()
+                    for p, m in zip(params, case.membership, strict=True)
+                ]
+                inner = by_leaf(masked.inner_state.inner, nest(paths, mine))
                 for name, tree in _jax_fields(algorithm, numbers[number] | arrays[number], inner):
                     for path, member in zip(paths, case.membership, strict=True):
                         if member == number:
@@ -382,20 +389,20 @@ def _jax_functions(
 
 
 def _jax_fields(
-    algorithm: Algorithm, values: dict[str, Any], masked_state: Any
+    algorithm: Algorithm, values: dict[str, Any], inner: Any
 ) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a transformation's state by name, each a tree."""
     template = algorithm.skeleton(values)
 
     def walk(skeleton: Any, part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for name in skeleton._fields:
-            inner, value = getattr(skeleton, name), getattr(part, name)
-            if isinstance(inner, Leaves):
+            own, value = getattr(skeleton, name), getattr(part, name)
+            if isinstance(own, Leaves):
                 yield prefix + name, value
-            elif inner is not None:
-                yield from walk(inner, value, f"{prefix}{name}.")
+            elif own is not None:
+                yield from walk(own, value, f"{prefix}{name}.")
 
-    yield from walk(template, masked_state.inner_state.inner, "")
+    yield from walk(template, inner, "")
 
 
 def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:

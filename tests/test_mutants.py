@@ -1148,7 +1148,7 @@ def callers_formulas_differ() -> bool:
         for made in gradients(jnp, g, p):
             step, state = tx.update([made], tx.init([p]), [p])
             again, _ = tx.update([made], state, [p])
-            fields = [x[0] for x in state.inner]
+            fields = [x[0] for x in optstudy_jax.by_leaf(state.inner, [p])]
             rows.append([*fields, *(x + p for x in fields), p + step[0], p - again[0]])
         return rows
 

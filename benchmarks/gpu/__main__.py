@@ -253,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _measure(arguments, folder.resolve())
         found = _collected(folder)
         (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = page.page(found)
+    notes = arguments.docs / "gpu_notes.md" if arguments.docs else None  # by hand
+    text = page.page(found, notes.read_text().strip() if notes and notes.exists() else "")
     print(text)
     if arguments.docs:
         (arguments.docs / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -78,7 +78,7 @@ def measure() -> dict[str, Any]:
         found["end_epoch"] = _milliseconds({"ms": recorder.end_epoch}, 10)["ms"]
     found["parameters"] = sum(p.numel() for p in model.parameters())
     # The optimizer's own step must not wait either, compiled or not.
-    for compiled in (False, True):
+    for compiled in (False, None):
         p = torch.nn.Parameter(torch.randn(1000, 1000, device="cuda"))
         q = torch.nn.Parameter(torch.randn(1000, device="cuda"))
         ours = optstudy_torch.AdamW([p, q], lr=1e-3, compile=compiled)

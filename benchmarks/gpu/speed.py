@@ -101,7 +101,7 @@ def torch_ways(name: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     peer = getattr(torch.optim, title, HandLion)
     ways = {"default": (ours, values)}
     if not ALGORITHMS[name].leafwise:
-        ways["compile=True"] = (ours, values | {"compile": True})
+        ways["compile=False"] = (ours, values | {"compile": False})
     foreach = {} if peer is HandLion else {"foreach": True}
     ways["foreach"] = (peer, values | foreach)
     if name in FUSED:
@@ -127,7 +127,10 @@ def measure_torch(names: Sequence[str], sizes: Sequence[str]) -> list[dict[str, 
                     step()
                     torch.cuda.synchronize()
                     first = time.perf_counter() - begin
-                    rounds = ROUNDS if first < 2 or way == "compile=True" else 5
+                    begin = time.perf_counter()
+                    step()
+                    torch.cuda.synchronize()
+                    rounds = ROUNDS if time.perf_counter() - begin < 0.5 else 5
                     row[way] = statistics.median(_events(step, rounds))
                     row[f"first {way}"] = 1e3 * first
                     del step
