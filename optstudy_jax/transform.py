@@ -271,6 +271,14 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
 
+_TORCH = {
+    "lr": ("learning_rate",),
+    "betas": ("b1", "b2", "b3"),
+    "etas": ("etaminus", "etaplus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+"""What the arguments of torch's classes are called here."""
+
 _MEANINGS = {
     "learning_rate": "a number, or a schedule: a function of the number of steps.",
     "mask": "a tree of truth values, or a function of the parameters that makes one: which leaves "
@@ -299,8 +307,11 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
 
     def function(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         for name in kwargs.keys() - signature.parameters.keys():
+            own = [n for n in _TORCH.get(name, ()) if n in signature.parameters]
+            known = f"it is called {' and '.join(map(repr, own))} here" if own else None
             raise TypeError(
-                f"{algorithm.name} has no argument {name!r}: {nearest(name, signature.parameters)}"
+                f"{algorithm.name} has no argument {name!r}: "
+                f"{known or nearest(name, signature.parameters)}"
             )
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -61,6 +61,11 @@ _TUPLES = {
 }
 """Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
 
+_OPTAX = {name: own for own, inside in _TUPLES.items() for name in inside} | {
+    "learning_rate": "lr"
+}
+"""What optax's arguments are called here."""
+
 _POSITIONAL = {
     "adam": ("amsgrad",),
     "adamw": ("amsgrad",),
@@ -802,8 +807,11 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         for name in kwargs.keys() - signature.parameters.keys():
+            own = _OPTAX.get(name)
+            known = f"it is called {own!r} here" if own in signature.parameters else None
             raise TypeError(
-                f"{algorithm.title} has no argument {name!r}: {nearest(name, signature.parameters)}"
+                f"{algorithm.title} has no argument {name!r}: "
+                f"{known or nearest(name, signature.parameters)}"
             )
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()

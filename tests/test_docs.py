@@ -270,9 +270,9 @@ def test_every_reference_is_whole():
 def test_a_citation_names_the_very_file():
     text = optstudy_core.citation("adam", implementation=True)
     assert "@inproceedings{kingma2015adam" in text
-    assert f"@software{{optstudy-adam-{optstudy_core.__version__}," in text
+    assert f"@misc{{optstudy-adam-{optstudy_core.__version__}," in text
     other = optstudy_core.citation("lion", implementation=True)
     assert (
-        re.search(r"SHA-256 of the file: (\w+)", text)[1]
-        != re.search(r"SHA-256 of the file: (\w+)", other)[1]
+        re.search(r"SHA-256 of the file begins with (\w+)", text)[1]
+        != re.search(r"SHA-256 of the file begins with (\w+)", other)[1]
     )

@@ -60,6 +60,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
     """Return the page of an algorithm, in Markdown."""
     module: Any = inspect.getmodule(algorithm.update)
     first, _, rest = inspect.cleandoc(module.__doc__).partition("\n")
+    own = f"optstudy-{algorithm.name}-{optstudy_core.__version__}"
     parts = [
         f"# {algorithm.title}",
         _sentence(first.partition(": ")[2] or first),
@@ -82,8 +83,10 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         "an anchor: click its number.",
         _source(pathlib.Path(module.__file__)),
         "## How to cite",
-        "The sources, and this implementation; `python -m optstudy_core cite "
-        f"{algorithm.name}` prints the same.",
+        "The sources, and this implementation at its version. Into a bibliography of BibTeX: "
+        f"`python -m optstudy_core cite {algorithm.name} >> references.bib`, and then "
+        + " and ".join(f"`\\cite{{{key}}}`" for key in (*algorithm.bibtex, own))
+        + ".",
         "```bibtex\n" + optstudy_core.citation(algorithm, implementation=True) + "\n```",
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
     ]

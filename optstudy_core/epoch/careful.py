@@ -89,7 +89,7 @@ def update(
     Args:
         state: of :func:`init` or of the last epoch.
         measured: its ``loss`` is read.
-        tau: τ ≥ 0, by how much of |L| the loss may rise.
+        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
         gamma: γ in [0, 1], what a jump multiplies the rate by.
         growth: what any other epoch multiplies it by, ≥ 1.
         patience: how many jumps in a row it takes, ≥ 1.
