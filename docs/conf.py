@@ -1,6 +1,7 @@
 """Sphinx configuration: `make docs`."""
 
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -45,9 +46,22 @@ napoleon_use_ivar = True
 
 
 def typeset_equations(app, what, name, obj, options, lines):
-    """Typeset each indented block of a module's docstring: its equations."""
+    """Typeset each indented block of a module's docstring, its equations; link the sources."""
     if what == "module":
         lines[:] = equations.with_directives("\n".join(lines)).split("\n")
+    lines[:] = [docstrings.linked(line) for line in lines]
+
+
+def readable_signature(app, what, name, obj, options, signature, returned):
+    """Write defaults as one would in Python."""
+    if signature is not None:
+        signature = re.sub(r"<class '([\w.]+)'>", r"\1", signature).replace("<factory>", "{}")
+    return signature, returned
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples, which the docstring of the class explains."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
 
 
 def check_docstrings(app, env):
@@ -66,5 +80,7 @@ def check_docstrings(app, env):
 def setup(app):
     """Register what is defined here."""
     app.connect("env-check-consistency", check_docstrings)
+    app.connect("autodoc-process-signature", readable_signature)
+    app.connect("autodoc-skip-member", skip_fields)
     app.add_directive("equations", equations.Equations)
     app.connect("autodoc-process-docstring", typeset_equations)

@@ -61,9 +61,7 @@ _TUPLES = {
 }
 """Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
 
-_OPTAX = {name: own for own, inside in _TUPLES.items() for name in inside} | {
-    "learning_rate": "lr"
-}
+_OPTAX = {name: own for own, inside in _TUPLES.items() for name in inside} | {"learning_rate": "lr"}
 """What optax's arguments are called here."""
 
 _POSITIONAL = {

@@ -244,6 +244,12 @@ def test_a_docstring_that_lacks_something_is_found(docstrings):
     ]
 
 
+def test_sources_are_links(docstrings):
+    assert docstrings.linked("(A 2015, `kingma2015adam`), (`you2017large`), ``x``, `y`") == (
+        "(A 2015, :cite:p:`kingma2015adam`), :cite:p:`you2017large`, ``x``, `y`"
+    )
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon", "rprop"])
 def test_help_explains_every_argument(name):
     """Of what the adapters make, where the meanings come from the formula's file."""

@@ -17,7 +17,7 @@ from optstudy_core.__main__ import described, state_size
 from optstudy_core._citation import field
 from optstudy_core.hyperparameters import ANY, RANGES, is_number
 
-from . import equations, paths
+from . import docstrings, equations, paths
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 GENERATED = _FOLDER / "_generated" / "algorithms"
@@ -98,7 +98,7 @@ def _sentence(text: str) -> str:
 
 
 def _rst(text: str) -> str:
-    return f"````{{eval-rst}}\n{text.strip()}\n````"
+    return f"````{{eval-rst}}\n{docstrings.linked(text.strip())}\n````"
 
 
 def _state(algorithm: Algorithm) -> str:
@@ -110,10 +110,11 @@ def _state(algorithm: Algorithm) -> str:
         return "It carries nothing."
     rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in entries]
     size = state_size(algorithm)
+    apart = "what has a shape of its own" if algorithm.leafwise else "scalars of a tensor"
     numbers = f"{size} number{'s' * (size != 1)}" if size else "No number"
     return "\n".join(
         [
-            f"{numbers} for each parameter, scalars of a tensor apart (by default).",
+            f"{numbers} for each parameter, {apart} apart (by default).",
             "",
             "| field | meaning, shape and start |",
             "| --- | --- |",

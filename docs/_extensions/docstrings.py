@@ -39,6 +39,7 @@ _SHAPES = re.compile(
     r"|objects|≥|>| in \[|truth|`|:(?:func|meth|class):",
     re.IGNORECASE,
 )
+_KEY = r"(?<!`)`([a-z]+\d{4}[a-z]+)`(?!`)"
 _SECTION = r"^ *{}:\n(.*?)(?=^ *(?:Args|Returns|Raises|Yields|Attributes|>>>)|\Z)"
 
 
@@ -108,6 +109,15 @@ def faults(name: str, thing: Any) -> list[str]:
         missing = sorted(error for error in _raised(thing) if error not in told)
         found += [f"does not name the {error} it raises" for error in missing]
     return [f"{name}: {fault}" for fault in found]
+
+
+def linked(text: str) -> str:
+    """Return a docstring in which the keys of sources are links to the references.
+
+    Args:
+        text: in reStructuredText, with keys as in ``(`kingma2015adam`)``.
+    """
+    return re.sub(rf"\({_KEY}\)|{_KEY}", lambda m: f":cite:p:`{m[1] or m[2]}`", text)
 
 
 def section(text: str, title: str) -> str:
