@@ -126,6 +126,8 @@ LOOK = """() => {
     .filter(e => shown(e) && e.textContent.trim());
   return {
     wide: document.documentElement.scrollWidth - innerWidth,
+    cut: [...document.querySelectorAll(".table-wrapper")]
+      .filter(e => e.scrollWidth > e.clientWidth + 8).length,
     ground: light(ground(document.querySelector("article"))),
     faint: texts.map(e => [contrast(e), e.className, e.textContent.trim().slice(0, 40)])
       .filter(([found]) => found < 4.5),
@@ -152,9 +154,22 @@ def test_pages_can_be_read(site, browser, scheme, width):
         tab.wait_for_function("document.fonts.status === 'loaded'")
         seen = tab.evaluate(LOOK)
         assert seen["wide"] <= 0, f"{name} scrolls sideways"
+        assert width < 1280 or not seen["cut"], f"{name} has a table that does not fit"
         assert (seen["ground"] < 0.1) == (scheme == "dark"), name
         assert not seen["faint"], (name, seen["faint"][:5])
         assert [seen["flat"], seen["broken"], seen["fonts"]] == [0, [], []], name
+    tab.close()
+
+
+@pytest.mark.slow
+def test_search_finds_pages_without_a_server(site, browser):
+    tab = browser.new_page()
+    tab.goto((site / "search.html").as_uri() + "?q=nadam")
+    found = tab.locator("#search-results li a")
+    found.first.wait_for()
+    assert "_generated/algorithms/nadam.html" in {
+        link.get_attribute("href").partition("?")[0].partition("#")[0] for link in found.all()
+    }
     tab.close()
 
 
