@@ -1,13 +1,17 @@
 """Sphinx configuration: `make docs`."""
 
+import inspect
+import re
 import sys
 from pathlib import Path
+
+from sphinx.util import logging
 
 import optstudy_core
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _extensions import algorithm_pages, equations
+from _extensions import algorithm_pages, docstrings, equations
 
 algorithm_pages.write()
 equations.write_font()
@@ -42,12 +46,41 @@ napoleon_use_ivar = True
 
 
 def typeset_equations(app, what, name, obj, options, lines):
-    """Typeset each indented block of a module's docstring: its equations."""
+    """Typeset each indented block of a module's docstring, its equations; link the sources."""
     if what == "module":
         lines[:] = equations.with_directives("\n".join(lines)).split("\n")
+    lines[:] = [docstrings.linked(line) for line in lines]
+
+
+def readable_signature(app, what, name, obj, options, signature, returned):
+    """Write defaults as one would in Python."""
+    if signature is not None:
+        signature = re.sub(r"<class '([\w.]+)'>", r"\1", signature).replace("<factory>", "{}")
+    return signature, returned
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples, which the docstring of the class explains."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def check_docstrings(app, env):
+    """Warn of public names whose docstring lacks something, and of those that no page has."""
+    log = logging.getLogger(__name__)
+    names = docstrings.public(p.read_text(encoding="utf-8") for p in Path(app.srcdir).glob("*.md"))
+    documented = {name.rpartition(".")[2] for name in env.get_domain("py").objects}
+    for name, thing in names.items():
+        for fault in docstrings.faults(name, thing):
+            log.warning(fault)
+        has_a_page = inspect.ismodule(thing) or docstrings.is_made(thing)
+        if not has_a_page and name.rpartition(".")[2] not in documented:
+            log.warning(f"{name}: on no page")
 
 
 def setup(app):
     """Register what is defined here."""
+    app.connect("env-check-consistency", check_docstrings)
+    app.connect("autodoc-process-signature", readable_signature)
+    app.connect("autodoc-skip-member", skip_fields)
     app.add_directive("equations", equations.Equations)
     app.connect("autodoc-process-docstring", typeset_equations)

@@ -28,6 +28,7 @@ from .algorithm import discover as _discover
 from .algorithm import find as _find
 
 __version__ = "0.1.0"
+__date__ = ""  # of its release, 2030-12-31 for example; CITATION.cff has both
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(_discover(sys.modules[__name__]))
 """Every algorithm by name (optax's name where optax has it, else torch's in lower case)."""
@@ -61,13 +62,13 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
 
     >>> print(citation("adam").splitlines()[0])
     @inproceedings{kingma2015adam,
-    >>> print(citation("adam", implementation=True).splitlines()[-8])
-    @software{optstudy-adam-0.1.0,
+    >>> print(citation("adam", implementation=True).splitlines()[-9])
+    @misc{optstudy-adam-0.1.0,
     """
     found = _find(algorithm, ALGORITHMS)
     entries = [_entry(key) for key in found.bibtex]
     if implementation:
-        entries.append(_implementation(found.name, __version__))
+        entries.append(_implementation(found.name, __version__, __date__))
     return "\n\n".join(entries)
 
 

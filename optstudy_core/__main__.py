@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from . import ALGORITHMS, citation
 from ._citation import field
+from ._docstring import meaning
 from .algorithm import Algorithm, find
 from .leaves import Leaves, NumPy, map_leaves
 
@@ -98,8 +98,8 @@ def explanation(algorithm: Algorithm) -> str:
 
 def described(text: str, name: str) -> str:
     """Return what a docstring says of an argument, on one line."""
-    found = re.search(rf"^    {name}: (.*?)(?=^    \w+: |^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    return f": {' '.join(found.group(1).split())}" if found else ""
+    told = meaning(text, name)
+    return f": {told}" if told else ""
 
 
 if __name__ == "__main__":

@@ -38,26 +38,29 @@ def field(key: str, name: str) -> str:
     return " ".join(re.sub(r"[{}]", "", found.group(1)).split()) if found else ""
 
 
-def implementation(module: str, version: str) -> str:
+def implementation(module: str, version: str, date: str) -> str:
     """Return the BibTeX entry of one pure function of this project.
 
-    The digest is of the file's bytes, so that a reader can tell which lines were run.
+    The digest is of the file's bytes, so that a reader can tell which lines were run. The entry's
+    type and fields are those that every style of BibTeX prints.
 
     Args:
         module: name of the algorithm's module in ``optstudy_core``.
         version: of this project.
+        date: of its release, year first; empty: it is not released.
     """
     name = f"{module}.py"
     digest = hashlib.sha256(files(__package__).joinpath(name).read_bytes()).hexdigest()
     return "\n".join(
         [
-            f"@software{{optstudy-{module}-{version},",
+            f"@misc{{optstudy-{module}-{version},",
             "  author  = {{The optstudy developers}},",
             "  title   = {optstudy: neural-network optimizers written once, with the same bits on",
             "             {NumPy}, {PyTorch} and {JAX}},",
-            f"  version = {{{version}}},",
+            f"  howpublished = {{Version {version}}},",
             f"  note    = {{The pure function optstudy\\_core/{name.replace('_', chr(92) + '_')};",
-            f"             SHA-256 of the file: {digest[:32]}}}",
+            f"             SHA-256 of the file begins with {digest[:32]}}},",
+            f"  year    = {{{date[:4] or 'n.d.'}}}",
             "}",
         ]
     )

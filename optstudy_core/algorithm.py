@@ -34,12 +34,13 @@ class Algorithm:
         init: ``init(params, **some of the hyperparameters) -> state``, a NamedTuple.
         update: ``update(state, grad, params, *, hyperparameters) -> (state, step)``; every
             hyperparameter is a keyword argument with a default, except for :data:`INPUTS`.
-        dialects: for each dialect the values in which it differs from the defaults.
+        dialects: a mapping for each dialect: the values in which it differs from the defaults.
         bibtex: keys of the sources in ``references.bib``.
         check: refuses combinations of hyperparameters; values alone are checked by name.
 
     Raises:
         TypeError: if the functions do not have this form.
+        ValueError: if the name is no identifier.
 
     >>> from typing import NamedTuple
     >>> class State(NamedTuple):
@@ -138,13 +139,20 @@ class Algorithm:
         return watch.seen
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
-        """Return the state of a small matrix, to learn the structure from."""
+        """Return the state of a small matrix, to learn the structure from.
+
+        Args:
+            hyperparameters: of :meth:`resolve`.
+        """
         # A traced array has no value to compute with; one of NumPy is as little absent.
         plain = {k: np.ones(()) if hasattr(v, "dtype") else v for k, v in hyperparameters.items()}
         return self.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
 
     def defaults(self, dialect: str | None = None) -> dict[str, Any]:
-        """Return the hyperparameters of a dialect (``None``: the default one).
+        """Return the hyperparameters of a dialect.
+
+        Args:
+            dialect: its name; ``None``: the defaults of ``update``.
 
         Raises:
             ValueError: if there is no such dialect.
@@ -168,6 +176,10 @@ class Algorithm:
 
     def resolve(self, dialect: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters: the given ones, and the dialect's for those that are None.
+
+        Args:
+            dialect: as for :meth:`defaults`.
+            given: a mapping of values by name.
 
         Raises:
             TypeError: for an unknown name or a value of the wrong kind.
@@ -203,7 +215,12 @@ class Algorithm:
             raise TypeError(f"{self.name} without {', '.join(missing)}{how}")
 
     def start(self, params: Any, hyperparameters: Mapping[str, Any]) -> Any:
-        """Call ``init`` with those of the hyperparameters that it asks for."""
+        """Return the first state: ``init`` with those of the hyperparameters that it asks for.
+
+        Args:
+            params: an array, or what an adapter passes for all of its leaves.
+            hyperparameters: of :meth:`resolve`.
+        """
         wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
         return self.init(params, **wanted)
 

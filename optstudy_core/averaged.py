@@ -44,6 +44,9 @@ def averaged(algorithm: Algorithm) -> Algorithm:
     It has two hyperparameters more: ``average_decay``, β in [0, 1) (0.999), and ``plain_mean``,
     to weigh all steps alike instead (``False``).
 
+    Args:
+        algorithm: what takes the steps.
+
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS
     >>> rule = averaged(ALGORITHMS["sgd"])

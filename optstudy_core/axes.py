@@ -24,6 +24,10 @@ from .leaves import Leaves, NumPy
 def axis_mean(x: Array, axis: int) -> Array:
     """Return the mean along an axis, which stays with length 1; 0 of an empty one.
 
+    Args:
+        x: an array of any shape but ().
+        axis: of ``x``, may count from the end.
+
     >>> import numpy as np
     >>> axis_mean(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).round(3).tolist()
     [[3.0], [0.167]]
@@ -34,6 +38,10 @@ def axis_mean(x: Array, axis: int) -> Array:
 def axis_sum(x: Array, axis: int) -> Array:
     """Return the sum along an axis, which stays with length 1; 0 of an empty one.
 
+    Args:
+        x: an array of any shape but ().
+        axis: of ``x``, may count from the end.
+
     >>> import numpy as np
     >>> axis_sum(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).tolist()
     [[9.0], [0.5]]
@@ -43,6 +51,10 @@ def axis_sum(x: Array, axis: int) -> Array:
 
 def rest_max(x: Array, axis: int) -> Array:
     """Return for each index of an axis the maximum over all other axes, a vector; 0 of none.
+
+    Args:
+        x: an array of any shape but ().
+        axis: of ``x``.
 
     >>> import numpy as np
     >>> rest_max(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), 0).tolist()

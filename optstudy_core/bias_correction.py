@@ -30,12 +30,20 @@ class BiasCorrection(NamedTuple):
 
 
 def init(params: Array) -> BiasCorrection:
-    """Return c₀ = 0 for each leaf of ``params``."""
+    """Return c₀ = 0 for each leaf of ``params``.
+
+    Args:
+        params: an array, whose dtype is the working dtype.
+    """
     return BiasCorrection(value=scalar(params, 0.0), error=scalar(params, 0.0))
 
 
 def advance(c: BiasCorrection, b: Any) -> BiasCorrection:
     """Return c after one more step of an average with decay ``b``.
+
+    Args:
+        c: of :func:`init` or of the last step.
+        b: decay β in [0, 1), a number or an array of shape ().
 
     >>> import numpy as np
     >>> c = init(np.float32(0))

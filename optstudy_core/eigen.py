@@ -31,6 +31,9 @@ def eigenvectors(x: Array) -> Array:
 
     A sign is as Jacobi's rotations leave it. A matrix with NaN gives NaN.
 
+    Args:
+        x: of shape (n, n), symmetric.
+
     >>> import numpy as np
     >>> v = eigenvectors(np.array([[1.0, 0.0], [0.0, 3.0]]))
     >>> abs(v).tolist()
@@ -41,6 +44,9 @@ def eigenvectors(x: Array) -> Array:
 
 def orthonormal(x: Array) -> Array:
     """Return Q of the decomposition Q·R of a square matrix, by reflections.
+
+    Args:
+        x: of shape (n, n).
 
     >>> import numpy as np
     >>> q = orthonormal(np.array([[3.0, 1.0], [4.0, 1.0]]))

@@ -136,6 +136,11 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
 def per_leaf(function: Callable[..., float], *trees: Any, **options: Any) -> Any:
     """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
 
+    Args:
+        function: which of these functions.
+        *trees: one or two, of the same structure and shapes.
+        **options: its keywords, such as ``exact``.
+
     Returns:
         a tree like ``trees[0]`` with a number for each array.
 

@@ -144,6 +144,7 @@ def check_value(name: str, value: Any, default: Any) -> None:
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """Return the end of an error message: the names closest to ``value``, and all that exist."""
     names = sorted(allowed)
-    close = get_close_matches(value, names, n=3, cutoff=0.5)
+    close = [name for name in names if name.casefold() == value.casefold()]
+    close = close or get_close_matches(value, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{hint}Allowed are {', '.join(map(repr, names))}"

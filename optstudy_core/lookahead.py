@@ -40,6 +40,9 @@ def lookahead(algorithm: Algorithm) -> Algorithm:
     It has two hyperparameters more: ``sync_period``, the number k ≥ 1 of fast steps (5), and
     ``slow_step_size``, the part α of the way in [0, 1] (0.5).
 
+    Args:
+        algorithm: what takes the steps.
+
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS
     >>> rule = lookahead(ALGORITHMS["sgd"])

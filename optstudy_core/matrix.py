@@ -39,7 +39,11 @@ _NEAR = 1e-7  # the next one squares it
 
 
 def matmul(x: Array, y: Array) -> Array:
-    """Return the product of two matrices, of shapes (m, n) and (n, k).
+    """Return the product of two matrices.
+
+    Args:
+        x: of shape (m, n); float32 or float64.
+        y: of shape (n, k), like ``x``.
 
     >>> import numpy as np
     >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])).tolist()
@@ -91,8 +95,8 @@ def when(
     Args:
         condition: one truth, of shape ().
         function: of leaves; it returns arrays like ``otherwise``.
-        arguments: its own.
-        otherwise: the other results.
+        arguments: its own arrays, of any shapes.
+        otherwise: the other results, arrays of any shapes.
     """
     if isinstance(condition, Leaves):
         return condition.backend.when(condition, function, arguments, otherwise)
@@ -100,12 +104,20 @@ def when(
 
 
 def transposed(x: Array) -> Array:
-    """Return a matrix with rows and columns exchanged."""
+    """Return a matrix with rows and columns exchanged.
+
+    Args:
+        x: of shape (m, n).
+    """
     return x.backend.rearrange(_transposed, x) if isinstance(x, Leaves) else _transposed(x)
 
 
 def identity(x: Array) -> Array:
-    """Return the unit matrix with the rows of ``x``, in its dtype."""
+    """Return the unit matrix of shape (m, m), in the dtype of ``x``.
+
+    Args:
+        x: of shape (m, n).
+    """
     return x.backend.rearrange(_identity, x) if isinstance(x, Leaves) else _identity(x)
 
 

@@ -5,6 +5,8 @@ every leaf, of all leaves together: all that one optimizer (in torch: one group 
 holds. The sums are those of :mod:`optstudy_core.geometry` in float64, rounded once to the working
 dtype of each leaf. There is no bare ``sum``: its order would show.
 
+What comes back is a scalar, an array of shape () for each leaf, in the leaf's working dtype.
+
 Bare arrays are measured on the host; those of JAX inside ``jit`` need the adapter.
 
 >>> import numpy as np
@@ -29,42 +31,76 @@ from .leaves import Leaves
 
 
 def leaf_norm(x: Array) -> Array:
-    """Return ‖x‖₂ of each leaf."""
+    """Return ‖x‖₂ of each leaf.
+
+    Args:
+        x: an array of any shape.
+    """
     return _reduce(vector_norm, x)
 
 
 def global_norm(x: Array) -> Array:
-    """Return ‖x‖₂ of all leaves as one vector."""
+    """Return ‖x‖₂ of all leaves as one vector.
+
+    Args:
+        x: an array of any shape.
+    """
     return _reduce(vector_norm, x, whole=True)
 
 
 def leaf_dot(x: Array, y: Array) -> Array:
-    """Return x·y of each leaf."""
+    """Return x·y of each leaf.
+
+    Args:
+        x: an array of any shape.
+        y: an array like ``x``.
+    """
     return _reduce(vector_dot, x, y)
 
 
 def global_dot(x: Array, y: Array) -> Array:
-    """Return x·y of all leaves as one vector."""
+    """Return x·y of all leaves as one vector.
+
+    Args:
+        x: an array of any shape.
+        y: an array like ``x``.
+    """
     return _reduce(vector_dot, x, y, whole=True)
 
 
 def leaf_sum(x: Array) -> Array:
-    """Return the sum of the elements of each leaf."""
+    """Return the sum of the elements of each leaf.
+
+    Args:
+        x: an array of any shape.
+    """
     return _reduce(vector_total, x)
 
 
 def global_sum(x: Array) -> Array:
-    """Return the sum of the elements of all leaves."""
+    """Return the sum of the elements of all leaves.
+
+    Args:
+        x: an array of any shape.
+    """
     return _reduce(vector_total, x, whole=True)
 
 
 def leaf_mean(x: Array) -> Array:
-    """Return the mean of the elements of each leaf; 0 for an empty one."""
+    """Return the mean of the elements of each leaf; 0 for an empty one.
+
+    Args:
+        x: an array of any shape.
+    """
     return _reduce(_vector_mean, x)
 
 
 def leaf_rms(x: Array) -> Array:
-    """Return √(mean of x²) of each leaf; 0 for an empty one."""
+    """Return √(mean of x²) of each leaf; 0 for an empty one.
+
+    Args:
+        x: an array of any shape.
+    """
     return _reduce(_vector_rms, x)
 
 

@@ -48,6 +48,9 @@ def sam(algorithm: Algorithm) -> Algorithm:
     It has three hyperparameters more: ``ascent_radius``, ρ ≥ 0 (0.05), ``ascent_period``, n ≥ 1
     (2), and ``ascent_eps``, ε ≥ 0 (1e-12).
 
+    Args:
+        algorithm: what takes the steps.
+
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS
     >>> rule = sam(ALGORITHMS["sgd"])

@@ -48,7 +48,7 @@ def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **trees:
     Args:
         run: open for writing.
         epoch: after which it is, ≥ 0.
-        row: of the epoch's measurements, written in the same transaction.
+        row: a dictionary of the epoch's measurements, written in the same transaction.
         **trees: of arrays, by the names under which :func:`load` finds them.
 
     Raises:
@@ -81,7 +81,11 @@ def load(run: Run, **like: Any) -> Loaded | None:
 
 
 def state(**trees: Any) -> dict[str, Any]:
-    """Return trees as dictionaries of NumPy arrays by path, for ``optstudy_core.records.pack``."""
+    """Return trees as dictionaries of NumPy arrays by path, for ``optstudy_core.records.pack``.
+
+    Args:
+        **trees: of arrays, numbers, strings and random generators.
+    """
     return {
         name: {path: _to_host(leaf, f"{name}{path}") for path, leaf in _leaves(tree)}
         for name, tree in trees.items()
@@ -92,7 +96,7 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
     """Return the trees of :func:`state`.
 
     Args:
-        packed: its result.
+        packed: its result, a dictionary.
         **like: trees of the same structure, shapes and dtypes.
 
     Raises:

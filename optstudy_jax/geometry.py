@@ -108,8 +108,11 @@ def total(u: Any, *, exact: bool = True) -> jax.Array:
     """Return the sum of all entries of a tree, a float64 scalar.
 
     Args:
-        u: tree of real arrays.
+        u: tree of real arrays of any shape.
         exact: independent of order, split, sharding and library; else a plain sum.
+
+    Raises:
+        TypeError: for complex arrays.
 
     >>> float(total([jnp.array([1e12, 0.5]), jnp.array(-1e12)]))
     0.5
@@ -120,9 +123,7 @@ def total(u: Any, *, exact: bool = True) -> jax.Array:
 def norm(u: Any, *, exact: bool = True) -> jax.Array:
     """Return the Euclidean norm of a tree as one vector, a float64 scalar.
 
-    Args:
-        u: tree of real arrays.
-        exact: independent of order, split, sharding and library; else a plain sum.
+    Args and errors as for :func:`total`.
 
     >>> float(norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
     5.0
@@ -131,17 +132,33 @@ def norm(u: Any, *, exact: bool = True) -> jax.Array:
 
 
 def dot(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
-    """Return the dot product of two trees of one structure, a float64 scalar."""
+    """Return the dot product of two trees of one structure, a float64 scalar.
+
+    Args:
+        u: tree of real arrays of any shape.
+        v: tree of the same structure and shapes.
+        exact: as for :func:`total`.
+
+    Raises:
+        TypeError: for complex arrays.
+        ValueError: if structures or shapes differ.
+    """
     return _run(core.vector_dot, exact, u, v)
 
 
 def cosine(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
-    """Return the cosine of the angle between two trees, a float64 scalar; NaN if one is zero."""
+    """Return the cosine of the angle between two trees, a float64 scalar; NaN if one is zero.
+
+    Args and errors as for :func:`dot`.
+    """
     return _run(core.vector_cosine, exact, u, v)
 
 
 def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[jax.Array, jax.Array]:
-    """Return ‖û − v̂‖ and ‖û + v̂‖, from which the host makes the angle."""
+    """Return ‖û − v̂‖ and ‖û + v̂‖, from which the host makes the angle.
+
+    Args and errors as for :func:`dot`.
+    """
     between, across = _run(core.vector_chords, exact, u, v)
     return between, across
 
@@ -150,7 +167,8 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
     """Return the angle between two trees, a number of the host; not for use inside ``jit``.
 
     The last steps (the inverse tangent) run on the host, the same everywhere; inside ``jit`` use
-    :func:`cosine`, or return :func:`chords`.
+    :func:`cosine`, or return :func:`chords`. Args and errors as for :func:`dot`; with ``degrees``
+    the angle is in degrees.
 
     >>> angle(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]), degrees=True)
     90.0
@@ -160,7 +178,16 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
 
 
 def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
-    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf."""
+    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
+
+    Args:
+        function: which of these functions.
+        *trees: one or two, of the same structure and shapes.
+        **options: its keywords, such as ``exact``.
+
+    Returns:
+        a tree like the first with a number or a scalar array for each leaf.
+    """
     return jax.tree.map(partial(function, **options), *trees)
 
 

@@ -273,6 +273,9 @@ class Recorder:
         """Begin the epoch here; :meth:`end_epoch` does it itself.
 
         To be called after something else than the optimizer has changed the parameters.
+
+        Args:
+            params: tree of the parameters now.
         """
         self._losses, self._loss_count = None, 0
         if "step" in self._epoch.vectors:
@@ -291,7 +294,7 @@ class Recorder:
         """Measure a step that was just made.
 
         Args:
-            params: after the step.
+            params: tree of the parameters after the step.
             grads: the gradients; for quantities of them.
             updates: what was added to the parameters. ``None``: the difference to the parameters
                 that the last call was given, of which a copy is kept.
@@ -341,7 +344,7 @@ class Recorder:
         """End an epoch, and begin the next.
 
         Args:
-            params: at the end of the epoch.
+            params: tree of the parameters at the end of the epoch.
             loss: the epoch's mean; ``None``: the mean of the ``value`` of each step, NaN if there
                 are none.
             grads: the last gradients; for quantities of them.
@@ -446,6 +449,9 @@ class Recorder:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state of :meth:`state_dict`.
+
+        Args:
+            state_dict: that state.
 
         Raises:
             ValueError: if it is of other quantities, or of other parameters.

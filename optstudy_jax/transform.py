@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core._docstring import meaning, with_arguments
 from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import nearest
 from optstudy_core.leaves import Leaves, Scalars, map_leaves
@@ -398,13 +399,47 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
 
+_TORCH = {
+    "lr": ("learning_rate",),
+    "betas": ("b1", "b2", "b3"),
+    "etas": ("etaminus", "etaplus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+"""What the arguments of torch's classes are called here."""
+
+_MEANINGS = {
+    "learning_rate": "a number, or a schedule: a function of the number of steps.",
+    "mask": "a tree of truth values, or a function of the parameters that makes one: which leaves "
+    "decay.",
+    "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
+    "step_dtype": '``"float32"``: float32 updates for bfloat16 and float16 parameters, so that '
+    "``optax.apply_updates`` rounds the sum only.",
+}
+"""What the arguments mean that are the functions' own."""
+_RETURNS = "the optax transformation; its updates hold the learning rate and the sign."
+_ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
+ValueError: for a value that is not allowed."""
+
+
+def _documented(algorithm: Algorithm, signature: inspect.Signature) -> str:
+    """Return the docstring of a function: the equations, and what each argument means."""
+    source = inspect.getmodule(algorithm.update)
+    text = inspect.getdoc(algorithm.update) or ""
+    meanings = {n: _MEANINGS.get(n) or meaning(text, n) for n in signature.parameters}
+    equations = source.__doc__ if source else None
+    return with_arguments(equations, meanings, Returns=_RETURNS, Raises=_ERRORS)
+
+
 def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransformationExtraArgs]:
     signature = _signature(algorithm)
 
     def function(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         for name in kwargs.keys() - signature.parameters.keys():
+            own = [n for n in _TORCH.get(name, ()) if n in signature.parameters]
+            known = f"it is called {' and '.join(map(repr, own))} here" if own else None
             raise TypeError(
-                f"{algorithm.name} has no argument {name!r}: {nearest(name, signature.parameters)}"
+                f"{algorithm.name} has no argument {name!r}: "
+                f"{known or nearest(name, signature.parameters)}"
             )
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -425,11 +460,10 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
             algorithm, algorithm.resolve(dialect, given), schedule, mask, step_dtype
         )
 
-    source = inspect.getmodule(algorithm.update)
     ours = ALGORITHMS.get(algorithm.name) is algorithm
     function.__name__ = function.__qualname__ = algorithm.name
     function.__module__ = "optstudy_jax" if ours else algorithm.update.__module__
-    function.__doc__ = source.__doc__ if ours and source else algorithm.update.__doc__
+    function.__doc__ = _documented(algorithm, signature) if ours else algorithm.update.__doc__
     function.__signature__ = signature  # type: ignore[attr-defined]
     return function
 

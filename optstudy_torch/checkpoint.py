@@ -42,8 +42,8 @@ def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **object
     Args:
         run: open for writing.
         epoch: after which it is, ≥ 0.
-        row: of the epoch's measurements, written in the same transaction.
-        **objects: by the names under which :func:`load` finds them.
+        row: a dictionary of the epoch's measurements, written in the same transaction.
+        **objects: as for :func:`state`, by the names under which :func:`load` finds them.
 
     Raises:
         WriteError: if it cannot be written; nothing has changed then.
@@ -74,7 +74,11 @@ def load(run: Run, **objects: Any) -> int | None:
 
 
 def state(**objects: Any) -> dict[str, Any]:
-    """Return the states of objects as a tree of copies, for :func:`optstudy_core.records.pack`."""
+    """Return the states of objects as a tree of copies, for :func:`optstudy_core.records.pack`.
+
+    Args:
+        **objects: with ``state_dict`` and ``load_state_dict``, random generators, or lists of them.
+    """
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         generators |= {
@@ -88,8 +92,8 @@ def restore(tree: Mapping[str, Any], **objects: Any) -> None:
     """Put objects into the states of :func:`state`.
 
     Args:
-        tree: its result.
-        **objects: the same as there, by the same names.
+        tree: its result, a dictionary.
+        **objects: the same objects as there, by the same names.
 
     Raises:
         ValueError: if the tree is not of these objects.

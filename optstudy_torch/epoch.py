@@ -60,6 +60,9 @@ class EpochMove:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; the model and the optimizer are to be loaded by themselves.
 
+        Args:
+            state_dict: of ``state_dict``.
+
         Raises:
             ValueError: if the state is of another method or other parameters.
         """
@@ -194,6 +197,9 @@ class Backstep:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what was kept.
+
+        Args:
+            state_dict: of ``state_dict``.
 
         Raises:
             ValueError: if the state is of another method or other parameters.

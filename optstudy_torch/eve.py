@@ -106,6 +106,9 @@ class EVE:
 
         Returns:
             s, the loss there, the loss at s = 0 and the number of evaluations.
+
+        Raises:
+            TypeError: if ``closure`` is no function.
         """
         if not callable(closure):
             raise TypeError(f"closure = {closure!r}: allowed are functions that return the loss")

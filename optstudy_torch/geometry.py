@@ -173,7 +173,7 @@ def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[torch.Tensor, torch.T
 def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float:
     """Return the angle between two trees, a number of the host (it waits for the device).
 
-    Args and errors as for :func:`dot`.
+    Args and errors as for :func:`dot`; with ``degrees`` the angle is in degrees.
 
     >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), degrees=True)
     90.0
@@ -183,7 +183,16 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
 
 
 def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
-    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf."""
+    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
+
+    Args:
+        function: which of these functions.
+        *trees: one or two, of the same structure and shapes.
+        **options: its keywords, such as ``exact``.
+
+    Returns:
+        a tree like the first with a number or a scalar tensor for each leaf.
+    """
     return core.per_leaf(function, *trees, **options)
 
 

@@ -209,6 +209,9 @@ class EpochLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; the model and the optimizer are to be loaded by themselves.
 
+        Args:
+            state_dict: of ``state_dict``.
+
         Raises:
             ValueError: if the state is of another scheduler or other parameters.
         """
@@ -334,7 +337,8 @@ class CarefulLR(EpochLR):
 class DirectionCarefulLR(EpochLR):
     """Both: the rate is multiplied by what ``DirectionLR`` and ``CarefulLR`` multiply it by.
 
-    Arguments and errors are theirs. The direction of an epoch that is undone does not count.
+    The direction of an epoch that is undone does not count. Args and errors as for
+    :class:`DirectionLR` and :class:`CarefulLR`.
     """
 
     _method = direction_careful

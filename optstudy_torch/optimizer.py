@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core._docstring import meaning, with_arguments
 from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import check_value, is_number, nearest
 from optstudy_core.leaves import Leaves, NumPy, map_leaves
@@ -59,6 +60,9 @@ _TUPLES = {
     "step_sizes": ("step_size_min", "step_size_max"),
 }
 """Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
+
+_OPTAX = {name: own for own, inside in _TUPLES.items() for name in inside} | {"learning_rate": "lr"}
+"""What optax's arguments are called here."""
 
 _POSITIONAL = {
     "adam": ("amsgrad",),
@@ -149,6 +153,9 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with their own values for any argument of the class.
+
+        Args:
+            param_group: a dictionary with ``"params"``, one or more tensors, and those values.
 
         Raises:
             TypeError, ValueError: for a value that is not allowed.
@@ -328,6 +335,9 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by ``state_dict``; its dtypes stay (torch alone would cast them).
+
+        Args:
+            state_dict: that state, of the same algorithm and parameters of the same shapes.
 
         Raises:
             ValueError: if the state is of another algorithm or other parameters.
@@ -757,14 +767,54 @@ def _signature(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
     )
 
 
+_MEANINGS = {
+    "params": "the tensors to train, or dictionaries of groups, as for any optimizer of torch.",
+    "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
+    "compile": "run the step as one compiled kernel, on the same bits.",
+    "step_dtype": '``"float32"``: add the float32 step to a bfloat16 or float16 parameter with one '
+    "rounding.",
+    "amsgrad": "run AMSGrad instead, as torch does.",
+    "decoupled_weight_decay": "run AdamW instead, as torch does.",
+    "foreach": "accepted, without effect.",
+    "capturable": "must be ``False``.",
+    "differentiable": "must be ``False``.",
+    "fused": "the same as ``compile``.",
+}
+"""What the arguments mean that are the classes' own."""
+_ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
+ValueError: for a value that is not allowed."""
+
+
+def _documented(algorithm: Algorithm, signature: inspect.Signature) -> str | None:
+    """Return the docstring of a class: the equations, and what each argument means."""
+    source = inspect.getmodule(algorithm.update)
+    if not _is_ours(algorithm) or source is None:
+        return algorithm.update.__doc__
+    text = inspect.getdoc(algorithm.update) or ""
+    tuples = _tuples(algorithm.defaults())
+
+    def told(name: str) -> str:
+        if name in tuples:
+            inside = (f"``{n}``, {meaning(text, n)}" for n in tuples[name])
+            return "; ".join(part.rstrip(".") for part in inside) + "."
+        return meaning(text, name) or _MEANINGS.get(name, "")
+
+    meanings = {name: told(name) for name in signature.parameters}
+    meanings["params"] = _MEANINGS["params"]  # not those of the formula
+    return with_arguments(source.__doc__, meanings, Raises=_ERRORS)
+
+
 def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
     dialect = algorithm.default_dialect
     signature = _signature(algorithm, dialect)
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         for name in kwargs.keys() - signature.parameters.keys():
+            own = _OPTAX.get(name)
+            known = f"it is called {own!r} here" if own in signature.parameters else None
             raise TypeError(
-                f"{algorithm.title} has no argument {name!r}: {nearest(name, signature.parameters)}"
+                f"{algorithm.title} has no argument {name!r}: "
+                f"{known or nearest(name, signature.parameters)}"
             )
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -776,15 +826,12 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
             *signature.parameters.values(),
         ]
     )
-    source = inspect.getmodule(algorithm.update)
     return type(
         algorithm.title,
         (CoreOptimizer,),
         {
             "__init__": __init__,
-            "__doc__": source.__doc__
-            if _is_ours(algorithm) and source
-            else algorithm.update.__doc__,
+            "__doc__": _documented(algorithm, signature),
             "__module__": "optstudy_torch" if _is_ours(algorithm) else algorithm.update.__module__,
             "algorithm": algorithm,
         },

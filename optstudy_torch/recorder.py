@@ -339,6 +339,9 @@ class Recorder:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state of :meth:`state_dict`.
 
+        Args:
+            state_dict: that state.
+
         Raises:
             ValueError: if it is of other quantities, or of other parameters.
         """

@@ -89,6 +89,9 @@ class Case:
         """Return for each step what the algorithm is given besides the gradients.
 
         Scalars are of :meth:`array_dtype`; what is like the parameters, a list of arrays.
+
+        Args:
+            algorithm: the one that is tested.
         """
         leaves = STRUCTURES[self.structure]
         rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
@@ -109,7 +112,11 @@ class Case:
         return rows
 
     def resolved(self, algorithm: Algorithm) -> list[dict[str, Any]]:
-        """Return all hyperparameters of each group, checked."""
+        """Return all hyperparameters of each group, checked.
+
+        Args:
+            algorithm: the one that is tested.
+        """
         return [algorithm.resolve(self.dialect, group) for group in self.groups]
 
     def array_dtype(self) -> np.dtype[Any]:
@@ -135,6 +142,9 @@ class Case:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Case:
         """Return the case that was written.
+
+        Args:
+            data: of :meth:`to_json`, a dictionary.
 
         Raises:
             ValueError: if it is not a case.
@@ -249,7 +259,14 @@ def _accepted(algorithm: Algorithm, dialect: str | None, values: dict[str, Any])
 def hyperparameters(
     draw: st.DrawFn, algorithm: Algorithm, dialect: str | None, arrays: bool
 ) -> dict[str, Any]:
-    """Draw hyperparameters over their legal range; truth values only where they are not arrays."""
+    """Return hyperparameters drawn over their legal range; truth values only if no arrays.
+
+    Args:
+        draw: given by Hypothesis.
+        algorithm: whose hyperparameters.
+        dialect: whose defaults the others have.
+        arrays: whether they will be given as arrays.
+    """
     drawn: dict[str, Any] = {}
     for name, default in algorithm.defaults(dialect).items():
         if is_number(default):
@@ -296,7 +313,7 @@ def cases(
     steps: int = 200,
     seed: int = 0,
 ) -> Case:
-    """Draw a case for an algorithm.
+    """Return a case drawn for an algorithm.
 
     Args:
         draw: given by Hypothesis.

@@ -65,6 +65,10 @@ def _magnitudes(bits: np.ndarray) -> np.ndarray:
 def ulp_distance(x: Any, y: Any) -> int | None:
     """Return the number of representable numbers from x to y; ``None`` if one is not finite.
 
+    Args:
+        x: a number, or an array of shape (), of any float dtype.
+        y: another, like ``x``.
+
     >>> ulp_distance(np.float32(1.0), np.float32(1.0) + np.float32(2.0**-22))
     2
     """

@@ -59,7 +59,11 @@ class Cell:
         return self.cases > 0 and not self.differences and self.not_run is None
 
     def verdict(self, quantity: str) -> str:
-        """Return what the table says of a quantity."""
+        """Return what the table says of a quantity.
+
+        Args:
+            quantity: a key of ``differences``.
+        """
         if self.not_run is not None:
             return f"{'refused' if self.refused else 'not run'}: {self.not_run}"
         if quantity in self.differences:
@@ -321,7 +325,12 @@ def check_arguments(
 
 
 def write_failure(cell: Cell, path: Path) -> None:
-    """Write a failing case to a JSON file that :func:`replay` runs again."""
+    """Write a failing case to a JSON file that :func:`replay` runs again.
+
+    Args:
+        cell: with a ``failing`` case.
+        path: of the file; one that is there is replaced.
+    """
     assert cell.failing is not None
     data = {
         "optstudy-parity": 1,
@@ -334,7 +343,11 @@ def write_failure(cell: Cell, path: Path) -> None:
 
 
 def replay(path: Path, device: str = "cpu") -> Cell:
-    """Run a case again that :func:`write_failure` has written.
+    """Return what a case gives that :func:`write_failure` has written, run again.
+
+    Args:
+        path: of the file.
+        device: on which the adapters run.
 
     Raises:
         ValueError: if the file is not such a file, naming what was expected.

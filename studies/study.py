@@ -39,7 +39,11 @@ class Batch(NamedTuple):
     masks: tuple[np.ndarray, ...] = ()
 
     def take(self, rows: Any) -> Batch:
-        """Return some of the examples."""
+        """Return some of the examples.
+
+        Args:
+            rows: their numbers, an array of integers or a slice.
+        """
         masks = tuple(mask[rows] for mask in self.masks)
         return Batch(self.inputs[rows], self.targets[rows], masks)
 
@@ -56,7 +60,12 @@ class Dropout(NamedTuple):
     rate: float
 
     def draw(self, random: np.random.Generator, examples: int) -> np.ndarray:
-        """Return a mask for some examples, float32."""
+        """Return a mask for some examples, float32.
+
+        Args:
+            random: a generator, from which the mask is drawn.
+            examples: how many.
+        """
         kept = random.random((examples, *self.shape), np.float32) >= self.rate
         return np.where(kept, np.float32(1 / (1 - self.rate)), np.float32(0))
 
@@ -74,11 +83,19 @@ class NnxLeaf(NamedTuple):
     axes: tuple[int, ...] | None = None
 
     def to_nnx(self, value: np.ndarray) -> np.ndarray:
-        """Return the array as nnx has it."""
+        """Return the array as nnx has it.
+
+        Args:
+            value: the array as PyTorch has it.
+        """
         return value if self.axes is None else np.transpose(value, self.axes)
 
     def from_nnx(self, value: np.ndarray) -> np.ndarray:
-        """Return the array as PyTorch has it."""
+        """Return the array as PyTorch has it.
+
+        Args:
+            value: the array as nnx has it.
+        """
         return value if self.axes is None else np.transpose(value, np.argsort(self.axes))
 
 
@@ -115,6 +132,9 @@ class Study:
         device: where both frameworks compute: one of :data:`DEVICES`.
         landscape: the examples whose loss is drawn around the path; ``None``: all of ``train``.
         grid: points along each side of that drawing.
+
+    Raises:
+        ValueError: if the mini-batches do not divide the data, or the names do not fit.
     """
 
     name: str
@@ -157,9 +177,12 @@ class Study:
         return len(self.train.targets) // self.batch_size
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the mini-batches of an epoch (from 1) in their order.
+        """Yield the mini-batches of an epoch in their order.
 
         The order depends on the seed and the epoch only, so a run can be taken up at any epoch.
+
+        Args:
+            epoch: its number, from 1.
         """
         order = stream(self.seed, "batches", epoch).permutation(len(self.train.targets))
         random = stream(self.seed, "dropout", epoch)

@@ -152,6 +152,25 @@ def test_a_misspelt_argument_with_the_nearest_name(make: Make) -> None:
         make("adamw", weight_decy=0.1)
 
 
+def test_the_other_frameworks_name_of_an_argument() -> None:
+    """Users of one framework know its names."""
+    params = [torch.zeros(2)]
+    with refuses(TypeError, "AdamW has no argument 'learning_rate'", "called 'lr' here"):
+        optstudy_torch.AdamW(params, learning_rate=0.1)
+    with refuses(TypeError, "Rprop has no argument 'etaplus'", "called 'etas' here"):
+        optstudy_torch.Rprop(params, etaplus=1.2)
+    with refuses(TypeError, "adamw has no argument 'lr'", "called 'learning_rate' here"):
+        optstudy_jax.adamw(lr=0.1)
+    with refuses(TypeError, "adamw has no argument 'betas'", "called 'b1' and 'b2' here"):
+        optstudy_jax.adamw(betas=(0.9, 0.99))
+    with refuses(TypeError, "sgd has no argument 'betas'", "Allowed are"):
+        optstudy_jax.sgd(betas=(0.9, 0.99))
+    with refuses(ValueError, "did you mean 'nadam'? Allowed"):
+        optstudy_core.citation("NAdam")
+    with refuses(AttributeError, "did you mean 'AdamW'? Allowed"):
+        _ = optstudy_torch.adamw
+
+
 @adapters
 def test_too_many_arguments(make: Make) -> None:
     function = optstudy_torch.Adam if make is in_torch else optstudy_jax.adam

@@ -17,7 +17,7 @@ from optstudy_core.__main__ import described, state_size
 from optstudy_core._citation import field
 from optstudy_core.hyperparameters import ANY, RANGES, is_number
 
-from . import equations, paths
+from . import docstrings, equations, paths
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 GENERATED = _FOLDER / "_generated" / "algorithms"
@@ -60,6 +60,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
     """Return the page of an algorithm, in Markdown."""
     module: Any = inspect.getmodule(algorithm.update)
     first, _, rest = inspect.cleandoc(module.__doc__).partition("\n")
+    own = f"optstudy-{algorithm.name}-{optstudy_core.__version__}"
     parts = [
         f"# {algorithm.title}",
         _sentence(first.partition(": ")[2] or first),
@@ -82,8 +83,10 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         "an anchor: click its number.",
         _source(pathlib.Path(module.__file__)),
         "## How to cite",
-        "The sources, and this implementation; `python -m optstudy_core cite "
-        f"{algorithm.name}` prints the same.",
+        "The sources, and this implementation at its version. Into a bibliography of BibTeX: "
+        f"`python -m optstudy_core cite {algorithm.name} >> references.bib`, and then "
+        + " and ".join(f"`\\cite{{{key}}}`" for key in (*algorithm.bibtex, own))
+        + ".",
         "```bibtex\n" + optstudy_core.citation(algorithm, implementation=True) + "\n```",
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
     ]
@@ -95,7 +98,7 @@ def _sentence(text: str) -> str:
 
 
 def _rst(text: str) -> str:
-    return f"````{{eval-rst}}\n{text.strip()}\n````"
+    return f"````{{eval-rst}}\n{docstrings.linked(text.strip())}\n````"
 
 
 def _state(algorithm: Algorithm) -> str:
@@ -107,10 +110,11 @@ def _state(algorithm: Algorithm) -> str:
         return "It carries nothing."
     rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in entries]
     size = state_size(algorithm)
+    apart = "what has a shape of its own" if algorithm.leafwise else "scalars of a tensor"
     numbers = f"{size} number{'s' * (size != 1)}" if size else "No number"
     return "\n".join(
         [
-            f"{numbers} for each parameter, scalars of a tensor apart (by default).",
+            f"{numbers} for each parameter, {apart} apart (by default).",
             "",
             "| field | meaning, shape and start |",
             "| --- | --- |",

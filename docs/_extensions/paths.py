@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import pathlib
@@ -117,10 +118,8 @@ def best(algorithm: Algorithm, function: Function) -> tuple[float, np.ndarray]:
 def draw(algorithm: Algorithm, file: pathlib.Path) -> None:
     """Draw the picture, unless it is there of the same source."""
     core = pathlib.Path(inspect.getfile(algorithm.update)).parent
-    text = b"".join(
-        part.read_bytes() for part in (pathlib.Path(__file__), *sorted(core.glob("*.py")))
-    )
-    mark = f"<!-- {hashlib.sha256(text + algorithm.name.encode()).hexdigest()} -->"
+    text = "".join(map(_code, (pathlib.Path(__file__), *sorted(core.glob("*.py")))))
+    mark = f"<!-- {hashlib.sha256((text + algorithm.name).encode()).hexdigest()} -->"
     if file.is_file() and file.read_text(encoding="utf-8").endswith(mark):
         return
     with matplotlib.style.context(["default", _STYLE]):
@@ -129,6 +128,17 @@ def draw(algorithm: Algorithm, file: pathlib.Path) -> None:
             _panel(ax, function, *best(algorithm, function))
         figure.savefig(file, format="svg", metadata={"Date": None})
     file.write_text(file.read_text(encoding="utf-8") + mark, encoding="utf-8")
+
+
+def _code(file: pathlib.Path) -> str:
+    """Return what a file does: its syntax tree, without comments and docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def _panel(ax: Any, function: Function, lr: float, points: np.ndarray) -> None:

@@ -24,7 +24,11 @@ class BackstepState(NamedTuple):
 
 
 def init(tree: Any) -> BackstepState:
-    """Return the state at the start of an epoch; arrays changed in place later must be copies."""
+    """Return the state at the start of an epoch; arrays changed in place later must be copies.
+
+    Args:
+        tree: of arrays, or of anything else that is to come back.
+    """
     return BackstepState(tree)
 
 

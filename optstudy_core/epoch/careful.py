@@ -89,13 +89,13 @@ def update(
     Args:
         state: of :func:`init` or of the last epoch.
         measured: its ``loss`` is read.
-        tau: τ ≥ 0, by how much of |L| the loss may rise.
+        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
         gamma: γ in [0, 1], what a jump multiplies the rate by.
         growth: what any other epoch multiplies it by, ≥ 1.
         patience: how many jumps in a row it takes, ≥ 1.
         reference: ``"last"`` or ``"accepted"``.
-        low: where the factor falls no further (:func:`.rate.limits`).
-        high: where it grows no further.
+        low: where the factor falls no further, a scalar (:func:`.rate.limits`).
+        high: where it grows no further, a scalar like ``low``.
 
     >>> state = init()
     >>> for loss in [1.0, 1.01, 1.2, 1.1]:

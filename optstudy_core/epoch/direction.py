@@ -83,8 +83,8 @@ def update(
         measured: its ``cosine`` is read.
         r: how strongly the direction counts, in [0, 1].
         centred: take 60° as neutral instead of 90°; r in [0, ⅓].
-        low: where the factor falls no further (:func:`.rate.limits`).
-        high: where it grows no further.
+        low: where the factor falls no further, a scalar (:func:`.rate.limits`).
+        high: where it grows no further, a scalar like ``low``.
 
     >>> state, decision = update(init(), Measured(cosine=1.0))
     >>> state, decision = update(state, Measured(cosine=1.0))

@@ -48,9 +48,8 @@ def update(
 ) -> tuple[CarefulState, Decision]:
     """Return the new state and the decision at the end of an epoch.
 
-    Args: those of :func:`.direction.update` and :func:`.careful.update`, and
-
-        rollback: epochs with a cut are undone.
+    Args as for :func:`.direction.update` and :func:`.careful.update`; with ``rollback`` epochs with
+    a cut are undone, so that their direction does not count.
 
     >>> state, decision = update(init(), Measured(cosine=float("nan"), loss=1.0))
     >>> state, decision = update(state, Measured(cosine=1.0, loss=2.0))

@@ -152,10 +152,10 @@ def march(state: MarchState, loss: Any, *, marches: int = 100) -> tuple[MarchSta
 
 
 def on_grid(loss_at: Callable[[float], Any], grid: Sequence[float] = GRID) -> Choice:
-    """Search the grid with a function of the host.
+    """Return what a search of the grid finds, with a function of the host.
 
     Args:
-        loss_at: the loss at θ + s·Δ.
+        loss_at: the loss at θ + s·Δ, a function of s.
         grid: of :func:`check_grid`.
 
     >>> choice = on_grid(lambda s: (s - 3) ** 2)
@@ -166,10 +166,10 @@ def on_grid(loss_at: Callable[[float], Any], grid: Sequence[float] = GRID) -> Ch
 
 
 def on_march(loss_at: Callable[[float], Any], *, h: float = 0.1, marches: int = 100) -> Choice:
-    """March with a function of the host.
+    """Return where a march ends, with a function of the host.
 
     Args:
-        loss_at: the loss at θ + s·Δ.
+        loss_at: the loss at θ + s·Δ, a function of s.
         h: length of a march, > 0.
         marches: at most so many, ≥ 1.
 

@@ -27,7 +27,11 @@ class MomentumState(NamedTuple):
 
 
 def init(params: Array) -> MomentumState:
-    """Return the state before the first epoch."""
+    """Return the state before the first epoch.
+
+    Args:
+        params: one array (or ``Leaves``), in the working dtype.
+    """
     return MomentumState(namespace(params).zeros_like(params))
 
 
@@ -46,7 +50,7 @@ def update(
     Args:
         state: of :func:`init` or of the last epoch.
         theta: θ where training left it, one array (or ``Leaves``), in the working dtype.
-        start: θ at the start of the epoch.
+        start: θ at the start of the epoch, like it.
         lr: ≥ 0.
         beta: β in [0, 1).
 

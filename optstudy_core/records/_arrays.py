@@ -29,8 +29,8 @@ class Checkpoint:
 
     Attributes:
         epoch: after which it was.
-        arrays: by name.
-        state: the JSON value.
+        arrays: NumPy arrays by name.
+        state: the JSON value, a dictionary.
     """
 
     epoch: int

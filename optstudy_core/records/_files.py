@@ -77,14 +77,24 @@ def make_folder(folder: pathlib.Path) -> None:
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
-    """Write a text file, in UTF-8, whole or not at all."""
+    """Write a text file, in UTF-8, whole or not at all.
+
+    Args:
+        file: its path; a file that is there is replaced.
+        text: what goes into it.
+    """
     temporary = file.with_name(file.name + ".part")
     temporary.write_bytes(text.encode())
     replace(temporary, file)
 
 
 def write_json(file: pathlib.Path, content: Any) -> None:
-    """Write a JSON file for people to read, whole or not at all."""
+    """Write a JSON file for people to read, whole or not at all.
+
+    Args:
+        file: its path; a file that is there is replaced.
+        content: a JSON value.
+    """
     text = json.dumps(content, indent=2, ensure_ascii=False)
     try:
         text.encode()

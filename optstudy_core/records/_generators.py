@@ -37,7 +37,12 @@ def random_state(generator: Any) -> Any:
 
 
 def restore_random_state(generator: Any, state: Any) -> None:
-    """Put a generator into a state of :func:`random_state`."""
+    """Put a generator into a state of :func:`random_state`.
+
+    Args:
+        generator: one of the kind that the state is of.
+        state: what :func:`random_state` returned.
+    """
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
         return

@@ -104,8 +104,11 @@ def unpack(arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any])
     """Put together what :func:`pack` took apart.
 
     Args:
-        arrays: of a checkpoint.
-        state: of the same checkpoint.
+        arrays: of a checkpoint, NumPy arrays by name.
+        state: of the same checkpoint, a JSON value.
+
+    Returns:
+        the tree.
 
     Raises:
         ValueError: if they do not come from :func:`pack`.
@@ -146,6 +149,10 @@ def _at(path: tuple[str, ...]) -> str:
 
 def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
     """Refuse a checkpoint of other objects than those to be restored.
+
+    Args:
+        found: the names in the checkpoint.
+        wanted: the names of what is to be restored.
 
     Raises:
         ValueError: if the names differ.

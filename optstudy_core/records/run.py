@@ -93,6 +93,9 @@ class Run:
             tensorboard: write event files as well.
             keep: the last so many checkpoints stay, ≥ 1; ``None``: all.
 
+        Returns:
+            the run, open for writing.
+
         Raises:
             FileExistsError: if the folder holds a run and ``overwrite`` is false.
             NotADirectoryError: if it, or a folder above it, is a file.
@@ -135,6 +138,12 @@ class Run:
 
         Rows later than the last checkpoint stay until they are written again.
 
+        Args:
+            folder: of the run.
+
+        Returns:
+            the run, open for writing.
+
         Raises:
             FileNotFoundError: if there is no run.
             BlockingIOError: if a living process writes to it.
@@ -152,7 +161,13 @@ class Run:
 
     @classmethod
     def create_or_resume(cls, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> Run:
-        """Make a run, or open the one that is there to go on with it; errors as of the two."""
+        """Make a run, or open the one that is there to go on with it.
+
+        Args and errors as for :meth:`create` and :meth:`resume`.
+
+        Returns:
+            the run, open for writing.
+        """
         try:
             return cls.create(folder, config)
         except FileExistsError:
@@ -161,6 +176,12 @@ class Run:
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Run:
         """Open a run to read it, also while a process writes to it; nothing is written.
+
+        Args:
+            folder: of the run.
+
+        Returns:
+            the run, which cannot be written to.
 
         Raises:
             FileNotFoundError: if there is no run.
@@ -172,12 +193,20 @@ class Run:
 
     @staticmethod
     def is_run(folder: str | os.PathLike[str]) -> bool:
-        """Return whether a folder holds a run."""
+        """Return whether a folder holds a run.
+
+        Args:
+            folder: any path.
+        """
         return (pathlib.Path(folder) / NAME).is_file()
 
     @classmethod
     def check_free(cls, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Refuse a folder in which :meth:`create` could not make a run.
+
+        Args:
+            folder: any path.
+            overwrite: as for :meth:`create`.
 
         Raises:
             FileExistsError: if it holds a run and ``overwrite`` is false.
@@ -248,7 +277,11 @@ class Run:
         self._write("epochs", [(number, row)])
 
     def steps(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Write rows of steps, all or none; arguments and errors are those of :meth:`epoch`."""
+        """Write rows of steps, all or none; errors as for :meth:`epoch`.
+
+        Args:
+            rows: pairs of a step's number and its row, as for :meth:`epoch`.
+        """
         self._write("steps", rows)
 
     def checkpoint(
@@ -266,7 +299,7 @@ class Run:
             epoch: after which it is, ≥ 0.
             arrays: NumPy arrays by name; bfloat16, 0-d and empty ones too.
             state: JSON values by name; see :func:`optstudy_core.records.pack` for trees.
-            row: of the epoch, written in the same transaction.
+            row: of the epoch, as for :meth:`epoch`; written in the same transaction.
 
         Raises:
             WriteError: if it cannot be written; the last one is still there.
@@ -367,6 +400,9 @@ class Run:
     def read_checkpoint(self, epoch: int) -> Checkpoint:
         """Return the checkpoint of an epoch.
 
+        Args:
+            epoch: one of :attr:`checkpoint_epochs`.
+
         Raises:
             ValueError: if there is none, or its file is not what it should be.
             ImportError: if ``safetensors`` is not installed.
@@ -409,6 +445,13 @@ def environment() -> dict[str, Any]:
 
 def column(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return a measurement of several rows; see :meth:`Run.column`.
+
+    Args:
+        rows: dictionaries of measurements, of epochs or of steps.
+        name: of the measurement.
+
+    Raises:
+        ValueError: if no row has it, or it is no number.
 
     >>> column([{"layers": {"a/b": {"angle": 3}}}, {"layers": {}}], "layers/a/b/angle")
     array([ 3., nan])

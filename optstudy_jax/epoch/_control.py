@@ -75,11 +75,14 @@ class Control:
     """A learning-rate method, of :func:`direction`, :func:`careful` or :func:`direction_careful`.
 
     Attributes:
-        method: the module of the core.
+        method: the module of the core, ``optstudy_core.epoch.direction`` for example.
         values: its hyperparameters.
         rollback: epochs with a cut are undone.
         min_lr: lower bound of the learning rate.
         max_lr: upper bound of the learning rate.
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
     """
 
     method: Any
@@ -153,6 +156,9 @@ class Control:
 
         Returns:
             ``(state, params, carried)``: as given, or as they were before an undone epoch.
+
+        Raises:
+            ValueError: if there is no loss, but one is read.
         """
         if value is None:
             if self.method is not core.direction:
@@ -196,7 +202,7 @@ class Control:
         Args:
             learning_rate: a number or scalar array.
             state: of this control.
-            dtype: of the result, to which the product of two float64 is rounded.
+            dtype: of the result, an array of shape () to which the product in float64 is rounded.
         """
         with jax.enable_x64(True):
             factor = Leaves([outside(state.decided.factor, jnp.float64)], BACKEND)
@@ -215,7 +221,7 @@ def direction(
     min_lr: float = 0.0,
     max_lr: float = core.rate.LARGEST,
 ) -> Control:
-    """Direction-adaptive learning rate (see ``optstudy_core.epoch.direction``).
+    """Return the direction-adaptive learning rate (see ``optstudy_core.epoch.direction``).
 
     Args:
         r: how strongly the direction counts, in [0, 1].
@@ -241,7 +247,7 @@ def careful(
     min_lr: float = 0.0,
     max_lr: float = core.rate.LARGEST,
 ) -> Control:
-    """Careful learning rate (see ``optstudy_core.epoch.careful``).
+    """Return the careful learning rate (see ``optstudy_core.epoch.careful``).
 
     Args:
         tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
@@ -279,7 +285,10 @@ def direction_careful(
     min_lr: float = 0.0,
     max_lr: float = core.rate.LARGEST,
 ) -> Control:
-    """Both at once (see ``optstudy_core.epoch.direction_careful``); arguments are theirs."""
+    """Return both at once (see ``optstudy_core.epoch.direction_careful``).
+
+    Args and errors as for :func:`direction` and :func:`careful`.
+    """
     values = {
         "r": r,
         "centred": centred,
@@ -419,6 +428,10 @@ def end_epoch(
     Returns:
         ``(params, state)``: as given, or, of an undone epoch (``rollback``), as they were
         before it, the optimizer's state too. The count of steps (for schedules) goes on.
+
+    Raises:
+        TypeError: for a state of another kind.
+        ValueError: if there is no loss, but one is read.
     """
     if not isinstance(state, ControlledState):
         raise TypeError(f"state of type {type(state).__name__}: allowed is ControlledState")
@@ -440,8 +453,11 @@ def begin_epoch(control: Control, params: Any, state: ControlledState) -> Contro
 
     Args:
         control: what :func:`with_control` or :func:`scale_by` was given.
-        params: parameters now.
+        params: tree of the parameters now.
         state: the optimizer's state.
+
+    Returns:
+        the optimizer's state, in which the epoch starts from ``params``.
     """
     now = state.control
     kept = now.kept

@@ -34,8 +34,8 @@ def eve(
     """Search on a grid along the epoch's step (see ``optstudy_core.epoch.eve``).
 
     Args:
-        params: θ at the end of the epoch.
-        start: θ at its start; Δ is their difference.
+        params: θ at the end of the epoch, a tree of arrays.
+        start: θ at its start, a tree like it; Δ is their difference.
         value_fn: the loss at some parameters, a scalar; called once for each s of the grid.
         grid: values of s ≥ 0; 0 is always one.
 
@@ -64,8 +64,8 @@ def eve_march(
     """Go on along the epoch's step while the loss does not rise.
 
     Args:
-        params: θ at the end of the epoch; along an optimizer's own step, after it.
-        start: θ at its start; before it.
+        params: θ at the end of the epoch, or after an optimizer's own step; a tree of arrays.
+        start: θ before it, a tree like it.
         value_fn: the loss at some parameters, a scalar; it is traced (``lax.while_loop``).
         h: length of a march, > 0.
         marches: at most so many, ≥ 1.
@@ -110,8 +110,8 @@ def eve_step(
     """Search on a grid along an optimizer's own step.
 
     Args:
-        updates: of the optimizer.
-        params: θ before they are added.
+        updates: of the optimizer, a tree of arrays.
+        params: θ before they are added, a tree like it.
         value_fn: the loss at some parameters, a scalar.
         grid: values of s ≥ 0; 0 is always one.
 

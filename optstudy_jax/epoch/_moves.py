@@ -19,9 +19,9 @@ def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> t
     """Move on by lr·cos φₖ·Δₖ (see ``optstudy_core.epoch.extrapolation``).
 
     Args:
-        params: θ at the end of the epoch.
-        start: θ at its start.
-        previous: Δₖ₋₁, zeros in the first epoch.
+        params: θ at the end of the epoch, a tree of arrays.
+        start: θ at its start, a tree like it.
+        previous: Δₖ₋₁, a tree like it; zeros in the first epoch.
         lr: ≥ 0.
 
     Returns:
@@ -35,7 +35,11 @@ def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> t
 
 
 def epoch_momentum_init(params: Any) -> core.momentum.MomentumState:
-    """Return the state of :func:`epoch_momentum` before the first epoch, in the working dtype."""
+    """Return the state of :func:`epoch_momentum` before the first epoch, in the working dtype.
+
+    Args:
+        params: tree of arrays.
+    """
     return core.momentum.MomentumState(
         jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), working_dtype(jnp.result_type(p))), params)
     )
@@ -53,8 +57,8 @@ def epoch_momentum(
 
     Args:
         state: of :func:`epoch_momentum_init` or of the last epoch.
-        params: θ where training left it.
-        start: θ at the start of the epoch.
+        params: θ where training left it, a tree of arrays.
+        start: θ at the start of the epoch, a tree like it.
         lr: ≥ 0.
         beta: β in [0, 1).
 
@@ -82,6 +86,14 @@ def backstep(
     state: core.backstep.BackstepState, tree: Any, undo: Any
 ) -> tuple[core.backstep.BackstepState, Any]:
     """Undo an epoch or not (see ``optstudy_core.epoch.backstep``), for any tree of JAX.
+
+    Args:
+        state: of ``optstudy_core.epoch.backstep.init`` or of the last epoch.
+        tree: what the epoch ended with, like the one kept.
+        undo: a truth value or an array of shape () of one.
+
+    Returns:
+        the new state, and the tree with which the next epoch starts.
 
     >>> state = core.backstep.init(jnp.array([1.0]))
     >>> state, params = backstep(state, jnp.array([7.0]), undo=jnp.array(True))
