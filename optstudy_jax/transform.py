@@ -55,7 +55,14 @@ class PerLeaf(NamedTuple):
     float64: Any
 
     def tree(self, params: Any) -> Any:
-        """Return the scalars as a tree like the parameters."""
+        """Return the scalars as a tree like the parameters.
+
+        Args:
+            params: the parameters of that state, or anything with their structure and dtypes.
+
+        Returns:
+            the tree; its leaves have shape ().
+        """
         leaves, treedef = jax.tree.flatten(params)
         dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
         places = enumerate(_places(dtypes))

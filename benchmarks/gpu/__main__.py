@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = page.page(found, notes.read_text().strip() if notes and notes.exists() else "")
     print(text)
     if arguments.docs:
-        (arguments.docs / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+        (arguments.docs / "gpu.json").write_text(json.dumps(found) + "\n")
         (arguments.docs / "gpu.md").write_text(text)
     return 0
 
