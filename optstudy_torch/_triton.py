@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -120,6 +121,12 @@ def _kernel(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
     return triton.jit(do_not_specialize=_COUNTS)(scope[name])
 
 
+def _start(kernel: Any, instances: int, device: torch.device, *arguments: Any) -> None:
+    """Start a kernel on a device, which need not be the current one."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[(instances,)](*arguments, BLOCK, num_warps=_WARPS, enable_fp_fusion=False)
+
+
 class Scalars:
     """The scalars of a phase, for all leaves at once.
 
@@ -149,8 +156,8 @@ class Scalars:
             for symbol in self._results
         ]
         c = stage.numbers(id(self), _values(numbers, hyperparameters))
-        grid = (-(-stage.count // BLOCK),)
-        kernel[grid](*read, *made, c, stage.count, BLOCK, num_warps=_WARPS, enable_fp_fusion=False)
+        instances = -(-stage.count // BLOCK)
+        _start(kernel, instances, stage.device, *read, *made, c, stage.count)
         for symbol, x in zip(self._results, made, strict=True):
             stage.scalars[symbol.name] = x
 
@@ -212,16 +219,16 @@ class Arrays:
         )
         scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
         for launch in launches:
-            launch.kernel[(launch.places.instances,)](
+            _start(
+                launch.kernel,
+                launch.places.instances,
+                stage.device,
                 *(unit.arrays[name] for unit, name in launch.firsts),
                 launch.table,
                 *launch.places[1:],
                 launch.leaves,
                 *scalars,
                 stage.numbers(id(self), _values(launch.numbers, hyperparameters)),
-                BLOCK,
-                num_warps=_WARPS,
-                enable_fp_fusion=False,
             )
 
     def _moving(self, units: Sequence[Unit]) -> list[tuple[Unit, str]]:
@@ -281,6 +288,14 @@ class Arrays:
                 made.append(f"to_{name} = first_{name} + {distance}")
             return made
 
+        def added(step: str) -> str:
+            if own["p"] == dtype:
+                return f"p + ({step})"
+            small = _LANGUAGE[own["p"]]
+            # torch adds numbers of a small dtype in float32, and rounds the sum.
+            rounded = step if step_dtype else f"({step}).to({small}).to({working})"
+            return f"(p + ({rounded})).to({small})"
+
         def computed(mask: str) -> list[str]:
             made = [f"own_{name} = tl.load(to_{name} + at{mask})" for name in read]
             made += [f"{name} = own_{name}.to({working})" for name in read]
@@ -289,18 +304,10 @@ class Arrays:
                 shown = text.shown(source)
                 value = f"tl.zeros([BLOCK], {working}) + {shown}" if not source.is_array else shown
                 if target == "step" and in_place:
-                    made.append(f"tl.store(to_p + at, {_sum(value, own['p'], step_dtype)}{mask})")
+                    made.append(f"tl.store(to_p + at, {added(value)}{mask})")
                 else:
                     made.append(f"tl.store(to_{target} + at, {value}{mask})")
             return made
-
-        def _sum(step: str, own: torch.dtype, step_dtype: str | None) -> str:
-            if own == dtype:
-                return f"p + ({step})"
-            small = _LANGUAGE[own]
-            # torch adds numbers of a small dtype in float32, and rounds the sum.
-            rounded = step if step_dtype else f"({step}).to({small}).to({working})"
-            return f"(p + ({rounded})).to({small})"
 
         whole, rest = computed(""), computed(", mask=at < size")
         place = [
