@@ -22,7 +22,9 @@ from rich.table import Table
 
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import find
+from optstudy_core.hyperparameters import nearest
 from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.wrappers import WRAPPERS
 
 STEPS = 200
 SEEDS = (0, 1, 2)
@@ -72,7 +74,7 @@ class Peer:
     """A library's optimizer and the settings of ours that should be the same.
 
     Attributes:
-        algorithm: a name of ``ALGORITHMS``.
+        algorithm: a name of ``ALGORITHMS``, or of ``WRAPPERS``: then it goes around Adam.
         dialect: whose mathematics.
         name: of the peer, e.g. ``torch.optim.Adam``.
         settings: its arguments, for the table.
@@ -175,9 +177,26 @@ def evened(problem: Problem) -> Problem:
     return replace(problem, grads=[[draw(x) for x in row] for row in problem.grads])
 
 
-def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any) -> Runner:
-    """Return what runs an algorithm in NumPy: the definition of every backend's result."""
-    found = find(algorithm, ALGORITHMS)
+def rule(name: str) -> Algorithm:
+    """Return an algorithm, or a wrapper around Adam, by its name."""
+    return WRAPPERS[name](ALGORITHMS["adam"]) if name in WRAPPERS else find(name, ALGORITHMS)
+
+
+def core(
+    algorithm: str | Algorithm,
+    dialect: str | None,
+    seen: Callable[[Any, Leaves], Leaves] = lambda state, params: params,
+    **hyperparameters: Any,
+) -> Runner:
+    """Return what runs an algorithm in NumPy: the definition of every backend's result.
+
+    Args:
+        algorithm: an algorithm, or a name for :func:`rule`.
+        dialect: whose mathematics.
+        seen: what is compared, of the state and the parameters after a step; the parameters.
+        hyperparameters: those that are not the dialect's.
+    """
+    found = rule(algorithm) if isinstance(algorithm, str) else algorithm
     values = found.resolve(dialect, hyperparameters)
 
     def run(problem: Problem) -> list[Arrays]:
@@ -192,10 +211,16 @@ def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any
             with np.errstate(all="ignore"):
                 state, step = found.update(state, Leaves(grads, NumPy()), theta, **now)
                 theta = theta + step
-            trajectory.append([np.asarray(x) for x in theta.values])
+            trajectory.append([np.asarray(x) for x in seen(state, theta).values])
         return trajectory
 
     return run
+
+
+def average_of(state: Any, params: Leaves) -> Leaves:
+    """Return the average of the parameters that a state of ``averaged`` holds."""
+    average: Leaves = state.average
+    return average
 
 
 # How far apart.
@@ -297,15 +322,19 @@ def rows(
 ) -> list[tuple[str, ...]]:
     """Return the table: a row for each pair, and one for each dialect that has none.
 
+    A wrapper has the dialects of what it goes around; only those with a peer are its rows.
+
     Args:
-        names: of the algorithms.
+        names: of the algorithms and wrappers.
         measured: the pairs that ran.
         missing: for each dialect that could not be run, why.
     """
     found: list[tuple[str, ...]] = []
     for name in names:
-        for dialect, values in ALGORITHMS[name].dialects.items():
+        for dialect, values in rule(name).dialects.items():
             own = [m for m in measured if (m.peer.algorithm, m.peer.dialect) == (name, dialect)]
+            if name in WRAPPERS and not own and dialect not in missing:
+                continue
             for m in own:
                 ulp = " / ".join(f"{x:.3g}" for x in m.ulp)
                 settings = show(m.peer.settings) or "defaults"
@@ -351,8 +380,9 @@ _PREFACE = (
     "maximum of the parameter; over three seeds, a rate that falls and, for torch, gradients that",
     "are `None`. Up to 1e-12 it is the same mathematics in another order of roundings.",
     "**float32**: the same after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
-    "maximum: how far two programs part that are both right. **A dialect without a peer**: nobody",
-    "ships it; `papers` are loops written from the pseudocode of the paper.",
+    "maximum: how far two programs part that are both right. **The paper's pseudocode**: a loop",
+    "written from it. **Wrappers** (averaged, cautious, lookahead, mechanic, sam) go around Adam in",
+    "that dialect.",
     "",
 )
 
@@ -366,20 +396,20 @@ def main(argv: Sequence[str]) -> int:
         "every pair that ran is as the table of peers says, 1 if not, 2 for bad arguments.",
     )
     parser.add_argument(
-        "--algorithms", default="all", help="names joined by commas, or all (default)"
+        "--algorithms",
+        default="all",
+        help="names of algorithms and wrappers joined by commas, or all (default)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
     arguments = parser.parse_args(argv)
     from .peers import collect
 
-    names = list(ALGORITHMS)
+    known = names = [*ALGORITHMS, *WRAPPERS]
     if arguments.algorithms != "all":
         names = [name.strip() for name in arguments.algorithms.split(",") if name.strip()]
-    try:
-        for name in names:
-            find(name, ALGORITHMS)
-    except ValueError as error:
-        parser.error(str(error))
+    for name in names:
+        if name not in known:
+            parser.error(f"algorithm = {name!r}: {nearest(name, known)}")
     console = Console()
     peers, missing = collect()
     chosen = [peer for peer in peers if peer.algorithm in names]

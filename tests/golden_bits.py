@@ -28,17 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.averaged import averaged
-from optstudy_core.cautious import cautious
 from optstudy_core.hyperparameters import ANY, RANGES, is_number
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.lookahead import lookahead
-from optstudy_core.mechanic import mechanic
-from optstudy_core.sam import sam
+from optstudy_core.wrappers import WRAPPERS
 
-WRAPPERS: dict[str, Callable[[Algorithm], Algorithm]] = {
-    wrapper.__name__: wrapper for wrapper in (averaged, cautious, lookahead, mechanic, sam)
-}
 WRAPPED = ALGORITHMS["lion"]  # which reads the parameters
 RULES = dict(ALGORITHMS) | {name: wrapper(WRAPPED) for name, wrapper in WRAPPERS.items()}
 
