@@ -381,8 +381,7 @@ _PREFACE = (
     "are `None`. Up to 1e-12 it is the same mathematics in another order of roundings.",
     "**float32**: the same after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
     "maximum: how far two programs part that are both right. **The paper's pseudocode**: a loop",
-    "written from it. **Wrappers** (averaged, cautious, lookahead, mechanic, sam) go around Adam in",
-    "that dialect.",
+    "written from it. **Wrappers** (averaged, cautious, lookahead, mechanic, sam): around Adam.",
     "",
 )
 
