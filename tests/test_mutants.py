@@ -518,7 +518,7 @@ def absent_terms_are_not_computed(modules: dict[str, ModuleType]) -> None:
 def _operations(algorithm: Any, given: dict[str, Any]) -> list[str]:
     values = algorithm.defaults() | given
     backend = _Listing()
-    params = Leaves([np.ones(2), np.ones((2, 2))], backend)
+    params = Leaves([np.ones(2), np.eye(2)], backend)  # of which roots are found at once
     state = algorithm.start(params, values)
     backend.listed.clear()
     more = dict.fromkeys(algorithm.inputs, params)
