@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -361,12 +362,35 @@ def _without_peer(
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
     """Return the table as a page in Markdown."""
-    from .peers import versions
-
     cells = [HEADINGS, ["---"] * len(HEADINGS), *table]
     lines = ["| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in cells]
+    return "\n".join([*_PREFACE, _versions(), "", *lines, ""])
+
+
+def _versions() -> str:
+    from .peers import versions
+
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return "\n".join([*_PREFACE, f"Measured with {used}.", "", *lines, ""])
+    return f"Measured with {used}."
+
+
+def renewed(text: str, table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the rows of a page of :func:`markdown`, with those of a table in place of its own.
+
+    Raises:
+        ValueError: if the page was measured with other versions.
+    """
+    if _versions() not in text.splitlines():
+        raise ValueError(f"its rows are not of now ({_versions()}): measure all algorithms")
+    rows = [
+        tuple(x.strip().replace("\\|", "|") for x in re.split(r"(?<!\\)\|", line)[1:-1])
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    new = {row[0] for row in table}
+    kept = [row for row in rows[2:] if row[0] not in new]
+    order = [*ALGORITHMS, *WRAPPERS]
+    return sorted([*kept, *table], key=lambda row: order.index(row[0]))
 
 
 _PREFACE = (
@@ -399,7 +423,12 @@ def main(argv: Sequence[str]) -> int:
         default="all",
         help="names of algorithms and wrappers joined by commas, or all (default)",
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write the table as Markdown; without all algorithms, renew their rows in it",
+    )
     arguments = parser.parse_args(argv)
     from .peers import collect
 
@@ -415,7 +444,13 @@ def main(argv: Sequence[str]) -> int:
     measured = [measure(p) for p in track(chosen, "measuring", console=console, transient=True)]
     found = rows(names, measured, missing)
     if arguments.write is not None:
-        arguments.write.write_text(markdown(found), encoding="utf-8")
+        whole = found
+        if names != known and arguments.write.exists():
+            try:
+                whole = renewed(arguments.write.read_text(encoding="utf-8"), found)
+            except ValueError as error:
+                parser.error(f"{arguments.write}: {error}")
+        arguments.write.write_text(markdown(whole), encoding="utf-8")
     table = Table(title="Against the libraries", title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
