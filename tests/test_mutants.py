@@ -119,6 +119,10 @@ EQUIVALENT = {
     ("shampoo", "_diagonal_root", "order == 2", "order <= 2"): "it is 2 or 4",
     ("mechanic", "mechanic", "zip(betas, state.bets, strict=True)", "zip(betas, state.bets)"): SAME,
     ("mechanic", "mechanic", "True", "False"): SAME,
+    ("muon", "init", "params", "zeros"): ONLY_THE_SHAPE,
+    ("muon", "init", "params", "none"): ONLY_THE_SHAPE,
+    ("muon", "update", "b", "m"): SAME_NAME,
+    ("muon", "update", "grad", "x"): ONLY_THE_SHAPE,
     ("soap", "init", "params", "zeros"): ONLY_THE_SHAPE,
     ("soap", "init", "params", "matrix"): ONLY_THE_SHAPE,
     ("soap", "init", "params", "bases"): ONLY_THE_SHAPE,
@@ -761,13 +765,22 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         assert np.array_equal(state.m.values[0], np.float32([0.5, np.nan, 0.5]), equal_nan=True)
 
 
-PRECONDITIONED = {
+PRODUCTS = {
+    "muon": (1825330561, 2147837482, 3306192240, 684279520, 3881762469, 2278588250),
     "shampoo": (3250478967, 2736832859, 3228834815, 2965794841, 3976354026, 1201385089),
     "soap": (3141387682, 1224656701, 1152852411, 382699718, 1044468622, 3303743755),
 }
-"""CRC-32, by dtype and setting, of leaves with one to three axes, some too long for a matrix."""
+"""CRC-32, by dtype and setting, of rules with products, and of leaves with one to three axes.
 
-PRECONDITIONED_SETTINGS: dict[str, list[dict[str, Any]]] = {
+To Shampoo and SOAP some axes are too long for a matrix.
+"""
+
+PRODUCT_SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "muon": [
+        {},
+        {"consistent_rms": 0.37, "rows_are_outputs": False, "eps_added": True, "eps": 0.31},
+        {"rows_are_outputs": False, "debias": True, "nesterov": False, "momentum": 0.7},
+    ],
     "shampoo": [
         {},
         {"momentum": 0.7, "weight_decay": 0.13, "update_interval": 2.0, "eps": 0.37},
@@ -781,13 +794,13 @@ PRECONDITIONED_SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def preconditioned_leaves_keep_their_bits(modules: dict[str, ModuleType]) -> None:
+def products_keep_their_bits(modules: dict[str, ModuleType]) -> None:
     rules = mutants.algorithms(modules)
-    for name in PRECONDITIONED.keys() & rules:
-        settings = itertools.product(golden_bits.DTYPES, PRECONDITIONED_SETTINGS[name])
+    for name in PRODUCTS.keys() & rules:
+        settings = itertools.product(golden_bits.DTYPES, PRODUCT_SETTINGS[name])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(modules[name], "LONGEST", 3)
-            for wanted, (dtype, given) in zip(PRECONDITIONED[name], settings, strict=True):
+            patch.setattr(modules[name], "LONGEST", 3, raising=False)
+            for wanted, (dtype, given) in zip(PRODUCTS[name], settings, strict=True):
                 setting = golden_bits.Setting(given, "numbers", dtype)
                 found = golden_bits.trajectory(rules[name], None, setting, _ranked(dtype))
                 arrays = (found.steps, *found.initial.values(), *found.state.values())
@@ -1118,6 +1131,10 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
     state = muon.init(theta)
     assert np.allclose(muon.update(state, theta, theta, lr=1.0)[1].values[0], -1.0)
     assert (state.b.shape, state.adamw.m.shape) == ((0,), (2, 3, 2))
+    small = 2.0**-9 * np.eye(2)  # shorter than ε
+    given = {"eps": 2.0, "adam_eps": 0.5, "adam_weight_decay": 0.25, "weight_decay": 0.0}
+    given |= {"lr": 1.0, "momentum": 0.0, "ns_coefficients": ((1.0, 0.0, 0.0),)}
+    assert np.array_equal(muon.update(muon.init(small), small, **given)[1], -small / 2)
     for good in ((), ((1.5, -0.5, 0.0),) * 2, [[1, 2, 3]]):
         muon.check({"ns_coefficients": good})
     for bad in (
@@ -1141,7 +1158,7 @@ CONTRACTS = (
     loss_models_keep_their_bits,
     rates_are_those_of_the_step_before,
     matrices_keep_their_bits,
-    preconditioned_leaves_keep_their_bits,
+    products_keep_their_bits,
     a_period_ends_with_the_step_that_reaches_it,
     adafactor_sees_the_shape,
     muon_sees_the_shape,
