@@ -7,6 +7,7 @@ and is held against the original on special values.
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ SQUARED = "only its square counts"
 SIGN_TIMES = "a product with a sign is not rounded"
 ROOT_OF_ONE = "the root of the number after 1 rounds to 1"
 EXACT = "that product or difference is exact (twice or half a number; ρ − 4 and ρ − 2 where ρ > 4)"
-COMMUTES = "which vector comes first does not matter"
+COMMUTES = "which of the two comes first does not matter"
 NOT_NEGATIVE = "it is not negative"
 ALL_ZERO = "every field is 0 before the first step"
 NORM = "a norm is not below 0"
@@ -123,6 +124,16 @@ EQUIVALENT = {
     ("muon", "init", "params", "none"): ONLY_THE_SHAPE,
     ("muon", "update", "b", "m"): SAME_NAME,
     ("muon", "update", "grad", "x"): ONLY_THE_SHAPE,
+    ("muon", "update", "grad", "b"): ONLY_THE_SHAPE,
+    ("muon", "update", "grad", "m"): ONLY_THE_SHAPE,
+    ("muon", "update", "1.0", "1.0000000000000002"): ROOT_OF_ONE,
+    ("muon", "update", "max(inputs, 1)", "max(1, inputs)"): COMMUTES,
+    (
+        "muon",
+        "update",
+        "max(1.0, outputs / max(inputs, 1))",
+        "max(outputs / max(inputs, 1), 1.0)",
+    ): COMMUTES,
     ("soap", "init", "params", "zeros"): ONLY_THE_SHAPE,
     ("soap", "init", "params", "matrix"): ONLY_THE_SHAPE,
     ("soap", "init", "params", "bases"): ONLY_THE_SHAPE,
@@ -1135,6 +1146,14 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
     given = {"eps": 2.0, "adam_eps": 0.5, "adam_weight_decay": 0.25, "weight_decay": 0.0}
     given |= {"lr": 1.0, "momentum": 0.0, "ns_coefficients": ((1.0, 0.0, 0.0),)}
     assert np.array_equal(muon.update(muon.init(small), small, **given)[1], -small / 2)
+    for rows, columns in ((7, 3), (11, 7), (3, 1), (3, 0)):
+        tall = np.random.default_rng(0).normal(size=(rows, columns))
+        tall_steps = [
+            muon.update(muon.init(tall), tall, **given, rows_are_outputs=wide)[1]
+            for wide in (True, False)
+        ]
+        scale = math.sqrt(rows / columns) if columns else 1.0
+        assert np.array_equal(tall_steps[0], scale * tall_steps[1])
     for good in ((), ((1.5, -0.5, 0.0),) * 2, [[1, 2, 3]]):
         muon.check({"ns_coefficients": good})
     for bad in (
