@@ -183,7 +183,7 @@ def update(
     if absent(consistent_rms):
         scale = math.sqrt(max(1.0, outputs / max(inputs, 1)))
     else:
-        scale = math.sqrt(max(outputs, inputs)) * consistent_rms
+        scale = math.sqrt(max(rows, columns)) * consistent_rms
     step = decoupled_decay(-(lr * scale) * x, params, lr=lr, weight_decay=weight_decay)
     return MuonState(b, c, state.adamw), step
 
