@@ -655,15 +655,20 @@ def caught_by(mutant: Mutant, contracts: Sequence[Contract] = ()) -> str | None:
         changed = algorithms(modules)
     except Exception:
         return "raises"
-    for path, (name, dialect) in golden_bits.golden_files().items():
-        if name in changed:
-            golden = golden_bits.read(path)
-            try:
-                found = golden_bits.difference(changed[name], dialect, golden, working_dtype)
-            except Exception:
-                return "raises"
+    files = [
+        (changed[name], dialect, golden_bits.read(path))
+        for path, (name, dialect) in golden_bits.golden_files().items()
+        if name in changed
+    ]
+    try:
+        if any(golden_bits.other_defaults(*file) for file in files):  # told in no time
+            return "defaults"
+        for file in files:
+            found = golden_bits.difference(*file, working_dtype)
             if found:
                 return found[0]
+    except Exception:
+        return "raises"
     for check in contracts:
         try:
             check(modules)
