@@ -26,6 +26,7 @@ from ._namespace import namespace
 from .algorithm import Algorithm
 from .algorithm import discover as _discover
 from .algorithm import find as _find
+from .wrappers import WRAPPERS as _WRAPPERS
 
 __version__ = "0.1.0"
 __date__ = ""  # of its release, 2030-12-31 for example; CITATION.cff has both
@@ -54,21 +55,25 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
     """Return the BibTeX entries of an algorithm's sources.
 
     Args:
-        algorithm: a name of :data:`ALGORITHMS`, or an algorithm.
+        algorithm: a name of :data:`ALGORITHMS` or of a wrapper, or an algorithm.
         implementation: with an entry for this implementation: version, file and its digest.
 
     Raises:
-        ValueError: if there is no such algorithm.
+        ValueError: if there is no such algorithm, or its file is asked for and it has none.
 
     >>> print(citation("adam").splitlines()[0])
     @inproceedings{kingma2015adam,
     >>> print(citation("adam", implementation=True).splitlines()[-9])
     @misc{optstudy-adam-0.1.0,
     """
-    found = _find(algorithm, ALGORITHMS)
-    entries = [_entry(key) for key in found.bibtex]
+    if isinstance(algorithm, str) and algorithm in _WRAPPERS:
+        name, keys = algorithm, _WRAPPERS[algorithm](ALGORITHMS["sgd"]).bibtex[:1]
+    else:
+        found = _find(algorithm, ALGORITHMS)
+        name, keys = found.name, found.bibtex
+    entries = [_entry(key) for key in keys]
     if implementation:
-        entries.append(_implementation(found.name, __version__, __date__))
+        entries.append(_implementation(name, __version__, __date__))
     return "\n\n".join(entries)
 
 

@@ -16,7 +16,9 @@ from . import ALGORITHMS, citation
 from ._citation import field
 from ._docstring import meaning
 from .algorithm import Algorithm, find
+from .hyperparameters import nearest
 from .leaves import Leaves, NumPy, map_leaves
+from .wrappers import WRAPPERS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,22 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "list":
         print(table())
         return 0
-    try:
-        algorithms = [find(name, ALGORITHMS) for name in arguments.names]
-    except ValueError as error:
-        print(f"optstudy_core: {error}", file=sys.stderr)
-        return 2
+    known = [*ALGORITHMS, *WRAPPERS]
+    for name in arguments.names:
+        if name not in known:
+            print(f"optstudy_core: algorithm = {name!r}: {nearest(name, known)}", file=sys.stderr)
+            return 2
     cite = partial(citation, implementation=True)
-    function = cite if arguments.command == "cite" else explanation
-    print("\n\n".join(function(algorithm) for algorithm in algorithms))
+    function = cite if arguments.command == "cite" else explained
+    print("\n\n".join(function(name) for name in arguments.names))
     return 0
 
 
 def table() -> str:
-    """Return one line for each algorithm, sorted by name, with a heading.
+    """Return one line for each algorithm, sorted by name, with a heading; then the wrappers.
 
-    ``state`` is the number of arrays like the parameters that the algorithm keeps by default,
-    ``inputs`` what it is given besides the gradient.
+    ``state`` is the number of arrays like the parameters that the algorithm keeps by default (a
+    wrapper: besides), ``inputs`` what it is given besides the gradient.
     """
     rows = [("name", "torch class", "year", "state", "inputs", "dialects", "paper")]
     rows += [
@@ -66,6 +68,19 @@ def table() -> str:
         )
         for name, algorithm in sorted(ALGORITHMS.items())
     ]
+    inner = ALGORITHMS["sgd"]  # which has no state
+    rows += [
+        (
+            name,
+            "around any",
+            field(wrapped.bibtex[0], "year"),
+            str(state_size(wrapped)),
+            "-",
+            "of the inner one",
+            textwrap.shorten(field(wrapped.bibtex[0], "title"), 40, placeholder=" …"),
+        )
+        for name, wrapped in ((name, wrapper(inner)) for name, wrapper in WRAPPERS.items())
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -79,6 +94,15 @@ def state_size(algorithm: Algorithm, dialect: str | None = None) -> int:
     state = algorithm.start(Leaves([np.zeros(2)], NumPy()), algorithm.defaults(dialect))
     map_leaves(lambda leaves: full.append(np.shape(leaves.values[0]) == (2,)), state)
     return sum(full)
+
+
+def explained(name: str) -> str:
+    """Return the explanation of an algorithm or of a wrapper."""
+    if name not in WRAPPERS:
+        return explanation(find(name, ALGORITHMS))
+    wrapper = WRAPPERS[name]
+    texts = [inspect.getdoc(x) or "" for x in (inspect.getmodule(wrapper), wrapper)]
+    return f"# {name}\n\n{texts[0]}\n\n{texts[1].partition(chr(10) * 2 + '>>>')[0]}"
 
 
 def explanation(algorithm: Algorithm) -> str:

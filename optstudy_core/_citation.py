@@ -48,9 +48,15 @@ def implementation(module: str, version: str, date: str) -> str:
         module: name of the algorithm's module in ``optstudy_core``.
         version: of this project.
         date: of its release, year first; empty: it is not released.
+
+    Raises:
+        ValueError: if there is no such module: a rule of one's own, or a wrapped one.
     """
     name = f"{module}.py"
-    digest = hashlib.sha256(files(__package__).joinpath(name).read_bytes()).hexdigest()
+    file = files(__package__).joinpath(name)
+    if not file.is_file():
+        raise ValueError(f"{module!r} is no file of {__package__}: cite what it is made of")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return "\n".join(
         [
             f"@misc{{optstudy-{module}-{version},",

@@ -82,9 +82,8 @@ def check(hyperparameters: dict[str, Any]) -> None:
     """Refuse coefficients that are not a tuple of triples of numbers."""
     value = hyperparameters["ns_coefficients"]
     try:
-        triples = [tuple(map(float, triple)) for triple in value]
-        good = all(len(t) == 3 and all(map(math.isfinite, t)) for t in triples)
-    except (TypeError, ValueError):
+        good = all(len(t) == 3 and all(map(math.isfinite, t)) for t in value)
+    except TypeError:
         good = False
     if not good:
         raise ValueError(
@@ -184,7 +183,7 @@ def update(
     if absent(consistent_rms):
         scale = math.sqrt(max(1.0, outputs / max(inputs, 1)))
     else:
-        scale = math.sqrt(max(outputs, inputs)) * consistent_rms
+        scale = math.sqrt(max(rows, columns)) * consistent_rms
     step = decoupled_decay(-(lr * scale) * x, params, lr=lr, weight_decay=weight_decay)
     return MuonState(b, c, state.adamw), step
 

@@ -6,6 +6,9 @@ Gradients are taken at yₜ, which are the parameters; a base step uₜ moves z�
     zₜ₊₁ = zₜ + uₜ
     xₜ₊₁ = (1 − cₜ)·xₜ + cₜ·zₜ₊₁,    cₜ = wₜ / Σwᵢ,    wₜ = (max of the rates to t)²
 
+with ``equal_weights`` wₜ = 1. optax's ``weight_lr_power`` is the exponent in wₜ: 2, its default, or
+0; others, as 1, are not here.
+
 xₜ is not kept: yₜ₊₁ − yₜ = cₜ·(zₜ − yₜ) + (1 − β·(1 − cₜ))·uₜ says the same without it, and needs
 no division by β. :func:`schedule_free_eval_params` gives xₜ, the parameters to measure and to keep.
 """

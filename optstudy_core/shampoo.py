@@ -134,7 +134,7 @@ def update(
     (roots,) = when(state.t == 0, renewed, (sums,), (state.roots,))
     for shape, root in zip(shapes, parts(roots, shapes), strict=True):
         u = transposed(matmul(root, u) if is_full(shape) else root * u)
-    u = reshaped(u if len(shapes) == 2 else transposed(u), grad.shape)
+    u = reshaped(u, grad.shape)  # a vector lies on its side, in the same order
     t = state.t + 1
     t = xp.where(t >= update_interval, 0.0, t)
     m = state.m

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,9 @@ from rich.table import Table
 
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.algorithm import find
+from optstudy_core.hyperparameters import nearest
 from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.wrappers import WRAPPERS
 
 STEPS = 200
 SEEDS = (0, 1, 2)
@@ -72,7 +75,7 @@ class Peer:
     """A library's optimizer and the settings of ours that should be the same.
 
     Attributes:
-        algorithm: a name of ``ALGORITHMS``.
+        algorithm: a name of ``ALGORITHMS``, or of ``WRAPPERS``: then it goes around Adam.
         dialect: whose mathematics.
         name: of the peer, e.g. ``torch.optim.Adam``.
         settings: its arguments, for the table.
@@ -175,9 +178,26 @@ def evened(problem: Problem) -> Problem:
     return replace(problem, grads=[[draw(x) for x in row] for row in problem.grads])
 
 
-def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any) -> Runner:
-    """Return what runs an algorithm in NumPy: the definition of every backend's result."""
-    found = find(algorithm, ALGORITHMS)
+def rule(name: str) -> Algorithm:
+    """Return an algorithm, or a wrapper around Adam, by its name."""
+    return WRAPPERS[name](ALGORITHMS["adam"]) if name in WRAPPERS else find(name, ALGORITHMS)
+
+
+def core(
+    algorithm: str | Algorithm,
+    dialect: str | None,
+    seen: Callable[[Any, Leaves], Leaves] = lambda state, params: params,
+    **hyperparameters: Any,
+) -> Runner:
+    """Return what runs an algorithm in NumPy: the definition of every backend's result.
+
+    Args:
+        algorithm: an algorithm, or a name for :func:`rule`.
+        dialect: whose mathematics.
+        seen: what is compared, of the state and the parameters after a step; the parameters.
+        hyperparameters: those that are not the dialect's.
+    """
+    found = rule(algorithm) if isinstance(algorithm, str) else algorithm
     values = found.resolve(dialect, hyperparameters)
 
     def run(problem: Problem) -> list[Arrays]:
@@ -192,10 +212,16 @@ def core(algorithm: str | Algorithm, dialect: str | None, **hyperparameters: Any
             with np.errstate(all="ignore"):
                 state, step = found.update(state, Leaves(grads, NumPy()), theta, **now)
                 theta = theta + step
-            trajectory.append([np.asarray(x) for x in theta.values])
+            trajectory.append([np.asarray(x) for x in seen(state, theta).values])
         return trajectory
 
     return run
+
+
+def average_of(state: Any, params: Leaves) -> Leaves:
+    """Return the average of the parameters that a state of ``averaged`` holds."""
+    average: Leaves = state.average
+    return average
 
 
 # How far apart.
@@ -297,15 +323,19 @@ def rows(
 ) -> list[tuple[str, ...]]:
     """Return the table: a row for each pair, and one for each dialect that has none.
 
+    A wrapper has the dialects of what it goes around; only those with a peer are its rows.
+
     Args:
-        names: of the algorithms.
+        names: of the algorithms and wrappers.
         measured: the pairs that ran.
         missing: for each dialect that could not be run, why.
     """
     found: list[tuple[str, ...]] = []
     for name in names:
-        for dialect, values in ALGORITHMS[name].dialects.items():
+        for dialect, values in rule(name).dialects.items():
             own = [m for m in measured if (m.peer.algorithm, m.peer.dialect) == (name, dialect)]
+            if name in WRAPPERS and not own and dialect not in missing:
+                continue
             for m in own:
                 ulp = " / ".join(f"{x:.3g}" for x in m.ulp)
                 settings = show(m.peer.settings) or "defaults"
@@ -332,12 +362,35 @@ def _without_peer(
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
     """Return the table as a page in Markdown."""
-    from .peers import versions
-
     cells = [HEADINGS, ["---"] * len(HEADINGS), *table]
     lines = ["| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in cells]
+    return "\n".join([*_PREFACE, _versions(), "", *lines, ""])
+
+
+def _versions() -> str:
+    from .peers import versions
+
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return "\n".join([*_PREFACE, f"Measured with {used}.", "", *lines, ""])
+    return f"Measured with {used}."
+
+
+def renewed(text: str, table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the rows of a page of :func:`markdown`, with those of a table in place of its own.
+
+    Raises:
+        ValueError: if the page was measured with other versions.
+    """
+    if _versions() not in text.splitlines():
+        raise ValueError(f"its rows are not of now ({_versions()}): measure all algorithms")
+    rows = [
+        tuple(x.strip().replace("\\|", "|") for x in re.split(r"(?<!\\)\|", line)[1:-1])
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    new = {row[0] for row in table}
+    kept = [row for row in rows[2:] if row[0] not in new]
+    order = [*ALGORITHMS, *WRAPPERS]
+    return sorted([*kept, *table], key=lambda row: order.index(row[0]))
 
 
 _PREFACE = (
@@ -351,8 +404,8 @@ _PREFACE = (
     "maximum of the parameter; over three seeds, a rate that falls and, for torch, gradients that",
     "are `None`. Up to 1e-12 it is the same mathematics in another order of roundings.",
     "**float32**: the same after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
-    "maximum: how far two programs part that are both right. **A dialect without a peer**: nobody",
-    "ships it; `papers` are loops written from the pseudocode of the paper.",
+    "maximum: how far two programs part that are both right. **The paper's pseudocode**: a loop",
+    "written from it. **Wrappers** (averaged, cautious, lookahead, mechanic, sam): around Adam.",
     "",
 )
 
@@ -366,27 +419,38 @@ def main(argv: Sequence[str]) -> int:
         "every pair that ran is as the table of peers says, 1 if not, 2 for bad arguments.",
     )
     parser.add_argument(
-        "--algorithms", default="all", help="names joined by commas, or all (default)"
+        "--algorithms",
+        default="all",
+        help="names of algorithms and wrappers joined by commas, or all (default)",
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write the table as Markdown; without all algorithms, renew their rows in it",
+    )
     arguments = parser.parse_args(argv)
     from .peers import collect
 
-    names = list(ALGORITHMS)
+    known = names = [*ALGORITHMS, *WRAPPERS]
     if arguments.algorithms != "all":
         names = [name.strip() for name in arguments.algorithms.split(",") if name.strip()]
-    try:
-        for name in names:
-            find(name, ALGORITHMS)
-    except ValueError as error:
-        parser.error(str(error))
+    for name in names:
+        if name not in known:
+            parser.error(f"algorithm = {name!r}: {nearest(name, known)}")
     console = Console()
     peers, missing = collect()
     chosen = [peer for peer in peers if peer.algorithm in names]
     measured = [measure(p) for p in track(chosen, "measuring", console=console, transient=True)]
     found = rows(names, measured, missing)
     if arguments.write is not None:
-        arguments.write.write_text(markdown(found), encoding="utf-8")
+        whole = found
+        if names != known and arguments.write.exists():
+            try:
+                whole = renewed(arguments.write.read_text(encoding="utf-8"), found)
+            except ValueError as error:
+                parser.error(f"{arguments.write}: {error}")
+        arguments.write.write_text(markdown(whole), encoding="utf-8")
     table = Table(title="Against the libraries", title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")

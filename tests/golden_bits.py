@@ -28,17 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.averaged import averaged
-from optstudy_core.cautious import cautious
 from optstudy_core.hyperparameters import ANY, RANGES, is_number
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.lookahead import lookahead
-from optstudy_core.mechanic import mechanic
-from optstudy_core.sam import sam
+from optstudy_core.wrappers import WRAPPERS
 
-WRAPPERS: dict[str, Callable[[Algorithm], Algorithm]] = {
-    wrapper.__name__: wrapper for wrapper in (averaged, cautious, lookahead, mechanic, sam)
-}
 WRAPPED = ALGORITHMS["lion"]  # which reads the parameters
 RULES = dict(ALGORITHMS) | {name: wrapper(WRAPPED) for name, wrapper in WRAPPERS.items()}
 
@@ -527,11 +520,9 @@ def difference(
         golden: what its file holds.
         before: called with the dtype before each trajectory.
     """
-    defaults = json.loads(json.dumps(algorithm.defaults(dialect)))  # a tuple is a list there
-    for name, wanted in golden.defaults.items():
-        value = defaults.get(name, "nothing")
-        if value != wanted or type(value) is not type(wanted):
-            return "defaults", f"{name} is {value!r} by default; it was {wanted!r}"
+    message = other_defaults(algorithm, dialect, golden)
+    if message:
+        return "defaults", message
     for setting, wanted in golden.cases:
         before(setting.dtype)
         try:
@@ -547,6 +538,16 @@ def difference(
         except ValueError:
             continue
         return "refusals", f"{given} is no longer refused"
+    return None
+
+
+def other_defaults(algorithm: Algorithm, dialect: str | None, golden: Golden) -> str | None:
+    """Return which default is not that of a golden file, or ``None``."""
+    defaults = json.loads(json.dumps(algorithm.defaults(dialect)))  # a tuple is a list there
+    for name, wanted in golden.defaults.items():
+        value = defaults.get(name, "nothing")
+        if value != wanted or type(value) is not type(wanted):
+            return f"{name} is {value!r} by default; it was {wanted!r}"
     return None
 
 

@@ -6,15 +6,16 @@ import re
 
 import pytest
 
-from optstudy_core import ALGORITHMS
+from optstudy_core import ALGORITHMS, citation
 from optstudy_core.__main__ import explanation, main, state_size, table
+from optstudy_core.wrappers import WRAPPERS
 
 
 def test_the_table_has_every_algorithm() -> None:
     heading, *rows = table().splitlines()
     assert heading.split()[:4] == ["name", "torch", "class", "year"]
-    assert [row.split()[0] for row in rows] == sorted(ALGORITHMS)
-    for row in rows:
+    assert [row.split()[0] for row in rows] == sorted(ALGORITHMS) + sorted(WRAPPERS)
+    for row in rows[: len(ALGORITHMS)]:
         name, title, year, state, *rest = row.split()
         algorithm = ALGORITHMS[name]
         assert title == algorithm.title
@@ -48,6 +49,25 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(["explain", "nadam"]) == 0
     assert "0.96" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_is_explained_and_cited(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wrapped = WRAPPERS[name](ALGORITHMS["sgd"])
+    assert main(["explain", name]) == 0
+    text = capsys.readouterr().out
+    assert all(
+        f"``{key}``" in text
+        for key in wrapped.defaults().keys() - ALGORITHMS["sgd"].defaults().keys()
+    )
+    assert f"(`{wrapped.bibtex[0]}`)" in text
+    assert ">>>" not in text
+    assert main(["cite", name]) == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == [wrapped.bibtex[0]]
+    assert f"optstudy\\_core/{name}.py" in text
+    with pytest.raises(ValueError, match=f"'{wrapped.name}' is no file of optstudy_core"):
+        citation(wrapped, implementation=True)
 
 
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm, bias_correction
+from optstudy_core.wrappers import WRAPPERS
 from parity import conformance, peers
 from parity.__main__ import main
 from parity.conformance import BOUND, Peer, Runner, core, distance, measure, problem, problems
@@ -46,10 +47,13 @@ def test_same_as_the_library_or_different_for_a_known_cause(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_dialect_of_a_library_has_a_peer(name: str) -> None:
+def test_every_dialect_has_a_peer(name: str) -> None:
     have = {peer.dialect for peer in PEERS if peer.algorithm == name}
-    asked = set(ALGORITHMS[name].dialects) - {"paper"} - set(MISSING)
-    assert asked <= have
+    assert set(ALGORITHMS[name].dialects) - set(MISSING) <= have
+
+
+def test_every_wrapper_has_a_peer() -> None:
+    assert set(WRAPPERS) <= {peer.algorithm for peer in PEERS}
 
 
 def test_a_peer_appears_once() -> None:
@@ -256,6 +260,15 @@ def test_the_command(
     assert "| sgd | torch | itself | defaults | 0.0e+00 | 0 / 0 / 0 / 0 | same |" in text
     assert "not run: optax is not installed" in text
     assert "| sgd | paper |" in text
+    # The rows of other algorithms stay, if they are of the same versions.
+    row = "| yogi | optax | a peer | beta='\\|' | 0.0e+00 | 0 | same |"
+    path.write_text(text + row + "\n", encoding="utf-8")
+    assert main(["conformance", "--algorithms", "sgd", "--write", str(path)]) == 0
+    assert path.read_text(encoding="utf-8") == text + row + "\n"
+    path.write_text(text.replace("numpy", "numpy 0.1, numpy"), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["conformance", "--algorithms", "sgd", "--write", str(path)])
+    assert "measure all algorithms" in capsys.readouterr().err
     monkeypatch.setattr(peers, "collect", lambda: (few, {}))
     assert main(["conformance", "--algorithms", "sgd"]) == 1
     assert "not as expected" in capsys.readouterr().out

@@ -18,12 +18,15 @@ import numpy as np
 import optax
 from optax._src import factorized
 
-from optstudy_core import ALGORITHMS
-from parity.conformance import Arrays, Peer, Problem, Runner, core
+from parity.conformance import Arrays, Peer, Problem, Runner, average_of, core, rule
 
 
 def runner(
-    make: Callable[[Any], Any], lr: float, scheduled: bool = True, inputs: Sequence[str] = ()
+    make: Callable[[Any], Any],
+    lr: float,
+    scheduled: bool = True,
+    inputs: Sequence[str] = (),
+    seen: Callable[[Any, Any], Any] = lambda state, params: params,
 ) -> Runner:
     """Return what trains with ``make(learning_rate)`` in one jitted scan.
 
@@ -32,6 +35,7 @@ def runner(
         lr: the learning rate where the problem has none of its own.
         scheduled: whether it takes a schedule: then one compilation serves every problem.
         inputs: names of what it is given besides the gradient.
+        seen: what is compared, of the state and the parameters after a step; the parameters.
     """
 
     def scan(params: Any, grads: Any, rates: Any, given: Any) -> Any:
@@ -41,7 +45,7 @@ def runner(
             g, extra = row
             updates, state = tx.update(g, carry[1], carry[0], **extra)
             params = optax.apply_updates(carry[0], updates)
-            return (params, state), params
+            return (params, state), seen(state, params)
 
         return jax.lax.scan(body, (params, tx.init(params)), (grads, given))[1]
 
@@ -71,12 +75,13 @@ def pair(
     chained: Callable[[Any], Any] | None = None,
     name: str | None = None,
     shown: Mapping[str, Any] | None = None,
+    average: bool = False,
     **given: Any,
 ) -> Peer:
     """Return our algorithm and a function of optax.
 
     Args:
-        algorithm: a name of ``ALGORITHMS``.
+        algorithm: a name of ``ALGORITHMS`` or of ``WRAPPERS``.
         theirs: name of a function of optax, or the function.
         ours: our hyperparameters, without the learning rate.
         lr: the learning rate of both.
@@ -86,6 +91,7 @@ def pair(
         chained: further steps around the transformation.
         name: what the function is called; its own name by default.
         shown: the arguments to show; all by default.
+        average: compare the averages instead of the parameters; optax's is the end of its state.
         given: optax's arguments, without the learning rate.
     """
     function = getattr(optax, theirs) if isinstance(theirs, str) else theirs
@@ -101,8 +107,8 @@ def pair(
         dialect,
         f"{module}.{name}",
         {"learning_rate": lr} | given if shown is None else shown,
-        core(algorithm, dialect, lr=lr, **(ours or {})),
-        runner(make, lr, scheduled, [*ALGORITHMS[algorithm].inputs]),
+        core(algorithm, dialect, *([average_of] if average else []), lr=lr, **(ours or {})),
+        runner(make, lr, scheduled, [*rule(algorithm).inputs], *([_last] if average else [])),
         cause,
         scheduled,
     )
@@ -206,7 +212,81 @@ def _sophia(rate: Any, **given: Any) -> Any:
     return optax.contrib.sophia(rate, hessian_diagonal_fn=handed, **given)
 
 
+def _last(state: Any, params: Any) -> Any:
+    return state[-1]
+
+
+def _lookahead(rate: Any, **given: Any) -> Any:
+    """Return optax's, with the slow weights in its state."""
+    tx = optax.lookahead(optax.adam(rate), **given)
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        inner, slow = state
+        updates, inner = tx.update(grads, inner, optax.LookaheadParams(params, slow))
+        return updates.fast, (inner, optax.apply_updates(slow, updates.slow))
+
+    return optax.GradientTransformation(
+        lambda params: (tx.init(optax.LookaheadParams.init_synced(params)), params), update
+    )
+
+
+def _sam(rate: float, rho: float, **given: Any) -> Any:
+    """Return optax's with an ε beside the norm: without, a gradient of zeros gives NaN."""
+
+    def along(grads: Any, params: Any) -> Any:
+        length = optax.tree.norm(grads) + 1e-12
+        return jax.tree.map(lambda g: g / length, grads)
+
+    climb = optax.chain(optax.stateless(along), optax.sgd(rho))
+    return optax.contrib.sam(optax.adam(rate), climb, **given)
+
+
+def _mechanize(rate: Any, **given: Any) -> Any:
+    return optax.contrib.mechanize(optax.adam(rate), **given)
+
+
+def _ema(rate: Any, decay: float) -> Any:
+    """Return Adam with optax's average of the parameters at the end of its state."""
+    tx, mean = optax.adam(rate), optax.ema(decay)
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        inner, kept, _ = state
+        updates, inner = tx.update(grads, inner, params)
+        average, kept = mean.update(optax.apply_updates(params, updates), kept)
+        return updates, (inner, kept, average)
+
+    return optax.GradientTransformation(
+        lambda params: (tx.init(params), mean.init(params), params), update
+    )
+
+
 PEERS = [
+    pair("averaged", _ema, {"average_decay": 0.999}, average=True, name="ema", decay=0.999),
+    pair("averaged", _ema, {"average_decay": 0.7}, average=True, name="ema", decay=0.7),
+    _same("lookahead", _lookahead, name="lookahead", sync_period=5, slow_step_size=0.5),
+    _same("lookahead", _lookahead, name="lookahead", sync_period=3, slow_step_size=0.3),
+    pair("mechanic", _mechanize, {"initial_scale_factor": 1e-6}, lr=1.0, name="contrib.mechanize"),
+    # Where the rate falls, roundings grow: both are 2e-11 from a loop in extended precision.
+    pair(
+        "mechanic",
+        _mechanize,
+        {"initial_scale_factor": 1e-3, "mechanic_decay": 0.1},
+        lr=1.0,
+        scheduled=False,
+        name="contrib.mechanize",
+        s_init=1e-3,
+        weight_decay=0.1,
+    ),
+    pair("sam", _sam, {"ascent_radius": 0.05}, scheduled=False, name="contrib.sam", rho=0.05),
+    pair(
+        "sam",
+        _sam,
+        {"ascent_radius": 0.1, "ascent_period": 4},
+        scheduled=False,
+        name="contrib.sam",
+        rho=0.1,
+        sync_period=4,
+    ),
     _same("sgd", "sgd"),
     _same("sgd", "sgd", momentum=0.9),
     _same("sgd", "sgd", momentum=0.9, nesterov=True),

@@ -434,7 +434,7 @@ def pair(
     """Return our dialect "paper" and a loop.
 
     Args:
-        algorithm: a name of ``ALGORITHMS``.
+        algorithm: a name of ``ALGORITHMS`` or of ``WRAPPERS``.
         rule: the loop.
         lr: the learning rate of both.
         scheduled: whether the rule reads it at every step.
@@ -506,6 +506,52 @@ def _soap(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return theta - lr * 0.01 * theta - lr * u
 
 
+def _ademamix(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Pagliardini et al. 2025, Algorithm 1 after its warm-ups, α = 5, β₃ = 0.9999, λ = 0.1."""
+    m1, v = _moments(s, g)
+    s["m2"] = 0.9999 * s["m2"] + (1 - 0.9999) * g
+    u = (m1 / (1 - 0.9**t) + 5.0 * s["m2"]) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return theta - lr * (u + 0.1 * theta)
+
+
+def _sign_sgd(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Bernstein et al. 2018, Algorithm 1."""
+    return theta - lr * np.sign(g)
+
+
+def _signum(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Bernstein et al. 2018, Algorithm 2, with β = 0.9."""
+    s["m"] = 0.9 * s["m"] + (1 - 0.9) * g
+    return theta - lr * np.sign(s["m"])
+
+
+def _cautious(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Liang et al. 2024, their Adam: what agrees in sign, over its share from 0.001 on."""
+    m, v = _moments(s, g)
+    mask = np.where(m * g > 0, 1.0, 0.0)
+    u = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return theta - lr * u * (mask / max(mask.mean(), 1e-3))
+
+
+def _lookahead(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Zhang et al. 2019, Algorithm 1 around Adam, with k = 5 and α = 0.5."""
+    if t == 1:
+        s["phi"] = theta
+    theta = _adam(s, theta, g, t, lr)
+    if t % 5:
+        return theta
+    s["phi"] = s["phi"] + 0.5 * (theta - s["phi"])
+    return s["phi"]
+
+
+def _sam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Foret et al. 2021, Algorithm 1 with Adam's step, ρ = 0.05, and 1e-12 beside the norm."""
+    if t % 2:
+        s["w"] = theta
+        return theta + 0.05 * g / (np.sqrt(np.sum(g**2)) + 1e-12)
+    return _adam(s, s["w"], g, t // 2, lr)
+
+
 def _polyak(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     """Loizou et al. 2021, equation 3 (SPS_max) with c = 1/2, bound 1 and f* = 0."""
     sq_norm = g @ g
@@ -542,6 +588,12 @@ def _sophia(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 
 
 PEERS = [
+    pair("ademamix", _ademamix, weight_decay=0.1),
+    pair("sign_sgd", _sign_sgd),
+    pair("signum", _signum),
+    pair("cautious", _cautious),
+    pair("lookahead", _lookahead),
+    pair("sam", _sam, whole=True),
     pair("sgd", _momentum, momentum=0.9),
     pair("adam", _adam),
     pair("adamw", _adamw, weight_decay=0.01),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import optstudy_torch
-from parity.conformance import Arrays, Peer, Problem, Runner
+from parity.conformance import Arrays, Peer, Problem, Runner, average_of, core
 
 
 @contextmanager
@@ -26,8 +26,16 @@ def _counters_in_double(dtype: np.dtype[Any]) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def runner(make: Callable[[Any], Any]) -> Runner:
-    """Return what trains with the optimizer that ``make`` makes of a list of parameters."""
+def runner(
+    make: Callable[[Any], Any],
+    seen: Callable[[Any, list[Any]], list[Any]] = lambda optimizer, params: params,
+) -> Runner:
+    """Return what trains with the optimizer that ``make`` makes of a list of parameters.
+
+    Args:
+        make: makes the optimizer.
+        seen: what is compared, of the optimizer and the parameters after a step; the parameters.
+    """
 
     def run(problem: Problem) -> list[Arrays]:
         with _counters_in_double(problem.dtype):
@@ -40,7 +48,7 @@ def runner(make: Callable[[Any], Any]) -> Runner:
                 if problem.rates is not None:
                     optimizer.param_groups[0]["lr"] = problem.rates[t]
                 optimizer.step()
-                found.append([p.detach().numpy().copy() for p in params])
+                found.append([p.detach().numpy().copy() for p in seen(optimizer, params)])
         return found
 
     return run
@@ -99,6 +107,39 @@ class _MuonAndAdamW:
 _AS_IT_IS = nullcontext()
 
 
+class _AdamWithAverage:
+    """torch's Adam, and its average of the parameters."""
+
+    def __init__(self, params: list[Any], **given: Any) -> None:
+        self._model = torch.nn.ParameterList(params)
+        self._adam = torch.optim.Adam(params, foreach=False)
+        self._averaged = torch.optim.swa_utils.AveragedModel(self._model, **given)
+        self.param_groups = self._adam.param_groups
+
+    def step(self) -> None:
+        self._adam.step()
+        self._averaged.update_parameters(self._model)
+
+    def average(self) -> list[Any]:
+        return list(self._averaged.parameters())
+
+
+def _averaged(given: dict[str, Any], ours: dict[str, Any], cause: str = "", **theirs: Any) -> Peer:
+    """Return the averages of the parameters, ours and torch's.
+
+    A leaf without a gradient has no step in ours, and one more of the same weights in torch's.
+    """
+    return Peer(
+        "averaged",
+        "torch",
+        "torch.optim.swa_utils.AveragedModel",
+        given,
+        core("averaged", "torch", average_of, **ours),
+        runner(lambda p: _AdamWithAverage(p, **theirs), lambda optimizer, _: optimizer.average()),
+        cause,
+    )
+
+
 def _muon(exact: bool, ours: dict[str, Any], **given: Any) -> Peer:
     """Return our Muon and torch's, as it is or without its rounding to bfloat16."""
     return Peer(
@@ -117,6 +158,13 @@ _CUBIC = (1.5, -0.5, 0.0)
 _PLAIN = {"lr": 0.02, "momentum": 0.8, "nesterov": False, "weight_decay": 0.3, "eps": 1e-2}
 
 PEERS = [
+    _averaged({}, {"plain_mean": True}),
+    _averaged(
+        {"avg_fn": "get_ema_avg_fn(0.97)"},
+        {"average_decay": 0.97},
+        "torch's average starts from the first weights, ours corrects its bias",
+        avg_fn=torch.optim.swa_utils.get_ema_avg_fn(0.97),
+    ),
     _muon(False, {}),
     _muon(True, {}),
     _muon(True, _PLAIN, **_PLAIN),
