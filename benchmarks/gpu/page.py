@@ -58,9 +58,11 @@ in parts, and what they cost beside a plain norm of torch.
 Milliseconds of a step, float32: medians of 30, with the events of the device for torch, of five
 steps in a row for JAX. *copy* is the share of the speed of a copy of 1 GiB, {bandwidth:.2f} TB/s
 read and written, that the bytes of a step come to if each number is moved once. Below 1 ours is
-faster. By default a step in torch is the kernel that `compile=True` asks for, too; `compile=False`
-runs torch's operations one after another. torch.optim has no Lion: the peer is the same rule
-written with operations on lists. Adafactor depends on shapes, and runs as it is written.
+faster. By default a step in torch is the kernel that `compile=True` asks for, too; *as operations*
+is `compile=False`, torch's operations one after another; foreach and fused are torch.optim's, with
+ours over theirs in brackets.
+torch.optim has no Lion: the peer is the same rule written with operations on lists. Adafactor
+depends on shapes, and runs as it is written. Compilation: in brackets optax's.
 
 {torch}
 
@@ -194,8 +196,8 @@ def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _ratio(a: float | None, b: float | None) -> str:
-    return "" if a is None or b is None else f"{a / b:.2f}"
+def _beside(ours: float, peer: float | None) -> str:
+    return "" if peer is None else f"{_ms(peer)} ({ours / peer:.2f})"
 
 
 def _share(row: Mapping[str, Any], value: float | None) -> str:
@@ -205,7 +207,6 @@ def _share(row: Mapping[str, Any], value: float | None) -> str:
 
 
 def _torch(rows: Sequence[Mapping[str, Any]]) -> str:
-    ways = ("default", "compile=False", "foreach", "fused")
     lines = []
     for row in rows:
         ours = row["default"]
@@ -213,14 +214,14 @@ def _torch(rows: Sequence[Mapping[str, Any]]) -> str:
             [
                 row["algorithm"],
                 row["tensors"],
-                *(_ms(row.get(way)) for way in ways),
-                _ratio(ours, row["foreach"]),
-                _ratio(ours, row.get("fused")),
+                _ms(ours),
+                _ms(row.get("compile=False")),
+                *(_beside(ours, row.get(peer)) for peer in ("foreach", "fused")),
                 _share(row, ours),
             ]
         )
-    heads = ["torch", "numbers", "ours", "ours, `compile=False`", "peer, foreach", "peer, fused"]
-    return table([*heads, "ours / foreach", "ours / fused", "copy"], lines)
+    heads = ["torch", "numbers", "ours", "as operations", "foreach", "fused", "copy"]
+    return table(heads, lines)
 
 
 def _jax(rows: Iterable[Mapping[str, Any]], speed: Any) -> str:
@@ -234,15 +235,14 @@ def _jax(rows: Iterable[Mapping[str, Any]], speed: Any) -> str:
                 row["tensors"],
                 _ms(row["jit"]),
                 _ms(row["optax"]),
-                _ratio(row["jit"], row["optax"]),
+                f"{row['jit'] / row['optax']:.2f}",
                 "" if measured is None else _share(measured, row["jit"]),
                 f"{row['temporary jit'] / 2**20:.1f}",
-                f"{row['compile jit'] / 1e3:.1f}",
-                f"{row['compile optax'] / 1e3:.1f}",
+                f"{row['compile jit'] / 1e3:.1f} ({row['compile optax'] / 1e3:.1f})",
             ]
         )
-    heads = ["JAX", "numbers", "`jit`", "optax", "ratio", "copy", "temporary, MiB"]
-    return table([*heads, "compilation, s", "optax's, s"], lines)
+    heads = ["JAX", "numbers", "ours", "optax", "ratio", "copy"]
+    return table([*heads, "temporary MiB", "compiles in s"], lines)
 
 
 def _first(rows: Sequence[Mapping[str, Any]]) -> str:
