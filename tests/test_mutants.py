@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -624,11 +625,11 @@ def signs_turn_where_the_rounded_sums_do(modules: dict[str, ModuleType]) -> None
         assert np.array_equal(new.v.values[0], state.v.values[0])
 
 
-# Digests: IEEE arithmetic gives the same bits everywhere.
+# Digests: IEEE arithmetic gives the same bits everywhere. (NumPy's powers of arrays do not.)
 LONG = {
     "dadapt_adamw": "70a1d5543e30d254",
     "mean_age": "885c744a7abfa493",
-    "momentum_schedule": "6962105a166c0cb0",
+    "momentum_schedule": "d159349cb70dd754",
     "radam": "8df68217ac26fc3c",
 }
 
@@ -649,7 +650,8 @@ def long_run(name: str, module: ModuleType) -> str:
         zero = Leaves([np.zeros((), kind)], NumPy())
         if name == "momentum_schedule":
             # With the first, f / n and f times the rounded 1 / n are not the same.
-            for psi in (72.04086300784883, *np.geomspace(1e-3, 1100.0, 50).tolist()):
+            many = itertools.accumulate([1.33] * 49, operator.mul, initial=1e-3)  # to 1100
+            for psi in (72.04086300784883, *many):
                 found += [module.share(psi), module.share(zero + psi).values[0]]
             continue
         for b in (0.5, 0.85, 0.9, 0.93, 0.957, 0.97, 0.98, 0.99):
@@ -780,9 +782,9 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
 
 
 PRODUCTS = {
-    "muon": (1825330561, 2147837482, 3306192240, 684279520, 3881762469, 2278588250),
-    "shampoo": (3250478967, 2736832859, 3228834815, 2965794841, 3976354026, 1201385089),
-    "soap": (3141387682, 1224656701, 1152852411, 382699718, 1044468622, 3303743755),
+    "muon": (460760835, 3790761500, 1891905032, 496332853, 1293377544, 1807584145),
+    "shampoo": (2620136461, 1099165921, 2938019036, 1159591983, 3020436929, 2968608323),
+    "soap": (367364982, 1057747207, 2562419957, 2643027345, 3392900174, 582083508),
 }
 """CRC-32, by dtype and setting, of rules with products, and of leaves with one to three axes.
 
@@ -838,12 +840,12 @@ def _ranked(dtype: str) -> tuple[Leaves, list[Leaves]]:
     rng = np.random.default_rng(0)
     shapes = ((2, 4), (4, 2), (3, 3), (3, 1, 2), (2, 3, 2), (3,), (4,), (), (1, 2))
 
-    def draw(shape: tuple[int, ...], decades: int) -> np.ndarray:
-        rows = rng.uniform(-decades, decades, [*shape[:1], *[1] * (len(shape) - 1)])
-        return np.asarray(rng.normal(size=shape) * 10.0**rows, dtype)
+    def draw(shape: tuple[int, ...], spread: int) -> np.ndarray:
+        rows = rng.integers(-spread, spread + 1, [*shape[:1], *[1] * (len(shape) - 1)])
+        return np.asarray(np.ldexp(rng.normal(size=shape), rows), dtype)
 
     begin, *grads = (
-        Leaves([draw(s, 2 * (t % 2)) for s in shapes], NumPy())
+        Leaves([draw(s, 7 * (t % 2)) for s in shapes], NumPy())
         for t in range(1 + golden_bits.STEPS)
     )
     return begin, grads
