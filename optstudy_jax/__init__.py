@@ -18,7 +18,7 @@ from . import epoch, geometry, recorder
 from ._selfcheck import selfcheck
 from .hessian import hutchinson
 from .recorder import Recorder
-from .transform import PerLeaf, TransformState, by_leaf, from_core
+from .transform import PerLeaf, TransformState, by_leaf, from_core, side_by_side
 
 __all__ = [
     "PerLeaf",
@@ -32,6 +32,7 @@ __all__ = [
     "hutchinson",
     "recorder",
     "selfcheck",
+    "side_by_side",
     *sorted(ALGORITHMS),
 ]
 

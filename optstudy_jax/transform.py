@@ -68,6 +68,17 @@ class PerLeaf(NamedTuple):
         places = enumerate(_places(dtypes))
         return jax.tree.unflatten(treedef, [self._of(dtypes[i])[k] for i, k in places])
 
+    @classmethod
+    def of(cls, tree: Any) -> PerLeaf:
+        """Return the scalars of a tree side by side.
+
+        Args:
+            tree: of arrays of shape (), each in the working dtype of its leaf.
+        """
+        leaves = list(map(jnp.asarray, jax.tree.leaves(tree)))
+        columns = [[x for x in leaves if x.dtype.name == name] for name in cls._fields]
+        return cls(*(jnp.stack(column) if column else None for column in columns))
+
     def _of(self, dtype: Any) -> Any:
         return getattr(self, jnp.dtype(dtype).name)
 
@@ -87,6 +98,27 @@ def by_leaf(inner: Any, params: Any) -> Any:
     return jax.tree.map(
         lambda x: x.tree(params) if isinstance(x, PerLeaf) else x,
         inner,
+        is_leaf=lambda x: isinstance(x, PerLeaf),
+    )
+
+
+def side_by_side(trees: Any, like: Any) -> Any:
+    """Undo :func:`by_leaf`.
+
+    Args:
+        trees: an algorithm's state, every field a tree like the parameters.
+        like: the state whose form it takes.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+    >>> inner = from_core("adam")().init(params).inner
+    >>> side_by_side(by_leaf(inner, params), inner).c1.value.float32.shape
+    (2,)
+    """
+    return jax.tree.map(
+        lambda x, tree: PerLeaf.of(tree) if isinstance(x, PerLeaf) else tree,
+        like,
+        trees,
         is_leaf=lambda x: isinstance(x, PerLeaf),
     )
 
