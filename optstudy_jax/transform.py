@@ -109,6 +109,9 @@ def side_by_side(trees: Any, like: Any) -> Any:
         trees: an algorithm's state, every field a tree like the parameters.
         like: the state whose form it takes.
 
+    Returns:
+        the state, of arrays of the shapes of ``like``.
+
     >>> import jax.numpy as jnp
     >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
     >>> inner = from_core("adam")().init(params).inner
