@@ -29,7 +29,8 @@ exclude_patterns = [
     "_build",
     "_extensions",
     "_generated/algorithms/table.md",
-    "performance_notes.md", "gpu_notes.md",
+    "performance_notes.md",
+    "gpu_notes.md",
 ]
 html_theme = "furo"
 html_title = f"optstudy {version}"
