@@ -511,8 +511,9 @@ def _machine(
 
 
 def _compiled(compiled: Any, fused: Any) -> bool | None:
-    """Return what a group's ``compile`` is."""
-    return True if fused else None if compiled is None else bool(compiled)
+    """Return what a group's ``compile`` is; ``fused`` is torch's word for it."""
+    chosen = fused or (fused if compiled is None else compiled)
+    return None if chosen is None else bool(chosen)
 
 
 def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
@@ -845,7 +846,7 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     torch.optim has one (``b1`` and ``b2`` in ``betas``), and
 
     - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
-    - ``compile``: run as one compiled kernel (the same bits; ``fused=True`` means this too).
+    - ``compile``: run as one compiled kernel (the same bits; ``fused`` means this too).
       ``None``: on a GPU, where there is Triton, one kernel of it; else NumPy (on the CPU) or
       torch's operations. ``False``: those everywhere;
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter

@@ -605,7 +605,7 @@ def test_fused_means_compile() -> None:
     assert Adam([torch.zeros(1)], fused=True).param_groups[0]["compile"] is True
     assert Adam([torch.zeros(1)], fused=False).param_groups[0]["compile"] is False
     groups = [{"params": [torch.zeros(1)], "fused": True}, {"params": [torch.zeros(1)]}]
-    assert [g["compile"] for g in Adam(groups).param_groups] == [True, False]
+    assert [g["compile"] for g in Adam(groups).param_groups] == [True, None]
 
 
 def test_a_model_learns() -> None:
