@@ -782,7 +782,16 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
 
 
 PRODUCTS = {
-    "muon": (460760835, 3790761500, 1891905032, 496332853, 1293377544, 1807584145),
+    "muon": (
+        460760835,
+        3790761500,
+        1891905032,
+        2010424604,
+        496332853,
+        1293377544,
+        1807584145,
+        1389802297,
+    ),
     "shampoo": (2620136461, 1099165921, 2938019036, 1159591983, 3020436929, 2968608323),
     "soap": (367364982, 1057747207, 2562419957, 2643027345, 3392900174, 582083508),
 }
@@ -796,6 +805,7 @@ PRODUCT_SETTINGS: dict[str, list[dict[str, Any]]] = {
         {},
         {"consistent_rms": 0.37, "rows_are_outputs": False, "eps_added": True, "eps": 0.31},
         {"rows_are_outputs": False, "debias": True, "nesterov": False, "momentum": 0.7},
+        {"consistent_rms": 0.37},
     ],
     "shampoo": [
         {},
