@@ -32,7 +32,7 @@ def axis_mean(x: Array, axis: int) -> Array:
     >>> axis_mean(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).round(3).tolist()
     [[3.0], [0.167]]
     """
-    return _on_leaves(lambda tree: tree.backend.in_double(lambda y: _mean(y, axis), tree), x)
+    return _in_double(_mean, x, axis)
 
 
 def axis_sum(x: Array, axis: int) -> Array:
@@ -46,7 +46,7 @@ def axis_sum(x: Array, axis: int) -> Array:
     >>> axis_sum(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).tolist()
     [[9.0], [0.5]]
     """
-    return _on_leaves(lambda tree: tree.backend.in_double(lambda y: _sum(y, axis), tree), x)
+    return _in_double(_sum, x, axis)
 
 
 def rest_max(x: Array, axis: int) -> Array:
@@ -156,6 +156,14 @@ def _rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
     if isinstance(arrays[0], Leaves):
         return arrays[0].backend.rearrange(function, *arrays)
     return function(*arrays)
+
+
+def _in_double(function: Callable[[Leaves, int], Leaves], x: Array, axis: int) -> Array:
+    def compute(tree: Leaves) -> Leaves:
+        own = axis if axis >= 0 else None
+        return tree.backend.in_double(lambda y: function(y, axis), tree, axis=own)
+
+    return _on_leaves(compute, x)
 
 
 def _on_leaves(function: Callable[[Leaves], Leaves], x: Array) -> Array:

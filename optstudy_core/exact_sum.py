@@ -87,6 +87,14 @@ class Library(ABC):
     def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         """Return the float64 sums of terms, in whatever order is fast."""
 
+    def count(self, vector: Vector) -> int:
+        """Return how many terms a sum over a vector has."""
+        return sum(size(x) for x in vector)
+
+    def sizes(self, vector: Vector) -> Any:
+        """Return how many entries a vector has, to divide by: 1 of an empty one."""
+        return float(max(1, self.count(vector)))
+
     def wrap(self, scalar: Array) -> Any:
         """Return a scalar of the library as one with the operators of ``xp``."""
         return scalar
@@ -152,7 +160,7 @@ class Blockwise(Library):
                 yield self.reduce("max", product)
                 yield -self.reduce("min", product)
 
-        found = self._pass(extremes, vectors, "max")
+        found = self.pass_over(extremes, vectors, "max")
         return list(zip(found[::2], found[1::2], strict=True))
 
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
@@ -160,21 +168,22 @@ class Blockwise(Library):
             for part in parts(*block):
                 yield self.reduce("sum", part.view(self.xp.int64))
 
-        return self._pass(sums, vectors, "sum")
+        return self.pass_over(sums, vectors, "sum")
 
     def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         def sums(*block: Array) -> Iterator[Array]:
             for factors in terms(*block):
                 yield self.dot(*factors) if len(factors) == 2 else self.reduce("sum", *factors)
 
-        return self._pass(sums, vectors, "sum")
+        return self.pass_over(sums, vectors, "sum")
 
-    def _pass(
+    def pass_over(
         self,
         function: Callable[..., Iterator[Array]],
         vectors: Sequence[Vector],
         operation: str,
     ) -> list[Any]:
+        """Return the ``"max"`` or ``"sum"`` of what a function of blocks yields, each by itself."""
         groups = []
         for group, blocks in self.groups(vectors):
             rows = [self.stack(list(function(*block))) for block in blocks]
@@ -214,6 +223,44 @@ class Host(Blockwise):
 
 
 HOST = Host()
+
+
+class Columns(Host):
+    """NumPy, over several small vectors at once: a scalar is an array with one for each.
+
+    A vector is one array with a column for each of them, padded with zeros, which change no sum.
+
+    Args:
+        lengths: of the columns without the padding.
+    """
+
+    most = 1 << 12
+    """Up to as many terms a sum has the same folds, however many they are."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = lengths
+
+    def side_by_side(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Return arrays of one dtype, with these lengths, as columns."""
+        columns = np.zeros((max(self._lengths), len(arrays)), arrays[0].dtype)
+        for i, x in enumerate(arrays):
+            columns[: x.size, i] = x.reshape(-1)
+        return columns
+
+    def count(self, vector: Vector) -> int:
+        return len(vector[0])
+
+    def sizes(self, vector: Vector) -> Any:
+        return np.array(self._lengths, np.float64)
+
+    def groups(self, vectors: Sequence[Vector]) -> Iterable[tuple[Any, Iterator[Any]]]:
+        return [(None, iter([tuple(x.astype(np.float64) for (x,) in vectors)]))]
+
+    def reduce(self, operation: str, x: Array, axis: int | None = None) -> Array:
+        return super().reduce(operation, x, 0)
+
+    def dot(self, x: Array, y: Array) -> Array:
+        return self.reduce("sum", x * y)
 
 
 def _blocks(arrays: tuple[np.ndarray, ...], length: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -298,7 +345,7 @@ def exact_sums(
         not_finite = [up - down for up, down in pairs]  # one of them is 0 or finite, or it is NaN
     else:
         not_finite = list(largest)
-    count = sum(size(x) for x in vectors[0])
+    count = library.count(vectors[0])
     plans = [_folds(library.unwrap(m), count) for m in largest]
 
     def parts(*block: Array) -> Iterator[Array]:
@@ -339,7 +386,7 @@ def _folds(largest: Array, count: int) -> list[tuple[Array, Array, Array]]:
     exponent = biased_exponent(largest) + (1 - width)
     plan = []
     for _ in range(folds):
-        exponent = namespace(exponent).clip(exponent, 1, 2 * BIAS - _DIGITS)
+        exponent = clipped(exponent, 1, 2 * BIAS - _DIGITS)
         sigma = ((exponent + _DIGITS) << _DIGITS) | (1 << (_DIGITS - 1))
         plan.append((from_bits(sigma), sigma, power_of_two(exponent)))
         exponent = exponent - (width + 1)
@@ -374,6 +421,13 @@ def from_bits(x: Array) -> Array:
 def biased_exponent(x: Array) -> Array:
     """Return e + 1023 with 2ᵉ ≤ x < 2ᵉ⁺¹ for x > 0; 0 for 0, 2047 for infinity and NaN."""
     return (to_bits(x) >> _DIGITS) & 0x7FF
+
+
+def clipped(x: Array, low: int, high: int) -> Array:
+    """Return whole numbers within two others."""
+    if isinstance(x, np.integer):  # for which clip takes longer than a sum of hundreds of terms
+        return type(x)(min(max(int(x), low), high))
+    return namespace(x).clip(x, low, high)
 
 
 def power_of_two(exponent: Array) -> Array:

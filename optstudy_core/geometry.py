@@ -25,13 +25,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._namespace import Array, namespace
+from ._namespace import Array
 from .exact_sum import (
     BIAS,
     HOST,
     Library,
     Vector,
     biased_exponent,
+    clipped,
     exact_sums,
     power_of_two,
     size,
@@ -270,7 +271,7 @@ class _Scaled:
         if self.is_wide:
             # Away from the ends of the range, where there is no power of two for the inverse.
             exponent = biased_exponent(library.unwrap(self._measure()))
-            exponent = namespace(exponent).clip(exponent, BIAS - 1000, BIAS + 1000)
+            exponent = clipped(exponent, BIAS - 1000, BIAS + 1000)
             self.exponent = exponent - BIAS
             self._inverse = library.wrap(power_of_two(2 * BIAS - exponent))
 

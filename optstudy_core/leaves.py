@@ -8,13 +8,14 @@ and what a library needs to round them exactly stands in one place: its backend.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from .exact_sum import HOST
+from .exact_sum import HOST, Columns
 
 OPERATIONS: Final = (
     "add",
@@ -86,15 +87,27 @@ class Backend:
             whole: whether all leaves are one vector.
         """
         rows = list(zip(*(tree.values for tree in trees), strict=True))
-
-        def scalar(rows: Sequence[tuple[Any, ...]]) -> Any:
+        if whole:
             full = [row for row in rows if math.prod(row[0].shape)]
-            return self.scalar_of(function, [[row[k] for row in full] for k in range(len(trees))])
-
-        values = [scalar(rows)] * len(rows) if whole else [scalar([row]) for row in rows]
+            value = self.scalar_of(function, [[row[k] for row in full] for k in range(len(trees))])
+            values = [value] * len(rows)
+        else:
+            values = self.scalars_of(function, rows)
         return Leaves(
             (self.full(value, row[0]) for value, row in zip(values, rows, strict=True)), self
         )
+
+    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the float64 scalar of each leaf.
+
+        Args:
+            function: as in :meth:`reduce`.
+            rows: of each leaf, its array in each of the trees.
+        """
+        return [
+            self.scalar_of(function, [[x] if math.prod(x.shape) else [] for x in row])
+            for row in rows
+        ]
 
     def rearrange(self, function: Callable[..., Any], *trees: Leaves) -> Leaves:
         """Apply to each leaf a function that moves, picks or repeats elements, without rounding.
@@ -110,8 +123,18 @@ class Backend:
         """Return what such a function makes of leaves."""
         return function(*leaves)
 
-    def in_double(self, function: Callable[..., Leaves], *trees: Leaves) -> Leaves:
-        """Compute a function of each leaf in float64, and round the result to its dtype."""
+    def in_double(
+        self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
+    ) -> Leaves:
+        """Compute a function of each leaf in float64, and round the result to its dtype.
+
+        Args:
+            function: of trees of one leaf.
+            trees: its arguments.
+            axis: along which the function computes, if it leaves all other axes alone: leaves may
+                be cut along the others, or be put side by side along one more at the end. None if
+                there is no such axis, or where it counts from the end.
+        """
         rows = zip(*(tree.values for tree in trees), strict=True)
         return Leaves((self.doubled(function, *row) for row in rows), self)
 
@@ -202,6 +225,41 @@ class NumPy(Backend):
         with np.errstate(all="ignore"):
             return function(HOST, *vectors, exact=True)
 
+    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        def kind(row: tuple[Any, ...]) -> Any:  # of similar lengths
+            return (max(row[0].size.bit_length(), 6) // 3, *(x.dtype for x in row))
+
+        def together(rows: Sequence[tuple[Any, ...]]) -> Any:
+            library = Columns([row[0].size for row in rows])
+            vectors = [[library.side_by_side(x)] for x in zip(*rows, strict=True)]
+            with np.errstate(all="ignore"):
+                return function(library, *vectors, exact=True)
+
+        alone = functools.partial(super().scalars_of, function)
+        return _small_ones_together(rows, kind, together, alone)
+
+    def in_double(
+        self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
+    ) -> Leaves:
+        def together(rows: Sequence[tuple[Any, ...]]) -> Any:
+            stacks = (np.stack(x, axis=-1) for x in zip(*rows, strict=True))
+            return np.ascontiguousarray(np.moveaxis(self.doubled(function, *stacks), -1, 0))
+
+        def alone(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+            return [self.doubled_along(axis, function, *row) for row in rows]
+
+        def kind(row: tuple[Any, ...]) -> Any:
+            return tuple((x.shape, x.dtype) for x in row)
+
+        rows = list(zip(*(tree.values for tree in trees), strict=True))
+        if axis is None:
+            return Leaves(alone(rows), self)
+        return Leaves(_small_ones_together(rows, kind, together, alone), self)
+
+    def doubled_along(self, axis: int | None, function: Callable[..., Leaves], *leaves: Any) -> Any:
+        """Return what :meth:`doubled` does; a leaf may be cut along other axes than this one."""
+        return self.doubled(function, *leaves)
+
     def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
         with np.errstate(all="ignore"):
             wide = (Leaves([x.astype(np.float64)], self) for x in leaves)
@@ -213,6 +271,25 @@ class NumPy(Backend):
 
     def stacked(self, scalars: Sequence[Any]) -> Any:
         return np.stack(scalars) if len({x.dtype for x in scalars}) == 1 else None
+
+
+def _small_ones_together(
+    rows: Sequence[tuple[Any, ...]],
+    kind: Callable[[tuple[Any, ...]], Any],
+    together: Callable[..., Iterable[Any]],
+    alone: Callable[..., Iterable[Any]],
+) -> list[Any]:
+    """Compute small leaves of one kind in one call, which costs more than hundreds of numbers."""
+    alike: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        if 0 < row[0].size <= Columns.most:
+            alike.setdefault(kind(row), []).append(i)
+    groups = [numbers for numbers in alike.values() if len(numbers) > 1]
+    others = sorted({*range(len(rows))}.difference(*groups))
+    values = dict(zip(others, alone([rows[i] for i in others]), strict=True))
+    for numbers in groups:
+        values |= zip(numbers, together([rows[i] for i in numbers]), strict=True)
+    return [values[i] for i in range(len(rows))]
 
 
 class LeafDtypes:

@@ -24,6 +24,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ._namespace import Array, scalar
 from .exact_sum import HOST, Library, Vector
 from .geometry import vector_dot, vector_norm, vector_total
@@ -105,15 +107,11 @@ def leaf_rms(x: Array) -> Array:
 
 
 def _vector_mean(library: Library, x: Vector, *, exact: bool) -> Any:
-    return vector_total(library, x, exact=exact) / _count(x)
+    return vector_total(library, x, exact=exact) / library.sizes(x)
 
 
 def _vector_rms(library: Library, x: Vector, *, exact: bool) -> Any:
-    return vector_norm(library, x, exact=exact) / math.sqrt(_count(x))
-
-
-def _count(x: Vector) -> float:
-    return float(max(1, sum(math.prod(leaf.shape) for leaf in x)))
+    return vector_norm(library, x, exact=exact) / np.sqrt(library.sizes(x))
 
 
 def _reduce(function: Callable[..., Any], *arrays: Array, whole: bool = False) -> Array:

@@ -20,12 +20,13 @@ from optstudy_core.hyperparameters import check_value, is_number, nearest
 from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
+from ._host import ThreadedNumPy
 from ._machines import Machine
 from ._program import NotTraceableError, Program
 from ._stages import HOST, Stage, add
 
 EAGER = Eager()
-DEFINITION = NumPy()
+HOST_ARRAYS = ThreadedNumPy()
 
 WORKING_DTYPE = {
     torch.float32: torch.float32,
@@ -531,7 +532,7 @@ def _leaves_of(params: Sequence[torch.Tensor]) -> Callable[[Iterable[torch.Tenso
     """
     if any(p.device.type != HOST for p in params):
         return lambda tensors: Leaves(tensors, EAGER)
-    return lambda tensors: Leaves((x.numpy() for x in tensors), DEFINITION)
+    return lambda tensors: Leaves((x.numpy() for x in tensors), HOST_ARRAYS)
 
 
 def _tensor(x: Any) -> torch.Tensor:

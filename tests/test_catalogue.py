@@ -27,7 +27,20 @@ from optstudy_core.hyperparameters import is_number
 from optstudy_core.leaves import Leaves, NumPy
 
 CASES = [(name, dialect) for name, a in ALGORITHMS.items() for dialect in a.dialects]
-each_case = pytest.mark.parametrize(("name", "dialect"), CASES, ids=[f"{n}-{d}" for n, d in CASES])
+
+
+def cases(slow: Callable[[str, str], bool]) -> Any:
+    """All algorithms in all their dialects, of which some are slow tests."""
+    marks = {case: [pytest.mark.slow] * slow(*case) for case in CASES}
+    return pytest.mark.parametrize(
+        ("name", "dialect"),
+        [pytest.param(n, d, marks=marks[n, d], id=f"{n}-{d}") for n, d in CASES],
+    )
+
+
+each_case = cases(slow=lambda name, dialect: False)
+# Tracing and compiling take seconds, and dialects differ little in that.
+each_compiled = cases(slow=lambda name, dialect: ALGORITHMS[name].default_dialect != dialect)
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 SHAPES = [(7,), (2, 3), (), (0,)]
@@ -66,7 +79,7 @@ def avals(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), jax.eval_shape(lambda: tree))
 
 
-@each_case
+@each_compiled
 def test_one_compiled_step_serves_every_step(name: str, dialect: str) -> None:
     """Traced once, with finite steps of the gradient's dtype, also for 0-d and empty leaves."""
     tx = optstudy_jax.from_core(name)(dialect=dialect)
@@ -90,7 +103,7 @@ def test_one_compiled_step_serves_every_step(name: str, dialect: str) -> None:
     assert len(traced) == 1
 
 
-@each_case
+@each_compiled
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_states_of_small_dtypes_are_stable(name: str, dialect: str, dtype: str) -> None:
     params = [jnp.asarray(x, dtype) for x in start()]
@@ -262,13 +275,7 @@ RATES: dict[str, float] = {
 
 
 # Roots of matrices at each of 300 steps take ten seconds.
-@pytest.mark.parametrize(
-    ("name", "dialect"),
-    [
-        pytest.param(n, d, marks=[pytest.mark.slow] * (n == "shampoo"), id=f"{n}-{d}")
-        for n, d in CASES
-    ],
-)
+@cases(slow=lambda name, dialect: name == "shampoo")
 def test_it_trains(name: str, dialect: str) -> None:
     """In 300 steps the quadratic falls to 5 %, the logistic loss from 0.693 to below 0.35."""
     given = without_decay(name, dialect) | {"lr": RATES.get(name, 0.03)}

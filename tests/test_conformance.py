@@ -28,14 +28,14 @@ from parity.peers import torch_optim
 PEERS, MISSING = peers.collect()
 
 
-SLOW = ("adafactor", "muon", "shampoo", "soap")  # seconds to a minute with each of many settings
+SLOW = ("shampoo", "torch.optim.Muon")  # tens of seconds with each of the settings
 
 
 def _marks(peer: Peer) -> list[pytest.MarkDecorator]:
-    """Of what is slow, the first settings of each library are enough to be quick."""
+    """The first settings of each pair are quick; `make test-all` takes all of them."""
     same = (p for p in PEERS if (p.algorithm, p.name) == (peer.algorithm, peer.name))
-    first = peer is next(same) and peer.algorithm != "shampoo" and peer.name != "torch.optim.Muon"
-    return [] if peer.algorithm not in SLOW or first else [pytest.mark.slow]
+    quick = peer is next(same) and peer.algorithm not in SLOW and peer.name not in SLOW
+    return [] if quick else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

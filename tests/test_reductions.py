@@ -17,7 +17,7 @@ from conftest import draw, same, start, to_numpy, to_torch
 
 import optstudy_jax
 import optstudy_torch
-from optstudy_core import Algorithm, namespace, reductions
+from optstudy_core import Algorithm, axes, exact_sum, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
 from parity.backends import compiler
 
@@ -153,3 +153,61 @@ def test_sums_are_rounded_once() -> None:
         whole = name.startswith("global")
         # There is no mean of nothing; a norm, a dot and a sum of nothing are zero.
         assert same(found[1], found[0] if whole else np.float32(0)), name
+
+
+ENDS = (0.0, -0.0, 1e-45, -1e-38, 1e-30, 0.3333, -7.7, 1e30, np.inf, -np.inf, np.nan)
+
+
+def varied(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of all sizes; some leaves hold only zeros, or one that is not finite."""
+    x = rng.normal(size=count) * 10 ** rng.uniform(-30, 15, count)
+    if count and rng.random() < 0.5:
+        x[rng.integers(count)] = rng.choice(ENDS)
+    return np.zeros(count) if rng.random() < 0.1 else x
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "function", [reductions.leaf_norm, reductions.leaf_sum, reductions.leaf_mean]
+)
+def test_small_leaves_together_are_each_alone(function: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(3)
+    sizes = [0, 1, 1, 2, 3, 3, 63, 64, 65, 300, 511, 4095, 4096, 4096, 4097, 0, 5000]
+    arrays = [varied(n, rng).astype(dtype) for n in sizes * 4]
+    arrays = [x.reshape(3, -1) if x.size % 3 == 0 else x for x in arrays]
+    arrays += [np.asarray(dtype(x)) for x in ENDS]
+    together = function(Leaves(arrays, NumPy()))
+    for x, found in zip(arrays, bits(together), strict=True):
+        (alone,) = bits(function(Leaves([x], NumPy())))
+        assert found.dtype == x.dtype
+        assert same(found, alone), (x.shape, found, alone)
+
+
+def test_small_leaves_of_two_trees_and_of_two_dtypes() -> None:
+    rng = np.random.default_rng(4)
+    x = [varied(n, rng).astype(d) for n in (7, 7, 30, 1, 0) for d in (np.float32, np.float64)]
+    y = [varied(a.size, rng).astype(a.dtype) for a in x]
+    found = bits(reductions.leaf_dot(Leaves(x, NumPy()), Leaves(y, NumPy())))
+    for a, b, dot in zip(x, y, found, strict=True):
+        (alone,) = bits(reductions.leaf_dot(Leaves([a], NumPy()), Leaves([b], NumPy())))
+        assert same(dot, alone)
+
+
+@pytest.mark.parametrize("function", [axes.axis_mean, axes.axis_sum])
+def test_leaves_of_one_shape_together_are_each_alone(function: Any) -> None:
+    rng = np.random.default_rng(5)
+    shapes = [(3, 5), (3, 5), (5, 3), (1, 1), (1, 1), (2, 0), (2, 0), (64, 64), (64, 64), (80, 80)]
+    arrays = [varied(math.prod(s), rng).reshape(s).astype(np.float32) for s in shapes * 2]
+    for axis in (0, 1, -1):
+        found = bits(function(Leaves(arrays, NumPy()), axis))
+        for x, result in zip(arrays, found, strict=True):
+            (alone,) = bits(function(Leaves([x], NumPy()), axis))
+            assert same(result, alone)
+            assert result.flags.c_contiguous
+
+
+def test_padding_changes_no_sum() -> None:
+    """It adds terms that are 0, and as many folds hold up to the longest of columns."""
+    lengths = range(1, exact_sum.Columns.most + 1)
+    plans = [exact_sum._folds(np.float64(3.0), n) for n in lengths]
+    assert len({tuple(float(unit) for _, _, unit in plan) for plan in plans}) == 1

@@ -1,0 +1,97 @@
+"""Rules that run as they are written: NumPy in threads has NumPy's bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import same
+
+from optstudy_core import ALGORITHMS, axes, namespace, reductions
+from optstudy_core.leaves import Leaves, NumPy
+from optstudy_torch import _host
+from optstudy_torch._host import ThreadedNumPy
+
+SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 70), (1, 4000)]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads, and leaves that are cut into many parts."""
+    monkeypatch.setattr(_host, "BLOCK", 500)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def varied(shape: Any, dtype: Any, order: Any, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=shape) * 10 ** rng.uniform(-6, 3, shape)
+    return np.asarray(np.where(rng.random(shape) < 0.1, 0.0, x), dtype, order=order)
+
+
+def trees(dtype: Any, order: Any, seed: int) -> list[Leaves]:
+    arrays = [varied(s, dtype, order, seed + i) for i, s in enumerate(SHAPES)]
+    return [Leaves(arrays, NumPy()), Leaves(arrays, ThreadedNumPy())]
+
+
+def assert_same(expected: Leaves, found: Leaves) -> None:
+    for i, (x, y) in enumerate(zip(expected.values, found.values, strict=True)):
+        assert same(np.asarray(x), np.asarray(y)), f"leaf {i}"
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["adafactor", "lamb", "sm3", "adamw"])
+def test_updates(name: str, dtype: Any, order: Any) -> None:
+    rule = ALGORITHMS[name]
+    values = rule.defaults()
+    ends = []
+    for params, *grads in zip(*(trees(dtype, order, seed) for seed in (0, 100, 200)), strict=True):
+        theta, state = params, rule.start(params, values)
+        for g in grads:
+            state, step = rule.update(state, g, theta, **values)
+            theta = theta + step
+        ends.append(theta)
+    assert_same(*ends)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_operations(order: Any) -> None:
+    both = trees(np.float32, order, 7)
+    results = [
+        lambda x: x * 3.0 - x,
+        lambda x: namespace(x).where(x < 0.5, -x, 2.0 * x),
+        lambda x: namespace(x).where(namespace(x).isfinite(1.0 / x), x, -1.0),
+        lambda x: namespace(x).sqrt(abs(x)) + namespace(x).ones_like(x),
+        lambda x: reductions.leaf_norm(x) * x,
+        lambda x: reductions.global_sum(x) + x,
+    ]
+    for compute in results:
+        assert_same(*map(compute, both))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_sums_along_an_axis(axis: int, order: Any) -> None:
+    shapes = [(37, 53), (1, 4000), (4000, 1), (2, 30, 70), (600, 0)]
+    arrays = [varied(s, np.float32, order, i) for i, s in enumerate(shapes)]
+    both = [Leaves(arrays, NumPy()), Leaves(arrays, ThreadedNumPy())]
+    assert_same(*(axes.axis_mean(x, axis) for x in both))
+    assert_same(*(axes.axis_sum(x, axis) for x in both))
+    # A row against a column: the operands are smaller than the result.
+    rows, columns = ([axes.axis_sum(x, a) for x in both] for a in (0, 1))
+    assert_same(*(r * c for r, c in zip(rows, columns, strict=True)))
+
+
+def test_what_is_not_finite_and_no_warning() -> None:
+    x = np.full((40, 50), 1e38, np.float32)
+    x[3, 4], x[5, 6] = np.nan, np.inf
+    both = [Leaves([x], NumPy()), Leaves([x], ThreadedNumPy())]
+    assert_same(*(y * y - y / (y - y) for y in both))
+    assert_same(*(reductions.leaf_norm(y) for y in both))
+    assert_same(*(axes.axis_mean(y * 3.0, 0) for y in both))
