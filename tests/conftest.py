@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thr
 
 Hyperparameters = dict[str, Any]
 
-QUICK = frozenset({"sgd", "adam", "adamw", "amsgrad", "madgrad", "nadam"})
+QUICK = frozenset({"sgd", "adam", "madgrad"})
 """Algorithms that `make test` compiles, of every form and length; `make test-all` takes all."""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from conftest import draw, inputs_for, same
+from conftest import QUICK, draw, inputs_for, same
 
 import optstudy_jax
 import optstudy_torch
@@ -40,7 +40,8 @@ def cases(slow: Callable[[str, str], bool]) -> Any:
 
 each_case = cases(slow=lambda name, dialect: False)
 # Tracing and compiling take seconds, and dialects differ little in that.
-each_compiled = cases(slow=lambda name, dialect: ALGORITHMS[name].default_dialect != dialect)
+each_traced = cases(slow=lambda name, dialect: ALGORITHMS[name].default_dialect != dialect)
+each_compiled = cases(slow=lambda name, dialect: name not in QUICK)
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 SHAPES = [(7,), (2, 3), (), (0,)]
@@ -103,7 +104,7 @@ def test_one_compiled_step_serves_every_step(name: str, dialect: str) -> None:
     assert len(traced) == 1
 
 
-@each_compiled
+@each_traced
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_states_of_small_dtypes_are_stable(name: str, dialect: str, dtype: str) -> None:
     params = [jnp.asarray(x, dtype) for x in start()]

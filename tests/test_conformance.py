@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,23 @@ PEERS, MISSING = peers.collect()
 SLOW = ("shampoo", "torch.optim.Muon")  # tens of seconds with each of the settings
 
 
-def _marks(peer: Peer) -> list[pytest.MarkDecorator]:
-    """The first settings of each pair are quick; `make test-all` takes all of them."""
+def _is_quick(peer: Peer) -> bool:
     same = (p for p in PEERS if (p.algorithm, p.name) == (peer.algorithm, peer.name))
-    quick = peer is next(same) and peer.algorithm not in SLOW and peer.name not in SLOW
-    return [] if quick else [pytest.mark.slow]
+    return peer is next(same) and peer.algorithm not in SLOW and peer.name not in SLOW
 
 
-@pytest.mark.parametrize(
-    "peer", [pytest.param(peer, marks=_marks(peer), id=peer.label) for peer in PEERS]
-)
+def each_peer(peers: Iterable[Peer]) -> Any:
+    return pytest.mark.parametrize("peer", [pytest.param(peer, id=peer.label) for peer in peers])
+
+
+@each_peer(filter(_is_quick, PEERS))
+def test_first_settings_are_the_same_or_differ_for_a_known_cause(peer: Peer) -> None:
+    found = measure(peer, float32=False, quick=True)
+    assert found.expected, f"{found.float64:.1e}: {found.verdict}"
+
+
+@pytest.mark.slow
+@each_peer(PEERS)
 def test_same_as_the_library_or_different_for_a_known_cause(peer: Peer) -> None:
     found = measure(peer, float32=False)
     assert found.expected, f"{found.float64:.1e}: {found.verdict}"

@@ -20,6 +20,7 @@ import golden_bits
 import mutants
 import numpy as np
 import pytest
+from conftest import slow_unless_quick
 
 from optstudy_core import ALGORITHMS, Algorithm, bias_correction, formulas
 from optstudy_core.hyperparameters import is_number
@@ -1251,7 +1252,7 @@ def each_module_but(*slow):
     )
 
 
-@each_module_but(*MATRICES_OF, *ALL_RUN_ON)
+@pytest.mark.parametrize("name", slow_unless_quick(mutants.formula_modules()))
 def test_the_original_survives(name):
     """So a mutant is caught for what was changed in it."""
     code = mutants.unchanged(name)
@@ -1259,7 +1260,7 @@ def test_the_original_survives(name):
     assert mutants.caught_by(same, CONTRACTS) is None
 
 
-@each_module_but(*MATRICES_OF)
+@each_module_but(*MATRICES_OF, *ALL_RUN_ON)
 def test_mutants_are_caught(name):
     assert not report(survivors(name, FAST if name in golden_bits.ALGORITHMS else SHARED))
 

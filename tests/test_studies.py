@@ -60,7 +60,12 @@ def same_bits(a, b) -> bool:
 # The same model in both frameworks.
 
 
-@pytest.mark.parametrize("name", STUDIES)
+LARGE = ("allcnn", "ddplus")  # networks that take tens of seconds
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in STUDIES]
+)
 def test_models_agree(study_of, name):
     study = study_of(name)
     batch = next(study.batches(1))
@@ -502,7 +507,7 @@ def test_an_epoch_with_rollback_is_undone(study_of):
 COMPARE = ["compare", "linear_regression", "--jobs", "1"]
 
 
-@pytest.mark.parametrize("backends", [("torch",), BACKENDS])
+@pytest.mark.parametrize("backends", [pytest.param(("torch",), marks=pytest.mark.slow), BACKENDS])
 def test_compare(tmp_path, capsys, backends):
     arguments = [*COMPARE, "--vary", "method=plain,careful-rollback,eve_grid", "--seeds", "2"]
     arguments += ["--lr", "1", "--epochs", "3", "--out", str(tmp_path)]
@@ -577,7 +582,9 @@ def test_compare_in_processes(tmp_path):
     assert set(losses[0]) == {"adam", "adam_careful"}
 
 
-@pytest.mark.parametrize("name", ["linear_regression", "digits"])
+@pytest.mark.parametrize(
+    "name", ["linear_regression", pytest.param("digits", marks=pytest.mark.slow)]
+)
 def test_compare_has_a_rate_at_which_careful_acts(tmp_path, name):
     arguments = ["compare", name, "--vary", "method=plain,careful", "--vary", "lr_factor=1,16"]
     arguments += ["--backend", "torch", "--jobs", "1", "--epochs", "14", "--out", str(tmp_path)]
