@@ -14,7 +14,7 @@ import optax
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core._docstring import meaning, with_arguments
 from optstudy_core.algorithm import INPUTS, find
-from optstudy_core.hyperparameters import nearest
+from optstudy_core.hyperparameters import is_number, nearest
 from optstudy_core.leaves import Leaves, Scalars, map_leaves
 
 from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, rounded
@@ -436,6 +436,14 @@ _RATE_ALONE = (
 """Algorithms whose functions in optax take something else after the rate."""
 
 
+def _is_absent(value: Any) -> bool:
+    """Tell whether a default leaves a term out.
+
+    As an array, which optax.inject_hyperparams makes of every number, it would not.
+    """
+    return is_number(value) and value == 0
+
+
 def _signature(algorithm: Algorithm) -> inspect.Signature:
     parameter = inspect.Parameter
     kind: Any = parameter.POSITIONAL_OR_KEYWORD
@@ -449,7 +457,7 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
             parameter(
                 "learning_rate" if name == "lr" else name,
                 kind,
-                default=None if name in differing else value,
+                default=None if name in differing or _is_absent(value) else value,
             )
         )
     kind = parameter.KEYWORD_ONLY

@@ -760,3 +760,15 @@ def test_shapes_instead_of_parameters_give_the_shapes_of_the_state(name: str) ->
     shapes = tx.init(jax.eval_shape(lambda: params))
     assert shapes == jax.eval_shape(tx.init, params)
     assert jax.tree.structure(shapes) == jax.tree.structure(tx.init(params))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "dog", *slow_unless_quick(["muon"])])
+def test_injected_hyperparameters_leave_out_what_is_absent(name: str) -> None:
+    """A default of 0 leaves a term out, which an array of 0 would not."""
+    params = tree(start([(2, 3), (4,)]))
+    alone, injected = from_core(name)(0.01), optax.inject_hyperparams(from_core(name))(0.01)
+    updates, state = alone.update(params, alone.init(params), params)
+    found, inner = injected.update(params, injected.init(params), params)
+    assert jax.tree.structure(inner.inner_state) == jax.tree.structure(state)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(updates), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)  # a number is rounded once, an array earlier
