@@ -14,7 +14,7 @@ import optax
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core._docstring import meaning, with_arguments
 from optstudy_core.algorithm import INPUTS, find
-from optstudy_core.hyperparameters import nearest
+from optstudy_core.hyperparameters import is_number, nearest
 from optstudy_core.leaves import Leaves, Scalars, map_leaves
 
 from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, rounded
@@ -160,7 +160,7 @@ def _transformation(
     def groups(params_like: Any, treedef: Any) -> list[tuple[list[int], dict[str, Any]]]:
         """Return the leaves and the hyperparameters of each group (two with a mask)."""
         everything = list(range(treedef.num_leaves))
-        if mask is None:
+        if mask is None or not everything:
             return [(everything, hyperparameters)]
         tree = mask(params_like) if callable(mask) else mask
         prefix = jax.tree.leaves(
@@ -175,6 +175,8 @@ def _transformation(
 
     def init(params: Any) -> TransformState:
         leaves, treedef = jax.tree.flatten(params)
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
+            return jax.eval_shape(init, params)
         dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
         parts = []
         for indices, values in groups(params, treedef):
@@ -337,7 +339,7 @@ def _merge(
         k = next(number)
         fields = [(indices, group[k]) for (indices, _), group in zip(parts, groups, strict=True)]
         if _is_scalar(template):
-            return PerLeaf(*(own(x) if x is not None else None for x in _vectors(fields, dtypes)))
+            return jax.tree.map(own, _vectors(fields, dtypes))
         column: list[Any] = [None] * treedef.num_leaves
         for indices, field in fields:
             for i, node in zip(indices, field.values, strict=True):
@@ -347,18 +349,23 @@ def _merge(
     return map_leaves(merged, skeleton)
 
 
-def _vectors(fields: list[tuple[list[int], Leaves]], dtypes: Sequence[Any]) -> list[Any]:
-    """Return the scalars of all leaves in a vector for each dtype of :class:`PerLeaf`."""
+def _vectors(fields: list[tuple[list[int], Leaves]], dtypes: Sequence[Any]) -> Any:
+    """Return the :class:`PerLeaf` of the scalars of all leaves."""
+    if not dtypes:
+        # optax.tree_map_params asks for the state of a tree without leaves, and lays it over one
+        # with leaves: it has what that one has, or a leaf in the place of the vectors.
+        nothing = jnp.zeros((0,), jnp.float32)
+        return nothing if jnp.result_type(float) == jnp.float64 else PerLeaf(nothing, None)
     kinds = [jnp.dtype(d).name for d in dtypes]
     filled = [(indices, field) for indices, field in fields if indices]
     if len(filled) == 1 and len(set(kinds)) == 1 and filled[0][1].vector is not None:
         whole = leaving(filled[0][1].vector)
-        return [whole if name == kinds[0] else None for name in PerLeaf._fields]
+        return PerLeaf(*(whole if name == kinds[0] else None for name in PerLeaf._fields))
     found: dict[int, Any] = {}
     for indices, field in filled:
         found |= dict(zip(indices, map(leaving, field.values), strict=True))
     columns = [[found[i] for i, k in enumerate(kinds) if k == name] for name in PerLeaf._fields]
-    return [jnp.stack(column) if column else None for column in columns]
+    return PerLeaf(*(jnp.stack(column) if column else None for column in columns))
 
 
 def _select(
@@ -377,6 +384,8 @@ def _select(
         return ValueError(f"state of {algorithm} with {name} of structure {found}: {allowed}")
 
     def scalars(part: Any, name: str) -> Leaves:
+        if not dtypes:
+            return Leaves([], BACKEND)
         counts = {k: sum(jnp.dtype(d).name == k for d in dtypes) for k in PerLeaf._fields}
         shapes = {k: (n,) if n else None for k, n in counts.items()}
         if not isinstance(part, PerLeaf) or any(
@@ -416,21 +425,39 @@ def _select(
 
 _FUNCTIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
 _POSITIONAL = ("lr", "momentum", "b1", "b2", "eps")  # what has one place in optax and here
+_RATE_ALONE = (
+    "dadapt_adamw",
+    "lars",
+    "optimistic_adam",
+    "prodigy",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+)
+"""Algorithms whose functions in optax take something else after the rate."""
+
+
+def _is_absent(value: Any) -> bool:
+    """Tell whether a default leaves a term out.
+
+    As an array, which optax.inject_hyperparams makes of every number, it would not.
+    """
+    return is_number(value) and value == 0
 
 
 def _signature(algorithm: Algorithm) -> inspect.Signature:
     parameter = inspect.Parameter
     kind: Any = parameter.POSITIONAL_OR_KEYWORD
     differing = algorithm.differing()
+    positional = ("lr",) if algorithm.name in _RATE_ALONE else _POSITIONAL
     parameters = []
     for name, value in algorithm.defaults(algorithm.default_dialect).items():
-        if name not in _POSITIONAL:
+        if name not in positional:
             kind = parameter.KEYWORD_ONLY
         parameters.append(
             parameter(
                 "learning_rate" if name == "lr" else name,
                 kind,
-                default=None if name in differing else value,
+                default=None if name in differing or _is_absent(value) else value,
             )
         )
     kind = parameter.KEYWORD_ONLY
@@ -448,6 +475,31 @@ _TORCH = {
     "step_sizes": ("step_size_min", "step_size_max"),
 }
 """What the arguments of torch's classes are called here."""
+
+_OPTAX = {
+    "beta": ("b1", "momentum"),
+    "bias_correction": ("correct_bias",),
+    "clipping_threshold": ("d",),
+    "decay": ("alpha",),
+    "eps_in_sqrt": ("eps_in_root",),
+    "eta_minus": ("etaminus",),
+    "eta_plus": ("etaplus",),
+    "max_learning_rate": ("max_lr",),
+    "max_step_size": ("step_size_max",),
+    "min_step_size": ("step_size_min",),
+    "multiply_by_parameter_scale": ("scale_parameter",),
+    "ns_coeffs": ("ns_coefficients",),
+    "scaling": ("learning_rate",),
+    "weight_decay_mask": ("mask",),
+    "weight_decay_rate": ("weight_decay",),
+}
+"""What those arguments of optax's functions are called here that have another name."""
+
+_OPTAX_ONLY = dict.fromkeys(
+    ("accumulator_dtype", "dtype_momentum", "mu_dtype", "state_dtype"),
+    "the state is float32, or float64 for float64 parameters",
+) | {"nesterov": "Adam with it is nadam, and AdamW nadamw"}
+"""Why there are no such arguments here."""
 
 _MEANINGS = {
     "learning_rate": "a number, or a schedule: a function of the number of steps.",
@@ -477,8 +529,10 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
 
     def function(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         for name in kwargs.keys() - signature.parameters.keys():
-            own = [n for n in _TORCH.get(name, ()) if n in signature.parameters]
+            names = (_TORCH | _OPTAX).get(name, ())
+            own = [n for n in names if n in signature.parameters]
             known = f"it is called {' and '.join(map(repr, own))} here" if own else None
+            known = known or _OPTAX_ONLY.get(name)
             raise TypeError(
                 f"{algorithm.name} has no argument {name!r}: "
                 f"{known or nearest(name, signature.parameters)}"

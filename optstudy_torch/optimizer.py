@@ -62,8 +62,12 @@ _TUPLES = {
 }
 """Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
 
-_OPTAX = {name: own for own, inside in _TUPLES.items() for name in inside} | {"learning_rate": "lr"}
-"""What optax's arguments are called here."""
+_ELSEWHERE = {name: own for own, inside in _TUPLES.items() for name in inside} | {
+    "learning_rate": "lr",
+    "ns_steps": "ns_coefficients",
+    "adjust_lr_fn": "consistent_rms",
+}
+"""What optax's arguments are called here, and those of torch's Muon that have another name."""
 
 _POSITIONAL = {
     "adam": ("amsgrad",),
@@ -355,8 +359,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             for i, p in zip(order, params, strict=True):
                 for name, value in loaded["state"].get(i, {}).items():
                     # A copy, as torch makes one, but in the working dtype.
-                    self.state[p][name] = value.detach().to(
-                        p.device, WORKING_DTYPE[p.dtype], copy=True
+                    self.state[p][name] = (
+                        _tensor(value).detach().to(p.device, WORKING_DTYPE[p.dtype], copy=True)
                     )
 
         # After the hooks that change what is loaded, and before those that look at the result.
@@ -812,7 +816,7 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         for name in kwargs.keys() - signature.parameters.keys():
-            own = _OPTAX.get(name)
+            own = _ELSEWHERE.get(name)
             known = f"it is called {own!r} here" if own in signature.parameters else None
             raise TypeError(
                 f"{algorithm.title} has no argument {name!r}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -165,6 +166,8 @@ def test_the_other_frameworks_name_of_an_argument() -> None:
         optstudy_jax.adamw(betas=(0.9, 0.99))
     with refuses(TypeError, "sgd has no argument 'betas'", "Allowed are"):
         optstudy_jax.sgd(betas=(0.9, 0.99))
+    with refuses(TypeError, "Muon has no argument 'ns_steps'", "called 'ns_coefficients' here"):
+        optstudy_torch.Muon(params, ns_steps=6)
     with refuses(ValueError, "did you mean 'nadam'? Allowed"):
         optstudy_core.citation("NAdam")
     with refuses(AttributeError, "did you mean 'AdamW'? Allowed"):
@@ -479,3 +482,24 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
     for make in (in_torch, in_a_group, in_jax, in_the_core):
         make("adam", lr=0.0, b1=0.0, b2=0.0, eps=0.0, weight_decay=0.0)
         make("sgd", lr=10**6, momentum=2.0, dampening=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "here"),
+    [
+        ("rmsprop", "decay", "called 'alpha' here"),
+        ("rmsprop", "eps_in_sqrt", "called 'eps_in_root' here"),
+        ("rprop", "min_step_size", "called 'step_size_min' here"),
+        ("signum", "beta", "called 'b1' here"),
+        ("muon", "beta", "called 'momentum' here"),
+        ("polyak_sgd", "max_learning_rate", "called 'max_lr' here"),
+        ("adam", "mu_dtype", "the state is float32"),
+        ("adamw", "nesterov", "AdamW nadamw"),
+        ("sgd", "accumulator_dtype", "the state is float32"),
+    ],
+)
+def test_an_argument_that_optax_calls_otherwise(name: str, argument: str, here: str) -> None:
+    function = getattr(optax, name, None) or getattr(optax.contrib, name)
+    assert argument in inspect.signature(function).parameters
+    with refuses(TypeError, f"{name} has no argument {argument!r}", here):
+        in_jax(name, **{argument: 0.5})

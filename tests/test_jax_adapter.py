@@ -16,7 +16,17 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from conftest import DELAYED, HEAVY_BALL, definition, draw, fields, inputs_for, same, start
+from conftest import (
+    DELAYED,
+    HEAVY_BALL,
+    definition,
+    draw,
+    fields,
+    inputs_for,
+    same,
+    slow_unless_quick,
+    start,
+)
 from flax.training.train_state import TrainState
 
 import optstudy_jax
@@ -668,3 +678,97 @@ def test_a_users_algorithm(algorithm: Algorithm) -> None:
     assert_same(params, ends)
     assert_state(state.inner, params, states)
     jax.jit(tx.update, donate_argnums=1)(tree(grads[0]), tx.init(tree(begin)))
+
+
+# What users of optax rely on.
+
+
+@pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS)))
+@pytest.mark.parametrize("dtypes", [(np.float32,), (np.float64,), (np.float32, np.float64)])
+def test_tree_map_params_finds_the_fields_that_are_like_the_parameters(
+    name: str, dtypes: Any
+) -> None:
+    """It asks for the state of a tree without leaves, as for the shardings of a state."""
+    with jax.enable_x64(np.float64 in dtypes):
+        params = tree([x for dtype in dtypes for x in start([(2, 3), (4,)], dtype=dtype)])
+        makers = {
+            "alone": from_core(name),
+            "chain": lambda: optax.chain(optax.clip(1.0), from_core(name)()),
+            "inject": optax.inject_hyperparams(from_core(name)),
+        }
+        for make in makers.values():
+            tx = make()
+            state = tx.init(params)
+            assert_same_trees(optax.tree_map_params(tx, lambda x: x, state), state)
+            places = {k: f"sharding of {k}" for k in params}
+            marked = optax.tree_map_params(
+                tx, lambda _, place: place, state, places, transform_non_params=lambda _: "all"
+            )
+            # One for each leaf, or for two vectors of scalars of which either may be missing.
+            jax.tree.map(lambda _mark, _leaf: None, marked, state)
+            if np.float64 not in dtypes:
+                assert jax.tree.structure(marked) == jax.tree.structure(state)
+            marks = jax.tree.leaves(marked)
+            assert marks.count("sharding of p00") == marks.count("sharding of p01")
+            assert set(marks) <= {"all", *places.values()}
+            assert "all" in marks
+
+
+@pytest.mark.parametrize("mask", [{"p00": True, "p01": False}, lambda p: dict.fromkeys(p, True)])
+def test_tree_map_params_with_a_mask(mask: Any) -> None:
+    params = tree(start([(2, 3), (4,)]))
+    for tx in (adamw(0.1, mask=mask), optax.masked(adam(0.1), {"p00": True, "p01": False})):
+        state = tx.init(params)
+        assert_same_trees(optax.tree_map_params(tx, lambda x: x, state), state)
+
+
+def test_tree_map_params_gives_the_shardings_of_a_jitted_init() -> None:
+    mesh = jax.make_mesh((1,), ("x",))
+    of = lambda *names: jax.NamedSharding(mesh, jax.P(*names))  # noqa: E731
+    params = tree(start([(2, 3), (4,)]))
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            tx = adamw(0.1)
+            shardings = optax.tree_map_params(
+                tx,
+                lambda _, own: own,
+                jax.eval_shape(tx.init, params),
+                {"p00": of("x"), "p01": of()},
+                transform_non_params=lambda _: of(),
+            )
+            state = jax.jit(tx.init, out_shardings=shardings)(params)
+            assert state.inner.m["p00"].sharding == of("x")
+            assert state.inner.c1.value.float32.sharding == of()
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"polyak_sgd"}))  # no rate in optax
+def test_a_value_in_optaxs_order_never_lands_in_another_argument(name: str) -> None:
+    function = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+    theirs = inspect.signature(function).parameters if function else []
+    ours = inspect.signature(from_core(name)).parameters.values()
+    positional = [p.name for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+    here = {"beta": "b1"} if name == "signum" else {}
+    for own, other in zip(positional, theirs, strict=False):
+        assert own == here.get(other, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "schedule_free_sgd", "lars"])
+def test_shapes_instead_of_parameters_give_the_shapes_of_the_state(name: str) -> None:
+    """As a checkpoint is restored into them, before there are parameters."""
+    params = tree(start([(2, 3), (4,)]))
+    tx = from_core(name)(0.1)
+    shapes = tx.init(jax.eval_shape(lambda: params))
+    assert shapes == jax.eval_shape(tx.init, params)
+    assert jax.tree.structure(shapes) == jax.tree.structure(tx.init(params))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "dog", *slow_unless_quick(["muon"])])
+def test_injected_hyperparameters_leave_out_what_is_absent(name: str) -> None:
+    """A default of 0 leaves a term out, which an array of 0 would not."""
+    params = tree(start([(2, 3), (4,)]))
+    alone, injected = from_core(name)(0.01), optax.inject_hyperparams(from_core(name))(0.01)
+    updates, state = alone.update(params, alone.init(params), params)
+    found, inner = injected.update(params, injected.init(params), params)
+    assert jax.tree.structure(inner.inner_state) == jax.tree.structure(state)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(updates), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)  # a number is rounded once, an array earlier

@@ -667,3 +667,23 @@ def test_a_users_class_subclasses_and_copies() -> None:
     optimizer = copy.deepcopy(Mine(params))
     assert optimizer.param_groups[0]["betas"] == (0.5, 0.9)
     assert type(optimizer) is Mine
+
+
+# What users of torch.optim rely on.
+
+
+def test_a_state_whose_scalars_are_numbers_is_loaded() -> None:
+    """As another program hands it over."""
+    begin, grads = start([(3, 2)]), draw([(3, 2)], 6)
+    params = parameters(begin)
+    first = Adam(params, lr=0.1)
+    run(first, params, grads[:3])
+    state_dict = first.state_dict()
+    fields_here = state_dict["state"][0].items()
+    handed = {k: x if x.ndim else x.item() for k, x in fields_here}
+    copies = parameters([to_numpy(p) for p in params])
+    second = Adam(copies, lr=0.1)
+    second.load_state_dict(state_dict | {"state": {0: handed}})
+    run(first, params, grads[3:])
+    run(second, copies, grads[3:])
+    assert_same(copies, [to_numpy(p) for p in params])
