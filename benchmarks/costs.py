@@ -1,13 +1,15 @@
-"""``python -m benchmarks.costs``: memory of a large step, time of imports, time per parameter."""
+"""``python -m benchmarks.costs``: memory, time of imports and of compiling, time per parameter."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -64,9 +66,11 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _child(*arguments: str) -> Any:
+def _child(*arguments: str, **variables: str) -> Any:
     command = [sys.executable, "-m", "benchmarks.costs", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | variables
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -88,6 +92,40 @@ def imports(rounds: int) -> list[dict[str, Any]]:
         low, middle, high = statistics.quantiles(more, n=4)
         found = {"ms": middle, "ms_low": low, "ms_high": high}
         rows.append({"package": package, "base": base} | found)
+    return rows
+
+
+def first_step(name: str) -> dict[str, float]:
+    """Return how long compiled steps of tensors of several sizes take in a new process.
+
+    That is the first of them, and those of other sizes, another rate and a later step.
+    """
+    from . import __main__ as benchmarks
+
+    step = benchmarks.torch_step(True, name, [1_000_000, *[20_000] * 20], compile=True)
+    begin = time.perf_counter()
+    step()
+    first = time.perf_counter() - begin
+    begin = time.perf_counter()
+    for shapes in ([300_000], [70_000, 150_000, *[33] * 100], [5_000_000]):
+        other = benchmarks.torch_step(True, name, shapes, compile=True)
+        for _ in range(2):
+            other()
+    return {"first_s": first, "others_s": time.perf_counter() - begin}
+
+
+def compilation() -> list[dict[str, Any]]:
+    """Return :func:`first_step` without what the compiler keeps on disk, and with it."""
+    from . import __main__ as benchmarks
+
+    rows = []
+    for name in benchmarks.ALGORITHMS:
+        if name == "adafactor":  # is not compiled
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            kept = {"TORCHINDUCTOR_CACHE_DIR": folder}
+            cold, warm = (_child("--first-step", name, **kept) for _ in range(2))
+        rows.append({"algorithm": name, "cold": cold, "warm": warm})
     return rows
 
 
@@ -153,6 +191,7 @@ def measure(rounds: int) -> dict[str, Any]:
     return {
         "memory": {kind: _child("--memory", kind) for kind in KINDS},
         "imports": imports(rounds),
+        "compilation": compilation(),
         "growth": growth(rounds),
     }
 
@@ -162,11 +201,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.costs", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10, help="of each measurement (default 10)")
     parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--first-step", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
     if arguments.memory:
         print(json.dumps(memory(arguments.memory, PARAMETERS)))
+        return 0
+    if arguments.first_step:
+        print(json.dumps(first_step(arguments.first_step)))
         return 0
     found = measure(arguments.rounds)
     print(json.dumps(found, indent=1, default=np.ndarray.tolist))

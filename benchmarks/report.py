@@ -44,6 +44,13 @@ How much longer an import takes than that of what it is made for, in millisecond
 
 {imports}
 
+## Compilation
+
+What a first step with `compile=True` takes in a new process, in seconds: without what the compiler
+keeps on disk, and with it. "Others" are six steps of tensors of other numbers and sizes.
+
+{compilation}
+
 ## Growth
 
 Nanoseconds a parameter and step of Adam, one tensor.
@@ -77,6 +84,11 @@ def page(found: dict[str, Any], notes: str) -> str:
     for row in found["imports"]:
         quartiles = f"{row['ms_low']:.0f} to {row['ms_high']:.0f}"
         imports.append([row["package"], row["base"], f"{row['ms']:.0f} ({quartiles})"])
+    compilation = []
+    for row in found["compilation"]:
+        cold, warm = row["cold"], row["warm"]
+        seconds = [cold["first_s"], warm["first_s"], cold["others_s"], warm["others_s"]]
+        compilation.append([row["algorithm"], *(f"{x:.1f}" for x in seconds)])
     names = [name for name in found["growth"][0] if name != "size"]
     growth = [[f"{row['size']:,}", *(f"{row[n]:.2f}" for n in names)] for row in found["growth"]]
     return PAGE.format(
@@ -88,6 +100,9 @@ def page(found: dict[str, Any], notes: str) -> str:
         notes=notes,
         memory=table(["kind", "more than needed"], memory),
         imports=table(["package", "more than", "ms (quartiles)"], imports),
+        compilation=table(
+            ["algorithm", "first, new", "first, kept", "others, new", "others, kept"], compilation
+        ),
         growth=table(["parameters", *names], growth),
     )
 

@@ -24,9 +24,14 @@ QUICK = frozenset({"sgd", "adam", "madgrad"})
 """Algorithms that `make test` compiles, of every form and length; `make test-all` takes all."""
 
 
+def slow(*values: Any) -> Any:
+    """Return a parameter that only `make test-all` takes."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def slow_unless_quick(names: Iterable[str]) -> list[Any]:
     """Return names of algorithms as parameters of a test that compiles each of them."""
-    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    return [n if n in QUICK else slow(n) for n in names]
 
 
 def draw(

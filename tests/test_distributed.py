@@ -257,6 +257,7 @@ same(split_unevenly(*whole), whole)
 """
 
 
+@pytest.mark.slow
 def test_jax_arrays_sharded_over_eight_devices() -> None:
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {

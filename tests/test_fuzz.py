@@ -30,11 +30,11 @@ def test_torch_compiled() -> None:
 
 
 def test_jax_jitted() -> None:
-    assert optstudy_jax.selfcheck(50, seed=3) == []
+    assert optstudy_jax.selfcheck(25, seed=3) == []
 
 
 def test_jax_eager() -> None:
-    assert formulas.search(optstudy_jax._selfcheck.run_eager, 20, seed=4, batch=10) == []
+    assert formulas.search(optstudy_jax._selfcheck.run_eager, 10, seed=4, batch=10) == []
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import slow
 from golden_bits import (
     EXPONENTS,
     RULES,
@@ -31,7 +32,13 @@ def test_file_is_complete(path):
     assert path.stat().st_size < 100_000
 
 
-@each_file
+# Products and roots of matrices take seconds; another dialect of each stays.
+LONG = ("muon-torch", "shampoo-scalable")
+
+
+@pytest.mark.parametrize(
+    "path", [slow(p) if p.stem in LONG else p for p in FILES], ids=lambda p: p.stem
+)
 def test_bits_are_those_of_the_file(path):
     if not path.exists():
         pytest.skip("no file")

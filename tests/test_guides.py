@@ -13,6 +13,7 @@ from typing import Any
 import optax
 import pytest
 import torch
+from conftest import slow
 from test_readme import Block, blocks, check_command, commands
 
 import optstudy_jax
@@ -50,7 +51,10 @@ def those(how: str) -> list[Any]:
     return [pytest.param(block, id=f"{name}-{block.line}") for name, block in found]
 
 
-@pytest.mark.parametrize("name", GUIDES)
+LONG = ("howto", "porting")  # a quarter of a minute each
+
+
+@pytest.mark.parametrize("name", [slow(n) if n in LONG else n for n in GUIDES])
 def test_code_of_page_runs(name: str) -> None:
     namespace: dict[str, Any] = {"__name__": f"guide_{name}"}
     for block in PYTHON[name]:

@@ -45,9 +45,10 @@ def test_every_algorithm_is_identical(name: str, backend: str) -> None:
 def test_every_backend_is_identical(name: str, backend: str) -> None:
     if backend == "torch-compiled" and ALGORITHMS[name].leafwise:
         pytest.skip("refused")
-    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=8, steps=40)
+    examples = 4 if backend.startswith("jax") else 8  # of which each is traced
+    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
     assert report.complete, report.first_difference
-    assert report.cases == 8
+    assert report.cases == examples
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])

@@ -108,7 +108,13 @@ def test_torch_gives_the_definitions_bits(
 
 
 @DTYPES
-@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    "jit",
+    [
+        pytest.param(jax.jit, id="jit"),
+        pytest.param(lambda f: f, id="eager", marks=pytest.mark.slow),
+    ],
+)
 def test_jax_gives_the_definitions_bits(jit: Callable[[Any], Any], dtype: Any) -> None:
     expected, sizes, (begin, grads) = ends(dtype)
     with jax.enable_x64(dtype == np.float64):

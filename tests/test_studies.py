@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import slow_unless_quick
+from conftest import slow, slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.records import Run
@@ -63,9 +63,7 @@ def same_bits(a, b) -> bool:
 LARGE = ("allcnn", "ddplus")  # networks that take tens of seconds
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in STUDIES]
-)
+@pytest.mark.parametrize("name", [slow(n) if n in LARGE else n for n in STUDIES])
 def test_models_agree(study_of, name):
     study = study_of(name)
     batch = next(study.batches(1))
@@ -361,7 +359,7 @@ def test_end_to_end(tmp_path, capsys, name):
     assert "--overwrite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ["linear_regression", slow("digits")])
 def test_a_diverging_run_ends_with_figures(tmp_path, capsys, name):
     arguments = ["run", name, "--algorithm", "sgd", "--epochs", "3", "--lr", "1e30"]
     arguments += ["--backend", "torch", "--out", str(tmp_path)]
@@ -507,7 +505,7 @@ def test_an_epoch_with_rollback_is_undone(study_of):
 COMPARE = ["compare", "linear_regression", "--jobs", "1"]
 
 
-@pytest.mark.parametrize("backends", [pytest.param(("torch",), marks=pytest.mark.slow), BACKENDS])
+@pytest.mark.parametrize("backends", [slow(("torch",)), BACKENDS])
 def test_compare(tmp_path, capsys, backends):
     arguments = [*COMPARE, "--vary", "method=plain,careful-rollback,eve_grid", "--seeds", "2"]
     arguments += ["--lr", "1", "--epochs", "3", "--out", str(tmp_path)]
@@ -549,6 +547,7 @@ def test_compare(tmp_path, capsys, backends):
     assert "holds a run with epochs = 3, not 4; --overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_varies_all_that_can_be(tmp_path, capsys):
     vary = ["--vary", "algorithm=adam,sgd", "--vary", "lr=0.001,0.01", "--epochs", "2"]
     assert main([*COMPARE, *vary, "--backend", "torch", "--out", str(tmp_path)]) == 0
@@ -570,6 +569,7 @@ def test_compare_varies_all_that_can_be(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_in_processes(tmp_path):
     losses = []
     for jobs in ("1", "2"):
@@ -582,9 +582,8 @@ def test_compare_in_processes(tmp_path):
     assert set(losses[0]) == {"adam", "adam_careful"}
 
 
-@pytest.mark.parametrize(
-    "name", ["linear_regression", pytest.param("digits", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear_regression", "digits"])
 def test_compare_has_a_rate_at_which_careful_acts(tmp_path, name):
     arguments = ["compare", name, "--vary", "method=plain,careful", "--vary", "lr_factor=1,16"]
     arguments += ["--backend", "torch", "--jobs", "1", "--epochs", "14", "--out", str(tmp_path)]

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from conftest import slow
 
 import optstudy_torch
 import parity
@@ -45,7 +46,7 @@ def assert_near(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", slow("adam")])
 def test_every_backend_is_identical(wrapper: Any, name: str) -> None:
     rule = wrapper(ALGORITHMS[name])
     report = parity.check(rule, dtypes=["float32"], examples=2, steps=30)
