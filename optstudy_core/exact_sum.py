@@ -197,10 +197,11 @@ class Host(Blockwise):
     """NumPy, over arrays of any library, without a copy of more than a block where it can."""
 
     xp = np
+    block = _BLOCK
     _reductions: Mapping[str, np.ufunc] = {"max": np.maximum, "min": np.minimum, "sum": np.add}
 
     def groups(self, vectors: Sequence[Vector]) -> Iterable[tuple[Any, Iterator[Any]]]:
-        return [(None, self.blocks(zip(*vectors, strict=True), _BLOCK))]
+        return [(None, self.blocks(zip(*vectors, strict=True), self.block))]
 
     def cut(self, leaves: tuple[Array, ...], length: int) -> Iterator[tuple[Array, ...]]:
         for piece in _pieces(leaves):

@@ -20,6 +20,7 @@ from optstudy_core.leaves import Leaves, NumPy, Reduction
 from ._stages import BLOCK
 from ._threads import in_threads
 
+NUMPY = NumPy()
 _CREATION = frozenset({"zeros_like", "ones_like"})
 
 
@@ -68,12 +69,12 @@ class ThreadedNumPy(NumPy):
         if axis is None or not others or leaves[0].size < 2 * BLOCK:
             return super().doubled_along(axis, function, *leaves)
         along = max(others, key=shape.__getitem__)
-        cuts = _cuts(shape, along, BLOCK)
+        cuts = _cuts(shape, along, 4 * BLOCK)  # some thirty operations for each
         found: dict[int, Any] = {}
 
         def work(own: Sequence[int]) -> None:
             for i in own:
-                found[i] = self.doubled(function, *(x[cuts[i]] for x in leaves))
+                found[i] = NUMPY.doubled(function, *(x[cuts[i]] for x in leaves))
 
         in_threads(work, range(len(cuts)), len(cuts))
         return np.concatenate([found[i] for i in range(len(cuts))], along)
@@ -81,6 +82,8 @@ class ThreadedNumPy(NumPy):
 
 class _ThreadedHost(Host):
     """Passes over vectors, of which each thread takes a part."""
+
+    block = BLOCK  # longer than for one thread: what Python does for a block, threads do in turn
 
     def pass_over(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,7 +18,7 @@ Item = TypeVar("Item")
 def in_threads(
     function: Callable[[Sequence[Item]], None], items: Sequence[Item], threads: int
 ) -> None:
-    """Call ``function`` with parts of the items, each in a thread.
+    """Call ``function`` with parts of the items, each in a thread; within such a call, in this one.
 
     Args:
         function: computes with NumPy or torch, which let other threads run.
@@ -25,23 +26,34 @@ def in_threads(
         threads: how many pay at most; torch's own number is the limit.
     """
     threads = min(threads, torch.get_num_threads(), len(items))
-    if threads <= 1:
+    # A thread of the pool that waited for the pool would wait for itself.
+    if threads <= 1 or getattr(_this, "is_part", False):
         if items:
             function(items)
         return
     flushed = _flushes()
 
+    def own(part: Sequence[Item]) -> None:
+        _this.is_part = True
+        try:
+            function(part)
+        finally:
+            _this.is_part = False
+
     def other(part: Sequence[Item]) -> None:
         torch.set_flush_denormal(flushed)  # the switch is the thread's
         with torch.no_grad():
-            function(part)
+            own(part)
 
     size = -(-len(items) // threads)
     parts = [items[i : i + size] for i in range(0, len(items), size)]
     waiting = [_pool(os.getpid(), threads).submit(other, part) for part in parts[1:]]
-    function(parts[0])
+    own(parts[0])
     for future in waiting:
         future.result()
+
+
+_this = threading.local()
 
 
 def _flushes() -> bool:

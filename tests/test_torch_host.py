@@ -14,6 +14,7 @@ from optstudy_core import ALGORITHMS, axes, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
 from optstudy_torch import _host
 from optstudy_torch._host import ThreadedNumPy
+from optstudy_torch._threads import in_threads
 
 SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 70), (1, 4000)]
 
@@ -95,3 +96,14 @@ def test_what_is_not_finite_and_no_warning() -> None:
     assert_same(*(y * y - y / (y - y) for y in both))
     assert_same(*(reductions.leaf_norm(y) for y in both))
     assert_same(*(axes.axis_mean(y * 3.0, 0) for y in both))
+
+
+def test_threads_within_threads_do_not_wait_for_each_other() -> None:
+    found: list[tuple[int, int]] = []
+
+    def outer(rows: Any) -> None:
+        for row in rows:
+            in_threads(lambda own, row=row: found.extend((row, x) for x in own), range(4), 2)
+
+    in_threads(outer, range(4), 2)
+    assert sorted(found) == [(i, j) for i in range(4) for j in range(4)]
