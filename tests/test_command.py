@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +75,14 @@ def test_a_wrapper_is_explained_and_cited(name: str, capsys: pytest.CaptureFixtu
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cite", "adamm"]) == 2
     assert "did you mean 'adam'" in capsys.readouterr().err
+
+
+def test_whoever_has_read_enough_gets_no_traceback() -> None:
+    command = [sys.executable, "-m", "optstudy_core", "explain", *ALGORITHMS]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("# ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
