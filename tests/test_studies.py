@@ -624,6 +624,7 @@ def own_pair() -> str:
     return text[start : text.index("```", start)]
 
 
+@pytest.mark.slow
 def test_twins_of_a_users_own_pair(tmp_path, capsys):
     file = tmp_path / "own.py"
     file.write_text(own_pair())
