@@ -170,7 +170,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "optstudy"
-    drawing, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    drawing, ax = plt.subplots(figsize=(7.6, 3.8), layout="constrained")
     for name in rows[0]:
         if name != "size":
             look = "--" if name.startswith("torch.optim") else "-"
@@ -181,7 +181,10 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     ax.set_ylabel("ns per parameter and step")
     ax.set_title("Adam, float32: time of a step per parameter")
     ax.grid(visible=True, which="major", alpha=0.3)
-    ax.legend(frameon=False)
+    ticks = [0.3, 0.5, 1, 2, 3, 5]
+    ax.set_yticks(ticks, map(str, ticks))
+    ax.set_yticks([], minor=True)
+    drawing.legend(loc="outside right upper", frameon=False)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
 
