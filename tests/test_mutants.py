@@ -1136,6 +1136,11 @@ def adafactor_sees_the_shape(modules: dict[str, ModuleType]) -> None:
     state, step = adafactor.update(state, tree, tree, momentum=0.25)  # which comes late
     assert np.array_equal(step.values[0], -state.m.values[0])
     assert state.m.values[0][0, 0, 0] == np.float32(0.75) * np.float32(0.01)
+    start = adafactor.init(tree)
+    _, plain = adafactor.update(start, tree, tree)
+    for momentum in np.random.default_rng(0).uniform(0.1, 1, 100).tolist():
+        _, late = adafactor.update(start, tree, tree, momentum=momentum)
+        assert np.array_equal(late.values[0], np.float32(1 - momentum) * plain.values[0])
     zero = Leaves([np.zeros((2, 2)), np.zeros(3)], NumPy())
     _, step = adafactor.update(adafactor.init(zero), zero, zero)
     assert not any(np.any(x) for x in step.values)  # nor a NaN
