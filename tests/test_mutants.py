@@ -394,7 +394,6 @@ EQUIVALENT = {
     ("adafactor", "update", "grad", "q"): ONLY_THE_SHAPE,
     ("adafactor", "update", "grad", "t"): ONLY_THE_SHAPE,
     ("adafactor", "update", "grad", "w"): ONLY_THE_SHAPE,
-    ("adafactor", "update", "grad", "params"): ONLY_THE_SHAPE,
     (
         "adafactor",
         "update",
