@@ -96,10 +96,7 @@ def imports(rounds: int) -> list[dict[str, Any]]:
 
 
 def first_step(name: str) -> dict[str, float]:
-    """Return how long compiled steps of tensors of several sizes take in a new process.
-
-    That is the first of them, and those of other sizes, another rate and a later step.
-    """
+    """Return how long a first compiled step takes, and six more of other sizes."""
     from . import __main__ as benchmarks
 
     step = benchmarks.torch_step(True, name, [1_000_000, *[20_000] * 20], compile=True)
@@ -116,11 +113,13 @@ def first_step(name: str) -> dict[str, float]:
 
 def compilation() -> list[dict[str, Any]]:
     """Return :func:`first_step` without what the compiler keeps on disk, and with it."""
+    from optstudy_core import ALGORITHMS
+
     from . import __main__ as benchmarks
 
     rows = []
     for name in benchmarks.ALGORITHMS:
-        if name == "adafactor":  # is not compiled
+        if ALGORITHMS[name].leafwise:  # is not compiled
             continue
         with tempfile.TemporaryDirectory() as folder:
             kept = {"TORCHINDUCTOR_CACHE_DIR": folder}

@@ -20,7 +20,7 @@ from optstudy_core.leaves import Leaves, NumPy, Reduction
 from ._stages import BLOCK
 from ._threads import in_threads
 
-NUMPY = NumPy()
+_PLAIN = NumPy()
 _CREATION = frozenset({"zeros_like", "ones_like"})
 
 
@@ -44,7 +44,7 @@ class ThreadedNumPy(NumPy):
             return [x[cut] if np.ndim(x) and x.shape[axis] > 1 else x for x in args]
 
         whole = next((x for x in arrays if x.shape == shape), None)
-        dtype = compute(*part(cuts[0])).dtype
+        dtype = compute(*part((*cuts[0][:-1], slice(0)))).dtype  # of no numbers
         out = np.empty(shape, dtype) if whole is None else np.empty_like(whole, dtype)
 
         def work(own: Sequence[Any]) -> None:
@@ -61,7 +61,7 @@ class ThreadedNumPy(NumPy):
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
         with np.errstate(all="ignore"):
-            return function(HOST, *vectors, exact=True)
+            return function(_SUMS, *vectors, exact=True)
 
     def doubled_along(self, axis: int | None, function: Callable[..., Leaves], *leaves: Any) -> Any:
         shape = leaves[0].shape
@@ -74,7 +74,7 @@ class ThreadedNumPy(NumPy):
 
         def work(own: Sequence[int]) -> None:
             for i in own:
-                found[i] = NUMPY.doubled(function, *(x[cuts[i]] for x in leaves))
+                found[i] = _PLAIN.doubled(function, *(x[cuts[i]] for x in leaves))
 
         in_threads(work, range(len(cuts)), len(cuts))
         return np.concatenate([found[i] for i in range(len(cuts))], along)
@@ -103,7 +103,7 @@ class _ThreadedHost(Host):
         return list(self.reduce(operation, self.stack(found), 0))
 
 
-HOST = _ThreadedHost()
+_SUMS = _ThreadedHost()
 
 
 def _cuts(shape: tuple[int, ...], axis: int, length: int) -> list[tuple[slice, ...]]:

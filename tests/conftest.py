@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,14 +24,14 @@ QUICK = frozenset({"sgd", "adam", "madgrad"})
 """Algorithms that `make test` compiles, of every form and length; `make test-all` takes all."""
 
 
-def slow(*values: Any) -> Any:
+def slow(*values: Any, **given: Any) -> Any:
     """Return a parameter that only `make test-all` takes."""
-    return pytest.param(*values, marks=pytest.mark.slow)
+    return pytest.param(*values, marks=pytest.mark.slow, **given)
 
 
-def slow_unless_quick(names: Iterable[str]) -> list[Any]:
+def slow_unless_quick(names: Iterable[str], quick: Container[str] = QUICK) -> list[Any]:
     """Return names of algorithms as parameters of a test that compiles each of them."""
-    return [n if n in QUICK else slow(n) for n in names]
+    return [n if n in quick else slow(n) for n in names]
 
 
 def draw(

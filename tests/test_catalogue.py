@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from conftest import QUICK, draw, inputs_for, same
+from conftest import QUICK, draw, inputs_for, same, slow_unless_quick
 
 import optstudy_jax
 import optstudy_torch
@@ -124,9 +124,7 @@ def test_states_of_small_dtypes_are_stable(name: str, dialect: str, dtype: str) 
 
 # Compiled for a second or two each: some here, and all of them among the slow tests.
 WRAPPED = {"adam", "sgd", "optimistic_adam", "sign_sgd", "madgrad"}
-some_algorithms = pytest.mark.parametrize(
-    "name", [n if n in WRAPPED else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
-)
+some_algorithms = pytest.mark.parametrize("name", slow_unless_quick(ALGORITHMS, WRAPPED))
 
 
 @some_algorithms

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.leaves import Leaves, Step, Trees
@@ -122,11 +122,9 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "name",
-    [
-        n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
-        for n, a in ALGORITHMS.items()
-        if not a.leafwise and not a.inputs and not a.has_sums
-    ],
+    slow_unless_quick(
+        n for n, a in ALGORITHMS.items() if not a.leafwise and not a.inputs and not a.has_sums
+    ),
 )
 def test_operations_are_rounded_once(name: str, dtype: torch.dtype) -> None:
     text = _assembly(name, dtype)

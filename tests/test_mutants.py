@@ -20,7 +20,7 @@ import golden_bits
 import mutants
 import numpy as np
 import pytest
-from conftest import slow_unless_quick
+from conftest import slow, slow_unless_quick
 
 from optstudy_core import ALGORITHMS, Algorithm, bias_correction, formulas
 from optstudy_core.hyperparameters import is_number
@@ -1246,16 +1246,6 @@ MATRICES_OF = ("muon", "shampoo", "soap")  # seconds for each mutant
 ALL_RUN_ON = ("_namespace", "bias_correction", "power", "terms")  # every check sees them
 
 
-def each_module_but(*slow):
-    return pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(name, marks=pytest.mark.slow) if name in slow else name
-            for name in mutants.formula_modules()
-        ],
-    )
-
-
 @pytest.mark.parametrize("name", slow_unless_quick(mutants.formula_modules()))
 def test_the_original_survives(name):
     """So a mutant is caught for what was changed in it."""
@@ -1264,7 +1254,10 @@ def test_the_original_survives(name):
     assert mutants.caught_by(same, CONTRACTS) is None
 
 
-@each_module_but(*MATRICES_OF, *ALL_RUN_ON)
+@pytest.mark.parametrize(
+    "name",
+    [slow(n) if n in (*MATRICES_OF, *ALL_RUN_ON) else n for n in mutants.formula_modules()],
+)
 def test_mutants_are_caught(name):
     assert not report(survivors(name, FAST if name in golden_bits.ALGORITHMS else SHARED))
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from conftest import draw, same, start, to_numpy, to_torch
+from conftest import draw, same, slow, start, to_numpy, to_torch
 
 import optstudy_jax
 import optstudy_torch
@@ -112,7 +112,7 @@ def test_torch_gives_the_definitions_bits(
     "jit",
     [
         pytest.param(jax.jit, id="jit"),
-        pytest.param(lambda f: f, id="eager", marks=pytest.mark.slow),
+        slow(lambda f: f, id="eager"),
     ],
 )
 def test_jax_gives_the_definitions_bits(jit: Callable[[Any], Any], dtype: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import same
+from conftest import draw, same
 
 from optstudy_core import ALGORITHMS, axes, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
@@ -29,14 +29,8 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def varied(shape: Any, dtype: Any, order: Any, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=shape) * 10 ** rng.uniform(-6, 3, shape)
-    return np.asarray(np.where(rng.random(shape) < 0.1, 0.0, x), dtype, order=order)
-
-
-def trees(dtype: Any, order: Any, seed: int) -> list[Leaves]:
-    arrays = [varied(s, dtype, order, seed + i) for i, s in enumerate(SHAPES)]
+def trees(dtype: Any, order: Any, seed: int, shapes: Any = SHAPES) -> list[Leaves]:
+    arrays = [np.asarray(x, order=order) for x in draw(shapes, 1, seed=seed, dtype=dtype)[0]]
     return [Leaves(arrays, NumPy()), Leaves(arrays, ThreadedNumPy())]
 
 
@@ -80,8 +74,7 @@ def test_operations(order: Any) -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_sums_along_an_axis(axis: int, order: Any) -> None:
     shapes = [(37, 53), (1, 4000), (4000, 1), (2, 30, 70), (600, 0)]
-    arrays = [varied(s, np.float32, order, i) for i, s in enumerate(shapes)]
-    both = [Leaves(arrays, NumPy()), Leaves(arrays, ThreadedNumPy())]
+    both = trees(np.float32, order, 0, shapes)
     assert_same(*(axes.axis_mean(x, axis) for x in both))
     assert_same(*(axes.axis_sum(x, axis) for x in both))
     # A row against a column: the operands are smaller than the result.
