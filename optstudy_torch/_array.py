@@ -46,8 +46,6 @@ _NEED_TENSORS = frozenset({"divide", "maximum", "minimum"})
 def number_like(value: float, args: Any) -> torch.Tensor:
     """Return ``value`` as a 0-d tensor in the dtype and on the device of the tensor in args."""
     like = next(a for a in args if isinstance(a, torch.Tensor))
-    if torch.compiler.is_compiling():
-        return torch.full((), value, dtype=like.dtype, device=like.device)
     return filled((), value, like.dtype, like.device)
 
 
@@ -63,10 +61,7 @@ def filled(
 
 
 def apply(operation: str, *args: Any) -> torch.Tensor:
-    """Return ``operation`` of tensors and numbers: torch's own, or mended (see the module).
-
-    Compiled code calls this as well: Inductor sees the operations of the branch that is taken.
-    """
+    """Return ``operation`` of tensors and numbers: torch's own, or mended (see the module)."""
     if operation in _NEED_TENSORS:
         args = tuple(a if isinstance(a, torch.Tensor) else number_like(a, args) for a in args)
     match operation, args:
@@ -79,7 +74,7 @@ def apply(operation: str, *args: Any) -> torch.Tensor:
         case "sign", (x,):
             return torch.where(x == x, torch.sign(x), x)
         case "sqrt", (x,):
-            if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            if x.device.type == "cpu":
                 with np.errstate(all="ignore"):
                     return torch.from_numpy(
                         np.sqrt(x.numpy(), out=np.empty(x.shape, NUMPY[x.dtype]))

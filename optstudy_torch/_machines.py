@@ -5,8 +5,8 @@ All of them round every operation once, so they give the same bits:
 - On the CPU, NumPy computes on the memory of the tensors, in blocks whose temporaries stay in the
   cache, with as many threads as torch has.
 - On other devices torch's operations run one after another on whole tensors.
-- With ``compile=True``, ``torch.compile`` makes one loop of each body, for arrays of any length; on
-  a GPU one kernel of Triton takes all leaves (:mod:`optstudy_torch._triton`).
+- Compiled, one kernel takes all leaves: a loop in C on the CPU (:mod:`optstudy_torch._native`), one
+  of Triton on a GPU (:mod:`optstudy_torch._triton`).
 
 They run on the units of a :mod:`stage <optstudy_torch._stages>`.
 """
@@ -21,15 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import _array, _triton
+from . import _array, _native, _triton
 from ._array import NUMPY
+from ._language import rows
 from ._program import Body, HostNumber, Line, Program, Sum, Symbol
-from ._stages import BLOCK, Stage, Unit
+from ._stages import BLOCK, Kernels, Stage, Unit
 from ._threads import in_threads
 from .geometry import LIBRARY
 
-_SMALL = 64
-"""Up to this length arrays on the CPU are computed without a kernel: a call of one costs more."""
+KERNELS: dict[str, Callable[[Program], Kernels]] = {
+    "cpu": _native.Kernels,
+    "cuda": _triton.Kernels,
+}
+"""What makes kernels, by the type of the device."""
 
 
 class Machine:
@@ -38,17 +42,34 @@ class Machine:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._blockwise = [_Blockwise(phase.body) for phase in program.phases]
-        self._kernels = [_Kernel(phase.body) for phase in program.phases]
-        kept = _triton.kept_names(program.phases, program.new_scalars.values())
-        self._scalars = [_triton.Scalars(phase, kept) for phase in program.phases]
-        self._arrays = [_triton.Arrays(phase.body) for phase in program.phases]
+        self._operations = [_Operations(phase.body) for phase in program.phases]
+        self._kernels: dict[str, Kernels] = {}
+
+    def kernels(
+        self, device: torch.device, dtype: torch.dtype, compiled: bool | None
+    ) -> Kernels | None:
+        """Return kernels for a device and a working dtype; for ``None`` where they can be made.
+
+        Raises:
+            RuntimeError: if ``compiled`` is true and they cannot be made.
+        """
+        if compiled is False:
+            return None
+        kind, kernels = device.type, None
+        reason: str | None = f"allowed on {' and '.join(KERNELS)}"
+        if kind in KERNELS:
+            kernels = self._kernels.get(kind) or KERNELS[kind](self.program)
+            self._kernels[kind] = kernels
+            reason = kernels.missing(dtype)
+        if reason and compiled:
+            raise RuntimeError(f"compile = True on {kind}: {reason}")
+        return None if reason else kernels
 
     def run(
         self,
         stages: Sequence[Stage],
         hyperparameters: dict[str, Any],
         inputs: Mapping[str, Mapping[Any, torch.Tensor]],
-        compiled: bool,
         step_dtype: str | None,
     ) -> None:
         """Advance states and parameters.
@@ -57,7 +78,6 @@ class Machine:
             stages: all parameters of a group that have a gradient.
             hyperparameters: Python numbers and tensors by name; inputs that are scalars, too.
             inputs: tensors like the parameters, by name and parameter.
-            compiled: run kernels of ``torch.compile``.
             step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
         """
         phases = self.program.phases
@@ -69,7 +89,7 @@ class Machine:
                 self._compute(0, stage, hyperparameters)
                 for units in stage.chunks:
                     stage.load(units, inputs)
-                    self._body(0, stage, units, hyperparameters, compiled, step_dtype)
+                    self._body(0, stage, units, hyperparameters, step_dtype)
                     stage.store(units, step_dtype)
         else:
             everything = [(stage, units) for stage in stages for units in stage.chunks]
@@ -78,7 +98,7 @@ class Machine:
             for number, phase in enumerate(phases):
                 for stage, units in everything:
                     self._compute(number, stage, hyperparameters)
-                    self._body(number, stage, units, hyperparameters, compiled, step_dtype)
+                    self._body(number, stage, units, hyperparameters, step_dtype)
                 for sums in phase.sums:
                     _sum(sums, stages)
             for stage, units in everything:
@@ -87,8 +107,8 @@ class Machine:
             stage.end(self.program.new_scalars)
 
     def _compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
-        if stage.direct:
-            self._scalars[number](stage, hyperparameters)
+        if stage.kernels:
+            stage.kernels.compute(number, stage, hyperparameters)
         else:
             stage.compute(self.program.phases[number].scalars, hyperparameters)
 
@@ -98,25 +118,18 @@ class Machine:
         stage: Stage,
         units: Sequence[Unit],
         hyperparameters: dict[str, Any],
-        compiled: bool,
         step_dtype: str | None,
     ) -> None:
         body = self.program.phases[number].body
         ready = stage.direct and not body.moved and len(self.program.phases) == 1
         unready = [unit for unit in units if not (ready and unit.in_place)]
         moved = [unit.prepare(body, stage.dtype) for unit in unready]
-        if body.outputs and stage.direct:
-            self._arrays[number](stage, units, hyperparameters, step_dtype)
+        if body.outputs and stage.kernels:
+            stage.kernels.run(number, stage, units, hyperparameters, step_dtype)
         elif body.outputs:
             numbers = [n.value(hyperparameters) for n in body.numbers.values()]
-            blockwise: list[Unit] = []
-            kernel: list[Unit] = []
-            for unit in units:
-                is_small = unit.size <= _SMALL
-                on_numpy = stage.on_host and (is_small or not compiled)
-                (blockwise if on_numpy else kernel).append(unit)
-            self._blockwise[number](stage, blockwise, numbers)
-            self._kernels[number](stage, kernel, numbers, compiled)
+            one_by_one = self._blockwise if stage.on_host else self._operations
+            one_by_one[number](stage, units, numbers)
         for unit, own in zip(unready, moved, strict=True):
             unit.move(own, step_dtype)
 
@@ -277,37 +290,24 @@ def _memory(length: int, count: int, dtype: Any) -> list[np.ndarray]:
     return [x[:length] for x in arrays[:count]]
 
 
-# Torch's operations, one after another or compiled.
+# Torch's operations, one after another.
 
 
-class _Kernel:
-    """A body as a function of torch's operations, for flat arrays of any length."""
+class _Operations:
+    """A body as a function of torch's operations, for flat arrays."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        targets = [o.target for o in body.outputs if o.target != "step"]
-        self._names = list(dict.fromkeys([*body.arrays, *targets]))
-        self._functions: dict[tuple[bool, bool], Callable[..., None]] = {}
+        self._functions = {in_place: self._function(in_place) for in_place in (False, True)}
 
-    def __call__(
-        self, stage: Stage, units: Iterable[Unit], numbers: Sequence[float], compiled: bool
-    ) -> None:
+    def __call__(self, stage: Stage, units: Iterable[Unit], numbers: Sequence[float]) -> None:
         """Run the body on some of the units."""
         for unit in units:
-            key = unit.in_place, compiled
-            if key not in self._functions:
-                self._functions[key] = self._function(*key)
-            memory = (unit.arrays[name] for name in self._arguments(unit.in_place))
+            memory = (unit.arrays[name] for name in rows(self._body, unit.in_place))
             row = stage.row(unit, self._body.scalars, numbers)
-            self._functions[key](*memory, row)
+            self._functions[unit.in_place](*memory, row)
 
-    def _arguments(self, add: bool) -> list[str]:
-        return list(dict.fromkeys([*self._names, *self._of_step("p" if add else "step")]))
-
-    def _of_step(self, target: str) -> list[str]:
-        return [target for o in self._body.outputs if o.target == "step"]
-
-    def _function(self, add: bool, compiled: bool) -> Callable[..., None]:
+    def _function(self, in_place: bool) -> Callable[..., None]:
         body = self._body
         # Results have names of their own: memory may be called like the value that it is for.
         names = {line.result.name: f"_{line.result.name}" for line in body.lines}
@@ -333,13 +333,9 @@ class _Kernel:
             if target != "step":
                 lines.append(f"{target}.copy_({shown(source)})")
             else:
-                lines.append(f"{'p.add_' if add else 'step.copy_'}({shown(source)})")
-        function = _function(
-            f"body({', '.join([*self._arguments(add), 'c'])})", lines, {"apply": _array.apply}
-        )
-        if compiled:
-            function = torch.compile(function, dynamic=True, fullgraph=True)
-        return function
+                lines.append(f"{'p.add_' if in_place else 'step.copy_'}({shown(source)})")
+        arguments = ", ".join([*rows(body, in_place), "c"])
+        return _function(f"body({arguments})", lines, {"apply": _array.apply})
 
 
 def _last_reads(lines: Sequence[Line]) -> dict[str, int]:

@@ -5,8 +5,8 @@ side by side in a *unit* and computed as one array: their gradients are copied t
 is added to each, and their states are parts of one vector (``state[p]["m"]`` is a view). A large
 leaf is a unit of its own, computed in its own memory. Scalars of all leaves are one vector.
 
-On a GPU a compiled program is handed the addresses of all leaves (:mod:`optstudy_torch._triton`):
-there every leaf is a unit of its own, in its own memory and dtype (a *direct* stage).
+A kernel is handed the addresses of all leaves: there every leaf is a unit of its own, in its own
+memory (a *direct* stage).
 
 A stage holds as long as parameters and states lie where they did; whoever replaces one of them
 (loading a state, moving a model) gets a new stage at the next step.
@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,9 +32,6 @@ from ._threads import in_threads
 HOST = "cpu"
 """The type of the devices whose memory NumPy shares."""
 
-DIRECT = ("cuda",)
-"""Types of the devices that have one kernel for all leaves."""
-
 BLOCK = 1 << 17
 """Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
 
@@ -49,6 +43,32 @@ _UNIT = 1 << 20
 
 _SCRATCH = 1 << 20
 """Numbers of small leaves whose gradients and steps are in memory at once."""
+
+
+class Kernels(Protocol):
+    """What runs a program on all leaves of a stage at once.
+
+    Attributes:
+        any_dtype: whether parameters are read and written in their own dtype, whatever it is.
+    """
+
+    any_dtype: bool
+
+    def missing(self, dtype: torch.dtype) -> str | None:
+        """Return what is missing to run in a working dtype here, or ``None``."""
+
+    def compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
+        """Compute the scalars of a phase."""
+
+    def run(
+        self,
+        number: int,
+        stage: Stage,
+        units: Sequence[Unit],
+        hyperparameters: dict[str, Any],
+        step_dtype: str | None,
+    ) -> None:
+        """Run the body of a phase on units of one leaf each."""
 
 
 @dataclass
@@ -146,14 +166,13 @@ class Stage:
         full: for each field, whether it is an array like the parameter.
         dtype: the working dtype.
         program: what will run.
-        compiled: whether compiled kernels will run it; ``None``: on a GPU, if they can.
+        kernels: what will run it, if not one operation after another.
         start: makes the state of a parameter that has none. It is called unit by unit, so that
             memory for the states is not needed twice.
 
     Attributes:
         scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
         chunks: units that are loaded together.
-        direct: whether one kernel takes all leaves as they are.
     """
 
     def __init__(
@@ -164,12 +183,13 @@ class Stage:
         full: Sequence[bool],
         dtype: torch.dtype,
         program: Program,
-        compiled: bool | None,
+        kernels: Kernels | None,
         start: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     ) -> None:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
-        self.direct = compiled is not False and self.device.type in DIRECT and _has_triton()
+        self.kernels = kernels
+        self._any_dtype = kernels is not None and kernels.any_dtype
         self._on_device: dict[Any, tuple[Any, Any]] = {}
         self._reads_params = program.reads_params
         self._inputs = program.inputs
@@ -180,10 +200,10 @@ class Stage:
         self.count = len(params)
         self._arrays = {f"s{i}": name for i, name in enumerate(names) if full[i]}
         self.scalars: dict[str, Any] = {}
-        limit = _UNIT if compiled or not self.on_host else BLOCK
+        limit = BLOCK if self.on_host else _UNIT
         self._units = [self._unit(*where, start) for where in self._runs(limit)]
         self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
-        self.chunks = self._chunks(whole=self.direct or len(program.phases) > 1)
+        self.chunks = self._chunks(whole=self._any_dtype or len(program.phases) > 1)
         self._kept = self._found()
         # Whose memory may be another's: those of scalars are ours, and are not checked.
         own = [s[n] for s in self.states for n in self._arrays.values()]
@@ -227,8 +247,8 @@ class Stage:
                 if not _is_flat(x, order):
                     x = self.states[begin][own] = _like_memory(x, p)
                 states[name] = _flat(x, order)
-            in_place = (self.direct or p.dtype == self.dtype) and _is_flat(p, order)
-            if self.direct and in_place:
+            in_place = (self._any_dtype or p.dtype == self.dtype) and _is_flat(p, order)
+            if in_place and self.direct:
                 states["p"] = _flat(p.detach(), order)
             arrays = dict(states) if self.direct else {}
             return Unit(begin, params, sizes, states, order, in_place, arrays)
@@ -290,6 +310,11 @@ class Stage:
             and self._where() == self._places
         )
 
+    @property
+    def direct(self) -> bool:
+        """Whether kernels take all leaves as they are."""
+        return self.kernels is not None
+
     # A step.
 
     def begin(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -313,27 +338,25 @@ class Stage:
     def load(self, units: Sequence[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]) -> None:
         """Put parameters, gradients, other inputs and states into the arrays of units."""
         for unit in units:
-            if self.direct:
-                (p,) = unit.params
-                assert p.grad is not None
-                unit.arrays["g"] = _dense(p.grad, unit.order)
-                if not unit.in_place:
-                    unit.arrays["p"] = _flat(p.detach(), unit.order)
-                for name in self._inputs:
-                    own = inputs[name.removeprefix(INPUT)][p]
-                    unit.arrays[name] = _dense(own, unit.order)
-                continue
-            unit.arrays |= unit.states
+            if not self.direct:
+                unit.arrays |= unit.states
             if unit.is_one:
                 (p,) = unit.params
                 assert p.grad is not None
-                unit.arrays["g"] = _flat(p.grad.detach(), unit.order).to(self.dtype)
-                if unit.in_place or self._reads_params:
-                    unit.arrays["p"] = _flat(p.detach(), unit.order).to(self.dtype)
+                unit.arrays["g"] = self._taken(p.grad, unit.order)
+                if "p" not in unit.states and (unit.in_place or self._reads_params):
+                    unit.arrays["p"] = self._taken(p, unit.order)
                 for name in self._inputs:
                     own = inputs[name.removeprefix(INPUT)][p]
-                    unit.arrays[name] = _flat(own.detach(), unit.order).to(self.dtype)
+                    unit.arrays[name] = self._taken(own, unit.order)
         self._together(functools.partial(self._gather, inputs=inputs), units)
+
+    def _taken(self, x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+        """Return what a leaf's tensor is for the machine."""
+        if not self.direct:
+            return _flat(x.detach(), order).to(self.dtype)
+        own = _dense(x, order)  # a kernel looks at the address alone
+        return own if self._any_dtype else own.detach().to(self.dtype)
 
     def _gather(
         self, units: Iterable[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]
@@ -436,19 +459,11 @@ class Stage:
 
         Its rows are vectors where the unit's leaves differ.
         """
-        own = self.scalars_of(unit, names)
-        if not self.on_host:
-            own = [x.to(self.dtype) for x in own]
-            own += [_array.filled((), x, self.dtype, self.device) for x in numbers]
-            own = list(torch.broadcast_tensors(*own)) if own else own
-            if not own:
-                return torch.empty(0, dtype=self.dtype, device=self.device)
-            return torch.stack(own).data
-        with np.errstate(all="ignore"):
-            if any(np.ndim(x) for x in own):
-                own = list(np.broadcast_arrays(*own, *numbers))
-                return torch.from_numpy(np.stack(own, dtype=NUMPY[self.dtype], casting="unsafe"))
-            return torch.from_numpy(np.array([*own, *numbers], NUMPY[self.dtype]))
+        own = [x.to(self.dtype) for x in self.scalars_of(unit, names)]
+        own += [_array.filled((), x, self.dtype, self.device) for x in numbers]
+        if not own:
+            return torch.empty(0, dtype=self.dtype, device=self.device)
+        return torch.stack(torch.broadcast_tensors(*own)).data
 
     # What a kernel for all leaves is handed.
 
@@ -535,14 +550,6 @@ def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
     """Return a tensor of an array's numbers, without waiting for the device."""
     x = torch.from_numpy(array)
     return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
-
-
-@functools.cache
-def _has_triton() -> bool:
-    """Tell whether kernels of Triton can be made; it builds its launcher with a C compiler."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    there = find_spec("triton") is not None and torch.version.hip is None
-    return there and bool(compiler or shutil.which("clang"))
 
 
 def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:

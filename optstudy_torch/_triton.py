@@ -17,15 +17,20 @@ What differs from IEEE 754 in Triton, and is mended here:
 
 from __future__ import annotations
 
+import functools
 import linecache
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
-from ._program import Body, HostNumber, Line, Phase, Symbol
+from ._language import INFIX, Text, rows, values
+from ._program import Body, Phase, Program, Symbol
 from ._stages import Places, Stage, Unit
 
 BLOCK = 1024
@@ -43,21 +48,7 @@ _LANGUAGE = {
     torch.bfloat16: "tl.bfloat16",
     torch.float16: "tl.float16",
 }
-_INFIX = {
-    "add": "+",
-    "subtract": "-",
-    "multiply": "*",
-    "less": "<",
-    "less_equal": "<=",
-    "greater": ">",
-    "greater_equal": ">=",
-    "equal": "==",
-    "not_equal": "!=",
-    "logical_and": "&",
-    "logical_or": "|",
-}
-_CALLS = {
-    "negative": "-{0}",
+_FORMS = INFIX | {
     "abs": "tl.abs({0})",
     "sign": "tl.where({0} != {0}, {0}, ({0} > 0).to({0}.dtype) - ({0} < 0).to({0}.dtype))",
     "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
@@ -67,45 +58,20 @@ _CALLS = {
     "logical_not": "{0} == 0",
     "zeros_like": "({0} == {0}).to({0}.dtype) * 0",
     "ones_like": "({0} == {0}).to({0}.dtype) * 0 + 1",
-    "full": "{0}",
 }
-_ROUNDED = {  # by whether the working dtype is float32
-    ("divide", True): "tl.div_rn({0}, {1})",
-    ("divide", False): "{0} / {1}",
-    ("sqrt", True): "tl.sqrt_rn({0})",
-    ("sqrt", False): "tl.sqrt({0})",
+_ROUNDED = {
+    torch.float32: {"divide": "tl.div_rn({0}, {1})", "sqrt": "tl.sqrt_rn({0})"},
+    torch.float64: {"divide": "{0} / {1}", "sqrt": "tl.sqrt({0})"},
 }
 
 
-class _Text:
-    """Lines of a kernel, with the numbers that they read from a tensor."""
+def _text(dtype: torch.dtype) -> Text:
+    return Text(_FORMS | _ROUNDED[dtype])
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._single = dtype == torch.float32
-        self.names: dict[str, str] = {}  # of symbols
-        self.numbers: dict[str, Any] = {}
 
-    def shown(self, argument: Any) -> str:
-        """Return an argument of a line as text."""
-        if isinstance(argument, Symbol):
-            return self.names.get(argument.name, argument.name)
-        key = argument.key if isinstance(argument, HostNumber) else repr(argument)
-        self.numbers.setdefault(key, argument)
-        return f"h{list(self.numbers).index(key)}"
-
-    def line(self, line: Line) -> str:
-        """Return a line of a program as text; its result is called like its symbol."""
-        args = [self.shown(a) for a in line.args]
-        operation = line.operation
-        form = _CALLS.get(operation) or _ROUNDED.get((operation, self._single))
-        name = self.names[line.result.name] = f"_{line.result.name}"
-        if form is None:
-            return f"{name} = {args[0]} {_INFIX[operation]} {args[1]}"
-        return f"{name} = {form.format(*args)}"
-
-    def loads(self) -> list[str]:
-        """Return what reads the numbers."""
-        return [f"h{i} = tl.load(c + {i})" for i in range(len(self.numbers))]
+def _loads(text: Text) -> list[str]:
+    """Return what reads the numbers."""
+    return [f"h{i} = tl.load(c + {i})" for i in range(len(text.numbers))]
 
 
 def _kernel(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
@@ -155,14 +121,14 @@ class Scalars:
             stage.room(symbol.name, torch.bool if symbol.is_truth else stage.dtype)
             for symbol in self._results
         ]
-        c = stage.numbers(id(self), _values(numbers, hyperparameters))
+        c = stage.numbers(id(self), values(numbers, hyperparameters))
         instances = -(-stage.count // BLOCK)
         _start(kernel, instances, stage.device, *read, *made, c, stage.count)
         for symbol, x in zip(self._results, made, strict=True):
             stage.scalars[symbol.name] = x
 
     def _made(self, dtype: torch.dtype) -> tuple[Any, list[Any]]:
-        text = _Text(dtype)
+        text = _text(dtype)
         lines = []
         for line in self._lines:
             written = text.line(line)
@@ -177,8 +143,8 @@ class Scalars:
         arguments = [f"in_{name}" for name in self._read]
         arguments += [f"out_{x.name}" for x in self._results]
         arguments += ["c", "count", "BLOCK: tl.constexpr"]
-        body = [*place, *text.loads(), *loads, *lines, *stores]
-        return _kernel("scalars", arguments, body), list(text.numbers.values())
+        body = [*place, *_loads(text), *loads, *lines, *stores]
+        return _kernel("scalars", arguments, body), text.numbers
 
 
 class _Launch(NamedTuple):
@@ -197,8 +163,6 @@ class Arrays:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        targets = [o.target for o in body.outputs if o.target != "step"]
-        self._names = list(dict.fromkeys([*body.arrays, *targets]))
         self._kernels: dict[Any, tuple[Any, list[Any]]] = {}
 
     def __call__(
@@ -228,14 +192,14 @@ class Arrays:
                 *launch.places[1:],
                 launch.leaves,
                 *scalars,
-                stage.numbers(id(self), _values(launch.numbers, hyperparameters)),
+                stage.numbers(id(self), values(launch.numbers, hyperparameters)),
             )
 
     def _moving(self, units: Sequence[Unit]) -> list[tuple[Unit, str]]:
         return [
             (unit, name)
             for unit in units
-            for name in self._rows(unit.in_place)
+            for name in rows(self._body, unit.in_place)
             if name not in unit.states
         ]
 
@@ -244,11 +208,11 @@ class Arrays:
     ) -> Iterator[_Launch]:
         alike: dict[Any, list[Unit]] = {}
         for unit in units:
-            dtypes = tuple(unit.arrays[name].dtype for name in self._rows(unit.in_place))
+            dtypes = tuple(unit.arrays[name].dtype for name in rows(self._body, unit.in_place))
             alike.setdefault((unit.in_place, dtypes), []).append(unit)
         for (in_place, dtypes), own in alike.items():
-            rows = self._rows(in_place)
-            table = [[unit.arrays[name].data_ptr() for unit in own] for name in rows]
+            names = rows(self._body, in_place)
+            table = [[unit.arrays[name].data_ptr() for unit in own] for name in names]
             aligned = not any(address % _ALIGNED for row in table for address in row)
             key = in_place, dtypes, aligned, stage.dtype, step_dtype
             if key not in self._kernels:
@@ -256,12 +220,8 @@ class Arrays:
             places = stage.places(own, BLOCK)
             if places.instances:
                 distances = stage.distances(table, _units(dtypes, aligned))
-                firsts = [(own[0], name) for name in rows]
+                firsts = [(own[0], name) for name in names]
                 yield _Launch(*self._kernels[key], firsts, distances, places, len(own))
-
-    def _rows(self, in_place: bool) -> list[str]:
-        steps = any(o.target == "step" for o in self._body.outputs)
-        return list(dict.fromkeys([*self._names, *["p" if in_place else "step"] * steps]))
 
     def _made(
         self,
@@ -271,19 +231,19 @@ class Arrays:
         dtype: torch.dtype,
         step_dtype: str | None,
     ) -> tuple[Any, list[Any]]:
-        body, rows = self._body, self._rows(in_place)
-        own = dict(zip(rows, dtypes, strict=True))
+        body, names = self._body, rows(self._body, in_place)
+        own = dict(zip(names, dtypes, strict=True))
         working = _LANGUAGE[dtype]
-        text = _Text(dtype)
+        text = _text(dtype)
         lines = [text.line(line) for line in body.lines]
-        read = [name for name in rows if name in body.arrays]
+        read = [name for name in names if name in body.arrays]
         steps = [o for o in body.outputs if o.target == "step"]
         if in_place and steps and "p" not in read:
             read.append("p")
 
         def pointers() -> list[str]:
             made = []
-            for i, (name, unit) in enumerate(zip(rows, _units(dtypes, aligned), strict=True)):
+            for i, (name, unit) in enumerate(zip(names, _units(dtypes, aligned), strict=True)):
                 distance = f"tl.load(table + {i} * leaves + leaf) * {unit // own[name].itemsize}"
                 made.append(f"to_{name} = first_{name} + {distance}")
             return made
@@ -319,15 +279,55 @@ class Arrays:
             "at = start + tl.arange(0, BLOCK)",
         ]
         scalars = [f"{name} = tl.load(in_{name} + column)" for name in body.scalars]
-        arguments = [f"first_{name}" for name in rows]
+        arguments = [f"first_{name}" for name in names]
         arguments += ["table", "leaf_of", "part_of", "column_of", "size_of", "leaves"]
         arguments += [f"in_{name}" for name in body.scalars]
         arguments += ["c", "BLOCK: tl.constexpr"]
         branches = ["if start + BLOCK <= size:", *_indented(whole), "else:", *_indented(rest)]
         kernel = _kernel(
-            "arrays", arguments, [*place, *pointers(), *text.loads(), *scalars, *branches]
+            "arrays", arguments, [*place, *pointers(), *_loads(text), *scalars, *branches]
         )
-        return kernel, list(text.numbers.values())
+        return kernel, text.numbers
+
+
+class Kernels:
+    """The kernels of a program."""
+
+    any_dtype = True
+
+    def __init__(self, program: Program) -> None:
+        phases = program.phases
+        kept = _kept_names(phases, program.new_scalars.values())
+        self.scalars = [Scalars(phase, kept) for phase in phases]
+        self.arrays = [Arrays(phase.body) for phase in phases]
+
+    def missing(self, dtype: torch.dtype) -> str | None:
+        """Return what is missing here, or ``None``."""
+        del dtype
+        return None if _has_triton() else "there is no Triton, or no C compiler for its launcher"
+
+    def compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
+        """Compute the scalars of a phase."""
+        self.scalars[number](stage, hyperparameters)
+
+    def run(
+        self,
+        number: int,
+        stage: Stage,
+        units: Sequence[Unit],
+        hyperparameters: dict[str, Any],
+        step_dtype: str | None,
+    ) -> None:
+        """Run the body of a phase on units of one leaf each."""
+        self.arrays[number](stage, units, hyperparameters, step_dtype)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """Tell whether kernels of Triton can be made; it builds its launcher with a C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    there = find_spec("triton") is not None and torch.version.hip is None
+    return there and bool(compiler or shutil.which("clang"))
 
 
 def _units(dtypes: Iterable[torch.dtype], aligned: bool) -> list[int]:
@@ -339,13 +339,7 @@ def _indented(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def _values(numbers: Sequence[Any], hyperparameters: dict[str, Any]) -> tuple[float, ...]:
-    return tuple(
-        n.value(hyperparameters) if isinstance(n, HostNumber) else float(n) for n in numbers
-    )
-
-
-def kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
+def _kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
     """Return names of the scalars that are read outside of the lines that make them."""
     read = {symbol.name for symbol in new}
     for number, phase in enumerate(phases):

@@ -232,8 +232,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 inputs = {"value": loss} | inputs
         inputs = {name: x for name, x in inputs.items() if x is not None}
         self.algorithm.check_inputs(inputs, ": call step(closure), or step(value=loss)")
-        # In a function that a user compiles, our own kernels run: the same bits, compiled.
-        self._advance(torch.compiler.is_compiling(), self._inputs(inputs))
+        self._advance(self._inputs(inputs))
         return loss
 
     def _inputs(self, given: dict[str, Any]) -> _Inputs:
@@ -259,7 +258,7 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     @_outside_compilation
     @torch.no_grad()
-    def _advance(self, compiling: bool, inputs: _Inputs) -> None:
+    def _advance(self, inputs: _Inputs) -> None:
         states = list(self.state.values())
         if not _are(states, self._seen):
             self._staged.clear()
@@ -272,9 +271,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             plan = self._plan(number, group, inputs)
             if group["compile"] and plan.machine is None:
                 raise _not_compiled(plan.algorithm)
-            compiled = compiling or group["compile"]
             staged = self._staged.get(number)
-            if staged is None or not staged.holds(plan, compiled, params):
+            if staged is None or not staged.holds(plan, group["compile"], params):
                 self._staged.pop(number, None)
                 staged = None
                 for p in params:
@@ -282,7 +280,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                         what = f"the state of {plan.algorithm.name}"
                         _check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
-                    staged = _Staged(plan, compiled, params)
+                    staged = _Staged(plan, group["compile"], params)
             ready.append((plan, params, group, staged))
             if staged is not None:
                 self._staged[number] = staged
@@ -645,7 +643,15 @@ class _Staged:
     """Stages of a group's parameters, with what they were made for."""
 
     def __init__(self, plan: _Plan, compiled: bool | None, params: list[Any]) -> None:
+        assert plan.machine is not None
         self._machine, self._compiled, self._params = plan.machine, compiled, params
+        self._kinds: dict[Any, list[Any]] = defaultdict(list)
+        for p in params:
+            self._kinds[WORKING_DTYPE[p.dtype], p.device].append(p)
+        self._kernels = {
+            (dtype, device): plan.machine.kernels(device, dtype, compiled)
+            for dtype, device in self._kinds
+        }
         self.stages: list[Stage] = []
 
     def holds(self, plan: _Plan, compiled: bool | None, params: list[Any]) -> bool:
@@ -665,22 +671,17 @@ class _Staged:
         inputs: _Inputs,
     ) -> None:
         """Advance the parameters; a state that is empty starts."""
-        assert plan.machine is not None
         if not self.stages:
-            kinds: dict[Any, list[Any]] = defaultdict(list)
-            for p in self._params:
-                kinds[WORKING_DTYPE[p.dtype], p.device].append(p)
-            for (dtype, _), params in kinds.items():
-                own = [states[p] for p in params]
-                layout, program = plan.layout, plan.machine.program
-                start = functools.partial(_started, plan=plan)
+            layout, program = plan.layout, self._machine.program
+            start = functools.partial(_started, plan=plan)
+            for (dtype, device), params in self._kinds.items():
+                own, kernels = [states[p] for p in params], self._kernels[dtype, device]
                 stage = Stage(
-                    params, own, layout.names, layout.full, dtype, program, self._compiled, start
+                    params, own, layout.names, layout.full, dtype, program, kernels, start
                 )
                 self.stages.append(stage)
         hyperparameters = plan.hyperparameters | inputs.scalars
-        compiled = bool(self._compiled)
-        plan.machine.run(self.stages, hyperparameters, inputs.tensors, compiled, step_dtype)
+        self._machine.run(self.stages, hyperparameters, inputs.tensors, step_dtype)
 
 
 def _started(p: torch.Tensor, plan: _Plan) -> dict[str, torch.Tensor]:

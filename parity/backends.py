@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -457,14 +456,11 @@ def missing(name: str, device: str) -> str | None:
     return None
 
 
-def compiler() -> str | None:
-    """Return the C++ compiler that torch would use, if there is one."""
-    import os
+def compiler() -> list[str] | None:
+    """Return the command of the C compiler that makes torch's kernels, if there is one."""
+    from optstudy_torch._native import compiler as found
 
-    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
-        if name and shutil.which(name):
-            return name
-    return None
+    return found()
 
 
 @contextmanager

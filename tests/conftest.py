@@ -145,11 +145,21 @@ def to_torch(x: np.ndarray) -> Any:
 @pytest.fixture
 def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
-    from optstudy_torch import _stages, optimizer
+    from optstudy_torch import _machines, _stages, optimizer
 
+    monkeypatch.setattr(_machines, "KERNELS", {})
     monkeypatch.setattr(_stages, "HOST", "")
     monkeypatch.setattr(optimizer, "HOST", "")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
+
+
+@pytest.fixture(params=["kernels", "operations"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let optimizers run kernels, where there is a compiler, and then NumPy's operations."""
+    from optstudy_torch import _machines
+
+    if request.param == "operations":
+        monkeypatch.setattr(_machines, "KERNELS", {})
 
 
 # Update functions of a user.

@@ -14,7 +14,7 @@ import torch
 from conftest import definition, draw, same, start, to_numpy, to_torch
 
 from optstudy_core import ALGORITHMS
-from optstudy_torch import _stages, from_core, optimizer
+from optstudy_torch import _machines, _stages, _triton, from_core, optimizer
 
 SHAPES = [(), (1500,), (3,), (0,), (4, 5), (1,)]
 STEPS = 3
@@ -52,7 +52,7 @@ def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: An
 def main() -> None:
     """Try the algorithms that are named, or all."""
     _stages.HOST = optimizer.HOST = ""
-    _stages.DIRECT = ("cpu",)
+    _machines.KERNELS = {"cpu": _triton.Kernels}
     names = sys.argv[1:] or [n for n, a in ALGORITHMS.items() if not a.leafwise]
     wrong = []
     for name in names:

@@ -263,7 +263,8 @@ def assert_refused_as_a_whole(optimizer: Any, good: torch.Tensor) -> None:
 
 def test_a_sparse_gradient_in_torch() -> None:
     optimizer, good, bad = two_groups()
-    bad.grad = torch.sparse_coo_tensor([[0]], [1.0], (2,), check_invariants=True)
+    with torch.sparse.check_sparse_tensor_invariants(True):  # torch warns who does not choose
+        bad.grad = torch.sparse_coo_tensor([[0]], [1.0], (2,))
     with refuses(TypeError, "gradient of layout torch.sparse_coo", "allowed are dense"):
         optimizer.step()
     assert_refused_as_a_whole(optimizer, good)

@@ -17,6 +17,7 @@ from optstudy_core import ALGORITHMS
 from optstudy_core.leaves import Leaves, Step, Trees
 from optstudy_torch import _triton, from_core
 from optstudy_torch._array import Eager
+from optstudy_torch._language import rows
 
 HERE = Path(__file__).parent
 
@@ -111,10 +112,12 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
         return text
 
     texts = []
-    for arrays in plan.machine._arrays:
-        dtypes = [dtype if row in ("p", "g") else working for row in arrays._rows(True)]
+    kernels = _triton.Kernels(plan.machine.program)
+    for arrays in kernels.arrays:
+        own_dtypes = {"p": dtype, "g": dtype}
+        dtypes = [own_dtypes.get(row, working) for row in rows(arrays._body, True)]
         texts.append(assembled(arrays._made(True, dtypes, True, working, None)[0]))
-    scalars = [x for x in plan.machine._scalars if x._lines]
+    scalars = [x for x in kernels.scalars if x._lines]
     texts += [assembled(x._made(working)[0]) for x in scalars]
     return "\n".join(texts)
 

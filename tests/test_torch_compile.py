@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-import torch._dynamo
 from conftest import Pair, definition, delayed, draw, same, start, to_numpy, to_torch, two_zeros
 
 from optstudy_core import Algorithm
-from optstudy_torch import SGD, AdamW, AMSGrad, from_core
+from optstudy_torch import SGD, AdamW, AMSGrad, _native, from_core, optimizer
 
-pytestmark = [
-    pytest.mark.skipif(
-        not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="not run: no compiler"
-    ),
-    # Said by torch about itself while it compiles.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.skipif(_native.compiler() is None, reason="not run: no compiler")
 
-SHAPES = [(), (1,), (0,), (2,), (4, 5), (3, 5, 7), (1000,)]  # up to 64 numbers: no kernel
+SHAPES = [(), (1,), (0,), (2,), (4, 5), (3, 5, 7), (1000,)]
 ADAMW = {"lr": 0.1, "betas": (0.8, 0.99), "weight_decay": 0.01}
 CORE = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
 
 
 @pytest.fixture
-def kernels() -> Iterator[Any]:
-    """Return a function that counts the graphs compiled since the test began."""
-    stats = torch._dynamo.utils.counters["stats"]
-    before = stats["unique_graphs"]
-    return lambda: stats["unique_graphs"] - before
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a function that counts the loops made since the test began."""
+    made: list[Any] = []
+    make = _native._made
+    monkeypatch.setattr(_native, "_made", lambda *a: made.append(a) or make(*a))
+    return lambda: len(made)
 
 
 def run(optimizer: Any, params: list[Any], grads: list[Any], step: Any = None) -> None:
@@ -59,6 +56,8 @@ def assert_same(params: list[Any], expected: list[np.ndarray]) -> None:
     ids=lambda d: np.dtype(d).name,
 )
 @pytest.mark.parametrize("by", ["compile=True", "torch.compile(step)"])
+# Said by torch about itself while it compiles.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_bits_are_the_definitions(dtype: Any, by: str) -> None:
     begin, grads = start(SHAPES, dtype=dtype), draw(SHAPES, 6, dtype=dtype)
     params = parameters(begin)
@@ -190,3 +189,131 @@ def test_a_users_algorithm_may_pass_fields_on(update: Any) -> None:
     params = parameters(begin)
     run(from_core(algorithm)(params, compile=True), params, grads)
     assert_same(params, definition(algorithm, begin, grads)[0])
+
+
+def test_kernels_are_the_default() -> None:
+    (p,) = params = parameters(start([(5,)]))
+    made = AdamW(params, **ADAMW)
+    run(made, params, draw([(5,)], 1))
+    assert made.param_groups[0]["compile"] is None
+    assert all(stage.kernels for staged in made._staged.values() for stage in staged.stages)
+    assert made.state[p]["m"].is_contiguous()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_cut_leaves_anywhere(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "BLOCK", 7)
+    shapes = [(5,), (0,), (23, 3), (), (1,), (7,), (200,), (0, 3), (13,)]
+    begin, grads = start(shapes), draw(shapes, 3)
+    params = parameters(begin)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        run(AdamW(params, **ADAMW), params, grads)
+    finally:
+        torch.set_num_threads(before)
+    assert_same(params, definition("adamw", begin, grads, CORE)[0])
+
+
+def test_every_thread_flushes_subnormal_numbers_if_the_callers_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_native, "BLOCK", 8)
+    ends = []
+    for compiled in (True, False):
+        p = torch.nn.Parameter(torch.full((100,), 1e-38))
+        p.grad = torch.full((100,), 1e-38)
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor cannot flush")
+        try:
+            SGD([p], lr=0.5, weight_decay=0.5, compile=compiled).step()
+            ends.append(to_numpy(p.detach()))
+        finally:
+            torch.set_flush_denormal(False)
+    assert same(*ends)
+    assert len(set(ends[0].tolist())) == 1
+
+
+# What may be missing.
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing is made yet, and what is made is kept in this folder."""
+    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def step(**given: Any) -> Any:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    made = AdamW([p], **given)
+    made.step()
+    return made
+
+
+def is_compiled(made: Any) -> bool:
+    return all(stage.kernels for staged in made._staged.values() for stage in staged.stages)
+
+
+@pytest.mark.parametrize("command", [None, "false", "no-such-compiler"])
+def test_without_a_compiler(
+    command: str | None, monkeypatch: pytest.MonkeyPatch, fresh: Path
+) -> None:
+    if command is None:
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(_native.shutil, "which", lambda _: None)
+    else:
+        monkeypatch.setenv("CC", command)
+    assert not is_compiled(step())  # the same bits, by NumPy
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    made = AdamW([p], compile=True)
+    with pytest.raises(
+        RuntimeError, match=f"compile = True on cpu: .*{command or 'no C compiler'}"
+    ):
+        made.step()
+    assert not made.state[p]  # a step that is refused changes nothing
+    assert p.detach().tolist() == [1.0] * 3
+    assert not list(fresh.rglob("*.so"))
+
+
+def test_what_was_made_is_kept(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    step(compile=True)
+    kept = list(fresh.rglob("*.so"))
+    assert len(kept) == 1
+    assert list(fresh.rglob("*")) == [fresh / "optstudy", *kept]  # nothing else is left
+    monkeypatch.setenv("CC", "false")  # needs no compiler any more
+    code = "import test_torch_compile as t; assert t.is_compiled(t.step(compile=True))"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
+    )
+
+
+def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    (fresh / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh / "file"))  # no folder
+    assert is_compiled(step(compile=True))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    assert is_compiled(step(compile=True))
+
+
+def test_a_file_that_is_broken(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    step(compile=True)
+    (kept,) = fresh.rglob("*.so")
+    kept.unlink()  # this process has it in use
+    kept.write_bytes(b"")
+    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    assert is_compiled(step(compile=True))
+
+
+def test_other_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = torch.nn.Parameter(torch.ones(3, device="meta"))
+    p.grad = torch.ones(3, device="meta")
+    with pytest.raises(RuntimeError, match="compile = True on meta: allowed on cpu and cuda"):
+        AdamW([p], compile=True).step()

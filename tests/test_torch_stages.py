@@ -14,6 +14,8 @@ from conftest import HEAVY_BALL, definition, draw, same, start, to_numpy, to_tor
 
 from optstudy_torch import AdamW, _snapshot, _stages, from_core
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 SHAPES = [(), (40_000,), (3,), (0,), (4, 5), (300, 500), (7, 3), (20_000,), (30_000,), (1,)]
 GIVEN = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
 OURS = {"lr": 0.1, "betas": (0.8, 0.99), "weight_decay": 0.01}
