@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from ._program import Body, HostNumber, Line, Symbol
+from ._program import Body, HostNumber, Line, Phase, Symbol
 
 INFIX = {
     "add": "{0} + {1}",
@@ -64,7 +65,25 @@ def rows(body: Body, in_place: bool) -> list[str]:
     return list(dict.fromkeys([*body.arrays, *(t for t in targets if t != "step"), *steps]))
 
 
-def values(numbers: Sequence[Any], hyperparameters: Mapping[str, Any]) -> tuple[float, ...]:
+def values(numbers: Sequence[Any], hyperparameters: dict[str, Any]) -> list[float]:
     """Return the numbers of a text for these hyperparameters."""
-    known = dict(hyperparameters)
-    return tuple(n.value(known) if isinstance(n, HostNumber) else float(n) for n in numbers)
+    return [n.value(hyperparameters) if isinstance(n, HostNumber) else float(n) for n in numbers]
+
+
+def scalars_of(phase: Phase, kept: set[str]) -> tuple[list[Symbol], list[Symbol]]:
+    """Return what the lines of scalars of a phase read, and what is kept of their results."""
+    made = {line.result.name for line in phase.scalars}
+    args = [a for line in phase.scalars for a in line.args if isinstance(a, Symbol)]
+    read = {a.name: a for a in args if a.name not in made}
+    return list(read.values()), [x.result for x in phase.scalars if x.result.name in kept]
+
+
+def kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
+    """Return names of the scalars that are read outside of the lines that make them."""
+    read = {symbol.name for symbol in new}
+    for number, phase in enumerate(phases):
+        read |= set(phase.body.scalars)
+        read |= {a.name for sums in phase.sums for a in sums.args}
+        later = chain.from_iterable(line.args for p in phases[number + 1 :] for line in p.scalars)
+        read |= {a.name for a in later if isinstance(a, Symbol)}
+    return read

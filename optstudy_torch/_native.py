@@ -22,21 +22,24 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from ._array import NUMPY
-from ._language import INFIX, Text, rows, values
-from ._program import Body, Program
+from ._language import INFIX, Text, kept_names, rows, scalars_of, values
+from ._program import Body, Line, Phase, Program, Symbol
 from ._stages import BLOCK, Stage, Unit
 from ._threads import in_threads
 
 _FLAGS = (
-    *("-O3", "-std=c11", "-shared", "-fPIC"),
-    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"),
+    *("-O3", "-funroll-loops", "-std=c11", "-shared", "-fPIC"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
+_THREADED = "-fopenmp", "-fopenmp-simd"
+"""The second one where a compiler has no OpenMP: with it loops run in threads of Python."""
+
 _MACHINE = {
     "AVX2": ("-mavx2",),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
@@ -63,15 +66,32 @@ _TYPES = {
 _HEAD = """#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
+#ifdef _OPENMP
+#include <fenv.h>
+#include <omp.h>
+const bool has_threads = true;
+#else
+const bool has_threads = false;
+#endif
 
 typedef {0} T;
 #define SQRT {1}
 #define ABS {2}
 """
-_LOOP = """
-/* Compute the numbers from begin to end, of all leaves one after another. */
-void arrays(T *const *table, const int64_t *sizes, const int64_t *columns, const T *const *scalars,
-            const T *c, int64_t leaves, int64_t begin, int64_t end) {{
+_SCALARS = """
+/* The scalars of all leaves. */
+void {name}(const void *const *read, void *const *made, const T *c, int64_t count) {{
+    {numbers}
+    for (int64_t i = 0; i < count; ++i) {{
+        {body}
+    }}
+}}
+"""
+_ARRAYS = """
+/* The numbers from begin to end, of all leaves one after another. */
+static void part_of_{name}(T *const *table, const int64_t *sizes, const int64_t *columns,
+                           const void *const *scalars, const T *c, int64_t leaves,
+                           int64_t begin, int64_t end) {{
     {numbers}
     for (int64_t leaf = 0; leaf < leaves && end > 0; ++leaf) {{
         const int64_t size = sizes[leaf], to = end < size ? end : size;
@@ -87,6 +107,31 @@ void arrays(T *const *table, const int64_t *sizes, const int64_t *columns, const
         end -= size;
     }}
 }}
+
+/* The same, in threads; each flushes subnormal numbers if the first one does. */
+void {name}(T *const *table, const int64_t *sizes, const int64_t *columns,
+            const void *const *scalars, const T *c, int64_t leaves,
+            int64_t begin, int64_t end, int threads) {{
+#ifdef _OPENMP
+    if (threads > 1) {{
+        fenv_t first;
+        fegetenv(&first);
+        #pragma omp parallel num_threads(threads)
+        {{
+            const int64_t i = omp_get_thread_num(), n = omp_get_num_threads();
+            const int64_t length = (end - begin + n * 64 - 1) / (n * 64) * 64;
+            const int64_t from = begin + i * length, to = from + length;
+            fenv_t own;
+            fegetenv(&own);
+            fesetenv(&first);
+            part_of_{name}(table, sizes, columns, scalars, c, leaves, from, to < end ? to : end);
+            fesetenv(&own);
+        }}
+        return;
+    }}
+#endif
+    part_of_{name}(table, sizes, columns, scalars, c, leaves, begin, end);
+}}
 """
 
 
@@ -97,23 +142,26 @@ class Kernels:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._bodies = [_Arrays(phase.body) for phase in program.phases]
-        self._missing: dict[torch.dtype, str | None] = {}
+        self._made: dict[torch.dtype, _Loops | NoLoopError] = {}
 
     def missing(self, dtype: torch.dtype) -> str | None:
         """Return what is missing for loops of a working dtype, or ``None``: they are made."""
-        if dtype not in self._missing:
+        if dtype not in self._made:
             try:
-                for arrays in self._bodies:
-                    arrays.loop(True, dtype)
-                self._missing[dtype] = None
+                self._made[dtype] = _Loops(self._program, dtype)
             except NoLoopError as error:
-                self._missing[dtype] = str(error)
-        return self._missing[dtype]
+                self._made[dtype] = error
+        made = self._made[dtype]
+        return str(made) if isinstance(made, NoLoopError) else None
+
+    def _loops(self, dtype: torch.dtype) -> _Loops:
+        made = self._made[dtype]
+        assert not isinstance(made, NoLoopError)
+        return made
 
     def compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
-        """Compute the scalars of a phase, a few vectors: NumPy does."""
-        stage.compute(self._program.phases[number].scalars, hyperparameters)
+        """Compute the scalars of a phase."""
+        self._loops(stage.dtype).scalars[number](stage, hyperparameters)
 
     def run(
         self,
@@ -125,96 +173,192 @@ class Kernels:
     ) -> None:
         """Run the body of a phase on units of one leaf each."""
         del step_dtype  # of parameters that are read in their own dtype
-        for in_place in (True, False):
-            own = [unit for unit in units if unit.in_place == in_place and unit.size]
+        for in_place, arrays in self._loops(stage.dtype).arrays[number].items():
+            own = [unit for unit in units if unit.in_place == in_place]
             if own:
-                self._bodies[number](stage, own, hyperparameters)
+                arrays(stage, own, hyperparameters)
+
+
+class _Loops:
+    """The loops of a program for a working dtype: the parts of one library.
+
+    Raises:
+        NoLoopError: if there is no compiler, or it fails.
+    """
+
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
+        phases = program.phases
+        kept = kept_names(phases, program.new_scalars.values())
+        self.scalars = [_Scalars(f"scalars_{i}", phase, kept) for i, phase in enumerate(phases)]
+        self.arrays = [
+            {
+                in_place: _Arrays(f"arrays_{i}_{in_place:d}", phase.body, in_place)
+                for in_place in (False, True)
+            }
+            for i, phase in enumerate(phases)
+        ]
+        functions: list[_Scalars | _Arrays] = [*self.scalars]
+        functions += [arrays for both in self.arrays for arrays in both.values()]
+        text = _HEAD.format(*_TYPES[dtype]) + "".join(x.text for x in functions)
+        library = _library(text)
+        for function in functions:
+            function.find(library)
+
+
+class _Scalars:
+    """The scalars of a phase, for all leaves at once."""
+
+    def __init__(self, name: str, phase: Phase, kept: set[str]) -> None:
+        self._name = name
+        self._read, self._results = scalars_of(phase, kept)
+        text = Text(_FORMS)
+        body = [
+            f"{_declared(x)} = (({_kind(x)} const *)read[{i}])[i];"
+            for i, x in enumerate(self._read)
+        ]
+        body += _written(phase.scalars, text)
+        body += [
+            f"(({_kind(x)} *)made[{i}])[i] = {text.shown(x)};" for i, x in enumerate(self._results)
+        ]
+        self._numbers = text.numbers
+        self.text = _SCALARS.format(
+            name=name, numbers=_read_numbers(text), body="\n        ".join(body)
+        )
+
+    def find(self, library: ctypes.CDLL) -> None:
+        """Take the function from what the compiler made."""
+        self._function = _function(library, self._name, [ctypes.c_void_p] * 3 + [ctypes.c_int64])
+
+    def __call__(self, stage: Stage, hyperparameters: dict[str, Any]) -> None:
+        """Compute the scalars of a stage."""
+        if not self._results:
+            return
+        made = stage.put(("made", id(self)), None, lambda: self._room(stage))
+        c = stage.numbers(id(self), values(self._numbers, hyperparameters))
+        read = _addresses(stage, ("read", id(self)), _vectors(stage, self._read))
+        self._function(read, _addresses(stage, ("to", id(self)), made), c.data_ptr(), stage.count)
+        for symbol, x in zip(self._results, made, strict=True):
+            stage.scalars[symbol.name] = x
+
+    def _room(self, stage: Stage) -> list[np.ndarray]:
+        return [np.empty(stage.count, _numpy(x, stage.dtype)) for x in self._results]
 
 
 class _Arrays:
-    """A body, for all leaves at once."""
+    """A body, for all leaves at once, whose parameters take the step where they are or do not."""
 
-    def __init__(self, body: Body) -> None:
-        self._body = body
-        self._loops: dict[tuple[bool, torch.dtype], _Loop] = {}
+    def __init__(self, name: str, body: Body, in_place: bool) -> None:
+        self._name, self._rows = name, rows(body, bool(in_place))
+        self._scalars = [Symbol(name, False, 0, truth) for name, truth in body.scalars.items()]
+        text = Text(_FORMS)
+        steps = any(o.target == "step" for o in body.outputs)
+        read = dict.fromkeys([*body.arrays, *["p"] * (in_place and steps)])
+        lines = [f"const T {name} = to_{name}[i];" for name in read]
+        lines += _written(body.lines, text)
+        for target, source in body.outputs:
+            if target == "step" and in_place:
+                lines.append(f"to_p[i] = p + {text.shown(source)};")
+            else:
+                lines.append(f"to_{target}[i] = {text.shown(source)};")
+        leaf = [
+            f"T *const to_{name} = table[{i} * leaves + leaf];" for i, name in enumerate(self._rows)
+        ]
+        leaf += [
+            f"{_declared(x)} = (({_kind(x)} const *)scalars[{i}])[column];"
+            for i, x in enumerate(self._scalars)
+        ]
+        self._numbers = text.numbers
+        self.text = _ARRAYS.format(
+            name=name,
+            numbers=_read_numbers(text),
+            leaf="\n            ".join(leaf),
+            body="\n                ".join(lines),
+        )
 
-    def loop(self, in_place: bool, dtype: torch.dtype) -> _Loop:
-        """Return the loop for parameters whose steps are added, or not, made once."""
-        key = in_place, dtype
-        if key not in self._loops:
-            self._loops[key] = _made(self._body, *key)
-        return self._loops[key]
+    def find(self, library: ctypes.CDLL) -> None:
+        """Take the function from what the compiler made."""
+        kinds = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+        self._function = _function(library, self._name, kinds)
+        self._has_threads = ctypes.c_bool.in_dll(library, "has_threads").value
 
     def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> None:
-        """Run the body on units that are all in place, or all not."""
-        in_place, dtype = units[0].in_place, stage.dtype
-        loop = self.loop(in_place, dtype)
-        key = id(self), in_place, units[0].first
-        table, sizes, columns = stage.put(key, None, lambda: _places(loop, units))
-        for row, name in enumerate(loop.rows):
+        """Run the body on units."""
+        key = id(self), units[0].first
+        table, places, total = stage.put(key, None, lambda: self._places(units))
+        for row, name in enumerate(self._rows):
             if name not in units[0].states:  # where the states lie the stage knows
                 table[row] = [unit.arrays[name].data_ptr() for unit in units]
-        scalars = [np.ascontiguousarray(stage.scalars[n], NUMPY[dtype]) for n in self._body.scalars]
-        with np.errstate(all="ignore"):
-            numbers = np.array(values(loop.numbers, hyperparameters), NUMPY[dtype])
-        addresses = np.array([x.ctypes.data for x in scalars], np.uintp)
-        given = [x.ctypes.data for x in (table, sizes, columns, addresses, numbers)]
-        total = int(sizes.sum())
+        scalars = _addresses(stage, ("scalars", id(self)), _vectors(stage, self._scalars))
+        c = stage.numbers(id(self), values(self._numbers, hyperparameters))
+        given = *(x.data for x in places), scalars, c.data_ptr(), len(units)
+        threads = min(1 + total // (2 * BLOCK), torch.get_num_threads())
 
-        def work(part: Sequence[int]) -> None:
-            loop.function(*given, len(units), part[0], min(part[-1] + BLOCK, total))
+        def work(part: Sequence[int], threads: int = 1) -> None:
+            self._function(*given, part[0], min(part[-1] + BLOCK, total), threads)
 
-        in_threads(work, range(0, total, BLOCK), threads=1 + total // (2 * BLOCK))
-
-
-class _Loop(NamedTuple):
-    """What the compiler made, with the names of the arrays and the numbers that it is handed."""
-
-    function: Any
-    rows: list[str]
-    numbers: list[Any]
-
-
-def _places(loop: _Loop, units: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the addresses of arrays, by name and leaf, and the sizes and numbers of the leaves."""
-    table = [
-        [unit.states[name].data_ptr() if name in unit.states else 0 for unit in units]
-        for name in loop.rows
-    ]
-    sizes, columns = [unit.size for unit in units], [unit.first for unit in units]
-    return np.array(table, np.uintp), np.array(sizes, np.int64), np.array(columns, np.int64)
-
-
-def _made(body: Body, in_place: bool, dtype: torch.dtype) -> _Loop:
-    text, names = Text(_FORMS), rows(body, in_place)
-    steps = any(o.target == "step" for o in body.outputs)
-    read = dict.fromkeys([*body.arrays, *["p"] * (in_place and steps)])
-    lines = [f"const T {name} = to_{name}[i];" for name in read]
-    lines += [f"const {_kind(line.result.is_truth)} {text.line(line)};" for line in body.lines]
-    for target, source in body.outputs:
-        if target == "step" and in_place:
-            lines.append(f"to_p[i] = p + {text.shown(source)};")
+        blocks = range(0, total, BLOCK)
+        if self._has_threads and total:  # torch's own, which may still be waiting for work
+            work(blocks, threads)
         else:
-            lines.append(f"to_{target}[i] = {text.shown(source)};")
-    pointers = [f"T *const to_{name} = table[{i} * leaves + leaf];" for i, name in enumerate(names)]
-    scalars = [
-        f"const {_kind(is_truth)} {name} = scalars[{i}][column];"
-        for i, (name, is_truth) in enumerate(body.scalars.items())
-    ]
-    numbers = [f"const T h{i} = c[{i}];" for i in range(len(text.numbers))]
-    loop = _LOOP.format(
-        numbers="\n    ".join(numbers),
-        leaf="\n            ".join([*pointers, *scalars]),
-        body="\n                ".join(lines),
-    )
-    function = _library(_HEAD.format(*_TYPES[dtype]) + loop).arrays
-    function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3
-    function.restype = None
-    return _Loop(function, names, text.numbers)
+            in_threads(work, blocks, threads)
+
+    def _places(self, units: Sequence[Unit]) -> tuple[np.ndarray, list[Any], int]:
+        """Return a table of addresses, where it, sizes and columns are, and how many numbers."""
+        table = [
+            [unit.states[name].data_ptr() if name in unit.states else 0 for unit in units]
+            for name in self._rows
+        ]
+        sizes, columns = [unit.size for unit in units], [unit.first for unit in units]
+        own = np.array(table, np.uintp)
+        arrays = own, np.array(sizes, np.int64), np.array(columns, np.int64)
+        return own, [x.ctypes for x in arrays], sum(sizes)
 
 
-def _kind(is_truth: bool) -> str:
-    return "bool" if is_truth else "T"
+# C.
+
+
+def _kind(symbol: Symbol) -> str:
+    return "bool" if symbol.is_truth else "T"
+
+
+def _declared(symbol: Symbol) -> str:
+    return f"const {_kind(symbol)} {symbol.name}"
+
+
+def _written(lines: Sequence[Line], text: Text) -> list[str]:
+    return [f"const {_kind(line.result)} {text.line(line)};" for line in lines]
+
+
+def _read_numbers(text: Text) -> str:
+    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(len(text.numbers)))
+
+
+# What is handed over.
+
+
+def _function(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
+    function = library[name]
+    function.argtypes, function.restype = arguments, None
+    return function
+
+
+def _numpy(symbol: Symbol, dtype: torch.dtype) -> Any:
+    return np.bool_ if symbol.is_truth else NUMPY[dtype]
+
+
+def _vectors(stage: Stage, symbols: Sequence[Symbol]) -> list[np.ndarray]:
+    dtype = stage.dtype
+    return [np.ascontiguousarray(stage.scalars[x.name], _numpy(x, dtype)) for x in symbols]
+
+
+def _addresses(stage: Stage, key: Any, arrays: list[np.ndarray]) -> int:
+    """Return where the addresses of arrays are; most are the same at every step."""
+
+    def made() -> tuple[list[np.ndarray], Any]:  # the arrays, so that no other takes their place
+        return arrays, np.array([x.ctypes.data for x in arrays], np.uintp).ctypes
+
+    address: int = stage.put(key, [id(x) for x in arrays], made)[1].data
+    return address
 
 
 # The compiler.
@@ -255,11 +399,13 @@ def _compile(text: str, flags: Sequence[str], made: Path) -> None:
     with tempfile.TemporaryDirectory(dir=made.parent) as own:
         source, library = Path(own, "loop.c"), Path(own, made.name)
         source.write_text(text)
-        arguments = [*command, *flags, str(source), "-o", str(library), "-lm"]
-        result = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise NoLoopError(f"{shlex.join(arguments)}\n{result.stderr}")
-        library.replace(made)  # at once: another process may look for it
+        for threaded in _THREADED:
+            arguments = [*command, *flags, threaded, str(source), "-o", str(library), "-lm"]
+            result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+            if result.returncode == 0:
+                library.replace(made)  # at once: another process may look for it
+                return
+    raise NoLoopError(f"{shlex.join(arguments)}\n{result.stderr}")
 
 
 def _folders() -> Iterator[Path]:

@@ -82,6 +82,7 @@ class Unit:
         states: flat fields of the state by name, the leaves side by side.
         order: of a leaf alone: its dimensions from the slowest to the fastest in memory.
         in_place: of a leaf alone: the step is added in the parameter's own memory.
+        is_plain: of a leaf alone: its dimensions are in that order.
         arrays: what the machine computes on: ``p``, ``g``, ``s0``, … and what it makes of them.
         views: of several leaves: parts of ``g``, ``p`` and ``step`` with the shapes of the leaves.
     """
@@ -92,8 +93,12 @@ class Unit:
     states: dict[str, torch.Tensor]
     order: tuple[int, ...] = ()
     in_place: bool = False
+    is_plain: bool = field(init=False)
     arrays: dict[str, torch.Tensor] = field(default_factory=dict)
     views: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.is_plain = self.order == tuple(range(len(self.order)))
 
     @property
     def leaves(self) -> slice:
@@ -166,7 +171,7 @@ class Stage:
         full: for each field, whether it is an array like the parameter.
         dtype: the working dtype.
         program: what will run.
-        kernels: what will run it, if not one operation after another.
+        kernels: what will run it on all leaves as they are, if not one operation after another.
         start: makes the state of a parameter that has none. It is called unit by unit, so that
             memory for the states is not needed twice.
 
@@ -188,7 +193,7 @@ class Stage:
     ) -> None:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
-        self.kernels = kernels
+        self.kernels, self.direct = kernels, kernels is not None
         self._any_dtype = kernels is not None and kernels.any_dtype
         self._on_device: dict[Any, tuple[Any, Any]] = {}
         self._reads_params = program.reads_params
@@ -310,11 +315,6 @@ class Stage:
             and self._where() == self._places
         )
 
-    @property
-    def direct(self) -> bool:
-        """Whether kernels take all leaves as they are."""
-        return self.kernels is not None
-
     # A step.
 
     def begin(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -340,23 +340,23 @@ class Stage:
         for unit in units:
             if not self.direct:
                 unit.arrays |= unit.states
-            if unit.is_one:
+            if not unit.views:
                 (p,) = unit.params
-                assert p.grad is not None
-                unit.arrays["g"] = self._taken(p.grad, unit.order)
+                unit.arrays["g"] = self._taken(p.grad, unit)
                 if "p" not in unit.states and (unit.in_place or self._reads_params):
-                    unit.arrays["p"] = self._taken(p, unit.order)
+                    unit.arrays["p"] = self._taken(p, unit)
                 for name in self._inputs:
-                    own = inputs[name.removeprefix(INPUT)][p]
-                    unit.arrays[name] = self._taken(own, unit.order)
+                    unit.arrays[name] = self._taken(inputs[name.removeprefix(INPUT)][p], unit)
         self._together(functools.partial(self._gather, inputs=inputs), units)
 
-    def _taken(self, x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-        """Return what a leaf's tensor is for the machine."""
+    def _taken(self, x: torch.Tensor | None, unit: Unit) -> torch.Tensor:
+        """Return what the machine is handed of a leaf's tensor."""
+        assert x is not None
         if not self.direct:
-            return _flat(x.detach(), order).to(self.dtype)
-        own = _dense(x, order)  # a kernel looks at the address alone
-        return own if self._any_dtype else own.detach().to(self.dtype)
+            return _flat(x.detach(), unit.order).to(self.dtype)
+        # A kernel looks at the address alone, so that the shape does not matter.
+        own = x if unit.is_plain and x.is_contiguous() else _flat(x.detach(), unit.order)
+        return own if self._any_dtype or x.dtype == self.dtype else own.detach().to(self.dtype)
 
     def _gather(
         self, units: Iterable[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]
@@ -374,13 +374,14 @@ class Stage:
         """Add the steps of units to the parameters, and let go of memory."""
         torch.autograd.graph.increment_version([u.params[0] for u in units if u.in_place])
         for unit in units:
-            if unit.is_one and not unit.in_place:
+            if not unit.in_place and unit.is_one:
                 (p,) = unit.params
                 add(p, _unflat(unit.arrays["step"], p, unit.order), step_dtype)
         self._together(functools.partial(self._scatter, step_dtype=step_dtype), units)
         for unit in units:
             kept = unit.states if self.direct else unit.views
-            unit.arrays = {name: unit.arrays[name] for name in kept}
+            for name in unit.arrays.keys() - kept.keys():
+                del unit.arrays[name]
 
     def _scatter(self, units: Iterable[Unit], step_dtype: str | None) -> None:
         for unit in units:
@@ -396,6 +397,8 @@ class Stage:
 
     def _together(self, function: Callable[[Sequence[Unit]], None], units: Sequence[Unit]) -> None:
         """Call a function of the units of several leaves."""
+        if self.direct:
+            return
         shared = [unit for unit in units if not unit.is_one]
         threads = 1 + sum(unit.size for unit in shared) // (2 * BLOCK) if self.on_host else 1
         in_threads(function, shared, threads)
@@ -537,13 +540,6 @@ def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     It is no view for torch, which would compile a kernel for every kind of base.
     """
     return x.permute(order).contiguous().view(-1).data
-
-
-def _dense(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Return a tensor with the same memory as :func:`_flat`, of any shape: it costs less."""
-    if x.is_contiguous() and order == tuple(range(x.ndim)):
-        return x
-    return _flat(x.detach(), order)
 
 
 def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:

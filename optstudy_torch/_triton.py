@@ -24,13 +24,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 
-from ._language import INFIX, Text, rows, values
-from ._program import Body, Phase, Program, Symbol
+from ._language import INFIX, Text, kept_names, rows, scalars_of, values
+from ._program import Body, Phase, Program
 from ._stages import Places, Stage, Unit
 
 BLOCK = 1024
@@ -102,11 +101,9 @@ class Scalars:
     """
 
     def __init__(self, phase: Phase, kept: set[str]) -> None:
-        made = {line.result.name for line in phase.scalars}
         self._lines = phase.scalars
-        self._results = [x.result for x in phase.scalars if x.result.name in kept]
-        args = [a for x in phase.scalars for a in x.args if isinstance(a, Symbol)]
-        self._read = list(dict.fromkeys(a.name for a in args if a.name not in made))
+        read, self._results = scalars_of(phase, kept)
+        self._read = [symbol.name for symbol in read]
         self._kernels: dict[torch.dtype, tuple[Any, list[Any]]] = {}
 
     def __call__(self, stage: Stage, hyperparameters: dict[str, Any]) -> None:
@@ -297,7 +294,7 @@ class Kernels:
 
     def __init__(self, program: Program) -> None:
         phases = program.phases
-        kept = _kept_names(phases, program.new_scalars.values())
+        kept = kept_names(phases, program.new_scalars.values())
         self.scalars = [Scalars(phase, kept) for phase in phases]
         self.arrays = [Arrays(phase.body) for phase in phases]
 
@@ -337,14 +334,3 @@ def _units(dtypes: Iterable[torch.dtype], aligned: bool) -> list[int]:
 
 def _indented(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
-
-
-def _kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
-    """Return names of the scalars that are read outside of the lines that make them."""
-    read = {symbol.name for symbol in new}
-    for number, phase in enumerate(phases):
-        read |= set(phase.body.scalars)
-        read |= {a.name for sums in phase.sums for a in sums.args}
-        later = chain.from_iterable(line.args for p in phases[number + 1 :] for line in p.scalars)
-        read |= {a.name for a in later if isinstance(a, Symbol)}
-    return read

@@ -232,7 +232,10 @@ class CoreOptimizer(torch.optim.Optimizer):
                 inputs = {"value": loss} | inputs
         inputs = {name: x for name, x in inputs.items() if x is not None}
         self.algorithm.check_inputs(inputs, ": call step(closure), or step(value=loss)")
-        self._advance(self._inputs(inputs))
+        if torch.compiler.is_compiling():
+            self._advance_outside(self._inputs(inputs))
+        else:
+            self._advance(self._inputs(inputs))
         return loss
 
     def _inputs(self, given: dict[str, Any]) -> _Inputs:
@@ -256,7 +259,6 @@ class CoreOptimizer(torch.optim.Optimizer):
             tensors[name] = dict(zip(params, x, strict=True))
         return _Inputs(scalars, tensors)
 
-    @_outside_compilation
     @torch.no_grad()
     def _advance(self, inputs: _Inputs) -> None:
         states = list(self.state.values())
@@ -294,6 +296,8 @@ class CoreOptimizer(torch.optim.Optimizer):
                 self._advance_as_written(params, group, plan, inputs)
             else:
                 staged.run(plan, self.state, group["step_dtype"], inputs)
+
+    _advance_outside = _outside_compilation(_advance)
 
     def _plan(self, number: int, group: dict[str, Any], inputs: _Inputs) -> _Plan:
         """Return what a group's values ask for, made anew if one of them is another object."""
@@ -554,12 +558,12 @@ def _owned(*inputs: Any) -> Callable[[Any], Any]:
     return own
 
 
+_GRADIENT = operator.attrgetter("grad")
 _KIND = operator.attrgetter("layout", "dtype", "shape")
 
 
 def _check_gradients(params: Sequence[torch.Tensor]) -> None:
-    ordinary = [(torch.strided, p.dtype, p.shape) for p in params]
-    if [_KIND(p.grad) for p in params] != ordinary:
+    if list(map(_KIND, map(_GRADIENT, params))) != list(map(_KIND, params)):
         for p in params:
             _check_gradient(p, p.grad)
 
