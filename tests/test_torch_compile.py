@@ -27,10 +27,10 @@ CORE = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return a function that counts the loops made since the test began."""
+    """Return a function that counts the libraries made since the test began."""
     made: list[Any] = []
-    make = _native._made
-    monkeypatch.setattr(_native, "_made", lambda *a: made.append(a) or make(*a))
+    make = _native._library
+    monkeypatch.setattr(_native, "_library", lambda text: made.append(text) or make(text))
     return lambda: len(made)
 
 
