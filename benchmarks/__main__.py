@@ -123,12 +123,13 @@ def pairs(device: str = "cpu") -> dict[str, Pair]:
     """Return what is compared: ours first."""
 
     def torch_pair(name: str, shapes: Sequence[int], **options: Any) -> tuple[Step, Step]:
-        fused = {"fused": True} if options and name in FUSED else {}
+        fused = {"fused": True} if options.get("compile") and name in FUSED else {}
         ours = torch_step(True, name, shapes, device, **options)
         return ours, torch_step(False, name, shapes, device, **fused)
 
     return {
         "torch / torch.optim": torch_pair,
+        "torch compile=False / torch.optim": functools.partial(torch_pair, compile=False),
         "torch compile=True / fused=True": functools.partial(torch_pair, compile=True),
         "JAX jit / optax jit, donated": lambda name, shapes: (
             jax_step(optstudy_jax, name, shapes),

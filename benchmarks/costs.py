@@ -18,7 +18,7 @@ import numpy as np
 
 SIZES = (10**5, 10**6, 10**7, 10**8)
 PARAMETERS = 200_000_000
-KINDS = ("torch", "torch-compiled", "torch.optim", "jax", "optax")
+KINDS = ("torch", "torch, compile=False", "torch.optim", "jax", "optax")
 IMPORTS = {
     "optstudy_core": "numpy",
     "optstudy_torch": "torch",
@@ -41,9 +41,7 @@ def memory(kind: str, parameters: int) -> dict[str, float]:
         )
         temporary = step.lower(params, state, grads).compile().memory_analysis()
         return {"extra_mib": temporary.temp_size_in_bytes / 2**20}
-    options = {"compile": True} if kind == "torch-compiled" else {}
-    if options:  # the compiler, once loaded, stays: some hundred MiB of code and what it made
-        benchmarks.torch_step(True, "adam", [2_000_000, *[20_000] * 50], **options)()
+    options = {"compile": False} if kind == "torch, compile=False" else {}
     step = benchmarks.torch_step(kind != "torch.optim", "adam", shapes, **options)
     before = _resident()
     for _ in range(3):
@@ -122,7 +120,7 @@ def compilation() -> list[dict[str, Any]]:
         if ALGORITHMS[name].leafwise:  # is not compiled
             continue
         with tempfile.TemporaryDirectory() as folder:
-            kept = {"TORCHINDUCTOR_CACHE_DIR": folder}
+            kept = {"XDG_CACHE_HOME": folder}
             cold, warm = (_child("--first-step", name, **kept) for _ in range(2))
         rows.append({"algorithm": name, "cold": cold, "warm": warm})
     return rows
@@ -138,8 +136,8 @@ def growth(rounds: int) -> list[dict[str, Any]]:
     for size in SIZES:
         steps = {
             "torch": lambda n=size: benchmarks.torch_step(True, "adam", [n]),
-            "torch compile=True": lambda n=size: benchmarks.torch_step(
-                True, "adam", [n], compile=True
+            "torch compile=False": lambda n=size: benchmarks.torch_step(
+                True, "adam", [n], compile=False
             ),
             "torch.optim": lambda n=size: benchmarks.torch_step(False, "adam", [n]),
             "torch.optim fused": lambda n=size: benchmarks.torch_step(

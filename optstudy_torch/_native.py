@@ -46,6 +46,9 @@ _MACHINE = {
 }
 """Flags for what torch itself found the processor to have."""
 
+_PROCESS = os.getpid()
+"""A forked process has no threads of OpenMP, and would wait for them."""
+
 _FORMS = INFIX | {
     "divide": "{0} / {1}",
     "sqrt": "SQRT({0})",
@@ -297,8 +300,8 @@ class _Arrays:
             self._function(*given, part[0], min(part[-1] + BLOCK, total), threads)
 
         blocks = range(0, total, BLOCK)
-        if self._has_threads and total:  # torch's own, which may still be waiting for work
-            work(blocks, threads)
+        if self._has_threads and total and os.getpid() == _PROCESS:
+            work(blocks, threads)  # torch's own threads, which may still be waiting for work
         else:
             in_threads(work, blocks, threads)
 

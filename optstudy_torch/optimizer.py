@@ -781,7 +781,8 @@ def _signature(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
 _MEANINGS = {
     "params": "the tensors to train, or dictionaries of groups, as for any optimizer of torch.",
     "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
-    "compile": "run the step as one compiled kernel, on the same bits.",
+    "compile": "run the step as one kernel for all parameters; ``None``: where one can be made, "
+    "``False``: nowhere. The bits are the same.",
     "step_dtype": '``"float32"``: add the float32 step to a bfloat16 or float16 parameter with one '
     "rounding.",
     "amsgrad": "run AMSGrad instead, as torch does.",
@@ -856,9 +857,11 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     torch.optim has one (``b1`` and ``b2`` in ``betas``), and
 
     - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
-    - ``compile``: run as one compiled kernel (the same bits; ``fused`` means this too).
-      ``None``: on a GPU, where there is Triton, one kernel of it; else NumPy (on the CPU) or
-      torch's operations. ``False``: those everywhere;
+    - ``compile``: run the step as one kernel for all parameters (the same bits; ``fused`` means
+      this too): a loop in C on the CPU, made by the machine's C compiler (``cc``, or ``$CC``) and kept
+      in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``; on a GPU one of Triton. ``None``:
+      where a kernel can be made; ``True``: the same, or an error; ``False``: NumPy's operations on
+      the CPU, elsewhere torch's;
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter
       with one rounding, instead of rounding the step first;
     - ``amsgrad`` and ``decoupled_weight_decay``, where torch.optim has them: run the algorithm

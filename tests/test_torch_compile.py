@@ -234,6 +234,23 @@ def test_every_thread_flushes_subnormal_numbers_if_the_callers_does(
     assert len(set(ends[0].tolist())) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="not run: no fork")
+def test_a_forked_process_does_not_wait_for_threads() -> None:
+    code = """
+import os, torch, optstudy_torch
+p = torch.nn.Parameter(torch.ones(1_000_000))
+p.grad = torch.ones_like(p)
+optimizer = optstudy_torch.SGD([p], lr=0.5, compile=True)
+optimizer.step()
+child = os.fork()
+optimizer.step()
+if not child:
+    os._exit(int(p.detach().numpy().any()))  # by NumPy: torch itself would wait
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 # What may be missing.
 
 
