@@ -24,9 +24,10 @@ parameter.
 
 {speed}
 
-torch.optim has no Lion: the peer is the same rule written with torch's operations on lists. Where
-torch.optim has no fused kernel (RMSprop, Lion), `compile=True` is held against its default.
-Adafactor depends on shapes and is not compiled.
+By default, and with `compile=True`, torch on the CPU runs a loop that the machine's C compiler made;
+with `compile=False`, or where there is no compiler, NumPy. torch.optim has no Lion: the peer is the
+same rule written with torch's operations on lists. Where torch.optim has no fused kernel (RMSprop,
+Lion), `compile=True` is held against its default. Adafactor depends on shapes and is not compiled.
 
 {notes}
 

@@ -54,8 +54,8 @@ _FORMS = INFIX | {
     "sqrt": "SQRT({0})",
     "abs": "ABS({0})",
     "sign": "{0} != {0} ? {0} : (T)(({0} > 0) - ({0} < 0))",
-    "maximum": "{0} > {1} || {0} != {0} ? {0} : {1}",
-    "minimum": "{0} < {1} || {0} != {0} ? {0} : {1}",
+    "maximum": "maximum({0}, {1})",
+    "minimum": "minimum({0}, {1})",
     "where": "{0} ? {1} : {2}",
     "isfinite": "ABS({0}) < INFINITY",
     "logical_not": "!{0}",
@@ -80,6 +80,17 @@ const bool has_threads = false;
 typedef {0} T;
 #define SQRT {1}
 #define ABS {2}
+
+/* In two choices each, not in one of two conditions: GCC computes them several at a time. */
+static inline T maximum(T x, T y) {{
+    const T larger = x > y ? x : y;
+    return x != x ? x : larger;
+}}
+
+static inline T minimum(T x, T y) {{
+    const T smaller = x < y ? x : y;
+    return x != x ? x : smaller;
+}}
 """
 _SCALARS = """
 /* The scalars of all leaves. */
