@@ -49,6 +49,12 @@ def memory(kind: str, parameters: int) -> dict[str, float]:
     return {"extra_mib": _peak() - before - 2 * 4 * sum(shapes) / 2**20}
 
 
+def median_memory(kind: str) -> dict[str, float]:
+    """Return the median of :func:`memory` in three new processes."""
+    found = [_child("--memory", kind)["extra_mib"] for _ in range(3)]
+    return {"extra_mib": statistics.median(found)}
+
+
 def _status(name: str) -> float:
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
     return int(line.split()[1]) / 2**10
@@ -75,18 +81,14 @@ def _child(*arguments: str, **variables: str) -> Any:
 def imports(rounds: int) -> list[dict[str, Any]]:
     """Return how much longer an import takes than that of what it is made for."""
 
-    def seconds(what: str) -> float:
-        code = (
-            f"import time; b = time.perf_counter(); import {what}; print(time.perf_counter() - b)"
-        )
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return float(done.stdout)
+    def milliseconds(base: str, package: str) -> float:
+        code = f"import time, {base}; b = time.perf_counter(); import {package}"
+        command = [sys.executable, "-c", f"{code}; print(1e3 * (time.perf_counter() - b))"]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     rows = []
     for package, base in IMPORTS.items():
-        pairs = [(seconds(f"{base}, {package}"), seconds(base)) for _ in range(rounds)]
-        more = [1e3 * (a - b) for a, b in pairs]
+        more = [milliseconds(base, package) for _ in range(rounds)]
         low, middle, high = statistics.quantiles(more, n=4)
         found = {"ms": middle, "ms_low": low, "ms_high": high}
         rows.append({"package": package, "base": base} | found)
@@ -189,7 +191,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
 def measure(rounds: int) -> dict[str, Any]:
     """Return all figures."""
     return {
-        "memory": {kind: _child("--memory", kind) for kind in KINDS},
+        "memory": {kind: median_memory(kind) for kind in KINDS},
         "imports": imports(rounds),
         "compilation": compilation(),
         "growth": growth(rounds),

@@ -20,14 +20,15 @@ Both sides run in turn in one process on tensors of the same sizes, float32, {ro
 pairs; a ratio is the median of the pairs' ratios, with its quartiles. Below 1 ours is faster.
 "copy" is the share of the speed at which memory is copied ({bandwidth:.1f} GB/s read and written)
 that the bytes of a step come to, if each number were moved once: Adam reads and writes 28 bytes a
-parameter.
+parameter. It may be above 100 %: a copy also reads, unasked, the memory that it writes over.
 
 {speed}
 
-By default, and with `compile=True`, torch on the CPU runs a loop that the machine's C compiler made;
-with `compile=False`, or where there is no compiler, NumPy. torch.optim has no Lion: the peer is the
-same rule written with torch's operations on lists. Where torch.optim has no fused kernel (RMSprop,
-Lion), `compile=True` is held against its default. Adafactor depends on shapes and is not compiled.
+By default, and with `compile=True`, torch on the CPU runs a loop that the machine's C compiler
+made; with `compile=False`, or where there is no compiler, NumPy. torch.optim has no Lion: the peer
+is the same rule written with torch's operations on lists. Where torch.optim has no fused kernel
+(RMSprop, Lion), `compile=True` is held against its default. Adafactor depends on shapes and is not
+compiled.
 
 {notes}
 
@@ -35,13 +36,14 @@ Lion), `compile=True` is held against its default. Adafactor depends on shapes a
 
 What three steps of Adam on 200 million float32 parameters need beside parameters, gradients and
 two moments: half of the parameters are two large tensors, the others tensors of 20,000 (torch: the
-growth of the process's peak; JAX: the temporary memory of the compiled step, donated, two tensors).
+growth of the process's peak, the median of three processes; JAX: the temporary memory of the
+compiled step, donated, two tensors).
 
 {memory}
 
 ## Start-up
 
-How much longer an import takes than that of what it is made for, in milliseconds.
+How long an import takes after that of what it is made for, in milliseconds.
 
 {imports}
 
@@ -100,7 +102,7 @@ def page(found: dict[str, Any], notes: str) -> str:
         speed=table(headings, [benchmarks.cells(row) for row in found["rows"]]),
         notes=notes,
         memory=table(["kind", "more than needed"], memory),
-        imports=table(["package", "more than", "ms (quartiles)"], imports),
+        imports=table(["package", "after", "ms (quartiles)"], imports),
         compilation=table(
             ["algorithm", "first, new", "first, kept", "others, new", "others, kept"], compilation
         ),
