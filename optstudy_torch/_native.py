@@ -16,6 +16,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ from ._threads import in_threads
 
 _FLAGS = (
     *("-O3", "-funroll-loops", "-std=c11", "-shared", "-fPIC"),
-    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 _THREADED = "-fopenmp", "-fopenmp-simd"
 """The second one where a compiler has no OpenMP: with it loops run in threads of Python."""
@@ -262,12 +263,12 @@ class _Arrays:
     """A body, for all leaves at once, whose parameters take the step where they are or do not."""
 
     def __init__(self, name: str, body: Body, in_place: bool) -> None:
-        self._name, self._rows = name, rows(body, bool(in_place))
-        self._scalars = [Symbol(name, False, 0, truth) for name, truth in body.scalars.items()]
+        self._name, self._rows = name, rows(body, in_place)
+        self._scalars = [Symbol(own, False, 0, is_truth) for own, is_truth in body.scalars.items()]
         text = Text(_FORMS)
         steps = any(o.target == "step" for o in body.outputs)
         read = dict.fromkeys([*body.arrays, *["p"] * (in_place and steps)])
-        lines = [f"const T {name} = to_{name}[i];" for name in read]
+        lines = [f"const T {own} = to_{own}[i];" for own in read]
         lines += _written(body.lines, text)
         for target, source in body.outputs:
             if target == "step" and in_place:
@@ -275,7 +276,7 @@ class _Arrays:
             else:
                 lines.append(f"to_{target}[i] = {text.shown(source)};")
         leaf = [
-            f"T *const to_{name} = table[{i} * leaves + leaf];" for i, name in enumerate(self._rows)
+            f"T *const to_{own} = table[{i} * leaves + leaf];" for i, own in enumerate(self._rows)
         ]
         leaf += [
             f"{_declared(x)} = (({_kind(x)} const *)scalars[{i}])[column];"
@@ -393,7 +394,8 @@ def compiler() -> list[str] | None:
 def _library(text: str) -> ctypes.CDLL:
     """Return what the compiler makes of a text, or made of it once."""
     flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
-    name = hashlib.sha256("\n".join([*flags, text]).encode()).hexdigest()[:32] + ".so"
+    known = "\n".join([platform.machine(), *flags, text])
+    name = hashlib.sha256(known.encode()).hexdigest()[:32] + ".so"
     for folder in _folders():
         made = folder / name
         try:

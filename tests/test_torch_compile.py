@@ -296,6 +296,17 @@ def test_without_a_compiler(
     assert not list(fresh.rglob("*.so"))
 
 
+@pytest.mark.usefixtures("fresh")
+def test_flags_in_the_command_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = _native.compiler()
+    assert command is not None
+    monkeypatch.setenv("CC", f"{command[0]} -ffast-math -march=native")
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    params = parameters(begin)
+    run(AdamW(params, compile=True, **ADAMW), params, grads)
+    assert_same(params, definition("adamw", begin, grads, CORE)[0])
+
+
 def test_what_was_made_is_kept(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
     step(compile=True)
     kept = list(fresh.rglob("*.so"))
