@@ -35,7 +35,7 @@ from ._stages import BLOCK, Stage, Unit
 from ._threads import in_threads
 
 _FLAGS = (
-    *("-O3", "-funroll-loops", "-std=c11", "-shared", "-fPIC"),
+    *("-O3", "-funroll-loops", "-std=gnu11", "-shared", "-fPIC"),
     *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 _THREADED = "-fopenmp", "-fopenmp-simd"

@@ -219,6 +219,7 @@ def test_every_thread_flushes_subnormal_numbers_if_the_callers_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_native, "BLOCK", 8)
+    torch.ones(1_000_000).add_(1)  # starts the threads, which do not flush
     ends = []
     for compiled in (True, False):
         p = torch.nn.Parameter(torch.full((100,), 1e-38))
