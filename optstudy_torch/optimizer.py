@@ -232,10 +232,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 inputs = {"value": loss} | inputs
         inputs = {name: x for name, x in inputs.items() if x is not None}
         self.algorithm.check_inputs(inputs, ": call step(closure), or step(value=loss)")
-        if torch.compiler.is_compiling():
-            self._advance_outside(self._inputs(inputs))
-        else:
-            self._advance(self._inputs(inputs))
+        self._advance(self._inputs(inputs))
         return loss
 
     def _inputs(self, given: dict[str, Any]) -> _Inputs:
@@ -259,6 +256,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             tensors[name] = dict(zip(params, x, strict=True))
         return _Inputs(scalars, tensors)
 
+    @_outside_compilation
     @torch.no_grad()
     def _advance(self, inputs: _Inputs) -> None:
         states = list(self.state.values())
@@ -296,8 +294,6 @@ class CoreOptimizer(torch.optim.Optimizer):
                 self._advance_as_written(params, group, plan, inputs)
             else:
                 staged.run(plan, self.state, group["step_dtype"], inputs)
-
-    _advance_outside = _outside_compilation(_advance)
 
     def _plan(self, number: int, group: dict[str, Any], inputs: _Inputs) -> _Plan:
         """Return what a group's values ask for, made anew if one of them is another object."""
