@@ -57,7 +57,7 @@ def selfcheck(count: int = 200, seed: int = 0, *, compiled: bool = False) -> lis
     Args:
         count: formulas to try in float32 and in float64.
         seed: of the formulas and values.
-        compiled: run them with ``compile=True`` (needs a C++ compiler; minutes instead of seconds).
+        compiled: run them with ``compile=True`` (needs a C compiler; a library is made for each).
 
     Returns:
         the formulas whose value is not NumPy's to the bit, as simple as they could be made: an
