@@ -21,7 +21,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,10 @@ class _Arrays:
         for row, name in enumerate(self._rows):
             if name not in units[0].states:  # where the states lie the stage knows
                 table[row] = [unit.arrays[name].data_ptr() for unit in units]
+        if not table.all():  # empty leaves have no memory either
+            without = [u.size for u, x in zip(units, table.T, strict=True) if not x.all()]
+            if any(without):
+                raise TypeError("a tensor without memory of its own: allowed are plain tensors")
         scalars = _addresses(stage, ("scalars", id(self)), _vectors(stage, self._scalars))
         c = stage.numbers(id(self), values(self._numbers, hyperparameters))
         given = *(x.data for x in places), scalars, c.data_ptr(), len(units)
@@ -396,19 +400,21 @@ def _library(text: str) -> ctypes.CDLL:
     flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
     known = "\n".join([platform.machine(), *flags, text])
     name = hashlib.sha256(known.encode()).hexdigest()[:32] + ".so"
-    for folder in _folders():
-        made = folder / name
+    failed = None
+    for folder in (_cache, _own_folder):
         try:
-            if not made.exists():
-                _compile(text, flags, made)
-            return ctypes.CDLL(str(made))
+            made = Path(folder(), name)
+            return ctypes.CDLL(str(made)) if made.exists() else _compiled(text, flags, made)
         except OSError as error:  # not to be written to, or programs may not run from there
             failed = error
     raise NoLoopError(str(failed))
 
 
-def _compile(text: str, flags: Sequence[str], made: Path) -> None:
-    command = compiler()
+def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
+    try:
+        command = compiler()
+    except ValueError as error:
+        raise NoLoopError(f"$CC: {error}") from error
     if command is None:
         raise NoLoopError("there is no C compiler: cc, gcc or clang, or what $CC names")
     made.parent.mkdir(parents=True, exist_ok=True)
@@ -417,21 +423,27 @@ def _compile(text: str, flags: Sequence[str], made: Path) -> None:
         source.write_text(text)
         for threaded in _THREADED:
             arguments = [*command, *flags, threaded, str(source), "-o", str(library), "-lm"]
-            result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+            result = subprocess.run(arguments, capture_output=True, check=False)
             if result.returncode == 0:
+                loaded = ctypes.CDLL(str(library))  # only what can be loaded is kept
                 library.replace(made)  # at once: another process may look for it
-                return
-    raise NoLoopError(f"{shlex.join(arguments)}\n{result.stderr}")
+                return loaded
+    raise NoLoopError(f"{shlex.join(arguments)}\n{result.stderr.decode(errors='replace')}")
 
 
-def _folders() -> Iterator[Path]:
-    """Yield where libraries are kept: the user's cache, or else a folder of this process."""
+def _cache() -> Path:
+    """Return where libraries are kept."""
     home, cache = (os.environ.get(name) for name in ("HOME", "XDG_CACHE_HOME"))
-    if cache or home:
-        yield Path(cache or f"{home}/.cache", "optstudy")
-    yield Path(_own_folder().name)
+    if not (cache or home):
+        raise FileNotFoundError("no $XDG_CACHE_HOME and no $HOME")
+    return Path(cache or f"{home}/.cache", "optstudy")
+
+
+def _own_folder() -> str:
+    """Return a folder of this process, for libraries that cannot be kept."""
+    return _temporary().name
 
 
 @functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
+def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="optstudy")

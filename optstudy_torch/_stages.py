@@ -45,6 +45,9 @@ _SCRATCH = 1 << 20
 """Numbers of small leaves whose gradients and steps are in memory at once."""
 
 
+_KIND = operator.attrgetter("dtype", "shape")
+
+
 class Kernels(Protocol):
     """What runs a program on all leaves of a stage at once.
 
@@ -207,12 +210,12 @@ class Stage:
         self.scalars: dict[str, Any] = {}
         limit = BLOCK if self.on_host else _UNIT
         self._units = [self._unit(*where, start) for where in self._runs(limit)]
+        self._vectors: list[torch.Tensor] = []
         self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
         self.chunks = self._chunks(whole=self._any_dtype or len(program.phases) > 1)
         self._kept = self._found()
-        # Whose memory may be another's: those of scalars are ours, and are not checked.
         own = [s[n] for s in self.states for n in self._arrays.values()]
-        self._owners = [*self.params, *own]
+        self._owners = [*self.params, *own, *self._vectors]
         self._places = self._where()
 
     # What it is made of.
@@ -244,6 +247,9 @@ class Stage:
         for p, state in zip(params, self.states[begin:end], strict=True):
             if not state:
                 state.update(start(p))
+            for name, x in state.items():  # of a model that has another dtype now
+                if x.dtype != self.dtype and x.is_floating_point():
+                    state[name] = x.to(self.dtype)
         if len(params) == 1:
             (p,), order = params, _memory_order(params[0])
             states = {}
@@ -271,6 +277,7 @@ class Stage:
         vector = torch.stack([x.reshape(()) for x in old])
         for state, x in zip(self.states, vector.unbind(), strict=True):
             state[name] = x
+        self._vectors.append(vector)
         return vector.numpy() if self.on_host else vector
 
     def _chunks(self, whole: bool) -> list[list[Unit]]:
@@ -303,8 +310,8 @@ class Stage:
         return list(chain.from_iterable(map(dict.values, self.states)))
 
     def _where(self) -> list[Any]:
-        strides = map(torch.Tensor.stride, self.params)
-        return [*map(torch.Tensor.data_ptr, self._owners), *strides]
+        kinds, strides = map(_KIND, self.params), map(torch.Tensor.stride, self.params)
+        return [*map(torch.Tensor.data_ptr, self._owners), *kinds, *strides]
 
     def holds(self) -> bool:
         """Tell whether parameters, and the tensors in the states, still lie where they did."""
@@ -337,6 +344,7 @@ class Stage:
 
     def load(self, units: Sequence[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]) -> None:
         """Put parameters, gradients, other inputs and states into the arrays of units."""
+        torch.autograd.graph.increment_version([u.params[0] for u in units if u.in_place])
         for unit in units:
             if not self.direct:
                 unit.arrays |= unit.states
@@ -355,7 +363,8 @@ class Stage:
         if not self.direct:
             return _flat(x.detach(), unit.order).to(self.dtype)
         # A kernel looks at the address alone, so that the shape does not matter.
-        own = x if unit.is_plain and x.is_contiguous() else _flat(x.detach(), unit.order)
+        plain = unit.is_plain and x.is_contiguous() and not x.is_neg()
+        own = x if plain else _flat(x.detach(), unit.order)
         return own if self._any_dtype or x.dtype == self.dtype else own.detach().to(self.dtype)
 
     def _gather(
@@ -372,7 +381,6 @@ class Stage:
 
     def store(self, units: Sequence[Unit], step_dtype: str | None) -> None:
         """Add the steps of units to the parameters, and let go of memory."""
-        torch.autograd.graph.increment_version([u.params[0] for u in units if u.in_place])
         for unit in units:
             if not unit.in_place and unit.is_one:
                 (p,) = unit.params
@@ -516,7 +524,10 @@ class Stage:
             columns = [
                 unit.parts(a.name)
                 if a.is_array
-                else [torch.as_tensor(x) for x in self.scalars[a.name][unit.leaves, None]]
+                else [
+                    torch.as_tensor(x, device=self.device)
+                    for x in self.scalars[a.name][unit.leaves, None]
+                ]
                 for a in sums.args
             ]
             yield from map(list, zip(*columns, strict=True))
@@ -539,7 +550,7 @@ def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
 
     It is no view for torch, which would compile a kernel for every kind of base.
     """
-    return x.permute(order).contiguous().view(-1).data
+    return x.resolve_neg().permute(order).contiguous().view(-1).data
 
 
 def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:

@@ -243,7 +243,11 @@ class CoreOptimizer(torch.optim.Optimizer):
         scalars, tensors = {}, {}
         for name, x in given.items():
             if not INPUTS[name]:
-                scalar = x.detach() if isinstance(x, torch.Tensor) else torch.tensor(float(x))
+                scalar = (
+                    x.detach()
+                    if isinstance(x, torch.Tensor)
+                    else torch.tensor(float(x), device="cpu")
+                )
                 if scalar.numel() != 1:
                     raise ValueError(f"{name} of shape {tuple(x.shape)}: allowed are scalars")
                 scalars[name] = scalar.reshape(())
@@ -570,6 +574,8 @@ def _check_gradient(p: torch.Tensor, grad: Any, name: str = "gradient") -> None:
         raise TypeError(f"{name} of type {type(grad).__name__}: allowed are tensors")
     if grad.layout != torch.strided:
         raise TypeError(f"{name} of layout {grad.layout}: allowed are dense gradients")
+    if grad.device != p.device:
+        raise ValueError(f"{name} on {grad.device}: allowed is {p.device}")
     if grad.shape != p.shape:
         raise ValueError(f"{name} of shape {tuple(grad.shape)}: allowed is {tuple(p.shape)}")
     dtype = WORKING_DTYPE[p.dtype]

@@ -180,3 +180,89 @@ def test_versions_of_parameters_advance() -> None:
         optimizer.step()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             out.backward()
+
+
+# What may change between steps.
+
+
+def test_a_model_that_has_another_dtype_now() -> None:
+    """Its state is converted, as numbers; the steps after it are those of the new dtype."""
+    begin, grads = start([(1000,), (3,)]), draw([(1000,), (3,)], 4)
+    ends = []
+    for new in (torch.float64, torch.float32):
+        params = parameters(begin)
+        optimizer = AdamW(params, **OURS)
+        take(optimizer, params, grads[0])
+        for p in params:
+            p.data = p.data.to(new)
+        for p, g in zip(params, grads[1], strict=True):
+            p.grad = to_torch(g).to(new)
+        optimizer.step()
+        fields = [x for p in params for x in optimizer.state[p].values()]
+        assert {x.dtype for x in fields} == {new}
+        ends.append([to_numpy(p).astype(np.float64) for p in params])
+    for x, y in zip(*ends, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)  # two steps of 0.1 in float32
+
+
+def test_a_state_of_another_dtype_is_converted() -> None:
+    begin, grads = start([(1000,), (3,)]), draw([(1000,), (3,)], 3)
+    params = parameters(begin)
+    optimizer = AdamW(params, **OURS)
+    for g in grads:
+        take(optimizer, params, g)
+        for state in optimizer.state.values():
+            for name, x in state.items():
+                state[name] = x.double()
+    assert_same(params, definition("adamw", begin, grads, GIVEN)[0])
+
+
+@pytest.mark.parametrize("sizes", [(1000, 500), (500, 1000)])
+def test_a_parameter_of_another_shape_in_the_same_memory_is_refused(
+    sizes: tuple[int, int],
+) -> None:
+    memory = torch.ones(1000)
+    p = torch.nn.Parameter(memory[: sizes[0]])
+    optimizer = AdamW([p], **OURS)
+    p.grad = torch.ones(sizes[0])
+    optimizer.step()
+    before = memory.clone()
+    p.data = memory[: sizes[1]]
+    p.grad = torch.ones(sizes[1])
+    with pytest.raises(ValueError, match="of shape"):
+        optimizer.step()
+    assert torch.equal(memory, before)
+
+
+def test_scalars_of_the_state_that_move_by_themselves() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 3)
+    params = parameters(begin)
+    optimizer = AdamW(params, **OURS)
+    for g in grads:
+        take(optimizer, params, g)
+        for state in optimizer.state.values():
+            state["c1.value"].share_memory_()
+    assert_same(params, definition("adamw", begin, grads, GIVEN)[0])
+
+
+def test_a_gradient_whose_sign_is_a_note() -> None:
+    p = torch.nn.Parameter(torch.ones(4))
+    p.grad = torch._neg_view(torch.full((4,), 2.0))
+    from_core("sgd")([p], lr=0.5).step()
+    assert p.tolist() == [2.0] * 4
+
+
+def test_gradients_without_memory_are_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(1000))
+    p.grad = torch.ones(1000)
+    p.grad.untyped_storage().resize_(0)
+    with pytest.raises((TypeError, RuntimeError)):
+        from_core("sgd")([p], lr=0.5).step()
+    assert p.detach().eq(1).all()
+
+
+def test_another_input_on_another_device_is_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="hessian on meta: allowed is cpu"):
+        from_core("sophia")([p]).step(hessian=[torch.ones(3, device="meta")])
