@@ -79,7 +79,7 @@ def _child(*arguments: str, **variables: str) -> Any:
 
 
 def imports(rounds: int) -> list[dict[str, Any]]:
-    """Return how much longer an import takes than that of what it is made for."""
+    """Return how long an import takes after that of what it is made for."""
 
     def milliseconds(base: str, package: str) -> float:
         code = f"import time, {base}; b = time.perf_counter(); import {package}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -65,6 +68,12 @@ def rows(body: Body, in_place: bool) -> list[str]:
     return list(dict.fromkeys([*body.arrays, *(t for t in targets if t != "step"), *steps]))
 
 
+def reads(body: Body, in_place: bool) -> list[str]:
+    """Return names of the arrays that a body reads; a parameter that takes the step is one."""
+    steps = any(o.target == "step" for o in body.outputs)
+    return list(dict.fromkeys([*body.arrays, *["p"] * (in_place and steps)]))
+
+
 def values(numbers: Sequence[Any], hyperparameters: dict[str, Any]) -> list[float]:
     """Return the numbers of a text for these hyperparameters."""
     return [n.value(hyperparameters) if isinstance(n, HostNumber) else float(n) for n in numbers]
@@ -87,3 +96,9 @@ def kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
         later = chain.from_iterable(line.args for p in phases[number + 1 :] for line in p.scalars)
         read |= {a.name for a in later if isinstance(a, Symbol)}
     return read
+
+
+def compiler() -> str | None:
+    """Return the command of the C compiler: ``$CC``, or the first of ``cc``, ``gcc``, ``clang``."""
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    return os.environ.get("CC") or (shlex.quote(found) if found else None)

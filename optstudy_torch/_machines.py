@@ -13,6 +13,7 @@ They run on the units of a :mod:`stage <optstudy_torch._stages>`.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,11 +26,11 @@ from . import _array, _native, _triton
 from ._array import NUMPY
 from ._language import rows
 from ._program import Body, HostNumber, Line, Program, Sum, Symbol
-from ._stages import BLOCK, Kernels, Stage, Unit
+from ._stages import BLOCK, Kernels, NoKernelsError, Stage, Unit
 from ._threads import in_threads
 from .geometry import LIBRARY
 
-KERNELS: dict[str, Callable[[Program], Kernels]] = {
+KERNELS: dict[str, Callable[[Program, torch.dtype], Kernels]] = {
     "cpu": _native.Kernels,
     "cuda": _triton.Kernels,
 }
@@ -41,9 +42,15 @@ class Machine:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._blockwise = [_Blockwise(phase.body) for phase in program.phases]
-        self._operations = [_Operations(phase.body) for phase in program.phases]
-        self._kernels: dict[str, Kernels] = {}
+        self._kernels: dict[tuple[str, torch.dtype], Kernels | NoKernelsError] = {}
+
+    @functools.cached_property
+    def _blockwise(self) -> list[_Blockwise]:
+        return [_Blockwise(phase.body) for phase in self.program.phases]
+
+    @functools.cached_property
+    def _operations(self) -> list[_Operations]:
+        return [_Operations(phase.body) for phase in self.program.phases]
 
     def kernels(
         self, device: torch.device, dtype: torch.dtype, compiled: bool | None
@@ -55,15 +62,21 @@ class Machine:
         """
         if compiled is False:
             return None
-        kind, kernels = device.type, None
-        reason: str | None = f"allowed on {' and '.join(KERNELS)}"
-        if kind in KERNELS:
-            kernels = self._kernels.get(kind) or KERNELS[kind](self.program)
-            self._kernels[kind] = kernels
-            reason = kernels.missing(dtype)
-        if reason and compiled:
-            raise RuntimeError(f"compile = True on {kind}: {reason}")
-        return None if reason else kernels
+        kind = device.type
+        made = self._kernels.get((kind, dtype))
+        if kind not in KERNELS:
+            made = NoKernelsError(f"allowed on {' and '.join(KERNELS)}")
+        elif made is None:
+            try:
+                made = KERNELS[kind](self.program, dtype)
+            except NoKernelsError as error:
+                made = error
+            self._kernels[kind, dtype] = made
+        if not isinstance(made, NoKernelsError):
+            return made
+        if compiled:
+            raise RuntimeError(f"compile = True on {kind}: {made}")
+        return None
 
     def run(
         self,
@@ -108,7 +121,7 @@ class Machine:
 
     def _compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
         if stage.kernels:
-            stage.kernels.compute(number, stage, hyperparameters)
+            stage.kernels.scalars[number](stage, hyperparameters)
         else:
             stage.compute(self.program.phases[number].scalars, hyperparameters)
 
@@ -125,7 +138,7 @@ class Machine:
         unready = [unit for unit in units if not (ready and unit.in_place)]
         moved = [unit.prepare(body, stage.dtype) for unit in unready]
         if body.outputs and stage.kernels:
-            stage.kernels.run(number, stage, units, hyperparameters, step_dtype)
+            stage.kernels.arrays[number](stage, units, hyperparameters, step_dtype)
         elif body.outputs:
             numbers = [n.value(hyperparameters) for n in body.numbers.values()]
             one_by_one = self._blockwise if stage.on_host else self._operations

@@ -18,7 +18,6 @@ import hashlib
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -29,9 +28,9 @@ import numpy as np
 import torch
 
 from ._array import NUMPY
-from ._language import INFIX, Text, kept_names, rows, scalars_of, values
+from ._language import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
 from ._program import Body, Line, Phase, Program, Symbol
-from ._stages import BLOCK, Stage, Unit
+from ._stages import BLOCK, NoKernelsError, Stage, Unit
 from ._threads import in_threads
 
 _FLAGS = (
@@ -151,69 +150,21 @@ void {name}(T *const *table, const int64_t *sizes, const int64_t *columns,
 
 
 class Kernels:
-    """The loops of a program."""
-
-    any_dtype = False  # what C itself computes with
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        self._made: dict[torch.dtype, _Loops | NoLoopError] = {}
-
-    def missing(self, dtype: torch.dtype) -> str | None:
-        """Return what is missing for loops of a working dtype, or ``None``: they are made."""
-        if dtype not in self._made:
-            try:
-                self._made[dtype] = _Loops(self._program, dtype)
-            except NoLoopError as error:
-                self._made[dtype] = error
-        made = self._made[dtype]
-        return str(made) if isinstance(made, NoLoopError) else None
-
-    def _loops(self, dtype: torch.dtype) -> _Loops:
-        made = self._made[dtype]
-        assert not isinstance(made, NoLoopError)
-        return made
-
-    def compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
-        """Compute the scalars of a phase."""
-        self._loops(stage.dtype).scalars[number](stage, hyperparameters)
-
-    def run(
-        self,
-        number: int,
-        stage: Stage,
-        units: Sequence[Unit],
-        hyperparameters: dict[str, Any],
-        step_dtype: str | None,
-    ) -> None:
-        """Run the body of a phase on units of one leaf each."""
-        del step_dtype  # of parameters that are read in their own dtype
-        for in_place, arrays in self._loops(stage.dtype).arrays[number].items():
-            own = [unit for unit in units if unit.in_place == in_place]
-            if own:
-                arrays(stage, own, hyperparameters)
-
-
-class _Loops:
     """The loops of a program for a working dtype: the parts of one library.
 
     Raises:
-        NoLoopError: if there is no compiler, or it fails.
+        NoKernelsError: if there is no compiler, or it fails.
     """
+
+    any_dtype = False  # what C itself computes with
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         phases = program.phases
         kept = kept_names(phases, program.new_scalars.values())
         self.scalars = [_Scalars(f"scalars_{i}", phase, kept) for i, phase in enumerate(phases)]
-        self.arrays = [
-            {
-                in_place: _Arrays(f"arrays_{i}_{in_place:d}", phase.body, in_place)
-                for in_place in (False, True)
-            }
-            for i, phase in enumerate(phases)
-        ]
+        self.arrays = [_Body(f"arrays_{i}", phase.body) for i, phase in enumerate(phases)]
         functions: list[_Scalars | _Arrays] = [*self.scalars]
-        functions += [arrays for both in self.arrays for arrays in both.values()]
+        functions += [arrays for body in self.arrays for arrays in body.loops.values()]
         text = _HEAD.format(*_TYPES[dtype]) + "".join(x.text for x in functions)
         library = _library(text)
         for function in functions:
@@ -259,6 +210,29 @@ class _Scalars:
         return [np.empty(stage.count, _numpy(x, stage.dtype)) for x in self._results]
 
 
+class _Body:
+    """A body, on units of one leaf each."""
+
+    def __init__(self, name: str, body: Body) -> None:
+        self.loops = {
+            in_place: _Arrays(f"{name}_{in_place:d}", body, in_place) for in_place in (False, True)
+        }
+
+    def __call__(
+        self,
+        stage: Stage,
+        units: Sequence[Unit],
+        hyperparameters: dict[str, Any],
+        step_dtype: str | None,
+    ) -> None:
+        """Run the body."""
+        del step_dtype  # of parameters that are read in their own dtype
+        for in_place, loop in self.loops.items():
+            own = [unit for unit in units if unit.in_place == in_place]
+            if own:
+                loop(stage, own, hyperparameters)
+
+
 class _Arrays:
     """A body, for all leaves at once, whose parameters take the step where they are or do not."""
 
@@ -266,9 +240,7 @@ class _Arrays:
         self._name, self._rows = name, rows(body, in_place)
         self._scalars = [Symbol(own, False, 0, is_truth) for own, is_truth in body.scalars.items()]
         text = Text(_FORMS)
-        steps = any(o.target == "step" for o in body.outputs)
-        read = dict.fromkeys([*body.arrays, *["p"] * (in_place and steps)])
-        lines = [f"const T {own} = to_{own}[i];" for own in read]
+        lines = [f"const T {own} = to_{own}[i];" for own in reads(body, in_place)]
         lines += _written(body.lines, text)
         for target, source in body.outputs:
             if target == "step" and in_place:
@@ -383,18 +355,6 @@ def _addresses(stage: Stage, key: Any, arrays: list[np.ndarray]) -> int:
 # The compiler.
 
 
-class NoLoopError(RuntimeError):
-    """The compiler made no loop; the message says why."""
-
-
-def compiler() -> list[str] | None:
-    """Return the command of the C compiler: ``$CC``, or the first of ``cc``, ``gcc``, ``clang``."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
-    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    return [found] if found else None
-
-
 def _library(text: str) -> ctypes.CDLL:
     """Return what the compiler makes of a text, or made of it once."""
     flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
@@ -407,16 +367,17 @@ def _library(text: str) -> ctypes.CDLL:
             return ctypes.CDLL(str(made)) if made.exists() else _compiled(text, flags, made)
         except OSError as error:  # not to be written to, or programs may not run from there
             failed = error
-    raise NoLoopError(str(failed))
+    raise NoKernelsError(str(failed))
 
 
 def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
+    found = compiler()
+    if found is None:
+        raise NoKernelsError("there is no C compiler: cc, gcc or clang, or what $CC names")
     try:
-        command = compiler()
+        command = shlex.split(found)
     except ValueError as error:
-        raise NoLoopError(f"$CC: {error}") from error
-    if command is None:
-        raise NoLoopError("there is no C compiler: cc, gcc or clang, or what $CC names")
+        raise NoKernelsError(f"$CC: {error}") from error
     made.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=made.parent) as own:
         source, library = Path(own, "loop.c"), Path(own, made.name)
@@ -428,7 +389,7 @@ def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
                 loaded = ctypes.CDLL(str(library))  # only what can be loaded is kept
                 library.replace(made)  # at once: another process may look for it
                 return loaded
-    raise NoLoopError(f"{shlex.join(arguments)}\n{result.stderr.decode(errors='replace')}")
+    raise NoKernelsError(f"{shlex.join(arguments)}\n{result.stderr.decode(errors='replace')}")
 
 
 def _cache() -> Path:

@@ -53,25 +53,21 @@ class Kernels(Protocol):
 
     Attributes:
         any_dtype: whether parameters are read and written in their own dtype, whatever it is.
+        scalars: for each phase, what computes its scalars.
+        arrays: for each phase, what runs its body on units of one leaf each.
     """
 
     any_dtype: bool
 
-    def missing(self, dtype: torch.dtype) -> str | None:
-        """Return what is missing to run in a working dtype here, or ``None``."""
+    @property
+    def scalars(self) -> Sequence[Callable[[Stage, dict[str, Any]], None]]: ...
 
-    def compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
-        """Compute the scalars of a phase."""
+    @property
+    def arrays(self) -> Sequence[Callable[[Stage, Sequence[Unit], dict[str, Any], Any], None]]: ...
 
-    def run(
-        self,
-        number: int,
-        stage: Stage,
-        units: Sequence[Unit],
-        hyperparameters: dict[str, Any],
-        step_dtype: str | None,
-    ) -> None:
-        """Run the body of a phase on units of one leaf each."""
+
+class NoKernelsError(RuntimeError):
+    """Kernels cannot be made here; the message says why."""
 
 
 @dataclass

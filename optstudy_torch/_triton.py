@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import functools
 import linecache
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -28,9 +26,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ._language import INFIX, Text, kept_names, rows, scalars_of, values
+from ._language import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
 from ._program import Body, Phase, Program
-from ._stages import Places, Stage, Unit
+from ._stages import NoKernelsError, Places, Stage, Unit
 
 BLOCK = 1024
 """Numbers that one instance of a kernel computes."""
@@ -233,10 +231,7 @@ class Arrays:
         working = _LANGUAGE[dtype]
         text = _text(dtype)
         lines = [text.line(line) for line in body.lines]
-        read = [name for name in names if name in body.arrays]
-        steps = [o for o in body.outputs if o.target == "step"]
-        if in_place and steps and "p" not in read:
-            read.append("p")
+        read = reads(body, in_place)
 
         def pointers() -> list[str]:
             made = []
@@ -288,43 +283,28 @@ class Arrays:
 
 
 class Kernels:
-    """The kernels of a program."""
+    """The kernels of a program.
+
+    Raises:
+        NoKernelsError: without Triton, or a C compiler for its launcher.
+    """
 
     any_dtype = True
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
+        del dtype  # each kernel is made for those of its leaves
+        if not _has_triton():
+            raise NoKernelsError("there is no Triton, or no C compiler for its launcher")
         phases = program.phases
         kept = kept_names(phases, program.new_scalars.values())
         self.scalars = [Scalars(phase, kept) for phase in phases]
         self.arrays = [Arrays(phase.body) for phase in phases]
 
-    def missing(self, dtype: torch.dtype) -> str | None:
-        """Return what is missing here, or ``None``."""
-        del dtype
-        return None if _has_triton() else "there is no Triton, or no C compiler for its launcher"
-
-    def compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
-        """Compute the scalars of a phase."""
-        self.scalars[number](stage, hyperparameters)
-
-    def run(
-        self,
-        number: int,
-        stage: Stage,
-        units: Sequence[Unit],
-        hyperparameters: dict[str, Any],
-        step_dtype: str | None,
-    ) -> None:
-        """Run the body of a phase on units of one leaf each."""
-        self.arrays[number](stage, units, hyperparameters, step_dtype)
-
 
 @functools.cache
 def _has_triton() -> bool:
-    """Tell whether kernels of Triton can be made; it builds its launcher with a C compiler."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     there = find_spec("triton") is not None and torch.version.hip is None
-    return there and bool(compiler or shutil.which("clang"))
+    return there and compiler() is not None
 
 
 def _units(dtypes: Iterable[torch.dtype], aligned: bool) -> list[int]:

@@ -456,9 +456,9 @@ def missing(name: str, device: str) -> str | None:
     return None
 
 
-def compiler() -> list[str] | None:
+def compiler() -> str | None:
     """Return the command of the C compiler that makes torch's kernels, if there is one."""
-    from optstudy_torch._native import compiler as found
+    from optstudy_torch._language import compiler as found
 
     return found()
 

@@ -112,7 +112,7 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
         return text
 
     texts = []
-    kernels = _triton.Kernels(plan.machine.program)
+    kernels = _triton.Kernels(plan.machine.program, working)
     for arrays in kernels.arrays:
         own_dtypes = {"p": dtype, "g": dtype}
         dtypes = [own_dtypes.get(row, working) for row in rows(arrays._body, True)]

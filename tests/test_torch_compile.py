@@ -16,7 +16,7 @@ import torch
 from conftest import Pair, definition, delayed, draw, same, start, to_numpy, to_torch, two_zeros
 
 from optstudy_core import Algorithm
-from optstudy_torch import SGD, AdamW, AMSGrad, _native, from_core, optimizer
+from optstudy_torch import SGD, AdamW, AMSGrad, _language, _native, from_core, optimizer
 
 pytestmark = pytest.mark.skipif(_native.compiler() is None, reason="not run: no compiler")
 
@@ -281,7 +281,7 @@ def test_without_a_compiler(
 ) -> None:
     if command is None:
         monkeypatch.delenv("CC", raising=False)
-        monkeypatch.setattr(_native.shutil, "which", lambda _: None)
+        monkeypatch.setattr(_language.shutil, "which", lambda _: None)
     else:
         monkeypatch.setenv("CC", command)
     assert not is_compiled(step())  # the same bits, by NumPy
@@ -301,7 +301,7 @@ def test_without_a_compiler(
 def test_flags_in_the_command_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     command = _native.compiler()
     assert command is not None
-    monkeypatch.setenv("CC", f"{command[0]} -ffast-math -march=native")
+    monkeypatch.setenv("CC", f"{command} -ffast-math -march=native")
     begin, grads = start(SHAPES), draw(SHAPES, 6)
     params = parameters(begin)
     run(AdamW(params, compile=True, **ADAMW), params, grads)
