@@ -20,9 +20,11 @@ SIZES = (10**5, 10**6, 10**7, 10**8)
 PARAMETERS = 200_000_000
 KINDS = ("torch", "torch, compile=False", "torch.optim", "jax", "optax")
 IMPORTS = {
-    "optstudy_core": "numpy",
-    "optstudy_torch": "torch",
-    "optstudy_jax": "jax, optax",
+    "import optstudy_core": "numpy",
+    "import optstudy_torch": "torch",
+    "from optstudy_torch import Adam": "torch",
+    "import optstudy_jax": "jax, optax",
+    "from optstudy_jax import adam": "jax, optax",
 }
 
 
@@ -81,17 +83,17 @@ def _child(*arguments: str, **variables: str) -> Any:
 def imports(rounds: int) -> list[dict[str, Any]]:
     """Return how long an import takes after that of what it is made for."""
 
-    def milliseconds(base: str, package: str) -> float:
-        code = f"import time, {base}; b = time.perf_counter(); import {package}"
+    def milliseconds(base: str, statement: str) -> float:
+        code = f"import time, {base}; b = time.perf_counter(); {statement}"
         command = [sys.executable, "-c", f"{code}; print(1e3 * (time.perf_counter() - b))"]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     rows = []
-    for package, base in IMPORTS.items():
-        more = [milliseconds(base, package) for _ in range(rounds)]
+    for statement, base in IMPORTS.items():
+        more = [milliseconds(base, statement) for _ in range(rounds)]
         low, middle, high = statistics.quantiles(more, n=4)
         found = {"ms": middle, "ms_low": low, "ms_high": high}
-        rows.append({"package": package, "base": base} | found)
+        rows.append({"statement": statement, "base": base} | found)
     return rows
 
 

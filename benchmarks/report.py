@@ -86,7 +86,7 @@ def page(found: dict[str, Any], notes: str) -> str:
     imports = []
     for row in found["imports"]:
         quartiles = f"{row['ms_low']:.0f} to {row['ms_high']:.0f}"
-        imports.append([row["package"], row["base"], f"{row['ms']:.0f} ({quartiles})"])
+        imports.append([f"`{row['statement']}`", row["base"], f"{row['ms']:.0f} ({quartiles})"])
     compilation = []
     for row in found["compilation"]:
         cold, warm = row["cold"], row["warm"]
@@ -102,7 +102,7 @@ def page(found: dict[str, Any], notes: str) -> str:
         speed=table(headings, [benchmarks.cells(row) for row in found["rows"]]),
         notes=notes,
         memory=table(["kind", "more than needed"], memory),
-        imports=table(["package", "after", "ms (quartiles)"], imports),
+        imports=table(["statement", "after", "ms (quartiles)"], imports),
         compilation=table(
             ["algorithm", "first, new", "first, kept", "others, new", "others, kept"], compilation
         ),

@@ -14,24 +14,78 @@ working dtype, they are the definition of the result to the last bit.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from . import epoch, geometry
-from ._citation import entry as _entry
-from ._citation import implementation as _implementation
-from ._namespace import namespace
-from .algorithm import Algorithm
-from .algorithm import discover as _discover
+from ._lazy import Lazy
+from .algorithm import Algorithm as Algorithm
+from .algorithm import Table
 from .algorithm import find as _find
-from .wrappers import WRAPPERS as _WRAPPERS
+
+if TYPE_CHECKING:  # what _lazy imports
+    from . import epoch as epoch
+    from . import geometry as geometry
+    from ._namespace import namespace as namespace
 
 __version__ = "0.1.0"
 __date__ = ""  # of its release, 2030-12-31 for example; CITATION.cff has both
 
-ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(_discover(sys.modules[__name__]))
+_NAMES = [
+    "acprop",
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
+    "amsgrad",
+    "asgd",
+    "cocob",
+    "dadapt_adamw",
+    "dog",
+    "dowg",
+    "fromage",
+    "grams",
+    "lamb",
+    "lars",
+    "lion",
+    "madgrad",
+    "mars",
+    "momo",
+    "momo_adam",
+    "muon",
+    "nadam",
+    "nadamw",
+    "novograd",
+    "optimistic_adam",
+    "optimistic_gradient_descent",
+    "polyak_sgd",
+    "prodigy",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "sgd",
+    "shampoo",
+    "sign_sgd",
+    "signum",
+    "sm3",
+    "soap",
+    "sophia",
+    "stable_adamw",
+    "yogi",
+]
+
+ALGORITHMS: Mapping[str, Algorithm] = Table(__name__, _NAMES)
 """Every algorithm by name (optax's name where optax has it, else torch's in lower case)."""
 
 
@@ -66,24 +120,34 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
     >>> print(citation("adam", implementation=True).splitlines()[-9])
     @misc{optstudy-adam-0.1.0,
     """
-    if isinstance(algorithm, str) and algorithm in _WRAPPERS:
-        name, keys = algorithm, _WRAPPERS[algorithm](ALGORITHMS["sgd"]).bibtex[:1]
+    from . import _citation
+    from .wrappers import WRAPPERS
+
+    if isinstance(algorithm, str) and algorithm in WRAPPERS:
+        name, keys = algorithm, WRAPPERS[algorithm](ALGORITHMS["sgd"]).bibtex[:1]
     else:
         found = _find(algorithm, ALGORITHMS)
         name, keys = found.name, found.bibtex
-    entries = [_entry(key) for key in keys]
+    entries = [_citation.entry(key) for key in keys]
     if implementation:
-        entries.append(_implementation(name, __version__, __date__))
+        entries.append(_citation.implementation(name, __version__, __date__))
     return "\n\n".join(entries)
 
 
-__all__ = [
-    "ALGORITHMS",
-    "Algorithm",
-    "__version__",
-    "citation",
-    "defaults",
-    "epoch",
-    "geometry",
-    "namespace",
-]
+_PLACES = {"epoch": "epoch", "geometry": "geometry", "namespace": "_namespace"}
+_DEFINED = ("ALGORITHMS", "Algorithm", "citation", "defaults")
+
+
+def _module(name: str) -> ModuleType:
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
+        raise KeyError(name)
+    return import_module(f"{__name__}.{name}")
+
+
+_lazy = Lazy(globals(), _PLACES, lambda: _DEFINED, _module)
+__dir__ = _lazy.dir
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function or a module (``optstudy_core.adam``) when it is first asked for."""
+    return _lazy.get(name)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from pkgutil import iter_modules
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -236,27 +234,43 @@ class _Watch(NumPy):
         return super().reduce(function, trees, whole)
 
 
-def _from_module(module: ModuleType) -> Algorithm:
-    return Algorithm(
-        name=module.__name__.rpartition(".")[2],
-        init=module.init,
-        update=module.update,
-        dialects=module.DIALECTS,
-        bibtex=module.BIBTEX,
-        check=getattr(module, "check", None),
-    )
+class Table(Mapping[str, Algorithm]):
+    """Algorithms by name, each from its module, which is imported when it is first asked for.
 
+    Args:
+        package: the name of the package with a module for each algorithm, of its name.
+        names: of the algorithms.
+    """
 
-def discover(package: ModuleType) -> dict[str, Algorithm]:
-    """Return the algorithms of a package: every module in it that has ``DIALECTS``."""
-    found = {}
-    for info in iter_modules(package.__path__):
-        if info.name.startswith("_") or info.ispkg:  # an algorithm is one file
-            continue
-        module = import_module(f"{package.__name__}.{info.name}")
-        if hasattr(module, "DIALECTS"):
-            found[info.name] = _from_module(module)
-    return found
+    def __init__(self, package: str, names: Iterable[str]) -> None:
+        self._package = package
+        self._found: dict[str, Algorithm | None] = dict.fromkeys(sorted(names))
+
+    def __getitem__(self, name: str) -> Algorithm:
+        algorithm = self._found[name]
+        if algorithm is None:
+            module = import_module(f"{self._package}.{name}")
+            algorithm = self._found[name] = Algorithm(
+                name=name,
+                init=module.init,
+                update=module.update,
+                dialects=module.DIALECTS,
+                bibtex=module.BIBTEX,
+                check=getattr(module, "check", None),
+            )
+        return algorithm
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} algorithms: {', '.join(self)}>"
 
 
 def find(algorithm: str | Algorithm, table: Mapping[str, Algorithm]) -> Algorithm:

@@ -9,43 +9,50 @@ There is a function for every algorithm: ``sgd``, ``adam``, ``adamw``, ``amsgrad
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optstudy_core import ALGORITHMS, __version__
-from optstudy_core.hyperparameters import nearest
+from optstudy_core import ALGORITHMS
+from optstudy_core import __version__ as __version__
+from optstudy_core._lazy import Lazy
 
-from . import epoch, geometry, recorder
-from ._selfcheck import selfcheck
-from .hessian import hutchinson
-from .recorder import Recorder
-from .transform import PerLeaf, TransformState, by_leaf, from_core, side_by_side
+if TYPE_CHECKING:  # what _lazy imports
+    from . import epoch as epoch
+    from . import geometry as geometry
+    from . import recorder as recorder
+    from ._selfcheck import selfcheck as selfcheck
+    from .hessian import hutchinson as hutchinson
+    from .recorder import Recorder as Recorder
+    from .transform import PerLeaf as PerLeaf
+    from .transform import TransformState as TransformState
+    from .transform import by_leaf as by_leaf
+    from .transform import from_core as from_core
+    from .transform import side_by_side as side_by_side
 
-__all__ = [
-    "PerLeaf",
-    "Recorder",
-    "TransformState",
-    "__version__",
-    "by_leaf",
-    "epoch",
-    "from_core",
-    "geometry",
-    "hutchinson",
-    "recorder",
-    "selfcheck",
-    "side_by_side",
-    *sorted(ALGORITHMS),
-]
+_PLACES = {
+    "PerLeaf": "transform",
+    "Recorder": "recorder",
+    "TransformState": "transform",
+    "by_leaf": "transform",
+    "epoch": "epoch",
+    "from_core": "transform",
+    "geometry": "geometry",
+    "hutchinson": "hessian",
+    "recorder": "recorder",
+    "selfcheck": "_selfcheck",
+    "side_by_side": "transform",
+}
+
+
+def _function(name: str) -> Any:
+    if name not in ALGORITHMS:
+        raise KeyError(name)
+    return _lazy.get("from_core")(name)
+
+
+_lazy = Lazy(globals(), _PLACES, lambda: ALGORITHMS, _function)
+__dir__ = _lazy.dir
 
 
 def __getattr__(name: str) -> Any:
-    """Return the function of an algorithm, which is made when it is first asked for."""
-    if name not in ALGORITHMS:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}: {nearest(name, __all__)}"
-        )
-    function = globals()[name] = from_core(name)
-    return function
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return what is imported, and the function of an algorithm, when it is first asked for."""
+    return _lazy.get(name)

@@ -9,47 +9,52 @@ There is a class for every algorithm: ``SGD``, ``Adam``, ``AdamW``, ``AMSGrad``,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from optstudy_core import ALGORITHMS, __version__
-from optstudy_core.hyperparameters import nearest
+from optstudy_core import ALGORITHMS
+from optstudy_core import __version__ as __version__
+from optstudy_core._lazy import Lazy
 
-from . import geometry, lr_scheduler
-from ._selfcheck import selfcheck
-from .epoch import Backstep, EpochMomentum, ExtrapolatedEpoch
-from .eve import EVE
-from .hessian import hutchinson
-from .optimizer import CoreOptimizer, from_core
-from .recorder import Recorder
+if TYPE_CHECKING:  # what _lazy imports
+    from . import geometry as geometry
+    from . import lr_scheduler as lr_scheduler
+    from ._selfcheck import selfcheck as selfcheck
+    from .epoch import Backstep as Backstep
+    from .epoch import EpochMomentum as EpochMomentum
+    from .epoch import ExtrapolatedEpoch as ExtrapolatedEpoch
+    from .eve import EVE as EVE
+    from .hessian import hutchinson as hutchinson
+    from .optimizer import CoreOptimizer as CoreOptimizer
+    from .optimizer import from_core as from_core
+    from .recorder import Recorder as Recorder
 
-_NAMES = {algorithm.title: name for name, algorithm in ALGORITHMS.items()}
+_PLACES = {
+    "Backstep": "epoch",
+    "CoreOptimizer": "optimizer",
+    "EVE": "eve",
+    "EpochMomentum": "epoch",
+    "ExtrapolatedEpoch": "epoch",
+    "Recorder": "recorder",
+    "from_core": "optimizer",
+    "geometry": "geometry",
+    "hutchinson": "hessian",
+    "lr_scheduler": "lr_scheduler",
+    "selfcheck": "_selfcheck",
+}
 
-__all__ = [
-    "EVE",
-    "Backstep",
-    "CoreOptimizer",
-    "EpochMomentum",
-    "ExtrapolatedEpoch",
-    "Recorder",
-    "__version__",
-    "from_core",
-    "geometry",
-    "hutchinson",
-    "lr_scheduler",
-    "selfcheck",
-    *sorted(_NAMES),
-]
+
+def _class(name: str) -> type:
+    # By the title alone every algorithm would have to be loaded: look at its likely name first.
+    for key in sorted(ALGORITHMS, key=lambda key: key.replace("_", "") != name.lower()):
+        if ALGORITHMS[key].title == name:
+            return cast("type", _lazy.get("from_core")(key))
+    raise KeyError(name)
+
+
+_lazy = Lazy(globals(), _PLACES, lambda: [a.title for a in ALGORITHMS.values()], _class)
+__dir__ = _lazy.dir
 
 
 def __getattr__(name: str) -> Any:
-    """Return the class of an algorithm, which is made when it is first asked for."""
-    if name not in _NAMES:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}: {nearest(name, __all__)}"
-        )
-    cls = globals()[name] = from_core(_NAMES[name])
-    return cls
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return what is imported, and the class of an algorithm, when it is first asked for."""
+    return _lazy.get(name)

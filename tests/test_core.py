@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import pkgutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -21,7 +23,7 @@ from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 def test_importing_the_core_imports_no_framework() -> None:
     code = (
-        "import sys, json, optstudy_core; "
+        "import sys, json; from optstudy_core import *; list(ALGORITHMS.values()); "
         "print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
     )
     result = subprocess.run(
@@ -44,10 +46,45 @@ class Hide:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Hide())
-import {adapter}
-assert {adapter}.from_core("adam")
+from {adapter} import *
+assert from_core("adam")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("package", ["optstudy_core", "optstudy_torch", "optstudy_jax"])
+def test_an_import_loads_no_algorithm(package: str) -> None:
+    code = f"""
+import sys, {package}
+
+for module in "optstudy_core.adam", "{package}.recorder", "{package}.geometry":
+    assert module not in sys.modules, module
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("package", ["optstudy_core", "optstudy_torch", "optstudy_jax"])
+def test_every_public_name_is_there(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is getattr(module, name), name
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'geometri'.*"):
+        getattr(module, "geometri")  # noqa: B009
+    assert not hasattr(module, "__wrapped__")
+
+
+def test_the_table_has_every_module_of_an_algorithm() -> None:
+    modules = {
+        info.name: importlib.import_module(f"optstudy_core.{info.name}")
+        for info in pkgutil.iter_modules(optstudy_core.__path__)
+        if not info.name.startswith("__")
+    }
+    assert [n for n, module in modules.items() if hasattr(module, "DIALECTS")] == [*ALGORITHMS]
+    assert optstudy_core.adam is modules["adam"]
+    assert repr(ALGORITHMS).startswith(f"<{len(ALGORITHMS)} algorithms: acprop, ")
+    with pytest.raises(AttributeError):
+        getattr(optstudy_core, "adem")  # noqa: B009
 
 
 # Bare arrays.

@@ -1,0 +1,67 @@
+"""Packages whose names are imported when they are first asked for (PEP 562).
+
+Imports take their time: a package that offers sixty algorithms should not load them for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+from .hyperparameters import nearest
+
+
+class Lazy:
+    """The ``__getattr__`` and ``__dir__`` of a package.
+
+    Args:
+        namespace: ``globals()`` of the package: what is asked for once is kept there.
+        places: the submodule of each name; of a submodule, itself.
+        also: the names of the rest, which ``make`` makes.
+        make: returns what goes by a name of the rest, or raises ``KeyError``.
+    """
+
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        places: Mapping[str, str],
+        also: Callable[[], Iterable[str]],
+        make: Callable[[str], Any],
+    ) -> None:
+        self._namespace = namespace
+        self._places = places
+        self._also = also
+        self._make = make
+
+    def names(self) -> list[str]:
+        """Return the public names, those for ``from … import *``."""
+        return sorted({"__version__", *self._places, *self._also()})
+
+    def get(self, name: str) -> Any:
+        """Import or make what goes by ``name``.
+
+        Raises:
+            AttributeError: if nothing does.
+        """
+        if name == "__all__":
+            value: Any = self.names()
+        elif name in self._places:
+            place = self._places[name]
+            module = import_module(f"{self._namespace['__name__']}.{place}")
+            value = module if place == name else getattr(module, name)
+        else:
+            # Who asks for __path__ or __wrapped__ only wants to know whether it is there.
+            text = f"module {self._namespace['__name__']!r} has no attribute {name!r}"
+            if name.startswith("__"):
+                raise AttributeError(text)
+            try:
+                value = self._make(name)
+            except KeyError:
+                raise AttributeError(f"{text}: {nearest(name, self.names())}") from None
+        self._namespace[name] = value
+        return value
+
+    def dir(self) -> list[str]:
+        """Return all names."""
+        return sorted({*self._namespace, *self.names(), "__all__"})
