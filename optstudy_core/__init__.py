@@ -15,9 +15,6 @@ working dtype, they are the definition of the result to the last bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ._lazy import Lazy
@@ -138,13 +135,11 @@ _PLACES = {"epoch": "epoch", "geometry": "geometry", "namespace": "_namespace"}
 _DEFINED = ("ALGORITHMS", "Algorithm", "citation", "defaults")
 
 
-def _module(name: str) -> ModuleType:
-    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-        raise KeyError(name)
-    return import_module(f"{__name__}.{name}")
+def _nothing(name: str) -> Any:
+    raise KeyError(name)
 
 
-_lazy = Lazy(globals(), _PLACES, lambda: _DEFINED, _module)
+_lazy = Lazy(globals(), _PLACES, lambda: _DEFINED, _nothing)
 __dir__ = _lazy.dir
 
 

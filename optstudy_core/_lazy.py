@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from .hyperparameters import nearest
@@ -19,7 +20,8 @@ class Lazy:
         namespace: ``globals()`` of the package: what is asked for once is kept there.
         places: the submodule of each name; of a submodule, itself.
         also: the names of the rest, which ``make`` makes.
-        make: returns what goes by a name of the rest, or raises ``KeyError``.
+        make: returns what goes by a name of the rest, or raises ``KeyError``; then it may be
+            another submodule.
     """
 
     def __init__(
@@ -51,14 +53,16 @@ class Lazy:
             module = import_module(f"{self._namespace['__name__']}.{place}")
             value = module if place == name else getattr(module, name)
         else:
-            # Who asks for __path__ or __wrapped__ only wants to know whether it is there.
-            text = f"module {self._namespace['__name__']!r} has no attribute {name!r}"
-            if name.startswith("__"):
+            package = self._namespace["__name__"]
+            text = f"module {package!r} has no attribute {name!r}"
+            if name.startswith("_"):  # who asks for __wrapped__ wants to know whether it is there
                 raise AttributeError(text)
             try:
                 value = self._make(name)
             except KeyError:
-                raise AttributeError(f"{text}: {nearest(name, self.names())}") from None
+                if find_spec(f"{package}.{name}") is None:
+                    raise AttributeError(f"{text}: {nearest(name, self.names())}") from None
+                value = import_module(f"{package}.{name}")
         self._namespace[name] = value
         return value
 

@@ -160,8 +160,7 @@ def _rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
 
 def _in_double(function: Callable[[Leaves, int], Leaves], x: Array, axis: int) -> Array:
     def compute(tree: Leaves) -> Leaves:
-        own = axis if axis >= 0 else None
-        return tree.backend.in_double(lambda y: function(y, axis), tree, axis=own)
+        return tree.backend.in_double(function, tree, axis=axis)
 
     return _on_leaves(compute, x)
 

@@ -156,9 +156,9 @@ class Blockwise(Library):
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         def extremes(*block: Array) -> Iterator[Array]:
             for factors in terms(*block):
-                product = _product(factors)
-                yield self.reduce("max", product)
-                yield -self.reduce("min", product)
+                term = product(factors)
+                yield self.reduce("max", term)
+                yield -self.reduce("min", term)
 
         found = self.pass_over(extremes, vectors, "max")
         return list(zip(found[::2], found[1::2], strict=True))
@@ -351,7 +351,7 @@ def exact_sums(
 
     def parts(*block: Array) -> Iterator[Array]:
         for factors, plan in zip(terms(*block), plans, strict=True):
-            rest = _product(factors)
+            rest = product(factors)
             for number, (splitter, _, _) in enumerate(plan):
                 sigma = library.wrap(splitter)
                 t = sigma + rest
@@ -375,7 +375,8 @@ def exact_sums(
     return sums
 
 
-def _product(factors: tuple[Array, ...]) -> Array:
+def product(factors: tuple[Array, ...]) -> Array:
+    """Return a term of its one or two factors."""
     return factors[0] * factors[1] if len(factors) == 2 else factors[0]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -129,12 +130,13 @@ class Backend:
         """Compute a function of each leaf in float64, and round the result to its dtype.
 
         Args:
-            function: of trees of one leaf.
+            function: of trees of one leaf; of ``axis`` as well, if there is one.
             trees: its arguments.
             axis: along which the function computes, if it leaves all other axes alone: leaves may
-                be cut along the others, or be put side by side along one more at the end. None if
-                there is no such axis, or where it counts from the end.
+                be cut along the others, or be put side by side along a new one.
         """
+        if axis is not None:
+            function = functools.partial(function, axis=axis)
         rows = zip(*(tree.values for tree in trees), strict=True)
         return Leaves((self.doubled(function, *row) for row in rows), self)
 
@@ -236,14 +238,22 @@ class NumPy(Backend):
                 return function(library, *vectors, exact=True)
 
         alone = functools.partial(super().scalars_of, function)
-        return _small_ones_together(rows, kind, together, alone)
+        return _small_ones_together(rows, kind, together, alone, Columns.most)
 
     def in_double(
         self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
     ) -> Leaves:
+        if axis is None:
+            return super().in_double(function, *trees)
+        along_next = functools.partial(function, axis=axis + (axis >= 0))
+
         def together(rows: Sequence[tuple[Any, ...]]) -> Any:
-            stacks = (np.stack(x, axis=-1) for x in zip(*rows, strict=True))
-            return np.ascontiguousarray(np.moveaxis(self.doubled(function, *stacks), -1, 0))
+            return self.doubled(along_next, *map(np.stack, zip(*rows, strict=True)))
+
+        def in_parts(rows: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+            most = max(1, _TOGETHER // rows[0][0].size)
+            parts = [rows[i : i + most] for i in range(0, len(rows), most)]
+            return chain.from_iterable(self.each(together, parts))
 
         def alone(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
             return [self.doubled_along(axis, function, *row) for row in rows]
@@ -252,13 +262,15 @@ class NumPy(Backend):
             return tuple((x.shape, x.dtype) for x in row)
 
         rows = list(zip(*(tree.values for tree in trees), strict=True))
-        if axis is None:
-            return Leaves(alone(rows), self)
-        return Leaves(_small_ones_together(rows, kind, together, alone), self)
+        return Leaves(_small_ones_together(rows, kind, in_parts, alone, _TOGETHER // 2), self)
 
-    def doubled_along(self, axis: int | None, function: Callable[..., Leaves], *leaves: Any) -> Any:
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Return what a function makes of each of some items that do not depend on each other."""
+        return [function(item) for item in items]
+
+    def doubled_along(self, axis: int, function: Callable[..., Leaves], *leaves: Any) -> Any:
         """Return what :meth:`doubled` does; a leaf may be cut along other axes than this one."""
-        return self.doubled(function, *leaves)
+        return self.doubled(functools.partial(function, axis=axis), *leaves)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -273,16 +285,29 @@ class NumPy(Backend):
         return np.stack(scalars) if len({x.dtype for x in scalars}) == 1 else None
 
 
+_TOGETHER = 1 << 17
+"""Numbers of leaves that are computed side by side: more would not stay in the cache."""
+
+
 def _small_ones_together(
     rows: Sequence[tuple[Any, ...]],
     kind: Callable[[tuple[Any, ...]], Any],
     together: Callable[..., Iterable[Any]],
     alone: Callable[..., Iterable[Any]],
+    most: int,
 ) -> list[Any]:
-    """Compute small leaves of one kind in one call, which costs more than hundreds of numbers."""
+    """Compute small leaves of one kind in one call, which costs more than hundreds of numbers.
+
+    Args:
+        rows: of each leaf, its array in each of the trees.
+        kind: of a row.
+        together: computes rows of one kind.
+        alone: computes any rows.
+        most: numbers of the largest leaf that is small.
+    """
     alike: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
-        if 0 < row[0].size <= Columns.most:
+        if 0 < row[0].size <= most:
             alike.setdefault(kind(row), []).append(i)
     groups = [numbers for numbers in alike.values() if len(numbers) > 1]
     others = sorted({*range(len(rows))}.difference(*groups))

@@ -17,6 +17,7 @@ from optstudy_core._namespace import Array
 from optstudy_core.exact_sum import Host, Vector
 from optstudy_core.leaves import Leaves, NumPy, Reduction
 
+from ._passes import IN_C, scalars_of
 from ._stages import BLOCK
 from ._threads import in_threads
 
@@ -25,7 +26,14 @@ _CREATION = frozenset({"zeros_like", "ones_like"})
 
 
 class ThreadedNumPy(NumPy):
-    """NumPy's operations, large ones in threads."""
+    """NumPy's operations, large ones in threads.
+
+    Args:
+        compiled: whether exact sums may be loops in C.
+    """
+
+    def __init__(self, compiled: bool) -> None:
+        self._sums = IN_C if compiled else _ThreadedHost()
 
     def apply(self, operation: str, *args: Any) -> Any:
         arrays = [x for x in args if isinstance(x, np.ndarray) and x.ndim]
@@ -61,23 +69,35 @@ class ThreadedNumPy(NumPy):
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
         with np.errstate(all="ignore"):
-            return function(_SUMS, *vectors, exact=True)
+            return function(self._sums, *vectors, exact=True)
 
-    def doubled_along(self, axis: int | None, function: Callable[..., Leaves], *leaves: Any) -> Any:
-        shape = leaves[0].shape
-        others = [i for i in range(len(shape)) if i != axis]
-        if axis is None or not others or leaves[0].size < 2 * BLOCK:
-            return super().doubled_along(axis, function, *leaves)
-        along = max(others, key=shape.__getitem__)
-        cuts = _cuts(shape, along, 4 * BLOCK)  # some thirty operations for each
+    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        found = scalars_of(function, rows) if self._sums is IN_C else None
+        return super().scalars_of(function, rows) if found is None else found
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         found: dict[int, Any] = {}
 
         def work(own: Sequence[int]) -> None:
             for i in own:
-                found[i] = _PLAIN.doubled(function, *(x[cuts[i]] for x in leaves))
+                found[i] = function(items[i])
 
-        in_threads(work, range(len(cuts)), len(cuts))
-        return np.concatenate([found[i] for i in range(len(cuts))], along)
+        in_threads(work, range(len(items)), len(items))
+        return [found[i] for i in range(len(items))]
+
+    def doubled_along(self, axis: int, function: Callable[..., Leaves], *leaves: Any) -> Any:
+        shape = leaves[0].shape
+        others = [i for i in range(len(shape)) if i != axis % len(shape)]
+        if not others or leaves[0].size < 2 * BLOCK:
+            return super().doubled_along(axis, function, *leaves)
+        along = max(others, key=shape.__getitem__)
+        cuts = _cuts(shape, along, 4 * BLOCK)  # some thirty operations for each
+        alone = functools.partial(function, axis=axis)
+
+        def part(cut: tuple[slice, ...]) -> Any:
+            return _PLAIN.doubled(alone, *(x[cut] for x in leaves))
+
+        return np.concatenate(self.each(part, cuts), along)
 
 
 class _ThreadedHost(Host):
@@ -101,9 +121,6 @@ class _ThreadedHost(Host):
 
         in_threads(work, rows, 1 + self.count(vectors[0]) // (2 * BLOCK))
         return list(self.reduce(operation, self.stack(found), 0))
-
-
-_SUMS = _ThreadedHost()
 
 
 def _cuts(shape: tuple[int, ...], axis: int, length: int) -> list[tuple[slice, ...]]:

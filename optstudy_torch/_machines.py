@@ -25,10 +25,11 @@ import torch
 from . import _array, _native, _triton
 from ._array import NUMPY
 from ._language import rows
+from ._passes import scalars_of
 from ._program import Body, HostNumber, Line, Program, Sum, Symbol
 from ._stages import BLOCK, Kernels, NoKernelsError, Stage, Unit
 from ._threads import in_threads
-from .geometry import LIBRARY
+from .geometry import sum_of
 
 KERNELS: dict[str, Callable[[Program, torch.dtype], Kernels]] = {
     "cpu": _native.Kernels,
@@ -148,19 +149,23 @@ class Machine:
 
 
 def _sum(sums: Sum, stages: Sequence[Stage]) -> None:
+    compiled = all(stage.kernels for stage in stages)
+
     def scalar(rows: Sequence[list[torch.Tensor]]) -> Any:
         full = [row for row in rows if row[0].numel()]
         columns = [[row[k] for row in full] for k in range(len(sums.args))]
-        return sums.function(LIBRARY, *columns, exact=True)
+        return sum_of(sums.function, columns, in_c=compiled)
 
     name = sums.result.name
     if sums.whole:
         value = scalar([row for stage in stages for row in stage.vectors(sums)])
         for stage in stages:
             stage.scalars[name] = stage.spread(value)
-    else:
-        for stage in stages:
-            stage.scalars[name] = stage.rounded([scalar([row]) for row in stage.vectors(sums)])
+        return
+    for stage in stages:
+        rows = list(stage.vectors(sums))
+        found = scalars_of(sums.function, rows) if compiled and stage.on_host else None
+        stage.scalars[name] = stage.rounded(found or [scalar([row]) for row in rows])
 
 
 # NumPy, in blocks.

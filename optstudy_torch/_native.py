@@ -1,97 +1,35 @@
-"""One loop in C for all leaves of a group on the CPU, made by the machine's C compiler.
+"""One loop in C for all leaves of a group on the CPU.
 
 A loop is handed, for each array of the program, the addresses in all leaves, so that a step is one
-call for each thread, however many leaves there are and of whatever sizes. What a compiler made is
-kept on disk: making it takes less than a second, finding it again some milliseconds.
-
-C keeps to IEEE 754 where it is told to: no product and sum are contracted
-(``-ffp-contract=off``), and numbers are read from an array of the working dtype, so none is
-computed in double. The other flags change no value: they let roots and comparisons be computed
-several at a time (``-fno-math-errno``, ``-fno-trapping-math``).
+call for each thread, however many leaves there are and of whatever sizes.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ._array import NUMPY
-from ._language import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
-from ._program import Body, Line, Phase, Program, Symbol
-from ._stages import BLOCK, NoKernelsError, Stage, Unit
+from ._c import (
+    FORMS,
+    declared,
+    function_of,
+    has_threads,
+    head,
+    kind,
+    library_of,
+    read_numbers,
+    written,
+)
+from ._language import Text, kept_names, reads, rows, scalars_of, values
+from ._program import Body, Phase, Program, Symbol
+from ._stages import BLOCK, Stage, Unit
 from ._threads import in_threads
 
-_FLAGS = (
-    *("-O3", "-funroll-loops", "-std=gnu11", "-shared", "-fPIC"),
-    *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-)
-_THREADED = "-fopenmp", "-fopenmp-simd"
-"""The second one where a compiler has no OpenMP: with it loops run in threads of Python."""
-
-_MACHINE = {
-    "AVX2": ("-mavx2",),
-    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
-}
-"""Flags for what torch itself found the processor to have."""
-
-_PROCESS = os.getpid()
-"""A forked process has no threads of OpenMP, and would wait for them."""
-
-_FORMS = INFIX | {
-    "divide": "{0} / {1}",
-    "sqrt": "SQRT({0})",
-    "abs": "ABS({0})",
-    "sign": "{0} != {0} ? {0} : (T)(({0} > 0) - ({0} < 0))",
-    "maximum": "maximum({0}, {1})",
-    "minimum": "minimum({0}, {1})",
-    "where": "{0} ? {1} : {2}",
-    "isfinite": "ABS({0}) < INFINITY",
-    "logical_not": "!{0}",
-    "zeros_like": "0",
-    "ones_like": "1",
-}
-_TYPES = {
-    torch.float32: ("float", "sqrtf", "fabsf"),
-    torch.float64: ("double", "sqrt", "fabs"),
-}
-_HEAD = """#include <math.h>
-#include <stdbool.h>
-#include <stdint.h>
-#ifdef _OPENMP
-#include <fenv.h>
-#include <omp.h>
-const bool has_threads = true;
-#else
-const bool has_threads = false;
-#endif
-
-typedef {0} T;
-#define SQRT {1}
-#define ABS {2}
-
-/* In two choices each, not in one of two conditions: GCC computes them several at a time. */
-static inline T maximum(T x, T y) {{
-    const T larger = x > y ? x : y;
-    return x != x ? x : larger;
-}}
-
-static inline T minimum(T x, T y) {{
-    const T smaller = x < y ? x : y;
-    return x != x ? x : smaller;
-}}
-"""
 _SCALARS = """
 /* The scalars of all leaves. */
 void {name}(const void *const *read, void *const *made, const T *c, int64_t count) {{
@@ -122,29 +60,14 @@ static void part_of_{name}(T *const *table, const int64_t *sizes, const int64_t 
     }}
 }}
 
-/* The same, in threads; each flushes subnormal numbers if the first one does. */
+/* The same, in threads. */
 void {name}(T *const *table, const int64_t *sizes, const int64_t *columns,
             const void *const *scalars, const T *c, int64_t leaves,
             int64_t begin, int64_t end, int threads) {{
-#ifdef _OPENMP
-    if (threads > 1) {{
-        fenv_t first;
-        fegetenv(&first);
-        #pragma omp parallel num_threads(threads)
-        {{
-            const int64_t i = omp_get_thread_num(), n = omp_get_num_threads();
-            const int64_t length = (end - begin + n * 64 - 1) / (n * 64) * 64;
-            const int64_t from = begin + i * length, to = from + length;
-            fenv_t own;
-            fegetenv(&own);
-            fesetenv(&first);
-            part_of_{name}(table, sizes, columns, scalars, c, leaves, from, to < end ? to : end);
-            fesetenv(&own);
-        }}
-        return;
-    }}
-#endif
-    part_of_{name}(table, sizes, columns, scalars, c, leaves, begin, end);
+#define PART(number, from, to) \\
+    part_of_{name}(table, sizes, columns, scalars, c, leaves, from, to)
+    IN_THREADS(threads, begin, end, PART);
+#undef PART
 }}
 """
 
@@ -165,8 +88,8 @@ class Kernels:
         self.arrays = [_Body(f"arrays_{i}", phase.body) for i, phase in enumerate(phases)]
         functions: list[_Scalars | _Arrays] = [*self.scalars]
         functions += [arrays for body in self.arrays for arrays in body.loops.values()]
-        text = _HEAD.format(*_TYPES[dtype]) + "".join(x.text for x in functions)
-        library = _library(text)
+        text = head(dtype) + "".join(x.text for x in functions)
+        library = library_of(text)
         for function in functions:
             function.find(library)
 
@@ -177,23 +100,22 @@ class _Scalars:
     def __init__(self, name: str, phase: Phase, kept: set[str]) -> None:
         self._name = name
         self._read, self._results = scalars_of(phase, kept)
-        text = Text(_FORMS)
+        text = Text(FORMS)
         body = [
-            f"{_declared(x)} = (({_kind(x)} const *)read[{i}])[i];"
-            for i, x in enumerate(self._read)
+            f"{declared(x)} = (({kind(x)} const *)read[{i}])[i];" for i, x in enumerate(self._read)
         ]
-        body += _written(phase.scalars, text)
+        body += written(phase.scalars, text)
         body += [
-            f"(({_kind(x)} *)made[{i}])[i] = {text.shown(x)};" for i, x in enumerate(self._results)
+            f"(({kind(x)} *)made[{i}])[i] = {text.shown(x)};" for i, x in enumerate(self._results)
         ]
         self._numbers = text.numbers
         self.text = _SCALARS.format(
-            name=name, numbers=_read_numbers(text), body="\n        ".join(body)
+            name=name, numbers=read_numbers(text), body="\n        ".join(body)
         )
 
     def find(self, library: ctypes.CDLL) -> None:
         """Take the function from what the compiler made."""
-        self._function = _function(library, self._name, [ctypes.c_void_p] * 3 + [ctypes.c_int64])
+        self._function = function_of(library, self._name, [ctypes.c_void_p] * 3 + [ctypes.c_int64])
 
     def __call__(self, stage: Stage, hyperparameters: dict[str, Any]) -> None:
         """Compute the scalars of a stage."""
@@ -239,9 +161,9 @@ class _Arrays:
     def __init__(self, name: str, body: Body, in_place: bool) -> None:
         self._name, self._rows = name, rows(body, in_place)
         self._scalars = [Symbol(own, False, 0, is_truth) for own, is_truth in body.scalars.items()]
-        text = Text(_FORMS)
+        text = Text(FORMS)
         lines = [f"const T {own} = to_{own}[i];" for own in reads(body, in_place)]
-        lines += _written(body.lines, text)
+        lines += written(body.lines, text)
         for target, source in body.outputs:
             if target == "step" and in_place:
                 lines.append(f"to_p[i] = p + {text.shown(source)};")
@@ -251,13 +173,13 @@ class _Arrays:
             f"T *const to_{own} = table[{i} * leaves + leaf];" for i, own in enumerate(self._rows)
         ]
         leaf += [
-            f"{_declared(x)} = (({_kind(x)} const *)scalars[{i}])[column];"
+            f"{declared(x)} = (({kind(x)} const *)scalars[{i}])[column];"
             for i, x in enumerate(self._scalars)
         ]
         self._numbers = text.numbers
         self.text = _ARRAYS.format(
             name=name,
-            numbers=_read_numbers(text),
+            numbers=read_numbers(text),
             leaf="\n            ".join(leaf),
             body="\n                ".join(lines),
         )
@@ -265,8 +187,8 @@ class _Arrays:
     def find(self, library: ctypes.CDLL) -> None:
         """Take the function from what the compiler made."""
         kinds = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-        self._function = _function(library, self._name, kinds)
-        self._has_threads = ctypes.c_bool.in_dll(library, "has_threads").value
+        self._function = function_of(library, self._name, kinds)
+        self._library = library
 
     def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> None:
         """Run the body on units."""
@@ -288,7 +210,7 @@ class _Arrays:
             self._function(*given, part[0], min(part[-1] + BLOCK, total), threads)
 
         blocks = range(0, total, BLOCK)
-        if self._has_threads and total and os.getpid() == _PROCESS:
+        if total and has_threads(self._library):
             work(blocks, threads)  # torch's own threads, which may still be waiting for work
         else:
             in_threads(work, blocks, threads)
@@ -305,32 +227,7 @@ class _Arrays:
         return own, [x.ctypes for x in arrays], sum(sizes)
 
 
-# C.
-
-
-def _kind(symbol: Symbol) -> str:
-    return "bool" if symbol.is_truth else "T"
-
-
-def _declared(symbol: Symbol) -> str:
-    return f"const {_kind(symbol)} {symbol.name}"
-
-
-def _written(lines: Sequence[Line], text: Text) -> list[str]:
-    return [f"const {_kind(line.result)} {text.line(line)};" for line in lines]
-
-
-def _read_numbers(text: Text) -> str:
-    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(len(text.numbers)))
-
-
 # What is handed over.
-
-
-def _function(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
-    function = library[name]
-    function.argtypes, function.restype = arguments, None
-    return function
 
 
 def _numpy(symbol: Symbol, dtype: torch.dtype) -> Any:
@@ -350,61 +247,3 @@ def _addresses(stage: Stage, key: Any, arrays: list[np.ndarray]) -> int:
 
     address: int = stage.put(key, [id(x) for x in arrays], made)[1].data
     return address
-
-
-# The compiler.
-
-
-def _library(text: str) -> ctypes.CDLL:
-    """Return what the compiler makes of a text, or made of it once."""
-    flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
-    known = "\n".join([platform.machine(), *flags, text])
-    name = hashlib.sha256(known.encode()).hexdigest()[:32] + ".so"
-    failed = None
-    for folder in (_cache, _own_folder):
-        try:
-            made = Path(folder(), name)
-            return ctypes.CDLL(str(made)) if made.exists() else _compiled(text, flags, made)
-        except OSError as error:  # not to be written to, or programs may not run from there
-            failed = error
-    raise NoKernelsError(str(failed))
-
-
-def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
-    found = compiler()
-    if found is None:
-        raise NoKernelsError("there is no C compiler: cc, gcc or clang, or what $CC names")
-    try:
-        command = shlex.split(found)
-    except ValueError as error:
-        raise NoKernelsError(f"$CC: {error}") from error
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent) as own:
-        source, library = Path(own, "loop.c"), Path(own, made.name)
-        source.write_text(text)
-        for threaded in _THREADED:
-            arguments = [*command, *flags, threaded, str(source), "-o", str(library), "-lm"]
-            result = subprocess.run(arguments, capture_output=True, check=False)
-            if result.returncode == 0:
-                loaded = ctypes.CDLL(str(library))  # only what can be loaded is kept
-                library.replace(made)  # at once: another process may look for it
-                return loaded
-    raise NoKernelsError(f"{shlex.join(arguments)}\n{result.stderr.decode(errors='replace')}")
-
-
-def _cache() -> Path:
-    """Return where libraries are kept."""
-    home, cache = (os.environ.get(name) for name in ("HOME", "XDG_CACHE_HOME"))
-    if not (cache or home):
-        raise FileNotFoundError("no $XDG_CACHE_HOME and no $HOME")
-    return Path(cache or f"{home}/.cache", "optstudy")
-
-
-def _own_folder() -> str:
-    """Return a folder of this process, for libraries that cannot be kept."""
-    return _temporary().name
-
-
-@functools.cache
-def _temporary() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="optstudy")

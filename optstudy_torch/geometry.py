@@ -23,6 +23,7 @@ from optstudy_core import geometry as core
 from optstudy_core.exact_sum import Blockwise, Vector, from_bits, size, to_bits
 
 from ._array import apply
+from ._passes import IN_C, is_plain
 
 _LENGTH = {"cpu": 1 << 14}  # float64 numbers: blocks stay in a core's second cache
 _DEVICE_LENGTH = 1 << 22  # bounds the memory (some 32 MiB a block), with few kernels
@@ -87,7 +88,25 @@ class _Torch(Blockwise):
         return from_bits(whole) if operation == "max" else whole
 
 
-LIBRARY = _Torch()
+OPERATIONS = _Torch()
+"""Passes of torch's operations, on any device."""
+
+
+def sum_of(
+    function: Callable[..., Any], vectors: Sequence[Vector], exact: bool = True, in_c: bool = True
+) -> Any:
+    """Return a sum over tensors, or several, as scalars of NumPy or of torch.
+
+    Args:
+        function: ``vector_…`` of the core's geometry.
+        vectors: its arguments.
+        exact: of the function.
+        in_c: whether to pass over plain tensors on the CPU in C.
+    """
+    in_c = in_c and not torch.compiler.is_compiling()
+    in_c = in_c and all(is_plain(x) for vector in vectors for x in vector)
+    with np.errstate(all="ignore"):
+        return function(IN_C if in_c else OPERATIONS, *vectors, exact=exact)
 
 
 def _local(leaves: tuple[Any, ...]) -> tuple[Any, tuple[torch.Tensor, ...]]:
@@ -198,9 +217,9 @@ def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
 
 @torch.no_grad()
 def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
-    result = function(LIBRARY, *core.leaves(*trees), exact=exact)
+    result = sum_of(function, core.leaves(*trees), exact)
     return tuple(map(_scalar, result)) if isinstance(result, tuple) else _scalar(result)
 
 
 def _scalar(x: Any) -> torch.Tensor:
-    return torch.tensor(x) if isinstance(x, np.float64) else x  # of a tree without entries
+    return x if isinstance(x, torch.Tensor) else torch.tensor(float(x), dtype=torch.float64)

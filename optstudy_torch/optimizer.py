@@ -26,7 +26,7 @@ from ._program import NotTraceableError, Program
 from ._stages import HOST, Stage, add
 
 EAGER = Eager()
-HOST_ARRAYS = ThreadedNumPy()
+HOST_ARRAYS = {compiled: ThreadedNumPy(compiled) for compiled in (False, True)}
 
 WORKING_DTYPE = {
     torch.float32: torch.float32,
@@ -315,7 +315,7 @@ class CoreOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Call the pure function itself, where no program can be made of it."""
         layout = plan.layout
-        leaves = _leaves_of(params)
+        leaves = _leaves_of(params, group["compile"] is not False)
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
         theta = leaves(work)
         grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
@@ -531,14 +531,16 @@ def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
     )
 
 
-def _leaves_of(params: Sequence[torch.Tensor]) -> Callable[[Iterable[torch.Tensor]], Leaves]:
+def _leaves_of(
+    params: Sequence[torch.Tensor], compiled: bool
+) -> Callable[[Iterable[torch.Tensor]], Leaves]:
     """Return what makes trees of tensors that are where the parameters are.
 
     NumPy computes in the memory of those on the CPU: a call costs it a third of torch's.
     """
     if any(p.device.type != HOST for p in params):
         return lambda tensors: Leaves(tensors, EAGER)
-    return lambda tensors: Leaves((x.numpy() for x in tensors), HOST_ARRAYS)
+    return lambda tensors: Leaves((x.numpy() for x in tensors), HOST_ARRAYS[compiled])
 
 
 def _tensor(x: Any) -> torch.Tensor:

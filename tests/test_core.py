@@ -72,6 +72,8 @@ def test_every_public_name_is_there(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'geometri'.*"):
         getattr(module, "geometri")  # noqa: B009
     assert not hasattr(module, "__wrapped__")
+    submodule = {"optstudy_core": "formulas"}.get(package, "checkpoint")
+    assert getattr(module, submodule) is importlib.import_module(f"{package}.{submodule}")
 
 
 def test_the_table_has_every_module_of_an_algorithm() -> None:

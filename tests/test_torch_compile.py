@@ -16,9 +16,9 @@ import torch
 from conftest import Pair, definition, delayed, draw, same, start, to_numpy, to_torch, two_zeros
 
 from optstudy_core import Algorithm
-from optstudy_torch import SGD, AdamW, AMSGrad, _language, _native, from_core, optimizer
+from optstudy_torch import SGD, AdamW, AMSGrad, _c, _language, _native, from_core, optimizer
 
-pytestmark = pytest.mark.skipif(_native.compiler() is None, reason="not run: no compiler")
+pytestmark = pytest.mark.skipif(_c.compiler() is None, reason="not run: no compiler")
 
 SHAPES = [(), (1,), (0,), (2,), (4, 5), (3, 5, 7), (1000,)]
 ADAMW = {"lr": 0.1, "betas": (0.8, 0.99), "weight_decay": 0.01}
@@ -29,8 +29,8 @@ CORE = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return a function that counts the libraries made since the test began."""
     made: list[Any] = []
-    make = _native._library
-    monkeypatch.setattr(_native, "_library", lambda text: made.append(text) or make(text))
+    make = _native.library_of
+    monkeypatch.setattr(_native, "library_of", lambda text: made.append(text) or make(text))
     return lambda: len(made)
 
 
@@ -299,7 +299,7 @@ def test_without_a_compiler(
 
 @pytest.mark.usefixtures("fresh")
 def test_flags_in_the_command_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = _native.compiler()
+    command = _c.compiler()
     assert command is not None
     monkeypatch.setenv("CC", f"{command} -ffast-math -march=native")
     begin, grads = start(SHAPES), draw(SHAPES, 6)
@@ -330,7 +330,7 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
     assert is_compiled(step(compile=True))
-    monkeypatch.setattr(_native, "_own_folder", lambda: fresh / "file")
+    monkeypatch.setattr(_c, "_own_folder", lambda: fresh / "file")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
     assert not is_compiled(step())
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import draw, same
 
-from optstudy_core import ALGORITHMS, axes, namespace, reductions
+from optstudy_core import ALGORITHMS, axes, leaves, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_torch import _host
+from optstudy_torch import _host, _passes
 from optstudy_torch._host import ThreadedNumPy
 from optstudy_torch._threads import in_threads
 
@@ -22,7 +22,9 @@ SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 7
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads, and leaves that are cut into many parts."""
-    monkeypatch.setattr(_host, "BLOCK", 500)
+    for module in _host, _passes:
+        monkeypatch.setattr(module, "BLOCK", 500)
+    monkeypatch.setattr(leaves, "_TOGETHER", 4000)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -31,12 +33,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def trees(dtype: Any, order: Any, seed: int, shapes: Any = SHAPES) -> list[Leaves]:
     arrays = [np.asarray(x, order=order) for x in draw(shapes, 1, seed=seed, dtype=dtype)[0]]
-    return [Leaves(arrays, NumPy()), Leaves(arrays, ThreadedNumPy())]
+    return [Leaves(arrays, NumPy()), *(Leaves(arrays, ThreadedNumPy(c)) for c in (False, True))]
 
 
-def assert_same(expected: Leaves, found: Leaves) -> None:
-    for i, (x, y) in enumerate(zip(expected.values, found.values, strict=True)):
-        assert same(np.asarray(x), np.asarray(y)), f"leaf {i}"
+def assert_same(expected: Leaves, *others: Leaves) -> None:
+    for found in others:
+        for i, (x, y) in enumerate(zip(expected.values, found.values, strict=True)):
+            assert same(np.asarray(x), np.asarray(y)), f"leaf {i}"
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -57,7 +60,7 @@ def test_updates(name: str, dtype: Any, order: Any) -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_operations(order: Any) -> None:
-    both = trees(np.float32, order, 7)
+    each = trees(np.float32, order, 7)
     results = [
         lambda x: x * 3.0 - x,
         lambda x: namespace(x).where(x < 0.5, -x, 2.0 * x),
@@ -67,28 +70,28 @@ def test_operations(order: Any) -> None:
         lambda x: reductions.global_sum(x) + x,
     ]
     for compute in results:
-        assert_same(*map(compute, both))
+        assert_same(*map(compute, each))
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_sums_along_an_axis(axis: int, order: Any) -> None:
     shapes = [(37, 53), (1, 4000), (4000, 1), (2, 30, 70), (600, 0)]
-    both = trees(np.float32, order, 0, shapes)
-    assert_same(*(axes.axis_mean(x, axis) for x in both))
-    assert_same(*(axes.axis_sum(x, axis) for x in both))
+    each = trees(np.float32, order, 0, shapes)
+    assert_same(*(axes.axis_mean(x, axis) for x in each))
+    assert_same(*(axes.axis_sum(x, axis) for x in each))
     # A row against a column: the operands are smaller than the result.
-    rows, columns = ([axes.axis_sum(x, a) for x in both] for a in (0, 1))
+    rows, columns = ([axes.axis_sum(x, a) for x in each] for a in (0, 1))
     assert_same(*(r * c for r, c in zip(rows, columns, strict=True)))
 
 
 def test_what_is_not_finite_and_no_warning() -> None:
     x = np.full((40, 50), 1e38, np.float32)
     x[3, 4], x[5, 6] = np.nan, np.inf
-    both = [Leaves([x], NumPy()), Leaves([x], ThreadedNumPy())]
-    assert_same(*(y * y - y / (y - y) for y in both))
-    assert_same(*(reductions.leaf_norm(y) for y in both))
-    assert_same(*(axes.axis_mean(y * 3.0, 0) for y in both))
+    each = [Leaves([x], NumPy()), *(Leaves([x], ThreadedNumPy(c)) for c in (False, True))]
+    assert_same(*(y * y - y / (y - y) for y in each))
+    assert_same(*(reductions.leaf_norm(y) for y in each))
+    assert_same(*(axes.axis_mean(y * 3.0, 0) for y in each))
 
 
 def test_threads_within_threads_do_not_wait_for_each_other() -> None:

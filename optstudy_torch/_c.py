@@ -1,0 +1,210 @@
+"""C for the CPU: programs as text, and the machine's compiler, whose libraries are kept on disk.
+
+Making a library takes less than a second, finding it again some milliseconds.
+
+C keeps to IEEE 754 where it is told to: no product and sum are contracted
+(``-ffp-contract=off``), and numbers are read from an array of the working dtype, so none is
+computed in double. The other flags change no value: they let roots and comparisons be computed
+several at a time (``-fno-math-errno``, ``-fno-trapping-math``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._language import INFIX, Text, compiler
+from ._program import Line, Symbol
+from ._stages import NoKernelsError
+
+_FLAGS = (
+    *("-O3", "-funroll-loops", "-std=gnu11", "-shared", "-fPIC"),
+    *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+)
+_THREADED = "-fopenmp", "-fopenmp-simd"
+"""The second one where a compiler has no OpenMP: with it loops run in threads of Python."""
+
+_MACHINE = {
+    "AVX2": ("-mavx2",),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
+}
+"""Flags for what torch itself found the processor to have."""
+
+_PROCESS = os.getpid()
+"""A forked process has no threads of OpenMP, and would wait for them."""
+
+FORMS = INFIX | {
+    "divide": "{0} / {1}",
+    "sqrt": "SQRT({0})",
+    "abs": "ABS({0})",
+    "sign": "{0} != {0} ? {0} : (T)(({0} > 0) - ({0} < 0))",
+    "maximum": "maximum({0}, {1})",
+    "minimum": "minimum({0}, {1})",
+    "where": "{0} ? {1} : {2}",
+    "isfinite": "ABS({0}) < INFINITY",
+    "logical_not": "!{0}",
+    "zeros_like": "0",
+    "ones_like": "1",
+}
+_TYPES = {
+    torch.float32: ("float", "sqrtf", "fabsf"),
+    torch.float64: ("double", "sqrt", "fabs"),
+}
+_HEAD = """
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#ifdef _OPENMP
+#include <fenv.h>
+#include <omp.h>
+const bool has_threads = true;
+#else
+const bool has_threads = false;
+#endif
+
+/* Gives each thread a part to do; each flushes subnormal numbers if the first one does. */
+#ifdef _OPENMP
+#define IN_THREADS(count, begin, end, part) \\
+    if (count > 1) { \\
+        const int wanted = count; \\
+        fenv_t first; \\
+        fegetenv(&first); \\
+        _Pragma("omp parallel num_threads(wanted)") \\
+        { \\
+            const int64_t number = omp_get_thread_num(), n = omp_get_num_threads(); \\
+            const int64_t length = (end - begin + n * 64 - 1) / (n * 64) * 64; \\
+            const int64_t from = begin + number * length, to = from + length; \\
+            fenv_t own; \\
+            fegetenv(&own); \\
+            fesetenv(&first); \\
+            part(number, from, to < end ? to : end); \\
+            fesetenv(&own); \\
+        } \\
+    } else \\
+        part(0, begin, end)
+#else
+#define IN_THREADS(count, begin, end, part) part(0, begin, end)
+#endif
+
+/* In two choices each, not in one of two conditions: GCC computes them several at a time. */
+static inline T maximum(T x, T y) {
+    const T larger = x > y ? x : y;
+    return x != x ? x : larger;
+}
+
+static inline T minimum(T x, T y) {
+    const T smaller = x < y ? x : y;
+    return x != x ? x : smaller;
+}
+"""
+
+
+def head(dtype: torch.dtype) -> str:
+    """Return what a text begins with: ``T`` is the working dtype."""
+    kind, root, magnitude = _TYPES[dtype]
+    return f"typedef {kind} T;\n#define SQRT {root}\n#define ABS {magnitude}\n{_HEAD}"
+
+
+def kind(symbol: Symbol) -> str:
+    """Return the type of a value of a program."""
+    return "bool" if symbol.is_truth else "T"
+
+
+def declared(symbol: Symbol) -> str:
+    """Return how a value begins that a loop reads."""
+    return f"const {kind(symbol)} {symbol.name}"
+
+
+def written(lines: Sequence[Line], text: Text) -> list[str]:
+    """Return lines of a program."""
+    return [f"const {kind(line.result)} {text.line(line)};" for line in lines]
+
+
+def read_numbers(text: Text) -> str:
+    """Return what reads the numbers of a text."""
+    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(len(text.numbers)))
+
+
+def function_of(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
+    """Return a function of a library, which returns nothing."""
+    function = library[name]
+    function.argtypes, function.restype = arguments, None
+    return function
+
+
+def has_threads(library: ctypes.CDLL) -> bool:
+    """Tell whether a library may use threads of OpenMP in this process."""
+    return ctypes.c_bool.in_dll(library, "has_threads").value and os.getpid() == _PROCESS
+
+
+# The compiler.
+
+
+def library_of(text: str) -> ctypes.CDLL:
+    """Return what the compiler makes of a text, or made of it once.
+
+    Raises:
+        NoKernelsError: if there is no compiler, or it fails.
+    """
+    flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
+    known = "\n".join([platform.machine(), *flags, text])
+    name = hashlib.sha256(known.encode()).hexdigest()[:32] + ".so"
+    failed = None
+    for folder in (_cache, _own_folder):
+        try:
+            made = Path(folder(), name)
+            return ctypes.CDLL(str(made)) if made.exists() else _compiled(text, flags, made)
+        except OSError as error:  # not to be written to, or programs may not run from there
+            failed = error
+    raise NoKernelsError(str(failed))
+
+
+def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
+    found = compiler()
+    if found is None:
+        raise NoKernelsError("there is no C compiler: cc, gcc or clang, or what $CC names")
+    try:
+        command = shlex.split(found)
+    except ValueError as error:
+        raise NoKernelsError(f"$CC: {error}") from error
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=made.parent) as own:
+        source, library = Path(own, "loop.c"), Path(own, made.name)
+        source.write_text(text)
+        for threaded in _THREADED:
+            arguments = [*command, *flags, threaded, str(source), "-o", str(library), "-lm"]
+            result = subprocess.run(arguments, capture_output=True, check=False)
+            if result.returncode == 0:
+                loaded = ctypes.CDLL(str(library))  # only what can be loaded is kept
+                library.replace(made)  # at once: another process may look for it
+                return loaded
+    raise NoKernelsError(f"{shlex.join(arguments)}\n{result.stderr.decode(errors='replace')}")
+
+
+def _cache() -> Path:
+    """Return where libraries are kept."""
+    home, cache = (os.environ.get(name) for name in ("HOME", "XDG_CACHE_HOME"))
+    if not (cache or home):
+        raise FileNotFoundError("no $XDG_CACHE_HOME and no $HOME")
+    return Path(cache or f"{home}/.cache", "optstudy")
+
+
+def _own_folder() -> str:
+    """Return a folder of this process, for libraries that cannot be kept."""
+    return _temporary().name
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="optstudy")

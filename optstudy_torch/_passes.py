@@ -1,0 +1,317 @@
+"""Passes of exact sums over leaves on the CPU, each one loop in C.
+
+What :mod:`optstudy_core.exact_sum` does with blocks it does with symbols here, and what it did is
+written as the body of a loop. Both kinds of passes come
+down to whole numbers, which add up to the same in any order:
+
+- The sums of bits are sums of 64-bit integers, modulo 2⁶⁴.
+- Positive numbers are in the order of their bits, and above them are infinity and NaN; negative
+  ones are integers below 0. So the largest of x and of −x are largest integers, at least 0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from optstudy_core.exact_sum import HOST, Columns, Host, Parts, Terms, Vector, product, size
+from optstudy_core.leaves import Reduction
+
+from ._c import function_of, has_threads, head, library_of
+from ._language import INFIX
+from ._stages import BLOCK, NoKernelsError
+
+_FEW = 1 << 10
+"""Numbers that NumPy adds in less time than it takes to call C."""
+
+_READ = {
+    torch.float32: ("float", "(double){0}"),
+    torch.float64: ("double", "{0}"),
+    torch.bfloat16: ("uint16_t", "(double)of_bits((uint32_t){0} << 16)"),
+}
+"""For each dtype, its type in C, and how a number of it becomes float64."""
+
+_TEXT = """
+static inline float of_bits(uint32_t x) {{ float y; memcpy(&y, &x, sizeof y); return y; }}
+static inline int64_t bits(double x) {{ int64_t y; memcpy(&y, &x, sizeof y); return y; }}
+static inline int64_t larger(int64_t x, int64_t y) {{ return x > y ? x : y; }}
+
+/* The numbers from begin to end, of all leaves one after another. */
+static void part(const void *const *table, const int64_t *sizes, const T *c, int64_t leaves,
+                 int64_t begin, int64_t end, int64_t *found) {{
+    for (int64_t leaf = 0; leaf < leaves && end > 0; ++leaf) {{
+        const int64_t size = sizes[leaf], to = end < size ? end : size;
+        if (begin < to) {{
+            {leaf}
+            for (int64_t i = begin; i < to; ++i) {{
+                {body}
+            }}
+            {stop}
+        }}
+        begin = begin < size ? 0 : begin - size;
+        end -= size;
+    }}
+}}
+
+/* The same, in threads: what each of them found of each leaf. */
+void pass(const void *const *table, const int64_t *sizes, const T *c, int64_t leaves,
+          int64_t begin, int64_t end, int threads, int64_t *found) {{
+#define PART(number, from, to) \\
+    part(table, sizes, c, leaves, from, to, found + (number) * leaves * {results})
+    IN_THREADS(threads, begin, end, PART);
+}}
+"""
+
+_Made = tuple[ctypes.CDLL, Any]
+
+
+class InC(Host):
+    """Sums in C over NumPy arrays and torch's tensors on the CPU, and NumPy's where C is of no use.
+
+    Scalars are NumPy's.
+    """
+
+    def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
+        found = self._found(lambda *block: map(product, terms(*block)), vectors, True)
+        return super().largest(terms, vectors) if found is None else _pairs(found.max(0))
+
+    def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
+        found = self._found(parts, vectors, False)
+        return super().totals(parts, vectors, after) if found is None else list(found.sum(0))
+
+    def _found(
+        self, sources: Callable[..., Iterator[Any]], vectors: Sequence[Vector], extremes: bool
+    ) -> np.ndarray | None:
+        few = sum(size(x) for x in vectors[0]) < _FEW
+        return None if few else passed(sources, vectors, extremes)
+
+
+class _Each(Host):
+    """A sum over each leaf by itself: a scalar is an array with one for each.
+
+    Shorter leaves are padded with zeros up to the longest one, as far as sums can tell.
+    """
+
+    def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
+        return _pairs(_needed(passed(lambda *block: map(product, terms(*block)), vectors, True)).T)
+
+    def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
+        found = _needed(passed(parts, vectors, False)).T
+        missing = self.count(vectors[0]) - np.array([size(x) for x in vectors[0]])
+        zeros = (np.zeros(len(missing)) for _ in vectors)
+        return [
+            total + missing * part.view(np.int64)
+            for total, part in zip(found, parts(*zeros), strict=True)
+        ]
+
+    def count(self, vector: Vector) -> int:
+        return max(map(size, vector))
+
+    def sizes(self, vector: Vector) -> Any:
+        return np.array([size(x) for x in vector], np.float64)
+
+
+IN_C = InC()
+_EACH = _Each()
+
+
+def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
+    """Return a float64 scalar for each leaf, or None if they cannot be had from C.
+
+    Args:
+        function: of :mod:`optstudy_core.reductions`.
+        rows: of each leaf, its array in each of the trees.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        # Sums of as many numbers have the same folds: the bits are those of a sum alone.
+        length = max(size(row[0]) - 1, 1 << (Columns.most.bit_length() - 2)).bit_length()
+        alike.setdefault((length if size(row[0]) else 0, *(x.dtype for x in row)), []).append(i)
+    found: dict[int, Any] = {}
+    for (length, *_), numbers in alike.items():
+        if not length:
+            found |= dict.fromkeys(numbers, function(HOST, *([] for _ in rows[0]), exact=True))
+            continue
+        try:
+            vectors = zip(*(rows[i] for i in numbers), strict=True)
+            with np.errstate(all="ignore"):
+                found |= zip(numbers, function(_EACH, *vectors, exact=True), strict=True)
+        except NoKernelsError:
+            return None
+    return [found[i] for i in range(len(rows))]
+
+
+def passed(
+    sources: Callable[..., Iterator[Any]], vectors: Sequence[Vector], extremes: bool
+) -> np.ndarray | None:
+    """Pass over vectors.
+
+    Args:
+        sources: from a block of each vector, float64 arrays.
+        vectors: of the same shapes.
+        extremes: whether to find, for each array, the bits of the largest number and of the largest
+            negative of one; otherwise the sum of the bits.
+
+    Returns:
+        int64, for each leaf a row; None if it cannot be done.
+    """
+    tensors = [[x for leaf in vector if (x := _tensor(leaf)) is not None] for vector in vectors]
+    if any(len(x) < len(vector) for x, vector in zip(tensors, vectors, strict=True)):
+        return None
+    lines = _Lines()
+    block = [_Term(lines, f"x{i}") for i in range(len(vectors))]
+    results = tuple(term.name for term in sources(*block))
+    rows: dict[Any, list[tuple[torch.Tensor, ...]]] = {}
+    for row in zip(*tensors, strict=True):
+        rows.setdefault(tuple(x.dtype for x in row), []).append(row)
+    found = []
+    for dtypes, same in rows.items():
+        made = _made(tuple(lines.lines), len(lines.numbers), results, dtypes, extremes)
+        if made is None:
+            return None
+        of_threads = _run(made, same, lines.numbers, len(results) * (1 + extremes))
+        found.append(of_threads.max(0) if extremes else of_threads.sum(0))
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _needed(found: np.ndarray | None) -> np.ndarray:
+    if found is None:
+        raise NoKernelsError
+    return found
+
+
+def _pairs(found: np.ndarray) -> list[Any]:
+    numbers = iter(np.ascontiguousarray(found).view(np.float64))
+    return list(zip(numbers, numbers, strict=True))  # two of one iterator
+
+
+class _Lines:
+    """What is done to the numbers of a block, and the others: one, or one for each leaf."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+        self.numbers: list[Any] = []
+
+    def name(self, x: Any) -> str:
+        """Return what a term or a number is called."""
+        if isinstance(x, _Term):
+            return x.name
+        self.numbers.append(x)
+        return f"c{len(self.numbers) - 1}"
+
+    def add(self, operation: str, x: Any, y: Any) -> _Term:
+        """Write a line."""
+        self.lines.append((operation, self.name(x), self.name(y)))
+        return _Term(self, f"t{len(self.lines) - 1}")
+
+
+class _Term:
+    """A float64 array of a block, as a symbol."""
+
+    __slots__ = ("_lines", "name")
+    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
+
+    def __init__(self, lines: _Lines, name: str) -> None:
+        self._lines, self.name = lines, name
+
+    def __add__(self, other: Any) -> _Term:
+        return self._lines.add("add", self, other)
+
+    def __radd__(self, other: Any) -> _Term:
+        return self._lines.add("add", other, self)
+
+    def __sub__(self, other: Any) -> _Term:
+        return self._lines.add("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> _Term:
+        return self._lines.add("subtract", other, self)
+
+    def __mul__(self, other: Any) -> _Term:
+        return self._lines.add("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> _Term:
+        return self._lines.add("multiply", other, self)
+
+
+@functools.cache
+def _made(
+    lines: Sequence[tuple[str, str, str]],
+    numbers: int,
+    results: Sequence[str],
+    dtypes: Sequence[torch.dtype],
+    extremes: bool,
+) -> _Made | None:
+    """Return the library of a pass and its function, or None if it cannot be made."""
+    body, leaf = [], [f"const T c{i} = c[{i} * leaves + leaf];" for i in range(numbers)]
+    for i, dtype in enumerate(dtypes):
+        kind, read = _READ[dtype]
+        leaf.append(f"const {kind} *const own_{i} = table[{i} * leaves + leaf];")
+        body.append(f"const T x{i} = {read.format(f'own_{i}[i]')};")
+    for i, (operation, *args) in enumerate(lines):
+        body.append(f"const T t{i} = {INFIX[operation].format(*args)};")
+    if extremes:
+        results = [number for x in results for number in (x, f"-{x}")]
+        body += [f"f{i} = larger(f{i}, bits({x}));" for i, x in enumerate(results)]
+    else:
+        body += [f"f{i} += (uint64_t)bits({x});" for i, x in enumerate(results)]
+    count = len(results)
+    kind = "int64_t" if extremes else "uint64_t"
+    leaf += [f"{kind} f{i} = 0;" for i in range(count)]
+    text = _TEXT.format(
+        leaf="\n            ".join(leaf),
+        body="\n                ".join(body),
+        stop=" ".join(
+            f"found[leaf * {len(results)} + {i}] = (int64_t)f{i};" for i in range(len(results))
+        ),
+        results=len(results),
+    )
+    try:
+        library = library_of("#include <string.h>\n" + head(torch.float64) + text)
+    except NoKernelsError:
+        return None
+    kinds = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_int, ctypes.c_void_p]
+    return library, function_of(library, "pass", kinds)
+
+
+def _run(
+    made: _Made, rows: Sequence[tuple[torch.Tensor, ...]], numbers: Sequence[Any], results: int
+) -> np.ndarray:
+    """Return what each thread found of each leaf."""
+    library, function = made
+    table = np.array([[x.data_ptr() for x in column] for column in zip(*rows, strict=True)])
+    sizes = np.array([row[0].numel() for row in rows])
+    total = int(sizes.sum())
+    threads = min(1 + total // (2 * BLOCK), torch.get_num_threads()) if has_threads(library) else 1
+    c = np.empty((len(numbers), len(rows)))
+    for own, number in zip(c, numbers, strict=True):
+        own[:] = number
+    found = np.zeros((threads, len(rows), results), np.int64)
+    places = (x.ctypes.data for x in (table, sizes, c))
+    function(*places, len(rows), 0, total, threads, found.ctypes.data)
+    return found
+
+
+def _tensor(leaf: Any) -> torch.Tensor | None:
+    """Return a leaf as a tensor whose memory a loop may read, or None if it is of another kind."""
+    if isinstance(leaf, np.ndarray):
+        if not (leaf.flags.writeable and leaf.dtype.isnative):
+            return None  # torch does not take its memory
+        leaf = torch.from_numpy(leaf)
+    if leaf.dtype not in _READ:
+        return None
+    return leaf.detach().resolve_neg().contiguous()
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is one of the CPU that has memory."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+        return False
+    try:
+        return tensor.data_ptr() != 0
+    except RuntimeError:  # of what torch.func wraps
+        return False
