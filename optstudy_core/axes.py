@@ -121,30 +121,35 @@ def _mean(x: Leaves, axis: int) -> Leaves:
 
 def _sum(x: Leaves, axis: int) -> Leaves:
     """Return the sum of float64 numbers."""
-    length = x.shape[axis]
-    rows = 1 << max(length - 1, 0).bit_length()
-
-    def padded(y: Any) -> Any:
-        xp = namespace(y)
-        shape = [*y.shape]
-        shape[axis] = rows - length
-        return xp.concat([y, xp.zeros(tuple(shape), dtype=y.dtype, device=device_of(y))], axis=axis)
-
-    total = x if rows == length else x.backend.rearrange(padded, x)
+    total, rows = x, 1 << max(x.shape[axis] - 1, 0).bit_length()
+    if not x.shape[axis]:
+        return x.backend.rearrange(functools.partial(_part, axis=axis, begin=0, end=1), x)
     while rows > 1:
-        rows //= 2
-        low, high = (
+        count = min(rows, x.backend.terms)
+        rows //= count
+        terms = [
             x.backend.rearrange(functools.partial(_part, axis=axis, begin=b, end=b + rows), total)
-            for b in (0, rows)
-        )
-        total = low + high
+            for b in range(0, rows * count, rows)
+        ]
+        while count > 1:  # the order of one half after the other
+            count //= 2
+            terms = [low + high for low, high in zip(terms[:count], terms[count:], strict=True)]
+        (total,) = terms
     return total
 
 
 def _part(x: Any, axis: int, begin: int, end: int) -> Any:
+    """Return a part along an axis, with zeros where it ends behind the array."""
     index = [slice(None)] * x.ndim
     index[axis] = slice(begin, end)
-    return x[tuple(index)]
+    part = x[tuple(index)]
+    missing = end - begin - part.shape[axis]
+    if not missing:
+        return part
+    xp, shape = namespace(x), [*x.shape]
+    shape[axis] = missing
+    zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device_of(x))
+    return xp.concat([part, zeros], axis=axis)
 
 
 def device_of(x: Any) -> Any:

@@ -19,6 +19,7 @@ tensors are put together for it, so all processes have to call); ``optstudy_torc
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -265,7 +266,7 @@ class _Scaled:
 
     def __init__(self, library: Library, u: Vector, exact: bool = True) -> None:
         self.library, self.vector = library, u
-        self.is_wide = exact and any(_is_wide(x) for x in u)
+        self.is_wide = exact and any(_is_wide(x.dtype) for x in u)
         self._largest: Any = None
         self.exponent: Any = 0
         if self.is_wide:
@@ -314,8 +315,9 @@ def _square(x: Array) -> tuple[Array, Array]:
     return x, x
 
 
-def _is_wide(x: Array) -> bool:
-    return any(name in str(x.dtype) for name in ("float64", "float128", "longdouble"))
+@functools.cache
+def _is_wide(dtype: Any) -> bool:
+    return any(name in str(dtype) for name in ("float64", "float128", "longdouble"))
 
 
 # Trees.

@@ -63,6 +63,8 @@ class Backend:
 
     name: str
     operations: tuple[str, ...] = OPERATIONS
+    terms = 2
+    """How many parts, a power of two, a sum along an axis takes at once, in the same order."""
 
     def apply(self, operation: str, *args: Any) -> Any:
         """Return ``operation`` (a name of :data:`OPERATIONS`) of leaves and Python numbers."""
@@ -237,8 +239,14 @@ class NumPy(Backend):
             with np.errstate(all="ignore"):
                 return function(library, *vectors, exact=True)
 
-        alone = functools.partial(super().scalars_of, function)
+        alone = functools.partial(self.scalars_of_large, function)
         return _small_ones_together(rows, kind, together, alone, Columns.most)
+
+    def scalars_of_large(
+        self, function: Reduction, rows: Sequence[tuple[Any, ...]]
+    ) -> Sequence[Any]:
+        """Return what :meth:`scalars_of` does, leaf by leaf."""
+        return super().scalars_of(function, rows)
 
     def in_double(
         self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None

@@ -71,9 +71,11 @@ class ThreadedNumPy(NumPy):
         with np.errstate(all="ignore"):
             return function(self._sums, *vectors, exact=True)
 
-    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def scalars_of_large(
+        self, function: Reduction, rows: Sequence[tuple[Any, ...]]
+    ) -> Sequence[Any]:
         found = scalars_of(function, rows) if self._sums is IN_C else None
-        return super().scalars_of(function, rows) if found is None else found
+        return super().scalars_of_large(function, rows) if found is None else found
 
     def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         found: dict[int, Any] = {}
