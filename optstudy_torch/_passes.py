@@ -1,8 +1,8 @@
 """Passes of exact sums over leaves on the CPU, each one loop in C.
 
 What :mod:`optstudy_core.exact_sum` does with blocks it does with symbols here, and what it did is
-written as the body of a loop. Both kinds of passes come
-down to whole numbers, which add up to the same in any order:
+written as the body of a loop. Both kinds of passes come down to whole numbers, which give the same
+in any order:
 
 - The sums of bits are sums of 64-bit integers, modulo 2⁶⁴.
 - Positive numbers are in the order of their bits, and above them are infinity and NaN; negative
@@ -175,6 +175,8 @@ def passed(
         if made is None:
             return None
         of_threads = _run(made, same, lines.numbers, len(results) * (1 + extremes))
+        if of_threads is None:
+            return None
         found.append(of_threads.max(0) if extremes else of_threads.sum(0))
     return found[0] if len(found) == 1 else np.concatenate(found)
 
@@ -265,10 +267,8 @@ def _made(
     text = _TEXT.format(
         leaf="\n            ".join(leaf),
         body="\n                ".join(body),
-        stop=" ".join(
-            f"found[leaf * {len(results)} + {i}] = (int64_t)f{i};" for i in range(len(results))
-        ),
-        results=len(results),
+        stop=" ".join(f"found[leaf * {count} + {i}] = (int64_t)f{i};" for i in range(count)),
+        results=count,
     )
     try:
         library = library_of("#include <string.h>\n" + head(torch.float64) + text)
@@ -280,10 +280,12 @@ def _made(
 
 def _run(
     made: _Made, rows: Sequence[tuple[torch.Tensor, ...]], numbers: Sequence[Any], results: int
-) -> np.ndarray:
-    """Return what each thread found of each leaf."""
+) -> np.ndarray | None:
+    """Return what each thread found of each leaf, or None if one has no memory."""
     library, function = made
     table = np.array([[x.data_ptr() for x in column] for column in zip(*rows, strict=True)])
+    if not table.all():
+        return None
     sizes = np.array([row[0].numel() for row in rows])
     total = int(sizes.sum())
     threads = min(1 + total // (2 * BLOCK), torch.get_num_threads()) if has_threads(library) else 1
@@ -313,5 +315,5 @@ def is_plain(tensor: torch.Tensor) -> bool:
         return False
     try:
         return tensor.data_ptr() != 0
-    except RuntimeError:  # of what torch.func wraps
+    except RuntimeError:  # what torch.func wraps has no address
         return False
