@@ -63,8 +63,6 @@ class Backend:
 
     name: str
     operations: tuple[str, ...] = OPERATIONS
-    terms = 2
-    """How many parts, a power of two, a sum along an axis takes at once, in the same order."""
 
     def apply(self, operation: str, *args: Any) -> Any:
         """Return ``operation`` (a name of :data:`OPERATIONS`) of leaves and Python numbers."""
@@ -293,7 +291,7 @@ class NumPy(Backend):
         return np.stack(scalars) if len({x.dtype for x in scalars}) == 1 else None
 
 
-_TOGETHER = 1 << 17
+_TOGETHER = 1 << 19
 """Numbers of leaves that are computed side by side: more would not stay in the cache."""
 
 

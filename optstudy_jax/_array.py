@@ -175,7 +175,6 @@ class JAX(Backend):
     """JAX operations, eager or traced, each rounded once."""
 
     name = "jax"
-    terms = 4  # fused into one loop by XLA; of 2 or 8 it keeps copies of the whole leaf
 
     def apply(self, operation: str, *args: Any) -> Node:
         to_isolate = _ISOLATED.get(operation, PLAIN)

@@ -12,7 +12,7 @@ import torch
 from conftest import same
 
 import optstudy_torch
-from optstudy_core import geometry, reductions
+from optstudy_core import Algorithm, geometry, reductions, sgd
 from optstudy_core.exact_sum import HOST
 from optstudy_core.leaves import Leaves, NumPy
 from optstudy_torch import _c, _machines, _native, _passes
@@ -135,7 +135,8 @@ const bool has_threads = false;
         patch.setattr(
             _native, "library_of", lambda text: libraries.append(make(text)) or libraries[-1]
         )
-        optstudy_torch.SGD([p], lr=0.1, compile=True).step()
+        mine = Algorithm("mine", sgd.init, sgd.update)  # its program is made anew
+        optstudy_torch.from_core(mine)([p], lr=0.1, compile=True).step()
     assert [_c.has_threads(x) for x in libraries] == [there]
 
 
