@@ -81,18 +81,33 @@ def _child(*arguments: str, **variables: str) -> Any:
 
 
 def imports(rounds: int) -> list[dict[str, Any]]:
-    """Return how long an import takes after that of what it is made for."""
+    """Return how long an import takes after that of what it is made for.
 
-    def milliseconds(base: str, statement: str) -> float:
-        code = f"import time, {base}; b = time.perf_counter(); {statement}"
-        command = [sys.executable, "-c", f"{code}; print(1e3 * (time.perf_counter() - b))"]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    A part of it may be a collection of garbage, of what was imported before.
+    """
+
+    def milliseconds(base: str, statement: str) -> list[float]:
+        code = f"""
+import gc, json, time, {base}
+
+times = []
+gc.callbacks.append(lambda phase, info: times.append(time.perf_counter()))
+begin = time.perf_counter()
+{statement}
+whole = time.perf_counter() - begin
+print(json.dumps([1e3 * whole, 1e3 * (sum(times[1::2]) - sum(times[::2]))]))
+"""
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found: list[float] = json.loads(done.stdout)
+        return found
 
     rows = []
     for statement, base in IMPORTS.items():
-        more = [milliseconds(base, statement) for _ in range(rounds)]
-        low, middle, high = statistics.quantiles(more, n=4)
+        whole, garbage = zip(*(milliseconds(base, statement) for _ in range(rounds)), strict=True)
+        low, middle, high = statistics.quantiles(whole, n=4)
         found = {"ms": middle, "ms_low": low, "ms_high": high}
+        found["ms_garbage"] = statistics.median(garbage)
         rows.append({"statement": statement, "base": base} | found)
     return rows
 

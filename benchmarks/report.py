@@ -43,7 +43,8 @@ compiled step, donated, two tensors).
 
 ## Start-up
 
-How long an import takes after that of what it is made for, in milliseconds.
+How long an import takes after that of what it is made for, in milliseconds, and how much of it
+Python collects garbage: what was imported before has left it almost due, whatever comes next.
 
 {imports}
 
@@ -86,7 +87,9 @@ def page(found: dict[str, Any], notes: str) -> str:
     imports = []
     for row in found["imports"]:
         quartiles = f"{row['ms_low']:.0f} to {row['ms_high']:.0f}"
-        imports.append([f"`{row['statement']}`", row["base"], f"{row['ms']:.0f} ({quartiles})"])
+        whole = f"{row['ms']:.0f} ({quartiles})"
+        garbage = f"{row['ms_garbage']:.0f}"
+        imports.append([f"`{row['statement']}`", row["base"], whole, garbage])
     compilation = []
     for row in found["compilation"]:
         cold, warm = row["cold"], row["warm"]
@@ -102,7 +105,7 @@ def page(found: dict[str, Any], notes: str) -> str:
         speed=table(headings, [benchmarks.cells(row) for row in found["rows"]]),
         notes=notes,
         memory=table(["kind", "more than needed"], memory),
-        imports=table(["statement", "after", "ms (quartiles)"], imports),
+        imports=table(["statement", "after", "ms (quartiles)", "garbage, ms"], imports),
         compilation=table(
             ["algorithm", "first, new", "first, kept", "others, new", "others, kept"], compilation
         ),
