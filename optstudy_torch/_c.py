@@ -42,7 +42,6 @@ _MACHINE = {
 """Flags for what torch itself found the processor to have."""
 
 _PROCESS = os.getpid()
-"""A forked process has no threads of OpenMP, and would wait for them."""
 
 FORMS = INFIX | {
     "divide": "{0} / {1}",
@@ -144,8 +143,13 @@ def function_of(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
 
 
 def has_threads(library: ctypes.CDLL) -> bool:
-    """Tell whether a library may use threads of OpenMP in this process."""
-    return ctypes.c_bool.in_dll(library, "has_threads").value and os.getpid() == _PROCESS
+    """Tell whether a library has threads of OpenMP."""
+    return ctypes.c_bool.in_dll(library, "has_threads").value
+
+
+def may_use_threads() -> bool:
+    """Tell whether this process may: a forked one would wait for threads that it does not have."""
+    return os.getpid() == _PROCESS
 
 
 # The compiler.

@@ -22,6 +22,7 @@ from ._c import (
     head,
     kind,
     library_of,
+    may_use_threads,
     read_numbers,
     written,
 )
@@ -188,7 +189,7 @@ class _Arrays:
         """Take the function from what the compiler made."""
         kinds = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
         self._function = function_of(library, self._name, kinds)
-        self._library = library
+        self._has_threads = has_threads(library)
 
     def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> None:
         """Run the body on units."""
@@ -210,7 +211,7 @@ class _Arrays:
             self._function(*given, part[0], min(part[-1] + BLOCK, total), threads)
 
         blocks = range(0, total, BLOCK)
-        if total and has_threads(self._library):
+        if total and self._has_threads and may_use_threads():
             work(blocks, threads)  # torch's own threads, which may still be waiting for work
         else:
             in_threads(work, blocks, threads)

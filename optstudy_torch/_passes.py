@@ -22,7 +22,7 @@ import torch
 from optstudy_core.exact_sum import HOST, Columns, Host, Parts, Terms, Vector, product, size
 from optstudy_core.leaves import Reduction
 
-from ._c import function_of, has_threads, head, library_of
+from ._c import function_of, has_threads, head, library_of, may_use_threads
 from ._language import INFIX
 from ._stages import BLOCK, NoKernelsError
 
@@ -67,7 +67,7 @@ void pass(const void *const *table, const int64_t *sizes, const T *c, int64_t le
 }}
 """
 
-_Made = tuple[ctypes.CDLL, Any]
+_Made = tuple[Any, bool]
 
 
 class InC(Host):
@@ -248,7 +248,7 @@ def _made(
     dtypes: Sequence[torch.dtype],
     extremes: bool,
 ) -> _Made | None:
-    """Return the library of a pass and its function, or None if it cannot be made."""
+    """Return the function of a pass and whether it has threads, or None if it cannot be made."""
     body, leaf = [], [f"const T c{i} = c[{i} * leaves + leaf];" for i in range(numbers)]
     for i, dtype in enumerate(dtypes):
         kind, read = _READ[dtype]
@@ -275,20 +275,21 @@ def _made(
     except NoKernelsError:
         return None
     kinds = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_int, ctypes.c_void_p]
-    return library, function_of(library, "pass", kinds)
+    return function_of(library, "pass", kinds), has_threads(library)
 
 
 def _run(
     made: _Made, rows: Sequence[tuple[torch.Tensor, ...]], numbers: Sequence[Any], results: int
 ) -> np.ndarray | None:
     """Return what each thread found of each leaf, or None if one has no memory."""
-    library, function = made
+    function, threaded = made
     table = np.array([[x.data_ptr() for x in column] for column in zip(*rows, strict=True)])
     if not table.all():
         return None
     sizes = np.array([row[0].numel() for row in rows])
     total = int(sizes.sum())
-    threads = min(1 + total // (2 * BLOCK), torch.get_num_threads()) if has_threads(library) else 1
+    threads = min(1 + total // (2 * BLOCK), torch.get_num_threads())
+    threads = threads if threaded and may_use_threads() else 1
     c = np.empty((len(numbers), len(rows)))
     for own, number in zip(c, numbers, strict=True):
         own[:] = number
