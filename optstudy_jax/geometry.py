@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from optstudy_core import geometry as core
-from optstudy_core.exact_sum import Library, Parts, Terms, Vector, to_bits
+from optstudy_core.exact_sum import Library, Parts, Terms, Vector, product, to_bits
 from optstudy_core.leaves import Leaves, namespace_of
 
 from ._array import JAX, PLAIN, Node, isolate, leaving, outside
@@ -41,9 +41,9 @@ class _Traced(Library):
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         def extremes(*block: Any) -> Iterator[Any]:
-            for product in _products(terms, block):
-                yield product
-                yield -product
+            for term in _products(terms, block):
+                yield term
+                yield -term
 
         found = _reduce(extremes, vectors, lax.max, jnp.asarray(0.0, jnp.float64))
         values = [self.wrap(value) for value in found]
@@ -71,8 +71,7 @@ class _Traced(Library):
 
 def _products(terms: Terms, block: Iterable[Any]) -> Iterator[Any]:
     for factors in terms(*block):
-        product = factors[0] * factors[1] if len(factors) == 2 else factors[0]
-        yield product.values[0].value
+        yield product(factors).values[0].value
 
 
 def _reduce(

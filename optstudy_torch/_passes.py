@@ -77,7 +77,7 @@ class InC(Host):
     """
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        found = self._found(lambda *block: map(product, terms(*block)), vectors, True)
+        found = self._found(_products_of(terms), vectors, True)
         return super().largest(terms, vectors) if found is None else _pairs(found.max(0))
 
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
@@ -98,7 +98,7 @@ class _Each(Host):
     """
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        return _pairs(_needed(passed(lambda *block: map(product, terms(*block)), vectors, True)).T)
+        return _pairs(_needed(passed(_products_of(terms), vectors, True)).T)
 
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
         found = _needed(passed(parts, vectors, False)).T
@@ -179,6 +179,10 @@ def passed(
             return None
         found.append(of_threads.max(0) if extremes else of_threads.sum(0))
     return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _products_of(terms: Terms) -> Callable[..., Iterator[Any]]:
+    return lambda *block: map(product, terms(*block))
 
 
 def _needed(found: np.ndarray | None) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,6 +100,17 @@ def definition(
         ends.append(p)
         states.append(state)
     return ends, states
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch, and what computes beside it, have two threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 def same(ours: Any, theirs: Any) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import draw, same
 
 from optstudy_core import ALGORITHMS, axes, leaves, namespace, reductions
@@ -20,15 +18,11 @@ SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 7
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_blocks(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and leaves that are cut into many parts."""
     for module in _host, _passes:
         monkeypatch.setattr(module, "BLOCK", 500)
     monkeypatch.setattr(leaves, "_TOGETHER", 4000)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trees(dtype: Any, order: Any, seed: int, shapes: Any = SHAPES) -> list[Leaves]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,14 +30,10 @@ SIZES = (1, 3, 7000, 64, 1)
 
 
 @pytest.fixture(autouse=True)
-def _always_in_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _always_in_c(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, short parts, and C for whatever there is."""
     monkeypatch.setattr(_passes, "BLOCK", 100)
     monkeypatch.setattr(_passes, "_FEW", 0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
