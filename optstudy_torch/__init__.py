@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch as _torch  # noqa: F401  (where it is missing, it is missed now and not later)
+
 from optstudy_core import ALGORITHMS
 from optstudy_core import __version__ as __version__
 from optstudy_core._lazy import Lazy
