@@ -10,7 +10,6 @@ shape (0,). Sums over all leaves are not possible.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,13 +101,8 @@ def _mapped(pick: Callable[[Leaves], Leaves], value: Any) -> Any:
 def _joined(results: Sequence[Any], parts: Sequence[Sequence[int]], backend: Backend) -> Any:
     first = results[0]
     if isinstance(first, Leaves):
-        where = [i for part in parts for i in part]
-        found = [x for result in results[: len(parts)] for x in result.values]
-        return Leaves((x for _, x in sorted(zip(where, found, strict=True), key=_FIRST)), backend)
+        return backend.joined(results[: len(parts)], parts)
     if isinstance(first, tuple):
         fields = [_joined(column, parts, backend) for column in zip(*results, strict=True)]
         return type(first)(*fields) if hasattr(first, "_fields") else tuple(fields)
     return first
-
-
-_FIRST = operator.itemgetter(0)

@@ -94,9 +94,12 @@ class Backend:
             values = [value] * len(rows)
         else:
             values = self.scalars_of(function, rows)
-        return Leaves(
-            (self.full(value, row[0]) for value, row in zip(values, rows, strict=True)), self
-        )
+        return self.fulls(values, trees[0])
+
+    def fulls(self, values: Sequence[Any], tree: Leaves) -> Leaves:
+        """Return what :meth:`full` does of a value for each leaf of a tree."""
+        pairs = zip(values, tree.values, strict=True)
+        return Leaves((self.full(value, leaf) for value, leaf in pairs), self)
 
     def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the float64 scalar of each leaf.
@@ -144,6 +147,10 @@ class Backend:
         """Return what such a function makes of leaves of one dtype."""
         raise NotImplementedError
 
+    def sum_along(self, x: Leaves, axis: int) -> Leaves | None:
+        """Return what :func:`optstudy_core.axes.axis_sum` does of float64, if that is faster."""
+        return None
+
     def matmul(self, x: Any, y: Any) -> Any:
         """Return the library's product of float64 matrices, of which every sum is exact."""
         return x @ y
@@ -182,6 +189,15 @@ class Backend:
         """Return the elements of such a vector as the leaves they were."""
         return [vector[i] for i in range(vector.shape[0])]
 
+    def joined(self, trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> Leaves:
+        """Return one tree.
+
+        Args:
+            trees: its parts.
+            parts: the numbers in the whole of the leaves of each.
+        """
+        return Leaves(in_order(trees, parts), self)
+
     def map(self, operation: str, *args: Any) -> Leaves:
         """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf.
 
@@ -208,6 +224,12 @@ class Backend:
         )
 
 
+def in_order(trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> list[Any]:
+    """Return the leaves of trees by their numbers."""
+    found = dict(zip(chain.from_iterable(parts), chain.from_iterable(t.values for t in trees)))
+    return [found[i] for i in range(len(found))]
+
+
 class NumPy(Backend):
     """NumPy's own operators: the definition of every other backend's bits."""
 
@@ -222,6 +244,13 @@ class NumPy(Backend):
     def full(self, value: Any, leaf: Any) -> Any:
         with np.errstate(all="ignore"):
             return np.full((), value, dtype=leaf.dtype)
+
+    def fulls(self, values: Sequence[Any], tree: Leaves) -> Leaves:
+        dtypes = {x.dtype for x in tree.values}
+        if len(dtypes) != 1 or len(values) == 1:
+            return super().fulls(values, tree)
+        with np.errstate(all="ignore"):
+            return Scalars(np.array(values).astype(*dtypes), len(values), self)
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
         with np.errstate(all="ignore"):
@@ -355,7 +384,7 @@ class LeavesNamespace:
         """Return ``value`` as a 0-d array for each leaf of the tree whose ``dtype`` is given."""
         if shape != ():
             raise ValueError(f"shape = {shape!r}: only () fits every leaf of a tree")
-        return Leaves((self._backend.full(value, v) for v in dtype.tree.values), self._backend)
+        return self._backend.fulls([value] * dtype.tree.count, dtype.tree)
 
 
 def _binary(operation: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -372,7 +401,8 @@ def _unary(operation: str) -> Callable[..., Any]:
     return lambda self: self.backend.map(operation, self)
 
 
-_UNKNOWN = object()
+UNKNOWN: Final = object()
+"""The vector of a tree before it is asked for."""
 
 
 class Leaves:
@@ -382,20 +412,24 @@ class Leaves:
         values: one array a leaf, as the backend keeps them.
         backend: computes the operations.
 
+    Attributes:
+        kept: what the backend keeps of it.
+
     >>> import numpy as np
     >>> tree = Leaves([np.float32([1.0, 4.0]), np.float64(9.0)], NumPy())
     >>> [np.asarray(v).tolist() for v in (2 * namespace_of(tree).sqrt(tree)).values]
     [[2.0, 4.0], 6.0]
     """
 
-    __slots__ = ("_values", "_vector", "backend")
+    __slots__ = ("_values", "_vector", "backend", "kept")
     __array_priority__ = 1000
     __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
 
     def __init__(self, values: Any, backend: Backend) -> None:
         self._values: Sequence[Any] | None = tuple(values)
-        self._vector: Any = _UNKNOWN
+        self._vector: Any = UNKNOWN
         self.backend = backend
+        self.kept: Any = None
 
     @property
     def values(self) -> Sequence[Any]:
@@ -411,7 +445,7 @@ class Leaves:
     @property
     def vector(self) -> Any:
         """The leaves as one vector, where all are scalars of one kind; else None."""
-        if self._vector is _UNKNOWN:
+        if self._vector is UNKNOWN:
             scalars = all(x.shape == () for x in self.values)
             self._vector = self.backend.stacked(self.values) if scalars else None
         return self._vector
@@ -473,7 +507,7 @@ class Scalars(Leaves):
 
     def __init__(self, vector: Any, count: int, backend: Backend) -> None:
         self._values, self._vector, self._count = None, vector, count
-        self.backend = backend
+        self.backend, self.kept = backend, None
 
     @property
     def values(self) -> Sequence[Any]:

@@ -72,9 +72,9 @@ const bool has_threads = true;
 const bool has_threads = false;
 #endif
 
-/* Gives each thread a part to do; each flushes subnormal numbers if the first one does. */
+/* Gives each thread a part to do, in grains; each flushes subnormal numbers if the first does. */
 #ifdef _OPENMP
-#define IN_THREADS(count, begin, end, part) \\
+#define IN_THREADS(count, begin, end, grain, part) \\
     if (count > 1) { \\
         const int wanted = count; \\
         fenv_t first; \\
@@ -82,7 +82,7 @@ const bool has_threads = false;
         _Pragma("omp parallel num_threads(wanted)") \\
         { \\
             const int64_t number = omp_get_thread_num(), n = omp_get_num_threads(); \\
-            const int64_t length = (end - begin + n * 64 - 1) / (n * 64) * 64; \\
+            const int64_t length = (end - begin + n * grain - 1) / (n * grain) * grain; \\
             const int64_t from = begin + number * length, to = from + length; \\
             fenv_t own; \\
             fegetenv(&own); \\
@@ -93,7 +93,7 @@ const bool has_threads = false;
     } else \\
         part(0, begin, end)
 #else
-#define IN_THREADS(count, begin, end, part) part(0, begin, end)
+#define IN_THREADS(count, begin, end, grain, part) part(0, begin, end)
 #endif
 
 /* In two choices each, not in one of two conditions: GCC computes them several at a time. */

@@ -1,4 +1,4 @@
-"""NumPy in as many threads as torch has: for rules that run as they are written, on the CPU.
+"""NumPy in as many threads as torch has: for rules that run as they are written, without C.
 
 Every number is computed as NumPy alone computes it: operations are cut into parts, exact sums do
 not show how they are split, and sums along an axis are cut along the others.
@@ -17,7 +17,6 @@ from optstudy_core._namespace import Array
 from optstudy_core.exact_sum import Host, Vector
 from optstudy_core.leaves import Leaves, NumPy, Reduction
 
-from ._passes import IN_C, scalars_of
 from ._stages import BLOCK
 from ._threads import in_threads
 
@@ -26,14 +25,7 @@ _CREATION = frozenset({"zeros_like", "ones_like"})
 
 
 class ThreadedNumPy(NumPy):
-    """NumPy's operations, large ones in threads.
-
-    Args:
-        compiled: whether exact sums may be loops in C.
-    """
-
-    def __init__(self, compiled: bool) -> None:
-        self._sums = IN_C if compiled else _ThreadedHost()
+    """NumPy's operations, large ones in threads."""
 
     def apply(self, operation: str, *args: Any) -> Any:
         arrays = [x for x in args if isinstance(x, np.ndarray) and x.ndim]
@@ -69,13 +61,7 @@ class ThreadedNumPy(NumPy):
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
         with np.errstate(all="ignore"):
-            return function(self._sums, *vectors, exact=True)
-
-    def scalars_of_large(
-        self, function: Reduction, rows: Sequence[tuple[Any, ...]]
-    ) -> Sequence[Any]:
-        found = scalars_of(function, rows) if self._sums is IN_C else None
-        return super().scalars_of_large(function, rows) if found is None else found
+            return function(_THREADED, *vectors, exact=True)
 
     def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         found: dict[int, Any] = {}
@@ -123,6 +109,9 @@ class _ThreadedHost(Host):
 
         in_threads(work, rows, 1 + self.count(vectors[0]) // (2 * BLOCK))
         return list(self.reduce(operation, self.stack(found), 0))
+
+
+_THREADED = _ThreadedHost()
 
 
 def _cuts(shape: tuple[int, ...], axis: int, length: int) -> list[tuple[slice, ...]]:

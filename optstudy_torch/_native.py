@@ -67,7 +67,7 @@ void {name}(T *const *table, const int64_t *sizes, const int64_t *columns,
             int64_t begin, int64_t end, int threads) {{
 #define PART(number, from, to) \\
     part_of_{name}(table, sizes, columns, scalars, c, leaves, from, to)
-    IN_THREADS(threads, begin, end, PART);
+    IN_THREADS(threads, begin, end, 64, PART);
 #undef PART
 }}
 """

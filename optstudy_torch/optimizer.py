@@ -21,12 +21,13 @@ from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
 from ._host import ThreadedNumPy
+from ._loops import Loops, take_steps
 from ._machines import Machine
 from ._program import NotTraceableError, Program
 from ._stages import HOST, Stage, add
 
 EAGER = Eager()
-HOST_ARRAYS = {compiled: ThreadedNumPy(compiled) for compiled in (False, True)}
+HOST_ARRAYS = {False: ThreadedNumPy(), True: Loops()}
 
 WORKING_DTYPE = {
     torch.float32: torch.float32,
@@ -331,12 +332,15 @@ class CoreOptimizer(torch.optim.Optimizer):
             values[name] = leaves(own)
         values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
         state, step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
-        new_fields = _flatten(state)
+        new = [field.values for field in _flatten(state)]
         for i, p in enumerate(params):
-            keep = _owned(theta.values[i], grad.values[i])
-            for name, field in zip(layout.names, new_fields, strict=True):
-                self.state[p][name] = _tensor(keep(field.values[i]))
-            add(p, _tensor(step.values[i]), group["step_dtype"])
+            keep, own = _owned(theta.values[i], grad.values[i]), self.state[p]
+            for name, field in zip(layout.names, new, strict=True):
+                own[name] = _tensor(keep(field[i]))
+        taken = take_steps(params, step)
+        for i, p in enumerate(params):
+            if i not in taken:
+                add(p, _tensor(step.values[i]), group["step_dtype"])
 
     # Saved states.
 
