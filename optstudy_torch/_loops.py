@@ -24,7 +24,7 @@ from ._host import ThreadedNumPy
 from ._passes import IN_C, Alike, address, scalars_of, scalars_of_alike
 from ._stages import BLOCK, NoKernelsError
 
-_FEW = 1 << 13
+FEW = 1 << 13
 """Numbers that NumPy computes in less time than it takes to write the operation down."""
 
 _CALL = 1 << 10
@@ -36,7 +36,7 @@ _MOST = 40
 _SCRATCH = 1 << 14
 """Numbers of float64 that stay in a core's second cache, for a sum along an axis."""
 
-_PLAIN = NumPy()
+_THREADED = ThreadedNumPy()
 _BOOL = np.dtype(bool)
 _KINDS = {np.dtype(np.float32): "T", np.dtype(np.float64): "T", _BOOL: "bool"}
 _TORCH = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}
@@ -137,10 +137,17 @@ void along(const void *const *table, const T *c, int64_t leaves, int64_t blocks,
 
 
 class Loops(ThreadedNumPy):
-    """NumPy's operations, those on large trees of one shape in C; exact sums in C."""
+    """NumPy's operations, those on large trees of one shape in C; exact sums in C.
+
+    Args:
+        few: numbers of trees that are not large; a call counts as some, for every leaf.
+    """
+
+    def __init__(self, few: int = FEW) -> None:
+        self._few = few
 
     def map(self, operation: str, *args: Any) -> Leaves:
-        kind = _result(operation, args)
+        kind = self._result(operation, args)
         if kind is None:
             return super().map(operation, *args)
         return Deferred(operation, args, kind, self)
@@ -159,79 +166,94 @@ class Loops(ThreadedNumPy):
         for tree in trees:
             if isinstance(tree, Deferred):
                 tree.compute()
-        vectors = [known for tree in trees if (known := _kind(tree)) and known.dtype != _BOOL]
-        if (
-            not whole
-            and len(vectors) == len(trees)
-            and _is_large(len(vectors[0]), vectors[0].shape)
-        ):
-            found = scalars_of_alike(function, vectors)
-            if found is not None:
-                return self.fulls(list(found), trees[0])
-        return super().reduce(function, trees, whole)
+        vectors = None if whole else self._large(trees)
+        found = scalars_of_alike(function, vectors) if vectors else None
+        if found is None:
+            return super().reduce(function, trees, whole)
+        return self.fulls(list(found), trees[0])
 
     def in_double(
         self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
     ) -> Leaves:
-        if axis is not None and len(trees) == 1:
-            (tree,) = trees
-            kind = _kind(tree)
-            if (
-                kind is not None
-                and kind.shape
-                and kind.dtype != _BOOL
-                and _is_large(len(kind), kind.shape)
-            ):
-                with np.errstate(all="ignore"):
-                    wide = function(_Wide(tree, kind), axis % len(kind.shape) + 1)
-                    (block,) = wide.values
-                    return _Block(block.astype(kind.dtype), self)
-        return super().in_double(function, *trees, axis=axis)
+        kinds = self._large(trees)
+        if axis is None or not kinds or len(kinds) > 1:
+            return super().in_double(function, *trees, axis=axis)
+        (kind,), (tree,) = kinds, trees
+        with np.errstate(all="ignore"):
+            (block,) = function(_Wide(tree, kind), axis % len(kind.shape) + 1).values
+            return _Rows(Alike.of_rows(block.astype(kind.dtype)), self)
+
+    def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
+        return _THREADED.doubled(function, *leaves)  # of what is computed so, most are products
 
     def joined(self, trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> Leaves:
         return trees[0] if len(parts) == 1 else _Joined(trees, parts, self)
+
+    def _result(self, operation: str, args: Sequence[Any]) -> Alike | None:
+        """Return what an operation gives, or None if it is not written down."""
+        trees = [a for a in args if isinstance(a, Leaves)]
+        shapes = {*map(_shape_of_first, trees)} - {()}
+        if not shapes or (len(shapes) == 1 and not self._is_large(trees[0].count, *shapes)):
+            return None  # before more is looked at
+        kinds = [kind for tree in trees if (kind := _kind(tree))]
+        numbers = [a for a in args if not isinstance(a, Leaves)]
+        if len(kinds) < len(trees) or any(type(x) not in (int, float) for x in numbers):
+            return None
+        shape, dtype = _shape(kinds), _dtype(operation, args, kinds)
+        if shape is None or dtype is None or len({len(k) for k in kinds}) > 1:
+            return None
+        kind = Alike(len(kinds[0]), shape, dtype)
+        return kind if self._is_large(len(kind), shape) else None
+
+    def _large(self, trees: Sequence[Leaves]) -> list[Alike] | None:
+        """Return what is known of trees of numbers; None if one is small or mixed."""
+        kinds = [kind for tree in trees if (kind := _kind(tree)) and kind.dtype != _BOOL]
+        fits = len(kinds) == len(trees)
+        return kinds if fits and all(self._is_large(len(k), k.shape) for k in kinds) else None
+
+    def _is_large(self, count: int, shape: tuple[int, ...]) -> bool:
+        size = math.prod(shape)
+        return size > 0 and count * (size + _CALL) >= self._few
 
     def computed(self, operation: str, args: Sequence[Any]) -> Leaves:
         """Return what NumPy makes of an operation."""
         return super().map(operation, *args)
 
 
-class _Block(Leaves):
-    """Leaves that are the rows of one array."""
+class _Rows(Leaves):
+    """Leaves of one shape and dtype, the rows of one array."""
 
-    __slots__ = ("_block",)
+    __slots__ = ()
 
-    def __init__(self, block: np.ndarray, backend: Loops) -> None:
-        self._values, self._vector, self.backend = None, None, backend
-        self.kept = Alike.of_rows(block)
-        self._block = block
+    def __init__(self, kind: Alike, backend: Loops) -> None:
+        self._values, self._vector, self.backend, self.kept = None, None, backend, kind
 
     @property
     def values(self) -> Sequence[Any]:
         """The leaves."""
         if self._values is None:
-            self._values = tuple(self._block)
+            self._values = tuple(self.kept.arrays)
         return self._values
 
     @property
     def count(self) -> int:
         """How many leaves there are."""
-        return len(self._block)
+        return len(self.kept)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that all leaves have."""
-        shape: tuple[int, ...] = self._block.shape[1:]
+        shape: tuple[int, ...] = self.kept.shape
         return shape
 
 
-class Deferred(Leaves):
+class Deferred(_Rows):
     """What an operation makes of trees, computed when someone asks for it."""
 
     __slots__ = ("args", "dtypes", "loops", "operation", "operations")
 
     def __init__(self, operation: str, args: tuple[Any, ...], kind: Alike, backend: Loops) -> None:
-        self._values, self._vector, self.backend, self.kept = None, None, backend, kind
+        super().__init__(kind, backend)
         self.loops, self.operation, self.args = backend, operation, args
         trees = [a for a in args if isinstance(a, Leaves)]
         waiting = [a for a in trees if isinstance(a, Deferred) and a.waits]
@@ -256,21 +278,7 @@ class Deferred(Leaves):
     def values(self) -> Sequence[Any]:
         """The leaves."""
         self.compute()
-        if self._values is None:
-            self._values = tuple(self.kept.arrays)
-        return self._values
-
-    @property
-    def count(self) -> int:
-        """How many leaves there are."""
-        count: int = len(self.kept)
-        return count
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that all leaves have."""
-        shape: tuple[int, ...] = self.kept.shape
-        return shape
+        return super().values
 
     def compute(self) -> None:
         """Compute it, if it has not been."""
@@ -307,6 +315,15 @@ class _Joined(Leaves):
     def count(self) -> int:
         """How many leaves there are."""
         return sum(map(len, self.parts))
+
+
+def check() -> None:
+    """Make a library of nothing.
+
+    Raises:
+        NoKernelsError: if loops cannot be made.
+    """
+    library_of(head(torch.float32))
 
 
 def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:
@@ -399,23 +416,6 @@ def _kind_of(tree: Leaves) -> Alike | None:
     return Alike(len(values), shape, dtype, np.array(addresses, np.uintp), arrays)
 
 
-def _result(operation: str, args: Sequence[Any]) -> Alike | None:
-    """Return what an operation gives, or None if it is not written down."""
-    trees = [a for a in args if isinstance(a, Leaves)]
-    shapes = {*map(_shape_of_first, trees)} - {()}
-    if not shapes or (len(shapes) == 1 and not _is_large(trees[0].count, *shapes)):
-        return None  # before more is looked at
-    kinds = [kind for tree in trees if (kind := _kind(tree))]
-    numbers = [a for a in args if not isinstance(a, Leaves)]
-    if len(kinds) < len(trees) or any(type(x) not in (int, float) for x in numbers):
-        return None
-    shape, dtype = _shape(kinds), _dtype(operation, args, kinds)
-    if shape is None or dtype is None or len({len(k) for k in kinds}) > 1:
-        return None
-    kind = Alike(len(kinds[0]), shape, dtype)
-    return kind if _is_large(len(kind), shape) else None
-
-
 def _shape_of_first(tree: Leaves) -> tuple[int, ...]:
     if isinstance(tree, Scalars):
         return ()
@@ -423,11 +423,6 @@ def _shape_of_first(tree: Leaves) -> tuple[int, ...]:
         kept: Alike = tree.kept
         return kept.shape
     return next((x.shape for x in tree.values), ())
-
-
-def _is_large(count: int, shape: tuple[int, ...]) -> bool:
-    size = math.prod(shape)
-    return size > 0 and count * (size + _CALL) >= _FEW
 
 
 def _shape(kinds: Sequence[Alike]) -> tuple[int, ...] | None:

@@ -21,13 +21,14 @@ from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
 from ._host import ThreadedNumPy
-from ._loops import Loops, take_steps
+from ._loops import Loops, check, take_steps
 from ._machines import Machine
 from ._program import NotTraceableError, Program
-from ._stages import HOST, Stage, add
+from ._stages import HOST, NoKernelsError, Stage, add
 
 EAGER = Eager()
-HOST_ARRAYS = {False: ThreadedNumPy(), True: Loops()}
+HOST_ARRAYS = {False: ThreadedNumPy(), None: Loops(), True: Loops(few=0)}
+"""What computes on the CPU where a rule runs as it is written, by ``compile``."""
 
 WORKING_DTYPE = {
     torch.float32: torch.float32,
@@ -275,7 +276,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             _check_gradients(params)
             plan = self._plan(number, group, inputs)
             if group["compile"] and plan.machine is None:
-                raise _not_compiled(plan.algorithm)
+                _check_compiled(plan.algorithm, params)
             staged = self._staged.get(number)
             if staged is None or not staged.holds(plan, group["compile"], params):
                 self._staged.pop(number, None)
@@ -316,7 +317,7 @@ class CoreOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Call the pure function itself, where no program can be made of it."""
         layout = plan.layout
-        leaves = _leaves_of(params, group["compile"] is not False)
+        leaves = _leaves_of(params, group["compile"])
         work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
         theta = leaves(work)
         grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
@@ -527,16 +528,22 @@ def _compiled(compiled: Any, fused: Any) -> bool | None:
     return None if chosen is None else bool(chosen)
 
 
-def _not_compiled(algorithm: Algorithm) -> NotImplementedError:
-    return NotImplementedError(
-        f"compile = True for {algorithm.name}: allowed for algorithms whose state is made of "
-        "scalars and of arrays like the parameter, and whose formula does not depend on the shape "
-        "of the parameter"
-    )
+def _check_compiled(algorithm: Algorithm, params: Sequence[torch.Tensor]) -> None:
+    """Refuse what runs as it is written, unless its operations are loops."""
+    if not algorithm.leafwise or any(p.device.type != HOST for p in params):
+        raise NotImplementedError(
+            f"compile = True for {algorithm.name}: allowed for algorithms whose state is made of "
+            "scalars and of arrays like the parameter, and on the CPU for those whose formula "
+            "depends on the shape of the parameter"
+        )
+    try:
+        check()
+    except NoKernelsError as error:
+        raise RuntimeError(f"compile = True on {HOST}: {error}") from error
 
 
 def _leaves_of(
-    params: Sequence[torch.Tensor], compiled: bool
+    params: Sequence[torch.Tensor], compiled: bool | None
 ) -> Callable[[Iterable[torch.Tensor]], Leaves]:
     """Return what makes trees of tensors that are where the parameters are.
 

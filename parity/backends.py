@@ -411,8 +411,8 @@ def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
         NotRunError: with the reason, where it cannot run here.
         RefusedError: where it runs nowhere.
     """
-    if name == "torch-compiled" and getattr(subject, "leafwise", False):
-        raise RefusedError("compile=True for rules that depend on the shape of a parameter")
+    if name == "torch-compiled" and device != "cpu" and getattr(subject, "leafwise", False):
+        raise RefusedError("compile=True off the CPU for rules that depend on a parameter's shape")
     reason = missing(name, device)
     if reason:
         raise NotRunError(reason)

@@ -37,7 +37,6 @@ EVERY = [
     slow(name, backend) if name == "shampoo" and backend != "jax-jit" else (name, backend)
     for name in sorted(ALGORITHMS)
     for backend in ("numpy", "torch", "torch-compiled", "jax-jit")
-    if not (backend == "torch-compiled" and ALGORITHMS[name].leafwise)
 ]
 
 
@@ -53,8 +52,6 @@ def test_every_algorithm_is_identical(name: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax", "jax-jit"])
 @pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS)))
 def test_every_backend_is_identical(name: str, backend: str) -> None:
-    if backend == "torch-compiled" and ALGORITHMS[name].leafwise:
-        pytest.skip("refused")
     examples = 2 if backend.startswith("jax") else 6  # of which each is traced
     report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
     assert report.complete, report.first_difference
@@ -72,10 +69,9 @@ def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_many_cases_are_identical(name: str) -> None:
-    leafwise = ALGORITHMS[name].leafwise
     report = parity.check(
         name,
-        backends=[b for b in backends.NAMES if not (b == "torch-compiled" and leafwise)],
+        backends=backends.NAMES,
         dtypes=["float32", "float64", "bfloat16"],
         examples=60,
         steps=300,

@@ -1,4 +1,4 @@
-"""Rules that run as they are written: NumPy in threads has NumPy's bits."""
+"""Rules that run as they are written: NumPy in threads, and loops in C, have NumPy's bits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from conftest import draw, same
 
 from optstudy_core import ALGORITHMS, axes, leaves, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_torch import _host, _passes
+from optstudy_torch import _host, _loops, _passes
 from optstudy_torch._host import ThreadedNumPy
 from optstudy_torch._loops import Loops
 from optstudy_torch._threads import in_threads
 
 SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 70), (1, 4000)]
 
+BACKENDS = ThreadedNumPy(), Loops(), Loops(few=0)
+
 
 @pytest.fixture(autouse=True)
 def _small_blocks(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and leaves that are cut into many parts."""
-    for module in _host, _passes:
+    for module in _host, _loops, _passes:
         monkeypatch.setattr(module, "BLOCK", 500)
     monkeypatch.setattr(leaves, "_TOGETHER", 4000)
 
 
 def trees(dtype: Any, order: Any, seed: int, shapes: Any = SHAPES) -> list[Leaves]:
     arrays = [np.asarray(x, order=order) for x in draw(shapes, 1, seed=seed, dtype=dtype)[0]]
-    return [Leaves(arrays, NumPy()), *(Leaves(arrays, b) for b in (ThreadedNumPy(), Loops()))]
+    return [Leaves(arrays, NumPy()), *(Leaves(arrays, b) for b in BACKENDS)]
 
 
 def assert_same(expected: Leaves, *others: Leaves) -> None:
@@ -83,7 +85,7 @@ def test_sums_along_an_axis(axis: int, order: Any) -> None:
 def test_what_is_not_finite_and_no_warning() -> None:
     x = np.full((40, 50), 1e38, np.float32)
     x[3, 4], x[5, 6] = np.nan, np.inf
-    each = [Leaves([x], NumPy()), *(Leaves([x], b) for b in (ThreadedNumPy(), Loops()))]
+    each = [Leaves([x], NumPy()), *(Leaves([x], b) for b in BACKENDS)]
     assert_same(*(y * y - y / (y - y) for y in each))
     assert_same(*(reductions.leaf_norm(y) for y in each))
     assert_same(*(axes.axis_mean(y * 3.0, 0) for y in each))
