@@ -130,14 +130,10 @@ def first_step(name: str) -> dict[str, float]:
 
 def compilation() -> list[dict[str, Any]]:
     """Return :func:`first_step` without what the compiler keeps on disk, and with it."""
-    from optstudy_core import ALGORITHMS
-
     from . import __main__ as benchmarks
 
     rows = []
     for name in benchmarks.ALGORITHMS:
-        if ALGORITHMS[name].leafwise:  # is not compiled
-            continue
         with tempfile.TemporaryDirectory() as folder:
             kept = {"XDG_CACHE_HOME": folder}
             cold, warm = (_child("--first-step", name, **kept) for _ in range(2))

@@ -14,8 +14,8 @@ optax the two largest (``largest_axes``), and only where both have 128 entries (
 ε₁ = 0 stands for the machine epsilon of the dtype, as None does in torch.optim.
 
 In optax the rate is not bounded by 1/√t, and its factor and decay_offset are not here. wₜ is right
-to a few units in the last place (optax: float32 always). torch runs it as written: ``compile=True``
-is refused.
+to a few units in the last place (optax: float32 always). torch runs it as written: off the CPU,
+``compile=True`` is refused.
 
 Source: Shazeer and Stern 2018, Algorithms 4 and 5 (`shazeer2018adafactor`).
 """

@@ -10,7 +10,7 @@ Adagrad has. The paper's pseudocode has no ε and no momentum; neither it nor op
 learning rate.
 
 The state of a leaf of shape n₁ × n₂ × … holds n₁ + n₂ + … numbers besides the momentum. torch
-runs it as written: ``compile=True`` is refused.
+runs it as written: off the CPU, ``compile=True`` is refused.
 
 Source: Anil et al. 2019, Algorithm SM3-II (`anil2019memory`).
 """

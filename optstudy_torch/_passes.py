@@ -69,7 +69,8 @@ void pass(const void *const *table, const int64_t *sizes, const T *c, int64_t le
 }}
 """
 
-_TORCH = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}
+TORCH = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}
+"""torch's dtypes, by NumPy's."""
 _Made = tuple[Any, bool]
 
 
@@ -360,7 +361,7 @@ def _tables(
     """
     if all(isinstance(x, Alike) for x in vectors):
         known: Any = vectors
-        dtypes, table = [_TORCH[x.dtype] for x in known], np.array([x.addresses for x in known])
+        dtypes, table = [TORCH[x.dtype] for x in known], np.array([x.addresses for x in known])
         return [(tuple(dtypes), table, _sizes(known[0]), known)]
     rows: dict[Any, list[tuple[torch.Tensor, ...]]] = {}
     for leaves in zip(*vectors, strict=True):

@@ -117,10 +117,13 @@ class Symbol(NamedTuple):
     is_truth: bool = False
 
 
-_PREDICATES = frozenset(
+COMPARISONS = frozenset(
     {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
-    | {"logical_and", "logical_or", "logical_not"}
 )
+"""Operations that make truths of numbers."""
+
+LOGICAL = frozenset({"logical_and", "logical_or", "logical_not"})
+"""Operations that make truths of truths."""
 
 
 class Line(NamedTuple):
@@ -155,7 +158,7 @@ class _Tracer(Backend):
             f"t{len(self.lines)}",
             any(s.is_array for s in symbols),
             max((s.phase for s in symbols), default=0),
-            operation in _PREDICATES,
+            operation in COMPARISONS or operation in LOGICAL,
         )
         self.lines.append(Line(result, operation, args))
         return result

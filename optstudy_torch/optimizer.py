@@ -20,8 +20,8 @@ from optstudy_core.hyperparameters import check_value, is_number, nearest
 from optstudy_core.leaves import Leaves, NumPy, map_leaves
 
 from ._array import Eager
+from ._deferred import Loops, need_compiler, take_steps
 from ._host import ThreadedNumPy
-from ._loops import Loops, check, take_steps
 from ._machines import Machine
 from ._program import NotTraceableError, Program
 from ._stages import HOST, NoKernelsError, Stage, add
@@ -537,7 +537,7 @@ def _check_compiled(algorithm: Algorithm, params: Sequence[torch.Tensor]) -> Non
             "depends on the shape of the parameter"
         )
     try:
-        check()
+        need_compiler()
     except NoKernelsError as error:
         raise RuntimeError(f"compile = True on {HOST}: {error}") from error
 

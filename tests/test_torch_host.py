@@ -10,9 +10,9 @@ from conftest import draw, same
 
 from optstudy_core import ALGORITHMS, axes, leaves, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_torch import _host, _loops, _passes
+from optstudy_torch import _deferred, _host, _passes
+from optstudy_torch._deferred import Loops
 from optstudy_torch._host import ThreadedNumPy
-from optstudy_torch._loops import Loops
 from optstudy_torch._threads import in_threads
 
 SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 70), (1, 4000)]
@@ -23,7 +23,7 @@ BACKENDS = ThreadedNumPy(), Loops(), Loops(few=0)
 @pytest.fixture(autouse=True)
 def _small_blocks(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and leaves that are cut into many parts."""
-    for module in _host, _loops, _passes:
+    for module in _host, _deferred, _passes:
         monkeypatch.setattr(module, "BLOCK", 500)
     monkeypatch.setattr(leaves, "_TOGETHER", 4000)
 

@@ -15,8 +15,8 @@ import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm, axes, formulas, namespace, reductions
 from optstudy_core.leafwise import shapewise
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_torch import _c, _loops, _passes
-from optstudy_torch._loops import Deferred, Loops
+from optstudy_torch import _c, _deferred, _loops, _passes
+from optstudy_torch._deferred import Deferred, Loops
 from optstudy_torch._stages import NoKernelsError
 
 pytestmark = pytest.mark.skipif(_c.compiler() is None, reason="not run: no compiler")
@@ -29,7 +29,7 @@ LOOPS = Loops(few=0)
 @pytest.fixture(autouse=True)
 def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and few numbers for each."""
-    for module in _loops, _passes:
+    for module in _deferred, _passes:
         monkeypatch.setattr(module, "BLOCK", 100)
 
 
@@ -37,13 +37,13 @@ def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The operations of each loop that ran."""
     found: list[tuple[str, ...]] = []
-    run = _loops._looped
+    run = _deferred._looped
 
     def looped(root: Deferred, to: Any) -> bool:
-        found.append(tuple(line[0] for line in _loops._Written(root).lines))
+        found.append(tuple(line[0] for line in _deferred._Written(root).lines))
         return run(root, to)
 
-    monkeypatch.setattr(_loops, "_looped", looped)
+    monkeypatch.setattr(_deferred, "_looped", looped)
     return found
 
 
@@ -129,7 +129,7 @@ def test_random_formulas(seed: int, dtype: Any) -> None:
 def test_sums_along_every_axis(
     dtype: Any, scratch: int, monkeypatch: pytest.MonkeyPatch, loops: list[Any]
 ) -> None:
-    monkeypatch.setattr(_loops, "_SCRATCH", scratch)
+    monkeypatch.setattr(_deferred, "_SCRATCH", scratch)
     lengths = (1, 2, 3, 4, 5, 8, 31, 33, 64, 100, 257)
     shapes: list[tuple[int, ...]] = [*itertools.product(lengths, (1, 7, 40, 70)), (3, 5, 2, 9)]
     for shape in shapes:
@@ -185,7 +185,7 @@ def test_long_ways_are_cut(loops: list[Any]) -> None:
             y = y * x + 0.5 * i
         ends.append(y)
     assert_same(*ends)
-    assert max(map(len, loops)) <= _loops._MOST
+    assert max(map(len, loops)) <= _deferred._MOST
 
 
 def test_what_is_smaller_is_computed_once(loops: list[Any]) -> None:
@@ -231,9 +231,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(text: str) -> Any:
         raise NoKernelsError("there is no C compiler")
 
-    for module in _loops, _passes:
+    for module in _deferred, _loops, _passes:
         monkeypatch.setattr(module, "library_of", refused)
-    for made in _loops._loop, _loops._sum, _passes._made:
+    for made in _loops.loop, _loops.sum_along, _passes._made:
         made.cache_clear()
     monkeypatch.setattr(_passes, "_made", _passes._made.__wrapped__)
 
@@ -241,7 +241,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _forget_what_could_not_be_made() -> Any:
     yield
-    for made in _loops._loop, _loops._sum:
+    for made in _loops.loop, _loops.sum_along:
         made.cache_clear()
 
 
