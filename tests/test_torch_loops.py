@@ -188,6 +188,14 @@ def test_long_ways_are_cut(loops: list[Any]) -> None:
     assert max(map(len, loops)) <= _deferred._MOST
 
 
+def test_what_comes_again_is_computed_once(loops: list[Any]) -> None:
+    expected, found = (
+        y * (y + y) for y in (x * x for (x,) in trees([numbers((40, 30), np.float32)]))
+    )
+    assert_same(expected, found)
+    assert loops == [("multiply", "add", "multiply")]
+
+
 def test_what_is_smaller_is_computed_once(loops: list[Any]) -> None:
     x = [numbers((40, 30), np.float32)]
     row = [numbers((40, 1), np.float32)]
@@ -201,6 +209,8 @@ def test_dtypes_do_not_mix(loops: list[Any]) -> None:
     expected, found = (namespace(x).where(x * 1.1 < 0.3, y / 3, y) for x, y in trees(narrow, wide))
     assert_same(expected, found)
     assert loops[0] == ("multiply", "less")
+    expected, found = (x * y + x for x, y in trees(narrow, wide))
+    assert_same(expected, found)
     mixed = [narrow[0], wide[0]]
     expected, found = (x * 1.1 for (x,) in trees(mixed))
     assert_same(expected, found)
