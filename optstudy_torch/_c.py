@@ -10,12 +10,14 @@ several at a time (``-fno-math-errno``, ``-fno-trapping-math``).
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -204,11 +206,9 @@ def _cache() -> Path:
     return Path(cache or f"{home}/.cache", "optstudy")
 
 
+@functools.cache
 def _own_folder() -> str:
     """Return a folder of this process, for libraries that cannot be kept."""
-    return _temporary().name
-
-
-@functools.cache
-def _temporary() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="optstudy")
+    folder = tempfile.mkdtemp(prefix="optstudy")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

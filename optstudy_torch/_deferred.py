@@ -82,8 +82,8 @@ class Loops(ThreadedNumPy):
         self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
     ) -> Leaves:
         kinds = self._large(trees) if axis is not None and len(trees) == 1 else None
-        if axis is None or kinds is None:
-            return super().in_double(function, *trees, axis=axis)
+        if axis is None or kinds is None or not -len(kinds[0].shape) <= axis < len(kinds[0].shape):
+            return super().in_double(function, *trees, axis=axis)  # which refuses a wrong axis
         (kind,), (tree,) = kinds, trees
         with np.errstate(all="ignore"):
             (block,) = function(_Wide(tree, kind), axis % len(kind.shape) + 1).values
@@ -283,18 +283,60 @@ def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:
         parts: Any = [(step, range(len(params)))]
     else:
         parts = zip(step.trees, step.parts, strict=True) if isinstance(step, _Joined) else ()
-    taken: set[int] = set()
+    sums: list[tuple[Deferred, Alike, Sequence[int]]] = []
+    read: list[tuple[Alike, Alike | None]] = []
     for tree, numbers in parts:
         if not (isinstance(tree, Deferred) and tree.waits):
             continue
-        own = [params[i] for i in numbers]
-        if all(x.dtype == TORCH[tree.kept.dtype] and x.is_contiguous() for x in own):
-            torch.autograd.graph.increment_version(own)
+        kept, own = tree.kept, [params[i] for i in numbers]
+        kind = TORCH[kept.dtype], kept.shape
+        if all((x.dtype, x.shape) == kind and x.is_contiguous() for x in own):
             before = Leaves((x.detach().numpy() for x in own), tree.loops)
             to = _kind(before)
-            if to and _looped(Deferred("add", (before, tree), tree.kept, tree.loops), to):
-                taken.update(numbers)
+            assert to is not None
+            sums.append((Deferred("add", (before, tree), kept, tree.loops), to, numbers))
+        else:
+            to = None
+        read += [(x, to) for x in _Written(tree).trees]
+    if not _are_apart([to for _, to, _ in sums], read):
+        return set()
+    taken: set[int] = set()
+    for tree, to, numbers in sums:
+        torch.autograd.graph.increment_version([params[i] for i in numbers])
+        if _looped(tree, to):
+            taken.update(numbers)
     return taken
+
+
+def _are_apart(written: Sequence[Alike], read: Sequence[tuple[Alike, Alike | None]]) -> bool:
+    """Tell whether nothing is written that is read later, or written twice.
+
+    Args:
+        written: one after another.
+        read: with what is written meanwhile: each number there after the one in its place is read.
+    """
+    if not written:
+        return True
+    begins = np.concatenate([x.addresses for x in written])
+    ends = begins + np.concatenate([np.full(len(x), _bytes(x), np.uintp) for x in written])
+    order = np.argsort(begins)
+    begins, ends = begins[order], ends[order]
+    if (begins[1:] < ends[:-1]).any():
+        return False
+    for x, to in read:
+        assert x.addresses is not None
+        first = np.searchsorted(ends, x.addresses, "right")
+        met = np.searchsorted(begins, x.addresses + np.uintp(_bytes(x))) > first
+        if to is not None and x.shape == to.shape:
+            met &= x.addresses != to.addresses
+        if met.any():
+            return False
+    return True
+
+
+def _bytes(kind: Alike) -> int:
+    """Return how long the memory of each leaf is."""
+    return kind.each * kind.dtype.itemsize
 
 
 # What is known of trees.

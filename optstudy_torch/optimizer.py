@@ -559,11 +559,12 @@ def _tensor(x: Any) -> torch.Tensor:
 
 
 def _owned(*inputs: Any) -> Callable[[Any], Any]:
-    """Return a function that copies a field which is an input (a gradient is reused) or another."""
+    """Return a function that copies a field which is an input or another, or a view of one."""
     taken = list(inputs)
 
     def own(x: Any) -> Any:
-        if any(x is other for other in taken):
+        base = x._base if isinstance(x, torch.Tensor) else getattr(x, "base", None)
+        if any(x is other or base is other for other in taken):
             x = x.clone() if isinstance(x, torch.Tensor) else np.array(x)
         taken.append(x)
         return x

@@ -302,8 +302,16 @@ def test_cases_cover_what_they_promise() -> None:
 
 
 def test_what_is_refused_everywhere_does_not_count_as_not_run(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make = backends.make
+
+    def refused(name: str, *rest: Any) -> backends.Backend:
+        if name == "torch-compiled":
+            raise backends.RefusedError("compile=True for this rule")
+        return make(name, *rest)
+
+    monkeypatch.setattr(backends, "make", refused)
     arguments = ["--algorithms", "muon", "--dtypes", "float32", "--examples", "1", "--steps", "3"]
     assert main([*arguments, "--backends", "torch,torch-compiled"]) == 0
     out = " ".join(capsys.readouterr().out.split())

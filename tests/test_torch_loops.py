@@ -311,20 +311,145 @@ def test_a_step_is_added_where_the_parameter_lies(loops: list[Any]) -> None:
     assert p._version > version
 
 
-def test_a_state_that_is_the_step_is_not_changed_by_it() -> None:
+def own_rule(step: Callable[..., Any], field: Callable[..., Any] | None = None) -> Any:
+    """Return an optimizer of a rule that is this step, and keeps this in its state."""
+
     @shapewise
     def init(params: Any) -> Any:
         return ALGORITHMS["sgd"].init(params, momentum=0.9)
 
     @shapewise
     def update(state: Any, grad: Any, params: Any, *, lr: Any = 0.1) -> Any:
-        step = -lr * (grad + params)
-        return state._replace(b=step), step
+        own = step(grad, params, lr)
+        return state._replace(b=own if field is None else field(grad, params)), own
 
-    rule = Algorithm("kept_step", init, update)
-    p = torch.nn.Parameter(torch.ones(40, 30))
-    p.grad = torch.full((40, 30), 2.0)
-    optimizer = optstudy_torch.from_core(rule)([p], compile=True)
-    optimizer.step()
-    assert torch.equal(optimizer.state[p]["b"], torch.full((40, 30), -0.1) * 3.0)
-    assert torch.equal(p, 1.0 + torch.full((40, 30), -0.1) * 3.0)
+    return optstudy_torch.from_core(Algorithm("own", init, update))
+
+
+def parameters(count: int = 4, shape: tuple[int, ...] = (40, 30)) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for _ in range(count)]
+    for p in params:
+        p.grad = torch.randn(shape, generator=generator)
+    return params
+
+
+def assert_the_same_steps(make: Callable[[], list[torch.nn.Parameter]], rule: Any) -> None:
+    ends = []
+    for compiled in False, True:
+        params = make()
+        optimizer = rule(params, compile=compiled)
+        for _ in range(3):
+            optimizer.step()
+        ends.append([*params, *(x for p in params for x in optimizer.state[p].values())])
+    for x, y in zip(*ends, strict=True):
+        assert torch.equal(x, y)
+
+
+def decayed(grad: Any, params: Any, lr: Any) -> Any:
+    return -lr * (params + grad)
+
+
+def test_a_step_that_is_a_field_too() -> None:
+    assert_the_same_steps(parameters, own_rule(decayed))
+
+
+def test_a_field_that_is_a_view_of_the_parameters_does_not_move_with_them() -> None:
+    p = parameters(1)[0]
+    before = p.detach().clone()
+    for compiled in False, True:
+        optimizer = own_rule(decayed, lambda _, params: axes.reshaped(params, params.shape))(
+            [p], compile=compiled
+        )
+        before = p.detach().clone()
+        optimizer.step()
+        assert torch.equal(optimizer.state[p]["b"], before)
+
+
+def _first_row(x: Any) -> Any:
+    return axes.parts(axes.reshaped(x, (x.shape[0] * x.shape[1],)), [(1, x.shape[1])])[0]
+
+
+def test_a_step_that_reads_parameters_elsewhere() -> None:
+    rule = own_rule(lambda grad, params, lr: -lr * (params - _first_row(params)) - lr * grad)
+    assert_the_same_steps(parameters, rule)
+
+
+def _tied() -> list[torch.nn.Parameter]:
+    params = parameters()
+    params[1].data = params[0].data
+    return params
+
+
+def _overlapping() -> list[torch.nn.Parameter]:
+    params, base = parameters(2), torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
+    params[0].data, params[1].data = base[:40], base[10:]
+    return params
+
+
+def _gradients_of_others() -> list[torch.nn.Parameter]:
+    params = parameters()
+    for i, p in enumerate(params):
+        p.grad = params[i - 1].data
+    return params
+
+
+def _shifted_gradient() -> list[torch.nn.Parameter]:
+    params, base = parameters(1), torch.randn(41, 30, generator=torch.Generator().manual_seed(1))
+    params[0].data, params[0].grad = base[1:], base[:-1]
+    return params
+
+
+def _of_two_shapes() -> list[torch.nn.Parameter]:
+    params, others = parameters(2), parameters(2, (30, 40))
+    params[0].grad = others[1].data.reshape(40, 30)
+    others[0].grad = params[1].data.reshape(30, 40)
+    return [*params, *others]
+
+
+SHARED = [_tied, _overlapping, _gradients_of_others, _shifted_gradient, _of_two_shapes]
+
+
+@pytest.mark.parametrize("make", SHARED)
+def test_memory_that_is_shared(make: Any) -> None:
+    assert_the_same_steps(make, own_rule(decayed))
+
+
+def test_a_gradient_that_is_the_parameter_is_added_in_its_place(loops: list[Any]) -> None:
+    def own_gradients() -> list[torch.nn.Parameter]:
+        params = parameters()
+        for p in params:
+            p.grad = p.data
+        return params
+
+    assert_the_same_steps(own_gradients, own_rule(decayed, lambda grad, _: grad))
+    assert {x[-1] for x in loops} == {"add"}
+
+
+STEPS = {
+    "transposed": lambda g: g.backend.rearrange(lambda x: x.T.copy(), g),
+    "part": lambda g: g.backend.rearrange(lambda x: x[:2].copy(), g),
+    "wider": lambda g: g.backend.rearrange(lambda x: np.stack([x, x]), g),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_another_shape_is_refused(name: str, compiled: bool) -> None:
+    p = parameters(1)
+    with pytest.raises(RuntimeError, match=r"match|broadcast"):
+        own_rule(lambda g, _, lr: -lr * STEPS[name](g), lambda g, _: g)(p, compile=compiled).step()
+
+
+def test_a_step_that_is_repeated_along_an_axis() -> None:
+    def step(grad: Any, params: Any, lr: Any) -> Any:
+        return -lr * axes.reshaped(axes.axis_sum(grad, 0), (grad.shape[1],))
+
+    assert_the_same_steps(parameters, own_rule(step, lambda grad, _: grad))
+
+
+@pytest.mark.parametrize("axis", [2, -3])
+def test_an_axis_that_is_not_there_is_refused(axis: int) -> None:
+    for x in Leaves([numbers((40, 30), np.float32)], LOOPS), Leaves([np.ones(())], LOOPS):
+        with pytest.raises((IndexError, ValueError)):
+            axes.axis_sum(x, axis)
