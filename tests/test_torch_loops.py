@@ -311,7 +311,11 @@ def test_a_step_is_added_where_the_parameter_lies(loops: list[Any]) -> None:
     assert p._version > version
 
 
-def own_rule(step: Callable[..., Any], field: Callable[..., Any] | None = None) -> Any:
+def _gradient(grad: Any, params: Any, step: Any) -> Any:
+    return grad
+
+
+def own_rule(step: Callable[..., Any], field: Callable[..., Any] = _gradient) -> Any:
     """Return an optimizer of a rule that is this step, and keeps this in its state."""
 
     @shapewise
@@ -321,7 +325,7 @@ def own_rule(step: Callable[..., Any], field: Callable[..., Any] | None = None) 
     @shapewise
     def update(state: Any, grad: Any, params: Any, *, lr: Any = 0.1) -> Any:
         own = step(grad, params, lr)
-        return state._replace(b=own if field is None else field(grad, params)), own
+        return state._replace(b=field(grad, params, own)), own
 
     return optstudy_torch.from_core(Algorithm("own", init, update))
 
@@ -351,14 +355,14 @@ def decayed(grad: Any, params: Any, lr: Any) -> Any:
 
 
 def test_a_step_that_is_a_field_too() -> None:
-    assert_the_same_steps(parameters, own_rule(decayed))
+    assert_the_same_steps(parameters, own_rule(decayed, lambda *given: given[-1]))
 
 
 def test_a_field_that_is_a_view_of_the_parameters_does_not_move_with_them() -> None:
     p = parameters(1)[0]
     before = p.detach().clone()
     for compiled in False, True:
-        optimizer = own_rule(decayed, lambda _, params: axes.reshaped(params, params.shape))(
+        optimizer = own_rule(decayed, lambda _, params, step: axes.reshaped(params, params.shape))(
             [p], compile=compiled
         )
         before = p.detach().clone()
@@ -422,7 +426,7 @@ def test_a_gradient_that_is_the_parameter_is_added_in_its_place(loops: list[Any]
             p.grad = p.data
         return params
 
-    assert_the_same_steps(own_gradients, own_rule(decayed, lambda grad, _: grad))
+    assert_the_same_steps(own_gradients, own_rule(decayed))
     assert {x[-1] for x in loops} == {"add"}
 
 
@@ -438,14 +442,14 @@ STEPS = {
 def test_a_step_of_another_shape_is_refused(name: str, compiled: bool) -> None:
     p = parameters(1)
     with pytest.raises(RuntimeError, match=r"match|broadcast"):
-        own_rule(lambda g, _, lr: -lr * STEPS[name](g), lambda g, _: g)(p, compile=compiled).step()
+        own_rule(lambda g, _, lr: -lr * STEPS[name](g))(p, compile=compiled).step()
 
 
 def test_a_step_that_is_repeated_along_an_axis() -> None:
     def step(grad: Any, params: Any, lr: Any) -> Any:
         return -lr * axes.reshaped(axes.axis_sum(grad, 0), (grad.shape[1],))
 
-    assert_the_same_steps(parameters, own_rule(step, lambda grad, _: grad))
+    assert_the_same_steps(parameters, own_rule(step))
 
 
 @pytest.mark.parametrize("axis", [2, -3])
