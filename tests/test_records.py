@@ -872,7 +872,7 @@ def rejections(folder: Path) -> int:
     return int(Run.read(folder).column("cut").sum())
 
 
-@pytest.mark.parametrize(("training", "kills"), [("torch", 2), slow("jax", 2)])
+@pytest.mark.parametrize(("training", "kills"), [("torch", 1), slow("jax", 2)])
 def test_killed_and_resumed(tmp_path, training, kills):
     pytest.importorskip(training)
     kill_at_random(training, tmp_path, kills=kills, epochs=12, seed=1)

@@ -420,7 +420,7 @@ def test_a_framework_that_is_not_installed(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "absent"), [("torch", ("jax", "jaxlib", "optax", "flax")), ("jax", ("torch",))]
+    ("backend", "absent"), [("torch", ("jax", "jaxlib", "optax", "flax")), slow("jax", ("torch",))]
 )
 def test_one_framework_is_enough(tmp_path, backend, absent):
     script = f"""

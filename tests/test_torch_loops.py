@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import same
+from conftest import same, slow
 
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm, axes, formulas, namespace, reductions
@@ -282,15 +282,18 @@ RULES = [
     ("adafactor", {"momentum": 0.9, "weight_decay": 0.1, "eps_in_square": True}),
     ("muon", {"momentum": 0.9, "weight_decay": 0.1}),
     ("sm3", {}),
-    ("soap", {"weight_decay": 0.1}),
+    slow("soap", {"weight_decay": 0.1}),
 ]
 
 
-@pytest.mark.parametrize("step_dtype", [None, "float32"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(("name", "values"), RULES)
-def test_optimizers(name: str, values: Any, dtype: torch.dtype, step_dtype: Any) -> None:
-    assert_trained_the_same(name, True, dtype=dtype, step_dtype=step_dtype, **values)
+def test_optimizers(name: str, values: Any, dtype: torch.dtype) -> None:
+    assert_trained_the_same(name, True, dtype=dtype, **values)
+
+
+def test_a_step_in_float32_is_not_rounded_before_it_is_added() -> None:
+    assert_trained_the_same("adafactor", True, dtype=torch.bfloat16, step_dtype="float32")
 
 
 def test_without_a_compiler_numpy_computes(no_compiler: None) -> None:
