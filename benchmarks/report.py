@@ -26,9 +26,10 @@ parameter. It may be above 100 %: a copy also reads, unasked, the memory that it
 
 By default, and with `compile=True`, torch on the CPU runs loops that the machine's C compiler
 made: one for a rule, or several for one that depends on shapes (Adafactor), by default only where
-tensors are not small. With `compile=False`, or where there is no compiler, it runs NumPy. torch.optim
-has no Lion: the peer is the same rule written with torch's operations on lists. Where torch.optim has
-no fused kernel (RMSprop, Lion, Adafactor), `compile=True` is held against its default.
+tensors are not small. With `compile=False`, or where there is no compiler, it runs NumPy.
+torch.optim has no Lion: the peer is the same rule written with torch's operations on lists. Where
+torch.optim has no fused kernel (RMSprop, Lion, Adafactor), `compile=True` is held against its
+default.
 
 {notes}
 

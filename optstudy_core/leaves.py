@@ -226,7 +226,8 @@ class Backend:
 
 def in_order(trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> list[Any]:
     """Return the leaves of trees by their numbers."""
-    found = dict(zip(chain.from_iterable(parts), chain.from_iterable(t.values for t in trees)))
+    leaves = chain.from_iterable(tree.values for tree in trees)
+    found = dict(zip(chain.from_iterable(parts), leaves, strict=True))
     return [found[i] for i in range(len(found))]
 
 
