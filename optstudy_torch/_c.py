@@ -28,7 +28,7 @@ import torch
 
 from ._language import INFIX, Text, compiler
 from ._program import Line, Symbol
-from ._stages import NoKernelsError
+from ._stages import BLOCK, NoKernelsError
 
 _FLAGS = (
     *("-O3", "-funroll-loops", "-std=gnu11", "-shared", "-fPIC"),
@@ -44,6 +44,9 @@ _MACHINE = {
 """Flags for what torch itself found the processor to have."""
 
 _PROCESS = os.getpid()
+
+Loop = tuple[Any, bool]
+"""A function of a library, and whether it has threads."""
 
 FORMS = INFIX | {
     "divide": "{0} / {1}",
@@ -132,9 +135,9 @@ def written(lines: Sequence[Line], text: Text) -> list[str]:
     return [f"const {kind(line.result)} {text.line(line)};" for line in lines]
 
 
-def read_numbers(text: Text) -> str:
-    """Return what reads the numbers of a text."""
-    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(len(text.numbers)))
+def read_numbers(count: int) -> str:
+    """Return what reads numbers, called ``h0``, ``h1`` and so on."""
+    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(count))
 
 
 def function_of(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
@@ -147,6 +150,22 @@ def function_of(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
 def has_threads(library: ctypes.CDLL) -> bool:
     """Tell whether a library has threads of OpenMP."""
     return ctypes.c_bool.in_dll(library, "has_threads").value
+
+
+def loop_of(text: str, name: str, arguments: list[Any]) -> Loop | None:
+    """Return a function of what the compiler makes of a text, or None if it makes nothing."""
+    try:
+        library = library_of(text)
+    except NoKernelsError:
+        return None
+    return function_of(library, name, arguments), has_threads(library)
+
+
+def threads_for(numbers: int, threaded: bool) -> int:
+    """Return how many threads a loop takes that has them or has not."""
+    if not (threaded and may_use_threads()):
+        return 1
+    return min(1 + numbers // (2 * BLOCK), torch.get_num_threads())
 
 
 def may_use_threads() -> bool:

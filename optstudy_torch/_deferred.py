@@ -7,6 +7,7 @@ Every operation is rounded as it would be alone. Sums along an axis read what wa
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,12 +17,11 @@ import torch
 
 from optstudy_core.leaves import UNKNOWN, Leaves, NumPy, Reduction, Scalars, in_order
 
-from ._c import head, library_of, may_use_threads
+from ._c import head, library_of, threads_for
 from ._host import ThreadedNumPy
 from ._loops import BOOL, KINDS, loop, merged, sum_along
-from ._passes import IN_C, TORCH, Alike, address, scalars_of, scalars_of_alike
+from ._passes import IN_C, TORCH, Alike, address, scalars_of, scalars_of_similar
 from ._program import COMPARISONS, LOGICAL
-from ._stages import BLOCK
 
 FEW = 1 << 13
 """Numbers that NumPy computes in less time than it takes to write the operation down."""
@@ -73,7 +73,7 @@ class Loops(ThreadedNumPy):
             if isinstance(tree, Deferred):
                 tree.compute()
         vectors = None if whole else self._large(trees)
-        found = scalars_of_alike(function, vectors) if vectors else None
+        found = scalars_of_similar(function, vectors) if vectors else None
         if found is None:
             return super().reduce(function, trees, whole)
         return self.fulls(list(found), trees[0])
@@ -130,6 +130,7 @@ class _Rows(Leaves):
     """Leaves of one shape and dtype, the rows of one array."""
 
     __slots__ = ()
+    backend: Loops
 
     def __init__(self, kind: Alike, backend: Loops) -> None:
         self._values, self._vector, self.backend, self.kept = None, None, backend, kind
@@ -156,11 +157,11 @@ class _Rows(Leaves):
 class Deferred(_Rows):
     """What an operation makes of trees, computed when someone asks for it."""
 
-    __slots__ = ("args", "dtypes", "loops", "operation", "operations")
+    __slots__ = ("args", "dtypes", "operation", "operations")
 
     def __init__(self, operation: str, args: tuple[Any, ...], kind: Alike, backend: Loops) -> None:
         super().__init__(kind, backend)
-        self.loops, self.operation, self.args = backend, operation, args
+        self.operation, self.args = operation, args
         trees = [a for a in args if isinstance(a, Leaves)]
         waiting = [a for a in trees if isinstance(a, Deferred) and a.waits]
         for a in waiting:
@@ -195,7 +196,7 @@ class Deferred(_Rows):
         if _looped(self, made):
             self.kept = made
         else:  # there is no compiler
-            self.kept = _kind_of(self.loops.computed(self.operation, self.args))
+            self.kept = _kind_of(self.backend.computed(self.operation, self.args))
         self.args = ()
 
 
@@ -260,6 +261,7 @@ class _Sums(NumPy):
 _SUMS = _Sums()
 
 
+@functools.cache  # what was made once is there
 def need_compiler() -> None:
     """Make a library of nothing.
 
@@ -291,10 +293,10 @@ def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:
         kept, own = tree.kept, [params[i] for i in numbers]
         kind = TORCH[kept.dtype], kept.shape
         if all((x.dtype, x.shape) == kind and x.is_contiguous() for x in own):
-            before = Leaves((x.detach().numpy() for x in own), tree.loops)
+            before = Leaves((x.detach().numpy() for x in own), tree.backend)
             to = _kind(before)
             assert to is not None
-            sums.append((Deferred("add", (before, tree), kept, tree.loops), to, numbers))
+            sums.append((Deferred("add", (before, tree), kept, tree.backend), to, numbers))
         else:
             to = None
         read += [(x, to) for x in _Written(tree).trees]
@@ -458,7 +460,7 @@ def _looped(root: Deferred, to: Alike) -> bool:
     table, lengths = _table([*written.trees, to]), np.array(extents, np.int64)
     c = _numbers(written, dtype)
     places = (address(x) for x in (table, lengths, c))
-    function(*places, len(to), to.size, _threads(threaded, to.size))
+    function(*places, len(to), to.size, threads_for(to.size, threaded))
     return True
 
 
@@ -479,7 +481,7 @@ def _along(tree: Leaves, kind: Alike, axis: int) -> np.ndarray | None:
     pieces = -(-columns // wide)
     items = len(kind) * blocks * pieces
     function, threaded = made
-    threads = min(_threads(threaded, kind.size), items)
+    threads = min(threads_for(kind.size, threaded), items)
     block = np.empty((len(kind), *shape[:axis], 1, *shape[axis + 1 :]))
     room = np.empty((threads, half * wide))
     table, c = _table(written.trees), _numbers(written, kind.dtype)
@@ -497,9 +499,3 @@ def _table(kinds: Sequence[Alike]) -> np.ndarray:
 def _numbers(written: _Written, dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
         return np.array(written.numbers, np.float64).astype(dtype)
-
-
-def _threads(threaded: bool, size: int) -> int:
-    if not (threaded and may_use_threads()):
-        return 1
-    return min(1 + size // (2 * BLOCK), torch.get_num_threads())

@@ -13,17 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ._c import FORMS, function_of, has_threads, head, library_of
+from ._c import FORMS, Loop, head, loop_of, read_numbers
 from ._passes import TORCH
 from ._program import COMPARISONS, LOGICAL
-from ._stages import NoKernelsError
 
 Lines = tuple[tuple[str, ...], ...]
 """Operations with the names of their arguments: results t0, t1, … of the lines, trees x0, x1, …,
 of which each leaf has an array or a number, and numbers h0, h1, …"""
-
-Loop = tuple[Any, bool]
-"""A function, and whether it has threads."""
 
 BOOL = np.dtype(bool)
 KINDS = {np.dtype(np.float32): "T", np.dtype(np.float64): "T", BOOL: "bool"}
@@ -146,10 +142,6 @@ def _lines(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield f"const {'bool' if truth else 'T'} t{i} = {FORMS[operation].format(*args)};"
 
 
-def _read(numbers: int) -> str:
-    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(numbers))
-
-
 @functools.cache
 def loop(
     lines: Lines,
@@ -204,13 +196,13 @@ def loop(
     body += [*_lines(lines), f"out[at + i] = t{len(lines) - 1};"]
     text = _TEXT.format(
         extents="\n    ".join(extents),
-        numbers=_read(numbers),
+        numbers=read_numbers(numbers),
         leaf="\n        ".join(leaf),
         row="\n            ".join(row),
         body="\n                ".join(body),
     )
     kinds: list[Any] = [*[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2, ctypes.c_int]
-    return _made(dtype, text, "loop", kinds)
+    return loop_of(head(TORCH[dtype]) + text, "loop", kinds)
 
 
 @functools.cache
@@ -241,18 +233,12 @@ def sum_along(
             body.append(f"const {kind} x{number} = own_{number}[i];")
     body += _lines(lines)
     text = _ALONG.format(
-        numbers=_read(numbers),
+        numbers=read_numbers(numbers),
         body=" ".join(body),
         result=f"(double){result}",
         leaf="\n        ".join(leaf),
     )
     kinds: list[Any] = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 5, *[ctypes.c_void_p] * 2]
-    return _made(dtype, text, "along", [*kinds, *[ctypes.c_int64] * 2, ctypes.c_int])
-
-
-def _made(dtype: np.dtype, text: str, name: str, arguments: list[Any]) -> Loop | None:
-    try:
-        library = library_of(head(TORCH[dtype]) + text)
-    except NoKernelsError:
-        return None
-    return function_of(library, name, arguments), has_threads(library)
+    return loop_of(
+        head(TORCH[dtype]) + text, "along", [*kinds, *[ctypes.c_int64] * 2, ctypes.c_int]
+    )

@@ -111,7 +111,7 @@ class _Scalars:
         ]
         self._numbers = text.numbers
         self.text = _SCALARS.format(
-            name=name, numbers=read_numbers(text), body="\n        ".join(body)
+            name=name, numbers=read_numbers(len(text.numbers)), body="\n        ".join(body)
         )
 
     def find(self, library: ctypes.CDLL) -> None:
@@ -180,7 +180,7 @@ class _Arrays:
         self._numbers = text.numbers
         self.text = _ARRAYS.format(
             name=name,
-            numbers=read_numbers(text),
+            numbers=read_numbers(len(text.numbers)),
             leaf="\n            ".join(leaf),
             body="\n                ".join(lines),
         )

@@ -24,9 +24,9 @@ from optstudy_core.exact_sum import HOST, Columns, Host, Parts, Terms, Vector, p
 from optstudy_core.leaves import Reduction
 
 from ._array import NUMPY
-from ._c import function_of, has_threads, head, library_of, may_use_threads
+from ._c import Loop, head, loop_of, threads_for
 from ._language import INFIX
-from ._stages import BLOCK, NoKernelsError
+from ._stages import NoKernelsError
 
 _FEW = 1 << 10
 """Numbers that NumPy adds in less time than it takes to call C."""
@@ -71,7 +71,6 @@ void pass(const void *const *table, const int64_t *sizes, const T *c, int64_t le
 
 TORCH = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}
 """torch's dtypes, by NumPy's."""
-_Made = tuple[Any, bool]
 
 
 class Alike(Sequence[np.ndarray]):
@@ -197,21 +196,20 @@ def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] 
         if not length:
             found |= dict.fromkeys(numbers, function(HOST, *([] for _ in rows[0]), exact=True))
             continue
-        try:
-            vectors = zip(*(rows[i] for i in numbers), strict=True)
-            with np.errstate(all="ignore"):
-                found |= zip(numbers, function(_EACH, *vectors, exact=True), strict=True)
-        except NoKernelsError:
+        scalars = scalars_of_similar(function, [*zip(*(rows[i] for i in numbers), strict=True)])
+        if scalars is None:
             return None
+        found |= zip(numbers, scalars, strict=True)
     return [found[i] for i in range(len(rows))]
 
 
-def scalars_of_alike(function: Reduction, vectors: Sequence[Alike]) -> np.ndarray | None:
+def scalars_of_similar(function: Reduction, vectors: Sequence[Vector]) -> np.ndarray | None:
     """Return a float64 scalar for each leaf, or None if they cannot be had from C.
 
     Args:
         function: of :mod:`optstudy_core.reductions`.
-        vectors: of each tree, its leaves, which have entries.
+        vectors: of each tree, its leaves, which have entries: about as many, so that their sums
+            have the same folds.
     """
     try:
         with np.errstate(all="ignore"):
@@ -321,7 +319,7 @@ def _made(
     results: Sequence[str],
     dtypes: Sequence[torch.dtype],
     extremes: bool,
-) -> _Made | None:
+) -> Loop | None:
     """Return the function of a pass and whether it has threads, or None if it cannot be made."""
     body, leaf = [], [f"const T c{i} = c[{i} * leaves + leaf];" for i in range(numbers)]
     for i, dtype in enumerate(dtypes):
@@ -344,12 +342,8 @@ def _made(
         stop=" ".join(f"found[leaf * {count} + {i}] = (int64_t)f{i};" for i in range(count)),
         results=count,
     )
-    try:
-        library = library_of("#include <string.h>\n" + head(torch.float64) + text)
-    except NoKernelsError:
-        return None
     kinds = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_int, ctypes.c_void_p]
-    return function_of(library, "pass", kinds), has_threads(library)
+    return loop_of("#include <string.h>\n" + head(torch.float64) + text, "pass", kinds)
 
 
 def _tables(
@@ -387,20 +381,19 @@ def _sizes(vector: Vector) -> np.ndarray:
 
 
 def _run(
-    made: _Made, table: np.ndarray, sizes: np.ndarray, numbers: Sequence[Any], results: int
+    made: Loop, table: np.ndarray, sizes: np.ndarray, numbers: Sequence[Any], results: int
 ) -> np.ndarray:
     """Return what each thread found of each leaf."""
     function, threaded = made
     leaves = len(sizes)
     total = int(sizes.sum())
-    threads = min(1 + total // (2 * BLOCK), torch.get_num_threads())
-    threads = threads if threaded and may_use_threads() else 1
+    threads = threads_for(total, threaded)
     c = np.empty((len(numbers), leaves))
     for own, number in zip(c, numbers, strict=True):
         own[:] = number
     found = np.zeros((threads, leaves, results), np.int64)
-    places = (x.ctypes.data for x in (table, sizes, c))
-    function(*places, leaves, 0, total, threads, found.ctypes.data)
+    places = (address(x) for x in (table, sizes, c))
+    function(*places, leaves, 0, total, threads, address(found))
     return found
 
 

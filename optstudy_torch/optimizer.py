@@ -875,7 +875,8 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
     - ``compile``: run the step as one kernel for all parameters (the same bits; ``fused`` means
       this too): a loop in C on the CPU, made by the machine's C compiler (``cc``, or ``$CC``) and
-      kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``; on a GPU one of Triton.
+      kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``; on a GPU one of Triton. A rule
+      that depends on the shape of a parameter takes several loops on the CPU, none on a GPU.
       ``None``: where a kernel can be made; ``True``: the same, or an error; ``False``: NumPy's
       operations on the CPU, elsewhere torch's;
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter

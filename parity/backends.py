@@ -409,7 +409,7 @@ def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
 
     Raises:
         NotRunError: with the reason, where it cannot run here.
-        RefusedError: where it runs nowhere.
+        RefusedError: where it is refused on every machine.
     """
     if name == "torch-compiled" and device != "cpu" and getattr(subject, "leafwise", False):
         raise RefusedError("compile=True off the CPU for rules that depend on a parameter's shape")
@@ -429,7 +429,7 @@ class NotRunError(RuntimeError):
 
 
 class RefusedError(NotRunError):
-    """A backend does not take the subject, anywhere; the message says what is refused."""
+    """A backend does not take the subject on this kind of device; the message says what."""
 
 
 def missing(name: str, device: str) -> str | None:

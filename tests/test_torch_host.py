@@ -10,7 +10,7 @@ from conftest import draw, same
 
 from optstudy_core import ALGORITHMS, axes, leaves, namespace, reductions
 from optstudy_core.leaves import Leaves, NumPy
-from optstudy_torch import _deferred, _host, _passes
+from optstudy_torch import _c, _host
 from optstudy_torch._deferred import Loops
 from optstudy_torch._host import ThreadedNumPy
 from optstudy_torch._threads import in_threads
@@ -23,7 +23,7 @@ BACKENDS = ThreadedNumPy(), Loops(), Loops(few=0)
 @pytest.fixture(autouse=True)
 def _small_blocks(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and leaves that are cut into many parts."""
-    for module in _host, _deferred, _passes:
+    for module in _c, _host:
         monkeypatch.setattr(module, "BLOCK", 500)
     monkeypatch.setattr(leaves, "_TOGETHER", 4000)
 

@@ -29,8 +29,7 @@ LOOPS = Loops(few=0)
 @pytest.fixture(autouse=True)
 def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and few numbers for each."""
-    for module in _deferred, _passes:
-        monkeypatch.setattr(module, "BLOCK", 100)
+    monkeypatch.setattr(_c, "BLOCK", 100)
 
 
 @pytest.fixture
@@ -156,10 +155,9 @@ def _along(axis: int) -> Callable[..., tuple[Leaves, ...]]:
 
 def test_a_sum_of_zeros_has_numpys_signs() -> None:
     for rows in 1, 2, 3, 4, 7:
-        for expected, found in [
-            [axes.axis_sum(x, 0) for (x,) in trees([np.full((rows, 50), -0.0, np.float32)])]
-        ]:
-            assert np.array_equal(np.signbit(expected.values[0]), np.signbit(found.values[0]))
+        zeros = [np.full((rows, 50), -0.0, np.float32)]
+        expected, found = (axes.axis_sum(x, 0).values[0] for (x,) in trees(zeros))
+        assert np.array_equal(np.signbit(expected), np.signbit(found))
 
 
 def test_what_is_not_asked_for_is_not_computed(loops: list[Any]) -> None:
@@ -241,9 +239,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(text: str) -> Any:
         raise NoKernelsError("there is no C compiler")
 
-    for module in _deferred, _loops, _passes:
+    for module in _c, _deferred:
         monkeypatch.setattr(module, "library_of", refused)
-    for made in _loops.loop, _loops.sum_along, _passes._made:
+    for made in _loops.loop, _loops.sum_along, _passes._made, _deferred.need_compiler:
         made.cache_clear()
     monkeypatch.setattr(_passes, "_made", _passes._made.__wrapped__)
 

@@ -32,7 +32,7 @@ SIZES = (1, 3, 7000, 64, 1)
 @pytest.fixture(autouse=True)
 def _always_in_c(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, short parts, and C for whatever there is."""
-    monkeypatch.setattr(_passes, "BLOCK", 100)
+    monkeypatch.setattr(_c, "BLOCK", 100)
     monkeypatch.setattr(_passes, "_FEW", 0)
 
 
@@ -104,7 +104,7 @@ def test_one_thread_and_many_give_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append([sum_of(f, (u, v)[:n]) for f, n in SUMS.values()])
-    monkeypatch.setattr(_passes, "may_use_threads", lambda: False)
+    monkeypatch.setattr(_c, "may_use_threads", lambda: False)
     found.append([sum_of(f, (u, v)[:n]) for f, n in SUMS.values()])
     assert found[0] == found[1] == found[2] == found[3]
 
@@ -153,7 +153,7 @@ def test_without_a_compiler_numpy_adds(
     def fail(text: str) -> Any:
         raise _c.NoKernelsError(failing)
 
-    monkeypatch.setattr(_passes, "library_of", fail)
+    monkeypatch.setattr(_c, "library_of", fail)
     _passes._made.cache_clear()
     for dtype in (torch.float32, torch.bfloat16):
         u, v = vectors(dtype)
