@@ -83,8 +83,10 @@ def _child(*arguments: str, **variables: str) -> Any:
 def imports(rounds: int) -> list[dict[str, Any]]:
     """Return how long an import takes after that of what it is made for.
 
-    A part of it may be a collection of garbage, of what was imported before.
+    A part of it may be a collection of garbage, of what was imported before. Modules are compiled
+    by Python once, when a package is installed, so the first import is not counted.
     """
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def milliseconds(base: str, statement: str) -> list[float]:
         code = f"""
@@ -98,12 +100,13 @@ whole = time.perf_counter() - begin
 print(json.dumps([1e3 * whole, 1e3 * (sum(times[1::2]) - sum(times[::2]))]))
 """
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=kept)
         found: list[float] = json.loads(done.stdout)
         return found
 
     rows = []
     for statement, base in IMPORTS.items():
+        milliseconds(base, statement)
         whole, garbage = zip(*(milliseconds(base, statement) for _ in range(rounds)), strict=True)
         low, middle, high = statistics.quantiles(whole, n=4)
         found = {"ms": middle, "ms_low": low, "ms_high": high}
