@@ -185,7 +185,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "optstudy"
-    drawing, ax = plt.subplots(figsize=(7.6, 3.8), layout="constrained")
+    drawing, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
     for name in rows[0]:
         if name != "size":
             look = "--" if name.startswith("torch.optim") else "-"

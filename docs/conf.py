@@ -34,6 +34,7 @@ exclude_patterns = [
 ]
 html_theme = "furo"
 html_title = f"optstudy {version}"
+html_show_copyright = False
 html_static_path = ["_static", "_generated/static"]
 html_css_files = ["optstudy.css"]
 bibtex_bibfiles = ["../optstudy_core/references.bib"]

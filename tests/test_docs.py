@@ -93,6 +93,7 @@ def test_every_algorithm_has_a_whole_page(site):
         source = inspect.getsource(inspect.getmodule(ALGORITHMS[name].update))
         lines = source.count("\n")
         assert f'id="L-{lines}"' in text
+        assert 'id="update"' in text
         assert f"optstudy-{name}-{optstudy_core.__version__}" in text
         for key in ALGORITHMS[name].bibtex:
             assert field(key, "year") in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pathlib
 import re
@@ -80,13 +81,15 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _measured(algorithm, conformance),
         "## The function",
         f"`optstudy_core/{algorithm.name}.py`, version {optstudy_core.__version__}. Every line has "
-        "an anchor: click its number.",
+        "an anchor: click its number. Functions and classes have one by name, which stays theirs "
+        "when lines move:",
         _source(pathlib.Path(module.__file__)),
         "## How to cite",
         "The sources, and this implementation at its version. Into a bibliography of BibTeX: "
         f"`python -m optstudy_core cite {algorithm.name} >> references.bib`, and then "
         + " and ".join(f"`\\cite{{{key}}}`" for key in (*algorithm.bibtex, own))
-        + ".",
+        + ". The entry names the version and the file's digest: they say which lines were run, "
+        f"wherever a copy of this page is; `{algorithm.name}.html#update` is its anchor.",
         "```bibtex\n" + optstudy_core.citation(algorithm, implementation=True) + "\n```",
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
     ]
@@ -178,8 +181,14 @@ def _measured(algorithm: Algorithm, rows: list[str]) -> str:
 
 def _source(file: pathlib.Path) -> str:
     formatter = HtmlFormatter(linenos="inline", lineanchors="L", anchorlinenos=True)
-    html = highlight(file.read_text(encoding="utf-8"), PythonLexer(), formatter)
-    return f'```{{raw}} html\n<div class="source">{html}</div>\n```'
+    text = file.read_text(encoding="utf-8")
+    html = highlight(text, PythonLexer(), formatter)
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    lines = {node.name: node.lineno for node in ast.parse(text).body if isinstance(node, kinds)}
+    for name, line in lines.items():
+        html = html.replace(f'<a id="L-{line}"', f'<a id="{name}"></a><a id="L-{line}"')
+    links = ", ".join(f'<a href="#{name}"><code>{name}</code></a>' for name in lines)
+    return f'```{{raw}} html\n<p>{links}</p>\n<div class="source">{html}</div>\n```'
 
 
 def _write(file: pathlib.Path, text: str) -> None:
