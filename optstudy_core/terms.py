@@ -25,7 +25,7 @@ def objective_gradient(
     return g + weight_decay * needed(params, "weight_decay")
 
 
-def objective_value(value: Array, *, maximize: bool = False) -> Array:
+def objective_value(value: Array, *, maximize: bool) -> Array:
     """Return the loss of what is minimized: ±f(θ)."""
     return -value if maximize else value
 

@@ -123,7 +123,7 @@ def test_states_of_small_dtypes_are_stable(name: str, dialect: str, dtype: str) 
 
 
 # Compiled for a second or two each: some here, and all of them among the slow tests.
-WRAPPED = {"adam", "sgd", "optimistic_adam", "sign_sgd", "madgrad"}
+WRAPPED = {"adam", "sgd", "sign_sgd"}
 some_algorithms = pytest.mark.parametrize("name", slow_unless_quick(ALGORITHMS, WRAPPED))
 
 

@@ -178,6 +178,7 @@ def of_training() -> None:
         assert float(found) == expected
 
 
+@pytest.mark.slow
 def test_every_placement_on_two_processes(tmp_path: Path) -> None:
     on_processes(of_dtensors, 2, tmp_path)
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from conftest import same, start, to_numpy, to_torch
+from conftest import same, slow, start, to_numpy, to_torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,8 +53,16 @@ COMPILED = pytest.param(
 )
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax-jit"])
-@pytest.mark.parametrize("method", METHODS)
+# Ten seconds each to compile. Of the first two "direction_careful" is made.
+LONG = ("careful", "direction", "extrapolation")
+EVERY = [
+    slow(method, backend) if method in LONG and backend == "jax-jit" else (method, backend)
+    for method in METHODS
+    for backend in ("torch", "jax-jit")
+]
+
+
+@pytest.mark.parametrize(("method", "backend"), EVERY)
 def test_same_decisions_and_parameters(method: str, backend: str) -> None:
     examples = 4 if backend == "jax-jit" else 8  # each is compiled
     report = parity.check(
@@ -64,7 +72,7 @@ def test_same_decisions_and_parameters(method: str, backend: str) -> None:
     assert report.cases == examples
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("torch", "bfloat16"), ("jax-jit", "float64")])
+@pytest.mark.parametrize(("backend", "dtype"), [("torch", "bfloat16"), slow("jax-jit", "float64")])
 @pytest.mark.parametrize("method", ["direction_careful", "eve"])
 def test_other_dtypes(method: str, backend: str, dtype: str) -> None:
     examples = 2 if backend == "jax-jit" else 4

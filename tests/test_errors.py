@@ -384,10 +384,9 @@ def test_an_algorithm_of_the_wrong_form() -> None:
 
 def test_a_state_of_another_algorithm_in_jax() -> None:
     params = jnp.ones(2)
-    names = sorted(ALGORITHMS)
-    for own in names:
-        for other in names:
-            state = in_jax(other).init(params)
+    states = {name: in_jax(name).init(params) for name in sorted(ALGORITHMS)}
+    for own in states:
+        for other, state in states.items():
             if own != other:
                 with refuses(TypeError, type(state.inner).__name__, f"allowed for {own} is"):
                     in_jax(own).update(params, state, params)

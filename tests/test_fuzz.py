@@ -33,6 +33,7 @@ def test_jax_jitted() -> None:
     assert optstudy_jax.selfcheck(25, seed=3) == []
 
 
+@pytest.mark.slow
 def test_jax_eager() -> None:
     assert formulas.search(optstudy_jax._selfcheck.run_eager, 10, seed=4, batch=10) == []
 

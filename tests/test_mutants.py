@@ -1246,7 +1246,7 @@ MATRICES_OF = ("muon", "shampoo", "soap")  # seconds for each mutant
 ALL_RUN_ON = ("_namespace", "bias_correction", "power", "terms")  # every check sees them
 
 
-@pytest.mark.parametrize("name", slow_unless_quick(mutants.formula_modules()))
+@pytest.mark.parametrize("name", slow_unless_quick(mutants.formula_modules(), {"sgd", "madgrad"}))
 def test_the_original_survives(name):
     """So a mutant is caught for what was changed in it."""
     code = mutants.unchanged(name)

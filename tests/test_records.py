@@ -20,7 +20,6 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import slow
 
 from optstudy_core.records import Run, WriteError, pack, random_state, unpack
 from optstudy_core.records._arrays import DTYPES
@@ -872,7 +871,8 @@ def rejections(folder: Path) -> int:
     return int(Run.read(folder).column("cut").sum())
 
 
-@pytest.mark.parametrize(("training", "kills"), [("torch", 1), slow("jax", 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("training", "kills"), [("torch", 1), ("jax", 2)])
 def test_killed_and_resumed(tmp_path, training, kills):
     pytest.importorskip(training)
     kill_at_random(training, tmp_path, kills=kills, epochs=12, seed=1)

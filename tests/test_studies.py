@@ -60,7 +60,7 @@ def same_bits(a, b) -> bool:
 # The same model in both frameworks.
 
 
-LARGE = ("allcnn", "ddplus")  # networks that take tens of seconds
+LARGE = ("allcnn", "ddplus", "digits_cnn")  # networks that take tens of seconds
 
 
 @pytest.mark.parametrize("name", [slow(n) if n in LARGE else n for n in STUDIES])
@@ -329,7 +329,7 @@ def assert_figures(folder: pathlib.Path, names: set[str]) -> None:
         assert file.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [slow(n) if n == "digits" else n for n in QUICK])
 def test_end_to_end(tmp_path, capsys, name):
     out = tmp_path / "out"
     arguments = ["run", name, "--algorithm", "adam", "--epochs", "2", "--out", str(out)]
@@ -419,8 +419,9 @@ def test_a_framework_that_is_not_installed(capsys, monkeypatch):
     assert "backend = 'both': jax or optax or flax is not installed; allowed are 'torch'" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backend", "absent"), [("torch", ("jax", "jaxlib", "optax", "flax")), slow("jax", ("torch",))]
+    ("backend", "absent"), [("torch", ("jax", "jaxlib", "optax", "flax")), ("jax", ("torch",))]
 )
 def test_one_framework_is_enough(tmp_path, backend, absent):
     script = f"""
@@ -505,7 +506,7 @@ def test_an_epoch_with_rollback_is_undone(study_of):
 COMPARE = ["compare", "linear_regression", "--jobs", "1"]
 
 
-@pytest.mark.parametrize("backends", [slow(("torch",)), BACKENDS])
+@pytest.mark.parametrize("backends", [("torch",), slow(BACKENDS)])
 def test_compare(tmp_path, capsys, backends):
     arguments = [*COMPARE, "--vary", "method=plain,careful-rollback,eve_grid", "--seeds", "2"]
     arguments += ["--lr", "1", "--epochs", "3", "--out", str(tmp_path)]
@@ -655,6 +656,7 @@ def test_a_users_file_that_is_none(tmp_path, capsys, text, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_with_a_method(tmp_path, capsys):
     arguments = ["run", "linear_regression", "--algorithm", "sgd", "--method", "careful"]
     arguments += ["--method", "plain", "--epochs", "2", "--backend", "torch"]

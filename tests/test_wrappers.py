@@ -45,7 +45,10 @@ def assert_near(found: np.ndarray, wanted: np.ndarray) -> None:
     assert np.max(np.abs(found - wanted)) <= 1e-12 * np.max(np.abs(wanted))
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize(
+    "wrapper",
+    [slow(w, id=n) if n == "mechanic" else pytest.param(w, id=n) for n, w in WRAPPERS.items()],
+)
 @pytest.mark.parametrize("name", ["sgd", slow("adam")])
 def test_every_backend_is_identical(wrapper: Any, name: str) -> None:
     rule = wrapper(ALGORITHMS[name])
