@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from conftest import inputs_for
+from conftest import inputs_for, slow
 
 import optstudy_core
 import optstudy_jax
@@ -467,7 +467,7 @@ def test_weight_decay_needs_the_parameters(name: str, given: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+@pytest.mark.parametrize("name", [slow(n) if n == "shampoo" else n for n in sorted(ALGORITHMS)])
 def test_gradients_that_are_not_finite_do_not_raise(name: str, bad: float) -> None:
     p = torch.nn.Parameter(torch.ones(2))
     p.grad = torch.full((2,), bad)

@@ -78,6 +78,7 @@ def test_code_for_another_package_runs(block: Block) -> None:
     block.run({"__name__": "guide"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", those("alone"))
 def test_code_runs_in_its_own_process(block: Block) -> None:
     name, _, value = block.of_what.partition("=")

@@ -166,6 +166,7 @@ def test_a_failure_is_written_and_replayed(
     assert "identical in every cell" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_says_identical() -> None:
     arguments = ["--algorithms", "sgd", "--backends", "numpy,torch", "--dtypes", "float32"]
     result = subprocess.run(

@@ -359,7 +359,8 @@ def test_end_to_end(tmp_path, capsys, name):
     assert "--overwrite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["linear_regression", slow("digits")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear_regression", "digits"])
 def test_a_diverging_run_ends_with_figures(tmp_path, capsys, name):
     arguments = ["run", name, "--algorithm", "sgd", "--epochs", "3", "--lr", "1e30"]
     arguments += ["--backend", "torch", "--out", str(tmp_path)]
