@@ -86,7 +86,7 @@ def imports(rounds: int) -> list[dict[str, Any]]:
     A part of it may be a collection of garbage, of what was imported before. Modules are compiled
     by Python once, when a package is installed, so the first import is not counted.
     """
-    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    kept = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
 
     def milliseconds(base: str, statement: str) -> list[float]:
         code = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from datetime import UTC, datetime
@@ -79,14 +80,12 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
 def speed(rows: list[dict[str, Any]]) -> str:
     """Return a table for each pair, with a heading."""
     parts = []
-    for pair in dict.fromkeys(row["pair"] for row in rows):
+    headings = ["algorithm", "tensors", "ratio", "quartiles", "ours, ms", "peer, ms", "copy"]
+    for pair, own in itertools.groupby(rows, lambda row: row["pair"]):
         first, _, second = pair.partition(" / ")
-        headings = ["algorithm", "tensors", "ratio", "quartiles", "ours, ms", "peer, ms", "copy"]
         cells = []
-        for row in rows:
-            if row["pair"] == pair:
-                _, name, tensors, ours, peer, *ratio, copy = benchmarks.cells(row)
-                cells.append([name, tensors, *ratio, ours, peer, copy])
+        for _, name, tensors, ours, peer, *ratio, copy in map(benchmarks.cells, own):
+            cells.append([name, tensors, *ratio, ours, peer, copy])
         parts += [f"### {first} against {second}", table(headings, cells)]
     return "\n\n".join(parts)
 

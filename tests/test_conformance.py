@@ -28,7 +28,7 @@ from parity.peers import torch_optim
 PEERS, MISSING = peers.collect()
 
 
-SLOW = ("adafactor", "muon", "shampoo", "soap")  # tens of seconds with each of the settings
+SLOW = ("adafactor", "muon", "shampoo", "soap")  # seconds to tens of them for each
 
 
 def _is_quick(peer: Peer) -> bool:

@@ -33,7 +33,7 @@ def test_file_is_complete(path):
 
 
 # Products and roots of matrices take seconds; another dialect of each stays.
-LONG = ("muon-torch", "muon-optax", "shampoo-scalable", "shampoo-paper")
+LONG = ("muon-torch", "muon-optax", "shampoo-scalable")
 
 
 @pytest.mark.parametrize(
