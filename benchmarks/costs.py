@@ -194,7 +194,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             )
     ax.set_xlabel("parameters in one tensor")
     ax.set_ylabel("ns per parameter and step")
-    ax.set_title("Adam, float32: time of a step per parameter")
+    ax.set_title("A step of Adam in float32")
     ax.grid(visible=True, which="major", alpha=0.3)
     ticks = [0.3, 0.5, 1, 2, 3, 5]
     ax.set_yticks(ticks, map(str, ticks))
