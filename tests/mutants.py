@@ -3,19 +3,23 @@
 :func:`mutants` yields a module of the core with one expression changed: an operator, an operand, a
 constant, a name, a condition, an argument, the grouping of a sum or of a product, the place of a
 rounding. :func:`load` executes it in a copy of the package, in which every module that imports
-the changed one sees the change. What the copy computes is held against the golden bits.
+the changed one sees the change. :class:`Checks` holds what the copy computes against the golden
+bits, with the checks that execute the changed line.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
 import golden_bits
@@ -59,6 +63,8 @@ class Mutant(NamedTuple):
         before: source of the changed expression.
         after: source of what took its place.
         code: the changed module, compiled.
+        line: of the changed statement, in the source as ``ast.unparse`` writes it; ``None`` if it
+            is executed when the module is: a default value, a dialect.
     """
 
     module: str
@@ -67,6 +73,7 @@ class Mutant(NamedTuple):
     before: str
     after: str
     code: CodeType
+    line: int | None
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -117,10 +124,15 @@ def dependents(module: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _plain(module: str) -> ast.Module:
+    """Return a copy of a module's tree, without comments: each statement has a line."""
+    return ast.parse(ast.unparse(_tree(module)))
+
+
 @cache
 def unchanged(module: str) -> CodeType:
     """Return a module as it is, compiled."""
-    return compile(_tree(module), f"<{module}>", "exec")
+    return compile(_plain(module), f"<{module}>", "exec")
 
 
 def load(module: str, code: CodeType) -> dict[str, ModuleType]:
@@ -200,15 +212,22 @@ def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
 
 
 def _widen(x: Any) -> Any:
-    """Return float32 leaves in float64, exactly; numbers rounded to float32 first."""
+    """Return arrays in float64, exactly; numbers rounded to the working dtype first."""
     if isinstance(x, Leaves):
+        _working.leaves = [np.asarray(v).dtype for v in x.values]
         return Leaves([np.asarray(v).astype(np.float64) for v in x.values], x.backend)
+    if isinstance(x, np.ndarray | np.generic):
+        _working.leaves = [x.dtype]
+        return x.astype(np.float64)
     return float(_rounded(x))
 
 
 def _narrow(x: Any) -> Any:
-    """Round leaves to the working dtype."""
-    return Leaves([np.asarray(v).astype(_working.dtype) for v in x.values], x.backend)
+    """Round arrays to the dtypes of those that were widened last, which are the operands."""
+    if isinstance(x, Leaves):
+        pairs = zip(x.values, _working.leaves, strict=True)
+        return Leaves([np.asarray(v).astype(dtype) for v, dtype in pairs], x.backend)
+    return x.astype(_working.leaves[0])
 
 
 def _rounded(x: Any) -> Any:
@@ -217,7 +236,8 @@ def _rounded(x: Any) -> Any:
 
 
 class _Working:
-    dtype: Any = np.float32
+    dtype: Any = np.float64
+    leaves: Sequence[Any] = ()
 
 
 _working = _Working()
@@ -225,7 +245,7 @@ HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded}
 
 
 def working_dtype(dtype: str) -> None:
-    """Set the dtype to which mutants round."""
+    """Set the dtype to which mutants round numbers."""
     _working.dtype = golden_bits.DTYPES[dtype]
 
 
@@ -248,7 +268,7 @@ Change = tuple[str, ast.expr]
 
 def mutants(module: str) -> Iterator[Mutant]:
     """Yield every mutant of a module."""
-    tree = ast.parse(ast.unparse(_tree(module)))  # a copy of our own, without comments
+    tree = _plain(module)  # of our own: it is changed
     records = _records(tree)
     for name in imports(module):
         if name not in NOT_FORMULAS:
@@ -276,7 +296,8 @@ def mutants(module: str) -> Iterator[Mutant]:
                 with _put_in(parent, field, index, new):
                     ast.fix_missing_locations(tree)
                     code = compile(tree, f"<{kind}: {before} -> {after}>", "exec")
-                yield Mutant(module, where, kind, before, after, code)
+                line = None if statement is node else statement.lineno
+                yield Mutant(module, where, kind, before, after, code, line)
 
 
 def _get(parent: ast.AST, field: str, index: int | None) -> Any:
@@ -643,65 +664,199 @@ def _distributed(node: ast.BinOp) -> Iterator[Change]:
 Contract = Callable[[dict[str, ModuleType]], None]
 
 
-def caught_by(mutant: Mutant, contracts: Sequence[Contract] = ()) -> str | None:
-    """Return the name of the first check that a mutant fails, or ``None``.
+class Loaded(NamedTuple):
+    """A module and what depends on it, as :func:`load` and :func:`algorithms` return it."""
+
+    modules: dict[str, ModuleType]
+    algorithms: dict[str, Algorithm]
+
+
+def loaded(module: str, code: CodeType) -> Loaded:
+    """Execute a changed module and all that depend on it."""
+    modules = load(module, code)
+    return Loaded(modules, algorithms(modules))
+
+
+class Check:
+    """A question that is asked of each mutant of a module.
+
+    Args:
+        module: the one that is changed.
+        name: of the check.
+        of: the algorithm or the module that it asks.
+        objection: raises, or returns whether it objects.
+    """
+
+    def __init__(
+        self, module: str, name: str, of: str, objection: Callable[[Loaded], object]
+    ) -> None:
+        self._module = module
+        self.name = name
+        self.of = of
+        self._objection = objection
+        self._seconds = 0.0
+        self._caught = 0
+
+    @property
+    def seconds_each(self) -> float:
+        """How long it has taken to catch a mutant."""
+        return self._seconds / self._caught if self._caught else math.inf
+
+    def catches(self, copy: Loaded) -> bool:
+        """Tell whether the check objects to a copy."""
+        working_dtype("float64")  # in which numbers are anyway; a check may set another
+        begun = time.perf_counter()
+        try:
+            caught = bool(self._objection(copy))
+        except Exception:
+            caught = True
+        self._seconds += time.perf_counter() - begun
+        self._caught += caught
+        return caught
+
+    def sees(self, mutant: Mutant) -> bool:
+        """Tell whether the check executes the line that a mutant changes."""
+        return bool(self._lines) if mutant.line is None else mutant.line in self._lines
+
+    @cached_property
+    def _lines(self) -> frozenset[int]:
+        """The lines of the module, unchanged, that the check executes."""
+        found: set[int] = set()
+        name = f"<{self._module}>"
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            if frame.f_code.co_filename != name:
+                return None
+            found.add(frame.f_lineno)
+            return trace
+
+        copy = loaded(self._module, unchanged(self._module))
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            objects = self.catches(copy)
+        finally:
+            sys.settrace(before)
+        assert not objects, f"{self.name} objects to {self.of} as it is"
+        return frozenset(found)
+
+
+class Checks:
+    """All checks of a module: of every golden file of what depends on it, and contracts.
+
+    What has caught most in its time is asked first. A line that a check does not execute is not
+    asked of it: so it takes some milliseconds, not seconds, to catch a mutant of what every
+    algorithm runs on. To miss one that way is no danger, as it would be reported as a survivor.
+
+    Args:
+        module: the one that is changed.
+        contracts: further checks, called with each module by its name; they raise to object.
+    """
+
+    def __init__(self, module: str, contracts: Sequence[Contract] = ()) -> None:
+        self._defaults = list(_checks_of_defaults(module))
+        # What the module itself is asked often catches what sums up to minutes to ask of all.
+        self._others = sorted(_other_checks(module, contracts), key=lambda c: c.of != module)
+
+    def catching(self, mutant: Mutant) -> str | None:
+        """Return the name of the first check that a mutant fails, or ``None``."""
+        try:
+            copy = loaded(mutant.module, mutant.code)
+        except Exception:
+            return "raises"
+        if any(check.catches(copy) for check in self._defaults):  # told in no time
+            return "defaults"
+        for check in self._others:
+            if check.sees(mutant) and check.catches(copy):
+                self._others.sort(key=lambda c: c.seconds_each)
+                return check.name
+        return None
+
+    def seeing(self, mutant: Mutant) -> set[str]:
+        """Return the algorithms and modules of which a check executes the changed line."""
+        return {check.of for check in self._others if check.sees(mutant)}
+
+
+def _files(module: str) -> Iterator[tuple[str, str | None, golden_bits.Golden]]:
+    """Yield the golden files of the algorithms that depend on a module."""
+    known = dependents(module)
+    for path, (name, dialect) in golden_bits.golden_files().items():
+        if name in known:
+            yield name, dialect, golden_bits.read(path)
+
+
+def _checks_of_defaults(module: str) -> Iterator[Check]:
+    for name, dialect, golden in _files(module):
+        yield _golden_check(
+            module, "defaults", name, dialect, golden._replace(refused=[], cases=[])
+        )
+
+
+def _other_checks(module: str, contracts: Iterable[Contract]) -> Iterator[Check]:
+    for name, dialect, golden in _files(module):
+        for case in golden.cases:
+            yield _golden_check(module, "bits", name, dialect, golden_bits.Golden({}, [], [case]))
+        refused = golden_bits.Golden({}, golden.refused, [])
+        yield _golden_check(module, "refusals", name, dialect, refused)
+    for contract in contracts:
+        for name in dependents(module):
+            yield _contract_check(module, contract, name)
+
+
+def _golden_check(
+    module: str, kind: str, name: str, dialect: str | None, golden: golden_bits.Golden
+) -> Check:
+    def objection(copy: Loaded) -> object:
+        return golden_bits.difference(copy.algorithms[name], dialect, golden, working_dtype)
+
+    return Check(module, kind, name, objection)
+
+
+def _contract_check(module: str, contract: Contract, name: str) -> Check:
+    def objection(copy: Loaded) -> object:
+        return contract({name: copy.modules[name]})
+
+    return Check(module, contract.__name__, name, objection)
+
+
+def disagreement(mutant: Mutant, among: Iterable[str]) -> str | None:
+    """Return a setting in which a mutant computes something else, or ``None``.
+
+    Every setting of the golden files is run, in float32 and float64 by turns, on random values of
+    all magnitudes with NaN, infinities, signed zeros and subnormal numbers among them.
 
     Args:
         mutant: of :func:`mutants`.
-        contracts: further checks, called with the changed modules; they raise to object.
+        among: the algorithms that see it; others are left out.
     """
-    try:
-        modules = load(mutant.module, mutant.code)
-        changed = algorithms(modules)
-    except Exception:
-        return "raises"
-    files = [
-        (changed[name], dialect, golden_bits.read(path))
-        for path, (name, dialect) in golden_bits.golden_files().items()
-        if name in changed
-    ]
-    try:
-        if any(golden_bits.other_defaults(*file) for file in files):  # told in no time
-            return "defaults"
-        for file in files:
-            found = golden_bits.difference(*file, working_dtype)
-            if found:
-                return found[0]
-    except Exception:
-        return "raises"
-    for check in contracts:
-        try:
-            check(modules)
-        except Exception:
-            return str(check.__name__)
+    changed = loaded(mutant.module, mutant.code).algorithms
+    for name in sorted(changed.keys() & set(among)):
+        for dialect in changed[name].dialects or [None]:
+            for setting, values, wanted in _on_special_values(mutant.module, name, dialect):
+                working_dtype(setting.dtype)
+                found = golden_bits.trajectory(changed[name], dialect, setting, values)
+                if golden_bits.departure(wanted, found):
+                    return f"{name} {dialect}: {golden_bits.show(setting)}"
     return None
 
 
-def disagreement(mutant: Mutant, runs: int = 3) -> str | None:
-    """Return a setting in which a mutant computes something else, or ``None``.
+_Case = tuple[golden_bits.Setting, tuple[Leaves, list[Leaves]], golden_bits.Trajectory]
 
-    Every setting of the golden files is run in both dtypes on random values of all magnitudes
-    with NaN, infinities, signed zeros and subnormal numbers among them.
+
+@cache
+def _on_special_values(module: str, name: str, dialect: str | None) -> list[_Case]:
+    """Return what an algorithm computes as it is.
+
+    Loaded as a mutant is, it finds the same products and roots remembered.
     """
-    # Loaded in the same way, the original finds the same products and roots remembered.
-    original = algorithms(load(mutant.module, unchanged(mutant.module)))
-    changed = algorithms(load(mutant.module, mutant.code))
-    for name, algorithm in changed.items():
-        for dialect in algorithm.dialects:
-            settings, _ = golden_bits.settings(original[name], dialect)
-            for number, setting in enumerate(settings):
-                for dtype in golden_bits.DTYPES:
-                    both = setting._replace(dtype=dtype)
-                    working_dtype(dtype)
-                    for run in range(runs):
-                        values = _special(np.random.default_rng([number, run]), dtype)
-                        one, other = (
-                            golden_bits.trajectory(a, dialect, both, values)
-                            for a in (original[name], algorithm)
-                        )
-                        if golden_bits.departure(one, other):
-                            return f"{name} {dialect}: {golden_bits.show(both)}"
-    return None
+    original = loaded(module, unchanged(module)).algorithms[name]
+    found = []
+    dtypes = itertools.cycle(golden_bits.DTYPES)
+    for number, setting in enumerate(golden_bits.settings(original, dialect)[0]):
+        setting = setting._replace(dtype=next(dtypes))
+        values = _special(np.random.default_rng(number), setting.dtype)
+        found.append((setting, values, golden_bits.trajectory(original, dialect, setting, values)))
+    return found
 
 
 def _special(rng: np.random.Generator, dtype: str) -> tuple[Leaves, list[Leaves]]:
@@ -716,6 +871,6 @@ def _special(rng: np.random.Generator, dtype: str) -> tuple[Leaves, list[Leaves]
         return np.asarray(x, dtype)
 
     def leaves() -> Leaves:
-        return Leaves([draw((40,)), draw(()), draw((3, 4))], NumPy())
+        return Leaves([draw(s) for s in ((99,), (), (), (), (3, 4), (4, 3), (1, 5))], NumPy())
 
     return leaves(), [leaves() for _ in range(golden_bits.STEPS)]
