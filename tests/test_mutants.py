@@ -119,6 +119,18 @@ EQUIVALENT = {
     ): ZEROS_AND_ONES,
     (
         "shampoo",
+        "_matrix_root",
+        "ridge * leaf_norm(x) * identity(x)",
+        "narrow(widen(ridge) * widen(leaf_norm(x)) * widen(identity(x)))",
+    ): ZEROS_AND_ONES,
+    (
+        "shampoo",
+        "_matrix_root",
+        "x + ridge * leaf_norm(x) * identity(x)",
+        "narrow(widen(x) + widen(ridge * leaf_norm(x)) * widen(identity(x)))",
+    ): ZEROS_AND_ONES,
+    (
+        "shampoo",
         "_diagonal_root",
         "1 / (root if order == 2 else xp.sqrt(root))",
         "1 * (1.0 / (root if order == 2 else xp.sqrt(root)))",
@@ -191,6 +203,12 @@ EQUIVALENT = {
     ("loss_model", "step_size", "2 * w * c", "2 * c * w"): EXACT,
     ("loss_model", "step_size", "0.5 * tau * length", "0.5 * (tau * length)"): EXACT,
     ("loss_model", "step_size", "0.5 * tau * length", "0.5 * length * tau"): EXACT,
+    (
+        "loss_model",
+        "step_size",
+        "0.5 * tau * length",
+        "narrow(widen(0.5) * widen(tau) * widen(length))",
+    ): EXACT,
     ("loss_model", "step_size", "w * c", "rounded(w) * c"): ROUNDED_THERE,
     ("loss_model", "step_size", "w * c", "w * rounded(c)"): ROUNDED_THERE,
     ("loss_model", "step_size", "weight_decay", "c"): ONE_PLUS_0,
