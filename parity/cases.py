@@ -240,7 +240,8 @@ def _number(name: str, default: float) -> st.SearchStrategy[float]:
         drawn = st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0)) | st.floats(0.0, 1.0)
     else:
         drawn = st.floats(-4, 4).map(lambda e: default * 2.0**e)
-    return drawn.filter(allowed.holds)
+    # Given as an array it is rounded to float32: to 0, if it is tiny.
+    return drawn.filter(lambda x: allowed.holds(x) and allowed.holds(float(np.float32(x))))
 
 
 def _accepted(algorithm: Algorithm, dialect: str | None, values: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import parity
 from optstudy_core import ALGORITHMS, Algorithm
 from parity import backends
 from parity.__main__ import main
+from parity.cases import hyperparameters
 from parity.compare import Tolerated, first_difference, ulp_distance
 
 COMPILED = pytest.param(
@@ -282,6 +283,20 @@ def test_a_case_survives_json() -> None:
             assert same(x, y)  # NumPy does not know the NaN of a bfloat16
 
     roundtrip()
+
+
+def test_hyperparameters_stay_legal_as_arrays_of_float32() -> None:
+    """A largest step size of 1e-119 is legal, and 0 once it is rounded."""
+    from hypothesis import given, settings
+
+    rprop = ALGORITHMS["rprop"]
+
+    @settings(max_examples=300, database=None, deadline=None, derandomize=True)
+    @given(hyperparameters(rprop, "torch", arrays=True))
+    def rounded(values: dict[str, Any]) -> None:
+        rprop.resolve("torch", {name: float(np.float32(x)) for name, x in values.items()})
+
+    rounded()
 
 
 def test_cases_cover_what_they_promise() -> None:
