@@ -43,11 +43,14 @@ class JaxLearner:
     @_on_its_device
     def _make(self, study: Study, optimizer: Optimizer) -> None:
         self._leaves = study.nnx_leaves
-        self._inputs = ALGORITHMS[optimizer.algorithm].inputs
+        algorithm = ALGORITHMS[optimizer.algorithm]
+        self._needs_hessian = "hessian" in algorithm.inputs
         self._random = stream(study.seed, "signs")
         self._graph, self._template = nnx.split(study.nnx_model(), nnx.Param)
         self._params = self._state(study.initial)
         make = optstudy_jax.from_core(optimizer.algorithm)
+        if algorithm.leafwise:
+            make = self._in_torchs_layout(make)
         at_rate = partial(make, dialect=optimizer.dialect)
         transformation, begin = _method(optimizer.at_the_end, at_rate, optimizer.lr)
         self._optimizer_state = transformation.init(self._params)
@@ -63,15 +66,15 @@ class JaxLearner:
             updates, state = transformation.update(gradients, state, params, value=loss, **more)
             return optax.apply_updates(params, updates), state
 
+        def diagonal(params: Any, signs: Any, *batch: Any) -> Any:
+            return optstudy_jax.hutchinson(lambda p: loss_at(p, *batch), params, signs=signs)
+
         def step(params: Any, state: Any, signs: Any, *batch: Any) -> Any:
             loss, gradients = jax.value_and_grad(loss_at)(params, *batch)
-            more = {}
-            if signs is not None:
-                more["hessian"] = optstudy_jax.hutchinson(
-                    lambda params: loss_at(params, *batch), params, signs=signs
-                )
+            more = {} if signs is None else {"hessian": diagonal(params, signs, *batch)}
             return *apply(params, state, gradients, loss, **more), loss
 
+        self._diagonal = jax.jit(diagonal)
         self._step = jax.jit(step)
         self._apply = jax.jit(apply)
         self._outputs = jax.jit(outputs_at)
@@ -82,21 +85,27 @@ class JaxLearner:
     @_on_its_device
     def step(self, batch: Batch) -> jax.Array:
         """Train on a mini-batch; return its loss before the step."""
-        signs = None
-        if "hessian" in self._inputs:
-            shapes = {name: x.shape for name, x in self.parameters().items()}
-            signs = self._state(draw_signs(self._random, shapes))
+        signs = self._signs() if self._needs_hessian else None
         self._params, self._optimizer_state, loss = self._step(
             self._params, self._optimizer_state, signs, *batch
         )
         result: jax.Array = loss
         return result
 
+    def _signs(self) -> Any:
+        shapes = {name: x.shape for name, x in self.parameters().items()}
+        return self._state(draw_signs(self._random, shapes))
+
     @_on_its_device
-    def apply(self, gradients: Parameters, loss: float) -> None:
-        """Make the optimizer's step for gradients and a loss from elsewhere."""
+    def apply(self, gradients: Parameters, loss: float, hessian: Parameters | None = None) -> None:
+        """Make the optimizer's step for gradients, a loss and a Hessian from elsewhere."""
+        more = {} if hessian is None else {"hessian": self._state(hessian)}
         self._params, self._optimizer_state = self._apply(
-            self._params, self._optimizer_state, self._state(gradients), np.float32(loss)
+            self._params,
+            self._optimizer_state,
+            self._state(gradients),
+            np.float32(loss),
+            **more,
         )
 
     @_on_its_device
@@ -122,9 +131,45 @@ class JaxLearner:
         return self._arrays(self._gradients(self._state(parameters), *batch))
 
     @_on_its_device
+    def hessian(self, parameters: Parameters, batch: Batch) -> Parameters | None:
+        """Return an estimate of the Hessian's diagonal, if the algorithm is given one."""
+        if not self._needs_hessian:
+            return None
+        return self._arrays(self._diagonal(self._state(parameters), self._signs(), *batch))
+
+    @_on_its_device
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""
         return np.asarray(self._outputs(self._state(parameters), inputs))
+
+    def _in_torchs_layout(self, make: Any) -> Any:
+        """Return a constructor of optimizers to which every leaf has PyTorch's order of axes.
+
+        What looks at rows and columns is another rule for a transposed kernel.
+        """
+        axes: dict[Any, Any] = {leaf.path: leaf.axes for leaf in self._leaves.values()}
+
+        def turned(state: Any, order: Callable[[Any], Any]) -> Any:
+            return nnx.from_flat_state(
+                [
+                    (path, x.replace(jnp.transpose(x[...], order(axes[path]))) if axes[path] else x)
+                    for path, x in nnx.to_flat_state(state)
+                ]
+            )
+
+        def make_turned(**hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
+            inner = make(**hyperparameters)
+            to_torch = partial(turned, order=np.argsort)
+
+            def update(updates: Any, state: Any, params: Any, **more: Any) -> Any:
+                updates, state = inner.update(to_torch(updates), state, to_torch(params), **more)
+                return turned(updates, order=tuple), state
+
+            return optax.GradientTransformationExtraArgs(
+                lambda params: inner.init(to_torch(params)), update
+            )
+
+        return make_turned
 
     # Between the names of the study and the tree of nnx.
 

@@ -12,6 +12,7 @@ import torch
 from torch.func import functional_call
 
 import optstudy_torch
+from optstudy_core import ALGORITHMS
 from optstudy_torch import EVE
 from optstudy_torch.epoch import EpochMomentum, ExtrapolatedEpoch
 from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
@@ -84,6 +85,7 @@ class TorchLearner:
         self._model = study.torch_model().to(self._device)
         self._model.load_state_dict(self._tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
+        self._needs_hessian = "hessian" in ALGORITHMS[optimizer.algorithm].inputs
         self._optimizer = make(self._model.parameters(), lr=optimizer.lr, dialect=optimizer.dialect)
         method = optimizer.at_the_end
         self._method = _METHODS[method.kind](self._optimizer, self._model, **method.values)
@@ -104,20 +106,25 @@ class TorchLearner:
         more: dict[str, Any] = {}
         if "value" in self._optimizer.algorithm.inputs:
             more["value"] = loss.detach()
-        if "hessian" in self._optimizer.algorithm.inputs:
-            parameters = dict(self._model.named_parameters())
-            signs = draw_signs(self._random, {n: tuple(p.shape) for n, p in parameters.items()})
-            more["hessian"] = optstudy_torch.hutchinson(
-                loss, [*parameters.values()], [*self._tensors(signs).values()]
-            )
+        if self._needs_hessian:
+            more["hessian"] = self._diagonal(loss, dict(self._model.named_parameters()))
         return more
 
+    def _diagonal(self, loss: torch.Tensor, at: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Estimate the diagonal of the Hessian with new signs."""
+        signs = draw_signs(self._random, {name: tuple(x.shape) for name, x in at.items()})
+        return optstudy_torch.hutchinson(loss, [*at.values()], [*self._tensors(signs).values()])
+
     @_in_its_threads
-    def apply(self, gradients: Parameters, loss: float) -> None:
-        """Make the optimizer's step for gradients and a loss from elsewhere."""
+    def apply(self, gradients: Parameters, loss: float, hessian: Parameters | None = None) -> None:
+        """Make the optimizer's step for gradients, a loss and a Hessian from elsewhere."""
         for name, parameter in self._model.named_parameters():
             parameter.grad = torch.tensor(gradients[name], device=self._device)
-        more = {"value": loss} if "value" in self._optimizer.algorithm.inputs else {}
+        more: dict[str, Any] = {}
+        if "value" in self._optimizer.algorithm.inputs:
+            more["value"] = loss
+        if hessian is not None:
+            more["hessian"] = [*self._tensors(hessian).values()]
         self._optimizer.step(None, **more)
 
     @_in_its_threads
@@ -142,6 +149,15 @@ class TorchLearner:
         leaves = {name: value.requires_grad_() for name, value in self._tensors(parameters).items()}
         gradients = torch.autograd.grad(self._loss_at(leaves, batch), list(leaves.values()))
         return {name: g.cpu().numpy() for name, g in zip(leaves, gradients, strict=True)}
+
+    @_in_its_threads
+    def hessian(self, parameters: Parameters, batch: Batch) -> Parameters | None:
+        """Return an estimate of the Hessian's diagonal, if the algorithm is given one."""
+        if not self._needs_hessian:
+            return None
+        leaves = {name: value.requires_grad_() for name, value in self._tensors(parameters).items()}
+        estimate = self._diagonal(self._loss_at(leaves, batch), leaves)
+        return {name: h.cpu().numpy() for name, h in zip(leaves, estimate, strict=True)}
 
     @_in_its_threads
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:

@@ -103,8 +103,8 @@ class Learner(Protocol):
     def step(self, batch: Batch) -> Any:
         """Train on a mini-batch; return its loss before the step, a 0-d array of the framework."""
 
-    def apply(self, gradients: Parameters, loss: float) -> None:
-        """Make the optimizer's step for gradients and a loss from elsewhere."""
+    def apply(self, gradients: Parameters, loss: float, hessian: Parameters | None = None) -> None:
+        """Make the optimizer's step for gradients, a loss and a Hessian from elsewhere."""
 
     def end_epoch(self, loss: float, train: Batch) -> Ended:
         """Let the method end an epoch; without one nothing happens.
@@ -122,6 +122,12 @@ class Learner(Protocol):
 
     def gradients(self, parameters: Parameters, batch: Batch) -> Parameters:
         """Return the gradients of the loss at some parameters."""
+
+    def hessian(self, parameters: Parameters, batch: Batch) -> Parameters | None:
+        """Return an estimate of the Hessian's diagonal, if the algorithm is given one.
+
+        Not pure: it draws the signs that the training's next step would draw.
+        """
 
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""

@@ -186,11 +186,12 @@ def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Grad
                 length = geometry.norm(gradients, exact=False)
                 relative.append(distances[-1] / length if length else math.inf)
             loss = torch_side.loss(here, batch)
+            hessian = torch_side.hessian(here, batch)
             # XLA's CPU code takes subnormal numbers as zero. torch does so only when told, and
             # this compares roundings, not that setting.
             with subnormals_flushed():
-                torch_side.apply(gradients, loss)
-            jax_side.apply(gradients, loss)
+                torch_side.apply(gradients, loss, hessian)
+            jax_side.apply(gradients, loss, hessian)
         yield (
             Gradients(
                 steps=study.steps_per_epoch,
