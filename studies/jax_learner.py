@@ -157,8 +157,10 @@ class JaxLearner:
                 ]
             )
 
-        def make_turned(**hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
-            inner = make(**hyperparameters)
+        def make_turned(
+            learning_rate: Any, **hyperparameters: Any
+        ) -> optax.GradientTransformationExtraArgs:
+            inner = make(learning_rate, **hyperparameters)
             to_torch = partial(turned, order=np.argsort)
 
             def update(updates: Any, state: Any, params: Any, **more: Any) -> Any:

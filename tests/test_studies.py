@@ -241,6 +241,20 @@ def test_the_optimizers_never_part(study_of, name, algorithm):
     assert fed_alike.elements == sum(v.size for v in study.initial.values())
 
 
+@pytest.mark.parametrize("method", ["direction", "careful_rollback"])
+def test_kernels_are_not_transposed_for_a_method_either(study_of, method):
+    """Muon's rows and columns are those of PyTorch, also where a method makes the optimizer."""
+    study = study_of("digits")
+    optimizer = training.Optimizer.of(study, "muon", 1e-2, None, method)
+    torch_side, jax_side = (training.make_learner(b, study, optimizer) for b in ("torch", "jax"))
+    gradients = torch_side.gradients(study.initial, next(iter(study.batches(1))))
+    for loss in (1.0, 2.0):  # which rises: the second epoch is undone, if the method does that
+        for side in (torch_side, jax_side):
+            side.apply(gradients, loss)
+            side.end_epoch(loss, study.train)
+        assert same_bits(torch_side.parameters(), jax_side.parameters())
+
+
 def test_another_optimizer_is_seen(study_of, monkeypatch):
     study = study_of("linear_regression")
     optimizer = training.Optimizer.of(study, "adam", 1e-2, None)
