@@ -17,7 +17,7 @@ from optstudy_core import ALGORITHMS
 from optstudy_jax import epoch
 
 from .methods import Ended, Method
-from .study import Batch, Parameters, Study, draw_signs, stream
+from .study import Batch, NnxLeaf, Parameters, Study, draw_signs, stream
 from .training import Optimizer
 
 
@@ -147,25 +147,22 @@ class JaxLearner:
 
         What looks at rows and columns is another rule for a transposed kernel.
         """
-        axes: dict[Any, Any] = {leaf.path: leaf.axes for leaf in self._leaves.values()}
+        leaves: dict[Any, NnxLeaf] = {leaf.path: leaf for leaf in self._leaves.values()}
 
-        def turned(state: Any, order: Callable[[Any], Any]) -> Any:
+        def turned(state: Any, turn: Callable[[NnxLeaf, Any], Any]) -> Any:
             return nnx.from_flat_state(
-                [
-                    (path, x.replace(jnp.transpose(x[...], order(axes[path]))) if axes[path] else x)
-                    for path, x in nnx.to_flat_state(state)
-                ]
+                [(p, x.replace(turn(leaves[p], x[...]))) for p, x in nnx.to_flat_state(state)]
             )
 
         def make_turned(
             learning_rate: Any, **hyperparameters: Any
         ) -> optax.GradientTransformationExtraArgs:
             inner = make(learning_rate, **hyperparameters)
-            to_torch = partial(turned, order=np.argsort)
+            to_torch = partial(turned, turn=NnxLeaf.from_nnx)
 
             def update(updates: Any, state: Any, params: Any, **more: Any) -> Any:
                 updates, state = inner.update(to_torch(updates), state, to_torch(params), **more)
-                return turned(updates, order=tuple), state
+                return turned(updates, NnxLeaf.to_nnx), state
 
             return optax.GradientTransformationExtraArgs(
                 lambda params: inner.init(to_torch(params)), update

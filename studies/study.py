@@ -82,21 +82,21 @@ class NnxLeaf(NamedTuple):
     path: tuple[str, ...]
     axes: tuple[int, ...] | None = None
 
-    def to_nnx(self, value: np.ndarray) -> np.ndarray:
+    def to_nnx(self, value: Any) -> Any:
         """Return the array as nnx has it.
 
         Args:
-            value: the array as PyTorch has it.
+            value: the array as PyTorch has it, of NumPy or JAX.
         """
-        return value if self.axes is None else np.transpose(value, self.axes)
+        return value if self.axes is None else value.transpose(self.axes)
 
-    def from_nnx(self, value: np.ndarray) -> np.ndarray:
+    def from_nnx(self, value: Any) -> Any:
         """Return the array as PyTorch has it.
 
         Args:
-            value: the array as nnx has it.
+            value: the array as nnx has it, of NumPy or JAX.
         """
-        return value if self.axes is None else np.transpose(value, np.argsort(self.axes))
+        return value if self.axes is None else value.transpose(np.argsort(self.axes))
 
 
 @dataclass(frozen=True, eq=False)
