@@ -241,7 +241,7 @@ def test_the_optimizers_never_part(study_of, name, algorithm):
     assert fed_alike.elements == sum(v.size for v in study.initial.values())
 
 
-@pytest.mark.parametrize("method", ["direction", "careful_rollback"])
+@pytest.mark.parametrize("method", [slow("direction"), "careful_rollback"])
 def test_kernels_are_not_transposed_for_a_method_either(study_of, method):
     """Muon's rows and columns are those of PyTorch, also where a method makes the optimizer."""
     study = study_of("digits")
