@@ -12,7 +12,6 @@ import torch
 from torch.func import functional_call
 
 import optstudy_torch
-from optstudy_core import ALGORITHMS
 from optstudy_torch import EVE
 from optstudy_torch.epoch import EpochMomentum, ExtrapolatedEpoch
 from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
@@ -85,8 +84,8 @@ class TorchLearner:
         self._model = study.torch_model().to(self._device)
         self._model.load_state_dict(self._tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
-        self._needs_hessian = "hessian" in ALGORITHMS[optimizer.algorithm].inputs
         self._optimizer = make(self._model.parameters(), lr=optimizer.lr, dialect=optimizer.dialect)
+        self._needs_hessian = "hessian" in self._optimizer.algorithm.inputs
         method = optimizer.at_the_end
         self._method = _METHODS[method.kind](self._optimizer, self._model, **method.values)
 

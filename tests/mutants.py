@@ -214,20 +214,23 @@ def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
 def _widen(x: Any) -> Any:
     """Return arrays in float64, exactly; numbers rounded to the working dtype first."""
     if isinstance(x, Leaves):
-        _working.leaves = [np.asarray(v).dtype for v in x.values]
+        _working.widened([np.asarray(v).dtype for v in x.values])
         return Leaves([np.asarray(v).astype(np.float64) for v in x.values], x.backend)
     if isinstance(x, np.ndarray | np.generic):
-        _working.leaves = [x.dtype]
+        _working.widened([x.dtype])
         return x.astype(np.float64)
     return float(_rounded(x))
 
 
 def _narrow(x: Any) -> Any:
-    """Round arrays to the dtypes of those that were widened last, which are the operands."""
+    """Round arrays to the dtypes of the operands that were widened, numbers as these."""
+    dtypes, _working.operands = _working.operands, []
     if isinstance(x, Leaves):
-        pairs = zip(x.values, _working.leaves, strict=True)
+        pairs = zip(x.values, dtypes, strict=True)
         return Leaves([np.asarray(v).astype(dtype) for v, dtype in pairs], x.backend)
-    return x.astype(_working.leaves[0])
+    if isinstance(x, np.ndarray | np.generic):
+        return x.astype(dtypes[0])
+    return float(_rounded(x))
 
 
 def _rounded(x: Any) -> Any:
@@ -237,7 +240,11 @@ def _rounded(x: Any) -> Any:
 
 class _Working:
     dtype: Any = np.float64
-    leaves: Sequence[Any] = ()
+    operands: Sequence[Any] = ()
+
+    def widened(self, dtypes: list[Any]) -> None:
+        """Remember the dtypes of an operand, of the one with the most leaves."""
+        self.operands = max(dtypes, self.operands, key=len)
 
 
 _working = _Working()
@@ -247,6 +254,7 @@ HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded}
 def working_dtype(dtype: str) -> None:
     """Set the dtype to which mutants round numbers."""
     _working.dtype = golden_bits.DTYPES[dtype]
+    _working.operands = []
 
 
 # The generator.
@@ -822,8 +830,8 @@ def _contract_check(module: str, contract: Contract, name: str) -> Check:
 def disagreement(mutant: Mutant, among: Iterable[str]) -> str | None:
     """Return a setting in which a mutant computes something else, or ``None``.
 
-    Every setting of the golden files is run, in float32 and float64 by turns, on random values of
-    all magnitudes with NaN, infinities, signed zeros and subnormal numbers among them.
+    Every setting of the golden files is run in both dtypes on random values of all magnitudes
+    with NaN, infinities, signed zeros and subnormal numbers among them.
 
     Args:
         mutant: of :func:`mutants`.
@@ -851,10 +859,10 @@ def _on_special_values(module: str, name: str, dialect: str | None) -> list[_Cas
     """
     original = loaded(module, unchanged(module)).algorithms[name]
     found = []
-    dtypes = itertools.cycle(golden_bits.DTYPES)
-    for number, setting in enumerate(golden_bits.settings(original, dialect)[0]):
-        setting = setting._replace(dtype=next(dtypes))
-        values = _special(np.random.default_rng(number), setting.dtype)
+    settings = enumerate(golden_bits.settings(original, dialect)[0])
+    for (number, setting), dtype in itertools.product(settings, golden_bits.DTYPES):
+        setting = setting._replace(dtype=dtype)
+        values = _special(np.random.default_rng(number), dtype)
         found.append((setting, values, golden_bits.trajectory(original, dialect, setting, values)))
     return found
 
