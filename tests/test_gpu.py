@@ -91,6 +91,9 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
     whole = {"table": "*i64", "size_of": "*i64", "count": "i32", "leaves": "i32"}
     whole |= dict.fromkeys(("leaf_of", "part_of", "column_of"), "*i32")
     own = dict.fromkeys(("first_p", "first_g"), f"*{kinds[dtype]}")
+    program = plan.machine.program
+    results = [line.result for phase in program.phases for line in phase.scalars]
+    own |= {f"{at}_{x.name}": "*i1" for x in results if x.is_truth for at in ("in", "out")}
 
     def assembled(kernel: Any) -> str:
         names = [p.name for p in kernel.params if p.name != "BLOCK"]
@@ -112,7 +115,7 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
         return text
 
     texts = []
-    kernels = _triton.Kernels(plan.machine.program, working)
+    kernels = _triton.Kernels(program, working)
     for arrays in kernels.arrays:
         own_dtypes = {"p": dtype, "g": dtype}
         dtypes = [own_dtypes.get(row, working) for row in rows(arrays._body, True)]
