@@ -37,14 +37,15 @@ class Everything:
     """Parts that were checked.
 
     Args:
-        parts: in the order in which they are shown.
+        parts: runs and comparisons; the runs come first, and are shown first.
         jobs: how many at a time.
     """
 
     def __init__(self, parts: Sequence[Part], jobs: int) -> None:
         for part in parts:
             part.prepare()
-        self._parts = parts
+        # Comparisons take minutes; there is something to see before.
+        self._parts = sorted(parts, key=lambda part: part.vary is not None)
         self._jobs = min(jobs, len(parts))
 
     def carry_out(self, console: Console) -> None:
@@ -54,15 +55,12 @@ class Everything:
                 part.prepare().carry_out(console)
             return
         names = dict.fromkeys(part.plan.study for part in self._parts)
-        console.print(f"{' and '.join(names)}, side by side: this takes a minute or two")
+        console.print(f"{' and '.join(names)}, side by side: this takes some minutes")
         # Threads of torch and XLA do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self._jobs, context) as pool:
-            # Comparisons take longest: they begin.
-            first = sorted(self._parts, key=lambda part: part.vary is None)
-            said = {id(part): pool.submit(_said, part, console.width) for part in first}
-            for part in self._parts:
-                console.print(Text.from_ansi(said[id(part)].result()), soft_wrap=True)
+            for said in pool.map(_said, self._parts, [console.width] * len(self._parts)):
+                console.print(Text.from_ansi(said), soft_wrap=True)
 
 
 def _said(part: Part, width: int) -> str:

@@ -16,6 +16,7 @@ from studies.study import Study
 
 from .look import (
     ABOVE,
+    ANGLES,
     BELOW,
     BLUE,
     FRAMEWORKS,
@@ -119,19 +120,19 @@ def layers(figure: Figure, study: Study, run: Run) -> None:
     turns = np.ma.masked_invalid(np.stack([run.layer_column(name, "angle") for name in names]))
     epochs = len(run.rows)
     whole = sizes.count() > 0
-    shown: list[tuple[Any, Any, str]] = [
+    shown: list[tuple[Any, Any, str, Any]] = [
         (sizes, LogNorm(sizes.min(), max(sizes.max(), 1.001 * sizes.min())) if whole else None,
-         "epoch step size ‖Δ‖"),
-        (turns, Normalize(0.0, 180.0), "angle to the previous\nepoch step (degrees)"),
+         "epoch step size ‖Δ‖", None),
+        (turns, Normalize(0.0, 180.0), "angle to the previous\nepoch step (degrees)", ANGLES),
     ]  # fmt: skip
-    for ax, (values, norm, label) in zip(panels, shown, strict=True):
+    for ax, (values, norm, label, ticks) in zip(panels, shown, strict=True):
         ax.grid(visible=False)
         drawn = ax.imshow(
             values, aspect="auto", interpolation="nearest", norm=norm, cmap="viridis",
             extent=(0.5, epochs + 0.5, len(names) - 0.5, -0.5),
         )  # fmt: skip
         ax.set_yticks(range(len(names)), names, fontsize=9)
-        figure.colorbar(drawn, ax=ax, label=label)
+        figure.colorbar(drawn, ax=ax, label=label, ticks=ticks)
     epoch_axis(panels[-1], [run])
 
 

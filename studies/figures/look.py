@@ -25,6 +25,7 @@ BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 GREY: Final = "#666666"
 HALO: Final = [withStroke(linewidth=3.5, foreground="white")]
 RIGHT_ANGLE: Final = 90.0
+ANGLES: Final = (0, 45, 90, 135, 180)
 
 
 def save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pathlib.Path:
@@ -101,7 +102,7 @@ def angle_axis(ax: Axes) -> None:
     """Make the axis one of angles, with a right angle marked."""
     ax.set_ylabel("angle to the previous\nepoch step (degrees)")
     ax.set_ylim(-5, 185)
-    ax.set_yticks([0, 45, 90, 135, 180])
+    ax.set_yticks(ANGLES)
     ax.axhline(RIGHT_ANGLE, color=GREY, linewidth=1.0, linestyle=":", zorder=1)
 
 
