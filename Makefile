@@ -1,4 +1,5 @@
 # Everything runs in .venv, which `setup` makes from constraints.txt; later calls find it ready.
+# `make test-all TESTS=tests/test_docs.py` runs a part.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
@@ -20,10 +21,10 @@ parity: setup
 	$(BIN)/python -m parity
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
 
 test-all: setup
-	$(BIN)/python -m pytest --numprocesses 2 -m 'slow or not slow'
+	$(BIN)/python -m pytest --numprocesses 2 -m 'slow or not slow' $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check
