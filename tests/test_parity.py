@@ -67,19 +67,22 @@ def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
     assert report.complete, report.first_difference
 
 
+# Of as many steps that all corrections of a bias have long become 1. What JAX does operation by
+# operation, and what is compiled anew for each case, takes most of the time.
+_MANY = dict.fromkeys(backends.NAMES, 20) | {"jax": 4, "jax-jit": 6}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", _MANY)
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_many_cases_are_identical(name: str) -> None:
+def test_many_cases_are_identical(name: str, backend: str) -> None:
+    dtypes = ["float32", "float64", "bfloat16"]
     report = parity.check(
-        name,
-        backends=backends.NAMES,
-        dtypes=["float32", "float64", "bfloat16"],
-        examples=60,
-        steps=300,
+        name, backends=[backend], dtypes=dtypes, examples=_MANY[backend], steps=300
     )
     ran = [cell for cell in report.cells if cell.not_run is None]
     assert report.identical, report.first_difference
-    assert len(ran) >= 12
+    assert len(ran) == len(dtypes) or backend == "torch-compiled"  # not without a compiler
 
 
 # The suite can fail.
