@@ -374,8 +374,8 @@ class LeavesNamespace:
         backend = self._backend
         if name not in backend.operations:
             raise AttributeError(
-                f"a formula may not use xp.{name}: it is not rounded alike by every library; "
-                f"allowed are {', '.join(backend.operations)}"
+                f"a formula may not use xp.{name}: allowed is what every library rounds alike, "
+                f"{', '.join(backend.operations)}"
             )
         return lambda *args: backend.map(name, *args)
 
@@ -492,7 +492,12 @@ class Leaves:
     __hash__ = None  # type: ignore[assignment]
 
     def __pow__(self, exponent: Any) -> Leaves:
-        raise TypeError("powers round differently in every library: write x * x")
+        raise TypeError(
+            "powers round differently in every library: write x * x; for b**t keep a product in "
+            "the state, or 1 - b**t with bias_correction"
+        )
+
+    __rpow__ = __pow__
 
     def __bool__(self) -> bool:
         raise TypeError("a formula may not branch on the values of arrays: use xp.where")

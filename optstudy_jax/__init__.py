@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # what _lazy imports
     from . import recorder as recorder
     from ._selfcheck import selfcheck as selfcheck
     from .hessian import hutchinson as hutchinson
+    from .layout import in_torch_layout as in_torch_layout
+    from .layout import torch_axes as torch_axes
     from .recorder import Recorder as Recorder
     from .transform import PerLeaf as PerLeaf
     from .transform import TransformState as TransformState
@@ -39,9 +41,11 @@ _PLACES = {
     "from_core": "transform",
     "geometry": "geometry",
     "hutchinson": "hessian",
+    "in_torch_layout": "layout",
     "recorder": "recorder",
     "selfcheck": "_selfcheck",
     "side_by_side": "transform",
+    "torch_axes": "layout",
 }
 
 

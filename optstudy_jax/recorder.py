@@ -39,6 +39,8 @@ import optax
 from optstudy_core import quantities as core
 from optstudy_core.hyperparameters import is_number
 
+from ._paths import leaf_name
+
 __all__ = ["RecordState", "Recorder", "measure", "record"]
 
 MOMENTS: Final = {"m": ("m", "mu"), "v": ("v", "nu")}
@@ -556,12 +558,7 @@ _advance_in_place = jax.jit(_sums, static_argnums=0, donate_argnums=(2, 4))
 def _flatten(tree: Any) -> tuple[list[str], Any]:
     """Return the names of the leaves, and the structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    names = []
-    for path, _ in leaves:
-        last = path[-1] if path else None
-        if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
-            path = path[:-1]  # of a variable of nnx
-        names.append(jax.tree_util.keystr(path, simple=True, separator="/") or "params")
+    names = [leaf_name(path) or "params" for path, _ in leaves]
     return names, structure
 
 
@@ -621,7 +618,9 @@ def _rate(lr: Any, state: Any) -> Any:
     if lr is not None or state is None:
         return lr
     found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
-    return next((x for _, x in found if isinstance(x, jax.Array) and x.shape == ()), None)
+    # In nnx each is a variable, a tree of one leaf.
+    leaves = (x for _, tree in found for x in jax.tree.leaves(tree))
+    return next((x for x in leaves if isinstance(x, jax.Array) and x.shape == ()), None)
 
 
 def _single(value: Any) -> Any:

@@ -65,11 +65,15 @@ _TUPLES = {
 """Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
 
 _ELSEWHERE = {name: own for own, inside in _TUPLES.items() for name in inside} | {
-    "learning_rate": "lr",
-    "ns_steps": "ns_coefficients",
-    "adjust_lr_fn": "consistent_rms",
+    "learning_rate": "lr"
 }
-"""What optax's arguments are called here, and those of torch's Muon that have another name."""
+"""What optax's arguments are called here."""
+
+_OTHERWISE = {
+    "ns_steps": ("ns_coefficients", "a triple for each step"),
+    "adjust_lr_fn": ("consistent_rms", "0.2 for 'match_rms_adamw'"),
+}
+"""What stands for arguments of torch's Muon, and how."""
 
 _POSITIONAL = {
     "adam": ("amsgrad",),
@@ -838,8 +842,9 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         for name in kwargs.keys() - signature.parameters.keys():
-            own = _ELSEWHERE.get(name)
+            own, how = _OTHERWISE.get(name, (_ELSEWHERE.get(name), ""))
             known = f"it is called {own!r} here" if own in signature.parameters else None
+            known = f"{own!r} stands for it here, {how}" if known and how else known
             raise TypeError(
                 f"{algorithm.title} has no argument {name!r}: "
                 f"{known or nearest(name, signature.parameters)}"

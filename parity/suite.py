@@ -342,26 +342,33 @@ def write_failure(cell: Cell, path: Path) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def replay(path: Path, device: str = "cpu") -> Cell:
+def replay(path: Path, device: str = "cpu", *, algorithm: Algorithm | None = None) -> Cell:
     """Return what a case gives that :func:`write_failure` has written, run again.
 
     Args:
         path: of the file.
         device: on which the adapters run.
+        algorithm: the rule, if it is one of your own; ``None``: the project's of that name.
 
     Raises:
-        ValueError: if the file is not such a file, naming what was expected.
+        ValueError: if the file is not such a file, or is one of another algorithm, naming what was
+            expected.
         OSError: if it cannot be read.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        subject = find_subject(data["algorithm"])
+        subject = find_subject(algorithm or data["algorithm"])
         kind = EpochCase if isinstance(subject, EpochMethod) else Case
         backend, case = data["backend"], kind.from_json(data["case"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected a JSON file written by the parity suite, found {error!r}"
         ) from error
+    if subject_name(subject) != data["algorithm"]:
+        raise ValueError(
+            f"algorithm = {subject_name(subject)!r}: allowed is that of {path}, "
+            f"{data['algorithm']!r}"
+        )
     check_arguments([backend], [case.dtype], device, 1, 1)
     cell = Cell(subject_name(subject), backend, case.dtype)
     try:

@@ -17,7 +17,7 @@ from optstudy_core import ALGORITHMS
 from optstudy_jax import epoch
 
 from .methods import Ended, Method
-from .study import Batch, NnxLeaf, Parameters, Study, draw_signs, stream
+from .study import Batch, Parameters, Study, draw_signs, stream
 from .training import Optimizer
 
 
@@ -143,30 +143,12 @@ class JaxLearner:
         return np.asarray(self._outputs(self._state(parameters), inputs))
 
     def _in_torchs_layout(self, make: Any) -> Any:
-        """Return a constructor of optimizers to which every leaf has PyTorch's order of axes.
+        """Return a constructor of optimizers that see kernels as PyTorch has them."""
+        axes = {"/".join(map(str, x.path)): x.torch_axes for x in self._leaves.values()}
 
-        What looks at rows and columns is another rule for a transposed kernel.
-        """
-        leaves: dict[Any, NnxLeaf] = {leaf.path: leaf for leaf in self._leaves.values()}
-
-        def turned(state: Any, turn: Callable[[NnxLeaf, Any], Any]) -> Any:
-            return nnx.from_flat_state(
-                [(p, x.replace(turn(leaves[p], x[...]))) for p, x in nnx.to_flat_state(state)]
-            )
-
-        def make_turned(
-            learning_rate: Any, **hyperparameters: Any
-        ) -> optax.GradientTransformationExtraArgs:
-            inner = make(learning_rate, **hyperparameters)
-            to_torch = partial(turned, turn=NnxLeaf.from_nnx)
-
-            def update(updates: Any, state: Any, params: Any, **more: Any) -> Any:
-                updates, state = inner.update(to_torch(updates), state, to_torch(params), **more)
-                return turned(updates, NnxLeaf.to_nnx), state
-
-            return optax.GradientTransformationExtraArgs(
-                lambda params: inner.init(to_torch(params)), update
-            )
+        def make_turned(learning_rate: Any, **hyperparameters: Any) -> Any:
+            made = make(learning_rate, **hyperparameters)
+            return optstudy_jax.in_torch_layout(made, lambda name, _: axes[name])
 
         return make_turned
 

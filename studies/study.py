@@ -96,7 +96,12 @@ class NnxLeaf(NamedTuple):
         Args:
             value: the array as nnx has it, of NumPy or JAX.
         """
-        return value if self.axes is None else value.transpose(np.argsort(self.axes))
+        return value if self.axes is None else value.transpose(self.torch_axes)
+
+    @property
+    def torch_axes(self) -> tuple[int, ...] | None:
+        """The order of nnx's axes in PyTorch."""
+        return None if self.axes is None else tuple(np.argsort(self.axes).tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,7 +166,7 @@ def test_the_other_frameworks_name_of_an_argument() -> None:
         optstudy_jax.adamw(betas=(0.9, 0.99))
     with refuses(TypeError, "sgd has no argument 'betas'", "Allowed are"):
         optstudy_jax.sgd(betas=(0.9, 0.99))
-    with refuses(TypeError, "Muon has no argument 'ns_steps'", "called 'ns_coefficients' here"):
+    with refuses(TypeError, "Muon has no argument 'ns_steps'", "'ns_coefficients' stands for it"):
         optstudy_torch.Muon(params, ns_steps=6)
     with refuses(ValueError, "did you mean 'nadam'? Allowed"):
         optstudy_core.citation("NAdam")

@@ -162,6 +162,21 @@ def test_a_failure_is_written_and_replayed(
     assert "identical in every cell" in capsys.readouterr().out
 
 
+def test_a_case_of_a_users_own_rule_is_replayed(tmp_path: Any) -> None:
+    calls: list[None] = []
+
+    def forgetful(state: Any, grad: Any, params: Any = None, *, lr: Any = 1e-3) -> Any:
+        calls.append(None)  # what a compiled step never sees
+        return state, -(lr / len(calls)) * grad
+
+    rule = parity.Algorithm("forgetful", init, forgetful)
+    report = parity.check(rule, backends=["jax-jit"], dtypes=["float32"], examples=3, steps=5)
+    parity.write_failure(report.cells[0], tmp_path / "case.json")
+    assert not parity.replay(tmp_path / "case.json", algorithm=rule).identical
+    with pytest.raises(ValueError, match=r"algorithm = 'adam': allowed is that of .*'forgetful'"):
+        parity.replay(tmp_path / "case.json", algorithm=ALGORITHMS["adam"])
+
+
 @pytest.mark.slow
 def test_the_command_says_identical() -> None:
     arguments = ["--algorithms", "sgd", "--backends", "numpy,torch", "--dtypes", "float32"]

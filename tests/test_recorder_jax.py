@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +165,18 @@ def test_refused_in_a_chain() -> None:
 
 
 # Beside a loop.
+
+
+def test_the_rate_of_an_optimizer_of_nnx_is_found() -> None:
+    net = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    tx = optax.inject_hyperparams(optax.adam)(learning_rate=0.25)
+    optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
+    recorder = Recorder(nnx.state(net, nnx.Param), epoch=["lr"], step=["lr", "moments"])
+    grads = nnx.grad(lambda net: jnp.sum(net(jnp.ones((1, 2)))))(net)
+    optimizer.update(net, grads)
+    recorder.step(nnx.state(net, nnx.Param), grads=grads, state=optimizer.opt_state)
+    recorder.flush()
+    assert recorder.steps[0]["lr"] == 0.25
 
 
 def train(
