@@ -89,7 +89,8 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         f"`python -m optstudy_core cite {algorithm.name} >> references.bib`, and then "
         + " and ".join(f"`\\cite{{{key}}}`" for key in (*algorithm.bibtex, own))
         + ". The entry names the version and the file's digest: they say which lines were run, "
-        f"wherever a copy of this page is; `{algorithm.name}.html#update` is its anchor.",
+        "wherever a copy of this page is. A link to the function is the address of the copy, with "
+        f"`_generated/algorithms/{algorithm.name}.html#update`.",
         "```bibtex\n" + optstudy_core.citation(algorithm, implementation=True) + "\n```",
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
     ]
