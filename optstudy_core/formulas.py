@@ -57,9 +57,17 @@ def _operand(rng: np.random.Generator, depth: int) -> Formula:
     if kind < 0.2:
         return float(rng.choice(CONSTANTS))
     if kind < 0.35:
-        name = str(rng.choice(list(HYPERPARAMETERS)))
-        return name if rng.random() < 0.5 else ("subtract", 1, name)
+        return _number(rng)
     return random_formula(rng, depth)
+
+
+def _number(rng: np.random.Generator) -> Formula:
+    """Return a formula of hyperparameters alone."""
+    name, other = map(str, rng.choice(list(HYPERPARAMETERS), 2))
+    kind = rng.random()
+    if kind < 0.5:
+        return name
+    return ("subtract", 1, name) if kind < 0.75 else ("divide", name, ("add", 1, other))
 
 
 def evaluate(formula: Formula, values: dict[Formula, Any]) -> Any:
@@ -156,8 +164,7 @@ def simpler(formula: Formula) -> Iterator[Formula]:
         return
     operation, *operands = formula
     for x in operands if operation != "greater" else ():  # a condition stays one
-        is_array = not (isinstance(x, int | float) or x in HYPERPARAMETERS or _of_numbers(x))
-        if is_array and x[0] != "greater":
+        if not _of_numbers(x) and x[0] != "greater":
             yield x
     for i, x in enumerate(operands):
         if isinstance(x, tuple) and not _of_numbers(x) and x[0] != "greater":
@@ -167,7 +174,9 @@ def simpler(formula: Formula) -> Iterator[Formula]:
 
 
 def _of_numbers(formula: Formula) -> bool:
-    return isinstance(formula, tuple) and formula[0] == "subtract" and formula[1] == 1
+    if isinstance(formula, tuple):
+        return all(map(_of_numbers, formula[1:]))
+    return isinstance(formula, int | float) or formula in HYPERPARAMETERS
 
 
 def inputs(
@@ -275,9 +284,10 @@ def search(
 ) -> list[str]:
     """Try ``count`` random formulas for each dtype; return those that fail, shrunk and printed.
 
-    Every other batch has its hyperparameters as arrays.
+    Every other batch has its hyperparameters as arrays; there are two at least.
     """
     found = []
+    batch = min(batch, -(-count // 2))
     for dtype in dtypes:
         for number, start in enumerate(range(0, count, batch)):
             rng = np.random.default_rng([seed, number])

@@ -266,8 +266,10 @@ def _everywhere(name: str, value: Any, dtypes: Sequence[Any]) -> Leaves:
     if len(dtypes) < 2 or len(set(dtypes)) > 1:
         return Leaves([_scalar(name, value, dtype) for dtype in dtypes], BACKEND)
     one = _scalar(name, value, dtypes[0]).value
-    vector = Node(jnp.broadcast_to(one, (len(dtypes),)), PLAIN, scalars=True)
-    return Scalars(vector, len(dtypes), BACKEND)
+    # A quotient of numbers that XLA knows to be the same for all leaves would be a product with the
+    # reciprocal.
+    vector = jax.lax.optimization_barrier(jnp.broadcast_to(one, (len(dtypes),)))
+    return Scalars(Node(vector, PLAIN, scalars=True), len(dtypes), BACKEND)
 
 
 def _shown(algorithm: Algorithm) -> str:

@@ -442,6 +442,25 @@ def test_scan_equals_the_loop(dtype: Any) -> None:
     assert_same(scanned[0], definition("adamw", begin, grads, {"lr": rate})[0])
 
 
+def test_a_quotient_of_rates_that_are_arrays_is_rounded_once() -> None:
+    """Of several leaves XLA may take it for a product with the reciprocal."""
+    shapes = [(4, 3), (3,)]
+    begin, grads = start(shapes), draw(shapes, 5)
+    lr = np.asarray(np.float32(7.3))
+
+    @jax.jit
+    def all_of_it(lr: Any, params: Any, grads: Any) -> Any:
+        tx = from_core("fromage")(lr)
+        state = tx.init(params)
+        for g in grads:
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    params = all_of_it(lr, tree(begin), list(map(tree, grads)))
+    assert_same(params, definition("fromage", begin, grads, {"lr": lr})[0])
+
+
 def test_many_steps_within_one_jit() -> None:
     begin, grads = start([(5,)]), draw([(5,)], 4)
     tx = adamw(0.1)
