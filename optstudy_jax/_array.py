@@ -10,7 +10,8 @@ Where such a pair would meet, the inner result is isolated:
 which is p for every input, while the compiler no longer sees what made it. A value therefore
 remembers what made it, and is isolated only when the next operation calls for it. A divisor is
 spread over the dividend in the same manner, x / where(x == x, s, nan), as it may be one scalar
-everywhere without looking like one.
+everywhere without looking like one. That is in vain where the dividend is one scalar everywhere
+too: hyperparameters of several leaves are behind an optimization barrier.
 
 Quotients and roots are hidden as soon as they are made, by a look at an operand instead:
 where(x == x, y / x, nan). XLA would compute a costly value that is read twice in a loop of its own,
@@ -143,6 +144,15 @@ def outside(x: Any, dtype: Any) -> Node:
     if jnp.issubdtype(own, jnp.floating) and jnp.finfo(own).bits < 32:
         x = _reduced(x, own)
     return Node(x, OUTSIDE)
+
+
+def repeated(scalar: Node, count: int) -> Node:
+    """Return an isolated scalar for each of several leaves.
+
+    XLA may not see that they are one: it would divide two such by the reciprocal, for all at once.
+    """
+    vector = jax.lax.optimization_barrier(jnp.broadcast_to(scalar.value, (count,)))
+    return Node(vector, PLAIN, scalars=True)
 
 
 def leaving(node: Node) -> Any:

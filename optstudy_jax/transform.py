@@ -17,7 +17,7 @@ from optstudy_core.algorithm import INPUTS, find
 from optstudy_core.hyperparameters import is_number, nearest
 from optstudy_core.leaves import Leaves, Scalars, map_leaves
 
-from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, rounded
+from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, repeated, rounded
 
 BACKEND = JAX()
 
@@ -265,11 +265,7 @@ def _everywhere(name: str, value: Any, dtypes: Sequence[Any]) -> Leaves:
     """Return an array of the caller as a scalar for each leaf."""
     if len(dtypes) < 2 or len(set(dtypes)) > 1:
         return Leaves([_scalar(name, value, dtype) for dtype in dtypes], BACKEND)
-    one = _scalar(name, value, dtypes[0]).value
-    # A quotient of numbers that XLA knows to be the same for all leaves would be a product with the
-    # reciprocal.
-    vector = jax.lax.optimization_barrier(jnp.broadcast_to(one, (len(dtypes),)))
-    return Scalars(Node(vector, PLAIN, scalars=True), len(dtypes), BACKEND)
+    return Scalars(repeated(_scalar(name, value, dtypes[0]), len(dtypes)), len(dtypes), BACKEND)
 
 
 def _shown(algorithm: Algorithm) -> str:
