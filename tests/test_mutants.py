@@ -1382,7 +1382,11 @@ def jitted_formulas_differ() -> bool:
     tested += [("divide", 0.1, "weight"), ("divide", "weight", "g"), ("sqrt", ("abs", "weight"))]
     tested += [("subtract", ("subtract", "g", 0.3333), 0.1)]
     tested += [("divide", ("multiply", 1.0, ("divide", "g", "p")), "previous")]  # 1.0 is dropped
-    return bool(formulas.failing(run_jitted, tested, np.float32, 0))
+    of_arrays = [("multiply", "g", ("divide", "h0", ("add", 1, "h0")))]
+    return bool(
+        formulas.failing(run_jitted, tested, np.float32, 0)
+        or formulas.failing(run_jitted, of_arrays, np.float32, 0, traced=True)
+    )
 
 
 def shared_values_differ() -> bool:
@@ -1466,6 +1470,8 @@ def callers_formulas_differ() -> bool:
 
 def jax_mutants() -> dict[str, Patch]:
     """Return what takes one piece of the isolation away, by what it takes away."""
+    import jax
+
     from optstudy_jax import _array, transform
 
     found: dict[str, Patch] = {}
@@ -1504,7 +1510,12 @@ def jax_mutants() -> dict[str, Patch]:
     def taken_for_plain(x: Any, dtype: Any) -> Any:
         return _array.outside(x, dtype)._replace(origin=_array.PLAIN)
 
+    def repeated(scalar: Any, count: int) -> Any:
+        vector = jax.numpy.broadcast_to(scalar.value, (count,))
+        return _array.Node(vector, _array.PLAIN, scalars=True)
+
     changes: dict[str, tuple[Any, str, Any]] = {
+        "repeated": (transform, "repeated", repeated),
         "_spread": (backend, "_spread", staticmethod(spread)),
         "_hidden": (backend, "_hidden", staticmethod(lambda result, args: result)),
         "_origin scaled": (backend, "_origin", staticmethod(taken_for_an_array)),
