@@ -128,7 +128,8 @@ def update(
         eps: ε ≥ 0, the least that M is divided by.
         maximize: climb instead of descend.
         consistent_rms: r ≥ 0; with 0 the scale is √max(1, rows/columns).
-        rows_are_outputs: whether a matrix has a row for each output, as torch's have.
+        rows_are_outputs: whether a matrix has a row for each output, as torch's have; Flax's have a
+            column.
         eps_added: divide by ‖M‖ + ε.
         debias: correct the bias of M.
         adam_b1: decay β₁ of AdamW's first moment, in [0, 1).

@@ -65,7 +65,7 @@ _TUPLES = {
 """Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
 
 _ELSEWHERE = {name: own for own, inside in _TUPLES.items() for name in inside} | {
-    "learning_rate": "lr"
+    "learning_rate": "lr",
 }
 """What optax's arguments are called here."""
 
