@@ -1,7 +1,7 @@
 """Neural-network optimizers as pure functions: ``(state, grad) → (state, step)``.
 
-One algorithm, one file: ``optstudy_core/adam.py`` is Adam. The functions are written for the
-array API, so the same lines run on NumPy, PyTorch and JAX arrays; evaluated in NumPy in the
+One algorithm, one file: ``optstudy_core/algorithms/adam.py`` is Adam. The functions are written
+for the array API, so the same lines run on NumPy, PyTorch and JAX arrays; evaluated in NumPy in the
 working dtype, they are the definition of the result to the last bit.
 
 >>> import numpy as np
@@ -10,80 +10,28 @@ working dtype, they are the definition of the result to the last bit.
 >>> state, step = adam.update(adam.init(theta), 2 * theta, lr=0.1)
 >>> (theta + step).round(6).tolist()
 [0.9, -1.9]
+
+Every algorithm is a module here (``optstudy_core.adam``), every wrapper a function
+(``optstudy_core.lookahead``), and what formulas are made of are modules again
+(``optstudy_core.bias_correction``). These names stay where a file moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._lazy import Lazy
-from .algorithm import Algorithm as Algorithm
-from .algorithm import Table
-from .algorithm import find as _find
+from ._version import __date__ as __date__
+from ._version import __version__ as __version__
+from .catalogue.algorithm import Algorithm as Algorithm
+from .catalogue.table import ALGORITHMS as ALGORITHMS
+from .catalogue.table import WRAPPERS as WRAPPERS
+from .catalogue.table import find
 
 if TYPE_CHECKING:  # what _lazy imports
-    from . import epoch as epoch
-    from . import geometry as geometry
-    from ._namespace import namespace as namespace
-
-__version__ = "0.1.0"
-__date__ = ""  # of its release, 2030-12-31 for example; CITATION.cff has both
-
-_NAMES = [
-    "acprop",
-    "adabelief",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamaxw",
-    "adamw",
-    "adan",
-    "ademamix",
-    "adopt",
-    "amsgrad",
-    "asgd",
-    "cocob",
-    "dadapt_adamw",
-    "dog",
-    "dowg",
-    "fromage",
-    "grams",
-    "lamb",
-    "lars",
-    "lion",
-    "madgrad",
-    "mars",
-    "momo",
-    "momo_adam",
-    "muon",
-    "nadam",
-    "nadamw",
-    "novograd",
-    "optimistic_adam",
-    "optimistic_gradient_descent",
-    "polyak_sgd",
-    "prodigy",
-    "radam",
-    "rmsprop",
-    "rprop",
-    "schedule_free_adamw",
-    "schedule_free_sgd",
-    "sgd",
-    "shampoo",
-    "sign_sgd",
-    "signum",
-    "sm3",
-    "soap",
-    "sophia",
-    "stable_adamw",
-    "yogi",
-]
-
-ALGORITHMS: Mapping[str, Algorithm] = Table(__name__, _NAMES)
-"""Every algorithm by name (optax's name where optax has it, else torch's in lower case)."""
+    from .arrays import geometry as geometry
+    from .arrays.namespace import namespace as namespace
+    from .catalogue.citation import citation as citation
 
 
 def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str, Any]:
@@ -99,40 +47,27 @@ def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str
     >>> defaults("adamw")["weight_decay"], defaults("adamw", "optax")["weight_decay"]
     (0.01, 0.0001)
     """
-    return _find(algorithm, ALGORITHMS).defaults(dialect)
+    return find(algorithm).defaults(dialect)
 
 
-def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str:
-    """Return the BibTeX entries of an algorithm's sources.
+_PUBLIC = {
+    "arrays": "axes eigen exact_sum geometry leafwise leaves matrix reductions",
+    "parts": "bias_correction loss_model mean_age momentum_schedule power schedule_free states"
+    " terms trust_ratio",
+    "algorithms": " ".join(ALGORITHMS),
+}
+"""The modules of each folder that have a short name here."""
 
-    Args:
-        algorithm: a name of :data:`ALGORITHMS` or of a wrapper, or an algorithm.
-        implementation: with an entry for this implementation: version, file and its digest.
-
-    Raises:
-        ValueError: if there is no such algorithm, or its file is asked for and it has none.
-
-    >>> print(citation("adam").splitlines()[0])
-    @inproceedings{kingma2015adam,
-    >>> print(citation("adam", implementation=True).splitlines()[-9])
-    @misc{optstudy-adam-0.1.0,
-    """
-    from . import _citation
-    from .wrappers import WRAPPERS
-
-    if isinstance(algorithm, str) and algorithm in WRAPPERS:
-        name, keys = algorithm, WRAPPERS[algorithm](ALGORITHMS["sgd"]).bibtex[:1]
-    else:
-        found = _find(algorithm, ALGORITHMS)
-        name, keys = found.name, found.bibtex
-    entries = [_citation.entry(key) for key in keys]
-    if implementation:
-        entries.append(_citation.implementation(name, __version__, __date__))
-    return "\n\n".join(entries)
-
-
-_PLACES = {"epoch": "epoch", "geometry": "geometry", "namespace": "_namespace"}
-_DEFINED = ("ALGORITHMS", "Algorithm", "citation", "defaults")
+_PLACES = {
+    "citation": "catalogue.citation:citation",
+    "epoch": "epoch",
+    "instruments": "instruments",
+    "namespace": "arrays.namespace:namespace",
+    "records": "records",
+    **{name: f"wrappers.{name}:{name}" for name in WRAPPERS},
+    **{x: f"{folder}.{x}" for folder, names in _PUBLIC.items() for x in names.split()},
+}
+_DEFINED = ("ALGORITHMS", "Algorithm", "WRAPPERS", "defaults")
 
 
 def _nothing(name: str) -> Any:

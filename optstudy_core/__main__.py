@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from optstudy_core.arrays.leaves import Leaves, map_leaves
+from optstudy_core.arrays.numbers import nearest
+from optstudy_core.arrays.numpy_backend import NumPy
+
 from . import ALGORITHMS, citation
-from ._citation import field
-from ._docstring import meaning
-from .algorithm import Algorithm, find
-from .hyperparameters import nearest
-from .leaves import Leaves, NumPy, map_leaves
-from .wrappers import WRAPPERS
+from .catalogue.algorithm import Algorithm
+from .catalogue.citation import field
+from .catalogue.docstring import meaning
+from .catalogue.table import WRAPPERS, find
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +102,7 @@ def state_size(algorithm: Algorithm, dialect: str | None = None) -> int:
 def explained(name: str) -> str:
     """Return the explanation of an algorithm or of a wrapper."""
     if name not in WRAPPERS:
-        return explanation(find(name, ALGORITHMS))
+        return explanation(find(name))
     wrapper = WRAPPERS[name]
     texts = [inspect.getdoc(x) or "" for x in (inspect.getmodule(wrapper), wrapper)]
     return f"# {name}\n\n{texts[0]}\n\n{texts[1].partition(chr(10) * 2 + '>>>')[0]}"

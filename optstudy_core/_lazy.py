@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from .hyperparameters import nearest
+from optstudy_core.arrays.numbers import nearest
 
 
 class Lazy:
@@ -18,7 +18,8 @@ class Lazy:
 
     Args:
         namespace: ``globals()`` of the package: what is asked for once is kept there.
-        places: the submodule of each name; of a submodule, itself.
+        places: for each name ``"module"``, the submodule that it stands for, or
+            ``"module:attribute"``.
         also: the names of the rest, which ``make`` makes.
         make: returns what goes by a name of the rest, or raises ``KeyError``; then it may be
             another submodule.
@@ -49,9 +50,10 @@ class Lazy:
         if name == "__all__":
             value: Any = self.names()
         elif name in self._places:
-            place = self._places[name]
-            module = import_module(f"{self._namespace['__name__']}.{place}")
-            value = module if place == name else getattr(module, name)
+            module, _, attribute = self._places[name].partition(":")
+            value = import_module(f"{self._namespace['__name__']}.{module}")
+            if attribute:
+                value = getattr(value, attribute)
         else:
             package = self._namespace["__name__"]
             text = f"module {package!r} has no attribute {name!r}"

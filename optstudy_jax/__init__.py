@@ -33,19 +33,19 @@ if TYPE_CHECKING:  # what _lazy imports
     from .transform import side_by_side as side_by_side
 
 _PLACES = {
-    "PerLeaf": "transform",
-    "Recorder": "recorder",
-    "TransformState": "transform",
-    "by_leaf": "transform",
+    "PerLeaf": "transform:PerLeaf",
+    "Recorder": "recorder:Recorder",
+    "TransformState": "transform:TransformState",
+    "by_leaf": "transform:by_leaf",
     "epoch": "epoch",
-    "from_core": "transform",
+    "from_core": "transform:from_core",
     "geometry": "geometry",
-    "hutchinson": "hessian",
-    "in_torch_layout": "layout",
+    "hutchinson": "hessian:hutchinson",
+    "in_torch_layout": "layout:in_torch_layout",
     "recorder": "recorder",
-    "selfcheck": "_selfcheck",
-    "side_by_side": "transform",
-    "torch_axes": "layout",
+    "selfcheck": "_selfcheck:selfcheck",
+    "side_by_side": "transform:side_by_side",
+    "torch_axes": "layout:torch_axes",
 }
 
 

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.leaves import Backend, Leaves, Reduction, Step, Trees
+from optstudy_core.arrays.leaves import Backend, Leaves, Reduction, Step, Trees
 
 Origin = frozenset[str]
 

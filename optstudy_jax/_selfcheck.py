@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from optstudy_core import Algorithm, formulas
+from optstudy_core import Algorithm
+from optstudy_core import random_formulas as formulas
 
 from .transform import by_leaf, from_core
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from optstudy_core import geometry as core
-from optstudy_core.exact_sum import Library, Parts, Terms, Vector, product, to_bits
-from optstudy_core.leaves import Leaves, namespace_of
+from optstudy_core.arrays.bits import to_bits
+from optstudy_core.arrays.exact_sum import Library, Parts, Terms, Vector, product
+from optstudy_core.arrays.leaves import Leaves, namespace_of
 
 from ._array import JAX, PLAIN, Node, isolate, leaving, outside
 

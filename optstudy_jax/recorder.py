@@ -21,7 +21,7 @@
 >>> recorder.end_epoch(params)["step_size"], len(recorder.steps)
 (4.375, 3)
 
-The quantities are those of :mod:`optstudy_core.quantities`.
+The quantities are those of :mod:`optstudy_core.instruments`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optstudy_core import quantities as core
-from optstudy_core.hyperparameters import is_number
+from optstudy_core import instruments as core
+from optstudy_core.arrays.numbers import is_number
 
 from ._paths import leaf_name
 

@@ -12,10 +12,11 @@ import numpy as np
 import optax
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core._docstring import meaning, with_arguments
-from optstudy_core.algorithm import INPUTS, find
-from optstudy_core.hyperparameters import is_number, nearest
-from optstudy_core.leaves import Leaves, Scalars, map_leaves
+from optstudy_core.arrays.leaves import Leaves, Scalars, map_leaves
+from optstudy_core.arrays.numbers import is_number, nearest
+from optstudy_core.catalogue.algorithm import INPUTS
+from optstudy_core.catalogue.docstring import meaning, with_arguments
+from optstudy_core.catalogue.table import find
 
 from ._array import JAX, OUTSIDE, PLAIN, Node, isolate, leaving, outside, repeated, rounded
 
@@ -591,7 +592,7 @@ def from_core(
     >>> optax.apply_updates(params, updates).tolist()
     [0.0, 0.0]
     """
-    algorithm = find(algorithm, ALGORITHMS)
+    algorithm = find(algorithm)
     if ALGORITHMS.get(algorithm.name) is not algorithm:
         return _make_function(algorithm)
     if algorithm.name not in _FUNCTIONS:

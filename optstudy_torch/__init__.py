@@ -31,17 +31,17 @@ if TYPE_CHECKING:  # what _lazy imports
     from .recorder import Recorder as Recorder
 
 _PLACES = {
-    "Backstep": "epoch",
-    "CoreOptimizer": "optimizer",
-    "EVE": "eve",
-    "EpochMomentum": "epoch",
-    "ExtrapolatedEpoch": "epoch",
-    "Recorder": "recorder",
-    "from_core": "optimizer",
+    "Backstep": "epoch:Backstep",
+    "CoreOptimizer": "optimizer:CoreOptimizer",
+    "EVE": "eve:EVE",
+    "EpochMomentum": "epoch:EpochMomentum",
+    "ExtrapolatedEpoch": "epoch:ExtrapolatedEpoch",
+    "Recorder": "recorder:Recorder",
+    "from_core": "optimizer:from_core",
     "geometry": "geometry",
-    "hutchinson": "hessian",
+    "hutchinson": "hessian:hutchinson",
     "lr_scheduler": "lr_scheduler",
-    "selfcheck": "_selfcheck",
+    "selfcheck": "_selfcheck:selfcheck",
 }
 
 

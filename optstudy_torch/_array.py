@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core.leaves import Backend, Leaves, Reduction
+from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
 
 _FUNCTIONS: dict[str, Any] = {
     "add": torch.add,

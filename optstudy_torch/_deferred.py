@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core.leaves import UNKNOWN, Leaves, NumPy, Reduction, Scalars, in_order
+from optstudy_core.arrays.leaves import UNKNOWN, Leaves, Reduction, Scalars, in_order
+from optstudy_core.arrays.numpy_backend import NumPy
 
 from ._c import head, library_of, threads_for
 from ._host import ThreadedNumPy

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from optstudy_core._namespace import Array
-from optstudy_core.exact_sum import Host, Vector
-from optstudy_core.leaves import Leaves, NumPy, Reduction
+from optstudy_core.arrays.exact_sum import Vector
+from optstudy_core.arrays.leaves import Leaves, Reduction
+from optstudy_core.arrays.namespace import Array
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.arrays.passes import Host
 
 from ._stages import BLOCK
 from ._threads import in_threads

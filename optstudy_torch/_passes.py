@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core.exact_sum import HOST, Columns, Host, Parts, Terms, Vector, product, size
-from optstudy_core.leaves import Reduction
+from optstudy_core.arrays.bits import size
+from optstudy_core.arrays.exact_sum import Parts, Terms, Vector, product
+from optstudy_core.arrays.leaves import Reduction
+from optstudy_core.arrays.passes import HOST, Columns, Host
 
 from ._array import NUMPY
 from ._c import Loop, head, loop_of, threads_for

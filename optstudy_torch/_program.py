@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from optstudy_core import Algorithm
-from optstudy_core.leaves import Backend, Leaves, Reduction
+from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
 
 INPUT = "x_"
 """What the names of symbols begin with that are given at every step, besides the gradient."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core import Algorithm, formulas
+from optstudy_core import Algorithm
+from optstudy_core import random_formulas as formulas
 
 from .optimizer import from_core
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
+from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.epoch import extrapolation, momentum
-from optstudy_core.leaves import Leaves
 
 from . import _snapshot, geometry
 from .optimizer import EAGER, WORKING_DTYPE

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from optstudy_core import geometry as core
-from optstudy_core.exact_sum import Blockwise, Vector, from_bits, size, to_bits
+from optstudy_core.arrays.bits import from_bits, size, to_bits
+from optstudy_core.arrays.exact_sum import Vector
+from optstudy_core.arrays.passes import Blockwise
 
 from ._array import apply
 from ._passes import IN_C, is_plain

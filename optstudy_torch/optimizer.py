@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core._docstring import meaning, with_arguments
-from optstudy_core.algorithm import INPUTS, find
-from optstudy_core.hyperparameters import check_value, is_number, nearest
-from optstudy_core.leaves import Leaves, NumPy, map_leaves
+from optstudy_core.arrays.leaves import Leaves, map_leaves
+from optstudy_core.arrays.numbers import is_number, nearest
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.catalogue.algorithm import INPUTS
+from optstudy_core.catalogue.docstring import meaning, with_arguments
+from optstudy_core.catalogue.hyperparameters import check_value
+from optstudy_core.catalogue.table import find
 
 from ._array import Eager
 from ._deferred import Loops, need_compiler, take_steps
@@ -901,7 +904,7 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     >>> from_core("adam").__name__
     'Adam'
     """
-    algorithm = find(algorithm, ALGORITHMS)
+    algorithm = find(algorithm)
     if not _is_ours(algorithm):
         return _make_class(algorithm)
     if algorithm.name not in _CLASSES:

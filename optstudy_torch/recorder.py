@@ -17,9 +17,9 @@
 >>> list(row), list(row["layers"]), len(r.steps)
 (['epoch', 'loss', 'step_size', 'angle', 'layers'], ['weight', 'bias'], 6)
 
-The quantities are those of :mod:`optstudy_core.quantities`. What is measured within a step stays
-on the device until the epoch ends: no host synchronisation, no write to a parameter or a gradient,
-no draw from a random generator.
+The quantities are those of :mod:`optstudy_core.instruments`. What is measured within a
+step stays on the device until the epoch ends: no host synchronisation, no write to a parameter or a
+gradient, no draw from a random generator.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ import numpy as np
 import torch
 
 from optstudy_core import geometry as on_host
-from optstudy_core import quantities as core
-from optstudy_core.hyperparameters import is_number, nearest
+from optstudy_core import instruments as core
+from optstudy_core.arrays.numbers import is_number, nearest
 
 from . import geometry
 from .lr_scheduler import _Rates

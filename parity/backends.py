@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from optstudy_core import Algorithm, geometry
-from optstudy_core.hyperparameters import is_number
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import is_number
+from optstudy_core.arrays.numpy_backend import NumPy
 
 from .cases import Case
 from .structures import STRUCTURES, at, nest, working_dtype
@@ -264,7 +265,7 @@ class JAXBackend(Backend):
         import optax
 
         import optstudy_jax.geometry as jax_geometry
-        from optstudy_core.geometry import angle_from_chords
+        from optstudy_core.arrays.geometry import angle_from_chords
         from optstudy_jax import by_leaf
 
         leaves = STRUCTURES[case.structure]

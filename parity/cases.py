@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.algorithm import INPUTS, find
-from optstudy_core.hyperparameters import RANGES, is_number, nearest
+from optstudy_core import Algorithm
+from optstudy_core.arrays.numbers import is_number, nearest
+from optstudy_core.catalogue.algorithm import INPUTS
+from optstudy_core.catalogue.hyperparameters import RANGES
+from optstudy_core.catalogue.table import find
 
 from .structures import DTYPES, STRUCTURES, leaf_dtype, working_dtype
 
@@ -323,7 +325,7 @@ def cases(
         steps: most steps of a case; most cases have far fewer.
         seed: chooses the few sets of hyperparameters that are given as numbers.
     """
-    algorithm = find(algorithm, ALGORITHMS)
+    algorithm = find(algorithm)
     structure = draw(st.sampled_from(sorted(STRUCTURES)))
     leaves = STRUCTURES[structure]
     lengths = sorted({min(n, steps) for n in (1, 2, 3, 4, 5, 7, 10, 13, 17, 25, 40, steps)})

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.algorithm import find
-from optstudy_core.hyperparameters import nearest
-from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.wrappers import WRAPPERS
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import nearest
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.catalogue.table import find
 
 STEPS = 200
 SEEDS = (0, 1, 2)
@@ -180,7 +180,7 @@ def evened(problem: Problem) -> Problem:
 
 def rule(name: str) -> Algorithm:
     """Return an algorithm, or a wrapper around Adam, by its name."""
-    return WRAPPERS[name](ALGORITHMS["adam"]) if name in WRAPPERS else find(name, ALGORITHMS)
+    return WRAPPERS[name](ALGORITHMS["adam"]) if name in WRAPPERS else find(name)
 
 
 def core(

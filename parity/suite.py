@@ -12,9 +12,9 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 
-from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.algorithm import find
-from optstudy_core.hyperparameters import nearest
+from optstudy_core import Algorithm
+from optstudy_core.arrays.numbers import nearest
+from optstudy_core.catalogue.table import find
 
 from . import backends
 from . import epochs as epoch_methods
@@ -135,7 +135,7 @@ def find_subject(name: str | Subject) -> Subject:
             known = [EPOCH + m for m in epoch_methods.METHODS]
             raise ValueError(f"epoch method = {name!r}: {nearest(name, known)}")
         return epoch_methods.METHODS[method]
-    return find(name, ALGORITHMS)
+    return find(name)
 
 
 EPOCH = "epoch."

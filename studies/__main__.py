@@ -25,7 +25,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from optstudy_core import ALGORITHMS
-from optstudy_core.hyperparameters import RANGES, nearest
+from optstudy_core.arrays.numbers import nearest
+from optstudy_core.catalogue.hyperparameters import RANGES
 
 from .compare import VARIED, Comparison, cores, values
 from .everything import Everything, Part

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optstudy_core import ALGORITHMS
-from optstudy_core.hyperparameters import nearest
+from optstudy_core.arrays.numbers import nearest
 from optstudy_core.records import Run as Folder
 from optstudy_core.records import write_text
 

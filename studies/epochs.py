@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optstudy_core import quantities
+from optstudy_core import instruments
 
 from .study import Parameters
 
@@ -63,7 +63,7 @@ class EpochMeter:
         step = difference(end, self._start)
         before = self._previous or dict.fromkeys(step)
         self._start, self._previous, self._before = end, step, self._previous
-        return quantities.exact_row(
+        return instruments.exact_row(
             {"epoch": self._epoch, "steps": len(losses)},
             ("loss", "step_size", "angle"),
             {"step": list(step.values()), "previous": [before[name] for name in step]},

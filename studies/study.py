@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from optstudy_core.hyperparameters import nearest
+from optstudy_core.arrays.numbers import nearest
 
 Parameters = dict[str, np.ndarray]
 """Parameters, gradients or steps by name, in PyTorch's layout; what crosses between frameworks."""

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from optstudy_core import ALGORITHMS
-from optstudy_core.algorithm import find
-from optstudy_core.hyperparameters import nearest
+from optstudy_core.arrays.numbers import nearest
+from optstudy_core.catalogue.table import find
 from optstudy_core.records import Run
 
 from .epochs import EpochMeter, mean
@@ -67,7 +67,7 @@ class Optimizer:
         """
         if method not in METHODS:
             raise ValueError(f"method = {method!r}: {nearest(method, METHODS)}")
-        rule = find(algorithm, ALGORITHMS)
+        rule = find(algorithm)
         default = rule.defaults(dialect)["lr"]
         if lr is None:
             lr = study.learning_rates.get(algorithm, default)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from optstudy_core import ALGORITHMS, Algorithm, namespace
-from optstudy_core._namespace import scalar
-from optstudy_core.algorithm import find
+from optstudy_core import Algorithm, namespace
+from optstudy_core.arrays.namespace import scalar
+from optstudy_core.catalogue.table import find
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thread in each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -78,7 +78,7 @@ def definition(
 
     ``given`` are hyperparameters, or a function of the step's number that gives them.
     """
-    algorithm = find(algorithm, ALGORITHMS)
+    algorithm = find(algorithm)
     ends, states = [], []
     for i, p in enumerate(params):
         dtype = p.dtype

@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.hyperparameters import ANY, RANGES, is_number
-from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.wrappers import WRAPPERS
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import ANY, is_number
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.catalogue.hyperparameters import RANGES
 
 WRAPPED = ALGORITHMS["lion"]  # which reads the parameters
 RULES = dict(ALGORITHMS) | {name: wrapper(WRAPPED) for name, wrapper in WRAPPERS.items()}

@@ -27,30 +27,24 @@ import numpy as np
 
 import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
 
 FOLDER = Path(optstudy_core.__file__).parent
 COPY = "optstudy_mutant"
 
-# What algorithms import and what holds no formula: tables of ranges, the array type itself, the
-# exact sums (which have tests of their own).
-NOT_FORMULAS = frozenset(
-    {
-        "hyperparameters",
-        "leaves",
-        "algorithm",
-        "reductions",
-        "leafwise",
-        "axes",
-        "matrix",
-        "eigen",
-        "exact_sum",
-        "geometry",
-        "composition",
-    }
-)
+# The folders that hold formulas, and what else is changed: the few functions that formulas begin
+# with. All other modules are imported as they are; they have tests of their own.
+ROOMS = ("parts", "algorithms", "wrappers")
+PLACES = {
+    file.stem: f"{room}.{file.stem}"
+    for room in ROOMS
+    for file in sorted(FOLDER.joinpath(room).glob("[!_]*.py"))
+} | {"namespace": "arrays.namespace"}
+"""Where a module is, by its short name."""
+
 # They ask which library it is, and name the fields of a state.
-NOT_FORMULA_FUNCTIONS = frozenset({("_namespace", "namespace"), ("mechanic", "_speeds")})
+NOT_FORMULA_FUNCTIONS = frozenset({("namespace", "namespace"), ("mechanic", "_speeds")})
 
 
 class Mutant(NamedTuple):
@@ -86,17 +80,43 @@ class Mutant(NamedTuple):
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+    """Return a module's tree, whose imports are those of the copy."""
+    file = FOLDER / f"{PLACES[module].replace('.', '/')}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in _imports(tree):
+        if node.level:
+            node.module = ".".join(filter(None, [COPY, file.parent.name, node.module]))
+            node.level = 0
+        else:
+            node.module = COPY + (node.module or "").removeprefix("optstudy_core")
+    return tree
+
+
+def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
+    """Return where modules of the core are imported."""
+    found = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return [x for x in found if x.level or f"{x.module}.".startswith(("optstudy_core.", COPY))]
+
+
+@cache
+def places(module: str) -> tuple[str, ...]:
+    """Return where the modules of the core are that a module imports."""
+    found: list[str] = []
+    for node in _imports(_tree(module)):
+        place = (node.module or "").removeprefix(COPY).removeprefix(".")
+        whole = f"{place}.{node.names[0].name}"
+        if place in {*ROOMS, "arrays"}:  # ``from .adam import x`` or ``from . import adam``
+            found += [f"{place}.{alias.name}" for alias in node.names]
+        else:
+            found.append(place or whole)
+    return tuple(dict.fromkeys(found))
 
 
 @cache
 def imports(module: str) -> tuple[str, ...]:
-    """Return the modules of the core that a module imports, by name."""
-    found: list[str] = []
-    for node in _tree(module).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found += [node.module] if node.module else [alias.name for alias in node.names]
-    return tuple(dict.fromkeys(found))
+    """Return the modules with formulas that a module imports, by their short names."""
+    short = {place: name for name, place in PLACES.items()}
+    return tuple(short[place] for place in places(module) if place in short)
 
 
 @cache
@@ -105,7 +125,7 @@ def formula_modules() -> tuple[str, ...]:
     found: list[str] = []
 
     def visit(name: str) -> None:
-        if name not in found and name not in NOT_FORMULAS:
+        if name not in found:
             for other in imports(name):
                 visit(other)
             found.append(name)
@@ -137,25 +157,28 @@ def unchanged(module: str) -> CodeType:
 
 def load(module: str, code: CodeType) -> dict[str, ModuleType]:
     """Execute a changed module and all that depend on it; return them by name."""
-    package = ModuleType(COPY)
-    package.__path__ = []
-    for name in {*formula_modules(), *NOT_FORMULAS}:
-        original = import_module(f"optstudy_core.{name}")
-        _put(package, name, _remembering(original) if name in _OF_MATRICES else original)
-    sys.modules[COPY] = package
+    for name in ("", ".arrays", *(f".{room}" for room in ROOMS)):
+        package = ModuleType(COPY + name)
+        package.__path__ = []
+        sys.modules[COPY + name] = package
+    for place in {place for name in formula_modules() for place in (PLACES[name], *places(name))}:
+        original = import_module(f"optstudy_core.{place}")
+        _put(place, _remembering(original) if place in _OF_MATRICES else original)
     found = {}
     for name in dependents(module):
-        fresh = ModuleType(f"{COPY}.{name}")
-        fresh.__package__ = COPY
+        fresh = ModuleType(f"{COPY}.{PLACES[name]}")
         fresh.__dict__.update(HELPERS)
-        _put(package, name, fresh)
+        _put(PLACES[name], fresh)
         exec(code if name == module else unchanged(name), fresh.__dict__)
         found[name] = fresh
     return found
 
 
 # Functions that no mutant changes and that take most of the time of a rule with matrices.
-_OF_MATRICES = {"matrix": ("matmul", "inverse_root"), "eigen": ("eigenvectors", "orthonormal")}
+_OF_MATRICES = {
+    "arrays.matrix": ("matmul", "inverse_root"),
+    "arrays.eigen": ("eigenvectors", "orthonormal"),
+}
 
 
 @cache
@@ -163,7 +186,7 @@ def _remembering(module: ModuleType) -> ModuleType:
     """Return a copy of a module that computes no product, root or basis a second time."""
     copy = ModuleType(module.__name__)
     copy.__dict__.update(module.__dict__)
-    for name in _OF_MATRICES[module.__name__.rpartition(".")[2]]:
+    for name in _OF_MATRICES[module.__name__.partition(".")[2]]:
         setattr(copy, name, _remembered(getattr(module, name)))
     return copy
 
@@ -191,9 +214,10 @@ def _bits(x: Any) -> Any:
     return (x.shape, x.dtype.str, x.tobytes()) if isinstance(x, np.ndarray | np.generic) else x
 
 
-def _put(package: ModuleType, name: str, module: ModuleType) -> None:
-    sys.modules[f"{COPY}.{name}"] = module
-    setattr(package, name, module)
+def _put(place: str, module: ModuleType) -> None:
+    room, _, name = f"{COPY}.{place}".rpartition(".")
+    sys.modules[f"{room}.{name}"] = module
+    setattr(sys.modules[room], name, module)
 
 
 def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
@@ -279,8 +303,7 @@ def mutants(module: str) -> Iterator[Mutant]:
     tree = _plain(module)  # of our own: it is changed
     records = _records(tree)
     for name in imports(module):
-        if name not in NOT_FORMULAS:
-            records += _records(_tree(name))
+        records += _records(_tree(name))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and (module, node.name) not in NOT_FORMULA_FUNCTIONS:
             scope = _Scope(node, records)

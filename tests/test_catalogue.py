@@ -23,8 +23,9 @@ from conftest import QUICK, draw, inputs_for, same, slow_unless_quick
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS
-from optstudy_core.hyperparameters import is_number
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import is_number
+from optstudy_core.arrays.numpy_backend import NumPy
 
 CASES = [(name, dialect) for name, a in ALGORITHMS.items() for dialect in a.dialects]
 

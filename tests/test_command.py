@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from optstudy_core import ALGORITHMS, citation
+from optstudy_core import ALGORITHMS, WRAPPERS, citation
 from optstudy_core.__main__ import explanation, main, state_size, table
-from optstudy_core.wrappers import WRAPPERS
 
 
 def test_the_table_has_every_algorithm() -> None:
@@ -67,7 +66,7 @@ def test_a_wrapper_is_explained_and_cited(name: str, capsys: pytest.CaptureFixtu
     assert main(["cite", name]) == 0
     text = capsys.readouterr().out
     assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == [wrapped.bibtex[0]]
-    assert f"optstudy\\_core/{name}.py" in text
+    assert f"optstudy\\_core/wrappers/{name}.py" in text
     with pytest.raises(ValueError, match=f"'{wrapped.name}' is no file of optstudy_core"):
         citation(wrapped, implementation=True)
 

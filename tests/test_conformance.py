@@ -17,8 +17,8 @@ import torch
 
 import optstudy_jax
 import optstudy_torch
-from optstudy_core import ALGORITHMS, Algorithm, bias_correction
-from optstudy_core.wrappers import WRAPPERS
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core.parts import bias_correction
 from parity import conformance, peers
 from parity.__main__ import main
 from parity.conformance import BOUND, Peer, Runner, core, distance, measure, problem, problems

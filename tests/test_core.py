@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import pkgutil
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,11 @@ import pytest
 from conftest import inputs_for
 
 import optstudy_core
-from optstudy_core import ALGORITHMS, Algorithm, adam, bias_correction, citation, defaults
-from optstudy_core._citation import entries
-from optstudy_core.leaves import Leaves, NumPy, map_leaves
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm, adam, citation, defaults
+from optstudy_core.arrays.leaves import Leaves, map_leaves
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.catalogue.citation import entries
+from optstudy_core.parts import bias_correction
 
 
 def test_importing_the_core_imports_no_framework() -> None:
@@ -57,7 +59,7 @@ def test_an_import_loads_no_algorithm(package: str) -> None:
     code = f"""
 import sys, {package}
 
-for module in "optstudy_core.adam", "{package}.recorder", "{package}.geometry":
+for module in "optstudy_core.algorithms.adam", "{package}.recorder", "{package}.geometry":
     assert module not in sys.modules, module
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -72,19 +74,17 @@ def test_every_public_name_is_there(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'geometri'.*"):
         getattr(module, "geometri")  # noqa: B009
     assert not hasattr(module, "__wrapped__")
-    submodule = {"optstudy_core": "formulas"}.get(package, "checkpoint")
+    submodule = {"optstudy_core": "random_formulas"}.get(package, "checkpoint")
     assert getattr(module, submodule) is importlib.import_module(f"{package}.{submodule}")
 
 
-def test_the_table_has_every_module_of_an_algorithm() -> None:
-    modules = {
-        info.name: importlib.import_module(f"optstudy_core.{info.name}")
-        for info in pkgutil.iter_modules(optstudy_core.__path__)
-        if not info.name.startswith("__")
-    }
-    assert [n for n, module in modules.items() if hasattr(module, "DIALECTS")] == [*ALGORITHMS]
-    assert optstudy_core.adam is modules["adam"]
-    assert repr(ALGORITHMS).startswith(f"<{len(ALGORITHMS)} algorithms: acprop, ")
+def test_the_folders_are_the_tables() -> None:
+    core = Path(optstudy_core.__file__).parent
+    for folder, table in {"algorithms": ALGORITHMS, "wrappers": WRAPPERS}.items():
+        assert [*table] == sorted(file.stem for file in core.joinpath(folder).glob("[!_]*.py"))
+    assert optstudy_core.adam is importlib.import_module("optstudy_core.algorithms.adam")
+    assert optstudy_core.lookahead is WRAPPERS["lookahead"]
+    assert repr(ALGORITHMS).startswith(f"<{len(ALGORITHMS)} files of optstudy_core.algorithms: ac")
     with pytest.raises(AttributeError):
         getattr(optstudy_core, "adem")  # noqa: B009
 
@@ -282,7 +282,6 @@ def test_a_dialect_may_only_set_what_exists() -> None:
 
 def test_the_version_is_one() -> None:
     from importlib.metadata import version
-    from pathlib import Path
 
     root = Path(__file__).parent.parent
     assert version("optstudy") == optstudy_core.__version__

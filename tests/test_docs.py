@@ -17,7 +17,7 @@ import optstudy_core
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS
-from optstudy_core._citation import entries, field
+from optstudy_core.catalogue.citation import entries, field
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -208,7 +208,11 @@ def docstrings():
 def test_docstrings_of_public_names_are_whole(docstrings):
     names = docstrings.public(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
     assert len(names) > 300
-    assert {"optstudy_torch.AdamW", "optstudy_jax.adamw", "optstudy_core.eigen"} < names.keys()
+    assert {
+        "optstudy_torch.AdamW",
+        "optstudy_jax.adamw",
+        "optstudy_core.eigen",
+    } < names.keys()
     assert "optstudy_torch.lr_scheduler.CarefulLR.step" not in names  # its base class has it
     assert "optstudy_torch.CoreOptimizer.step" in names
     assert not [fault for name, x in names.items() for fault in docstrings.faults(name, x)]

@@ -25,13 +25,12 @@ from _extensions.latex import EquationError, latex, row
 
 def lines() -> list[str]:
     found = []
-    for package in (optstudy_core, optstudy_core.epoch):
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            if module.name.endswith("__main__"):
-                continue
-            text = equations.with_directives(importlib.import_module(module.name).__doc__ or "")
-            for block in re.findall(r"\.\. equations::\n\n((?:    .*\n|\n(?=    ))+)", text + "\n"):
-                found += [line for line in block.split("\n") if line.strip()]
+    for module in pkgutil.walk_packages(optstudy_core.__path__, "optstudy_core."):
+        if module.name.endswith("__main__") or module.name.startswith("optstudy_core.records"):
+            continue
+        text = equations.with_directives(importlib.import_module(module.name).__doc__ or "")
+        for block in re.findall(r"\.\. equations::\n\n((?:    .*\n|\n(?=    ))+)", text + "\n"):
+            found += [line for line in block.split("\n") if line.strip()]
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import optstudy_jax
 import optstudy_torch
-from optstudy_core import formulas
+from optstudy_core import random_formulas as formulas
 from optstudy_jax._selfcheck import run_jitted
 from optstudy_torch._selfcheck import run
 from parity.backends import compiler

@@ -14,7 +14,7 @@ import torch
 from conftest import slow_unless_quick
 
 from optstudy_core import ALGORITHMS
-from optstudy_core.leaves import Leaves, Step, Trees
+from optstudy_core.arrays.leaves import Leaves, Step, Trees
 from optstudy_torch import _triton, from_core
 from optstudy_torch._array import Eager
 from optstudy_torch._language import rows

@@ -14,9 +14,10 @@ import torch
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS
-from optstudy_core.axes import axis_mean, concatenated, rest_max, slices
-from optstudy_core.leafwise import leafwise
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core.arrays.axes import axis_mean, concatenated, rest_max, slices
+from optstudy_core.arrays.leafwise import leafwise
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_jax._array import OUTSIDE, Node, leaving
 from optstudy_jax.transform import BACKEND as OURS_IN_JAX
 from optstudy_torch.optimizer import EAGER

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from optstudy_core.eigen import by_size, eigenvectors, orthonormal
-from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.matrix import inverse_root, matmul, transposed, when
+from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.matrix import inverse_root, matmul, transposed, when
+from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_jax._array import JAX, leaving, outside
 from optstudy_torch._array import Eager
 

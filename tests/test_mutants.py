@@ -22,9 +22,12 @@ import numpy as np
 import pytest
 from conftest import slow, slow_unless_quick
 
-from optstudy_core import ALGORITHMS, Algorithm, bias_correction, formulas
-from optstudy_core.hyperparameters import is_number
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core import random_formulas as formulas
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import is_number
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.parts import bias_correction
 
 FAST = 8  # mutants of an algorithm that the fast tests try
 SHARED = 4  # mutants of a module that every algorithm runs on: each takes seconds
@@ -524,8 +527,8 @@ def helpers_do_what_they_say(modules: dict[str, ModuleType]) -> None:
             step = modules["terms"].proximal_decay(0 * leaf, leaf, lr=lr, weight_decay=0.7)
             wanted = (0 * theta - (lr * 0.7) * theta) / (1 + lr * 0.7)
             assert np.array_equal(step.values[0], wanted)
-    if "_namespace" in modules:
-        absent = modules["_namespace"].absent
+    if "namespace" in modules:
+        absent = modules["namespace"].absent
         assert all(absent(x) for x in (0, 0.0, -0.0))
         assert not any(absent(x) for x in (1, -1, 0.1, -0.1, np.zeros(()), np.float32(0.0)))
 
@@ -581,13 +584,13 @@ def powers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
 
 
 def scalars_are_made_where_their_array_is(modules: dict[str, ModuleType]) -> None:
-    if "_namespace" not in modules:
+    if "namespace" not in modules:
         return
     made = SimpleNamespace(full=lambda *args, **options: (args, options))
     library = SimpleNamespace(is_jax_array=lambda x: x.of_jax, device=lambda x: x.device)
-    scalar = modules["_namespace"].scalar
+    scalar = modules["namespace"].scalar
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modules["_namespace"], "array_api_compat", library)
+        patch.setattr(modules["namespace"], "array_api_compat", library)
         for of_jax in (False, True):
             like = SimpleNamespace(
                 __array_namespace__=lambda: made, of_jax=of_jax, dtype="f", device="d"
@@ -1295,7 +1298,7 @@ def report(left: list[mutants.Mutant]) -> str:
 
 each_module = pytest.mark.parametrize("name", mutants.formula_modules())
 MATRICES_OF = ("muon", "shampoo", "soap")  # seconds for each mutant
-ALL_RUN_ON = ("_namespace", "bias_correction", "power", "terms")  # every check sees them
+ALL_RUN_ON = ("namespace", "bias_correction", "power", "terms")  # every check sees them
 
 
 @pytest.mark.parametrize("name", slow_unless_quick(mutants.formula_modules(), {"sgd", "madgrad"}))

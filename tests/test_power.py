@@ -10,7 +10,7 @@ from conftest import slow
 
 import parity
 from optstudy_core import Algorithm, namespace
-from optstudy_core.power import cbrt, power1p, sqrt
+from optstudy_core.parts.power import cbrt, power1p, sqrt
 from parity import backends
 
 DTYPES = [np.float32, np.float64]

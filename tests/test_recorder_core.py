@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from optstudy_core import geometry
-from optstudy_core import quantities as core
+from optstudy_core import instruments as core
 
 SHAPES = [(3, 4), (), (0, 2), (5,)]
 

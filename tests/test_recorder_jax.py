@@ -19,7 +19,7 @@ from conftest import same, to_torch
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import geometry
-from optstudy_core import quantities as core
+from optstudy_core import instruments as core
 from optstudy_jax import Recorder
 from optstudy_jax.recorder import RecordState, measure, record
 

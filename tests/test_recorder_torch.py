@@ -15,7 +15,7 @@ import torch
 
 import optstudy_torch
 from optstudy_core import geometry
-from optstudy_core import quantities as core
+from optstudy_core import instruments as core
 from optstudy_torch import Recorder
 from optstudy_torch import recorder as module
 from optstudy_torch.lr_scheduler import CarefulLR

@@ -17,8 +17,10 @@ from conftest import draw, same, slow, start, to_numpy, to_torch
 
 import optstudy_jax
 import optstudy_torch
-from optstudy_core import Algorithm, axes, exact_sum, namespace, reductions
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core import Algorithm, namespace
+from optstudy_core.arrays import axes, exact_sum, reductions
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
 from parity.backends import compiler
 
 SHAPES = [(3, 4), (), (0,), (1000,), (5,)]

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import optstudy_torch
-from optstudy_core import bias_correction, mean_age, nadam, namespace, radam
-from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.momentum_schedule import share
+from optstudy_core import nadam, namespace, radam
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.parts import bias_correction, mean_age
+from optstudy_core.parts.momentum_schedule import share
 
 ULP = 2.0**-24  # half a unit in the last place of a float32 from 1 to 2, relative
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import draw, same
 
-from optstudy_core import ALGORITHMS, axes, leaves, namespace, reductions
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core import ALGORITHMS, namespace
+from optstudy_core.arrays import axes, leaves, reductions
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_torch import _c, _host
 from optstudy_torch._deferred import Loops
 from optstudy_torch._host import ThreadedNumPy

@@ -12,9 +12,12 @@ import torch
 from conftest import same, slow
 
 import optstudy_torch
-from optstudy_core import ALGORITHMS, Algorithm, axes, formulas, namespace, reductions
-from optstudy_core.leafwise import shapewise
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core import ALGORITHMS, Algorithm, namespace
+from optstudy_core import random_formulas as formulas
+from optstudy_core.arrays import axes, reductions
+from optstudy_core.arrays.leafwise import shapewise
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_torch import _c, _deferred, _loops, _passes
 from optstudy_torch._deferred import Deferred, Loops
 from optstudy_torch._stages import NoKernelsError

@@ -11,9 +11,11 @@ import torch
 from conftest import same
 
 import optstudy_torch
-from optstudy_core import Algorithm, geometry, reductions, sgd
-from optstudy_core.exact_sum import HOST
-from optstudy_core.leaves import Leaves, NumPy
+from optstudy_core import Algorithm, geometry, sgd
+from optstudy_core.arrays import reductions
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.arrays.passes import HOST
 from optstudy_torch import _c, _machines, _native, _passes
 from optstudy_torch.geometry import OPERATIONS, sum_of
 

@@ -13,14 +13,14 @@ from conftest import slow
 
 import optstudy_torch
 import parity
-from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_core.averaged import averaged
-from optstudy_core.cautious import cautious
-from optstudy_core.leaves import Leaves, NumPy
-from optstudy_core.lookahead import lookahead
-from optstudy_core.mechanic import mechanic
-from optstudy_core.sam import sam
-from optstudy_core.wrappers import WRAPPERS
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.wrappers.averaged import averaged
+from optstudy_core.wrappers.cautious import cautious
+from optstudy_core.wrappers.lookahead import lookahead
+from optstudy_core.wrappers.mechanic import mechanic
+from optstudy_core.wrappers.sam import sam
 
 STEPS = 200
 

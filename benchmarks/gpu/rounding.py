@@ -61,7 +61,7 @@ def _jax(ours: bool) -> Callable[[Operation, Any, Any], np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    from optstudy_core.leaves import Leaves, namespace_of
+    from optstudy_core.arrays.leaves import Leaves, namespace_of
     from optstudy_jax._array import JAX, leaving, outside
 
     backend = JAX()
@@ -98,7 +98,7 @@ def _program(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class _Formula:
-    """Writes down what is done to it (``optstudy_core.formulas``)."""
+    """Writes down what is done to it (``optstudy_core.random_formulas``)."""
 
     def __init__(self, formula: Any) -> None:
         self.formula = formula

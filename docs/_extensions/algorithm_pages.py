@@ -15,8 +15,9 @@ from pygments.lexers import PythonLexer
 import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.__main__ import described, state_size
-from optstudy_core._citation import field
-from optstudy_core.hyperparameters import ANY, RANGES, is_number
+from optstudy_core.arrays.numbers import ANY, is_number
+from optstudy_core.catalogue.citation import field
+from optstudy_core.catalogue.hyperparameters import RANGES
 
 from . import docstrings, equations, paths
 
@@ -80,9 +81,9 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         "## Conformance",
         _measured(algorithm, conformance),
         "## The function",
-        f"`optstudy_core/{algorithm.name}.py`, version {optstudy_core.__version__}. Every line has "
-        "an anchor: click its number. Functions and classes have one by name, which stays theirs "
-        "when lines move:",
+        f"`optstudy_core/algorithms/{algorithm.name}.py`, version {optstudy_core.__version__}. "
+        "Every line has an anchor: click its number. Functions and classes have one by name, which "
+        "stays theirs when lines move:",
         _source(pathlib.Path(module.__file__)),
         "## How to cite",
         "The sources, and this implementation at its version. Into a bibliography of BibTeX: "

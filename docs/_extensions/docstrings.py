@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from optstudy_core import ALGORITHMS
-from optstudy_core._citation import entries
+from optstudy_core.catalogue.citation import entries
 
 MODULES = (
     *("optstudy_core", "optstudy_core.epoch", "optstudy_core.records"),

@@ -117,8 +117,8 @@ def best(algorithm: Algorithm, function: Function) -> tuple[float, np.ndarray]:
 
 def draw(algorithm: Algorithm, file: pathlib.Path) -> None:
     """Draw the picture, unless it is there of the same source."""
-    core = pathlib.Path(inspect.getfile(algorithm.update)).parent
-    text = "".join(map(_code, (pathlib.Path(__file__), *sorted(core.glob("*.py")))))
+    core = pathlib.Path(inspect.getfile(algorithm.update)).parents[1]
+    text = "".join(map(_code, (pathlib.Path(__file__), *sorted(core.rglob("*.py")))))
     mark = f"<!-- {hashlib.sha256((text + algorithm.name).encode()).hexdigest()} -->"
     if file.is_file() and file.read_text(encoding="utf-8").endswith(mark):
         return

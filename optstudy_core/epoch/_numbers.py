@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from optstudy_core._namespace import Array, namespace
-from optstudy_core.hyperparameters import DECAY_RATE, NON_NEGATIVE, Range, is_number
-from optstudy_core.leaves import Leaves
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.numbers import DECAY_RATE, NON_NEGATIVE, Range, is_number
 
 SMALLEST: Final = float(np.finfo(np.float32).tiny)
 LARGEST: Final = float(np.finfo(np.float32).max)

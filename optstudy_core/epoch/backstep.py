@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core._namespace import namespace
-from optstudy_core.geometry import map_tree
+from optstudy_core.arrays.geometry import map_tree
+from optstudy_core.arrays.namespace import namespace
 
 
 class BackstepState(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optstudy_core._namespace import Array, namespace
+from optstudy_core.arrays.namespace import Array, namespace
 
 from . import rate
 from ._numbers import check as check_number

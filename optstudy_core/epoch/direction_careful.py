@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optstudy_core._namespace import namespace
+from optstudy_core.arrays.namespace import namespace
 
 from . import careful, direction, rate
 from ._numbers import check_flag

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optstudy_core._namespace import Array, namespace
-from optstudy_core.hyperparameters import is_number
+from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.numbers import is_number
 
 from ._numbers import check as check_number
 from ._numbers import check_count, float32

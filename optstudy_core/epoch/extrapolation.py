@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optstudy_core._namespace import Array, namespace, scalar
+from optstudy_core.arrays.namespace import Array, namespace, scalar
 
 from ._numbers import check as check_number
 from ._numbers import float32

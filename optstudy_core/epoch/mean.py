@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optstudy_core._namespace import Array
+from optstudy_core.arrays.namespace import Array
 
 from ._numbers import float32
 

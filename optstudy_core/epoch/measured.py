@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from optstudy_core._namespace import Array
+from optstudy_core.arrays.namespace import Array
 
 
 class Measured(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from optstudy_core._namespace import Array, namespace
+from optstudy_core.arrays.namespace import Array, namespace
 
 from ._numbers import LARGEST, SMALLEST, check_limits, float32
 

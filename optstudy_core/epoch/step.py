@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optstudy_core import geometry
+from optstudy_core.arrays import geometry
 
 
 class StepMeasured(NamedTuple):

@@ -19,8 +19,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from optstudy_core import __version__
-from optstudy_core.hyperparameters import nearest
+from optstudy_core._version import __version__
+from optstudy_core.arrays.numbers import nearest
 
 from . import _arrays, _files
 from ._arrays import Checkpoint

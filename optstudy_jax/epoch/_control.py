@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from optstudy_core import epoch as core
-from optstudy_core.hyperparameters import check_value
-from optstudy_core.leaves import Leaves
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.catalogue.hyperparameters import check_value
 from optstudy_jax import geometry
 from optstudy_jax._array import isolate, leaving, outside
 from optstudy_jax.transform import BACKEND, working_dtype

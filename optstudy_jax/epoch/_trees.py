@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optstudy_core.leaves import Leaves, map_leaves
+from optstudy_core.arrays.leaves import Leaves, map_leaves
 from optstudy_jax._array import isolate, leaving, outside, rounded
 from optstudy_jax.transform import BACKEND, working_dtype
 

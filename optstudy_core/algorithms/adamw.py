@@ -1,0 +1,100 @@
+"""AdamW: Adam with decoupled weight decay.
+
+    θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε) − lr·λ·θₜ₋₁
+
+with m̂ₜ and v̂ₜ of Adam (`optstudy_core/algorithms/adam.py`); the decay does not pass through the
+moments.
+
+Source: Loshchilov and Hutter 2019, Algorithm 2 (`loshchilov2019decoupled`). There the decay is
+not multiplied by the learning rate α but only by the schedule; torch and optax multiply it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optstudy_core.arrays.namespace import Array, absent
+from optstudy_core.parts.terms import needed
+
+from . import adam
+
+BIBTEX = ("loshchilov2019decoupled",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "optax": {"weight_decay": 1e-4},
+    "keras": {"weight_decay": 4e-3, "eps": 1e-7, "eps_hat": True},
+    # The paper gives no number for λ: without one there is no decay.
+    "paper": {"weight_decay": 0.0, "lr_in_decay": False},
+}
+
+
+class AdamWState(adam.AdamState):
+    """What AdamW carries: the moments and bias corrections of Adam."""
+
+    __slots__ = ()
+
+
+def init(params: Array) -> AdamWState:
+    """Return the state before the first step: every field is zero."""
+    return AdamWState(*adam.init(params))
+
+
+def update(
+    state: AdamWState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 1e-2,
+    maximize: bool = False,
+    lr_in_decay: bool = True,
+    eps_root: Any = 0.0,
+    eps_hat: bool = False,
+) -> tuple[AdamWState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁, which decay.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the first moment, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        eps: ε ≥ 0, added to the root.
+        eps_root: added to v̂ₜ inside the root, ≥ 0.
+        eps_hat: add ε before the bias correction of the root (Keras).
+        weight_decay: decay rate λ ≥ 0; torch's 1e-2 by default, a hundred times optax's.
+        lr_in_decay: decay by lr·λ (torch, optax) or by λ alone (the paper, whose λ then holds
+            the schedule's multiplier).
+        maximize: climb instead of descend (the decay keeps its sign).
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(1)), np.zeros(1), np.array([2.0]), lr=0.1)
+    >>> step.tolist()
+    [-0.002]
+    """
+    moments, step = adam.update(
+        state,
+        grad,
+        lr=lr,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        eps_hat=eps_hat,
+        maximize=maximize,
+    )
+    if not absent(weight_decay):
+        rate = lr * weight_decay if lr_in_decay else weight_decay
+        step = step - rate * needed(params, "weight_decay")
+    return AdamWState(*moments), step

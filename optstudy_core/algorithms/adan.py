@@ -1,0 +1,135 @@
+"""Adan: adaptive Nesterov momentum, from the differences of gradients.
+
+    dₜ = gₜ − gₜ₋₁                                      (g₀ = g₁)
+    mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
+    vₜ = β₂·vₜ₋₁ + (1 − β₂)·dₜ
+    nₜ = β₃·nₜ₋₁ + (1 − β₃)·(gₜ + κ·dₜ)²
+    uₜ = (mₜ / (1 − β₁ᵗ) + κ·vₜ / (1 − β₂ᵗ)) / (√(nₜ / (1 − β₃ᵗ)) + ε)
+    θₜ = (θₜ₋₁ − lr·uₜ) / (1 + lr·λ)  =  θₜ₋₁ − lr·(uₜ + λ·θₜ₋₁) / (1 + lr·λ)
+
+with κ = β₂. Here βᵢ is 1 − βᵢ of the paper. optax's code kept the paper's weight of the
+difference, 1 − β₂, without the change of letters: 0.08 in place of 0.92. The dialect "optax" does
+the same (``complement_weight``). It decays by θₜ = θₜ₋₁ − lr·uₜ − lr·λ·θₜ₋₁ (no
+``proximal_decay``).
+
+The paper's Algorithm 1 starts its averages at the first gradients and corrects no bias; its
+authors' code corrects the bias, as above.
+
+Source: Xie, Zhou, Li, Lin and Yan 2024, Algorithm 1 (`xie2024adan`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.parts import bias_correction, terms
+from optstudy_core.parts.bias_correction import BiasCorrection
+
+BIBTEX = ("xie2024adan",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "optax": {"eps_root": 1e-8, "proximal_decay": False, "complement_weight": True},
+}
+
+
+class AdanState(NamedTuple):
+    """What Adan carries.
+
+    Attributes:
+        m: average of the gradients mₜ, like the parameters; 0 at the start.
+        v: average of their differences vₜ, like the parameters; 0 at the start.
+        n: average of squares nₜ, like the parameters; 0 at the start.
+        previous: gradient of the last step, like the parameters; 0 at the start.
+        started: 0 before the first step, then 1; shape () per leaf.
+        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
+        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        c3: bias correction 1 − β₃ᵗ; shape () per leaf; 0 at the start.
+    """
+
+    m: Array
+    v: Array
+    n: Array
+    previous: Array
+    started: Array
+    c1: BiasCorrection
+    c2: BiasCorrection
+    c3: BiasCorrection
+
+
+def init(params: Array) -> AdanState:
+    """Return the state before the first step: every field is zero."""
+    zeros = namespace(params).zeros_like
+    return AdanState(
+        m=zeros(params),
+        v=zeros(params),
+        n=zeros(params),
+        previous=zeros(params),
+        started=scalar(params, 0.0),
+        c1=bias_correction.init(params),
+        c2=bias_correction.init(params),
+        c3=bias_correction.init(params),
+    )
+
+
+def update(
+    state: AdanState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-3,
+    b1: Any = 0.98,
+    b2: Any = 0.92,
+    b3: Any = 0.99,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    maximize: bool = False,
+    eps_root: Any = 0.0,
+    proximal_decay: bool = True,
+    complement_weight: bool = False,
+) -> tuple[AdanState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁; only read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the average of gradients, in [0, 1).
+        b2: decay β₂ of the average of differences, in [0, 1).
+        b3: decay β₃ of the average of squares, in [0, 1).
+        eps: ε ≥ 0, added to the root.
+        weight_decay: decoupled decay rate λ ≥ 0.
+        maximize: climb instead of descend (the decay keeps its sign).
+        eps_root: added inside the root, ≥ 0 (optax).
+        proximal_decay: divide by 1 + lr·λ instead of subtracting lr·λ·θ.
+        complement_weight: weigh the difference by κ = 1 − β₂ (optax) instead of β₂.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(2)), np.array([1e-3, -5.0]), lr=0.1)
+    >>> step.round(6).tolist()
+    [-0.099999, 0.1]
+    """
+    xp = namespace(grad)
+    g = terms.objective_gradient(grad, None, maximize=maximize)
+    d = g - xp.where(state.started > 0, state.previous, g)
+    weight = 1 - b2 if complement_weight else b2
+    ahead = g + weight * d
+    m = b1 * state.m + (1 - b1) * g
+    v = b2 * state.v + (1 - b2) * d
+    n = b3 * state.n + (1 - b3) * (ahead * ahead)
+    c1 = bias_correction.advance(state.c1, b1)
+    c2 = bias_correction.advance(state.c2, b2)
+    c3 = bias_correction.advance(state.c3, b3)
+    direction = (lr / c1.value) * m + ((lr * weight) / c2.value) * v
+    step = -direction / (bias_correction.root(n, c3, eps_root) + eps)
+    decay = terms.proximal_decay if proximal_decay else terms.decoupled_decay
+    step = decay(step, params, lr=lr, weight_decay=weight_decay)
+    return AdanState(m, v, n, g, xp.ones_like(state.started), c1, c2, c3), step

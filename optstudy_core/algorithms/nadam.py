@@ -1,0 +1,147 @@
+"""NAdam: Adam with Nesterov momentum.
+
+    μₜ = β₁·(1 − ½·0.96^(tψ))               (β₁ without ``scheduled_momentum``)
+    mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ              (μₜ for β₁ with ``scheduled_average``)
+    vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
+    m̂ₜ = μₜ₊₁·mₜ / (1 − μ₁⋯μₜ₊₁) + (1 − μₜ)·gₜ / (1 − μ₁⋯μₜ)
+    v̂ₜ = vₜ / (1 − β₂ᵗ)                     (β₂·vₜ / (1 − β₂ᵗ) with ``b2_in_root``)
+    θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε)
+
+Four rules have this name. torch: as above with ψ = 0.004. Keras: ψ = 1, so the schedule is over
+after some hundred steps, and another ε. optax: no schedule, μₜ = β₁. The paper: the moment too is
+an average with μₜ, and v̂ₜ has the factor β₂, which every library leaves out.
+
+No power is computed: 1 − 0.96^(tψ), 1 − μ₁⋯μₜ and 1 − β₂ᵗ are carried as averages of the constant
+one, so with a ψ that changes the schedule goes on from where it is. torch keeps μ₁⋯μₜ in its
+default dtype, in float32 also for float64 parameters.
+
+Source: Dozat 2016, Algorithm 2 (`dozat2016incorporating`), with the schedule proposed there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.momentum_schedule import share
+from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
+
+BIBTEX = ("dozat2016incorporating",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    # optax.nadam; decoupled decay is the one of optax.nadamw.
+    "optax": {"scheduled_momentum": False},
+    "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0, "decoupled_weight_decay": True},
+    # The values it suggests: μ = 0.99, ν = 0.999, and 0.96^(t/250).
+    "paper": {"b1": 0.99, "scheduled_average": True, "b2_in_root": True},
+}
+
+
+class NAdamState(NamedTuple):
+    """What NAdam carries.
+
+    Attributes:
+        m: first moment mₜ, like the parameters; 0 at the start.
+        v: second moment vₜ, like the parameters; 0 at the start.
+        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        product: 1 − μ₁⋯μₜ; shape () per leaf; 0 at the start.
+        schedule: 1 − 0.96^(tψ); shape () per leaf; 0 at the start; ``None`` without a schedule.
+    """
+
+    m: Array
+    v: Array
+    c2: BiasCorrection
+    product: BiasCorrection
+    schedule: Any  # BiasCorrection or None
+
+
+def init(params: Array, *, scheduled_momentum: bool = True) -> NAdamState:
+    """Return the state before the first step: every field is zero."""
+    zeros = namespace(params).zeros_like
+    return NAdamState(
+        m=zeros(params),
+        v=zeros(params),
+        c2=bias_correction.init(params),
+        product=bias_correction.init(params),
+        schedule=bias_correction.init(params) if scheduled_momentum else None,
+    )
+
+
+def update(
+    state: NAdamState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 2e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    momentum_decay: Any = 4e-3,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    eps_root: Any = 0.0,
+    scheduled_momentum: bool = True,
+    scheduled_average: bool = False,
+    b2_in_root: bool = False,
+) -> tuple[NAdamState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁; only read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the first moment and limit of the momentum, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        eps: ε ≥ 0, added to the root.
+        weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
+        momentum_decay: ψ ≥ 0, how fast the momentum comes to β₁; with 0 it stays β₁/2.
+        decoupled_weight_decay: subtract lr·λ·θ from the step, as AdamW does.
+        maximize: climb instead of descend (the decay keeps its sign).
+        eps_root: added to v̂ₜ inside the root, ≥ 0 (optax).
+        scheduled_momentum: let μₜ rise from about β₁/2 to β₁; else it is β₁.
+        scheduled_average: average the gradients with μₜ instead of β₁.
+        b2_in_root: multiply v̂ₜ by β₂.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(1)), np.ones(1), lr=1.0)
+    >>> step.round(4).tolist()  # μ₁ = 0.45007, μ₂ = 0.45015: 0.1·μ₂/(1 − μ₁μ₂) + 1
+    [-1.0565]
+    """
+    penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
+    g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
+    if scheduled_momentum:
+        rise = share(momentum_decay)
+        schedule = bias_correction.advance_by(state.schedule, rise)
+        following = bias_correction.advance_by(schedule, rise)
+        # 1 − μ of this step and of the next, without the cancellation of 1 − μ.
+        rest = (1 - b1) + (0.5 * b1) * (1 - schedule.value)
+        next_rest = (1 - b1) + (0.5 * b1) * (1 - following.value)
+        mu, next_mu = 1 - rest, 1 - next_rest
+    else:
+        rest, next_rest = 1 - b1, 1 - b1
+        schedule, mu, next_mu = state.schedule, b1, b1
+    product = bias_correction.advance_by(state.product, rest)
+    next_product = bias_correction.advance_by(product, next_rest)
+    if scheduled_average:
+        m = mu * state.m + rest * g
+    else:
+        m = b1 * state.m + (1 - b1) * g
+    v = b2 * state.v + (1 - b2) * (g * g)
+    c2 = bias_correction.advance(state.c2, b2)
+    root = bias_correction.root(b2 * v if b2_in_root else v, c2, eps_root)
+    of_m = lr * next_mu / next_product.value
+    of_g = lr * rest / product.value
+    step = -(of_m * m + of_g * g) / (root + eps)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    return NAdamState(m, v, c2, product, schedule), step

@@ -1,0 +1,84 @@
+"""Optimistic gradient descent: the gradient, and what has changed since the last one.
+
+    θₜ = θₜ₋₁ − lr·((α + β)·gₜ − β·gₜ₋₁)
+
+With α = β = 1 it is θₜ₋₁ − 2·lr·gₜ + lr·gₜ₋₁. The first step has no last gradient: optax takes
+g₀ = g₁, a plain step (``plain_first_step``); in the papers g₀ is zero. Neither gives a default
+learning rate.
+
+Source: Daskalakis, Ilyas, Syrgkanis and Zeng 2018 (`daskalakis2018training`); with α and β
+Mokhtari, Ozdaglar and Pattathil 2020 (`mokhtari2020unified`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.parts.terms import objective_gradient
+
+BIBTEX = ("daskalakis2018training", "mokhtari2020unified")
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "optax": {},
+    "paper": {"plain_first_step": False},
+}
+
+
+class OptimisticGradientDescentState(NamedTuple):
+    """What optimistic gradient descent carries.
+
+    Attributes:
+        previous: gradient of the last step gₜ₋₁, like the parameters; 0 at the start.
+        started: 0 before the first step, then 1; shape () per leaf.
+    """
+
+    previous: Array
+    started: Array
+
+
+def init(params: Array) -> OptimisticGradientDescentState:
+    """Return the state before the first step: every field is zero."""
+    return OptimisticGradientDescentState(
+        previous=namespace(params).zeros_like(params), started=scalar(params, 0.0)
+    )
+
+
+def update(
+    state: OptimisticGradientDescentState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-3,
+    alpha: Any = 1.0,
+    beta: Any = 1.0,
+    maximize: bool = False,
+    plain_first_step: bool = True,
+) -> tuple[OptimisticGradientDescentState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: not read.
+        lr: learning rate, ≥ 0.
+        alpha: weight α ≥ 0 of the gradient.
+        beta: weight β ≥ 0 of its change since the last step.
+        maximize: climb instead of descend.
+        plain_first_step: take g₀ = g₁ instead of 0.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(1)), np.array([3.0]), lr=0.5)
+    >>> step.tolist(), update(state, np.array([4.0]), lr=0.5)[1].tolist()
+    ([-1.5], [-2.5])
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, None, maximize=maximize)
+    last = state.previous
+    if plain_first_step:
+        last = xp.where(state.started > 0, state.previous, g)
+    step = -lr * ((alpha + beta) * g - beta * last)
+    return OptimisticGradientDescentState(g, xp.ones_like(state.started)), step

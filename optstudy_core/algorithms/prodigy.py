@@ -1,0 +1,147 @@
+"""Prodigy: Adam with an estimate dₖ of the distance to the solution as its learning rate.
+
+    ηₖ = lr·dₖ·√(1 − β₂ᵏ⁺¹) / (1 − β₁ᵏ⁺¹)              (lr·dₖ without ``correct_bias``)
+    mₖ₊₁ = β₁·mₖ + (1 − β₁)·dₖ·gₖ
+    vₖ₊₁ = β₂·vₖ + (1 − β₂)·dₖ²·gₖ²
+    rₖ₊₁ = β₃·rₖ + (dₖ/d₀)·ηₖ·⟨gₖ, x₀ − xₖ⟩
+    sₖ₊₁ = β₃·sₖ + (dₖ/d₀)·ηₖ·gₖ                       (dₖ for ηₖ with ``safeguard_warmup``)
+    dₖ₊₁ = max(dₖ, c·rₖ₊₁ / ‖sₖ₊₁‖₁)
+    xₖ₊₁ = xₖ − ηₖ·mₖ₊₁ / (√vₖ₊₁ + dₖ₊₁·ε) − ηₖ·λ·xₖ
+
+⟨,⟩ and ‖‖₁ are sums over all leaves together (in torch: of a group); β₃ is √β₂ if not given. The
+paper does not correct the bias and has dₖ·ε (``previous_d_in_eps``); its authors' code has dₖ₊₁·ε
+as above. While every gradient was zero, dₖ stays; optax makes NaN of it.
+
+Every leaf carries its own part of rₖ, so one that comes late (its gradient was ``None``) gets the
+estimate of the others.
+
+Source: Mishchenko and Defazio 2024, the Adam version of Prodigy (`mishchenko2024prodigy`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays.reductions import global_sum, leaf_dot
+from optstudy_core.parts import bias_correction, power
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.terms import decoupled_decay, needed, objective_gradient
+
+BIBTEX = ("mishchenko2024prodigy",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "optax": {},
+    "paper": {"correct_bias": False, "previous_d_in_eps": True},
+}
+
+
+class ProdigyState(NamedTuple):
+    """What Prodigy carries.
+
+    Attributes:
+        m: first moment mₖ, like the parameters; 0 at the start.
+        v: second moment vₖ, like the parameters; 0 at the start.
+        s: weighted sum of gradients sₖ, like the parameters; 0 at the start.
+        x0: the parameters at the start x₀.
+        d: estimate dₖ; shape () per leaf, the same for all; 0, which counts as d₀, at the start.
+        r: the leaf's part of rₖ; shape () per leaf; 0 at the start.
+        c1: bias correction 1 − β₁ᵏ; shape () per leaf; 0 at the start.
+        c2: bias correction 1 − β₂ᵏ; shape () per leaf; 0 at the start.
+    """
+
+    m: Array
+    v: Array
+    s: Array
+    x0: Array
+    d: Array
+    r: Array
+    c1: BiasCorrection
+    c2: BiasCorrection
+
+
+def init(params: Array) -> ProdigyState:
+    """Return the state before the first step: every field is zero, but x₀ is ``params``."""
+    zeros = namespace(params).zeros_like
+    return ProdigyState(
+        m=zeros(params),
+        v=zeros(params),
+        s=zeros(params),
+        x0=params,
+        d=scalar(params, 0.0),
+        r=scalar(params, 0.0),
+        c1=bias_correction.init(params),
+        c2=bias_correction.init(params),
+    )
+
+
+def update(
+    state: ProdigyState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1.0,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    beta3: Any = 0.0,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    maximize: bool = False,
+    estim_lr0: Any = 1e-6,
+    estim_lr_coef: Any = 1.0,
+    correct_bias: bool = True,
+    safeguard_warmup: bool = False,
+    previous_d_in_eps: bool = False,
+) -> tuple[ProdigyState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₖ, like the parameters.
+        params: parameters xₖ.
+        lr: factor of the estimate, ≥ 0; 1 but for schedules.
+        b1: decay β₁ of the first moment, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        beta3: decay β₃ of the sums, in [0, 1); the number 0 stands for √β₂.
+        eps: ε ≥ 0, added to the root.
+        weight_decay: decoupled decay rate λ ≥ 0.
+        maximize: climb instead of descend (the decay keeps its sign).
+        estim_lr0: first estimate d₀ > 0.
+        estim_lr_coef: factor c ≥ 0 of later estimates.
+        correct_bias: correct the bias of the moments.
+        safeguard_warmup: leave the learning rate out of sₖ, for schedules that start from 0.
+        previous_d_in_eps: multiply ε by dₖ instead of dₖ₊₁.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> theta = np.array([1.0, -2.0])
+    >>> state, step = update(init(theta), 2 * theta, theta, estim_lr0=0.1)
+    >>> step.round(6).tolist()
+    [-0.1, 0.1]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, None, maximize=maximize)
+    b3 = power.sqrt(b2) if absent(beta3) else beta3
+    c1 = bias_correction.advance(state.c1, b1)
+    c2 = bias_correction.advance(state.c2, b2)
+    d = xp.maximum(state.d, estim_lr0)
+    rate = lr * d
+    if correct_bias:
+        rate = rate * (xp.sqrt(c2.value) / c1.value)
+    dg = d * g
+    m = b1 * state.m + (1 - b1) * dg
+    v = b2 * state.v + (1 - b2) * (dg * dg)
+    growth = d / estim_lr0
+    r = b3 * state.r + (growth * rate) * leaf_dot(g, state.x0 - needed(params, "prodigy"))
+    s = b3 * state.s + (growth * (d if safeguard_warmup else rate)) * g
+    size = global_sum(abs(s))
+    estimate = estim_lr_coef * global_sum(r) / size
+    new_d = xp.where(size > 0, xp.maximum(d, estimate), d)
+    root = xp.sqrt(v) + (d if previous_d_in_eps else new_d) * eps
+    step = decoupled_decay(-rate * m / root, params, lr=rate, weight_decay=weight_decay)
+    return ProdigyState(m, v, s, state.x0, new_d, r, c1, c2), step

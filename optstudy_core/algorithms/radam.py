@@ -1,0 +1,144 @@
+"""RAdam: Adam that waits until the second moment can be trusted.
+
+    mₜ, vₜ as in Adam
+    ρₜ = ρ∞ − 2·t·β₂ᵗ / (1 − β₂ᵗ),    ρ∞ = (1 + β₂) / (1 − β₂)
+    rₜ = √( (ρₜ − 4)(ρₜ − 2)·ρ∞ / ((ρ∞ − 4)(ρ∞ − 2)·ρₜ) )
+    θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ·rₜ·√(1 − β₂ᵗ) / (√vₜ + ε)      if ρₜ > ``threshold``
+    θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ                                else
+
+torch adds ε before the bias correction of the root, optax after it (no ``eps_hat``):
+rₜ / (√(vₜ / (1 − β₂ᵗ)) + ε). The paper has no ε, and rectifies from ρₜ > 4 on. The optax of float32
+computes ρₜ with cancellation; for β₂ = 0.9999 and above it rectifies too early. Here ρₜ = 1 + 2·aₜ
+is made of the mean age aₜ of the gradients in vₜ (`optstudy_core/parts/mean_age.py`).
+
+Source: Liu et al. 2020, Algorithm 2 (`liu2020variance`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.parts import bias_correction, mean_age
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.mean_age import MeanAge
+from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
+
+BIBTEX = ("liu2020variance",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    # optax rectifies at ρₜ ≥ threshold; no ρₜ is exactly the threshold.
+    "optax": {"eps_hat": False},
+    "paper": {"eps": 0.0, "threshold": 4.0},
+}
+
+
+class RAdamState(NamedTuple):
+    """What RAdam carries.
+
+    Attributes:
+        m: first moment mₜ, like the parameters; 0 at the start.
+        v: second moment vₜ, like the parameters; 0 at the start.
+        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
+        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        a: mean age aₜ of what is in vₜ; shape () per leaf; 0 at the start.
+    """
+
+    m: Array
+    v: Array
+    c1: BiasCorrection
+    c2: BiasCorrection
+    a: MeanAge
+
+
+def init(params: Array) -> RAdamState:
+    """Return the state before the first step: every field is zero."""
+    zeros = namespace(params).zeros_like
+    return RAdamState(
+        m=zeros(params),
+        v=zeros(params),
+        c1=bias_correction.init(params),
+        c2=bias_correction.init(params),
+        a=mean_age.init(params),
+    )
+
+
+def update(
+    state: RAdamState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    eps_root: Any = 0.0,
+    threshold: Any = 5.0,
+    nesterov: bool = False,
+    eps_hat: bool = True,
+) -> tuple[RAdamState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁; only read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the first moment, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        eps: ε ≥ 0, added to the root.
+        weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
+        decoupled_weight_decay: subtract lr·λ·θ from the step, as AdamW does.
+        maximize: climb instead of descend (the decay keeps its sign).
+        eps_root: added inside the root, ≥ 0 (optax).
+        threshold: ρₜ above which the step is rectified; at least 4, where rₜ begins.
+        nesterov: look ahead along the momentum, as optax's NAdam does.
+        eps_hat: add ε (and ``eps_root``) before the bias correction of the root.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> state = init(np.zeros(1))
+    >>> for _ in range(6):
+    ...     state, step = update(state, np.ones(1), lr=1.0)
+    ...     print(round(float(step[0]), 5))
+    -1.0
+    -1.0
+    -1.0
+    -1.0
+    -1.0
+    -0.02582
+    """
+    xp = namespace(grad)
+    penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
+    g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
+    m = b1 * state.m + (1 - b1) * g
+    v = b2 * state.v + (1 - b2) * (g * g)
+    c1 = bias_correction.advance(state.c1, b1)
+    c2 = bias_correction.advance(state.c2, b2)
+    a = mean_age.advance(state.a, b2, c2.value)
+    if nesterov:
+        d = lr * bias_correction.ahead(m, g, c1, b1)
+    else:
+        d = (lr / c1.value) * m
+    rho = 1 + 2 * a.value
+    limit = (1 + b2) / (1 - b2)
+    squared = ((rho - 4) * (rho - 2) * limit) / ((limit - 4) * (limit - 2) * rho)
+    if eps_hat:
+        squared = squared * c2.value
+        root = xp.sqrt(v if absent(eps_root) else v + eps_root)
+    else:
+        root = bias_correction.root(v, c2, eps_root)
+    rectified = rho > threshold
+    r = xp.sqrt(xp.where(rectified, squared, 1.0))
+    step = -(r * d) / xp.where(rectified, root + eps, 1.0)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    return RAdamState(m, v, c1, c2, a), step

@@ -1,0 +1,143 @@
+"""RMSprop: steps scaled by the root of the mean square of the gradients.
+
+    vₜ = α·vₜ₋₁ + (1 − α)·gₜ²
+    mₜ = α·mₜ₋₁ + (1 − α)·gₜ                    (only ``centered``)
+    wₜ = vₜ + τ·αᵗ                              (vₜ + τ·αᵗ − mₜ² if ``centered``)
+    uₜ = gₜ / (√wₜ + ε)                         (gₜ / √(wₜ + ε) with ``eps_in_root``)
+    bₜ = μ·bₜ₋₁ + uₜ                            (lr·uₜ with ``lr_in_momentum``)
+    θₜ = θₜ₋₁ − lr·bₜ                           (θₜ₋₁ − bₜ with ``lr_in_momentum``)
+
+with vₜ + τ·αᵗ and mₜ divided by 1 − αᵗ if asked (``correct_bias``, optax). torch averages with
+α = 0.99 and adds ε to the root; optax and Keras average with 0.9, add ε inside the root, and have
+the learning rate within the momentum, which is the same only as long as the rate is constant.
+
+Source: Tieleman and Hinton 2012 (`tieleman2012lecture`), without ε; the centred form with ε inside
+the root is Graves 2013, equations 38 to 45 (`graves2013generating`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
+
+BIBTEX = ("tieleman2012lecture", "graves2013generating")
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    # optax.rmsprop; weight_decay and maximize do not exist there.
+    "optax": {"alpha": 0.9, "eps_in_root": True, "lr_in_momentum": True},
+    "keras": {
+        "lr": 1e-3,
+        "alpha": 0.9,
+        "eps": 1e-7,
+        "eps_in_root": True,
+        "lr_in_momentum": True,
+        "decoupled_weight_decay": True,
+    },
+    "paper": {"alpha": 0.9, "eps": 0.0},
+}
+
+
+class RMSpropState(NamedTuple):
+    """What RMSprop carries.
+
+    Attributes:
+        v: mean square vₜ, without τ, like the parameters; 0 at the start.
+        m: mean gradient mₜ, like the parameters; 0 at the start; ``None`` if not centred.
+        b: momentum buffer bₜ, like the parameters; 0 at the start; ``None`` without momentum.
+        c: 1 − αᵗ; shape () per leaf; 0 at the start.
+    """
+
+    v: Array
+    m: Any  # Array or None
+    b: Array | None
+    c: BiasCorrection
+
+
+def init(params: Array, *, momentum: Any = 0.0, centered: bool = False) -> RMSpropState:
+    """Return the state before the first step: every field that is needed is zero."""
+    zeros = namespace(params).zeros_like
+    return RMSpropState(
+        v=zeros(params),
+        m=zeros(params) if centered else None,
+        b=None if absent(momentum) else zeros(params),
+        c=bias_correction.init(params),
+    )
+
+
+def update(
+    state: RMSpropState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-2,
+    alpha: Any = 0.99,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    momentum: Any = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+    initial_scale: Any = 0.0,
+    eps_in_root: bool = False,
+    nesterov: bool = False,
+    correct_bias: bool = False,
+    lr_in_momentum: bool = False,
+    decoupled_weight_decay: bool = False,
+) -> tuple[RMSpropState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁; only read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        alpha: decay α of the averages, in [0, 1) (optax: ``decay``; Keras: ``rho``).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
+        momentum: μ ≥ 0.
+        centered: divide by the standard deviation instead of the root mean square.
+        maximize: climb instead of descend (the decay keeps its sign).
+        initial_scale: τ ≥ 0, what the mean square starts from (optax).
+        eps_in_root: add ε inside the root instead of to it.
+        nesterov: look ahead along the momentum (optax).
+        correct_bias: divide the averages by 1 − αᵗ (optax: ``bias_correction``).
+        lr_in_momentum: put the learning rate inside the buffer.
+        decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(2)), np.array([3.0, -4.0]), lr=0.1)
+    >>> step.round(6).tolist()
+    [-1.0, 1.0]
+    """
+    xp = namespace(grad)
+    penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
+    g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
+    v = alpha * state.v + (1 - alpha) * (g * g)
+    m = alpha * state.m + (1 - alpha) * g if centered else state.m
+    c = bias_correction.advance(state.c, alpha)
+    left = (1 - c.value) - c.error  # αᵗ, also where c is almost 1
+    w = v if absent(initial_scale) else v + initial_scale * left
+    w = w / c.value if correct_bias else w
+    if centered:
+        mean = m / c.value if correct_bias else m
+        w = w - mean * mean
+    divisor = xp.sqrt(w + eps) if eps_in_root else xp.sqrt(w) + eps
+    u = (lr * g if lr_in_momentum else g) / divisor
+    if absent(momentum):
+        b, d = state.b, u
+    else:
+        b = u if state.b is None else momentum * state.b + u
+        d = u + momentum * b if nesterov else b
+    step = -d if lr_in_momentum else -lr * d
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    return RMSpropState(v, m, b, c), step

@@ -1,0 +1,116 @@
+"""Rprop: steps that know only the sign of the gradient.
+
+    s = sign(gₜ)·σₜ₋₁
+    Δₜ = min(max(Δₜ₋₁·η, Δmin), Δmax),  η = η⁺ if s > 0, η⁻ if s < 0, else 1;   Δ₀ = lr
+    σₜ = sign(gₜ), or 0 if s < 0
+    θₜ = θₜ₋₁ − σₜ·Δₜ
+
+torch stays where it is after a change of sign. The paper goes back then (``backtrack``): it takes
+the last step again with the other sign, and starts from Δ₀ = 0.1. optax (0.2.8) stores the step
+and takes the one before it, and none at a change of sign: a defect, which ``one_step_late``
+reproduces. It clips Δ only where s is not 0, so there an lr outside of the bounds stays at first.
+torch multiplies the gradients and not their signs, so it sees 0 for s where the product underflows.
+
+Source: Riedmiller and Braun 1993 (`riedmiller1993direct`); without going back it is iRprop⁻ of Igel
+and Hüsken 2003 (`igel2003empirical`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.parts.terms import objective_gradient
+
+BIBTEX = ("riedmiller1993direct", "igel2003empirical")
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "optax": {"one_step_late": True},
+    "paper": {"lr": 0.1, "backtrack": True},
+}
+
+
+class RpropState(NamedTuple):
+    """What Rprop carries.
+
+    Attributes:
+        size: step size Δₜ, like the parameters; 0 at the start, which stands for lr.
+        sign: σₜ, like the parameters; 0 at the start.
+        last: the rule's last step, like the parameters; 0 at the start; ``None`` unless
+            ``backtrack`` or ``one_step_late``.
+    """
+
+    size: Array
+    sign: Array
+    last: Array | None
+
+
+def init(params: Array, *, backtrack: bool = False, one_step_late: bool = False) -> RpropState:
+    """Return the state before the first step: every field that is needed is zero."""
+    zeros = namespace(params).zeros_like
+    return RpropState(
+        size=zeros(params),
+        sign=zeros(params),
+        last=zeros(params) if backtrack or one_step_late else None,
+    )
+
+
+def update(
+    state: RpropState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-2,
+    etaminus: Any = 0.5,
+    etaplus: Any = 1.2,
+    step_size_min: Any = 1e-6,
+    step_size_max: Any = 50.0,
+    maximize: bool = False,
+    backtrack: bool = False,
+    one_step_late: bool = False,
+) -> tuple[RpropState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: not read.
+        lr: first step size Δ₀ ≥ 0; read at the first step (and where a size has become 0).
+        etaminus: factor η⁻ after a change of sign, in (0, 1).
+        etaplus: factor η⁺ after the same sign, > 1.
+        step_size_min: smallest step size Δmin ≥ 0.
+        step_size_max: largest step size Δmax > 0; it wins over a larger Δmin.
+        maximize: climb instead of descend.
+        backtrack: undo the last step after a change of sign (the paper).
+        one_step_late: take the step of the update before, none at a change of sign (optax 0.2.8).
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    >>> import numpy as np
+    >>> state = init(np.zeros(1))
+    >>> for g in (1.0, 2.0, -1.0, -1.0):
+    ...     state, step = update(state, np.array([g]))
+    ...     print(step.round(6).tolist())
+    [-0.01]
+    [-0.012]
+    [-0.0]
+    [0.006]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, None, maximize=maximize)
+    agreement = g * state.sign
+    turned = agreement < 0
+    size = xp.where(agreement > 0, etaplus * state.size, state.size)
+    size = xp.where(turned, etaminus * state.size, size)
+    size = xp.where(state.size > 0, size, lr)
+    size = xp.minimum(xp.maximum(size, step_size_min), step_size_max)
+    sign = xp.where(turned, 0.0, xp.sign(g))
+    own = -(sign * size)
+    if state.last is None:
+        last, step = None, own
+    else:
+        last = xp.where(turned, -state.last, own) if backtrack else own
+        step = xp.where(turned, 0.0, state.last) if one_step_late else last
+    return RpropState(size, sign, last), step

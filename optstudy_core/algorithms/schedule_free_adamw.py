@@ -1,0 +1,117 @@
+"""Schedule-Free AdamW: AdamW with an average in the place of momentum and of a falling rate.
+
+    vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
+    uₜ = −γₜ·(gₜ / (√v̂ₜ + ε) + λ·yₜ),    v̂ₜ = vₜ / (1 − β₂ᵗ),    γₜ = lr·min(t/T, 1)
+
+and the averaging of `optstudy_core/parts/schedule_free.py`, with gradients at the parameters yₜ.
+Evaluate with :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. The paper has vₜ in
+place of v̂ₜ and γₜ·√(1 − β₂ᵗ) in place of γₜ, also in the weights (``bias_in_lr``). During warm-up
+optax takes γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
+
+Source: Defazio et al. 2024, Algorithm 1 (`defazio2024road`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.parts import bias_correction, schedule_free
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.schedule_free import Average, warmed_up
+from optstudy_core.parts.terms import decoupled_decay, needed, objective_gradient
+
+BIBTEX = ("defazio2024road",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "optax": {"late_warmup": True},
+    "paper": {"bias_in_lr": True},
+}
+
+
+class ScheduleFreeAdamWState(NamedTuple):
+    """What Schedule-Free AdamW carries.
+
+    Attributes:
+        v: second moment vₜ, like the parameters; 0 at the start.
+        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        average: the state of the averaging.
+    """
+
+    v: Array
+    c2: BiasCorrection
+    average: Average
+
+
+def init(params: Array) -> ScheduleFreeAdamWState:
+    """Return the state before the first step: z is ``params``, the rest is zero."""
+    return ScheduleFreeAdamWState(
+        v=namespace(params).zeros_like(params),
+        c2=bias_correction.init(params),
+        average=schedule_free.init(params),
+    )
+
+
+def update(
+    state: ScheduleFreeAdamWState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 2.5e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    warmup_steps: Any = 0.0,
+    maximize: bool = False,
+    equal_weights: bool = False,
+    late_warmup: bool = False,
+    bias_in_lr: bool = False,
+) -> tuple[ScheduleFreeAdamWState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ at yₜ, like the parameters.
+        params: parameters yₜ.
+        lr: learning rate, ≥ 0.
+        b1: part β of the average in yₜ, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        eps: ε ≥ 0, added to the root.
+        weight_decay: decoupled decay rate λ ≥ 0 of yₜ.
+        warmup_steps: number T ≥ 0 of steps in which the rate rises; 0 for none.
+        maximize: climb instead of descend (the decay keeps its sign).
+        equal_weights: weigh all steps alike instead of by the square of the largest rate so far.
+        late_warmup: take the step before's rate in the warm-up, which begins with 0 (optax).
+        bias_in_lr: correct the bias of the root in the rate, for the decay and the weights as well.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> theta = np.array([1.0])
+    >>> state, step = update(init(theta), np.array([-7.0]), theta, lr=0.25)
+    >>> step.round(6).tolist()
+    [0.25]
+    """
+    xp = namespace(grad)
+    params = needed(params, "schedule_free_adamw")
+    g = objective_gradient(grad, None, maximize=maximize)
+    v = b2 * state.v + (1 - b2) * (g * g)
+    c2 = bias_correction.advance(state.c2, b2)
+    before = state.average.t
+    rate = warmed_up(lr, before + 1, warmup_steps)
+    base = warmed_up(lr, before, warmup_steps) if late_warmup else rate
+    root = xp.sqrt(v)
+    if bias_in_lr:
+        rate, base = xp.sqrt(c2.value) * rate, xp.sqrt(c2.value) * base
+    else:
+        root = root / xp.sqrt(c2.value)
+    u = decoupled_decay(-base * g / (root + eps), params, lr=base, weight_decay=weight_decay)
+    average, step = schedule_free.advance(
+        state.average, u, params, rate=rate, b1=b1, equal_weights=equal_weights
+    )
+    return ScheduleFreeAdamWState(v, c2, average), step

@@ -1,0 +1,176 @@
+"""Shampoo: gradients of matrices, preconditioned from the left and from the right.
+
+    L ← L + Gₜ·Gₜᵀ,  R ← R + Gₜᵀ·Gₜ    (εI at the start)
+    Uₜ = L^(−1/4)·Gₜ·R^(−1/4)
+    Mₜ = μ·Mₜ₋₁ + Uₜ
+    θₜ = θₜ₋₁ − lr·Mₜ
+
+with the L2 penalty of ``weight_decay`` in Gₜ. A vector has L only, and −1/2 for −1/4; a tensor of
+more axes is a matrix with its first axis as rows. An axis longer than 1024 has the diagonal
+of its matrix instead. The roots are renewed every ``update_interval`` steps, the first of them
+included.
+
+Sums of squares lose the small eigenvalues, in float32 those below 1e-7 of the largest, which may
+come out negative. So the root is that of L + ridge·‖L‖·I (Frobenius norm), as proposed by Anil et
+al.; the paper has none.
+
+Products and roots are those of :mod:`optstudy_core.matrix`, the same bits in every library; they
+cost far more than an elementwise rule: renew the roots every ten steps or more in earnest. On a GPU
+the iteration for the roots waits for the device.
+
+Source: Gupta, Koren and Singer 2018, Algorithms 1 and 2 (`gupta2018shampoo`); Anil, Gupta, Koren,
+Regan and Singer 2020 (`anil2020scalable`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.axes import axis_sum, flattened, parts, reshaped
+from optstudy_core.arrays.leafwise import leafwise
+from optstudy_core.arrays.matrix import identity, inverse_root, matmul, transposed, when
+from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays.reductions import leaf_norm
+from optstudy_core.parts.terms import objective_gradient
+
+BIBTEX = ("gupta2018shampoo", "anil2020scalable")
+
+LONGEST = 1024
+"""The longest axis that has a whole matrix."""
+
+DIALECTS: dict[str, dict[str, Any]] = {"scalable": {}, "paper": {"ridge": 0.0}}
+
+
+class ShampooState(NamedTuple):
+    """What Shampoo carries.
+
+    Attributes:
+        m: momentum Mₜ, like the parameters; 0 at the start; ``None`` without momentum.
+        sums: L and R, or their diagonals, one after the other as a vector; εI at the start.
+        roots: their inverse roots in the same order; 0 at the start.
+        t: steps since the roots were renewed; shape () per leaf; 0 at the start.
+    """
+
+    m: Array | None
+    sums: Array
+    roots: Array
+    t: Array
+
+
+@leafwise
+def init(params: Array, *, eps: Any = 1e-4, momentum: Any = 0.0) -> ShampooState:
+    """Return the state before the first step; no momentum if it is the number 0."""
+    xp = namespace(params)
+    m = None if absent(momentum) else xp.zeros_like(params)
+    matrix = reshaped(params, rows_and_columns(params.shape))
+    sums = []
+    for axis, shape in enumerate(preconditioners(params.shape)):
+        ones = xp.ones_like(axis_sum(matrix, 1 - axis))
+        unit = identity(matrix if axis == 0 else transposed(matrix)) if is_full(shape) else ones
+        sums.append(eps * unit)
+    start = flattened(sums)
+    return ShampooState(m, start, xp.zeros_like(start), scalar(params, 0.0))
+
+
+@leafwise
+def update(
+    state: ShampooState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 0.1,
+    momentum: Any = 0.0,
+    weight_decay: Any = 0.0,
+    eps: Any = 1e-4,
+    maximize: bool = False,
+    update_interval: Any = 1.0,
+    ridge: Any = 1e-6,
+) -> tuple[ShampooState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient Gₜ, like the parameters.
+        params: parameters θₜ₋₁; read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        momentum: μ ≥ 0.
+        weight_decay: L2 penalty ≥ 0, added to the gradient.
+        eps: ε ≥ 0 of the first L and R (read by :func:`init`).
+        maximize: climb instead of descend (the penalty keeps its sign).
+        update_interval: number ≥ 1 of steps from one renewal of the roots to the next.
+        ridge: ≥ 0, relative to the norm of L, added to its diagonal for the root.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is weight decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> g = np.diag([4.0, 1.0])
+    >>> _, step = update(init(g), g, lr=1.0)
+    >>> step.round(3).tolist()  # both directions count alike
+    [[-1.0, -0.0], [-0.0, -1.0]]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
+    shapes = preconditioners(grad.shape)
+    order = 2 * len(shapes)
+    u = reshaped(g, rows_and_columns(grad.shape))
+    grams = [
+        (matmul(x, transposed(x)) if is_full(shape) else axis_sum(x * x, 1))
+        for shape, x in zip(shapes, (u, transposed(u)), strict=False)
+    ]
+    sums = state.sums + flattened(grams)
+
+    def renewed(sums: Array) -> tuple[Array]:
+        roots = [
+            _matrix_root(x, order, ridge) if is_full(shape) else _diagonal_root(x, order)
+            for shape, x in zip(shapes, parts(sums, shapes), strict=True)
+        ]
+        return (flattened(roots),)
+
+    (roots,) = when(state.t == 0, renewed, (sums,), (state.roots,))
+    for shape, root in zip(shapes, parts(roots, shapes), strict=True):
+        u = transposed(matmul(root, u) if is_full(shape) else root * u)
+    u = reshaped(u, grad.shape)  # a vector lies on its side, in the same order
+    t = state.t + 1
+    t = xp.where(t >= update_interval, 0.0, t)
+    m = state.m
+    if not absent(momentum):
+        u = m = momentum * (xp.zeros_like(u) if m is None else m) + u
+    return ShampooState(m, sums, roots, t), -lr * u
+
+
+def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of a leaf as a matrix: a vector is one column."""
+    rows = shape[0] if shape else 1
+    return rows, math.prod(shape[1:])
+
+
+def preconditioners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the shapes of L and, for more than a vector, of R: (n, n), or (n, 1) of a diagonal.
+
+    >>> preconditioners((3, 5000))
+    [(3, 3), (5000, 1)]
+    """
+    lengths = rows_and_columns(shape)[: 1 if len(shape) < 2 else 2]
+    return [(n, n if n <= LONGEST else 1) for n in lengths]
+
+
+def is_full(shape: tuple[int, int]) -> bool:
+    """Tell whether a preconditioner is a whole matrix."""
+    return shape[0] == shape[1]
+
+
+def _matrix_root(x: Array, order: int, ridge: Any) -> Array:
+    if not absent(ridge):
+        x = x + (ridge * leaf_norm(x)) * identity(x)
+    return inverse_root(x, order)
+
+
+def _diagonal_root(x: Array, order: int) -> Array:
+    xp = namespace(x)
+    root = xp.sqrt(x)
+    return 1 / (root if order == 2 else xp.sqrt(root))

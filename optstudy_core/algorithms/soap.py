@@ -1,0 +1,188 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
+
+    Mₜ = β₁·Mₜ₋₁ + (1 − β₁)·Gₜ
+    G' = Q_Lᵀ·Gₜ·Q_R,  M' = Q_Lᵀ·Mₜ·Q_R
+    Vₜ = β₂·Vₜ₋₁ + (1 − β₂)·G'²
+    θₜ = θₜ₋₁ − lr·λ·θₜ₋₁ − lr·Q_L·((M'/(1 − β₁ᵗ)) / (√(Vₜ/(1 − β₂ᵗ)) + ε))·Q_Rᵀ
+    L ← β·L + (1 − β)·Gₜ·Gₜᵀ,  R ← β·R + (1 − β)·Gₜᵀ·Gₜ
+    Q_L ← QR(L·Q_L),  Q_R ← QR(R·Q_R)    every ``precondition_frequency`` steps
+
+QR is the orthonormal factor; before it the columns of Q, and with them Vₜ, are put in the order of
+the diagonal of Qᵀ·L·Q, the largest first. The first call takes no step: it begins L and R, and Q_L
+and Q_R are their eigenvectors. A leaf that is no matrix takes Adam's step (a vector) or is a matrix
+with its first axis as rows; an axis longer than 1024 is not turned. This is the authors' program,
+of which the paper's Algorithm 3 says less.
+
+Products, eigenvectors and QR are those of :mod:`optstudy_core.matrix` and
+:mod:`optstudy_core.eigen`, the same bits in every library; they cost far more than an elementwise
+rule.
+
+Source: Vyas, Morwani, Zhao, Shapira, Brandfonbrener, Janson and Kakade 2025, Algorithm 3
+(`vyas2025soap`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.axes import axis_sum, flattened, parts, reshaped
+from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
+from optstudy_core.arrays.leafwise import leafwise, nothing
+from optstudy_core.arrays.matrix import identity, matmul, transposed, when
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.states import chosen
+from optstudy_core.parts.terms import decoupled_decay, objective_gradient
+
+from .shampoo import LONGEST, rows_and_columns
+
+BIBTEX = ("vyas2025soap",)
+
+DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
+
+
+class SOAPState(NamedTuple):
+    """What SOAP carries.
+
+    Attributes:
+        m: first moment Mₜ, like the parameters; 0 at the start.
+        v: second moment Vₜ in the eigenbasis, like the parameters; 0 at the start.
+        grams: L and R of the axes that are turned, one after the other as a vector; 0 at the start.
+        bases: Q_L and Q_R in the same order; unit matrices at the start.
+        c1: 1 − β₁ᵗ; shape () per leaf; 0 at the start.
+        c2: 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: steps since the bases were turned; shape () per leaf; 0 at the start, and then from 1.
+    """
+
+    m: Array
+    v: Array
+    grams: Array
+    bases: Array
+    c1: BiasCorrection
+    c2: BiasCorrection
+    t: Array
+
+
+@leafwise
+def init(params: Array) -> SOAPState:
+    """Return the state before the first step."""
+    xp = namespace(params)
+    zeros = xp.zeros_like(params)
+    matrix = reshaped(params, rows_and_columns(params.shape))
+    units = [identity(x) for x in _turned_axes(matrix, params.shape)]
+    bases = flattened(units) if units else nothing(params)
+    c = bias_correction.init(params)
+    return SOAPState(zeros, zeros, xp.zeros_like(bases), bases, c, c, scalar(params, 0.0))
+
+
+@leafwise
+def update(
+    state: SOAPState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 3e-3,
+    b1: Any = 0.95,
+    b2: Any = 0.95,
+    b3: Any = 0.95,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.01,
+    maximize: bool = False,
+    precondition_frequency: Any = 10.0,
+) -> tuple[SOAPState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient Gₜ, like the parameters.
+        params: parameters θₜ₋₁; read if there is weight decay.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the first moment, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        b3: decay β of L and R, in [0, 1).
+        eps: ε ≥ 0, added outside the root.
+        weight_decay: λ ≥ 0, decoupled.
+        maximize: climb instead of descend.
+        precondition_frequency: number ≥ 1 of steps from one turn of the bases to the next.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is weight decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> theta, g = np.zeros((2, 2)), np.array([[3.0, 1.0], [1.0, 3.0]])
+    >>> state, step = update(init(theta), g, theta, lr=0.1)
+    >>> step.tolist()  # the first call begins the preconditioner
+    [[0.0, 0.0], [0.0, 0.0]]
+    >>> _, step = update(state, g, theta, lr=0.1)
+    >>> step.round(3).tolist()  # along both eigenvectors, (1, 1) and (1, -1), by 0.1
+    [[-0.1, -0.0], [-0.0, -0.1]]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, None, maximize=maximize)
+    shape, matrix = grad.shape, rows_and_columns(grad.shape)
+    turned = [n if n <= LONGEST and len(shape) > 1 else 0 for n in matrix]
+    squares = [(n, n) for n in turned if n]
+    begins = state.t == 0
+
+    def in_basis(x: Array, bases: Array, back: bool = False) -> Array:
+        """Return Q_Lᵀ·x·Q_R, or back from there; x is a matrix."""
+        known = iter(parts(bases, squares))
+        for n in turned:
+            if n:
+                q = next(known)
+                x = matmul(q if back else transposed(q), x)
+            x = transposed(x)
+        return x
+
+    g2 = reshaped(g, matrix)
+    c1 = bias_correction.advance(state.c1, b1)
+    c2 = bias_correction.advance(state.c2, b2)
+    m = b1 * state.m + (1 - b1) * g
+    rotated = in_basis(g2, state.bases)
+    v = b2 * reshaped(state.v, matrix) + (1 - b2) * (rotated * rotated)
+    direction = (in_basis(reshaped(m, matrix), state.bases) / c1.value) / (
+        xp.sqrt(v / c2.value) + eps
+    )
+    u = reshaped(in_basis(direction, state.bases, back=True), shape)
+    step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
+    step = xp.where(begins, 0.0, step)
+    v = xp.where(begins, reshaped(state.v, matrix), v)
+    m = xp.where(begins, state.m, m)
+    c1, c2 = chosen(begins, state.c1, c1), chosen(begins, state.c2, c2)
+    grams, bases = state.grams, state.bases
+    t = xp.where(state.t >= precondition_frequency, 1.0, state.t + 1)
+    if squares:
+        own = [matmul(x, transposed(x)) for x in _turned_axes(g2, shape)]
+        grams = b3 * grams + (1 - b3) * flattened(own)
+
+        def first(grams: Array) -> tuple[Array]:
+            return (flattened([eigenvectors(x) for x in parts(grams, squares)]),)
+
+        def again(grams: Array, bases: Array, v: Array) -> tuple[Array, Array]:
+            known = zip(parts(grams, squares), parts(bases, squares), strict=True)
+            found = []
+            for n in turned:
+                if n:
+                    gram, q = next(known)
+                    turned_gram = matmul(gram, q)
+                    sizes = axis_sum(q * turned_gram, 0)
+                    v = by_size(v, sizes, 0)
+                    found.append(orthonormal(by_size(turned_gram, sizes, 1)))
+                v = transposed(v)
+            return flattened(found), v
+
+        (bases,) = when(begins, first, (grams,), (bases,))
+        due = state.t >= precondition_frequency
+        bases, v = when(due, again, (grams, bases, v), (bases, v))
+    return SOAPState(m, reshaped(v, shape), grams, bases, c1, c2, t), step
+
+
+def _turned_axes(matrix: Array, shape: tuple[int, ...]) -> list[Array]:
+    """Return for each axis that is turned the matrix with that axis as rows."""
+    if len(shape) < 2:
+        return []
+    return [x for x in (matrix, transposed(matrix)) if 0 < x.shape[0] <= LONGEST]

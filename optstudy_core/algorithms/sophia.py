@@ -1,0 +1,122 @@
+"""Sophia: momentum over an estimate of the Hessian's diagonal, clipped.
+
+    mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
+    uₜ = clip(mₜ/(1 − β₁ᵗ) / max(γ·hₜ₋₁, ε), −ρ, ρ)
+    θₜ = θₜ₋₁ − lr·(uₜ + λ·θₜ₋₁)
+    hₜ = β₂·hₜ₋₁ + (1 − β₂)·ĥₜ    if t − 1 is a multiple of k, else hₜ₋₁
+
+ĥₜ is an estimate of the diagonal of the Hessian where the gradient was taken, ``hessian``: that of
+Hutchinson, ``optstudy_torch.hutchinson`` and ``optstudy_jax.hutchinson``, or of Gauss, Newton and
+Bartlett. It is looked at every k = ``update_interval`` steps only; in the other steps it may be
+anything, or ``None``. A step with ``hessian=None`` leaves h as it is, whatever its number.
+
+The paper takes the new hₜ for the step already (``hessian_first``), and does not correct the bias
+of mₜ (``debias``). optax draws the estimate itself, from ``obj_fn``.
+
+Source: Liu, Li, Hall, Liang and Ma 2024, Algorithm 3 (`liu2024sophia`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.terms import decoupled_decay, objective_gradient
+
+BIBTEX = ("liu2024sophia",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "optax": {},
+    "paper": {"eps": 1e-12, "weight_decay": 0.2, "debias": False, "hessian_first": True},
+}
+
+
+class SophiaState(NamedTuple):
+    """What Sophia carries.
+
+    Attributes:
+        m: averaged gradient mₜ, like the parameters; 0 at the start.
+        h: averaged diagonal of the Hessian hₜ, like the parameters; 0 at the start.
+        c: 1 − β₁ᵗ; shape () per leaf; 0 at the start.
+        t: steps since the last estimate was due; shape () per leaf; 0 at the start.
+    """
+
+    m: Array
+    h: Array
+    c: BiasCorrection
+    t: Array
+
+
+def init(params: Array) -> SophiaState:
+    """Return the state before the first step."""
+    zeros = namespace(params).zeros_like(params)
+    return SophiaState(zeros, zeros, bias_correction.init(params), scalar(params, 0.0))
+
+
+def update(
+    state: SophiaState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    hessian: Array | None = None,
+    lr: Any = 1e-3,
+    b1: Any = 0.965,
+    b2: Any = 0.99,
+    eps: Any = 1e-8,
+    weight_decay: Any = 1e-4,
+    gamma: Any = 0.01,
+    clip_threshold: Any = 1.0,
+    update_interval: Any = 10.0,
+    maximize: bool = False,
+    debias: bool = True,
+    hessian_first: bool = False,
+) -> tuple[SophiaState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: parameters θₜ₋₁; read if there is weight decay.
+        hessian: estimate ĥₜ of the diagonal of the Hessian, like the parameters; or ``None``.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the averaged gradient, in [0, 1).
+        b2: decay β₂ of the averaged estimates, in [0, 1).
+        eps: ε ≥ 0, the least that the gradient is divided by.
+        weight_decay: λ ≥ 0, decoupled.
+        gamma: factor γ ≥ 0 of the Hessian.
+        clip_threshold: ρ ≥ 0; a step has no coordinate beyond lr·ρ, without decay.
+        update_interval: number k ≥ 1 of steps from estimate to estimate.
+        maximize: climb instead of descend (the Hessian is that of the objective, too).
+        debias: divide mₜ by 1 − β₁ᵗ.
+        hessian_first: take the estimate into h before the step.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    Raises:
+        ValueError: if there is weight decay and ``params`` is ``None``.
+
+    >>> import numpy as np
+    >>> theta, curvature = np.array([1.0, 1.0]), np.array([1.0, 100.0])
+    >>> given = {"hessian": curvature, "hessian_first": True, "b2": 0.0, "gamma": 1.0, "lr": 0.5}
+    >>> _, step = update(init(theta), curvature * theta, theta, weight_decay=0.0, **given)
+    >>> step.tolist()  # Newton's, half as long
+    [-0.5, -0.5]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, None, maximize=maximize)
+    m = b1 * state.m + (1 - b1) * g
+    c = bias_correction.advance(state.c, b1)
+    h = state.h
+    if hessian is not None:
+        estimate = objective_gradient(hessian, None, maximize=maximize)
+        h = xp.where(state.t == 0, b2 * h + (1 - b2) * estimate, h)
+    scale = xp.maximum(gamma * (h if hessian_first else state.h), eps)
+    u = (m / c.value if debias else m) / scale
+    u = xp.minimum(xp.maximum(u, -clip_threshold), clip_threshold)
+    step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
+    t = state.t + 1
+    t = xp.where(t >= update_interval, 0.0, t)
+    return SophiaState(m, h, c, t), step

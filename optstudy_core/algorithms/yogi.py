@@ -1,0 +1,115 @@
+"""Yogi: Adam whose second moment grows and falls by no more than (1 − β₂)·g².
+
+    mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
+    vₜ = vₜ₋₁ − (1 − β₂)·sign(vₜ₋₁ − gₜ²)·gₜ²
+    θₜ = θₜ₋₁ − lr·mₜ / (√vₜ + ε)
+
+With ``correct_bias`` (optax) mₜ / (1 − β₁ᵗ) and vₜ / (1 − β₂ᵗ) take the place of mₜ and vₜ.
+optax starts both moments at 1e-6, so that a parameter moves there without ever having had a
+gradient; in the paper m₀ = 0, and v₀ is 0 or the square of a first gradient.
+
+Source: Zaheer, Reddi, Sachan, Kale and Kumar 2018, Algorithm 2 (`zaheer2018adaptive`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.terms import objective_gradient
+
+BIBTEX = ("zaheer2018adaptive",)
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "optax": {
+        "correct_bias": True,
+        "initial_accumulator_value": 1e-6,
+        "initial_first_moment": 1e-6,
+    },
+}
+
+
+class YogiState(NamedTuple):
+    """What Yogi carries.
+
+    Attributes:
+        m: first moment mₜ, like the parameters; 0 at the start (m₀ comes at the first step).
+        v: second moment vₜ, like the parameters; 0 at the start (v₀ comes at the first step).
+        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
+        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+    """
+
+    m: Array
+    v: Array
+    c1: BiasCorrection
+    c2: BiasCorrection
+
+
+def init(params: Array) -> YogiState:
+    """Return the state before the first step: every field is zero."""
+    zeros = namespace(params).zeros_like
+    return YogiState(
+        m=zeros(params),
+        v=zeros(params),
+        c1=bias_correction.init(params),
+        c2=bias_correction.init(params),
+    )
+
+
+def update(
+    state: YogiState,
+    grad: Array,
+    params: Array | None = None,
+    *,
+    lr: Any = 1e-2,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-3,
+    maximize: bool = False,
+    correct_bias: bool = False,
+    initial_accumulator_value: Any = 0.0,
+    initial_first_moment: Any = 0.0,
+) -> tuple[YogiState, Array]:
+    """Return the new state and the step, which is added to the parameters.
+
+    Args:
+        state: of :func:`init` or of the last update.
+        grad: gradient gₜ, like the parameters.
+        params: not read.
+        lr: learning rate, ≥ 0.
+        b1: decay β₁ of the first moment, in [0, 1).
+        b2: decay β₂ of the second moment, in [0, 1).
+        eps: ε ≥ 0, added to the root.
+        maximize: climb instead of descend.
+        correct_bias: divide the moments by 1 − βᵗ.
+        initial_accumulator_value: v₀ ≥ 0, read at the first step.
+        initial_first_moment: m₀, read at the first step.
+
+    Returns:
+        ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
+
+    >>> import numpy as np
+    >>> state, step = update(init(np.zeros(1)), np.ones(1), initial_accumulator_value=4.0)
+    >>> state.v.tolist()  # it falls by (1 − β₂)·g²
+    [3.999]
+    """
+    xp = namespace(grad)
+    g = objective_gradient(grad, None, maximize=maximize)
+    square = g * g
+    c1 = bias_correction.advance(state.c1, b1)
+    c2 = bias_correction.advance(state.c2, b2)
+    first, second = state.m, state.v
+    if not absent(initial_first_moment):
+        first = xp.where(state.c1.value > 0, first, initial_first_moment)
+    if not absent(initial_accumulator_value):
+        second = xp.where(state.c1.value > 0, second, initial_accumulator_value)
+    m = b1 * first + (1 - b1) * g
+    v = second - (1 - b2) * (xp.sign(second - square) * square)
+    if correct_bias:
+        step = -(lr / c1.value) * m / (bias_correction.root(v, c2) + eps)
+    else:
+        step = -lr * m / (xp.sqrt(v) + eps)
+    return YogiState(m, v, c1, c2), step

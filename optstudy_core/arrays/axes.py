@@ -1,0 +1,188 @@
+"""Sums, means and maxima along the axes of a leaf, the same bits in every library.
+
+A mean is a sum in float64 in one order: padded with zeros to a power of two of rows, and then the
+halves are added until one row is left; the quotient is rounded once to the working dtype. The error
+is that of log₂ n additions in float64. A maximum is exact in any order.
+
+Bare arrays are measured on the host; those of JAX inside ``jit`` need the adapter.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import array_api_compat
+
+from .leaves import Leaves
+from .namespace import Array, namespace
+from .numpy_backend import NumPy
+from .passes import to_numpy
+
+_TERMS = 4
+"""Parts that a sum along an axis takes at once, a power of two.
+
+The additions and their order do not depend on it. XLA makes one loop of four; of two, or of eight,
+it keeps copies of the whole leaf. NumPy has less to write than with two.
+"""
+
+
+def axis_mean(x: Array, axis: int) -> Array:
+    """Return the mean along an axis, which stays with length 1; 0 of an empty one.
+
+    Args:
+        x: an array of any shape but ().
+        axis: of ``x``, may count from the end.
+
+    >>> import numpy as np
+    >>> axis_mean(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).round(3).tolist()
+    [[3.0], [0.167]]
+    """
+    return _in_double(_mean, x, axis)
+
+
+def axis_sum(x: Array, axis: int) -> Array:
+    """Return the sum along an axis, which stays with length 1; 0 of an empty one.
+
+    Args:
+        x: an array of any shape but ().
+        axis: of ``x``, may count from the end.
+
+    >>> import numpy as np
+    >>> axis_sum(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).tolist()
+    [[9.0], [0.5]]
+    """
+    return _in_double(_sum, x, axis)
+
+
+def rest_max(x: Array, axis: int) -> Array:
+    """Return for each index of an axis the maximum over all other axes, a vector; 0 of none.
+
+    Args:
+        x: an array of any shape but ().
+        axis: of ``x``.
+
+    >>> import numpy as np
+    >>> rest_max(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), 0).tolist()
+    [6.0, 0.5]
+    """
+    return _rearranged(functools.partial(_rest_max, axis=axis), x)
+
+
+def concatenated(vectors: Sequence[Array]) -> Array:
+    """Return vectors, one after the other, as one."""
+    return _rearranged(lambda *parts: namespace(parts[0]).concat(parts), *vectors)
+
+
+def flattened(arrays: Sequence[Array]) -> Array:
+    """Return arrays, one after the other, as one vector; :func:`parts` undoes it."""
+    return concatenated([reshaped(x, (math.prod(x.shape),)) for x in arrays])
+
+
+def slices(vector: Array, shape: Sequence[int]) -> list[Array]:
+    """Return, for each axis of a shape, its part of a vector, with as many axes as the shape.
+
+    >>> import numpy as np
+    >>> [x.shape for x in slices(np.arange(5.0), (2, 3))]
+    [(2, 1), (1, 3)]
+    """
+    wide = [(1,) * i + (n,) + (1,) * (len(shape) - i - 1) for i, n in enumerate(shape)]
+    return parts(vector, wide)
+
+
+def parts(vector: Array, shapes: Sequence[Sequence[int]]) -> list[Array]:
+    """Return the parts of a vector, one after the other, as arrays of these shapes.
+
+    >>> import numpy as np
+    >>> [x.tolist() for x in parts(np.arange(5.0), [(2, 2), (1,)])]
+    [[[0.0, 1.0], [2.0, 3.0]], [4.0]]
+    """
+    found, begin = [], 0
+    for shape in shapes:
+        end = begin + math.prod(shape)
+        found.append(
+            _rearranged(lambda v, b=begin, e=end, s=shape: v[b:e].reshape(tuple(s)), vector)
+        )
+        begin = end
+    return found
+
+
+def reshaped(x: Array, shape: Sequence[int]) -> Array:
+    """Return the elements in another shape."""
+    return _rearranged(lambda v: v.reshape(tuple(shape)), x)
+
+
+def _rest_max(x: Any, axis: int) -> Any:
+    xp = namespace(x)
+    if not math.prod(x.shape):
+        return xp.zeros((x.shape[axis],), dtype=x.dtype, device=device_of(x))
+    return xp.max(x, axis=tuple(i for i in range(x.ndim) if i != axis))
+
+
+def _mean(x: Leaves, axis: int) -> Leaves:
+    """Return the mean of float64 numbers."""
+    mean: Leaves = _sum(x, axis) / max(x.shape[axis], 1)
+    return mean
+
+
+def _sum(x: Leaves, axis: int) -> Leaves:
+    """Return the sum of float64 numbers."""
+    found = x.backend.sum_along(x, axis)
+    if found is not None:
+        return found
+    total, rows = x, 1 << max(x.shape[axis] - 1, 0).bit_length()
+    if not x.shape[axis]:
+        return x.backend.rearrange(functools.partial(_part, axis=axis, begin=0, end=1), x)
+    while rows > 1:
+        count = min(rows, _TERMS)
+        rows //= count
+        terms = [
+            x.backend.rearrange(functools.partial(_part, axis=axis, begin=b, end=b + rows), total)
+            for b in range(0, rows * count, rows)
+        ]
+        while count > 1:  # the order of one half after the other
+            count //= 2
+            terms = [low + high for low, high in zip(terms[:count], terms[count:], strict=True)]
+        (total,) = terms
+    return total
+
+
+def _part(x: Any, axis: int, begin: int, end: int) -> Any:
+    """Return a part along an axis, with zeros where it ends behind the array."""
+    index = [slice(None)] * x.ndim
+    index[axis] = slice(begin, end)
+    part = x[tuple(index)]
+    missing = end - begin - part.shape[axis]
+    if not missing:
+        return part
+    xp, shape = namespace(x), [*x.shape]
+    shape[axis] = missing
+    zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device_of(x))
+    return xp.concat([part, zeros], axis=axis)
+
+
+def device_of(x: Any) -> Any:
+    """Return where new arrays go; those of JAX go where they are used."""
+    return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
+
+
+def _rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
+    if isinstance(arrays[0], Leaves):
+        return arrays[0].backend.rearrange(function, *arrays)
+    return function(*arrays)
+
+
+def _in_double(function: Callable[[Leaves, int], Leaves], x: Array, axis: int) -> Array:
+    def compute(tree: Leaves) -> Leaves:
+        return tree.backend.in_double(function, tree, axis=axis)
+
+    return _on_leaves(compute, x)
+
+
+def _on_leaves(function: Callable[[Leaves], Leaves], x: Array) -> Array:
+    if isinstance(x, Leaves):
+        return function(x)
+    result = function(Leaves([to_numpy(x)], NumPy())).values[0]
+    return namespace(x).asarray(result, dtype=x.dtype, device=device_of(x))

@@ -1,0 +1,365 @@
+"""How long a step is and how it is turned: norms and angles of trees as one vector.
+
+A sum over all parameters depends on its order, and the order differs between libraries, splits
+and devices. With ``exact=True`` it does not (:mod:`optstudy_core.exact_sum` says how, and how
+accurate it is); with ``exact=False`` it is a plain float64 sum.
+
+Products of two float32, bfloat16 or float16 numbers are exact in float64. Vectors with float64
+entries are first scaled by powers of two, so nothing overflows; their products are rounded once
+each, and the sum of the rounded products is exact, so the error of a dot product is at most about
+2⁻⁵²·Σ|u·v|. Plain sums are not scaled.
+
+A tree is an array, or dicts, lists and tuples of trees, or ``None`` (empty). The norm of an empty
+tree is 0. A vector of norm 0 has no direction: its cosines and angles are NaN, as they are where
+an entry is NaN or infinite; norms and dot products follow IEEE 754 there. No exception is raised
+for values. Arrays of any library are computed on the host here, block by block (sharded torch
+tensors are put together for it, so all processes have to call); ``optstudy_torch.geometry`` and
+``optstudy_jax.geometry`` run these same lines on the device, also sharded and inside ``jit``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .bits import BIAS, biased_exponent, clipped, power_of_two, size
+from .exact_sum import Library, Vector, exact_sums
+from .namespace import Array
+from .passes import HOST
+
+Result = TypeVar("Result")
+
+
+@np.errstate(all="ignore")
+def total(u: Any, *, exact: bool = True) -> float:
+    """Return the sum of all entries of a tree; error at most 2⁻⁵²·Σ|u|.
+
+    Args:
+        u: tree of real arrays.
+        exact: independent of order, split and library; else a plain sum.
+
+    Raises:
+        TypeError: for complex arrays.
+
+    >>> total([np.array([1e100, 1.0]), np.array(-1e100)])
+    0.0
+    >>> total([np.array([1e12, 0.1]), np.array(-1e12)])
+    0.1
+    """
+    return float(vector_total(HOST, *leaves(u), exact=exact))
+
+
+@np.errstate(all="ignore")
+def norm(u: Any, *, exact: bool = True) -> float:
+    """Return the Euclidean norm ‖u‖₂ of a tree as one vector.
+
+    Args:
+        u: tree of real arrays of any shape; float32, float64, bfloat16, float16 or integers.
+        exact: independent of order, split and library (see the module); else a plain sum.
+
+    Raises:
+        TypeError: for complex arrays.
+
+    >>> norm({"weight": np.float32([[3.0]]), "bias": np.float32(4.0)})
+    5.0
+    """
+    return float(vector_norm(HOST, *leaves(u), exact=exact))
+
+
+@np.errstate(all="ignore")
+def dot(u: Any, v: Any, *, exact: bool = True) -> float:
+    """Return the dot product of two trees as vectors; error at most about 2⁻⁵²·Σ|u·v|.
+
+    Args:
+        u: tree of real arrays.
+        v: tree of the same structure and shapes.
+        exact: independent of order, split and library; else a plain sum.
+
+    Raises:
+        TypeError: for complex arrays.
+        ValueError: if structures or shapes differ.
+
+    >>> dot([np.array([1.0, 2.0])], [np.array([3.0, -1.0])])
+    1.0
+    """
+    return float(vector_dot(HOST, *leaves(u, v), exact=exact))
+
+
+@np.errstate(all="ignore")
+def cosine(u: Any, v: Any, *, exact: bool = True) -> float:
+    """Return the cosine of the angle between two trees; NaN if one of them is zero.
+
+    Args and errors as for :func:`dot`.
+
+    >>> cosine(np.array([2.0, 0.0]), np.array([3.0, 4.0]))
+    0.6
+    """
+    return float(vector_cosine(HOST, *leaves(u, v), exact=exact))
+
+
+@np.errstate(all="ignore")
+def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float:
+    """Return the angle between two trees, in radians from 0 to π; NaN if one of them is zero.
+
+        φ = 2·atan2(‖u/‖u‖ − v/‖v‖‖, ‖u/‖u‖ + v/‖v‖‖)
+
+    which stays accurate near 0 and π, where the inverse cosine loses half the digits.
+    Source: Kahan 2006 (`kahan2006futile`), whose form without divisions is computed.
+
+    Args:
+        u: tree of real arrays.
+        v: tree of the same structure and shapes.
+        degrees: return degrees from 0 to 180 instead.
+        exact: independent of order, split and library; else a plain sum.
+
+    Raises:
+        TypeError: for complex arrays.
+        ValueError: if structures or shapes differ.
+
+    >>> angle(np.array([1.0, 0.0]), np.array([0.0, -2.0]), degrees=True)
+    90.0
+    """
+    between, across = vector_chords(HOST, *leaves(u, v), exact=exact)
+    return angle_from_chords(float(between), float(across), degrees=degrees)
+
+
+def per_leaf(function: Callable[..., float], *trees: Any, **options: Any) -> Any:
+    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
+
+    Args:
+        function: which of these functions.
+        *trees: one or two, of the same structure and shapes.
+        **options: its keywords, such as ``exact``.
+
+    Returns:
+        a tree like ``trees[0]`` with a number for each array.
+
+    Raises:
+        ValueError: if structures or shapes differ.
+
+    >>> per_leaf(norm, {"weight": np.array([3.0, 4.0]), "bias": np.array(-2.0)})
+    {'weight': 5.0, 'bias': 2.0}
+    """
+    return map_tree(lambda *leaves: function(*leaves, **options), *trees)
+
+
+def angle_from_chords(between: float, across: float, *, degrees: bool = False) -> float:
+    """Return 2·atan2(‖û − v̂‖, ‖û + v̂‖), on the host in double."""
+    radians = 2 * math.atan2(between, across)
+    return math.degrees(radians) if degrees else radians
+
+
+# What every library runs: vectors are lists of arrays with entries, results float64 scalars.
+
+
+def vector_total(library: Library, u: Vector, *, exact: bool) -> Any:
+    """Return the sum of the entries of u."""
+    if not u:
+        return np.float64(0.0)
+    if not exact:
+        return library.plain(lambda x: ((x,),), (u,))[0]
+    scaled = _Scaled(library, u)
+    (value,) = exact_sums(library, lambda x: ((scaled(x),),), (u,))
+    return scaled.back(value)
+
+
+def vector_norm(library: Library, u: Vector, *, exact: bool) -> Any:
+    """Return ‖u‖₂."""
+    if not u:
+        return np.float64(0.0)
+    if not exact:
+        return library.xp.sqrt(library.plain(lambda x: (_square(x),), (u,))[0])
+    scaled = _Scaled(library, u)
+    return scaled.back(_scaled_norm(library, scaled))
+
+
+def vector_dot(library: Library, u: Vector, v: Vector, *, exact: bool) -> Any:
+    """Return u·v."""
+    if not u:
+        return np.float64(0.0)
+    if not exact:
+        return library.plain(lambda x, y: ((x, y),), (u, v))[0]
+    s, t = _Scaled(library, u), _Scaled(library, v)
+    (value,) = exact_sums(library, lambda x, y: ((s(x), t(y)),), (u, v))
+    return s.back(value, t)
+
+
+def vector_cosine(library: Library, u: Vector, v: Vector, *, exact: bool) -> Any:
+    """Return u·v / (‖u‖·‖v‖)."""
+    if not u:
+        return np.float64(math.nan)
+    xp = library.xp
+    s, t = _Scaled(library, u, exact), _Scaled(library, v, exact)
+
+    def terms(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        x, y = s(x), t(y)
+        yield x, y
+        yield _square(x)
+        yield _square(y)
+
+    def ends(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        x, y = s(x), t(y)
+        yield x, y
+        yield (x,)
+        yield (y,)
+
+    if exact:
+        both, end, other = (xp.maximum(*pair) for pair in library.largest(ends, (u, v)))
+        product, uu, vv = exact_sums(library, terms, (u, v), [both, end * end, other * other])
+    else:
+        product, uu, vv = library.plain(terms, (u, v))
+    value = product / (xp.sqrt(uu) * xp.sqrt(vv))
+    one = xp.ones_like(value)
+    return xp.maximum(xp.minimum(value, one), -one)
+
+
+def vector_chords(library: Library, u: Vector, v: Vector, *, exact: bool) -> tuple[Any, Any]:
+    """Return ‖û − v̂‖ and ‖û + v̂‖, as ‖(‖v‖·u ∓ ‖u‖·v)‖ / (‖u‖·‖v‖)."""
+    if not u:
+        return np.float64(math.nan), np.float64(math.nan)
+    xp = library.xp
+    s, t = _Scaled(library, u, exact), _Scaled(library, v, exact)
+    if exact:
+        u_norm, v_norm = _scaled_norm(library, s), _scaled_norm(library, t)
+    else:
+        u_norm, v_norm = (vector_norm(library, x, exact=False) for x in (u, v))
+
+    def chords(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        x, y = v_norm * s(x), u_norm * t(y)
+        yield (x - y,)
+        yield (x + y,)
+
+    def squares(x: Array, y: Array) -> Iterator[tuple[Array, ...]]:
+        for (chord,) in chords(x, y):
+            yield _square(chord)
+
+    if exact:
+        ends = [xp.maximum(up, down) for up, down in library.largest(chords, (u, v))]
+        sums = exact_sums(library, squares, (u, v), [end * end for end in ends])
+    else:
+        sums = library.plain(squares, (u, v))
+    lengths = u_norm * v_norm
+    between, across = (xp.sqrt(value) / lengths for value in sums)
+    return between, across
+
+
+class _Scaled:
+    """Float64 vectors over the power of two below their largest magnitude; others as they are.
+
+    Args:
+        library: of the vector.
+        u: the vector.
+        exact: plain sums are not scaled.
+    """
+
+    def __init__(self, library: Library, u: Vector, exact: bool = True) -> None:
+        self.library, self.vector = library, u
+        self.is_wide = exact and any(_is_wide(x.dtype) for x in u)
+        self._largest: Any = None
+        self.exponent: Any = 0
+        if self.is_wide:
+            # Away from the ends of the range, where there is no power of two for the inverse.
+            exponent = biased_exponent(library.unwrap(self._measure()))
+            exponent = clipped(exponent, BIAS - 1000, BIAS + 1000)
+            self.exponent = exponent - BIAS
+            self._inverse = library.wrap(power_of_two(2 * BIAS - exponent))
+
+    def _measure(self) -> Any:
+        if self._largest is None:
+            ((up, down),) = self.library.largest(lambda x: ((x,),), (self.vector,))
+            self._largest = self.library.xp.maximum(up, down)
+        return self._largest
+
+    @property
+    def largest(self) -> Any:
+        """The largest magnitude of the scaled vector."""
+        return self(self._measure())
+
+    def __call__(self, x: Any) -> Any:
+        """Return a part of the vector, scaled."""
+        return x * self._inverse if self.is_wide else x
+
+    def back(self, value: Any, other: _Scaled | None = None) -> Any:
+        """Return a sum over this vector (or products with another) as of the unscaled ones."""
+        exponent = self.exponent + (0 if other is None else other.exponent)
+        if isinstance(exponent, int):
+            return value
+        half = exponent >> 1  # in two parts, so that nothing but the result overflows
+        for part in (half, exponent - half):
+            value = value * self.library.wrap(power_of_two(part + BIAS))
+        return value
+
+
+def _scaled_norm(library: Library, scaled: _Scaled) -> Any:
+    def terms(x: Array) -> Iterator[tuple[Array, ...]]:
+        yield _square(scaled(x))
+
+    largest = scaled.largest
+    (value,) = exact_sums(library, terms, (scaled.vector,), [largest * largest])
+    return library.xp.sqrt(value)
+
+
+def _square(x: Array) -> tuple[Array, Array]:
+    return x, x
+
+
+@functools.cache
+def _is_wide(dtype: Any) -> bool:
+    return any(name in str(dtype) for name in ("float64", "float128", "longdouble"))
+
+
+# Trees.
+
+
+def map_tree(function: Callable[..., Result], *trees: Any) -> Any:
+    """Apply ``function`` to the arrays of trees of the same structure."""
+    first = trees[0]
+    if first is None:
+        return None
+    if isinstance(first, Mapping | list | tuple):
+        for other in trees[1:]:
+            same = isinstance(other, Mapping) == isinstance(first, Mapping)
+            if not (isinstance(other, Mapping | list | tuple) and same):
+                raise ValueError(f"trees differ: {type(first).__name__} and {type(other).__name__}")
+            if isinstance(first, Mapping) and set(first) != set(other):
+                raise ValueError(f"trees differ: keys {sorted(first)} and {sorted(other)}")
+            if len(first) != len(other):
+                raise ValueError(f"trees differ: {len(first)} and {len(other)} entries")
+        if isinstance(first, Mapping):
+            return {key: map_tree(function, *(t[key] for t in trees)) for key in first}
+        values = [map_tree(function, *entries) for entries in zip(*trees, strict=True)]
+        if isinstance(first, list):
+            return values
+        return type(first)(*values) if hasattr(first, "_fields") else tuple(values)
+    for other in trees[1:]:
+        if not hasattr(other, "shape") or tuple(other.shape) != tuple(first.shape):
+            raise ValueError(
+                f"shapes differ: {tuple(first.shape)} and "
+                f"{tuple(getattr(other, 'shape', ())) if other is not None else None}"
+            )
+    return function(*trees)
+
+
+def leaves(*trees: Any) -> tuple[list[Array], ...]:
+    """Return the non-empty arrays of trees of the same structure, in one order.
+
+    Raises:
+        TypeError: for what is no real array.
+        ValueError: if structures or shapes differ.
+    """
+    columns: tuple[list[Array], ...] = tuple([] for _ in trees)
+
+    def add(*arrays: Any) -> None:
+        for x in arrays:
+            if "complex" in str(x.dtype):  # isdtype does not know bfloat16
+                raise TypeError(f"dtype {x.dtype}: allowed are real dtypes")
+        if size(arrays[0]) > 0:
+            for column, x in zip(columns, arrays, strict=True):
+                column.append(x)
+
+    map_tree(add, *trees)
+    return columns

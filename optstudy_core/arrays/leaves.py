@@ -1,0 +1,417 @@
+"""Several arrays that compute like one: what the adapters hand to the core.
+
+A :class:`Leaves` holds the leaves of a tree of parameters. Its operators and the functions of its
+namespace work leaf by leaf, and each calls the :class:`Backend` once per leaf, which rounds the
+result once (IEEE 754, to nearest even). So the formulas stay as they are written in the core,
+and what a library needs to round them exactly stands in one place: its backend.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, Final
+
+OPERATIONS: Final = (
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "negative",
+    "abs",
+    "sign",
+    "sqrt",
+    "maximum",
+    "minimum",
+    "where",
+    "isfinite",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "equal",
+    "not_equal",
+    "logical_and",
+    "logical_or",
+    "logical_not",
+    "zeros_like",
+    "ones_like",
+)
+"""What a formula may be made of, by the names of the array API standard."""
+
+
+Reduction = Callable[..., Any]
+"""From a :class:`~optstudy_core.exact_sum.Library` and vectors, one float64 scalar."""
+
+
+Trees = tuple["Leaves", ...]
+Step = Callable[..., Trees]
+
+
+class Backend:
+    """How one library computes an operation on one leaf, rounded once.
+
+    Subclasses define :meth:`apply`, :meth:`full` and :meth:`scalar_of`; NumPy's is the definition
+    of the result.
+    """
+
+    name: str
+    operations: tuple[str, ...] = OPERATIONS
+
+    def apply(self, operation: str, *args: Any) -> Any:
+        """Return ``operation`` (a name of :data:`OPERATIONS`) of leaves and Python numbers."""
+        raise NotImplementedError
+
+    def full(self, value: Any, leaf: Any) -> Any:
+        """Return a 0-d array with ``value`` (a number or a float64 scalar), rounded once.
+
+        It has the dtype and the device of ``leaf``.
+        """
+        raise NotImplementedError
+
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
+        """Return the float64 scalar ``function(library, *vectors, exact=True)``."""
+        raise NotImplementedError
+
+    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
+        """Return a scalar for each leaf: of that leaf of the trees, or of the whole trees.
+
+        Args:
+            function: of :mod:`optstudy_core.reductions`; empty leaves are left out of its vectors.
+            trees: of one structure.
+            whole: whether all leaves are one vector.
+        """
+        rows = list(zip(*(tree.values for tree in trees), strict=True))
+        if whole:
+            full = [row for row in rows if math.prod(row[0].shape)]
+            value = self.scalar_of(function, [[row[k] for row in full] for k in range(len(trees))])
+            values = [value] * len(rows)
+        else:
+            values = self.scalars_of(function, rows)
+        return self.fulls(values, trees[0])
+
+    def fulls(self, values: Sequence[Any], tree: Leaves) -> Leaves:
+        """Return what :meth:`full` does of a value for each leaf of a tree."""
+        pairs = zip(values, tree.values, strict=True)
+        return Leaves((self.full(value, leaf) for value, leaf in pairs), self)
+
+    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the float64 scalar of each leaf.
+
+        Args:
+            function: as in :meth:`reduce`.
+            rows: of each leaf, its array in each of the trees.
+        """
+        return [
+            self.scalar_of(function, [[x] if math.prod(x.shape) else [] for x in row])
+            for row in rows
+        ]
+
+    def rearrange(self, function: Callable[..., Any], *trees: Leaves) -> Leaves:
+        """Apply to each leaf a function that moves, picks or repeats elements, without rounding.
+
+        Args:
+            function: of the library's own arrays.
+            trees: its arguments.
+        """
+        rows = zip(*(tree.values for tree in trees), strict=True)
+        return Leaves((self.rearranged(function, *row) for row in rows), self)
+
+    def rearranged(self, function: Callable[..., Any], *leaves: Any) -> Any:
+        """Return what such a function makes of leaves."""
+        return function(*leaves)
+
+    def in_double(
+        self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
+    ) -> Leaves:
+        """Compute a function of each leaf in float64, and round the result to its dtype.
+
+        Args:
+            function: of trees of one leaf; of ``axis`` as well, if there is one.
+            trees: its arguments.
+            axis: along which the function computes, if it leaves all other axes alone: leaves may
+                be cut along the others, or be put side by side along a new one.
+        """
+        if axis is not None:
+            function = functools.partial(function, axis=axis)
+        rows = zip(*(tree.values for tree in trees), strict=True)
+        return Leaves((self.doubled(function, *row) for row in rows), self)
+
+    def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
+        """Return what such a function makes of leaves of one dtype."""
+        raise NotImplementedError
+
+    def sum_along(self, x: Leaves, axis: int) -> Leaves | None:
+        """Return what :func:`optstudy_core.axes.axis_sum` does of float64, if that is faster."""
+        return None
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        """Return the library's product of float64 matrices, of which every sum is exact."""
+        return x @ y
+
+    def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
+        """Return ``function(*trees)`` if ``condition``, one truth, holds, else ``otherwise``.
+
+        The function is not called in vain; a device is waited for.
+        """
+        (truth,) = condition.values
+        return function(*trees) if bool(truth) else otherwise
+
+    def repeat(
+        self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
+    ) -> Trees:
+        """Return what becomes of trees by ``function`` while one truth, ``go_on``, holds.
+
+        Args:
+            function: of as many trees as it returns, of the same shapes.
+            go_on: of the trees.
+            trees: of one leaf each.
+            most: number of repetitions.
+        """
+        for _ in range(most):
+            (truth,) = go_on(*trees).values
+            if not bool(truth):
+                break
+            trees = function(*trees)
+        return trees
+
+    def stacked(self, scalars: Sequence[Any]) -> Any:
+        """Return scalars of the leaves as one vector, or None where that is not of use."""
+        return None
+
+    def unstacked(self, vector: Any) -> Sequence[Any]:
+        """Return the elements of such a vector as the leaves they were."""
+        return [vector[i] for i in range(vector.shape[0])]
+
+    def joined(self, trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> Leaves:
+        """Return one tree.
+
+        Args:
+            trees: its parts.
+            parts: the numbers in the whole of the leaves of each.
+        """
+        return Leaves(in_order(trees, parts), self)
+
+    def map(self, operation: str, *args: Any) -> Leaves:
+        """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf.
+
+        What is a scalar for each leaf is computed as one vector, which costs one call.
+        """
+        several = [a for a in args if isinstance(a, Leaves)]
+        count = several[0].count
+        if any(a.count != count for a in several):
+            raise ValueError(
+                f"{operation} of trees with {[a.count for a in several]} leaves; "
+                "allowed are trees of the same structure"
+            )
+        if count > 1 and all(a.vector is not None for a in several):
+            vector = self.apply(
+                operation, *(a.vector if isinstance(a, Leaves) else a for a in args)
+            )
+            return Scalars(vector, count, self)
+        return Leaves(
+            (
+                self.apply(operation, *(a.values[i] if isinstance(a, Leaves) else a for a in args))
+                for i in range(count)
+            ),
+            self,
+        )
+
+
+def in_order(trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> list[Any]:
+    """Return the leaves of trees by their numbers."""
+    leaves = chain.from_iterable(tree.values for tree in trees)
+    found = dict(zip(chain.from_iterable(parts), leaves, strict=True))
+    return [found[i] for i in range(len(found))]
+
+
+class LeafDtypes:
+    """The dtypes and devices of a tree, leaf by leaf: the ``dtype`` of a :class:`Leaves`."""
+
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: Leaves) -> None:
+        self.tree = tree
+
+
+class LeavesNamespace:
+    """The functions of the array API standard that formulas may use, for :class:`Leaves`."""
+
+    __slots__ = ("_backend",)
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Callable[..., Leaves]:
+        backend = self._backend
+        if name not in backend.operations:
+            raise AttributeError(
+                f"a formula may not use xp.{name}: allowed is what every library rounds alike, "
+                f"{', '.join(backend.operations)}"
+            )
+        return lambda *args: backend.map(name, *args)
+
+    def full(
+        self, shape: tuple[()], value: Any, *, dtype: LeafDtypes, device: None = None
+    ) -> Leaves:
+        """Return ``value`` as a 0-d array for each leaf of the tree whose ``dtype`` is given."""
+        if shape != ():
+            raise ValueError(f"shape = {shape!r}: only () fits every leaf of a tree")
+        return self._backend.fulls([value] * dtype.tree.count, dtype.tree)
+
+
+def _binary(operation: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def forward(self: Leaves, other: Any) -> Leaves:
+        return self.backend.map(operation, self, other)
+
+    def reflected(self: Leaves, other: Any) -> Leaves:
+        return self.backend.map(operation, other, self)
+
+    return forward, reflected
+
+
+def _unary(operation: str) -> Callable[..., Any]:
+    return lambda self: self.backend.map(operation, self)
+
+
+UNKNOWN: Final = object()
+"""The vector of a tree before it is asked for."""
+
+
+class Leaves:
+    """The leaves of a tree of arrays, with the operators of one array.
+
+    Args:
+        values: one array a leaf, as the backend keeps them.
+        backend: computes the operations.
+
+    Attributes:
+        kept: what the backend keeps of it.
+
+    >>> import numpy as np
+    >>> from optstudy_core.arrays.numpy_backend import NumPy
+    >>> tree = Leaves([np.float32([1.0, 4.0]), np.float64(9.0)], NumPy())
+    >>> [np.asarray(v).tolist() for v in (2 * namespace_of(tree).sqrt(tree)).values]
+    [[2.0, 4.0], 6.0]
+    """
+
+    __slots__ = ("_values", "_vector", "backend", "kept")
+    __array_priority__ = 1000
+    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
+
+    def __init__(self, values: Any, backend: Backend) -> None:
+        self._values: Sequence[Any] | None = tuple(values)
+        self._vector: Any = UNKNOWN
+        self.backend = backend
+        self.kept: Any = None
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The leaves."""
+        assert self._values is not None
+        return self._values
+
+    @property
+    def count(self) -> int:
+        """How many leaves there are."""
+        return len(self.values)
+
+    @property
+    def vector(self) -> Any:
+        """The leaves as one vector, where all are scalars of one kind; else None."""
+        if self._vector is UNKNOWN:
+            scalars = all(x.shape == () for x in self.values)
+            self._vector = self.backend.stacked(self.values) if scalars else None
+        return self._vector
+
+    def __array_namespace__(self, api_version: str | None = None) -> LeavesNamespace:
+        return LeavesNamespace(self.backend)
+
+    @property
+    def dtype(self) -> LeafDtypes:
+        """The dtypes of the leaves, for ``xp.full`` (a tree may mix dtypes)."""
+        return LeafDtypes(self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that all leaves have.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        (shape,) = {tuple(leaf.shape) for leaf in self.values}
+        return shape
+
+    @property
+    def device(self) -> None:
+        """A tree is on no single device; scalars go where their leaf is."""
+        return None
+
+    __add__, __radd__ = _binary("add")
+    __sub__, __rsub__ = _binary("subtract")
+    __mul__, __rmul__ = _binary("multiply")
+    __truediv__, __rtruediv__ = _binary("divide")
+    __lt__ = _binary("less")[0]
+    __le__ = _binary("less_equal")[0]
+    __gt__ = _binary("greater")[0]
+    __ge__ = _binary("greater_equal")[0]
+    __eq__ = _binary("equal")[0]
+    __ne__ = _binary("not_equal")[0]
+    __and__ = _binary("logical_and")[0]
+    __or__ = _binary("logical_or")[0]
+    __neg__ = _unary("negative")
+    __invert__ = _unary("logical_not")
+    __abs__ = _unary("abs")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __pow__(self, exponent: Any) -> Leaves:
+        raise TypeError(
+            "powers round differently in every library: write x * x; for b**t keep a product in "
+            "the state, or 1 - b**t with bias_correction"
+        )
+
+    __rpow__ = __pow__
+
+    def __bool__(self) -> bool:
+        raise TypeError("a formula may not branch on the values of arrays: use xp.where")
+
+    def __repr__(self) -> str:
+        return f"Leaves({list(self.values)!r}, {self.backend.name})"
+
+
+class Scalars(Leaves):
+    """A scalar for each leaf, kept as one vector until someone asks for the leaves."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, vector: Any, count: int, backend: Backend) -> None:
+        self._values, self._vector, self._count = None, vector, count
+        self.backend, self.kept = backend, None
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The leaves."""
+        if self._values is None:
+            self._values = tuple(self.backend.unstacked(self._vector))
+        return self._values
+
+    @property
+    def count(self) -> int:
+        """How many leaves there are."""
+        return self._count
+
+
+def namespace_of(tree: Leaves) -> LeavesNamespace:
+    """Return the functions for ``tree``."""
+    return tree.__array_namespace__()
+
+
+def map_leaves(function: Callable[[Leaves], Any], state: Any) -> Any:
+    """Apply ``function`` to every :class:`Leaves` in a state of (nested) named tuples."""
+    if isinstance(state, Leaves):
+        return function(state)
+    if state is None:
+        return None
+    return type(state)(*(map_leaves(function, field) for field in state))

@@ -1,0 +1,60 @@
+"""Which numbers and names a caller may give, and how a bad one is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+
+class Range(NamedTuple):
+    """The interval of a hyperparameter; ``above`` and ``below`` are excluded, the others not."""
+
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+    above: float = -math.inf
+
+    def holds(self, value: float) -> bool:
+        """Tell whether ``value`` is finite and in the interval."""
+        return (
+            math.isfinite(value)
+            and self.at_least <= value <= self.at_most
+            and self.above < value < self.below
+        )
+
+    def __str__(self) -> str:
+        if self.above > -math.inf:
+            ends = {self.below: " and below", self.at_most: " up to"}
+            end = "".join(f"{word} {x:g}" for x, word in ends.items() if x < math.inf)
+            return f"numbers above {self.above:g}{end}"
+        if self.at_least == -math.inf:
+            return "finite numbers"
+        if self.below < math.inf:
+            return f"numbers from {self.at_least:g} to below {self.below:g}"
+        if self.at_most < math.inf:
+            return f"numbers from {self.at_least:g} to {self.at_most:g}"
+        return f"finite numbers >= {self.at_least:g}"
+
+
+NON_NEGATIVE: Final = Range(at_least=0.0)
+DECAY_RATE: Final = Range(at_least=0.0, below=1.0)
+ANY: Final = Range()
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether ``value`` is a real number of Python or NumPy (no truth value, no array)."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """Return the end of an error message: the names closest to ``value``, and all that exist."""
+    names = sorted(allowed)
+    close = [name for name in names if name.casefold() == value.casefold()]
+    close = close or get_close_matches(value, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}Allowed are {', '.join(map(repr, names))}"

@@ -1,0 +1,236 @@
+"""The table of algorithms: what the adapters, the parity suite and the documentation run from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from optstudy_core.arrays.leaves import Leaves, Reduction
+from optstudy_core.arrays.numbers import nearest
+from optstudy_core.arrays.numpy_backend import NumPy
+
+from .hyperparameters import check_value
+
+INPUTS: Mapping[str, bool] = {"value": False, "hessian": True}
+"""What a rule may ask for besides the gradient, and whether it is like the parameters.
+
+``value`` is the loss where the gradient was taken, a scalar; ``hessian`` an estimate of the
+diagonal of the Hessian. They are keyword arguments of ``update`` without a default, or with the
+default ``None`` where a step may go without.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Algorithm:
+    """An update rule as a pure function, with what the adapters need to know of it.
+
+    Args:
+        name: the name it goes by, in lower case.
+        init: ``init(params, **some of the hyperparameters) -> state``, a NamedTuple.
+        update: ``update(state, grad, params, *, hyperparameters) -> (state, step)``; every
+            hyperparameter is a keyword argument with a default, except for :data:`INPUTS`.
+        dialects: a mapping for each dialect: the values in which it differs from the defaults.
+        bibtex: keys of the sources in ``references.bib``.
+        check: refuses combinations of hyperparameters; values alone are checked by name.
+
+    Raises:
+        TypeError: if the functions do not have this form.
+        ValueError: if the name is no identifier.
+
+    >>> from typing import NamedTuple
+    >>> class State(NamedTuple):
+    ...     b: object
+    >>> def init(params):
+    ...     return State(b=0 * params)
+    >>> def update(state, grad, params=None, *, lr=0.1, momentum=0.9):
+    ...     b = momentum * state.b + grad
+    ...     return State(b), -lr * b
+    >>> Algorithm("heavy_ball", init, update).defaults()
+    {'lr': 0.1, 'momentum': 0.9}
+    """
+
+    name: str
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Any, Any]]
+    dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bibtex: tuple[str, ...] = ()
+    check: Callable[[dict[str, Any]], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"name = {self.name!r}: allowed are Python identifiers")
+        keywords = self._hyperparameters
+        without = [p.name for p in keywords if p.default is p.empty]
+        if without:
+            raise TypeError(
+                f"update of {self.name!r} has hyperparameters without a default: "
+                f"{', '.join(without)}"
+            )
+        known = {p.name for p in keywords}
+        for dialect, values in self.dialects.items():
+            for key in values:
+                if key not in known:
+                    raise TypeError(
+                        f"dialect {dialect!r} of {self.name!r} sets {key!r}; {nearest(key, known)}"
+                    )
+
+    @staticmethod
+    def _keywords(function: Callable[..., Any]) -> list[inspect.Parameter]:
+        parameters = inspect.signature(function).parameters.values()
+        return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+    @cached_property
+    def _hyperparameters(self) -> list[inspect.Parameter]:
+        return [p for p in self._keywords(self.update) if p.name not in INPUTS]
+
+    @cached_property
+    def inputs(self) -> Mapping[str, bool]:
+        """Which of :data:`INPUTS` an update asks for, and whether it can not go without."""
+        keywords = self._keywords(self.update)
+        return {p.name: p.default is p.empty for p in keywords if p.name in INPUTS}
+
+    @cached_property
+    def _update_defaults(self) -> dict[str, Any]:
+        return {p.name: p.default for p in self._hyperparameters}
+
+    @cached_property
+    def _init_arguments(self) -> frozenset[str]:
+        return frozenset(p.name for p in self._keywords(self.init))
+
+    @property
+    def title(self) -> str:
+        """The name in capitals, as its state has it (``AMSGrad`` of ``AMSGradState``)."""
+        name = self.state_type.__name__
+        return name.removesuffix("State") or self.name.replace("_", " ").title().replace(" ", "")
+
+    @cached_property
+    def state_type(self) -> type:
+        """The type of the state (found by a call of ``init`` with one number)."""
+        return type(self.skeleton(self.defaults()))
+
+    @property
+    def leafwise(self) -> bool:
+        """Whether the formula depends on the shape of a leaf (:mod:`optstudy_core.leafwise`)."""
+        return getattr(self.update, "leafwise", False)
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether elements depend on each other, through norms or means of leaves or of all."""
+        return bool(self._sums)
+
+    @property
+    def has_global_sums(self) -> bool:
+        """Whether leaves depend on each other."""
+        return True in self._sums
+
+    @cached_property
+    def _sums(self) -> set[bool]:
+        watch = _Watch()
+        one = Leaves([np.ones(())], watch)
+        for dialect in self.dialects or [None]:
+            values = self.defaults(dialect)
+            given = dict.fromkeys(self.inputs, one)
+            self.update(self.start(one, values), one, one, **given, **values)
+        return watch.seen
+
+    def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
+        """Return the state of a small matrix, to learn the structure from.
+
+        Args:
+            hyperparameters: of :meth:`resolve`.
+        """
+        # A traced array has no value to compute with; one of NumPy is as little absent.
+        plain = {k: np.ones(()) if hasattr(v, "dtype") else v for k, v in hyperparameters.items()}
+        return self.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
+
+    def defaults(self, dialect: str | None = None) -> dict[str, Any]:
+        """Return the hyperparameters of a dialect.
+
+        Args:
+            dialect: its name; ``None``: the defaults of ``update``.
+
+        Raises:
+            ValueError: if there is no such dialect.
+        """
+        if dialect is None:
+            return dict(self._update_defaults)
+        if dialect not in self.dialects:
+            raise ValueError(
+                f"dialect = {dialect!r} for {self.name!r}: {nearest(str(dialect), self.dialects)}"
+            )
+        return self._update_defaults | dict(self.dialects[dialect])
+
+    @property
+    def default_dialect(self) -> str | None:
+        """The dialect of the defaults: torch's where torch has the algorithm, else the first."""
+        return "torch" if "torch" in self.dialects else next(iter(self.dialects), None)
+
+    def differing(self) -> set[str]:
+        """Return the hyperparameters whose default depends on the dialect."""
+        return {key for values in self.dialects.values() for key in values}
+
+    def resolve(self, dialect: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all hyperparameters: the given ones, and the dialect's for those that are None.
+
+        Args:
+            dialect: as for :meth:`defaults`.
+            given: a mapping of values by name.
+
+        Raises:
+            TypeError: for an unknown name or a value of the wrong kind.
+            ValueError: for a value out of range or an unknown dialect.
+        """
+        values = self.defaults(dialect)
+        for name, value in given.items():
+            if name not in values:
+                raise TypeError(f"{self.name} has no argument {name!r}; {nearest(name, values)}")
+            if value is not None:
+                check_value(name, value, values[name])
+                values[name] = value.item() if isinstance(value, np.generic) else value
+        if self.check is not None:
+            self.check(values)
+        return values
+
+    def check_inputs(self, given: Iterable[str], how: str = "") -> None:
+        """Refuse inputs that are not those of :attr:`inputs`.
+
+        Args:
+            given: the names of what is there.
+            how: to end the message with: how to give them.
+
+        Raises:
+            TypeError: naming what is missing or unknown.
+        """
+        known = set(given)
+        for name in sorted(known - self.inputs.keys()):
+            allowed = nearest(name, self.inputs) if self.inputs else "it takes the gradient only"
+            raise TypeError(f"{self.name} has no input {name!r}; {allowed}")
+        missing = [name for name, required in self.inputs.items() if required and name not in known]
+        if missing:
+            raise TypeError(f"{self.name} without {', '.join(missing)}{how}")
+
+    def start(self, params: Any, hyperparameters: Mapping[str, Any]) -> Any:
+        """Return the first state: ``init`` with those of the hyperparameters that it asks for.
+
+        Args:
+            params: an array, or what an adapter passes for all of its leaves.
+            hyperparameters: of :meth:`resolve`.
+        """
+        wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
+        return self.init(params, **wanted)
+
+
+class _Watch(NumPy):
+    """Remembers whether sums were asked for, of leaves (False) or of all (True)."""
+
+    def __init__(self) -> None:
+        self.seen: set[bool] = set()
+
+    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
+        self.seen.add(whole)
+        return super().reduce(function, trees, whole)

@@ -1,0 +1,102 @@
+"""BibTeX entries of the sources, from ``references.bib``, and of the pure functions here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+
+from optstudy_core._version import __date__, __version__
+from optstudy_core.arrays.numbers import nearest
+
+from .algorithm import Algorithm
+from .table import ALGORITHMS, WRAPPERS, find
+
+
+@cache
+def entries() -> dict[str, str]:
+    """Return the BibTeX entries by key."""
+    text = files("optstudy_core").joinpath("references.bib").read_text(encoding="utf-8")
+    found = {}
+    for block in text.split("\n@")[1:]:
+        key = block.partition("{")[2].partition(",")[0].strip()
+        found[key] = "@" + block.strip()
+    return found
+
+
+def entry(key: str) -> str:
+    """Return the BibTeX entry with ``key``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if key not in entries():
+        raise ValueError(f"key = {key!r}: {nearest(key, entries())}")
+    return entries()[key]
+
+
+def field(key: str, name: str) -> str:
+    """Return a field of a BibTeX entry, without braces; empty if it has none."""
+    found = re.search(rf"^\s*{name}\s*=\s*\{{(.*?)\}},?$", entry(key), re.MULTILINE | re.DOTALL)
+    return " ".join(re.sub(r"[{}]", "", found.group(1)).split()) if found else ""
+
+
+def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str:
+    """Return the BibTeX entries of an algorithm's sources.
+
+    Args:
+        algorithm: a name of :data:`ALGORITHMS` or of :data:`WRAPPERS`, or an algorithm.
+        implementation: with an entry for this implementation: version, file and its digest.
+
+    Raises:
+        ValueError: if there is no such algorithm, or its file is asked for and it has none.
+
+    >>> print(citation("adam").splitlines()[0])
+    @inproceedings{kingma2015adam,
+    >>> print(citation("adam", implementation=True).splitlines()[-9])
+    @misc{optstudy-adam-0.1.0,
+    """
+    if isinstance(algorithm, str) and algorithm in WRAPPERS:
+        name, keys = algorithm, WRAPPERS[algorithm](ALGORITHMS["sgd"]).bibtex[:1]
+    else:
+        found = find(algorithm)
+        name, keys = found.name, found.bibtex
+    entries = [entry(key) for key in keys]
+    if implementation:
+        entries.append(_implementation(name, __version__, __date__))
+    return "\n\n".join(entries)
+
+
+def _implementation(name: str, version: str, date: str) -> str:
+    """Return the BibTeX entry of one pure function of this project.
+
+    The digest is of the file's bytes, so that a reader can tell which lines were run. The entry's
+    type and fields are those that every style of BibTeX prints.
+
+    Args:
+        name: of the algorithm or the wrapper.
+        version: of this project.
+        date: of its release, year first; empty: it is not released.
+
+    Raises:
+        ValueError: if there is no such file: a rule of one's own, or a wrapped one.
+    """
+    folder = "wrappers" if name in WRAPPERS else "algorithms"
+    if name not in ALGORITHMS and name not in WRAPPERS:
+        raise ValueError(f"{name!r} is no file of optstudy_core/{folder}: cite what it is made of")
+    digest = hashlib.sha256(files(f"optstudy_core.{folder}").joinpath(f"{name}.py").read_bytes())
+    shown = f"optstudy_core/{folder}/{name}.py".replace("_", r"\_")
+    return "\n".join(
+        [
+            f"@misc{{optstudy-{name}-{version},",
+            "  author  = {{The optstudy developers}},",
+            "  title   = {optstudy: neural-network optimizers written once, with the same bits on",
+            "             {NumPy}, {PyTorch} and {JAX}},",
+            f"  howpublished = {{Version {version}}},",
+            f"  note    = {{The pure function {shown};",
+            f"             SHA-256 of the file begins with {digest.hexdigest()[:32]}}},",
+            f"  year    = {{{date[:4] or 'n.d.'}}}",
+            "}",
+        ]
+    )

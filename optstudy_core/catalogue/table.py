@@ -1,0 +1,86 @@
+"""The tables of algorithms and wrappers: the folders. Adding a file adds an entry."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from optstudy_core import algorithms, wrappers
+from optstudy_core.arrays.numbers import nearest
+
+from .algorithm import Algorithm
+
+T = TypeVar("T")
+
+
+class Folder(Mapping[str, T], Generic[T]):
+    """What the files of a package define, by the name of the file.
+
+    A file is imported when its entry is first asked for. Files whose name begins with an
+    underscore are no entries.
+
+    Args:
+        package: an imported package.
+        make: returns the entry of a module, given the module and its name.
+    """
+
+    def __init__(self, package: ModuleType, make: Callable[[Any, str], T]) -> None:
+        self._package, self._make = package.__name__, make
+        names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+        self._found: dict[str, T | None] = {x: None for x in names if not x.startswith("_")}
+
+    def __getitem__(self, name: str) -> T:
+        found = self._found[name]
+        if found is None:
+            module = import_module(f"{self._package}.{name}")
+            found = self._found[name] = self._make(module, name)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} files of {self._package}: {', '.join(self)}>"
+
+
+def _algorithm(module: Any, name: str) -> Algorithm:
+    return Algorithm(
+        name=name,
+        init=module.init,
+        update=module.update,
+        dialects=module.DIALECTS,
+        bibtex=module.BIBTEX,
+        check=getattr(module, "check", None),
+    )
+
+
+ALGORITHMS: Mapping[str, Algorithm] = Folder(algorithms, _algorithm)
+"""Every algorithm by name (optax's name where optax has it, else torch's in lower case)."""
+
+WRAPPERS: Mapping[str, Callable[[Algorithm], Algorithm]] = Folder(wrappers, getattr)
+"""Every wrapper by name: a function from an algorithm to another one."""
+
+
+def find(algorithm: str | Algorithm) -> Algorithm:
+    """Return ``algorithm``, or the algorithm with that name in :data:`ALGORITHMS`.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if it is neither a name nor an algorithm.
+    """
+    if isinstance(algorithm, Algorithm):
+        return algorithm
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm = {algorithm!r}: allowed are a name and an Algorithm")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm = {algorithm!r}: {nearest(algorithm, ALGORITHMS)}")
+    return ALGORITHMS[algorithm]

@@ -1,0 +1,41 @@
+"""What is measured of a training: quantities, and the instruments that record them.
+
+θ are the parameters after a step (or at the end of an epoch), Δ is the step, Δ₋₁ the step before
+it, θ₀ the parameters at the start of the training, g the gradient, and m and v the moments of an
+optimizer like Adam, as they are stored (no bias correction). Each is one vector over all layers,
+or that of one layer.
+
+A **quantity** is a pure function of a few sums over elements of such vectors, which it asks a
+:class:`Measured` for. Where the sums come from is the caller's business: exact sums of
+:mod:`optstudy_core.geometry` (:class:`Exact`), or plain float64 sums of any library, on any
+device, inside ``jit`` (:class:`Sums`). A vector of norm 0 has no direction: its angles are NaN.
+
+An **instrument** is a named set of quantities: what is turned on together.
+
+>>> import numpy as np
+>>> measure(("step_size", "angle"), step=[np.array([0.0, 2.0])], previous=[np.array([3.0, 0.0])])
+{'step_size': 2.0, 'angle': 90.0}
+"""
+
+from __future__ import annotations
+
+from .measured import EMPTY as EMPTY
+from .measured import REDUCE as REDUCE
+from .measured import Exact as Exact
+from .measured import Measured as Measured
+from .measured import Reduction as Reduction
+from .measured import Sums as Sums
+from .options import Chosen as Chosen
+from .options import Options as Options
+from .quantities import INSTRUMENTS as INSTRUMENTS
+from .quantities import OF_THE_WHOLE as OF_THE_WHOLE
+from .quantities import QUANTITIES as QUANTITIES
+from .quantities import reductions as reductions
+from .quantities import select as select
+from .quantities import vectors as vectors
+from .rows import Vectors as Vectors
+from .rows import exact_row as exact_row
+from .rows import measure as measure
+from .rows import plain_row as plain_row
+from .rows import plain_sums as plain_sums
+from .rows import row as row

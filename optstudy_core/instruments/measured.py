@@ -1,0 +1,249 @@
+"""What quantities are made of: a few sums over the elements of vectors.
+
+Where the sums come from is the caller's business: exact sums of :mod:`optstudy_core.geometry`
+(:class:`Exact`), or plain float64 sums of any library, on any device, inside ``jit``
+(:class:`Sums`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+
+from optstudy_core.arrays import geometry
+from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.passes import to_numpy
+
+
+class Measured(Protocol):
+    """What a quantity can ask for; ``u`` and ``v`` are names of vectors."""
+
+    def norm(self, u: str) -> Any:
+        """Return ‖u‖₂."""
+
+    def cosine(self, u: str, v: str) -> Any:
+        """Return u·v / (‖u‖·‖v‖)."""
+
+    def angle(self, u: str, v: str) -> Any:
+        """Return the angle between two vectors in degrees."""
+
+    def total(self, u: str) -> Any:
+        """Return Σ uᵢ."""
+
+    def least(self, u: str) -> Any:
+        """Return the least element."""
+
+    def greatest(self, u: str) -> Any:
+        """Return the greatest element."""
+
+    def nonfinite(self, u: str) -> Any:
+        """Return the number of elements that are NaN or infinite."""
+
+    def below(self, u: str, v: str) -> Any:
+        """Return the number of elements with uᵢ² < vᵢ."""
+
+    def size(self, u: str) -> Any:
+        """Return the number of elements."""
+
+    def given(self, name: str) -> Any:
+        """Return a number that is known and not measured: ``loss``, ``lr``."""
+
+
+# Quantities.
+
+
+class Reduction(NamedTuple):
+    """A number made of all elements of one or two vectors.
+
+    Attributes:
+        kind: a name of :data:`REDUCE`.
+        vectors: names of the vectors.
+    """
+
+    kind: str
+    vectors: tuple[str, ...]
+
+
+def _nonfinite(x: Array) -> Array:
+    xp = namespace(x)
+    return xp.sum(xp.astype(~xp.isfinite(x), x.dtype))
+
+
+def _below(x: Array, y: Array) -> Array:
+    xp = namespace(x)
+    return xp.sum(xp.astype(x * x < y, x.dtype))
+
+
+REDUCE: Final[Mapping[str, Callable[..., Array]]] = MappingProxyType(
+    {
+        "dot": lambda x, y: namespace(x).sum(x * y),
+        "total": lambda x: namespace(x).sum(x),
+        "least": lambda x: namespace(x).min(x),
+        "greatest": lambda x: namespace(x).max(x),
+        "nonfinite": _nonfinite,
+        "below": _below,
+    }
+)
+"""What is made of float64 arrays of one layer; not of empty ones."""
+
+EMPTY: Final[Mapping[str, float]] = MappingProxyType(
+    dict.fromkeys(("dot", "total", "nonfinite", "below"), 0.0)
+)
+"""What a reduction makes of no elements; NaN where it is not named."""
+
+
+class FromReductions:
+    """What is made of reductions alone, the same for the plain sums of any library."""
+
+    xp: Any = np
+
+    def reduction(self, kind: str, *names: str) -> Any:
+        raise NotImplementedError
+
+    def norm(self, u: str) -> Any:
+        return self.xp.sqrt(self.reduction("dot", u, u))
+
+    def cosine(self, u: str, v: str) -> Any:
+        value = self.reduction("dot", u, v) / (self.norm(u) * self.norm(v))
+        one = self.xp.ones_like(value)
+        return self.xp.maximum(self.xp.minimum(value, one), -one)
+
+    def angle(self, u: str, v: str) -> Any:
+        # The chords of the unit vectors; within about 1e-6° of 0° and 180° from plain sums.
+        cosine = self.cosine(u, v)
+        between, across = (self.xp.sqrt(2.0 + sign * 2.0 * cosine) for sign in (-1.0, 1.0))
+        return 2.0 * self.xp.atan2(between, across) * (180.0 / math.pi)
+
+    def total(self, u: str) -> Any:
+        return self.reduction("total", u)
+
+    def least(self, u: str) -> Any:
+        return self.reduction("least", u)
+
+    def greatest(self, u: str) -> Any:
+        return self.reduction("greatest", u)
+
+    def nonfinite(self, u: str) -> Any:
+        return self.reduction("nonfinite", u)
+
+    def below(self, u: str, v: str) -> Any:
+        return self.reduction("below", u, v)
+
+
+class Sums(FromReductions):
+    """Plain sums.
+
+    Args:
+        values: of each reduction, for each layer an entry (or one number, of one vector).
+        sizes: number of elements of each vector, for each layer an entry (or one number).
+        given: ``loss``, ``lr``.
+        xp: the namespace of ``values``.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[Reduction, Any],
+        sizes: Mapping[str, Any],
+        given: Mapping[str, Any],
+        xp: Any = np,
+    ) -> None:
+        self._values, self._sizes, self._given, self.xp = values, sizes, given, xp
+
+    def reduction(self, kind: str, *names: str) -> Any:
+        return self._values[Reduction(kind, names)]
+
+    def size(self, u: str) -> Any:
+        return self._sizes[u]
+
+    def given(self, name: str) -> Any:
+        return self._given.get(name, math.nan)
+
+    def whole(self, present: Mapping[str, np.ndarray[Any, Any]], given: Mapping[str, Any]) -> Sums:
+        """Return the sums over all layers as one vector.
+
+        Args:
+            present: for each vector, which layers have it; a truth value each. A pair of vectors
+                is of the layers that have both.
+            given: ``loss``, ``lr`` of the whole.
+        """
+        xp, values = self.xp, {}
+        for reduction, column in self._values.items():
+            there = np.logical_and.reduce([present[u] for u in reduction.vectors])
+            if reduction.kind not in EMPTY:  # a layer without elements has none that is least
+                there = there & (self._sizes[reduction.vectors[0]] > 0)
+            values[reduction] = xp.asarray(math.nan, dtype=xp.float64)
+            if there.any():
+                kept = column[np.flatnonzero(there)]
+                join = {"least": xp.min, "greatest": xp.max}.get(reduction.kind, xp.sum)
+                values[reduction] = join(kept)
+        sizes = {u: int(np.sum(n[present[u]])) for u, n in self._sizes.items()}
+        return Sums(values, sizes, given, xp)
+
+
+class Exact:
+    """Norms, cosines and angles from exact sums; other sums are plain, on the host.
+
+    Args:
+        vectors: each a list of arrays, of NumPy, torch or JAX.
+        given: ``loss``, ``lr``.
+        measures: has ``norm``, ``cosine`` and ``angle``; every library's have the same bits.
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, Sequence[Array]],
+        given: Mapping[str, Any],
+        measures: Any = geometry,
+    ) -> None:
+        self._vectors, self._given, self._measures = vectors, given, measures
+
+    def norm(self, u: str) -> Any:
+        leaves = self._list(u)
+        return np.float64(float(self._measures.norm(leaves)) if leaves else math.nan)
+
+    def cosine(self, u: str, v: str) -> Any:
+        return float(self._measures.cosine(*self._pair(u, v)))
+
+    def angle(self, u: str, v: str) -> Any:
+        return self._measures.angle(*self._pair(u, v), degrees=True)
+
+    def total(self, u: str) -> Any:
+        return self._reduce("total", np.sum, u)
+
+    def least(self, u: str) -> Any:
+        return self._reduce("least", np.min, u)
+
+    def greatest(self, u: str) -> Any:
+        return self._reduce("greatest", np.max, u)
+
+    def nonfinite(self, u: str) -> Any:
+        return self._reduce("nonfinite", np.sum, u)
+
+    def below(self, u: str, v: str) -> Any:
+        return self._reduce("below", np.sum, u, v)
+
+    def size(self, u: str) -> Any:
+        return np.float64(sum(math.prod(x.shape) for x in self._vectors[u] if x is not None))
+
+    def given(self, name: str) -> Any:
+        return self._given.get(name, math.nan)
+
+    def _list(self, u: str) -> list[Array]:
+        return [x for x in self._vectors[u] if x is not None]
+
+    def _pair(self, u: str, v: str) -> tuple[list[Array], list[Array]]:
+        both = zip(self._vectors[u], self._vectors[v], strict=True)
+        kept = [(x, y) for x, y in both if x is not None and y is not None]
+        return [x for x, _ in kept], [y for _, y in kept]
+
+    def _reduce(self, kind: str, join: Callable[[Any], Any], *names: str) -> Any:
+        columns = geometry.leaves(*(self._list(u) for u in names))
+        parts = [
+            float(REDUCE[kind](*(to_numpy(x).astype(np.float64, copy=False) for x in row)))
+            for row in zip(*columns, strict=True)
+        ]
+        return join(np.array(parts)) if parts else np.float64(EMPTY.get(kind, math.nan))

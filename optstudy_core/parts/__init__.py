@@ -1,0 +1,1 @@
+"""What formulas share: bias correction, decay, roots, powers, schedules, the trust ratio."""

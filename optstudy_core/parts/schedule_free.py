@@ -1,0 +1,94 @@
+"""Schedule-free averaging: what takes the place of momentum and of a falling learning rate.
+
+Gradients are taken at yₜ, which are the parameters; a base step uₜ moves zₜ, and xₜ is an average:
+
+    yₜ = (1 − β)·zₜ + β·xₜ
+    zₜ₊₁ = zₜ + uₜ
+    xₜ₊₁ = (1 − cₜ)·xₜ + cₜ·zₜ₊₁,    cₜ = wₜ / Σwᵢ,    wₜ = (max of the rates to t)²
+
+with ``equal_weights`` wₜ = 1. optax's ``weight_lr_power`` is the exponent in wₜ: 2, its default, or
+0; others, as 1, are not here.
+
+xₜ is not kept: yₜ₊₁ − yₜ = cₜ·(zₜ − yₜ) + (1 − β·(1 − cₜ))·uₜ says the same without it, and needs
+no division by β. :func:`schedule_free_eval_params` gives xₜ, the parameters to measure and to keep.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+
+
+class Average(NamedTuple):
+    """What the averaging carries.
+
+    Attributes:
+        z: where the base steps lead zₜ, like the parameters, with which it starts.
+        weights: sum of the weights Σwᵢ; shape () per leaf; 0 at the start.
+        max_lr: the largest rate; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, exact to 2²⁴ in float32; 0 at the start.
+    """
+
+    z: Array
+    weights: Array
+    max_lr: Array
+    t: Array
+
+
+def init(params: Array) -> Average:
+    """Return the state before the first step."""
+    zero = scalar(params, 0.0)
+    return Average(z=params, weights=zero, max_lr=zero, t=zero)
+
+
+def warmed_up(lr: Any, t: Array, warmup_steps: Any) -> Any:
+    """Return the rate at step t of a linear warm-up: lr·min(t/T, 1).
+
+    >>> import numpy as np
+    >>> [float(warmed_up(2.0, np.array(t), 4)) for t in (0.0, 1.0, 4.0, 9.0)]
+    [0.0, 0.5, 2.0, 2.0]
+    """
+    if absent(warmup_steps):
+        return lr
+    return lr * namespace(t).minimum(t / warmup_steps, 1.0)
+
+
+def advance(
+    state: Average, u: Array, params: Array, *, rate: Any, b1: Any, equal_weights: bool
+) -> tuple[Average, Array]:
+    """Return the new state and the step yₜ₊₁ − yₜ for a base step ``u``.
+
+    >>> import numpy as np
+    >>> theta = np.array([1.0])
+    >>> given = {"rate": 0.1, "b1": 0.9, "equal_weights": False}
+    >>> state, step = advance(init(theta), np.array([-0.5]), theta, **given)
+    >>> theta = theta + step
+    >>> state, step = advance(state, np.array([-0.5]), theta, **given)
+    >>> schedule_free_eval_params(state, theta + step, 0.9).round(6).tolist()  # of 0.5 and 0
+    [0.25]
+    """
+    xp = namespace(params)
+    max_lr = xp.maximum(state.max_lr, rate)
+    weight = xp.ones_like(max_lr) if equal_weights else max_lr * max_lr
+    weights = state.weights + weight
+    c = xp.where(weights == 0, 0.0, weight / weights)
+    step = c * (state.z - params) + (1 - b1 * (1 - c)) * u
+    return Average(state.z + u, weights, max_lr, state.t + 1), step
+
+
+def schedule_free_eval_params(state: Any, params: Array, b1: Any) -> Array:
+    """Return the average xₜ = (yₜ − (1 − β)·zₜ) / β, to evaluate with.
+
+    Args:
+        state: the state of a schedule-free algorithm, its :class:`Average` or zₜ alone (in torch
+            ``optimizer.state[p]["average.z"]``, in JAX a leaf of ``state.inner.average.z``).
+        params: the parameters yₜ.
+        b1: β of the updates, in (0, 1).
+
+    Returns:
+        An array (or leaves) like the parameters.
+    """
+    average = getattr(state, "average", state)
+    z = getattr(average, "z", average)
+    return (params - (1 - b1) * z) / b1

@@ -1,0 +1,26 @@
+"""Choosing between two states of a rule, leaf by leaf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optstudy_core.arrays.namespace import Array, namespace
+
+
+def chosen(condition: Array, new: Any, old: Any) -> Any:
+    """Return the fields of one state where ``condition``, a truth for each leaf, else the other's.
+
+    A field that the old state has not (a term that comes late) is 0 there.
+
+    >>> import numpy as np
+    >>> chosen(np.bool_(False), (np.ones(2), None), (np.zeros(2), None))
+    (array([0., 0.]), None)
+    """
+    if new is None:
+        return None
+    if isinstance(new, tuple):
+        pairs = zip(new, [None] * len(new) if old is None else old, strict=True)
+        fields = [chosen(condition, *pair) for pair in pairs]
+        return type(new)(*fields) if hasattr(new, "_fields") else tuple(fields)
+    xp = namespace(new)
+    return xp.where(condition, new, xp.zeros_like(new) if old is None else old)

@@ -1,0 +1,75 @@
+"""Terms that many update rules share: the direction of the gradient and weight decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optstudy_core.arrays.namespace import Array, absent
+
+
+def objective_gradient(
+    grad: Array, params: Array, *, weight_decay: Any = 0.0, maximize: bool = False
+) -> Array:
+    """Return the gradient of what is minimized: ±f(θ) + (λ/2)·‖θ‖².
+
+        g ← −g if maximize, then g ← g + λ·θ
+
+    The penalty λ = ``weight_decay`` is the coupled one (L2): it passes through the moments.
+
+    Raises:
+        ValueError: if there is a penalty and ``params`` is ``None``.
+    """
+    g = -grad if maximize else grad
+    if absent(weight_decay):
+        return g
+    return g + weight_decay * needed(params, "weight_decay")
+
+
+def objective_value(value: Array, *, maximize: bool) -> Array:
+    """Return the loss of what is minimized: ±f(θ)."""
+    return -value if maximize else value
+
+
+def decoupled_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
+    """Return a step with weight decay that does not pass through the moments: step − lr·λ·θ.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+    """
+    if absent(weight_decay):
+        return step
+    return step - (lr * weight_decay) * needed(params, "weight_decay")
+
+
+def proximal_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
+    """Return a step with decay towards zero from where it leads: (θ + step) / (1 + lr·λ) − θ.
+
+    Raises:
+        ValueError: if there is decay and ``params`` is ``None``.
+    """
+    if absent(weight_decay):
+        return step
+    rate = lr * weight_decay
+    return (step - rate * needed(params, "weight_decay")) / (1 + rate)
+
+
+def needed(params: Array, argument: str) -> Array:
+    """Return ``params``, which a term of the formula reads.
+
+    Raises:
+        ValueError: if they are ``None``.
+    """
+    if params is None:
+        raise ValueError(f"params = None, but {argument} reads the parameters: pass them to update")
+    return params
+
+
+def split_decay(weight_decay: Any, decoupled: bool) -> tuple[Any, Any]:
+    """Return λ as ``(penalty, decay)``, of which one is 0, for the two functions above.
+
+    The 0 is a Python number, so the term is left out.
+
+    >>> split_decay(0.1, decoupled=True), split_decay(0.1, decoupled=False)
+    ((0.0, 0.1), (0.1, 0.0))
+    """
+    return (0.0, weight_decay) if decoupled else (weight_decay, 0.0)

@@ -1,0 +1,83 @@
+"""Averages of the weights that an algorithm passes through, to evaluate with.
+
+    aₜ = aₜ₋₁ + wₜ·(θₜ − aₜ₋₁),    wₜ = (1 − β) / (1 − βᵗ)
+
+is the exponential average with its bias corrected (optax.ema with ``debias``; in the long run that
+of torch.optim.swa_utils, whose average starts from the first weights). With wₜ = 1/t it is the
+plain mean of Polyak and Ruppert. The steps are the algorithm's; the average is in the state.
+
+Source: Polyak and Juditsky 1992 (`polyak1992acceleration`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, scalar
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.terms import needed
+
+from ._around import Rule, around
+
+
+class AveragedState(NamedTuple):
+    """What an averaged algorithm carries.
+
+    Attributes:
+        inner: the state of the algorithm.
+        average: aₜ, like the parameters, with which it starts.
+        c: 1 − βᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, exact to 2²⁴ in float32; 0 at the start.
+    """
+
+    inner: Any
+    average: Array
+    c: BiasCorrection
+    t: Array
+
+
+def averaged(algorithm: Rule) -> Rule:
+    """Return an algorithm that keeps an average of its weights.
+
+    It has two hyperparameters more: ``average_decay``, β in [0, 1) (0.999), and ``plain_mean``,
+    to weigh all steps alike instead (``False``).
+
+    Args:
+        algorithm: what takes the steps.
+
+    >>> import numpy as np
+    >>> from optstudy_core import ALGORITHMS
+    >>> rule = averaged(ALGORITHMS["sgd"])
+    >>> theta = np.array([1.0])
+    >>> state = rule.init(theta)
+    >>> for _ in range(3):
+    ...     state, step = rule.update(state, np.ones(1), theta, lr=0.25, plain_mean=True)
+    ...     theta = theta + step
+    >>> theta.tolist(), state.average.tolist()  # the mean of 0.75, 0.5 and 0.25
+    ([0.25], [0.5])
+    """
+
+    def init(inner: Any, params: Array) -> AveragedState:
+        return AveragedState(inner, params, bias_correction.init(params), scalar(params, 0.0))
+
+    def update(
+        advance: Callable[..., Any],
+        state: AveragedState,
+        g: Array,
+        params: Array,
+        *,
+        average_decay: Any,
+        plain_mean: bool,
+    ) -> tuple[AveragedState, Array]:
+        params = needed(params, "averaged")
+        inner, u = advance(state.inner)
+        c = bias_correction.advance(state.c, average_decay)
+        t = state.t + 1
+        weight = 1 / t if plain_mean else (1 - average_decay) / c.value
+        average = state.average + weight * ((params + u) - state.average)
+        return AveragedState(inner, average, c, t), u
+
+    own = {"average_decay": 0.999, "plain_mean": False}
+    return around(algorithm, "averaged", init, update, own, ("polyak1992acceleration",))

@@ -1,0 +1,93 @@
+"""SAM, sharpness-aware minimization: the gradient is taken where the loss nearby is worst.
+
+At the first n − 1 of n steps the parameters climb, by ρ along the gradient; at the last one the
+algorithm takes its step from where they began, with the gradient found on top:
+
+    θ ← θ + ρ·g/(‖g‖ + ε)          n − 1 times, from φ = θ
+    θ ← φ + u(g)                   once
+
+for the steps u of an algorithm. The norm is that of all leaves together (in torch: of a group). In
+a loop the climbing is seen: with n = 2 call the step twice for a batch, each time with the gradient
+where the parameters are. (This is what optax calls the transparent mode, with
+``optax.chain(normalize(), sgd(ρ))`` as its adversary; it has no ε, and with n = 1 it steps from the
+parameters of the step before.) Whoever looks at the parameters
+in between sees them on top: evaluate and save after every n-th step.
+
+Source: Foret, Kleiner, Mobahi and Neyshabur 2021, Algorithm 1 (`foret2021sharpness`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays.reductions import global_norm
+from optstudy_core.parts.states import chosen
+from optstudy_core.parts.terms import needed
+
+from ._around import Rule, around
+
+
+class SAMState(NamedTuple):
+    """What an algorithm with SAM carries.
+
+    Attributes:
+        inner: the state of the algorithm.
+        anchor: φ, like the parameters, with which it starts.
+        t: steps since the algorithm's last one; shape () per leaf; 0 at the start.
+    """
+
+    inner: Any
+    anchor: Array
+    t: Array
+
+
+def sam(algorithm: Rule) -> Rule:
+    """Return an algorithm that takes its gradients on top of a climb.
+
+    It has three hyperparameters more: ``ascent_radius``, ρ ≥ 0 (0.05), ``ascent_period``, n ≥ 1
+    (2), and ``ascent_eps``, ε ≥ 0 (1e-12).
+
+    Args:
+        algorithm: what takes the steps.
+
+    >>> import numpy as np
+    >>> from optstudy_core import ALGORITHMS
+    >>> rule = sam(ALGORITHMS["sgd"])
+    >>> theta = np.array([3.0, 4.0])
+    >>> state = rule.init(theta)
+    >>> for _ in range(2):
+    ...     state, step = rule.update(state, theta, theta, lr=0.1, ascent_radius=0.5)
+    ...     theta = theta + step
+    ...     print(theta.round(3))
+    [3.3 4.4]
+    [2.67 3.56]
+    """
+
+    def init(inner: Any, params: Array) -> SAMState:
+        return SAMState(inner, params, scalar(params, 0.0))
+
+    def update(
+        advance: Callable[..., Any],
+        state: SAMState,
+        g: Array,
+        params: Array,
+        *,
+        ascent_radius: Any,
+        ascent_period: Any,
+        ascent_eps: Any,
+    ) -> tuple[SAMState, Array]:
+        xp = namespace(g)
+        params = needed(params, "sam")
+        anchor = xp.where(state.t == 0, params, state.anchor)
+        t = state.t + 1
+        last = t >= ascent_period
+        inner, u = advance(state.inner, anchor)
+        climb = (ascent_radius / (global_norm(g) + ascent_eps)) * g
+        step = xp.where(last, (anchor - params) + u, climb)
+        t = xp.where(last, 0.0, t)
+        return SAMState(chosen(last, inner, state.inner), anchor, t), step
+
+    own = {"ascent_radius": 0.05, "ascent_period": 2.0, "ascent_eps": 1e-12}
+    return around(algorithm, "sam", init, update, own, ("foret2021sharpness",))
