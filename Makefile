@@ -1,5 +1,5 @@
 # Everything runs in .venv, which `setup` makes from constraints.txt; later calls find it ready.
-# `make test-all TESTS=tests/test_docs.py` runs a part.
+# `make test-all TESTS=tests/project/test_docs.py` runs a part.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+import types
 from pathlib import Path
 
 from sphinx.util import logging
@@ -12,6 +13,11 @@ import optstudy_core
 sys.path.insert(0, str(Path(__file__).parent))
 
 from _extensions import algorithm_pages, docstrings, equations
+
+# Pages use the short public paths (optstudy_core.geometry), wherever the file is.
+for short in optstudy_core.__all__:
+    if isinstance(thing := getattr(optstudy_core, short), types.ModuleType):
+        sys.modules[f"optstudy_core.{short}"] = thing
 
 algorithm_pages.write()
 equations.write_font()

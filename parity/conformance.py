@@ -35,7 +35,7 @@ BOUND = 1e-12
 """Largest distance in float64 of what is the same mathematics.
 
 Measured: 1e-13 at most where only the order of roundings differs; a missing term makes 1e-9 or
-more (``tests/test_conformance.py`` takes terms away).
+more (``tests/parity/test_conformance.py`` takes terms away).
 """
 
 Arrays = list[np.ndarray]

@@ -1,0 +1,794 @@
+"""The optax transformations: optax's conventions around the definition's bits."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.nnx as nnx
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+from flax.training.train_state import TrainState
+from harness import (
+    DELAYED,
+    HEAVY_BALL,
+    ROOT,
+    definition,
+    draw,
+    fields,
+    inputs_for,
+    same,
+    slow_unless_quick,
+    start,
+)
+
+import optstudy_jax
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_jax import adam, adamw, amsgrad, by_leaf, from_core, sgd
+
+SHAPES = [(), (1,), (0,), (7,), (4, 5)]
+DTYPES = [np.float32, np.float64, ml_dtypes.bfloat16, np.float16]
+CASES = [
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("sgd", {"momentum": 0.9, "dampening": 0.3, "maximize": True}),
+    ("sgd", {"dialect": "paper", "momentum": 0.9}),
+    ("adam", {}),
+    ("adam", {"dialect": "optax", "eps_root": 1e-12}),
+    ("adamw", {}),
+    ("adamw", {"dialect": "paper", "weight_decay": 1e-3}),
+    ("amsgrad", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("amsgrad", {"dialect": "optax"}),
+]
+ids = pytest.mark.parametrize(
+    ("name", "given"), CASES, ids=[f"{n}-{'-'.join(map(str, g.values()))}" for n, g in CASES]
+)
+
+
+def tree(leaves: list[Any]) -> dict[str, Any]:
+    return {f"p{i:02}": jnp.asarray(x) for i, x in enumerate(leaves)}
+
+
+def step_of(tx: Any, **more: Any) -> Any:
+    """The usual step, update and apply, as one compiled function."""
+
+    @jax.jit
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params, **more)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def run(tx: Any, params: Any, grads: list[Any], state: Any = None, **more: Any) -> tuple[Any, Any]:
+    step = step_of(tx, **more)
+    state = tx.init(params) if state is None else state
+    for g in grads:
+        params, state = step(params, state, g)
+    return params, state
+
+
+def assert_same(params: Any, expected: Any) -> None:
+    for i, (p, e) in enumerate(zip(jax.tree.leaves(params), expected, strict=True)):
+        assert same(p, e), f"leaf {i}"
+
+
+def assert_same_trees(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert all(map(same, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def assert_state(inner: Any, params: Any, expected: list[Any]) -> None:
+    for name, field in fields(by_leaf(inner, params)).items():
+        for i, e in enumerate(expected):
+            assert same(field[f"p{i:02}"], fields(e)[name]), f"{name} of leaf {i}"
+
+
+def core_names(given: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in given.items() if k != "dialect"}
+
+
+# Names and arguments.
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "amsgrad"])
+def test_arguments_have_optaxs_names_and_positions(name: str) -> None:
+    theirs = inspect.signature(getattr(optax, name)).parameters
+    ours = inspect.signature(getattr(optstudy_jax, name)).parameters
+    storage = {"mu_dtype", "accumulator_dtype"}  # the state has the working dtype here
+    missing = {"adam": {"nesterov"}, "adamw": {"nesterov"}}.get(name, set())
+    renamed = {"bias_correction_mu", "bias_correction_nu"} & set(theirs)
+    assert set(theirs) - set(ours) == (storage & set(theirs)) | missing | renamed
+    positional = [p.name for p in ours.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    # A value in optax's order never lands in another argument.
+    assert positional == list(theirs)[: len(positional)]
+    assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in ours.values())
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_from_core_gives_the_function(name: str) -> None:
+    function = from_core(name)
+    assert function is from_core(ALGORITHMS[name]) is getattr(optstudy_jax, name)
+    assert (function.__name__, function.__module__) == (name, "optstudy_jax")
+    assert isinstance(function(0.1), optax.GradientTransformationExtraArgs)
+
+
+# Bits.
+
+
+@ids
+@pytest.mark.parametrize("dtypes", [[np.float32], DTYPES], ids=["float32", "all dtypes"])
+def test_parameters_and_state_have_the_definitions_bits(name: str, given: Any, dtypes: Any) -> None:
+    shapes = SHAPES if len(dtypes) == 1 else [(), (4, 5)]
+    begin = [x for d in dtypes for x in start(shapes, dtype=d)]
+    columns = [draw(shapes, 12, dtype=d, seed=i) for i, d in enumerate(dtypes)]
+    grads = [[g for column in columns for g in column[t]] for t in range(12)]
+    dialect = given.get("dialect")
+    ends, states = definition(name, begin, grads, {"lr": 0.01} | core_names(given), dialect=dialect)
+    with jax.enable_x64(len(dtypes) > 1):
+        params, state = run(from_core(name)(0.01, **given), tree(begin), list(map(tree, grads)))
+        assert_same(list(params.values()), ends)
+        assert_state(state.inner, params, states)
+        assert state.count == 12
+
+
+def test_float16_of_every_size() -> None:
+    """Steps and gradients in float16's subnormal range, which reduce_precision takes for zero."""
+    values = np.arange(1, 0x7C00, 7, dtype=np.uint16).view(np.float16)
+    begin = [np.zeros(values.shape, np.float16)]
+    params, _ = run(sgd(0.5), tree(begin), [tree([values])])
+    assert same(params["p00"], np.float16(-0.5) * values)
+    assert np.count_nonzero(params["p00"]) >= values.size - 1
+
+
+@ids
+def test_without_jit(name: str, given: Any) -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 5)
+    tx = from_core(name)(0.01, **given)
+    params = tree(begin)
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update(tree(g), state, params)
+        params = optax.apply_updates(params, updates)
+    dialect = given.get("dialect")
+    wanted = {"lr": 0.01} | core_names(given)
+    assert_same(params, definition(name, begin, grads, wanted, dialect=dialect)[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+def test_updates_of_small_dtypes(dtype: Any) -> None:
+    begin, grads = start(SHAPES, dtype=dtype), draw(SHAPES, 20, dtype=dtype)
+    params = tree(begin)
+    for step_dtype, wanted in [(None, dtype), ("float32", jnp.float32)]:
+        tx = adamw(0.003, step_dtype=step_dtype)
+        updates, state = tx.update(tree(grads[0]), tx.init(params), params)
+        assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(wanted)}
+        assert {x.dtype for x in jax.tree.leaves(state.inner)} == {jnp.dtype(jnp.float32)}
+        ends = definition("adamw", begin, grads, {"lr": 0.003}, step_dtype=step_dtype)[0]
+        assert_same(run(tx, params, list(map(tree, grads)))[0], ends)
+
+
+def test_float32_gradients_of_small_parameters() -> None:
+    begin, grads = start([(6,)], dtype=jnp.bfloat16), draw([(6,)], 5)
+    params, _ = run(adam(0.01), tree(begin), list(map(tree, grads)))
+    assert_same(params, definition("adam", begin, grads, {"lr": 0.01})[0])
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_gradients_that_are_not_finite_propagate(name: str) -> None:
+    begin = start([(6,)])
+    bad = np.array([np.nan, np.inf, -np.inf, 1.0, 0.0, -0.0], np.float32)
+    grads = [*draw([(6,)], 2), [bad], *draw([(6,)], 2, seed=1)]
+    more = inputs_for(ALGORITHMS[name], tree(begin))
+    params, _ = run(from_core(name)(0.1), tree(begin), list(map(tree, grads)), **more)
+    assert_same(params, definition(name, begin, grads, {"lr": 0.1})[0])
+    assert np.isnan(params["p00"][0])
+
+
+def test_huge_and_tiny_gradients() -> None:
+    # No intermediate is subnormal: XLA's CPU code flushes those. 1e-18 squared is 1e-36.
+    values = np.array([1e-15, -1e-15, 3e38, -3e38, 1e19, 1e-7], np.float32)
+    begin = [np.ones(6, np.float32)]
+    grads = [[values], [values[::-1]]] * 3
+    params, _ = run(adam(0.1), tree(begin), list(map(tree, grads)))
+    assert_same(params, definition("adam", begin, grads, {"lr": 0.1})[0])
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, int], ids=lambda n: n.__name__)
+def test_numbers_of_numpy_are_numbers(number: Any) -> None:
+    begin, grads = start([(5,)]), draw([(5,)], 4)
+    tx = adamw(number(1), weight_decay=number(0))
+    # Without decay the parameters are not needed: a number of NumPy is no array.
+    tx.update(tree(grads[0]), tx.init(tree(begin)))
+    wanted = {"lr": 1.0, "weight_decay": 0.0}
+    assert_same(
+        run(tx, tree(begin), list(map(tree, grads)))[0],
+        definition("adamw", begin, grads, wanted)[0],
+    )
+
+
+# Learning rates.
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.piecewise_constant_schedule(0.1, {3: 0.5}),
+        lambda count: 0.1 / (1 + count),
+        lambda count: 0.1,
+    ],
+    ids=["piecewise", "hyperbola", "number"],
+)
+def test_schedules_are_called_with_the_count(schedule: Any) -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    rates = [schedule(jnp.asarray(t)) for t in range(6)]
+    rates = [r if isinstance(r, float) else np.asarray(r) for r in rates]
+    params, _ = run(adamw(schedule), tree(begin), list(map(tree, grads)))
+    assert_same(params, definition("adamw", begin, grads, lambda t: {"lr": rates[t]})[0])
+
+
+def test_a_schedule_in_numpy_outside_jit() -> None:
+    begin, grads = start([(3,)]), draw([(3,)], 3)
+    tx = sgd(lambda count: np.float64(0.5) / (1 + int(count)))
+    params = tree(begin)
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update(tree(g), state, params)
+        params = optax.apply_updates(params, updates)
+    assert_same(params, definition("sgd", begin, grads, lambda t: {"lr": 0.5 / (1 + t)})[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [
+        (adamw, {"learning_rate": 0.1}),
+        (amsgrad, {"learning_rate": 0.1, "dialect": "optax"}),
+        (sgd, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
+        (sgd, {"learning_rate": 0.1, "momentum": 0.0}),
+    ],
+)
+def test_inject_hyperparams(make: Any, given: dict[str, Any]) -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    params, state = run(
+        optax.inject_hyperparams(make)(**given), tree(begin), list(map(tree, grads))
+    )
+    values = {k: np.asarray(v) for k, v in state.hyperparams.items()}
+    values["lr"] = values.pop("learning_rate")
+    flags = {"nesterov": True} if "nesterov" in given else {}
+    ends = definition(make.__name__, begin, grads, values | flags, dialect=given.get("dialect"))[0]
+    assert_same(params, ends)
+
+
+def test_inject_hyperparams_with_a_schedule() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    schedule = optax.piecewise_constant_schedule(0.1, {3: 0.5})
+    tx = optax.inject_hyperparams(adam, static_args="weight_decay")(schedule)
+    params, state = run(tx, tree(begin), list(map(tree, grads)))
+    values = {k: np.asarray(v) for k, v in state.hyperparams.items() if k != "learning_rate"}
+    assert "weight_decay" not in values  # a number: the term is absent
+    rates = [np.asarray(schedule(t)).astype(np.float32) for t in range(6)]
+    ends = definition("adam", begin, grads, lambda t: values | {"lr": rates[t]})[0]
+    assert_same(params, ends)
+
+
+# Masks.
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"a": {"w": True, "b": False}, "c": False},
+        {"a": {"w": np.True_, "b": jnp.asarray(False)}, "c": False},
+        lambda params: jax.tree.map(lambda x: x.ndim == 2, params),
+    ],
+    ids=["tree", "arrays", "function"],
+)
+def test_mask(mask: Any) -> None:
+    shapes = [(4, 5), (3,), ()]
+    begin, grads = start(shapes), draw(shapes, 5)
+
+    def nest(leaves: list[Any]) -> Any:
+        w, b, c = map(jnp.asarray, leaves)
+        return {"a": {"w": w, "b": b}, "c": c}
+
+    def flat(params: Any) -> list[Any]:
+        return [params["a"]["w"], params["a"]["b"], params["c"]]
+
+    params, _ = run(adamw(0.1, mask=mask), nest(begin), list(map(nest, grads)))
+    decayed = definition("adamw", begin, grads, {"lr": 0.1})[0]
+    others = definition("adamw", begin, grads, {"lr": 0.1, "weight_decay": 0.0})[0]
+    assert_same(flat(params), [decayed[0], *others[1:]])
+
+
+def test_a_mask_may_be_a_prefix_of_the_tree() -> None:
+    params = {"a": {"w": jnp.ones(2), "b": jnp.ones(2)}, "c": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = adamw(1.0, weight_decay=0.5, mask={"a": True, "c": False})
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    wanted = {"a": {"w": [-0.5] * 2, "b": [-0.5] * 2}, "c": [0.0] * 2}
+    assert jax.tree.map(lambda x: x.tolist(), updates) == wanted
+    for everything in (True, False):
+        tx = adamw(1.0, weight_decay=0.5, mask=everything)
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        assert updates["c"].tolist() == [-0.5 * everything] * 2
+
+
+# optax's wrappers.
+
+
+def test_chain_with_clipping() -> None:
+    """What made the gradients within the same jit does not reach into the formula."""
+    begin, grads = start(SHAPES), draw(SHAPES, 8)
+    clip = optax.clip_by_global_norm(1.0)
+    params, _ = run(optax.chain(clip, adamw(0.1)), tree(begin), list(map(tree, grads)))
+    again = jax.jit(lambda g: clip.update(g, clip.init(g))[0])
+    wanted = [[np.asarray(x) for x in again(tree(g)).values()] for g in grads]
+    assert_same(params, definition("adamw", begin, wanted, {"lr": 0.1})[0])
+
+
+def test_multi_transform() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 6)
+    labels = {f"p{i:02}": "adam" if i % 2 else "sgd" for i in range(len(SHAPES))}
+    tx = optax.multi_transform({"adam": adam(0.1), "sgd": sgd(0.1, momentum=0.9)}, labels)
+    params, _ = run(tx, tree(begin), list(map(tree, grads)))
+    a = definition("adam", begin, grads, {"lr": 0.1})[0]
+    s = definition("sgd", begin, grads, {"lr": 0.1, "momentum": 0.9})[0]
+    assert_same(params, [a[i] if i % 2 else s[i] for i in range(len(SHAPES))])
+
+
+def test_masked() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 4)
+    mask = {f"p{i:02}": i > 2 for i in range(len(SHAPES))}
+    tx = optax.chain(
+        optax.masked(adamw(0.1), mask),
+        optax.masked(optax.set_to_zero(), {k: not v for k, v in mask.items()}),
+    )
+    params, _ = run(tx, tree(begin), list(map(tree, grads)))
+    ends = definition("adamw", begin, grads, {"lr": 0.1})[0]
+    assert_same(params, begin[:3] + ends[3:])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+def test_apply_if_finite(dtype: Any) -> None:
+    begin, grads = start([(5,)], dtype=dtype), draw([(5,)], 6, dtype=dtype)
+    grads[2] = [np.full(5, np.inf, dtype)]
+    params, _ = run(optax.apply_if_finite(adam(0.1), 3), tree(begin), list(map(tree, grads)))
+    kept = grads[:2] + grads[3:]
+    assert_same(params, definition("adam", begin, kept, {"lr": 0.1})[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+def test_multi_steps(dtype: Any) -> None:
+    begin, grads = start([(5,)], dtype=dtype), draw([(5,)], 6, dtype=dtype)
+    # Equal gradients, so that the mean of two is exact.
+    doubled = [g for g in grads for _ in range(2)]
+    tx = optax.MultiSteps(adamw(0.1), every_k_schedule=2)
+    params, _ = run(tx, tree(begin), list(map(tree, doubled)))
+    assert_same(params, definition("adamw", begin, grads, {"lr": 0.1})[0])
+
+
+def test_train_state() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 5)
+    state = TrainState.create(apply_fn=lambda x: x, params=tree(begin), tx=adamw(0.1))
+    step = jax.jit(lambda s, g: s.apply_gradients(grads=g))
+    for g in grads:
+        state = step(state, tree(g))
+    assert_same(state.params, definition("adamw", begin, grads, {"lr": 0.1})[0])
+
+
+def test_nnx_optimizer() -> None:
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, adamw(0.1), wrt=nnx.Param)
+    begin = [np.asarray(model.bias[...]), np.asarray(model.kernel[...])]
+    grads = draw([(2,), (3, 2)], 5)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any, bias: Any, kernel: Any) -> None:
+        own = nnx.state(model, nnx.Param)
+        own["bias"], own["kernel"] = nnx.Param(bias), nnx.Param(kernel)
+        optimizer.update(model, own)
+
+    for bias, kernel in grads:
+        step(model, optimizer, bias, kernel)
+    found = [np.asarray(model.bias[...]), np.asarray(model.kernel[...])]
+    assert_same(found, definition("adamw", begin, grads, {"lr": 0.1})[0])
+
+
+# JAX's transformations.
+
+
+def test_donation_and_one_compilation() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 5)
+    tx = amsgrad(0.1)
+
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(update, donate_argnums=(0, 1))
+    for init in (tx.init, jax.jit(tx.init)):
+        params = tree(begin)
+        state = init(params)
+        for g in grads:
+            old = state
+            params, state = step(params, state, tree(g))
+            assert jax.tree.leaves(old.inner.m)[-1].is_deleted()
+        assert_same(params, definition("amsgrad", begin, grads, {"lr": 0.1})[0])
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+def test_scan_equals_the_loop(dtype: Any) -> None:
+    begin, grads = start(SHAPES, dtype=dtype), draw(SHAPES, 50, dtype=dtype)
+    tx = adamw(optax.constant_schedule(0.01))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(tree, grads))
+
+    def body(carry: Any, g: Any) -> Any:
+        updates, state = tx.update(g, carry[1], carry[0])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    params = tree(begin)
+    scanned = jax.jit(lambda c: jax.lax.scan(body, c, stacked)[0])((params, tx.init(params)))
+    looped = run(tx, params, list(map(tree, grads)))
+    assert_same_trees(scanned, looped)
+    rate = np.asarray(np.float32(0.01))
+    assert_same(scanned[0], definition("adamw", begin, grads, {"lr": rate})[0])
+
+
+def test_a_quotient_of_rates_that_are_arrays_is_rounded_once() -> None:
+    """Of several leaves XLA may take it for a product with the reciprocal."""
+    shapes = [(4, 3), (3,)]
+    begin, grads = start(shapes), draw(shapes, 5)
+    lr = np.asarray(np.float32(7.3))
+
+    @jax.jit
+    def all_of_it(lr: Any, params: Any, grads: Any) -> Any:
+        tx = from_core("fromage")(lr)
+        state = tx.init(params)
+        for g in grads:
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    params = all_of_it(lr, tree(begin), list(map(tree, grads)))
+    assert_same(params, definition("fromage", begin, grads, {"lr": lr})[0])
+
+
+def test_many_steps_within_one_jit() -> None:
+    begin, grads = start([(5,)]), draw([(5,)], 4)
+    tx = adamw(0.1)
+
+    @jax.jit
+    def all_of_it(params: Any, grads: Any) -> Any:
+        state = tx.init(params)
+        for g in grads:
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    params = all_of_it(tree(begin), list(map(tree, grads)))
+    assert_same(params, definition("adamw", begin, grads, {"lr": 0.1})[0])
+
+
+def test_what_the_caller_does_to_the_state_within_the_jit_keeps_its_roundings() -> None:
+    (begin,), grads = start([(500,)]), draw([(500,)], 2)
+    tx = adam(0.1)
+
+    def update(m: Any, params: Any, state: Any, g: Any) -> Any:
+        state = state._replace(inner=state.inner._replace(m=m))
+        return tx.update(g, state, params)
+
+    _, state = run(tx, {"p00": begin}, [tree(grads[0])])
+    shrink = lambda m: jax.tree.map(lambda x: 0.7 * x, m)  # noqa: E731
+    together = jax.jit(lambda p, s, g: update(shrink(s.inner.m), p, s, g))
+    apart = jax.jit(lambda p, s, g, m: update(m, p, s, g))
+    params, g = {"p00": jnp.asarray(begin)}, tree(grads[1])
+    smaller = jax.jit(shrink)(state.inner.m)
+    assert_same_trees(together(params, state, g), apart(params, state, g, smaller))
+
+
+def test_vmap() -> None:
+    begin, grads = start([(3, 4)]), draw([(3, 4)], 5)
+    tx = adamw(0.1)
+    params = jnp.asarray(begin[0])
+    state = jax.vmap(tx.init)(params)
+    assert state.inner.c1.value.float32.shape == (3, 1)
+
+    def one(params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(jax.vmap(one))
+    for (g,) in grads:
+        params, state = step(params, state, jnp.asarray(g))
+    assert_same(params, definition("adamw", begin, grads, {"lr": 0.1})[0])
+
+
+SHARDED = """
+import sys
+sys.path.insert(0, "tests")
+import jax, numpy as np, optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from harness import definition, draw, same, start
+from optstudy_jax import adamw
+
+assert len(jax.devices()) == 8
+mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+shapes, specs = [(8, 6), (16,), ()], [("a", "b"), ("b",), ()]
+begin, grads = start(shapes), draw(shapes, 6)
+put = lambda leaves: [
+    jax.device_put(x, NamedSharding(mesh, PartitionSpec(*s))) for x, s in zip(leaves, specs)
+]
+tx = adamw(0.1)
+
+@jax.jit
+def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+params = put(begin)
+state = tx.init(params)
+for g in grads:
+    params, state = step(params, state, put(g))
+for p, e in zip(params, definition("adamw", begin, grads, {"lr": 0.1})[0]):
+    assert same(p, e)
+assert params[0].sharding.spec == PartitionSpec("a", "b")
+assert state.inner.m[0].sharding.is_equivalent_to(params[0].sharding, 2)
+"""
+
+
+def test_sharded_over_eight_devices() -> None:
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PATH": "/usr/bin:/bin",
+    }
+    root = ROOT
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@ids
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_strict_promotion_and_stable_types(name: str, given: Any, dtype: Any) -> None:
+    with (
+        jax.enable_x64(dtype is np.float64),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        params, grads = tree(start(SHAPES, dtype=dtype)), tree(draw(SHAPES, 1, dtype=dtype)[0])
+        tx = from_core(name)(optax.constant_schedule(0.1), **given)
+        state = jax.eval_shape(tx.init, params)
+        updates, new = jax.eval_shape(tx.update, grads, state, params)
+    assert new == state
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), updates) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), params
+    )
+
+
+@pytest.mark.parametrize("wrap", ["no", "inject", "finite", "multi"])
+def test_no_recompilation_on_the_second_call(wrap: str) -> None:
+    tx = {
+        "no": lambda: adamw(0.1),
+        "inject": lambda: optax.inject_hyperparams(adamw)(0.1),
+        "finite": lambda: optax.apply_if_finite(adamw(0.1), 2),
+        "multi": lambda: optax.MultiSteps(adamw(0.1), 2),
+    }[wrap]()
+    # A weakly typed scalar is what jnp.asarray makes of a number.
+    params = {"a": jnp.asarray(0.5), "b": jnp.ones(3)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    update = jax.jit(tx.update)
+    state = tx.init(params)
+    if wrap == "no":
+        assert not any(x.weak_type for x in jax.tree.leaves(state))
+        for _ in range(3):
+            _, state = update(grads, state, params)
+        assert update._cache_size() == 1
+    strong = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+    step = step_of(tx)
+    state = tx.init(strong)
+    for _ in range(3):
+        strong, state = step(strong, state, strong)
+    assert step._cache_size() == 1
+
+
+# Trees and arguments.
+
+
+class Weights(NamedTuple):
+    w: Any
+    b: Any
+
+
+def test_trees_of_any_kind() -> None:
+    (w, b), ((gw, gb),) = start([(3,), (2,)]), draw([(3,), (2,)], 1)
+    ends = definition("adam", [w, b], [[gw, gb]], {"lr": 0.1})[0]
+    makers: list[Any] = [
+        lambda x, y: Weights(x, y),
+        lambda x, y: {"x": [x, (y,)], "none": None},
+        lambda x, y: (x, None, {"empty": {}, "y": y}),
+    ]
+    for make in makers:
+        params, state = run(adam(0.1), make(w, b), [make(gw, gb)])
+        assert jax.tree.structure(state.inner.m) == jax.tree.structure(make(w, b))
+        assert_same(params, ends)
+
+
+def test_one_array_is_a_tree() -> None:
+    (w,), ((g,),) = start([(3,)]), draw([(3,)], 1)
+    params, state = run(adam(0.1), jnp.asarray(w), [jnp.asarray(g)])
+    assert_same(params, definition("adam", [w], [[g]], {"lr": 0.1})[0])
+    assert state.inner.m.shape == (3,)
+
+
+@pytest.mark.parametrize("empty", [{}, (), {"a": None}])
+def test_empty_trees(empty: Any) -> None:
+    for tx in (adamw(0.1), adamw(0.1, mask=True), sgd(0.1, momentum=0.9)):
+        params, state = run(tx, empty, [empty])
+        assert params == empty
+        assert state.count == 1
+
+
+def test_parameters_are_not_needed_where_they_are_not_read() -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 4)
+    for tx in (adam(0.1), sgd(0.1, momentum=0.9), amsgrad(0.1), adamw(0.1, weight_decay=0.0)):
+        with_params = without = tx.init(tree(begin))
+        for g in grads:
+            a, with_params = tx.update(tree(g), with_params, tree(begin))
+            b, without = tx.update(tree(g), without)
+        assert_same_trees((a, with_params), (b, without))
+
+
+def test_extra_arguments_are_ignored() -> None:
+    params = tree(start([(3,)]))
+    tx = optax.chain(adam(0.1), adamw(0.1))
+    tx.update(params, tx.init(params), params, value=1.0, value_fn=None, anything=object())
+
+
+# Saving and loading.
+
+
+def test_states_saved_by_flax_continue_on_the_same_bits() -> None:
+    begin, grads = tree(start(SHAPES)), list(map(tree, draw(SHAPES, 8)))
+    tx = adamw(0.1)
+    middle = run(tx, begin, grads[:4])
+    saved = flax.serialization.to_bytes(middle)
+    loaded = flax.serialization.from_bytes((begin, tx.init(begin)), saved)
+    a, b = run(tx, middle[0], grads[4:], middle[1]), run(tx, loaded[0], grads[4:], loaded[1])
+    assert_same_trees(a, b)
+
+
+def test_states_saved_by_numpy_continue_on_the_same_bits(tmp_path: Path) -> None:
+    begin, grads = tree(start(SHAPES)), list(map(tree, draw(SHAPES, 8)))
+    tx = amsgrad(0.1)
+    middle = run(tx, begin, grads[:4])
+    leaves, structure = jax.tree.flatten(middle)
+    np.savez(tmp_path / "state.npz", *leaves)
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as file:
+        loaded = jax.tree.unflatten(structure, [file[name] for name in file.files])
+    a, b = run(tx, middle[0], grads[4:], middle[1]), run(tx, loaded[0], grads[4:], loaded[1])
+    assert_same_trees(a, b)
+
+
+# Update functions of the user.
+
+
+@pytest.mark.parametrize("algorithm", [HEAVY_BALL, DELAYED], ids=lambda a: a.name)
+def test_a_users_algorithm(algorithm: Algorithm) -> None:
+    begin, grads = start(SHAPES), draw(SHAPES, 8)
+    tx = from_core(algorithm)(learning_rate=0.05)
+    params, state = run(tx, tree(begin), list(map(tree, grads)))
+    ends, states = definition(algorithm, begin, grads, {"lr": 0.05})
+    assert_same(params, ends)
+    assert_state(state.inner, params, states)
+    jax.jit(tx.update, donate_argnums=1)(tree(grads[0]), tx.init(tree(begin)))
+
+
+# What users of optax rely on.
+
+
+@pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS)))
+@pytest.mark.parametrize("dtypes", [(np.float32,), (np.float64,), (np.float32, np.float64)])
+def test_tree_map_params_finds_the_fields_that_are_like_the_parameters(
+    name: str, dtypes: Any
+) -> None:
+    """It asks for the state of a tree without leaves, as for the shardings of a state."""
+    with jax.enable_x64(np.float64 in dtypes):
+        params = tree([x for dtype in dtypes for x in start([(2, 3), (4,)], dtype=dtype)])
+        makers = {
+            "alone": from_core(name),
+            "chain": lambda: optax.chain(optax.clip(1.0), from_core(name)()),
+            "inject": optax.inject_hyperparams(from_core(name)),
+        }
+        for make in makers.values():
+            tx = make()
+            state = tx.init(params)
+            assert_same_trees(optax.tree_map_params(tx, lambda x: x, state), state)
+            places = {k: f"sharding of {k}" for k in params}
+            marked = optax.tree_map_params(
+                tx, lambda _, place: place, state, places, transform_non_params=lambda _: "all"
+            )
+            # One for each leaf, or for two vectors of scalars of which either may be missing.
+            jax.tree.map(lambda _mark, _leaf: None, marked, state)
+            if np.float64 not in dtypes:
+                assert jax.tree.structure(marked) == jax.tree.structure(state)
+            marks = jax.tree.leaves(marked)
+            assert marks.count("sharding of p00") == marks.count("sharding of p01")
+            assert set(marks) <= {"all", *places.values()}
+            assert "all" in marks
+
+
+@pytest.mark.parametrize("mask", [{"p00": True, "p01": False}, lambda p: dict.fromkeys(p, True)])
+def test_tree_map_params_with_a_mask(mask: Any) -> None:
+    params = tree(start([(2, 3), (4,)]))
+    for tx in (adamw(0.1, mask=mask), optax.masked(adam(0.1), {"p00": True, "p01": False})):
+        state = tx.init(params)
+        assert_same_trees(optax.tree_map_params(tx, lambda x: x, state), state)
+
+
+def test_tree_map_params_gives_the_shardings_of_a_jitted_init() -> None:
+    mesh = jax.make_mesh((1,), ("x",))
+    of = lambda *names: jax.NamedSharding(mesh, jax.P(*names))  # noqa: E731
+    params = tree(start([(2, 3), (4,)]))
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            tx = adamw(0.1)
+            shardings = optax.tree_map_params(
+                tx,
+                lambda _, own: own,
+                jax.eval_shape(tx.init, params),
+                {"p00": of("x"), "p01": of()},
+                transform_non_params=lambda _: of(),
+            )
+            state = jax.jit(tx.init, out_shardings=shardings)(params)
+            assert state.inner.m["p00"].sharding == of("x")
+            assert state.inner.c1.value.float32.sharding == of()
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"polyak_sgd"}))  # no rate in optax
+def test_a_value_in_optaxs_order_never_lands_in_another_argument(name: str) -> None:
+    function = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+    theirs = inspect.signature(function).parameters if function else []
+    ours = inspect.signature(from_core(name)).parameters.values()
+    positional = [p.name for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+    here = {"beta": "b1"} if name == "signum" else {}
+    for own, other in zip(positional, theirs, strict=False):
+        assert own == here.get(other, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "schedule_free_sgd", "lars"])
+def test_shapes_instead_of_parameters_give_the_shapes_of_the_state(name: str) -> None:
+    """As a checkpoint is restored into them, before there are parameters."""
+    params = tree(start([(2, 3), (4,)]))
+    tx = from_core(name)(0.1)
+    shapes = tx.init(jax.eval_shape(lambda: params))
+    assert shapes == jax.eval_shape(tx.init, params)
+    assert jax.tree.structure(shapes) == jax.tree.structure(tx.init(params))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "dog", *slow_unless_quick(["muon"])])
+def test_injected_hyperparameters_leave_out_what_is_absent(name: str) -> None:
+    """A default of 0 leaves a term out, which an array of 0 would not."""
+    params = tree(start([(2, 3), (4,)]))
+    alone, injected = from_core(name)(0.01), optax.inject_hyperparams(from_core(name))(0.01)
+    updates, state = alone.update(params, alone.init(params), params)
+    found, inner = injected.update(params, injected.init(params), params)
+    assert jax.tree.structure(inner.inner_state) == jax.tree.structure(state)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(updates), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)  # a number is rounded once, an array earlier

@@ -1,0 +1,355 @@
+"""The parity suite: it finds the backends identical, and it can fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from harness import same, slow, slow_unless_quick
+
+import parity
+from optstudy_core import ALGORITHMS, Algorithm
+from parity import backends
+from parity.__main__ import main
+from parity.cases import hyperparameters
+from parity.compare import Tolerated, first_difference, ulp_distance
+
+COMPILED = pytest.param(
+    "torch-compiled",
+    marks=pytest.mark.skipif(backends.compiler() is None, reason="not run: no compiler"),
+)
+
+
+@pytest.mark.usefixtures("torch_operations")
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_torch_operations_are_identical(name: str) -> None:
+    report = parity.check(name, backends=["torch"], dtypes=["float32"], examples=2, steps=20)
+    assert report.complete, report.first_difference
+
+
+# Roots of matrices take ten seconds, and half a minute where they are not compiled.
+EVERY = [
+    slow(name, backend) if name == "shampoo" else (name, backend)
+    for name in sorted(ALGORITHMS)
+    for backend in ("numpy", "torch", "torch-compiled", "jax-jit")
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), EVERY)
+def test_every_algorithm_is_identical(name: str, backend: str) -> None:
+    if backends.missing(backend, "cpu"):
+        pytest.skip("not run: no compiler")
+    examples = 2 if backend == "jax-jit" else 3  # each is compiled
+    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
+    assert report.complete, report.first_difference
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax", "jax-jit"])
+@pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS)))
+def test_every_backend_is_identical(name: str, backend: str) -> None:
+    examples = 2 if backend.startswith("jax") else 6  # of which each is traced
+    report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
+    assert report.complete, report.first_difference
+    assert report.cases == examples
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("backend", ["torch", COMPILED, "jax-jit"])
+def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
+    examples = 2 if backend == "jax-jit" else 5  # each is compiled
+    report = parity.check("adamw", backends=[backend], dtypes=[dtype], examples=examples, steps=30)
+    assert report.complete, report.first_difference
+
+
+# Of as many steps that all corrections of a bias have long become 1. What JAX does operation by
+# operation, and what is compiled anew for each case, takes most of the time.
+_MANY = dict.fromkeys(backends.NAMES, 20) | {"jax": 4, "jax-jit": 6}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", _MANY)
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_many_cases_are_identical(name: str, backend: str) -> None:
+    dtypes = ["float32", "float64", "bfloat16"]
+    report = parity.check(
+        name, backends=[backend], dtypes=dtypes, examples=_MANY[backend], steps=300
+    )
+    ran = [cell for cell in report.cells if cell.not_run is None]
+    assert report.identical, report.first_difference
+    assert len(ran) == len(dtypes) or backend == "torch-compiled"  # not without a compiler
+
+
+# The suite can fail.
+
+
+class MomentumState(NamedTuple):
+    b: Any
+
+
+def init(params: Any) -> MomentumState:
+    return MomentumState(b=0 * params)
+
+
+def update(
+    state: MomentumState, grad: Any, params: Any = None, *, lr: Any = 0.1, momentum: Any = 0.9
+) -> tuple[MomentumState, Any]:
+    b = momentum * state.b + grad
+    return MomentumState(b), -lr * b
+
+
+def test_a_users_own_algorithm_is_held_to_the_contract() -> None:
+    report = parity.check(
+        Algorithm("heavy_ball", init, update),
+        backends=["torch", "jax-jit"],
+        dtypes=["float32"],
+        examples=4,
+        steps=20,
+    )
+    assert report.complete, report.first_difference
+
+
+@pytest.mark.usefixtures("torch_operations")
+def test_a_rounding_that_is_off_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optstudy_torch import _array
+
+    def off_by_one(operation: str, *args: Any) -> Any:
+        result = original(operation, *args)
+        return result * (1 + 2.0**-23) if operation == "add" else result
+
+    original = _array.apply
+    monkeypatch.setattr(_array, "apply", off_by_one)
+    report = parity.check("adam", backends=["torch"], dtypes=["float32"], examples=10, steps=5)
+    cell = report.cells[0]
+    assert not cell.identical
+    assert cell.failing is not None
+    assert cell.failing.steps == 1  # shrunk
+    difference = cell.differences["state"]
+    assert difference.ulp is not None
+    assert difference.ulp >= 1
+
+
+@pytest.mark.usefixtures("torch_operations")
+def test_a_failure_is_written_and_replayed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from optstudy_torch import _array, optimizer
+
+    original = _array.apply
+
+    def off_by_one(operation: str, *args: Any) -> Any:
+        result = original(operation, *args)
+        return result * (1 + 2.0**-23) if operation == "sqrt" else result
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--algorithms", "adam", "--backends", "torch", "--dtypes", "float32"]
+    arguments += ["--examples", "3", "--steps", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_array, "apply", off_by_one)
+        patch.setattr(optimizer, "_MACHINES", {})
+        assert main([*arguments, "--json", "report.json"]) == 1
+        path = "parity-failure-adam-torch-float32.json"
+        assert main(["--replay", path]) == 1
+    assert main(["--replay", path]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["identical"] is False
+    assert "ulp" in report["cells"][0]["differences"]["trajectory"]
+    assert "identical in every cell" in capsys.readouterr().out
+
+
+def test_a_case_of_a_users_own_rule_is_replayed(tmp_path: Any) -> None:
+    calls: list[None] = []
+
+    def forgetful(state: Any, grad: Any, params: Any = None, *, lr: Any = 1e-3) -> Any:
+        calls.append(None)  # what a compiled step never sees
+        return state, -(lr / len(calls)) * grad
+
+    rule = parity.Algorithm("forgetful", init, forgetful)
+    report = parity.check(rule, backends=["jax-jit"], dtypes=["float32"], examples=3, steps=5)
+    parity.write_failure(report.cells[0], tmp_path / "case.json")
+    assert not parity.replay(tmp_path / "case.json", algorithm=rule).identical
+    with pytest.raises(ValueError, match=r"algorithm = 'adam': allowed is that of .*'forgetful'"):
+        parity.replay(tmp_path / "case.json", algorithm=ALGORITHMS["adam"])
+
+
+@pytest.mark.slow
+def test_the_command_says_identical() -> None:
+    arguments = ["--algorithms", "sgd", "--backends", "numpy,torch", "--dtypes", "float32"]
+    result = subprocess.run(
+        [sys.executable, "-m", "parity", *arguments, "--examples", "3", "--steps", "5"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "160"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "identical (3)" in result.stdout
+
+
+def test_a_cell_that_could_not_run_is_named_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backends, "compiler", lambda: None)
+    monkeypatch.setenv("COLUMNS", "160")
+    arguments = ["--algorithms", "sgd", "--backends", "torch-compiled", "--dtypes", "float32"]
+    assert main([*arguments, "--examples", "1", "--steps", "1"]) == 1
+    assert "not run: no compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algorithms", "adma"], "algorithm = 'adma': did you mean"),
+        (["--backends", "torch,tensorflow"], "backends = 'tensorflow'"),
+        (["--dtypes", "float3"], "dtypes = 'float3': did you mean 'float32'"),
+        (["--device", "tpu"], "device = 'tpu'"),
+        (["--steps", "0"], "steps = 0: allowed are whole numbers from 1"),
+        (["--examples", "-1"], "examples = -1"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--replay", "nowhere.json"], "nowhere.json"),
+        (["--dtypes", ","], "dtypes is empty"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        main(arguments)
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"algorithm": "adam"}', "\0\1"])
+def test_a_file_that_is_no_failing_case_is_refused(
+    content: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as refusal:
+        main(["--replay", str(path)])
+    assert refusal.value.code == 2
+    assert "expected a JSON file written by the parity suite" in capsys.readouterr().err
+
+
+# The comparison.
+
+
+def test_what_counts_as_identical() -> None:
+    tolerated = Tolerated()
+    x = np.float32([0.0, -0.0, math.nan, 1.0, 1e-40, 0.0])
+    y = np.float32([-0.0, 0.0, -math.nan, 1.0, 0.0, 1e-40])
+    assert first_difference(x, y, tolerated) is None
+    assert (tolerated.signed_zeros, tolerated.subnormals) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "ulp"),
+    [
+        (1.0, 1.0 + 2.0**-23, 1),
+        (1e-40, 1.1e-40, 7137),
+        (math.inf, 1.0, None),
+        (math.nan, 1.0, None),
+        (-(2.0**-126), 2.0**-126, 2**24),
+    ],
+)
+def test_a_difference_is_found(x: float, y: float, ulp: int | None) -> None:
+    found = first_difference(np.float32([[1.0, x]]), np.float32([[1.0, y]]), Tolerated())
+    assert found is not None
+    index, expected, got, distance = found
+    assert index == (0, 1)
+    assert (expected, got) == (float(np.float32(x)).hex(), float(np.float32(y)).hex())
+    if ulp is not None:
+        assert distance == ulp_distance(np.float32(x), np.float32(y))
+        assert abs(distance - ulp) <= 1  # decimal literals of subnormals round to a neighbour
+    else:
+        assert distance is None
+
+
+def test_another_dtype_is_a_difference() -> None:
+    assert first_difference(np.float32([1]), np.float64([1]), Tolerated()) is not None
+
+
+def test_the_flush_switch_is_restored() -> None:
+    import torch
+
+    assert torch.tensor(1e-40).mul(1.0).item() != 0
+    with backends.whole_range():
+        assert torch.tensor(1e-40).mul(1.0).item() == 0
+        with backends.whole_range():
+            pass
+        assert torch.tensor(1e-40).mul(1.0).item() == 0
+    assert torch.tensor(1e-40).mul(1.0).item() != 0
+
+
+# Cases.
+
+
+def test_a_case_survives_json() -> None:
+    from hypothesis import given, settings
+
+    @settings(max_examples=50, database=None, deadline=None)
+    @given(parity.cases("sgd", "float64"))
+    def roundtrip(case: parity.Case) -> None:
+        again = parity.Case.from_json(json.loads(json.dumps(case.to_json())))
+        assert json.dumps(again.to_json()) == json.dumps(case.to_json())
+        for x, y in zip(case.values()[0], again.values()[0], strict=True):
+            assert same(x, y)  # NumPy does not know the NaN of a bfloat16
+
+    roundtrip()
+
+
+def test_hyperparameters_stay_legal_as_arrays_of_float32() -> None:
+    """A largest step size of 1e-119 is legal, and 0 once it is rounded."""
+    from hypothesis import given, settings
+
+    rprop = ALGORITHMS["rprop"]
+
+    @settings(max_examples=300, database=None, deadline=None, derandomize=True)
+    @given(hyperparameters(rprop, "torch", arrays=True))
+    def rounded(values: dict[str, Any]) -> None:
+        rprop.resolve("torch", {name: float(np.float32(x)) for name, x in values.items()})
+
+    rounded()
+
+
+def test_cases_cover_what_they_promise() -> None:
+    from hypothesis import Phase, find, settings
+
+    adam = ALGORITHMS["adam"]
+    any_will_do = settings(max_examples=2000, phases=[Phase.generate])  # not the simplest one
+
+    def drawn(condition: Any) -> parity.Case:
+        case: parity.Case = find(parity.cases(adam, "float32"), condition, settings=any_will_do)
+        return case
+
+    assert drawn(lambda c: any(math.isnan(s.value) for s in c.specials))
+    assert drawn(lambda c: len(c.groups) == 2 and c.arrays)
+    assert drawn(lambda c: c.steps >= 100)
+    assert drawn(lambda c: c.groups[0].get("maximize") is True)
+    assert drawn(lambda c: c.structure == "mixed" and "sparse" in c.patterns)
+    assert drawn(lambda c: c.dialect == "optax")
+
+
+def test_what_is_refused_everywhere_does_not_count_as_not_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = backends.make
+
+    def refused(name: str, *rest: Any) -> backends.Backend:
+        if name == "torch-compiled":
+            raise backends.RefusedError("compile=True for this rule")
+        return make(name, *rest)
+
+    monkeypatch.setattr(backends, "make", refused)
+    arguments = ["--algorithms", "muon", "--dtypes", "float32", "--examples", "1", "--steps", "3"]
+    assert main([*arguments, "--backends", "torch,torch-compiled"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "identical in every cell (1 refused)" in out
+    report = parity.check("muon", backends=["torch-compiled"], dtypes=["float32"], examples=1)
+    assert not report.complete  # nothing at all was compared
+    assert report.cells[0].verdict("trajectory").startswith("refused: compile=True")

@@ -1,0 +1,463 @@
+"""Rules that run as they are written: what loops in C compute, when, and where it goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import same, slow
+
+import optstudy_torch
+from optstudy_core import ALGORITHMS, Algorithm, namespace
+from optstudy_core import random_formulas as formulas
+from optstudy_core.arrays import axes, reductions
+from optstudy_core.arrays.leafwise import shapewise
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_torch import _c, _deferred, _loops, _passes
+from optstudy_torch._deferred import Deferred, Loops
+from optstudy_torch._stages import NoKernelsError
+
+pytestmark = pytest.mark.skipif(_c.compiler() is None, reason="not run: no compiler")
+
+DTYPES = [np.float32, np.float64]
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.3, -7.5, 1e-3, 3e4, 1e30, -1e-30, np.inf, -np.inf, np.nan]
+LOOPS = Loops(few=0)
+
+
+@pytest.fixture(autouse=True)
+def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads, and few numbers for each."""
+    monkeypatch.setattr(_c, "BLOCK", 100)
+
+
+@pytest.fixture
+def loops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The operations of each loop that ran."""
+    found: list[tuple[str, ...]] = []
+    run = _deferred._looped
+
+    def looped(root: Deferred, to: Any) -> bool:
+        found.append(tuple(line[0] for line in _deferred._Written(root).lines))
+        return run(root, to)
+
+    monkeypatch.setattr(_deferred, "_looped", looped)
+    return found
+
+
+def numbers(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * 10.0 ** rng.uniform(-8, 8, shape)
+    return np.where(rng.random(shape) < 0.2, rng.choice(SPECIAL, shape), x).astype(dtype)
+
+
+def assert_same(expected: Leaves, found: Leaves) -> None:
+    for x, y in zip(expected.values, found.values, strict=True):
+        assert x.dtype == y.dtype
+        assert same(np.asarray(x), np.asarray(y))
+
+
+def trees(*columns: list[np.ndarray]) -> list[tuple[Leaves, ...]]:
+    return [tuple(Leaves(x, backend) for x in columns) for backend in (NumPy(), LOOPS)]
+
+
+OPERATIONS: dict[str, Callable[..., Leaves]] = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+    "negative": lambda x, y: -x,
+    "abs": lambda x, y: abs(y),
+    "sign": lambda x, y: namespace(x).sign(x) * y,
+    "sqrt": lambda x, y: namespace(x).sqrt(abs(x)) + y,
+    "maximum": lambda x, y: namespace(x).maximum(x, y),
+    "minimum": lambda x, y: namespace(x).minimum(x, y),
+    "where": lambda x, y: namespace(x).where(x < y, x, y),
+    "numbers": lambda x, y: namespace(x).where(y >= 1, 0.1, x) - 3 * y / (2 - x),
+    "isfinite": lambda x, y: namespace(x).isfinite(x * y),
+    "comparisons": lambda x, y: ((x <= y) | (x > 2)) & ~((x == y) | (x != 0.5)),
+    "truths": lambda x, y: namespace(x).logical_not(namespace(x).logical_and(x > y, y > 0)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation(name: str, dtype: Any, loops: list[Any]) -> None:
+    shapes = [((40, 30), (40, 30)), ((40, 30), (1, 30)), ((40, 1), (1, 30)), ((3, 1, 5), (3, 4, 1))]
+    shapes += [((7,), (7,)), ((2, 3, 4, 5), (1, 3, 4, 1)), ((1, 1), (1, 1)), ((1, 9), (1, 1))]
+    for pair in shapes:
+        columns = [
+            [numbers(shape, dtype, 3 * i + k) for i in range(3)] for k, shape in enumerate(pair)
+        ]
+        expected, found = (OPERATIONS[name](*x) for x in trees(*columns))
+        assert_same(expected, found)
+    assert loops
+
+
+def test_scalars_and_layouts(loops: list[Any]) -> None:
+    arrays = [numbers((30, 20), np.float32, i) for i in range(3)]
+    layouts = [arrays[0].T, arrays[1].T[::-1], np.repeat(arrays[2], 2, 1)[:, ::2].T]
+    scalars = [np.float32(x) for x in (0.5, -2.0, 1e-20)]
+    expected, found = (x * y + y for x, y in trees(layouts, scalars))
+    assert_same(expected, found)
+    assert loops == [("multiply", "add")]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(4))
+def test_random_formulas(seed: int, dtype: Any) -> None:
+    rng = np.random.default_rng(seed)
+    made = [formulas.random_formula(rng) for _ in range(4)]
+    rule = formulas.rule(made)
+    theta, *grads = ([numbers((9, 11), dtype, 10 * k + i) for i in range(2)] for k in range(4))
+    ends = []
+    for backend in NumPy(), LOOPS:
+        params = Leaves(theta, backend)
+        state = rule.init(params)
+        for grad in grads:
+            state, step = rule.update(state, Leaves(grad, backend), params)
+            params = params + step
+        ends.append((*state, params))
+    for expected, found in zip(*ends, strict=True):
+        assert_same(expected, found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scratch", [1 << 14, 64])
+def test_sums_along_every_axis(
+    dtype: Any, scratch: int, monkeypatch: pytest.MonkeyPatch, loops: list[Any]
+) -> None:
+    monkeypatch.setattr(_deferred, "_SCRATCH", scratch)
+    lengths = (1, 2, 3, 4, 5, 8, 31, 33, 64, 100, 257)
+    shapes: list[tuple[int, ...]] = [*itertools.product(lengths, (1, 7, 40, 70)), (3, 5, 2, 9)]
+    for shape in shapes:
+        x = [np.nan_to_num(numbers(shape, dtype, i), posinf=3.0, neginf=-7.0) for i in range(3)]
+        row = [numbers((*shape[:-1], 1), dtype, i) for i in range(3)]
+        for axis in {0, 1, len(shape) - 1, -1}:
+            for expected, found in zip(*map(_along(axis), trees(x, row)), strict=True):
+                assert_same(expected, found)
+    assert not [x for x in loops if len(x) > 1]  # the square is taken where it is added
+
+
+def _along(axis: int) -> Callable[..., tuple[Leaves, ...]]:
+    def sums(pair: tuple[Leaves, Leaves]) -> tuple[Leaves, ...]:
+        x, row = pair
+        return (
+            axes.axis_sum(x, axis),
+            axes.axis_mean(0.5 * x - x * x, axis),
+            axes.axis_mean(x * row, axis),
+            axes.axis_mean(reductions.leaf_norm(x) * x, axis),
+        )
+
+    return sums
+
+
+def test_a_sum_of_zeros_has_numpys_signs() -> None:
+    for rows in 1, 2, 3, 4, 7:
+        zeros = [np.full((rows, 50), -0.0, np.float32)]
+        expected, found = (axes.axis_sum(x, 0).values[0] for (x,) in trees(zeros))
+        assert np.array_equal(np.signbit(expected), np.signbit(found))
+
+
+def test_what_is_not_asked_for_is_not_computed(loops: list[Any]) -> None:
+    x = Leaves([numbers((40, 30), np.float32)], LOOPS)
+    y = x * x
+    z = y + 1.0
+    assert z.shape == (40, 30)
+    assert z.count == 1
+    assert not loops
+    first = z.values
+    assert loops == [("multiply", "add")]
+    assert z.values is first
+    assert (z - x).values
+    assert loops[1:] == [("subtract",)]  # what is known is read
+
+
+def test_long_ways_are_cut(loops: list[Any]) -> None:
+    arrays = [numbers((40, 30), np.float32)]
+    ends = []
+    for (x,) in trees(arrays):
+        y = x
+        for i in range(100):
+            y = y * x + 0.5 * i
+        ends.append(y)
+    assert_same(*ends)
+    assert max(map(len, loops)) <= _deferred._MOST
+
+
+def test_what_comes_again_is_computed_once(loops: list[Any]) -> None:
+    expected, found = (
+        y * (y + y) for y in (x * x for (x,) in trees([numbers((40, 30), np.float32)]))
+    )
+    assert_same(expected, found)
+    assert loops == [("multiply", "add", "multiply")]
+
+
+def test_what_is_smaller_is_computed_once(loops: list[Any]) -> None:
+    x = [numbers((40, 30), np.float32)]
+    row = [numbers((40, 1), np.float32)]
+    expected, found = ((r * r + 1.0) * a for a, r in trees(x, row))
+    assert_same(expected, found)
+    assert loops == [("multiply", "add"), ("multiply",)]
+
+
+def test_dtypes_do_not_mix(loops: list[Any]) -> None:
+    narrow, wide = ([numbers((40, 30), dtype)] for dtype in DTYPES)
+    expected, found = (namespace(x).where(x * 1.1 < 0.3, y / 3, y) for x, y in trees(narrow, wide))
+    assert_same(expected, found)
+    assert loops[0] == ("multiply", "less")
+    expected, found = (x * y + x for x, y in trees(narrow, wide))
+    assert_same(expected, found)
+    mixed = [narrow[0], wide[0]]
+    expected, found = (x * 1.1 for (x,) in trees(mixed))
+    assert_same(expected, found)
+
+
+def test_what_numpy_refuses_is_refused() -> None:
+    x, y = (Leaves([numbers(shape, np.float32)], LOOPS) for shape in ((40, 30), (40, 31)))
+    with pytest.raises(ValueError, match="broadcast"):
+        (x + y).values  # noqa: B018
+    with pytest.raises(ValueError, match="leaves"):
+        x + Leaves([x.values[0]] * 2, LOOPS)
+
+
+def test_small_trees_are_left_to_numpy(loops: list[Any]) -> None:
+    backend = Loops()
+    small = Leaves([numbers((4, 30), np.float32)], backend)
+    assert not isinstance(small * small, Deferred)
+    many = Leaves([numbers((4, 3), np.float32, i) for i in range(40)], backend)
+    large = Leaves([numbers((90, 100), np.float32)], backend)
+    for x in many, large:
+        assert isinstance(x * x, Deferred)
+    column, row = (axes.axis_sum(large, axis) for axis in (0, 1))
+    assert isinstance(column * row, Deferred)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(text: str) -> Any:
+        raise NoKernelsError("there is no C compiler")
+
+    for module in _c, _deferred:
+        monkeypatch.setattr(module, "library_of", refused)
+    for made in _loops.loop, _loops.sum_along, _passes._made, _deferred.need_compiler:
+        made.cache_clear()
+    monkeypatch.setattr(_passes, "_made", _passes._made.__wrapped__)
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_could_not_be_made() -> Any:
+    yield
+    for made in _loops.loop, _loops.sum_along:
+        made.cache_clear()
+
+
+def trained(
+    name: str, compiled: bool | None, dtype: torch.dtype = torch.float32, **values: Any
+) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(40, 30), (40, 30), (6, 5), (17,), (2, 3, 4), (0, 3), ()]
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
+    params[1].data = params[1].data.T.contiguous().T  # a layout of its own
+    optimizer = optstudy_torch.from_core(name)(params, compile=compiled, **values)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+        optimizer.step()
+    states = [x for p in params for x in optimizer.state[p].values()]
+    return [x.detach() for x in (*params, *states)]
+
+
+def assert_trained_the_same(name: str, compiled: bool | None, **values: Any) -> None:
+    for x, y in zip(trained(name, False, **values), trained(name, compiled, **values), strict=True):
+        assert x.dtype == y.dtype
+        assert torch.equal(x, y)
+
+
+RULES = [
+    ("adafactor", {}),
+    ("adafactor", {"momentum": 0.9, "weight_decay": 0.1, "eps_in_square": True}),
+    ("muon", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("sm3", {}),
+    slow("soap", {"weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("name", "values"), RULES)
+def test_optimizers(name: str, values: Any, dtype: torch.dtype) -> None:
+    assert_trained_the_same(name, True, dtype=dtype, **values)
+
+
+def test_a_step_in_float32_is_not_rounded_before_it_is_added() -> None:
+    assert_trained_the_same("adafactor", True, dtype=torch.bfloat16, step_dtype="float32")
+
+
+def test_without_a_compiler_numpy_computes(no_compiler: None) -> None:
+    assert_trained_the_same("adafactor", None)
+    expected, found = (axes.axis_mean(x * x, 0) for (x,) in trees([numbers((40, 30), np.float32)]))
+    assert_same(expected, found)
+    with pytest.raises(RuntimeError, match=r"compile = True on cpu: there is no C compiler"):
+        trained("adafactor", True)
+
+
+def test_a_step_is_added_where_the_parameter_lies(loops: list[Any]) -> None:
+    p = torch.nn.Parameter(torch.randn(40, 30))
+    p.grad = torch.randn(40, 30)
+    place, version = p.data_ptr(), p._version
+    optstudy_torch.Adafactor([p], compile=True).step()
+    assert loops[-1][-1] == "add"
+    assert p.data_ptr() == place
+    assert p._version > version
+
+
+def _gradient(grad: Any, params: Any, step: Any) -> Any:
+    return grad
+
+
+def own_rule(step: Callable[..., Any], field: Callable[..., Any] = _gradient) -> Any:
+    """Return an optimizer of a rule that is this step, and keeps this in its state."""
+
+    @shapewise
+    def init(params: Any) -> Any:
+        return ALGORITHMS["sgd"].init(params, momentum=0.9)
+
+    @shapewise
+    def update(state: Any, grad: Any, params: Any, *, lr: Any = 0.1) -> Any:
+        own = step(grad, params, lr)
+        return state._replace(b=field(grad, params, own)), own
+
+    return optstudy_torch.from_core(Algorithm("own", init, update))
+
+
+def parameters(count: int = 4, shape: tuple[int, ...] = (40, 30)) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for _ in range(count)]
+    for p in params:
+        p.grad = torch.randn(shape, generator=generator)
+    return params
+
+
+def assert_the_same_steps(make: Callable[[], list[torch.nn.Parameter]], rule: Any) -> None:
+    ends = []
+    for compiled in False, True:
+        params = make()
+        optimizer = rule(params, compile=compiled)
+        for _ in range(3):
+            optimizer.step()
+        ends.append([*params, *(x for p in params for x in optimizer.state[p].values())])
+    for x, y in zip(*ends, strict=True):
+        assert torch.equal(x, y)
+
+
+def decayed(grad: Any, params: Any, lr: Any) -> Any:
+    return -lr * (params + grad)
+
+
+def test_a_step_that_is_a_field_too() -> None:
+    assert_the_same_steps(parameters, own_rule(decayed, lambda *given: given[-1]))
+
+
+def test_a_field_that_is_a_view_of_the_parameters_does_not_move_with_them() -> None:
+    p = parameters(1)[0]
+    before = p.detach().clone()
+    for compiled in False, True:
+        optimizer = own_rule(decayed, lambda _, params, step: axes.reshaped(params, params.shape))(
+            [p], compile=compiled
+        )
+        before = p.detach().clone()
+        optimizer.step()
+        assert torch.equal(optimizer.state[p]["b"], before)
+
+
+def _first_row(x: Any) -> Any:
+    return axes.parts(axes.reshaped(x, (x.shape[0] * x.shape[1],)), [(1, x.shape[1])])[0]
+
+
+def test_a_step_that_reads_parameters_elsewhere() -> None:
+    rule = own_rule(lambda grad, params, lr: -lr * (params - _first_row(params)) - lr * grad)
+    assert_the_same_steps(parameters, rule)
+
+
+def _tied() -> list[torch.nn.Parameter]:
+    params = parameters()
+    params[1].data = params[0].data
+    return params
+
+
+def _overlapping() -> list[torch.nn.Parameter]:
+    params, base = parameters(2), torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
+    params[0].data, params[1].data = base[:40], base[10:]
+    return params
+
+
+def _gradients_of_others() -> list[torch.nn.Parameter]:
+    params = parameters()
+    for i, p in enumerate(params):
+        p.grad = params[i - 1].data
+    return params
+
+
+def _shifted_gradient() -> list[torch.nn.Parameter]:
+    params, base = parameters(1), torch.randn(41, 30, generator=torch.Generator().manual_seed(1))
+    params[0].data, params[0].grad = base[1:], base[:-1]
+    return params
+
+
+def _of_two_shapes() -> list[torch.nn.Parameter]:
+    params, others = parameters(2), parameters(2, (30, 40))
+    params[0].grad = others[1].data.reshape(40, 30)
+    others[0].grad = params[1].data.reshape(30, 40)
+    return [*params, *others]
+
+
+SHARED = [_tied, _overlapping, _gradients_of_others, _shifted_gradient, _of_two_shapes]
+
+
+@pytest.mark.parametrize("make", SHARED)
+def test_memory_that_is_shared(make: Any) -> None:
+    assert_the_same_steps(make, own_rule(decayed))
+
+
+def test_a_gradient_that_is_the_parameter_is_added_in_its_place(loops: list[Any]) -> None:
+    def own_gradients() -> list[torch.nn.Parameter]:
+        params = parameters()
+        for p in params:
+            p.grad = p.data
+        return params
+
+    assert_the_same_steps(own_gradients, own_rule(decayed))
+    assert {x[-1] for x in loops} == {"add"}
+
+
+STEPS = {
+    "transposed": lambda g: g.backend.rearrange(lambda x: x.T.copy(), g),
+    "part": lambda g: g.backend.rearrange(lambda x: x[:2].copy(), g),
+    "wider": lambda g: g.backend.rearrange(lambda x: np.stack([x, x]), g),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_another_shape_is_refused(name: str, compiled: bool) -> None:
+    p = parameters(1)
+    with pytest.raises(RuntimeError, match=r"match|broadcast"):
+        own_rule(lambda g, _, lr: -lr * STEPS[name](g))(p, compile=compiled).step()
+
+
+def test_a_step_that_is_repeated_along_an_axis() -> None:
+    def step(grad: Any, params: Any, lr: Any) -> Any:
+        return -lr * axes.reshaped(axes.axis_sum(grad, 0), (grad.shape[1],))
+
+    assert_the_same_steps(parameters, own_rule(step))
+
+
+@pytest.mark.parametrize("axis", [2, -3])
+def test_an_axis_that_is_not_there_is_refused(axis: int) -> None:
+    for x in Leaves([numbers((40, 30), np.float32)], LOOPS), Leaves([np.ones(())], LOOPS):
+        with pytest.raises((IndexError, ValueError)):
+            axes.axis_sum(x, axis)
