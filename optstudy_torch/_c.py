@@ -10,14 +10,11 @@ several at a time (``-fno-math-errno``, ``-fno-trapping-math``).
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import functools
 import hashlib
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +23,8 @@ from typing import Any
 
 import torch
 
+from . import _cache
+from ._cache import own_folder as _own_folder
 from ._language import INFIX, Text, compiler
 from ._program import Line, Symbol
 from ._stages import BLOCK, NoKernelsError
@@ -184,18 +183,35 @@ def library_of(text: str) -> ctypes.CDLL:
     """
     flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
     known = "\n".join([platform.machine(), *flags, text])
-    name = hashlib.sha256(known.encode()).hexdigest()[:32] + ".so"
-    failed = None
-    for folder in (_cache, _own_folder):
+    name = hashlib.sha256(known.encode()).hexdigest()[:32]
+    failed, places = OSError(), []
+    for folder in (_cache.folder, _own_folder):
         try:
-            made = Path(folder(), name)
-            return ctypes.CDLL(str(made)) if made.exists() else _compiled(text, flags, made)
-        except OSError as error:  # not to be written to, or programs may not run from there
+            places.append(folder())
+            for file in _cache.whole(places[0], name):
+                return ctypes.CDLL(str(file))
+        except OSError as error:  # there is none, or programs may not run from there
+            failed = error
+    content = _compiled(text, flags, places)
+    for place in places:
+        try:
+            return _kept(place, name, content)
+        except OSError as error:  # not to be written to, full, or programs may not run from there
             failed = error
     raise NoKernelsError(str(failed))
 
 
-def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
+def _kept(place: Path, name: str, content: bytes) -> ctypes.CDLL:
+    file = _cache.keep(place, name, content)
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError:  # only what can be loaded is kept
+        file.unlink()
+        raise
+
+
+def _compiled(text: str, flags: Sequence[str], places: Sequence[Path]) -> bytes:
+    """Return the library that the compiler makes of a text, in one of these folders."""
     found = compiler()
     if found is None:
         raise NoKernelsError("there is no C compiler: cc, gcc or clang, or what $CC names")
@@ -203,31 +219,23 @@ def _compiled(text: str, flags: Sequence[str], made: Path) -> ctypes.CDLL:
         command = shlex.split(found)
     except ValueError as error:
         raise NoKernelsError(f"$CC: {error}") from error
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent) as own:
-        source, library = Path(own, "loop.c"), Path(own, made.name)
+    failed = Exception("there is no folder for temporary files")
+    for place in reversed(places):  # another may have room
+        try:
+            return _compiled_in(place, text, [*command, *flags])
+        except (OSError, NoKernelsError) as error:
+            failed = error
+    raise NoKernelsError(str(failed)) from failed
+
+
+def _compiled_in(place: Path, text: str, command: Sequence[str]) -> bytes:
+    with tempfile.TemporaryDirectory(dir=place) as own:
+        source, library = Path(own, "loop.c"), Path(own, "loop.so")
         source.write_text(text)
+        environment = os.environ | {"TMPDIR": own}  # for what the compiler writes itself
         for threaded in _THREADED:
-            arguments = [*command, *flags, threaded, str(source), "-o", str(library), "-lm"]
-            result = subprocess.run(arguments, capture_output=True, check=False)
+            arguments = [*command, threaded, str(source), "-o", str(library), "-lm"]
+            result = subprocess.run(arguments, capture_output=True, check=False, env=environment)
             if result.returncode == 0:
-                loaded = ctypes.CDLL(str(library))  # only what can be loaded is kept
-                library.replace(made)  # at once: another process may look for it
-                return loaded
+                return library.read_bytes()
     raise NoKernelsError(f"{shlex.join(arguments)}\n{result.stderr.decode(errors='replace')}")
-
-
-def _cache() -> Path:
-    """Return where libraries are kept."""
-    home, cache = (os.environ.get(name) for name in ("HOME", "XDG_CACHE_HOME"))
-    if not (cache or home):
-        raise FileNotFoundError("no $XDG_CACHE_HOME and no $HOME")
-    return Path(cache or f"{home}/.cache", "optstudy")
-
-
-@functools.cache
-def _own_folder() -> str:
-    """Return a folder of this process, for libraries that cannot be kept."""
-    folder = tempfile.mkdtemp(prefix="optstudy")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder

@@ -293,7 +293,7 @@ def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:
             continue
         kept, own = tree.kept, [params[i] for i in numbers]
         kind = TORCH[kept.dtype], kept.shape
-        if all((x.dtype, x.shape) == kind and x.is_contiguous() for x in own):
+        if all((x.dtype, x.shape) == kind and x.is_contiguous() and not x.is_neg() for x in own):
             before = Leaves((x.detach().numpy() for x in own), tree.backend)
             to = _kind(before)
             assert to is not None

@@ -411,10 +411,10 @@ def _tensor(leaf: Any) -> torch.Tensor | None:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is one of the CPU that has memory."""
+    """Tell whether a tensor is one of the CPU whose numbers are what its memory holds."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
         return False
     try:
-        return tensor.data_ptr() != 0
+        return tensor.data_ptr() != 0 and not tensor.is_neg()
     except RuntimeError:  # what torch.func wraps has no address
         return False

@@ -224,6 +224,7 @@ class Stage:
             joins = (
                 not self.direct
                 and begin < i
+                and not (p.is_neg() or self.params[begin].is_neg())  # torch refuses them in lists
                 and size <= _SHARED
                 and total + size <= limit
                 and self.params[begin].numel() <= _SHARED
@@ -307,7 +308,8 @@ class Stage:
 
     def _where(self) -> list[Any]:
         kinds, strides = map(_KIND, self.params), map(torch.Tensor.stride, self.params)
-        return [*map(torch.Tensor.data_ptr, self._owners), *kinds, *strides]
+        negative = map(torch.Tensor.is_neg, self.params)
+        return [*map(torch.Tensor.data_ptr, self._owners), *kinds, *strides, *negative]
 
     def holds(self) -> bool:
         """Tell whether parameters, and the tensors in the states, still lie where they did."""
@@ -538,7 +540,8 @@ def _memory_order(p: torch.Tensor) -> tuple[int, ...]:
 
 
 def _is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
-    return x.permute(order).is_contiguous()
+    """Tell whether the numbers lie in that order: in a negative view there are others."""
+    return not x.is_neg() and x.permute(order).is_contiguous()
 
 
 def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
@@ -563,7 +566,7 @@ def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torc
 
 def _like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     order = _memory_order(p)
-    return _unflat(x.permute(order).contiguous().view(-1), p, order)
+    return _unflat(x.resolve_neg().permute(order).contiguous().view(-1), p, order)
 
 
 def _shaped(

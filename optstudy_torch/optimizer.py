@@ -266,6 +266,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             for p, own in zip(params, x, strict=True):
                 if p.grad is not None:
                     _check_gradient(p, own, name)
+                    if not _is_memory(type(own)):
+                        raise TypeError(f"{name} of type {type(own).__name__}: {_ALLOWED}")
             tensors[name] = dict(zip(params, x, strict=True))
         return _Inputs(scalars, tensors)
 
@@ -280,6 +282,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
+            _check_memory(params, group)
             _check_gradients(params)
             plan = self._plan(number, group, inputs)
             if group["compile"] and plan.machine is None:
@@ -557,8 +560,9 @@ def _leaves_of(
     NumPy computes in the memory of those on the CPU: a call costs it a third of torch's.
     """
     if any(p.device.type != HOST for p in params):
-        return lambda tensors: Leaves(tensors, EAGER)
-    return lambda tensors: Leaves((x.numpy() for x in tensors), HOST_ARRAYS[compiled])
+        return lambda tensors: Leaves((x.resolve_neg() for x in tensors), EAGER)
+    backend = HOST_ARRAYS[compiled]
+    return lambda tensors: Leaves((x.resolve_neg().numpy() for x in tensors), backend)
 
 
 def _tensor(x: Any) -> torch.Tensor:
@@ -581,6 +585,28 @@ def _owned(*inputs: Any) -> Callable[[Any], Any]:
 
 _GRADIENT = operator.attrgetter("grad")
 _KIND = operator.attrgetter("layout", "dtype", "shape")
+
+
+_ALLOWED = (
+    "allowed are tensors whose numbers lie in memory of their own, so none that compute them "
+    "otherwise, as DTensor does"
+)
+
+
+def _is_memory(kind: type) -> bool:
+    """Tell whether tensors of a type are what their memory holds: others say how they compute."""
+    return getattr(kind, "__torch_dispatch__", None) is torch.Tensor.__torch_dispatch__
+
+
+def _check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
+    """Refuse parameters and gradients of types that compute otherwise, by name or number."""
+    if all(map(_is_memory, {*map(type, params), *map(type, map(_GRADIENT, params))})):
+        return
+    names = group.get("param_names") or range(len(group["params"]))
+    for name, p in zip(names, group["params"], strict=True):
+        for what, x in (("parameter", p), ("gradient of parameter", p.grad)):
+            if x is not None and p.grad is not None and not _is_memory(type(x)):
+                raise TypeError(f"{what} {name!r} of type {type(x).__name__}: {_ALLOWED}")
 
 
 def _check_gradients(params: Sequence[torch.Tensor]) -> None:

@@ -112,7 +112,14 @@ def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list
 
 
 def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Report]:
-    return [Report(arguments.folders, arguments.out, landscapes=arguments.landscapes)]
+    return [
+        Report(
+            arguments.folders,
+            arguments.out,
+            landscapes=arguments.landscapes,
+            studies=arguments.studies,
+        )
+    ]
 
 
 _COMMANDS: Final[Mapping[str, Callable[..., Sequence[Any]]]] = {
@@ -305,6 +312,15 @@ def _parser() -> argparse.ArgumentParser:
         dest="landscapes",
         action="store_false",
         help="without what takes the models: the loss around the paths, predictions",
+    )
+    report.add_argument(
+        "--study",
+        dest="studies",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the file *.py with the study of some runs, which is run to draw the loss around "
+        "their paths; may be given several times. Files that only a run names are never run",
     )
     return parser
 

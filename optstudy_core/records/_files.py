@@ -84,7 +84,9 @@ def write_text(file: pathlib.Path, text: str) -> None:
         text: what goes into it.
     """
     temporary = file.with_name(file.name + ".part")
-    temporary.write_bytes(text.encode())
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as stream:  # a new file: a link would lead elsewhere
+        stream.write(text.encode())
     replace(temporary, file)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Final
 
@@ -11,9 +13,10 @@ import numpy as np
 
 from studies import figures, records, training
 from studies.pv_finder.event import bin_centres
-from studies.study import Study, load
+from studies.study import Study
 
 from .runs import numbers
+from .source import checked, study_of
 
 FILE: Final = "report.npz"
 """Beside a run's record: what was computed, so that the next report is quick."""
@@ -55,10 +58,14 @@ class Extras:
         }
 
 
-def of(run: records.Run) -> Extras | None:
+def of(run: records.Run, files: Mapping[str, str] | None = None) -> Extras | None:
     """Return what can be computed of a run that ended; ``None`` for a run of no study.
 
     It is computed once, and read from the run's folder from then on.
+
+    Args:
+        run: which.
+        files: with studies, that the user named, by their names; others are not run.
 
     Raises:
         OSError, ValueError: if the study cannot be made again.
@@ -70,21 +77,18 @@ def of(run: records.Run) -> Extras | None:
             return _read(file)
         except (OSError, ValueError, KeyError):
             pass  # of another version, or half written: computed again
-    made = _compute(run)
+    made = _compute(run, files or {})
     if made is not None:
-        _write(file, made)
+        with suppress(OSError):  # a folder that takes nothing is read all the same
+            _write(file, made)
     return made
 
 
-def _compute(run: records.Run) -> Extras | None:
-    config = run.config
-    if "source" not in config or run.path is None:
+def _compute(run: records.Run, files: Mapping[str, str]) -> Extras | None:
+    if "source" not in run.config or run.path is None:
         return None
-    data = config["data"]
-    study = load(config["source"], config["seed"], data and pathlib.Path(data), config["events"])
-    shapes = {name: list(value.shape) for name, value in study.initial.items()}
-    if shapes != config["parameters"]:
-        raise ValueError(f"study = {config['source']!r}: its parameters are not those of the run")
+    config = checked(run.config)
+    study = study_of(config, files)
     optimizer = training.Optimizer(
         config["algorithm"], config["lr"], config["dialect"], config["method"]
     )
@@ -115,8 +119,15 @@ def _write(file: pathlib.Path, made: Extras) -> None:
     for name, landscape in made.landscapes.items():
         for field, value in zip(fields(landscape), astuple(landscape), strict=True):
             arrays[f"{name}/{field.name}"] = value
-    with file.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+    # A new file that takes the name: a link that came with the folder would lead elsewhere.
+    temporary = file.with_name(f"{FILE}.{os.getpid()}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("xb") as stream:
+            np.savez_compressed(stream, **arrays)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(file: pathlib.Path) -> Extras:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from string import Template
@@ -19,6 +19,7 @@ from studies.runner import progress
 
 from . import extras
 from .runs import Problem, describe, find, read, verdicts
+from .source import named
 
 
 class Report:
@@ -28,18 +29,26 @@ class Report:
         folders: with runs in them or below them.
         out: the file.
         landscapes: compute what takes a model: the loss around the paths, predictions.
+        studies: files with the studies of runs; no other file is run.
 
     Raises:
-        FileNotFoundError: if a folder does not exist or holds no run.
+        FileNotFoundError: if a folder does not exist or holds no run, or a file is not there.
+        ValueError: if a study is no Python file, or two have one name.
         NotADirectoryError: if a folder is a file.
         IsADirectoryError: if ``out`` is a folder.
     """
 
     def __init__(
-        self, folders: Sequence[pathlib.Path], out: pathlib.Path, *, landscapes: bool = True
+        self,
+        folders: Sequence[pathlib.Path],
+        out: pathlib.Path,
+        *,
+        landscapes: bool = True,
+        studies: Sequence[str] = (),
     ) -> None:
         if out.is_dir():
             raise IsADirectoryError(f"out = {str(out)!r}: is a folder; allowed are files")
+        self._files = named(studies)
         self._folders = find(folders)
         self._out = out
         self._landscapes = landscapes
@@ -51,7 +60,7 @@ class Report:
         if self._landscapes:
             with progress(console, "the loss around the paths", len(runs)) as tick:
                 for run, entry in zip(runs, described, strict=True):
-                    entry |= _extras(run, problems)
+                    entry |= _extras(run, self._files, problems)
                     tick()
         for problem in problems:
             console.print(f"{problem.place}: {problem.what}", soft_wrap=True, highlight=False)
@@ -66,11 +75,11 @@ class Report:
         return self._out
 
 
-def _extras(run: records.Run, problems: list[Problem]) -> dict[str, Any]:
+def _extras(run: records.Run, files: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
     if run.parameters is None:
         return {}
     try:
-        made = extras.of(run)
+        made = extras.of(run, files)
     except (OSError, ValueError, KeyError) as error:
         problems.append(Problem(str(run.folder), f"without the loss around the path: {error}"))
         return {}
