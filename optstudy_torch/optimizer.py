@@ -21,13 +21,16 @@ from optstudy_core.catalogue.algorithm import INPUTS
 from optstudy_core.catalogue.docstring import meaning, with_arguments
 from optstudy_core.catalogue.hyperparameters import check_value
 from optstudy_core.catalogue.table import find
+from optstudy_torch.engine.eager import Eager
+from optstudy_torch.engine.errors import NoKernelsError
+from optstudy_torch.engine.stages import Stage
+from optstudy_torch.engine.threads import HOST
+from optstudy_torch.engine.units import add
 
-from ._array import Eager
-from ._deferred import Loops, need_compiler, take_steps
-from ._host import ThreadedNumPy
-from ._machines import Machine
-from ._program import NotTraceableError, Program
-from ._stages import HOST, NoKernelsError, Stage, add
+from .engine.deferred import Loops, need_compiler, take_steps
+from .engine.machines import Machine
+from .engine.program import NotTraceableError, Program
+from .engine.threaded_numpy import ThreadedNumPy
 
 EAGER = Eager()
 HOST_ARRAYS = {False: ThreadedNumPy(), None: Loops(), True: Loops(few=0)}

@@ -26,10 +26,11 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture
 def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
-    from optstudy_torch import _machines, _stages, optimizer
+    from optstudy_torch import optimizer
+    from optstudy_torch.engine import machines, stages
 
-    monkeypatch.setattr(_machines, "KERNELS", {})
-    monkeypatch.setattr(_stages, "HOST", "")
+    monkeypatch.setattr(machines, "KERNELS", {})
+    monkeypatch.setattr(stages, "HOST", "")
     monkeypatch.setattr(optimizer, "HOST", "")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
 
@@ -37,10 +38,10 @@ def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["kernels", "operations"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers run kernels, where there is a compiler, and then NumPy's operations."""
-    from optstudy_torch import _machines
+    from optstudy_torch.engine import machines
 
     if request.param == "operations":
-        monkeypatch.setattr(_machines, "KERNELS", {})
+        monkeypatch.setattr(machines, "KERNELS", {})
 
 
 @pytest.fixture(scope="module")

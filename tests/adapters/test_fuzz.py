@@ -71,10 +71,10 @@ def test_a_contraction_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_inexact_root_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from optstudy_torch import _array
+    from optstudy_torch.engine import rounding
 
-    original = _array.apply
+    original = rounding.apply
     monkeypatch.setattr(
-        _array, "apply", lambda o, *a: torch.sqrt(a[0]) if o == "sqrt" else original(o, *a)
+        rounding, "apply", lambda o, *a: torch.sqrt(a[0]) if o == "sqrt" else original(o, *a)
     )
     assert formulas.failing(run, [("sqrt", ("abs", "g"))], np.float32, 0)

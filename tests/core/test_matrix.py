@@ -15,7 +15,7 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.matrix import inverse_root, matmul, transposed, when
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_jax._array import JAX, leaving, outside
-from optstudy_torch._array import Eager
+from optstudy_torch.engine.eager import Eager
 
 SHAPES = [(3, 5, 4), (1, 1, 1), (40, 300, 17), (4, 0, 3), (0, 3, 2), (2, 3, 0)]
 SIZES = [1, 2, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6, 7, 24))]

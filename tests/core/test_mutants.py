@@ -1606,13 +1606,13 @@ def numbers_on_the_left_differ() -> bool:
     """Tell whether an operation of a number and a tensor is not NumPy's."""
     import torch
 
-    from optstudy_torch import _array
+    from optstudy_torch.engine import rounding
 
     x = np.float32([-1.5, 0.3333, 2.0, np.nan])
     operations = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "less")
     for name in (*operations, "less_equal", "greater", "greater_equal", "equal", "not_equal"):
         for number in (0.3333, 2.0):
-            found = _array.apply(name, number, torch.from_numpy(x)).numpy()
+            found = rounding.apply(name, number, torch.from_numpy(x)).numpy()
             if not formulas.identical(getattr(np, name)(number, x), found):
                 return True
     return False
@@ -1622,21 +1622,21 @@ def torch_mutants() -> dict[str, Patch]:
     """Return what computes one operation as torch does without being mended, or as another."""
     import torch
 
-    from optstudy_torch import _array
+    from optstudy_torch.engine import rounding
 
     found: dict[str, Patch] = {}
-    original = _array.apply
+    original = rounding.apply
 
     def instead(operation: str, function: Any) -> Patch:
         def apply(name: str, *args: Any) -> Any:
             return function(*args) if name == operation else original(name, *args)
 
-        return lambda patch: patch.setattr(_array, "apply", apply)
+        return lambda patch: patch.setattr(rounding, "apply", apply)
 
     def tensors(function: Any) -> Any:
         def apply(*args: Any) -> Any:
             return function(
-                *(x if torch.is_tensor(x) else _array.number_like(x, args) for x in args)
+                *(x if torch.is_tensor(x) else rounding.number_like(x, args) for x in args)
             )
 
         return apply
@@ -1646,18 +1646,18 @@ def torch_mutants() -> dict[str, Patch]:
     found["torch's sign"] = instead("sign", torch.sign)
     for name, ignoring_nan in (("maximum", torch.fmax), ("minimum", torch.fmin)):
         found[f"a {name} that ignores NaN"] = instead(name, tensors(ignoring_nan))
-    functions = list(_array._FUNCTIONS)
+    functions = list(rounding._FUNCTIONS)
     for name, other in zip(functions, functions[1:] + functions[:1], strict=True):
         found[f"{other} for {name}"] = lambda patch, name=name, other=other: patch.setitem(
-            _array._FUNCTIONS, name, _array._FUNCTIONS[other]
+            rounding._FUNCTIONS, name, rounding._FUNCTIONS[other]
         )
-    for name in _array._REFLECTED:
+    for name in rounding._REFLECTED:
         found[f"{name} not reflected"] = lambda patch, name=name: patch.delitem(
-            _array._REFLECTED, name
+            rounding._REFLECTED, name
         )
-    for name in _array._NEED_TENSORS:
+    for name in rounding._NEED_TENSORS:
         found[f"{name} of a number"] = lambda patch, name=name: patch.setattr(
-            _array, "_NEED_TENSORS", _array._NEED_TENSORS - {name}
+            rounding, "_NEED_TENSORS", rounding._NEED_TENSORS - {name}
         )
     return found
 

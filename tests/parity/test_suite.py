@@ -116,14 +116,14 @@ def test_a_users_own_algorithm_is_held_to_the_contract() -> None:
 
 @pytest.mark.usefixtures("torch_operations")
 def test_a_rounding_that_is_off_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optstudy_torch import _array
+    from optstudy_torch.engine import rounding
 
     def off_by_one(operation: str, *args: Any) -> Any:
         result = original(operation, *args)
         return result * (1 + 2.0**-23) if operation == "add" else result
 
-    original = _array.apply
-    monkeypatch.setattr(_array, "apply", off_by_one)
+    original = rounding.apply
+    monkeypatch.setattr(rounding, "apply", off_by_one)
     report = parity.check("adam", backends=["torch"], dtypes=["float32"], examples=10, steps=5)
     cell = report.cells[0]
     assert not cell.identical
@@ -138,9 +138,10 @@ def test_a_rounding_that_is_off_is_found_and_shrunk(monkeypatch: pytest.MonkeyPa
 def test_a_failure_is_written_and_replayed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from optstudy_torch import _array, optimizer
+    from optstudy_torch import optimizer
+    from optstudy_torch.engine import rounding
 
-    original = _array.apply
+    original = rounding.apply
 
     def off_by_one(operation: str, *args: Any) -> Any:
         result = original(operation, *args)
@@ -150,7 +151,7 @@ def test_a_failure_is_written_and_replayed(
     arguments = ["--algorithms", "adam", "--backends", "torch", "--dtypes", "float32"]
     arguments += ["--examples", "3", "--steps", "3"]
     with monkeypatch.context() as patch:
-        patch.setattr(_array, "apply", off_by_one)
+        patch.setattr(rounding, "apply", off_by_one)
         patch.setattr(optimizer, "_MACHINES", {})
         assert main([*arguments, "--json", "report.json"]) == 1
         path = "parity-failure-adam-torch-float32.json"

@@ -14,7 +14,8 @@ import torch
 from harness import definition, draw, same, start, to_numpy, to_torch
 
 from optstudy_core import ALGORITHMS
-from optstudy_torch import _machines, _stages, _triton, from_core, optimizer
+from optstudy_torch import from_core, optimizer
+from optstudy_torch.engine import machines, stages, triton_kernels
 
 SHAPES = [(), (1500,), (3,), (0,), (4, 5), (1,)]
 STEPS = 3
@@ -51,8 +52,8 @@ def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: An
 
 def main() -> None:
     """Try the algorithms that are named, or all."""
-    _stages.HOST = optimizer.HOST = ""
-    _machines.KERNELS = {"cpu": _triton.Kernels}
+    stages.HOST = optimizer.HOST = ""
+    machines.KERNELS = {"cpu": triton_kernels.Kernels}
     names = sys.argv[1:] or [n for n, a in ALGORITHMS.items() if not a.leafwise]
     wrong = []
     for name in names:

@@ -16,9 +16,11 @@ import torch
 from harness import Pair, definition, delayed, draw, same, start, to_numpy, to_torch, two_zeros
 
 from optstudy_core import Algorithm
-from optstudy_torch import SGD, AdamW, AMSGrad, _c, _language, _native, from_core, optimizer
+from optstudy_torch import SGD, AdamW, AMSGrad, from_core, optimizer
+from optstudy_torch.engine import c as in_c
+from optstudy_torch.engine import c_kernels, text
 
-pytestmark = pytest.mark.skipif(_c.compiler() is None, reason="not run: no compiler")
+pytestmark = pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler")
 
 SHAPES = [(), (1,), (0,), (2,), (4, 5), (3, 5, 7), (1000,)]
 ADAMW = {"lr": 0.1, "betas": (0.8, 0.99), "weight_decay": 0.01}
@@ -29,8 +31,8 @@ CORE = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return a function that counts the libraries made since the test began."""
     made: list[Any] = []
-    make = _native.library_of
-    monkeypatch.setattr(_native, "library_of", lambda text: made.append(text) or make(text))
+    make = c_kernels.library_of
+    monkeypatch.setattr(c_kernels, "library_of", lambda text: made.append(text) or make(text))
     return lambda: len(made)
 
 
@@ -202,7 +204,7 @@ def test_kernels_are_the_default() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_cut_leaves_anywhere(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "BLOCK", 7)
+    monkeypatch.setattr(c_kernels, "BLOCK", 7)
     shapes = [(5,), (0,), (23, 3), (), (1,), (7,), (200,), (0, 3), (13,)]
     begin, grads = start(shapes), draw(shapes, 3)
     params = parameters(begin)
@@ -218,7 +220,7 @@ def test_threads_cut_leaves_anywhere(threads: int, monkeypatch: pytest.MonkeyPat
 def test_every_thread_flushes_subnormal_numbers_if_the_callers_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_native, "BLOCK", 8)
+    monkeypatch.setattr(c_kernels, "BLOCK", 8)
     torch.ones(1_000_000).add_(1)  # starts the threads, which do not flush
     ends = []
     for compiled in (True, False):
@@ -281,7 +283,7 @@ def test_without_a_compiler(
 ) -> None:
     if command is None:
         monkeypatch.delenv("CC", raising=False)
-        monkeypatch.setattr(_language.shutil, "which", lambda _: None)
+        monkeypatch.setattr(text.shutil, "which", lambda _: None)
     else:
         monkeypatch.setenv("CC", command)
     assert not is_compiled(step())  # the same bits, by NumPy
@@ -299,7 +301,7 @@ def test_without_a_compiler(
 
 @pytest.mark.usefixtures("fresh")
 def test_flags_in_the_command_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = _c.compiler()
+    command = in_c.compiler()
     assert command is not None
     monkeypatch.setenv("CC", f"{command} -ffast-math -march=native")
     begin, grads = start(SHAPES), draw(SHAPES, 6)
@@ -330,7 +332,7 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
     assert is_compiled(step(compile=True))
-    monkeypatch.setattr(_c, "_own_folder", lambda: fresh / "file")
+    monkeypatch.setattr(in_c, "_own_folder", lambda: fresh / "file")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
     assert not is_compiled(step())
 

@@ -18,11 +18,12 @@ from optstudy_core.arrays import axes, reductions
 from optstudy_core.arrays.leafwise import shapewise
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_torch import _c, _deferred, _loops, _passes
-from optstudy_torch._deferred import Deferred, Loops
-from optstudy_torch._stages import NoKernelsError
+from optstudy_torch.engine import c as in_c
+from optstudy_torch.engine import c_loops, c_sums, deferred
+from optstudy_torch.engine.deferred import Deferred, Loops
+from optstudy_torch.engine.errors import NoKernelsError
 
-pytestmark = pytest.mark.skipif(_c.compiler() is None, reason="not run: no compiler")
+pytestmark = pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler")
 
 DTYPES = [np.float32, np.float64]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.3, -7.5, 1e-3, 3e4, 1e30, -1e-30, np.inf, -np.inf, np.nan]
@@ -32,20 +33,20 @@ LOOPS = Loops(few=0)
 @pytest.fixture(autouse=True)
 def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and few numbers for each."""
-    monkeypatch.setattr(_c, "BLOCK", 100)
+    monkeypatch.setattr(in_c, "BLOCK", 100)
 
 
 @pytest.fixture
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The operations of each loop that ran."""
     found: list[tuple[str, ...]] = []
-    run = _deferred._looped
+    run = deferred._looped
 
     def looped(root: Deferred, to: Any) -> bool:
-        found.append(tuple(line[0] for line in _deferred._Written(root).lines))
+        found.append(tuple(line[0] for line in deferred._Written(root).lines))
         return run(root, to)
 
-    monkeypatch.setattr(_deferred, "_looped", looped)
+    monkeypatch.setattr(deferred, "_looped", looped)
     return found
 
 
@@ -131,7 +132,7 @@ def test_random_formulas(seed: int, dtype: Any) -> None:
 def test_sums_along_every_axis(
     dtype: Any, scratch: int, monkeypatch: pytest.MonkeyPatch, loops: list[Any]
 ) -> None:
-    monkeypatch.setattr(_deferred, "_SCRATCH", scratch)
+    monkeypatch.setattr(deferred, "_SCRATCH", scratch)
     lengths = (1, 2, 3, 4, 5, 8, 31, 33, 64, 100, 257)
     shapes: list[tuple[int, ...]] = [*itertools.product(lengths, (1, 7, 40, 70)), (3, 5, 2, 9)]
     for shape in shapes:
@@ -186,7 +187,7 @@ def test_long_ways_are_cut(loops: list[Any]) -> None:
             y = y * x + 0.5 * i
         ends.append(y)
     assert_same(*ends)
-    assert max(map(len, loops)) <= _deferred._MOST
+    assert max(map(len, loops)) <= deferred._MOST
 
 
 def test_what_comes_again_is_computed_once(loops: list[Any]) -> None:
@@ -242,17 +243,17 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(text: str) -> Any:
         raise NoKernelsError("there is no C compiler")
 
-    for module in _c, _deferred:
+    for module in in_c, deferred:
         monkeypatch.setattr(module, "library_of", refused)
-    for made in _loops.loop, _loops.sum_along, _passes._made, _deferred.need_compiler:
+    for made in c_loops.loop, c_loops.sum_along, c_sums._made, deferred.need_compiler:
         made.cache_clear()
-    monkeypatch.setattr(_passes, "_made", _passes._made.__wrapped__)
+    monkeypatch.setattr(c_sums, "_made", c_sums._made.__wrapped__)
 
 
 @pytest.fixture(autouse=True)
 def _forget_what_could_not_be_made() -> Any:
     yield
-    for made in _loops.loop, _loops.sum_along:
+    for made in c_loops.loop, c_loops.sum_along:
         made.cache_clear()
 
 

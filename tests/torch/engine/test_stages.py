@@ -12,7 +12,8 @@ import pytest
 import torch
 from harness import HEAVY_BALL, definition, draw, same, start, to_numpy, to_torch
 
-from optstudy_torch import AdamW, _snapshot, _stages, from_core
+from optstudy_torch import AdamW, _snapshot, from_core
+from optstudy_torch.engine import stages
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -61,7 +62,7 @@ def test_torch_operations_on_leaves_that_differ() -> None:
 
 
 def test_mixed_dtypes_and_a_chunk_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stages, "_SCRATCH", 25_000)
+    monkeypatch.setattr(stages, "_SCRATCH", 25_000)
     dtypes = [np.float32, ml_dtypes.bfloat16, np.float64, np.float16]
     cast = lambda xs: [x.astype(dtypes[i % 4]) for i, x in enumerate(xs)]  # noqa: E731
     begin, grads = cast(start(SHAPES)), [cast(np.asarray(g) for g in gs) for gs in draw(SHAPES, 3)]

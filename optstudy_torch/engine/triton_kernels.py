@@ -26,9 +26,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ._language import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
-from ._program import Body, Phase, Program
-from ._stages import NoKernelsError, Places, Stage, Unit
+from .errors import NoKernelsError
+from .program import Body, Phase, Program
+from .stages import Places, Stage
+from .text import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
+from .units import Unit
 
 BLOCK = 1024
 """Numbers that one instance of a kernel computes."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from ._program import Body, HostNumber, Line, Phase, Symbol
+from .program import Body, HostNumber, Line, Phase, Symbol
 
 INFIX = {
     "add": "{0} + {1}",

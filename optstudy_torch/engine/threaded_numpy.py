@@ -19,8 +19,7 @@ from optstudy_core.arrays.namespace import Array
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.arrays.passes import Host
 
-from ._stages import BLOCK
-from ._threads import in_threads
+from .threads import BLOCK, in_threads
 
 _PLAIN = NumPy()
 _CREATION = frozenset({"zeros_like", "ones_like"})

@@ -18,11 +18,11 @@ import torch
 from optstudy_core.arrays.leaves import UNKNOWN, Leaves, Reduction, Scalars, in_order
 from optstudy_core.arrays.numpy_backend import NumPy
 
-from ._c import head, library_of, threads_for
-from ._host import ThreadedNumPy
-from ._loops import BOOL, KINDS, loop, merged, sum_along
-from ._passes import IN_C, TORCH, Alike, address, scalars_of, scalars_of_similar
-from ._program import COMPARISONS, LOGICAL
+from .c import head, library_of, threads_for
+from .c_loops import BOOL, KINDS, loop, merged, sum_along
+from .c_sums import IN_C, TORCH, Alike, address, scalars_of, scalars_of_similar
+from .program import COMPARISONS, LOGICAL
+from .threaded_numpy import ThreadedNumPy
 
 FEW = 1 << 13
 """Numbers that NumPy computes in less time than it takes to write the operation down."""

@@ -11,13 +11,10 @@ What differs from IEEE 754 in torch, and is mended here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-
-from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
 
 _FUNCTIONS: dict[str, Any] = {
     "add": torch.add,
@@ -94,33 +91,3 @@ _REFLECTED = {
     "greater": "less",
     "greater_equal": "less_equal",
 }
-
-
-class Eager(Backend):
-    """One torch operation after another, on whole tensors."""
-
-    name = "torch"
-
-    def apply(self, operation: str, *args: Any) -> torch.Tensor:
-        return apply(operation, *args)
-
-    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[torch.Tensor]]) -> Any:
-        from .geometry import sum_of  # which computes with this module
-
-        return sum_of(function, vectors)
-
-    def doubled(self, function: Callable[..., Leaves], *leaves: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = function(*(Leaves([x.double()], self) for x in leaves)).values[0]
-        return result.to(leaves[0].dtype)
-
-    def full(self, value: Any, leaf: torch.Tensor) -> torch.Tensor:
-        if isinstance(value, torch.Tensor):
-            return value.to(leaf.device, leaf.dtype)
-        return filled((), value, leaf.dtype, leaf.device)
-
-    def stacked(self, scalars: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        alike = len({(x.dtype, x.device) for x in scalars}) == 1
-        return torch.stack(list(scalars)) if alike else None
-
-    def unstacked(self, vector: torch.Tensor) -> Sequence[torch.Tensor]:
-        return vector.unbind()

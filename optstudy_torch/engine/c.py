@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from . import _cache
-from ._cache import own_folder as _own_folder
-from ._language import INFIX, Text, compiler
-from ._program import Line, Symbol
-from ._stages import BLOCK, NoKernelsError
+from . import cache
+from .errors import NoKernelsError
+from .program import Line, Symbol
+from .text import INFIX, Text, compiler
+from .threads import BLOCK
 
 _FLAGS = (
     *("-O3", "-funroll-loops", "-std=gnu11", "-shared", "-fPIC"),
@@ -185,10 +185,10 @@ def library_of(text: str) -> ctypes.CDLL:
     known = "\n".join([platform.machine(), *flags, text])
     name = hashlib.sha256(known.encode()).hexdigest()[:32]
     failed, places = OSError(), []
-    for folder in (_cache.folder, _own_folder):
+    for folder in (cache.folder, cache.own_folder):
         try:
             places.append(folder())
-            for file in _cache.whole(places[0], name):
+            for file in cache.whole(places[0], name):
                 return ctypes.CDLL(str(file))
         except OSError as error:  # there is none, or programs may not run from there
             failed = error
@@ -202,7 +202,7 @@ def library_of(text: str) -> ctypes.CDLL:
 
 
 def _kept(place: Path, name: str, content: bytes) -> ctypes.CDLL:
-    file = _cache.keep(place, name, content)
+    file = cache.keep(place, name, content)
     try:
         return ctypes.CDLL(str(file))
     except OSError:  # only what can be loaded is kept

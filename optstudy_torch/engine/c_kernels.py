@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._array import NUMPY
-from ._c import (
+from .c import (
     FORMS,
     declared,
     function_of,
@@ -26,10 +25,12 @@ from ._c import (
     read_numbers,
     written,
 )
-from ._language import Text, kept_names, reads, rows, scalars_of, values
-from ._program import Body, Phase, Program, Symbol
-from ._stages import BLOCK, Stage, Unit
-from ._threads import in_threads
+from .program import Body, Phase, Program, Symbol
+from .rounding import NUMPY
+from .stages import Stage
+from .text import Text, kept_names, reads, rows, scalars_of, values
+from .threads import BLOCK, in_threads
+from .units import Unit
 
 _SCALARS = """
 /* The scalars of all leaves. */

@@ -17,23 +17,17 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from . import _array
-from ._array import NUMPY
-from ._program import INPUT, Body, HostNumber, Line, Program, Sum, Symbol
-from ._threads import in_threads
-
-HOST = "cpu"
-"""The type of the devices whose memory NumPy shares."""
-
-BLOCK = 1 << 17
-"""Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
+from . import rounding
+from .program import INPUT, HostNumber, Line, Program, Sum, Symbol
+from .rounding import NUMPY
+from .threads import BLOCK, HOST, in_threads
+from .units import Unit, add, flat, is_flat, like_memory, memory_order, unflat
 
 _SHARED = BLOCK // 4
 """Numbers of the largest leaf that shares a unit: more cost less alone than to be copied."""
@@ -64,81 +58,6 @@ class Kernels(Protocol):
 
     @property
     def arrays(self) -> Sequence[Callable[[Stage, Sequence[Unit], dict[str, Any], Any], None]]: ...
-
-
-class NoKernelsError(RuntimeError):
-    """Kernels cannot be made here; the message says why."""
-
-
-@dataclass
-class Unit:
-    """Leaves that are computed as one flat array.
-
-    Attributes:
-        first: number of the first leaf in its stage.
-        params: the leaves.
-        sizes: how many numbers each has.
-        states: flat fields of the state by name, the leaves side by side.
-        order: of a leaf alone: its dimensions from the slowest to the fastest in memory.
-        in_place: of a leaf alone: the step is added in the parameter's own memory.
-        is_plain: of a leaf alone: its dimensions are in that order.
-        arrays: what the machine computes on: ``p``, ``g``, ``s0``, … and what it makes of them.
-        views: of several leaves: parts of ``g``, ``p`` and ``step`` with the shapes of the leaves.
-    """
-
-    first: int
-    params: list[torch.Tensor]
-    sizes: list[int]
-    states: dict[str, torch.Tensor]
-    order: tuple[int, ...] = ()
-    in_place: bool = False
-    is_plain: bool = field(init=False)
-    arrays: dict[str, torch.Tensor] = field(default_factory=dict)
-    views: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.is_plain = self.order == tuple(range(len(self.order)))
-
-    @property
-    def leaves(self) -> slice:
-        """Their numbers in the stage."""
-        return slice(self.first, self.first + len(self.params))
-
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-        return sum(self.sizes)
-
-    @property
-    def is_one(self) -> bool:
-        """Whether it is one leaf in memory of its own."""
-        return not self.views
-
-    def parts(self, name: str) -> Sequence[torch.Tensor]:
-        """Return the flat array of that name, leaf by leaf."""
-        x = self.arrays[name]
-        return [x] if self.is_one else x.split(self.sizes)
-
-    def prepare(self, body: Body, dtype: torch.dtype) -> list[tuple[str, torch.Tensor]]:
-        """Make memory for what a body puts out; return copies of what it moves."""
-        moved = [
-            (o.target, self.arrays[o.source.name].to(dtype, copy=True).reshape(-1))
-            for o in body.moved
-        ]
-        for output in body.outputs:
-            if output.target not in self.arrays and not (output.target == "step" and self.in_place):
-                self.arrays[output.target] = torch.empty_like(self.arrays["g"], dtype=dtype)
-        return moved
-
-    def move(self, moved: Iterable[tuple[str, torch.Tensor]], step_dtype: str | None) -> None:
-        """Write copies of inputs where they go."""
-        for target, value in moved:
-            if target == "step" and self.in_place:
-                add(self.arrays["p"], value, step_dtype)
-            elif target in self.arrays:
-                self.arrays[target].copy_(value)
-            else:
-                self.arrays[target] = value
 
 
 class Places(NamedTuple):
@@ -248,16 +167,16 @@ class Stage:
                 if x.dtype != self.dtype and x.is_floating_point():
                     state[name] = x.to(self.dtype)
         if len(params) == 1:
-            (p,), order = params, _memory_order(params[0])
+            (p,), order = params, memory_order(params[0])
             states = {}
             for name, own in self._arrays.items():
                 x = self.states[begin][own]
-                if not _is_flat(x, order):
-                    x = self.states[begin][own] = _like_memory(x, p)
-                states[name] = _flat(x, order)
-            in_place = (self._any_dtype or p.dtype == self.dtype) and _is_flat(p, order)
+                if not is_flat(x, order):
+                    x = self.states[begin][own] = like_memory(x, p)
+                states[name] = flat(x, order)
+            in_place = (self._any_dtype or p.dtype == self.dtype) and is_flat(p, order)
             if in_place and self.direct:
-                states["p"] = _flat(p.detach(), order)
+                states["p"] = flat(p.detach(), order)
             arrays = dict(states) if self.direct else {}
             return Unit(begin, params, sizes, states, order, in_place, arrays)
         states = {}
@@ -359,10 +278,10 @@ class Stage:
         """Return what the machine is handed of a leaf's tensor."""
         assert x is not None
         if not self.direct:
-            return _flat(x.detach(), unit.order).to(self.dtype)
+            return flat(x.detach(), unit.order).to(self.dtype)
         # A kernel looks at the address alone, so that the shape does not matter.
         plain = unit.is_plain and x.is_contiguous() and not x.is_neg()
-        own = x if plain else _flat(x.detach(), unit.order)
+        own = x if plain else flat(x.detach(), unit.order)
         return own if self._any_dtype or x.dtype == self.dtype else own.detach().to(self.dtype)
 
     def _gather(
@@ -382,7 +301,7 @@ class Stage:
         for unit in units:
             if not unit.in_place and unit.is_one:
                 (p,) = unit.params
-                add(p, _unflat(unit.arrays["step"], p, unit.order), step_dtype)
+                add(p, unflat(unit.arrays["step"], p, unit.order), step_dtype)
         self._together(functools.partial(self._scatter, step_dtype=step_dtype), units)
         for unit in units:
             kept = unit.states if self.direct else unit.views
@@ -419,7 +338,7 @@ class Stage:
                 return np.full(self.count, value, NUMPY[self.dtype])
         if isinstance(value, torch.Tensor):
             return value.to(self.device, self.dtype).expand(self.count)
-        return _array.filled((self.count,), value, self.dtype, self.device)
+        return rounding.filled((self.count,), value, self.dtype, self.device)
 
     def rounded(self, values: Sequence[Any]) -> Any:
         """Return float64 scalars of the leaves as one vector, rounded once."""
@@ -442,7 +361,7 @@ class Stage:
                 with np.errstate(all="ignore"):
                     result = getattr(np, line.operation)(*args)
             else:
-                result = _array.apply(line.operation, *args)
+                result = rounding.apply(line.operation, *args)
             self.scalars[line.result.name] = result
 
     def _value(self, argument: Any, hyperparameters: dict[str, Any]) -> Any:
@@ -469,7 +388,7 @@ class Stage:
         Its rows are vectors where the unit's leaves differ.
         """
         own = [x.to(self.dtype) for x in self.scalars_of(unit, names)]
-        own += [_array.filled((), x, self.dtype, self.device) for x in numbers]
+        own += [rounding.filled((), x, self.dtype, self.device) for x in numbers]
         if not own:
             return torch.empty(0, dtype=self.dtype, device=self.device)
         return torch.stack(torch.broadcast_tensors(*own)).data
@@ -531,42 +450,10 @@ class Stage:
             yield from map(list, zip(*columns, strict=True))
 
 
-# Memory.
-
-
-def _memory_order(p: torch.Tensor) -> tuple[int, ...]:
-    """Return the dimensions of ``p`` from the slowest to the fastest in memory."""
-    return tuple(sorted(range(p.ndim), key=lambda d: (-p.stride()[d], d)))
-
-
-def _is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
-    """Tell whether the numbers lie in that order: in a negative view there are others."""
-    return not x.is_neg() and x.permute(order).is_contiguous()
-
-
-def _flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Return ``x`` as a dense vector in that order, in the same memory where that is possible.
-
-    It is no view for torch, which would compile a kernel for every kind of base.
-    """
-    return x.resolve_neg().permute(order).contiguous().view(-1).data
-
-
 def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
     """Return a tensor of an array's numbers, without waiting for the device."""
     x = torch.from_numpy(array)
     return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
-
-
-def _unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    shape = [like.shape[d] for d in order]
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return x.view(shape).permute(back)
-
-
-def _like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    order = _memory_order(p)
-    return _unflat(x.resolve_neg().permute(order).contiguous().view(-1), p, order)
 
 
 def _shaped(
@@ -574,11 +461,3 @@ def _shaped(
 ) -> list[torch.Tensor]:
     """Return parts of a vector with the shapes of parameters."""
     return [part.view(p.shape) for part, p in zip(x.split(list(sizes)), params, strict=True)]
-
-
-def add(p: torch.Tensor, step: torch.Tensor, step_dtype: str | None) -> None:
-    """Add a step: rounded to the parameter's dtype first, or (float32) only the sum is."""
-    if step_dtype is None or p.dtype == torch.float64:
-        p.add_(step.to(p.dtype))
-    else:
-        p.copy_(p.to(step.dtype) + step)

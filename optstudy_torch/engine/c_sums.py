@@ -25,10 +25,10 @@ from optstudy_core.arrays.exact_sum import Parts, Terms, Vector, product
 from optstudy_core.arrays.leaves import Reduction
 from optstudy_core.arrays.passes import HOST, Columns, Host
 
-from ._array import NUMPY
-from ._c import Loop, head, loop_of, threads_for
-from ._language import INFIX
-from ._stages import NoKernelsError
+from .c import Loop, head, loop_of, threads_for
+from .errors import NoKernelsError
+from .rounding import NUMPY
+from .text import INFIX
 
 _FEW = 1 << 10
 """Numbers that NumPy adds in less time than it takes to call C."""

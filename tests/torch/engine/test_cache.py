@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from optstudy_torch import _c, _cache
+from optstudy_torch.engine import c as in_c
+from optstudy_torch.engine import cache
 
 pytestmark = [
-    pytest.mark.skipif(_c.compiler() is None, reason="not run: no compiler"),
+    pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler"),
     pytest.mark.skipif(not hasattr(os, "geteuid"), reason="not run: no owners of files"),
 ]
 
@@ -43,25 +44,25 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     own.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(own))
-    _cache._warn.cache_clear()
-    _cache._own_folder.cache_clear()
+    cache._warn.cache_clear()
+    cache._own_folder.cache_clear()
     yield
-    _cache._own_folder.cache_clear()
+    cache._own_folder.cache_clear()
 
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was compiled since the test began."""
     made: list[str] = []
-    compile_ = _c._compiled
+    compile_ = in_c._compiled
     monkeypatch.setattr(
-        _c, "_compiled", lambda text, *rest: made.append(text) or compile_(text, *rest)
+        in_c, "_compiled", lambda text, *rest: made.append(text) or compile_(text, *rest)
     )
     return made
 
 
 def seven(text: str = TEXT) -> int:
-    return _c.library_of(text).seven()
+    return in_c.library_of(text).seven()
 
 
 def kept(tmp_path: Path) -> list[Path]:
@@ -74,7 +75,7 @@ def planted(mark: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "x.c"), Path(folder, "x.so")
         source.write_text(CONSTRUCTOR.format(mark))
-        command = f"{_c.compiler()} -shared -fPIC {source} -o {library}"
+        command = f"{in_c.compiler()} -shared -fPIC {source} -o {library}"
         subprocess.run(command, shell=True, check=True)
         return library.read_bytes()
 
@@ -160,8 +161,8 @@ def test_a_folder_of_another_user_is_neither_made_nor_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").mkdir()
-    monkeypatch.setattr(_cache.os, "geteuid", lambda: OTHER)
-    monkeypatch.setattr(_cache, "_UNMAPPED", -1)
+    monkeypatch.setattr(cache.os, "geteuid", lambda: OTHER)
+    monkeypatch.setattr(cache, "_UNMAPPED", -1)
     if os.getuid() == 0:  # root's folders are trusted
         os.chown(tmp_path / "cache", 54321, -1)
     with pytest.warns(RuntimeWarning, match="belongs to another user"):
@@ -200,7 +201,7 @@ def test_a_planted_library_is_not_loaded(tmp_path: Path, way: Callable[[Path], N
     (file,) = kept(tmp_path)
     file.unlink()
     mark = tmp_path / "ran"
-    made = _cache.keep(file.parent, file.name.partition("-")[0], planted(str(mark)))
+    made = cache.keep(file.parent, file.name.partition("-")[0], planted(str(mark)))
     way(made)
     assert seven() == 7
     assert not mark.exists()
@@ -220,7 +221,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_the_mark_of_a_planted_library_is_one(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
-    ctypes.CDLL(str(_cache.keep(_cache.folder(), "name", planted(str(mark)))))
+    ctypes.CDLL(str(cache.keep(cache.folder(), "name", planted(str(mark)))))
     assert mark.exists()
 
 
@@ -316,13 +317,13 @@ def test_a_disk_that_gets_full_while_a_library_is_written(
     """Of what is written nothing is left; a limit of the system ends the writing."""
     resource = pytest.importorskip("resource")
     content = planted(str(tmp_path / "mark"))
-    place = _cache.folder()
+    place = cache.folder()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            _cache.keep(place, "name", content)
+            cache.keep(place, "name", content)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
@@ -356,10 +357,10 @@ def test_where_it_is(
             monkeypatch.setenv(name, value.format(tmp_path))
     if where is None:
         with pytest.raises(OSError, match=r"no \$XDG_CACHE_HOME and no \$HOME"):
-            _cache.folder()
+            cache.folder()
         assert seven() == 7
     else:
-        assert _cache.folder() == tmp_path / where
+        assert cache.folder() == tmp_path / where
     assert {x.name for x in tmp_path.iterdir()} <= {"own", (where or "own").partition("/")[0]}
 
 
@@ -396,7 +397,7 @@ def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(_c.NoKernelsError):
+    with pytest.raises(in_c.NoKernelsError):
         seven()
 
 
@@ -404,7 +405,7 @@ def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_command_with_spaces_and_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    command = shlex.split(_c.compiler() or "")[0]
+    command = shlex.split(in_c.compiler() or "")[0]
     script = tmp_path / folder / "cc"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/given"\nexec {command} "$@"\n')
@@ -429,8 +430,8 @@ for i in range(100):
 
 
 def test_several_processes_one_of_them_killed() -> None:
-    place = _cache.folder()
-    command = [sys.executable, "-W", "error", "-c", KEEPING, _cache.__file__, place]
+    place = cache.folder()
+    command = [sys.executable, "-W", "error", "-c", KEEPING, cache.__file__, place]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     for one in started:
         assert one.stdout is not None
@@ -439,7 +440,7 @@ def test_several_processes_one_of_them_killed() -> None:
     for one in started:
         one.communicate(timeout=60)
     assert [one.returncode for one in started] == [-signal.SIGKILL, 0, 0]
-    whole = [*_cache.whole(place, "name")]
+    whole = [*cache.whole(place, "name")]
     assert len(whole) == len([*place.glob("*.so")]) == 3
 
 
@@ -448,7 +449,7 @@ def test_a_process_that_is_killed_while_it_compiles(tmp_path: Path) -> None:
     script.write_text(f'#!/bin/sh\ntouch "{tmp_path}/begun"\nsleep 60\n')
     script.chmod(0o755)
     one = subprocess.Popen(
-        [sys.executable, "-c", f"from optstudy_torch import _c; _c.library_of({TEXT!r})"],
+        [sys.executable, "-c", f"from optstudy_torch import _c; in_c.library_of({TEXT!r})"],
         env=os.environ | {"TMPDIR": str(tmp_path / "own"), "CC": str(script)},
         start_new_session=True,
     )
@@ -462,8 +463,8 @@ def test_a_process_that_is_killed_while_it_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="not run: no fork")
 def test_a_forked_process_leaves_the_folder(tmp_path: Path) -> None:
-    place = _cache.own_folder()
-    _cache._remove(str(place), os.getpid() + 1)
+    place = cache.own_folder()
+    cache._remove(str(place), os.getpid() + 1)
     assert place.is_dir()
-    _cache._remove(str(place), os.getpid())
+    cache._remove(str(place), os.getpid())
     assert not place.exists()

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ._c import FORMS, Loop, head, loop_of, read_numbers
-from ._passes import TORCH
-from ._program import COMPARISONS, LOGICAL
+from .c import FORMS, Loop, head, loop_of, read_numbers
+from .c_sums import TORCH
+from .program import COMPARISONS, LOGICAL
 
 Lines = tuple[tuple[str, ...], ...]
 """Operations with the names of their arguments: results t0, t1, … of the lines, trees x0, x1, …,

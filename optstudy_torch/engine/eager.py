@@ -1,0 +1,41 @@
+"""Torch's operations one after another, on whole tensors of any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
+
+from . import rounding
+from .sums import sum_of
+
+
+class Eager(Backend):
+    """One torch operation after another, on whole tensors."""
+
+    name = "torch"
+
+    def apply(self, operation: str, *args: Any) -> torch.Tensor:
+        return rounding.apply(operation, *args)
+
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[torch.Tensor]]) -> Any:
+        return sum_of(function, vectors)
+
+    def doubled(self, function: Callable[..., Leaves], *leaves: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = function(*(Leaves([x.double()], self) for x in leaves)).values[0]
+        return result.to(leaves[0].dtype)
+
+    def full(self, value: Any, leaf: torch.Tensor) -> torch.Tensor:
+        if isinstance(value, torch.Tensor):
+            return value.to(leaf.device, leaf.dtype)
+        return rounding.filled((), value, leaf.dtype, leaf.device)
+
+    def stacked(self, scalars: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        alike = len({(x.dtype, x.device) for x in scalars}) == 1
+        return torch.stack(list(scalars)) if alike else None
+
+    def unstacked(self, vector: torch.Tensor) -> Sequence[torch.Tensor]:
+        return vector.unbind()

@@ -1,0 +1,167 @@
+"""What runs a program on the leaves of a group: NumPy in blocks, torch's operations, or a kernel.
+
+All of them round every operation once, so they give the same bits:
+
+- On the CPU, NumPy computes on the memory of the tensors, in blocks whose temporaries stay in the
+  cache, with as many threads as torch has.
+- On other devices torch's operations run one after another on whole tensors.
+- Compiled, one kernel takes all leaves: a loop in C on the CPU
+  (:mod:`optstudy_torch.engine.c_kernels`), one of Triton on a GPU
+  (:mod:`optstudy_torch.engine.triton_kernels`).
+
+They run on the units of a :mod:`stage <optstudy_torch.engine.stages>`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from . import c_kernels, triton_kernels
+from .blockwise import Blockwise
+from .c_sums import scalars_of
+from .errors import NoKernelsError
+from .operations import Operations
+from .program import Program, Sum
+from .stages import Kernels, Stage
+from .sums import sum_of
+from .units import Unit
+
+KERNELS: dict[str, Callable[[Program, torch.dtype], Kernels]] = {
+    "cpu": c_kernels.Kernels,
+    "cuda": triton_kernels.Kernels,
+}
+"""What makes kernels, by the type of the device."""
+
+
+class Machine:
+    """A program with what runs its bodies."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._kernels: dict[tuple[str, torch.dtype], Kernels | NoKernelsError] = {}
+
+    @functools.cached_property
+    def _blockwise(self) -> list[Blockwise]:
+        return [Blockwise(phase.body) for phase in self.program.phases]
+
+    @functools.cached_property
+    def _operations(self) -> list[Operations]:
+        return [Operations(phase.body) for phase in self.program.phases]
+
+    def kernels(
+        self, device: torch.device, dtype: torch.dtype, compiled: bool | None
+    ) -> Kernels | None:
+        """Return kernels for a device and a working dtype; for ``None`` where they can be made.
+
+        Raises:
+            RuntimeError: if ``compiled`` is true and they cannot be made.
+        """
+        if compiled is False:
+            return None
+        kind = device.type
+        made = self._kernels.get((kind, dtype))
+        if kind not in KERNELS:
+            made = NoKernelsError(f"allowed on {' and '.join(KERNELS)}")
+        elif made is None:
+            try:
+                made = KERNELS[kind](self.program, dtype)
+            except NoKernelsError as error:
+                made = error
+            self._kernels[kind, dtype] = made
+        if not isinstance(made, NoKernelsError):
+            return made
+        if compiled:
+            raise RuntimeError(f"compile = True on {kind}: {made}")
+        return None
+
+    def run(
+        self,
+        stages: Sequence[Stage],
+        hyperparameters: dict[str, Any],
+        inputs: Mapping[str, Mapping[Any, torch.Tensor]],
+        step_dtype: str | None,
+    ) -> None:
+        """Advance states and parameters.
+
+        Args:
+            stages: all parameters of a group that have a gradient.
+            hyperparameters: Python numbers and tensors by name; inputs that are scalars, too.
+            inputs: tensors like the parameters, by name and parameter.
+            step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
+        """
+        phases = self.program.phases
+        tensors = {k: v for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)}
+        for stage in stages:
+            stage.begin(tensors)
+        if len(phases) == 1:
+            for stage in stages:
+                self._compute(0, stage, hyperparameters)
+                for units in stage.chunks:
+                    stage.load(units, inputs)
+                    self._body(0, stage, units, hyperparameters, step_dtype)
+                    stage.store(units, step_dtype)
+        else:
+            everything = [(stage, units) for stage in stages for units in stage.chunks]
+            for stage, units in everything:
+                stage.load(units, inputs)
+            for number, phase in enumerate(phases):
+                for stage, units in everything:
+                    self._compute(number, stage, hyperparameters)
+                    self._body(number, stage, units, hyperparameters, step_dtype)
+                for sums in phase.sums:
+                    _sum(sums, stages)
+            for stage, units in everything:
+                stage.store(units, step_dtype)
+        for stage in stages:
+            stage.end(self.program.new_scalars)
+
+    def _compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
+        if stage.kernels:
+            stage.kernels.scalars[number](stage, hyperparameters)
+        else:
+            stage.compute(self.program.phases[number].scalars, hyperparameters)
+
+    def _body(
+        self,
+        number: int,
+        stage: Stage,
+        units: Sequence[Unit],
+        hyperparameters: dict[str, Any],
+        step_dtype: str | None,
+    ) -> None:
+        body = self.program.phases[number].body
+        ready = stage.direct and not body.moved and len(self.program.phases) == 1
+        unready = [unit for unit in units if not (ready and unit.in_place)]
+        moved = [unit.prepare(body, stage.dtype) for unit in unready]
+        if body.outputs and stage.kernels:
+            stage.kernels.arrays[number](stage, units, hyperparameters, step_dtype)
+        elif body.outputs:
+            numbers = [n.value(hyperparameters) for n in body.numbers.values()]
+            one_by_one = self._blockwise if stage.on_host else self._operations
+            one_by_one[number](stage, units, numbers)
+        for unit, own in zip(unready, moved, strict=True):
+            unit.move(own, step_dtype)
+
+
+def _sum(sums: Sum, stages: Sequence[Stage]) -> None:
+    compiled = all(stage.kernels for stage in stages)
+
+    def scalar(rows: Sequence[list[torch.Tensor]]) -> Any:
+        full = [row for row in rows if row[0].numel()]
+        columns = [[row[k] for row in full] for k in range(len(sums.args))]
+        return sum_of(sums.function, columns, in_c=compiled)
+
+    name = sums.result.name
+    if sums.whole:
+        value = scalar([row for stage in stages for row in stage.vectors(sums)])
+        for stage in stages:
+            stage.scalars[name] = stage.spread(value)
+        return
+    for stage in stages:
+        rows = list(stage.vectors(sums))
+        found = scalars_of(sums.function, rows) if compiled and stage.on_host else None
+        stage.scalars[name] = stage.rounded(found or [scalar([row]) for row in rows])
