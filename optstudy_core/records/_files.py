@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ._tree import DEEPEST, DIGITS
+
 
 class WriteError(OSError):
     """A run's folder could not be written to. What had been written before is still there."""
@@ -109,9 +111,29 @@ def parse_json(text: str, where: str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none, or none that is ever written: nested deeper than
+            :data:`DEEPEST`, or with whole numbers of more than :data:`DIGITS` digits.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: is not JSON ({error})") from error
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value, where)
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS + 1:
+        raise ValueError(f"a whole number of {len(text)} digits; expected are {DIGITS} at most")
+    return int(text)
+
+
+def _check_depth(value: Any, where: str) -> None:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST + 1):
+        if not level:
+            return
+        entries = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [y for x in entries for y in x if isinstance(y, dict | list)]
+    raise ValueError(f"{where}: is nested deeper than {DEEPEST}, more than is ever written")
