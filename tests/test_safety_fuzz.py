@@ -6,6 +6,8 @@ import json
 import pathlib
 import random
 import sqlite3
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -245,6 +247,14 @@ def test_a_row_of_another_epoch(
         records.read(tmp_path)
 
 
+def test_a_number_that_no_float_holds(tmp_path: pathlib.Path, written: dict[str, bytes]) -> None:
+    restore(tmp_path, written)
+    text = '{"epoch": 2, "loss": ' + "7" * 350 + "}"
+    execute(tmp_path, "UPDATE epochs SET row = ? WHERE number = 2", text)
+    with pytest.raises(ValueError, match=r"epoch 2: is not JSON \(a whole number of 350 digits"):
+        records.read(tmp_path)
+
+
 @pytest.mark.parametrize("entry", ["parameters", "path", "every", "loss"])
 @pytest.mark.parametrize("value", ["x", {}, None, {"w": np.zeros((3, 7))}])
 def test_a_checkpoint_of_others(tmp_path: pathlib.Path, entry: str, value: object) -> None:
@@ -276,3 +286,42 @@ def test_a_folder_in_the_place_of_a_file(
     (tmp_path / name).mkdir()
     with pytest.raises((ValueError, FileNotFoundError), match="is missing"):
         records.read(tmp_path)
+
+
+KILLED = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN IMMEDIATE")
+for i in range(10, 90):
+    connection.execute("INSERT INTO epochs VALUES (?, 9, ?)", (i, "x" * 4000))
+os._exit(0)
+"""
+"""A process that ends within a transaction."""
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["whole", "naming a file"])
+def test_a_journal_removes_no_file(
+    tmp_path: pathlib.Path, written: dict[str, bytes], there: bool
+) -> None:
+    """SQLite removes the file that a journal of several databases names."""
+    folder, other = tmp_path / "run", tmp_path / "other.txt"
+    other.write_text("mine\0")
+    restore(folder, written)
+    command = [sys.executable, "-c", KILLED, folder / "records.sqlite"]
+    subprocess.run(command, check=True)
+    journal = folder / "records.sqlite-journal"
+    assert journal.stat().st_size > 1000
+    if not there:
+        assert len(Run.read(folder).epochs) == 3  # what was half done is undone
+        return
+    name = str(other).encode()
+    with journal.open("ab") as stream:
+        size = int.from_bytes((folder / "records.sqlite").read_bytes()[16:18], "big")
+        stream.write((2**30 // size + 1).to_bytes(4, "big") + name)
+        stream.write(len(name).to_bytes(4, "big") + (sum(name)).to_bytes(4, "big"))
+        stream.write(bytes.fromhex("d9d505f920a163d7"))
+    for action in Run.read, Run.resume, records.read:
+        with pytest.raises(ValueError, match="its journal names another file"):
+            action(folder)
+    assert other.exists()

@@ -188,6 +188,8 @@ _DAMAGED: Final = frozenset(
     }
 )
 _LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
+# The end of a journal that has the name of another one before it.
+_NAMES_ANOTHER: Final = bytes.fromhex("d9d505f920a163d7")
 _UNDO: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 
 
@@ -200,9 +202,25 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+def _check_journal(file: pathlib.Path) -> None:
+    """Refuse a journal that names another file: SQLite would remove that one.
+
+    Raises:
+        sqlite3.DatabaseError: if it does; transactions on several files alone write so.
+    """
+    journal = file.with_name(file.name + "-journal")
+    if not journal.is_file():
+        return
+    with journal.open("rb") as stream:
+        stream.seek(max(0, journal.stat().st_size - len(_NAMES_ANOTHER)))
+        if stream.read() == _NAMES_ANOTHER:
+            raise sqlite3.DatabaseError("its journal names another file; expected is none")
+
+
 @contextmanager
 def _transaction(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
     """Open a file for one transaction, which is on the disk when this ends."""
+    _check_journal(file)
     with closing(sqlite3.connect(file, timeout=_PATIENCE, isolation_level=None)) as connection:
         # A rollback journal, not a write-ahead log: the run is one file between transactions,
         # which can be copied, read from a read-only folder and kept on a network. A killed
