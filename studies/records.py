@@ -146,7 +146,11 @@ def _finished(tree: Any, where: str) -> tuple[Parameters, Path, float]:
     fits = {name: value.shape[1:] for name, value in points.items()} == shapes
     check(fits and len(lengths) == 1 and 0 not in lengths, "path", "the parameters' shapes")
     check(found.get("every") in ("step", "epoch"), "every", "step or epoch")
-    check(isinstance(loss, float | int), "loss", "a number")
+    check(
+        isinstance(loss, float) or (isinstance(loss, int) and abs(loss) < 2**1023),
+        "loss",
+        "a number",
+    )
     return parameters, Path({n: list(v) for n, v in points.items()}, found["every"]), loss
 
 

@@ -226,7 +226,7 @@ def test_a_checkpoint_elsewhere(
         Run.read(tmp_path).last_checkpoint()
 
 
-@pytest.mark.parametrize("text", ["[]", '"x"', "7", "null", nested(300), nested(5000), "1" * 400])
+@pytest.mark.parametrize("text", ["[]", '"x"', "7", "null", nested(300), nested(5000)])
 def test_a_state_that_is_none(tmp_path: pathlib.Path, written: dict[str, bytes], text: str) -> None:
     restore(tmp_path, written)
     file = tmp_path / FILES[2]
@@ -251,8 +251,8 @@ def test_a_number_that_no_float_holds(tmp_path: pathlib.Path, written: dict[str,
     restore(tmp_path, written)
     text = '{"epoch": 2, "loss": ' + "7" * 350 + "}"
     execute(tmp_path, "UPDATE epochs SET row = ? WHERE number = 2", text)
-    with pytest.raises(ValueError, match=r"epoch 2: is not JSON \(a whole number of 350 digits"):
-        records.read(tmp_path)
+    with pytest.raises(ValueError, match="name = 'loss': a whole number is too large for float64"):
+        records.read(tmp_path).column("loss")
 
 
 @pytest.mark.parametrize("entry", ["parameters", "path", "every", "loss"])
@@ -268,11 +268,10 @@ def test_a_checkpoint_of_others(tmp_path: pathlib.Path, entry: str, value: objec
         records.read(tmp_path)
 
 
-@pytest.mark.parametrize("value", [json.loads(nested(250)), 10**300, -(10**301)])
-def test_what_is_not_read_is_not_written(tmp_path: pathlib.Path, value: object) -> None:
-    with pytest.raises(ValueError, match=r"allowed are (200 lists|whole numbers of 300)"):
-        Run.create(tmp_path, {"a": value}, tensorboard=False)
-    with Run.create(tmp_path, {"a": json.loads(nested(190)), "b": 10**300 - 1}) as run:
+def test_what_is_not_read_is_not_written(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="allowed are 200 lists"):
+        Run.create(tmp_path, {"a": json.loads(nested(250))}, tensorboard=False)
+    with Run.create(tmp_path, {"a": json.loads(nested(190))}, tensorboard=False) as run:
         run.epoch(1, {"a": json.loads(nested(190))})
     assert len(Run.read(tmp_path).epochs) == 1
 

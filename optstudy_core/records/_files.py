@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._tree import DEEPEST, DIGITS
+from ._tree import DEEPEST
 
 
 class WriteError(OSError):
@@ -111,22 +111,15 @@ def parse_json(text: str, where: str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: if it is none, or none that is ever written: nested deeper than
-            :data:`DEEPEST`, or with whole numbers of more than :data:`DIGITS` digits.
+        ValueError: if it is none, or nested deeper than :data:`DEEPEST`.
     """
     try:
-        value = json.loads(text, parse_int=_whole)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: is not JSON ({error})") from error
     if text.count("[") + text.count("{") > DEEPEST:
         _check_depth(value, where)
     return value
-
-
-def _whole(text: str) -> int:
-    if len(text) > DIGITS + 1:
-        raise ValueError(f"a whole number of {len(text)} digits; expected are {DIGITS} at most")
-    return int(text)
 
 
 def _check_depth(value: Any, where: str) -> None:

@@ -10,8 +10,6 @@ import numpy as np
 
 DEEPEST: Final = 200
 """Lists and dictionaries in each other, at most: those who read them call themselves for each."""
-DIGITS: Final = 300
-"""Of a whole number, at most: float64 holds as many."""
 _ALLOWED = "None, strings, truth values, numbers, and lists and dictionaries of them"
 
 
@@ -25,8 +23,7 @@ def plain(value: Any, where: str, deep: int = 0) -> Any:
 
     Raises:
         TypeError: for anything else.
-        ValueError: if lists and dictionaries are nested deeper than :data:`DEEPEST`, or a whole
-            number has more than :data:`DIGITS` digits.
+        ValueError: if lists and dictionaries are nested deeper than :data:`DEEPEST`.
 
     >>> plain({"loss": np.float32(0.1), "layers": {"w": (1, None)}}, "row")
     {'loss': 0.10000000149011612, 'layers': {'w': [1, None]}}
@@ -38,8 +35,6 @@ def plain(value: Any, where: str, deep: int = 0) -> Any:
         if isinstance(value, bool | str):
             return value
     if isinstance(value, Integral):
-        if abs(value) >= 10**DIGITS:
-            raise ValueError(f"{where}: allowed are whole numbers of {DIGITS} digits")
         return int(value)
     if isinstance(value, Real):
         return float(value)
