@@ -115,10 +115,50 @@ def read(folder: pathlib.Path) -> Run:
     last = run.last_checkpoint()
     parameters = path = loss = None
     if last is not None:
-        tree = records.unpack(last.arrays, last.state)
-        parameters, loss = tree["parameters"], tree["loss"]
-        path = Path({name: list(values) for name, values in tree["path"].items()}, tree["every"])
+        where = f"{folder}, the checkpoint of epoch {last.epoch}"
+        try:
+            tree = records.unpack(last.arrays, last.state)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        parameters, path, loss = _finished(tree, where)
     return Run(folder, run.config, run.epochs, parameters, path, loss)
+
+
+def _finished(tree: Any, where: str) -> tuple[Parameters, Path, float]:
+    """Return what :func:`finish` wrote.
+
+    Raises:
+        ValueError: if it is another tree.
+    """
+
+    def check(fits: bool, entry: str, expected: str) -> None:
+        if not fits:
+            raise ValueError(f"{where}: {entry} is missing or another; expected is {expected}")
+
+    found = tree if isinstance(tree, dict) else {}
+    parameters: Any = found.get("parameters")
+    points: Any = found.get("path")
+    loss: Any = found.get("loss")
+    check(_are_arrays(parameters), "parameters", "an array by each name")
+    check(_are_arrays(points), "path", "an array by each name")
+    shapes = {name: value.shape for name, value in parameters.items()}
+    lengths = {len(value) if value.ndim else 0 for value in points.values()}
+    fits = {name: value.shape[1:] for name, value in points.items()} == shapes
+    check(fits and len(lengths) == 1 and 0 not in lengths, "path", "the parameters' shapes")
+    check(found.get("every") in ("step", "epoch"), "every", "step or epoch")
+    check(
+        isinstance(loss, float) or (isinstance(loss, int) and abs(loss) < 2**1023),
+        "loss",
+        "a number",
+    )
+    return parameters, Path({n: list(v) for n, v in points.items()}, found["every"]), loss
+
+
+def _are_arrays(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(name, str) and isinstance(value, np.ndarray | np.generic)
+        for name, value in values.items()
+    )
 
 
 def encode(value: Any) -> Any:

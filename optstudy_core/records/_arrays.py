@@ -114,5 +114,7 @@ def read(file: pathlib.Path, epoch: int) -> Checkpoint:
             f"{file}: is of format {notes.get('format')!r} and epoch {notes.get('epoch')}; "
             f"expected is {FORMAT!r} and epoch {epoch}"
         )
-    state: dict[str, Any] = parse_json(notes["state"], f"{file}, state")
+    state = parse_json(notes["state"], f"{file}, state")
+    if not isinstance(state, dict):
+        raise ValueError(f"{file}, state: is a {type(state).__name__}; expected is a JSON object")
     return Checkpoint(epoch, arrays, state)

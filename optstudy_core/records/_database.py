@@ -80,7 +80,7 @@ class Database:
         with self._damage(), _transaction(self.file) as connection:
             tables: tuple[Table, ...] = ("epochs", "steps")
             batches = {
-                table: 1 + (_one(connection, f"SELECT MAX(batch) FROM {table}") or 0)
+                table: 1 + self._batch(table, _one(connection, f"SELECT MAX(batch) FROM {table}"))
                 for table in tables
             }
             for table, number, text in rows:
@@ -114,11 +114,19 @@ class Database:
         )[0][0]
         return result
 
+    def _batch(self, table: Table, last: Any) -> int:
+        """Return the last batch of a table; there is room for another one."""
+        if last is None:
+            return 0
+        if not isinstance(last, int) or not 0 <= last < _LARGEST:
+            raise self._damaged(f"{table} with batch {last!r}; expected are whole numbers")
+        return last
+
     def checkpoints(self) -> list[tuple[int, str]]:
         """Return epoch and file of the checkpoints, in order."""
         found = self._read("SELECT epoch, file FROM checkpoints ORDER BY epoch")
         for epoch, file in found:
-            if not (isinstance(epoch, int) and isinstance(file, str)):
+            if not (isinstance(epoch, int) and isinstance(file, str) and _is_name(file)):
                 raise self._damaged(f"checkpoint {epoch!r} in {file!r}")
         return found
 
@@ -179,16 +187,40 @@ _DAMAGED: Final = frozenset(
         sqlite3.SQLITE_FORMAT,
     }
 )
+_LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
+# The end of a journal that has the name of another one before it.
+_NAMES_ANOTHER: Final = bytes.fromhex("d9d505f920a163d7")
 _UNDO: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+
+
+def _is_name(file: str) -> bool:
+    """Tell whether this is the name of a file in a folder, and leads nowhere else."""
+    return file not in {"", ".", ".."} and not set(file) & set("/\\:\0")
 
 
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+def _check_journal(file: pathlib.Path) -> None:
+    """Refuse a journal that names another file: SQLite would remove that one.
+
+    Raises:
+        sqlite3.DatabaseError: if it does; transactions on several files alone write so.
+    """
+    journal = file.with_name(file.name + "-journal")
+    if not journal.is_file():
+        return
+    with journal.open("rb") as stream:
+        stream.seek(max(0, journal.stat().st_size - len(_NAMES_ANOTHER)))
+        if stream.read() == _NAMES_ANOTHER:
+            raise sqlite3.DatabaseError("its journal names another file; expected is none")
+
+
 @contextmanager
 def _transaction(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
     """Open a file for one transaction, which is on the disk when this ends."""
+    _check_journal(file)
     with closing(sqlite3.connect(file, timeout=_PATIENCE, isolation_level=None)) as connection:
         # A rollback journal, not a write-ahead log: the run is one file between transactions,
         # which can be copied, read from a read-only folder and kept on a network. A killed

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ._tree import DEEPEST
+
 
 class WriteError(OSError):
     """A run's folder could not be written to. What had been written before is still there."""
@@ -109,9 +111,22 @@ def parse_json(text: str, where: str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none, or nested deeper than :data:`DEEPEST`.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: is not JSON ({error})") from error
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value, where)
+    return value
+
+
+def _check_depth(value: Any, where: str) -> None:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST + 1):
+        if not level:
+            return
+        entries = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [y for x in entries for y in x if isinstance(y, dict | list)]
+    raise ValueError(f"{where}: is nested deeper than {DEEPEST}, more than is ever written")

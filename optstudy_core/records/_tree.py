@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+DEEPEST: Final = 200
+"""Lists and dictionaries in each other, at most: those who read them call themselves for each."""
 _ALLOWED = "None, strings, truth values, numbers, and lists and dictionaries of them"
 
 
-def plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str, deep: int = 0) -> Any:
     """Return a copy in Python's own types, to the bit; tuples become lists.
 
     Args:
         value: of JSON, or of NumPy's numbers; NaN and infinities too.
         where: what the value is called in an error.
+        deep: in how many others it is.
 
     Raises:
         TypeError: for anything else.
+        ValueError: if lists and dictionaries are nested deeper than :data:`DEEPEST`.
 
     >>> plain({"loss": np.float32(0.1), "layers": {"w": (1, None)}}, "row")
     {'loss': 0.10000000149011612, 'layers': {'w': [1, None]}}
@@ -34,13 +38,19 @@ def plain(value: Any, where: str) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    if deep > DEEPEST:
+        raise ValueError(
+            f"{where[:50]}…: allowed are {DEEPEST} lists and dictionaries in each other"
+        )
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{where} with the key {key!r}: allowed are strings")
-        return {str(key): plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+        return {
+            str(key): plain(entry, f"{where}[{key!r}]", deep + 1) for key, entry in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+        return [plain(entry, f"{where}[{i}]", deep + 1) for i, entry in enumerate(value)]
     raise TypeError(f"{where} of type {type(value).__name__}: allowed are {_ALLOWED}")
 
 
@@ -137,7 +147,7 @@ def unpack(arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any])
 
     try:
         return whole(state["tree"])
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"state: allowed is one made by pack, with its arrays ({type(error).__name__}: {error})"
         ) from error

@@ -465,7 +465,10 @@ def column(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray[Any, np.d
     for number in numbers:
         if not (number is None or isinstance(number, int | float)):
             raise ValueError(f"name = {name!r}: {number!r} is no number")
-    return np.array([np.nan if number is None else number for number in numbers], np.float64)
+    try:
+        return np.array([np.nan if number is None else number for number in numbers], np.float64)
+    except OverflowError as error:
+        raise ValueError(f"name = {name!r}: a whole number is too large for float64") from error
 
 
 def _look_up(row: Mapping[str, Any], name: str) -> list[Any]:
@@ -508,9 +511,16 @@ def _encoded(
 def _decoded(database: Database, table: Table, start: int = 0) -> list[tuple[int, dict[str, Any]]]:
     where = f"{database.file}, {_WORDS[table]}"
     return [
-        (number, _dictionary(text, f"{where} {number}"))
+        (number, _row(_WORDS[table], number, text, f"{where} {number}"))
         for number, text in database.rows(table, start)
     ]
+
+
+def _row(word: str, number: int, text: Any, where: str) -> dict[str, Any]:
+    row = _dictionary(text, where)
+    if type(row.get(word)) is not int or row[word] != number:
+        raise ValueError(f"{where}: {word} = {row.get(word)!r}; expected is {number}")
+    return row
 
 
 def _dictionary(text: Any, where: str) -> dict[str, Any]:
@@ -529,7 +539,7 @@ def _check_number(name: str, number: Any) -> None:
 
 
 def _read_config(file: pathlib.Path) -> dict[str, Any]:
-    if not file.exists():
+    if not file.is_file():
         raise ValueError(f"{file}: is missing; expected is the configuration of the run")
     try:
         text = file.read_bytes().decode()
@@ -540,7 +550,7 @@ def _read_config(file: pathlib.Path) -> dict[str, Any]:
 
 def _existing(folder: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(folder)
-    if not (folder / NAME).exists():
+    if not (folder / NAME).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: holds no run ({NAME} is missing)")
     return folder
 

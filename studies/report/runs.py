@@ -110,7 +110,7 @@ def _describe(run: records.Run, label: str) -> dict[str, Any]:
     factor = column(run, "method/lr_factor", 1.0)
     columns = {name: column(run, name) for name in ("loss", "step_size", "angle")}
     columns["rate"] = column(run, "lr")  # a recorder's
-    if np.isnan(columns["rate"]).all() and isinstance(rate, int | float):
+    if np.isnan(columns["rate"]).all() and isinstance(rate, int | float) and abs(rate) < 2**1023:
         # A factor holds from the end of its epoch on.
         columns["rate"] = rate * np.concatenate([[1.0], factor[:-1]])
     metrics = [name for name, value in run.rows[0].items() if _is_metric(name, value)]

@@ -34,7 +34,8 @@ def test_the_sdist_can_be_tested_and_documented(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "CITATION.cff", "LICENSE", "constraints.txt", "Makefile"} <= names
+    assert {"README.md", "SECURITY.md", "CITATION.cff", "LICENSE", "Makefile"} <= names
+    assert "constraints.txt" in names
     assert {"tests/conftest.py", "docs/conf.py", "benchmarks/__main__.py"} <= names
     assert not [name for name in names if name.startswith((".ci", ".github", "runs", ".venv"))]
 

@@ -14,9 +14,11 @@ from rich.console import Console
 from test_report import data_of, write_run
 
 from studies.__main__ import main
+from studies.compare import Task
 from studies.report import extras
 from studies.runner import Plan, Prepared
 from studies.study import STUDIES
+from studies.training import Optimizer
 
 pytest.importorskip("torch")
 pytest.importorskip("plotly")
@@ -227,6 +229,30 @@ def test_no_object_is_read_from_an_archive(tmp_path):
     extras._write(folder / extras.FILE, made)
     report(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_compare_reuses_data(named, tmp_path):
+    """A run that is there is compared with what was asked for, and its study is not run."""
+    (there,) = (f.parent for f in named[0].rglob("config.json"))
+    (theirs,) = planted(there, tmp_path, "own.py")
+    config = json.loads((there / "config.json").read_text()) | {"source": str(theirs)}
+    (there / "config.json").write_text(json.dumps(config))
+    optimizer = Optimizer(config["algorithm"], config["lr"], config["dialect"], config["method"])
+    asked = (str(named[2]), 5, None, None, optimizer, "torch", 1, there)
+    with pytest.raises(FileExistsError, match="holds a run with source = "):
+        Task(*asked, config | {"source": str(named[2])}).done()
+    assert Task(*asked, config).done()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_page_on_security_names_what_there_is(capsys):
+    text = (ROOT / "SECURITY.md").read_text()
+    main(["report", "--help"])
+    said = capsys.readouterr().out
+    for option in "--study", "--no-landscapes":
+        assert option in text
+        assert option in said
+    assert "](SECURITY.md)" in (ROOT / "README.md").read_text().splitlines()[-1]
 
 
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "imp", "runpy"}
