@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from optstudy_torch.engine import c as in_c
-from optstudy_torch.engine import cache
+from optstudy_torch.engine import cache as kernel_cache
 
 pytestmark = [
     pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler"),
@@ -39,15 +39,15 @@ int seven(void) {{ return 8; }}
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test is a process of its own: nothing was said, nothing is kept."""
+    """Each test is a process of its own: nothing was said, nothing is kernel_cache."""
     own = tmp_path / "own"
     own.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(own))
-    cache._warn.cache_clear()
-    cache._own_folder.cache_clear()
+    kernel_cache._warn.cache_clear()
+    kernel_cache._own_folder.cache_clear()
     yield
-    cache._own_folder.cache_clear()
+    kernel_cache._own_folder.cache_clear()
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_a_folder_of_another_user_is_neither_made_nor_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").mkdir()
-    monkeypatch.setattr(cache.os, "geteuid", lambda: OTHER)
-    monkeypatch.setattr(cache, "_UNMAPPED", -1)
+    monkeypatch.setattr(kernel_cache.os, "geteuid", lambda: OTHER)
+    monkeypatch.setattr(kernel_cache, "_UNMAPPED", -1)
     if os.getuid() == 0:  # root's folders are trusted
         os.chown(tmp_path / "cache", 54321, -1)
     with pytest.warns(RuntimeWarning, match="belongs to another user"):
@@ -201,7 +201,7 @@ def test_a_planted_library_is_not_loaded(tmp_path: Path, way: Callable[[Path], N
     (file,) = kept(tmp_path)
     file.unlink()
     mark = tmp_path / "ran"
-    made = cache.keep(file.parent, file.name.partition("-")[0], planted(str(mark)))
+    made = kernel_cache.keep(file.parent, file.name.partition("-")[0], planted(str(mark)))
     way(made)
     assert seven() == 7
     assert not mark.exists()
@@ -221,7 +221,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_the_mark_of_a_planted_library_is_one(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
-    ctypes.CDLL(str(cache.keep(cache.folder(), "name", planted(str(mark)))))
+    ctypes.CDLL(str(kernel_cache.keep(kernel_cache.folder(), "name", planted(str(mark)))))
     assert mark.exists()
 
 
@@ -317,13 +317,13 @@ def test_a_disk_that_gets_full_while_a_library_is_written(
     """Of what is written nothing is left; a limit of the system ends the writing."""
     resource = pytest.importorskip("resource")
     content = planted(str(tmp_path / "mark"))
-    place = cache.folder()
+    place = kernel_cache.folder()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            cache.keep(place, "name", content)
+            kernel_cache.keep(place, "name", content)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
@@ -357,10 +357,10 @@ def test_where_it_is(
             monkeypatch.setenv(name, value.format(tmp_path))
     if where is None:
         with pytest.raises(OSError, match=r"no \$XDG_CACHE_HOME and no \$HOME"):
-            cache.folder()
+            kernel_cache.folder()
         assert seven() == 7
     else:
-        assert cache.folder() == tmp_path / where
+        assert kernel_cache.folder() == tmp_path / where
     assert {x.name for x in tmp_path.iterdir()} <= {"own", (where or "own").partition("/")[0]}
 
 
@@ -430,8 +430,8 @@ for i in range(100):
 
 
 def test_several_processes_one_of_them_killed() -> None:
-    place = cache.folder()
-    command = [sys.executable, "-W", "error", "-c", KEEPING, cache.__file__, place]
+    place = kernel_cache.folder()
+    command = [sys.executable, "-W", "error", "-c", KEEPING, kernel_cache.__file__, place]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     for one in started:
         assert one.stdout is not None
@@ -440,7 +440,7 @@ def test_several_processes_one_of_them_killed() -> None:
     for one in started:
         one.communicate(timeout=60)
     assert [one.returncode for one in started] == [-signal.SIGKILL, 0, 0]
-    whole = [*cache.whole(place, "name")]
+    whole = [*kernel_cache.whole(place, "name")]
     assert len(whole) == len([*place.glob("*.so")]) == 3
 
 
@@ -449,7 +449,7 @@ def test_a_process_that_is_killed_while_it_compiles(tmp_path: Path) -> None:
     script.write_text(f'#!/bin/sh\ntouch "{tmp_path}/begun"\nsleep 60\n')
     script.chmod(0o755)
     one = subprocess.Popen(
-        [sys.executable, "-c", f"from optstudy_torch import _c; in_c.library_of({TEXT!r})"],
+        [sys.executable, "-c", f"from optstudy_torch.engine import c; c.library_of({TEXT!r})"],
         env=os.environ | {"TMPDIR": str(tmp_path / "own"), "CC": str(script)},
         start_new_session=True,
     )
@@ -463,8 +463,8 @@ def test_a_process_that_is_killed_while_it_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="not run: no fork")
 def test_a_forked_process_leaves_the_folder(tmp_path: Path) -> None:
-    place = cache.own_folder()
-    cache._remove(str(place), os.getpid() + 1)
+    place = kernel_cache.own_folder()
+    kernel_cache._remove(str(place), os.getpid() + 1)
     assert place.is_dir()
-    cache._remove(str(place), os.getpid())
+    kernel_cache._remove(str(place), os.getpid())
     assert not place.exists()

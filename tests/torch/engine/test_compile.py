@@ -332,7 +332,7 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
     assert is_compiled(step(compile=True))
-    monkeypatch.setattr(in_c, "_own_folder", lambda: fresh / "file")
+    monkeypatch.setattr(in_c.cache, "own_folder", lambda: fresh / "file")
     monkeypatch.setattr(optimizer, "_MACHINES", {})
     assert not is_compiled(step())
 
