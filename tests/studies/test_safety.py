@@ -3,13 +3,13 @@
 import ast
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from harness import ROOT
 from rich.console import Console
 from run_folders import data_of, write_run
 
@@ -23,7 +23,6 @@ from studies.report import extras
 pytest.importorskip("torch")
 pytest.importorskip("plotly")
 
-ROOT = pathlib.Path(__file__).parents[1]
 RAN = "import pathlib\npathlib.Path({!r}).touch()\n"
 """A file that leaves a mark where it is imported or run."""
 CONFIG = {
@@ -276,4 +275,4 @@ def test_nothing_is_unpickled():
                         assert given.get("allow_pickle") == "False", where
                     if call == "torch.load":
                         assert given.get("weights_only") == "True", where
-    assert found == [("studies/study.py", "runpy")]
+    assert found == [("studies/problems/table.py", "runpy")]
