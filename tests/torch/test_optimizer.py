@@ -172,20 +172,6 @@ def test_tiny_and_huge_gradients(dtype: Any) -> None:
     assert_same(params, definition("adam", begin, grads, {"lr": 0.1})[0])
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_gradients_that_are_not_finite_propagate_and_do_not_raise(name: str) -> None:
-    begin = start([(6,)])
-    bad = np.array([np.nan, np.inf, -np.inf, 1.0, 0.0, -0.0], np.float32)
-    grads = [*draw([(6,)], 2), [bad], *draw([(6,)], 2, seed=1)]
-    params = parameters(begin)
-    run(from_core(name)(params, lr=0.1), params, grads)
-    ends = definition(name, begin, grads, {"lr": 0.1})[0]
-    assert_same(params, ends)
-    assert np.isnan(ends[0][0])
-    if not ALGORITHMS[name].has_sums:  # else one element may spoil all
-        assert np.isfinite(ends[0][3:]).all()
-
-
 @pytest.mark.parametrize("number", [np.float64, np.float32, int], ids=lambda n: n.__name__)
 def test_numbers_of_numpy_are_numbers(number: Any) -> None:
     begin, grads = start([(5,)]), draw([(5,)], 6)
@@ -207,69 +193,6 @@ def test_torchs_default_dtype_has_no_part_in_the_bits() -> None:
 
 
 # Memory: strides, aliases, .grad.
-
-
-def test_strides_of_parameter_and_gradient_do_not_matter() -> None:
-    shape = (4, 6, 2, 3)
-    (begin,) = start([shape])
-    layouts = {
-        "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-        "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
-        "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
-        "plain": lambda x: x.clone(),
-    }
-    grads = draw([shape], 5)
-    (end,), _ = definition("adamw", [begin], grads, {"lr": 0.1})
-    for of_param in layouts.values():
-        for of_grad in layouts.values():
-            p = torch.nn.Parameter(of_param(to_torch(begin)))
-            optimizer = AdamW([p], lr=0.1)
-            strides = p.stride()
-            for (g,) in grads:
-                p.grad = of_grad(to_torch(g))
-                optimizer.step()
-            assert p.stride() == strides
-            assert_same([p], [end])
-
-
-def test_an_expanded_gradient() -> None:
-    (begin,) = start([(4, 3)])
-    p = torch.nn.Parameter(to_torch(begin))
-    optimizer = Adam([p])
-    p.sum().backward()
-    assert p.grad is not None
-    p.grad = torch.full((), 0.25).expand(4, 3)
-    optimizer.step()
-    assert_same([p], definition("adam", [begin], [[np.full((4, 3), 0.25, np.float32)]])[0])
-
-
-@ids
-def test_gradients_are_never_written_to(name: str, given: Any) -> None:
-    params = parameters(start(SHAPES))
-    optimizer = from_core(name)(params, lr=0.1, **given)
-    for grads in draw(SHAPES, 3):
-        for p, g in zip(params, grads, strict=True):
-            p.grad = to_torch(g)
-        before = [(p.grad, p.grad._version) for p in params]
-        optimizer.step()
-        for p, (grad, version), g in zip(params, before, grads, strict=True):
-            assert p.grad is grad
-            assert grad._version == version
-            assert to_numpy(grad).tobytes() == g.tobytes()
-
-
-@ids
-def test_state_shares_no_memory_with_gradient_parameter_or_other_state(
-    name: str, given: Any
-) -> None:
-    params = parameters(start([(5,)]))
-    optimizer = from_core(name)(params, lr=0.1, **given)
-    for grads in draw([(5,)], 3):
-        take(optimizer, params, grads)
-        (p,) = params
-        pointers = [p.data_ptr(), p.grad.data_ptr()]
-        pointers += [x.data_ptr() for x in optimizer.state[p].values()]
-        assert len(set(pointers)) == len(pointers)
 
 
 def test_a_gradient_with_a_graph_of_its_own() -> None:
@@ -398,23 +321,6 @@ def saved(optimizer: torch.optim.Optimizer) -> Any:
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-@ids
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
-def test_a_loaded_state_continues_on_the_same_bits(name: str, given: Any, dtype: Any) -> None:
-    begin, grads = start(SHAPES, dtype=dtype), draw(SHAPES, 10, dtype=dtype)
-    params = parameters(begin)
-    first = from_core(name)(params, lr=0.01, **given)
-    run(first, params, grads[:5])
-    copies = parameters([to_numpy(p) for p in params])
-    second = from_core(name)(copies)  # other values: they are loaded too
-    second.load_state_dict(saved(first))
-    run(first, params, grads[5:])
-    run(second, copies, grads[5:])
-    assert_same(copies, [to_numpy(p) for p in params])
-    dtypes = {x.dtype for p in copies for x in second.state[p].values()}
-    assert dtypes == {torch.float64 if dtype is np.float64 else torch.float32}
 
 
 def test_a_loaded_state_is_a_copy() -> None:
@@ -552,25 +458,6 @@ def test_grad_scaler_skips_steps_with_infinities() -> None:
     # Powers of two scale exactly, so the gradients are the drawn ones.
     assert scaler.get_scale() == 4.0
     assert_same(params, definition("adam", begin, kept, {"lr": 0.1})[0])
-
-
-@pytest.mark.parametrize(("name", "given"), [("adamw", {}), ("sgd", {"momentum": 0.9})])
-def test_a_parameter_without_a_gradient_stands_still(name: str, given: Any) -> None:
-    begin = start([(3,), (2, 2), ()])
-    grads: list[list[Any]] = [list(g) for g in draw([(3,), (2, 2), ()], 9)]
-    for t in range(9):
-        if t < 4:
-            grads[t][1] = None  # starts late, at its own first step
-        if t % 2:
-            grads[t][2] = None  # comes and goes
-    params = parameters(begin)
-    optimizer = from_core(name)(params, lr=0.1, **given)
-    run(optimizer, params, grads[:4])
-    assert not optimizer.state[params[1]]
-    run(optimizer, params, grads[4:])
-    ends, states = definition(name, begin, grads, {"lr": 0.1} | given)
-    assert_same(params, ends)
-    assert_state(optimizer, params, states)
 
 
 def test_a_step_without_any_gradient_does_nothing() -> None:
