@@ -27,7 +27,8 @@ from optstudy_torch.engine.stages import Stage
 from optstudy_torch.engine.threads import HOST
 from optstudy_torch.engine.units import add
 
-from .engine.deferred import Loops, need_compiler, take_steps
+from .engine.deferred import Loops, need_compiler
+from .engine.in_place import take_steps
 from .engine.machines import Machine
 from .engine.program import NotTraceableError, Program
 from .engine.threaded_numpy import ThreadedNumPy
