@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 import optstudy_torch
-from studies.pv_finder import torch_models
-from studies.pv_finder.event import BINS
+from studies.problems.pv_finder import torch_models
+from studies.problems.pv_finder.event import BINS
 
 STEP = ("usual",)
 BATCHES = (256, 512)

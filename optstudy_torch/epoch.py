@@ -25,9 +25,10 @@ import torch
 
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.epoch import extrapolation, momentum
+from optstudy_torch.engine.eager import EAGER
 
 from . import _snapshot, geometry
-from .optimizer import EAGER, WORKING_DTYPE
+from ._states import WORKING_DTYPE
 
 __all__ = ["Backstep", "EpochMomentum", "ExtrapolatedEpoch"]
 

@@ -29,7 +29,7 @@ from optstudy_core.epoch import eve as core
 from optstudy_core.epoch.eve import Choice
 
 from . import _snapshot
-from .optimizer import WORKING_DTYPE
+from ._states import WORKING_DTYPE
 
 __all__ = ["EVE", "Choice"]
 

@@ -209,7 +209,7 @@ class TorchBackend(Backend):
     ) -> dict[str, Any]:
         import torch
 
-        from optstudy_torch.optimizer import join_tuples
+        from optstudy_torch._arguments import join_tuples
 
         values = algorithm.resolve(case.dialect, values)
         if case.arrays:

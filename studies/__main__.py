@@ -27,14 +27,15 @@ from rich.console import Console
 from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.numbers import nearest
 from optstudy_core.catalogue.hyperparameters import RANGES
+from studies.problems.table import QUICK, STUDIES, check_name
 
-from .compare import VARIED, Comparison, cores, values
-from .everything import Everything, Part
-from .methods import METHODS, PLAIN
+from .comparisons.compare import VARIED, Comparison, cores, values
+from .comparisons.everything import Everything, Part
+from .comparisons.runner import Plan, Prepared, Twins
+from .learners.methods import METHODS, PLAIN
+from .learners.training import BACKENDS, installed_backends
 from .report import Report
-from .runner import Plan, Prepared, Twins
-from .study import DEVICES, QUICK, STUDIES, check_name
-from .training import BACKENDS, installed_backends
+from .study import DEVICES
 
 DEFAULT_ALGORITHMS = ("sgd", "adam")
 DEFAULT_SEED = 2021

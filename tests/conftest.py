@@ -26,13 +26,13 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture
 def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
-    from optstudy_torch import optimizer
+    from optstudy_torch import _as_written, _plans
     from optstudy_torch.engine import machines, stages
 
     monkeypatch.setattr(machines, "KERNELS", {})
     monkeypatch.setattr(stages, "HOST", "")
-    monkeypatch.setattr(optimizer, "HOST", "")
-    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    monkeypatch.setattr(_as_written, "HOST", "")
+    monkeypatch.setattr(_plans, "_MACHINES", {})
 
 
 @pytest.fixture(params=["kernels", "operations"])

@@ -28,7 +28,7 @@ CAPTION = (
 FOR_MATRICES = ("adafactor", "muon", "soap")
 """What treats a vector as another algorithm does."""
 MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
-_STYLE = pathlib.Path(__file__).parents[2] / "studies" / "studies.mplstyle"
+_STYLE = pathlib.Path(__file__).parents[2] / "studies" / "figures" / "studies.mplstyle"
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,10 @@ class Loops(ThreadedNumPy):
         return super().map(operation, *args)
 
 
+HOST_ARRAYS = {False: ThreadedNumPy(), None: Loops(), True: Loops(few=0)}
+"""What computes on the CPU where a rule runs as it is written, by a group's ``compile``."""
+
+
 class _Rows(Leaves):
     """Leaves of one shape and dtype, the rows of one array."""
 

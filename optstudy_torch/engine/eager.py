@@ -39,3 +39,6 @@ class Eager(Backend):
 
     def unstacked(self, vector: torch.Tensor) -> Sequence[torch.Tensor]:
         return vector.unbind()
+
+
+EAGER = Eager()

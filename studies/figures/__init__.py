@@ -9,10 +9,11 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from studies.learners.training import Learner
+from studies.pairs import Twins
 from studies.records import Run
 from studies.study import Study
 
@@ -20,11 +21,7 @@ from .comparison import draw_comparison, evaluations
 from .epochs import epoch_steps, layers, overview, parting, training_loss
 from .landscape import Landscape, is_plane, path_on_contours, paths, surface
 from .look import FORMATS, FRAMEWORKS, ROW, save, title
-from .predictions import class_probabilities, fitted_lines, softmax, vertex_histograms
-
-if TYPE_CHECKING:
-    from studies.training import Learner
-    from studies.twins import Twins
+from .predictions import class_probabilities, fitted_lines, softmax
 
 __all__ = [
     "FORMATS",
@@ -43,7 +40,6 @@ __all__ = [
     "number_of_figures",
     "softmax",
     "title",
-    "vertex_histograms",
 ]
 
 

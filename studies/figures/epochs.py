@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from studies.pairs import Twins
 from studies.records import Run
 from studies.study import Study
 
@@ -35,9 +36,6 @@ from .look import (
     title,
     trained_with,
 )
-
-if TYPE_CHECKING:
-    from studies.twins import Twins
 
 
 def training_loss(figure: Figure, study: Study, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from studies.learners.training import Learner
 from studies.records import Run
 from studies.study import Parameters, Study, stream
 
 from .look import HALO, VERMILION, heading_of
-
-if TYPE_CHECKING:
-    from studies.training import Learner
 
 # A path that climbs above this many times its first loss has left what one wants to see.
 _CLIMB: Final = 1e2

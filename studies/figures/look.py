@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from optstudy_core import ALGORITHMS
-from studies.methods import METHODS, PLAIN
+from studies.learners.methods import METHODS, PLAIN
 from studies.records import Run
 from studies.study import Study
 
@@ -32,7 +32,7 @@ def save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pat
     """Draw a figure in the project's look, in all formats; return the PNG file."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        as_file(files("studies") / "studies.mplstyle") as style,
+        as_file(files(__package__) / "studies.mplstyle") as style,
         matplotlib.style.context(["default", style]),
     ):
         figure = Figure()

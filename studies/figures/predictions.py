@@ -1,9 +1,9 @@
-"""Predictions over training: one function for each kind of study."""
+"""Predictions over training: of lines and of classes, and what other drawings of them need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,15 +12,11 @@ from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studies.pv_finder.efficiency import peaks
-from studies.pv_finder.event import bin_centres
+from studies.learners.training import Learner
 from studies.records import Run
 from studies.study import Batch, Parameters, Study
 
-from .look import BLUE, GREEN, GREY, VERMILION, heading_of
-
-if TYPE_CHECKING:
-    from studies.training import Learner
+from .look import GREY, VERMILION, heading_of
 
 
 def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
@@ -28,10 +24,10 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
     figure.set_size_inches(8.0, 5.6)
     ax = figure.subplots()
     ax.set_title(heading_of(study, run))
-    x, y, _ = _shown(study)
+    x, y, _ = shown(study)
     ax.scatter(x, y, s=22, color=GREY, alpha=0.7, linewidths=0, label="data", zorder=2)
     ends = np.array([x.min(), x.max()], x.dtype)
-    points = _epochs(study, run)
+    points = at_epochs(study, run)
     colours, bar = _epoch_colours(len(points))
     for epoch, parameters in enumerate(points):
         line = learner.outputs(parameters, ends)
@@ -54,8 +50,8 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
 
 def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
     """Draw some held-out images, and beside each what the model takes it for over training."""
-    images, targets, _ = _shown(study)
-    points = _epochs(study, run)
+    images, targets, _ = shown(study)
+    points = at_epochs(study, run)
     probabilities = np.stack([softmax(learner.outputs(p, images)) for p in points])
     columns = 2
     rows = -(-len(images) // columns)
@@ -130,50 +126,13 @@ def _verdict(probabilities: np.ndarray, target: int) -> str:
     return f"takes it for {guess} ({probabilities[guess]:.0%}): {word}"
 
 
-def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
-    """Draw the true and the predicted histograms of vertices of some events, and a part enlarged.
-
-    The truth points up and the prediction down, so that both can be seen where they agree.
-    """
-    inputs, targets, _ = _shown(study)
-    outputs = learner.outputs(_epochs(study, run)[-1], inputs)
-    z = bin_centres()
-    figure.set_size_inches(11.0, 1.3 + 2.5 * len(targets))
-    figure.suptitle(f"{heading_of(study, run)}: held-out events", x=0.01, ha="left")
-    grid = figure.subplots(len(targets), 2, width_ratios=[2.6, 1.0], squeeze=False, sharey="row")
-    for i, (wide, near) in enumerate(grid):
-        truth, guess = np.nan_to_num(targets[i]), np.nan_to_num(outputs[i])
-        top = 1.15 * max(truth.max(), 0.05)
-        middle = z[int(truth.argmax())]
-        for ax in (wide, near):
-            if inputs.shape[1:] == (1, len(z)):
-                shape = inputs[i, 0] / max(inputs[i, 0].max(), 1e-9) * top
-                ax.fill_between(z, shape, color="0.85", linewidth=0, label="kernel (its own scale)")
-            ax.fill_between(z, truth, step="mid", color=GREEN, linewidth=0.6, label="truth")
-            ax.fill_between(z, -guess, step="mid", color=BLUE, linewidth=0.6, label="prediction")
-            places = peaks(outputs[i])
-            ax.plot(places, np.full(len(places), -0.97 * top), "^", color=VERMILION,
-                    markersize=6, linestyle="none", label="found peaks")  # fmt: skip
-            ax.axhline(0.0, color="black", linewidth=0.6)
-            ax.set_ylim(-top, top)
-            ax.yaxis.set_major_locator(MaxNLocator(5))
-            ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        wide.set(xlim=(z[0], z[-1]), ylabel="vertices a bin")
-        near.set_xlim(middle - 8.0, middle + 8.0)
-        if i == 0:
-            near.set_title("enlarged", fontsize=12)
-        if i == len(targets) - 1:
-            wide.set_xlabel("z (mm)")
-            near.set_xlabel("z (mm)")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-
-
-def _shown(study: Study) -> Batch:
+def shown(study: Study) -> Batch:
+    """Return the examples whose predictions are drawn."""
     assert study.showcase is not None, "nothing to show predictions of"
     return study.showcase
 
 
-def _epochs(study: Study, run: Run) -> list[Parameters]:
+def at_epochs(study: Study, run: Run) -> list[Parameters]:
     """Return the parameters at the start and after each epoch."""
     assert run.path is not None
     path = run.path.at_epochs(study.steps_per_epoch)

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from studies import figures, records, training
-from studies.pv_finder.event import bin_centres
+from studies import figures, records
+from studies.learners import training
+from studies.problems.pv_finder.drawing import vertex_histograms
+from studies.problems.pv_finder.event import bin_centres
 from studies.study import Study
 
 from .runs import numbers
@@ -107,7 +109,7 @@ def _histograms(
     study: Study, learner: training.Learner, run: records.Run
 ) -> tuple[np.ndarray, np.ndarray]:
     none = np.empty((0, 0))
-    if study.draw_predictions is not figures.vertex_histograms or study.showcase is None:
+    if study.draw_predictions is not vertex_histograms or study.showcase is None:
         return none, none
     assert run.parameters is not None
     outputs = learner.outputs(run.parameters, study.showcase.inputs)

@@ -15,7 +15,7 @@ from rich.console import Console
 from optstudy_core import __version__
 from optstudy_core.records import write_text
 from studies import records
-from studies.runner import progress
+from studies.progress import progress
 
 from . import extras
 from .runs import Problem, describe, find, read, verdicts

@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from studies.study import STUDIES, Study, load
+from studies.problems.table import STUDIES, load
+from studies.study import Study
 
 _KINDS: Final[Mapping[str, tuple[type | tuple[type, ...], str]]] = {
     "source": (str, "the name of a study or of its file"),

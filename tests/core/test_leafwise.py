@@ -20,7 +20,7 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_jax._array import OUTSIDE, Node, leaving
 from optstudy_jax.transform import BACKEND as OURS_IN_JAX
-from optstudy_torch.optimizer import EAGER
+from optstudy_torch.engine.eager import EAGER
 
 LEAFWISE = [name for name, algorithm in ALGORITHMS.items() if algorithm.leafwise]
 SHAPES = [(5, 3), (1, 4), (130, 7), (2, 3, 4), (3, 0), (0, 3), (6,)]

@@ -1590,10 +1590,10 @@ def torch_formulas() -> list[Formula]:
 
 
 def torch_formulas_differ() -> bool:
-    from optstudy_torch import optimizer
+    from optstudy_torch import _plans
     from optstudy_torch._selfcheck import run
 
-    optimizer._MACHINES.clear()  # which hold what they were made of
+    _plans._MACHINES.clear()  # which hold what they were made of
     try:
         return any(
             formulas.failing(run, torch_formulas(), dtype, 0) for dtype in (np.float32, np.float64)

@@ -138,7 +138,7 @@ def test_a_rounding_that_is_off_is_found_and_shrunk(monkeypatch: pytest.MonkeyPa
 def test_a_failure_is_written_and_replayed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from optstudy_torch import optimizer
+    from optstudy_torch import _plans
     from optstudy_torch.engine import rounding
 
     original = rounding.apply
@@ -152,7 +152,7 @@ def test_a_failure_is_written_and_replayed(
     arguments += ["--examples", "3", "--steps", "3"]
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "apply", off_by_one)
-        patch.setattr(optimizer, "_MACHINES", {})
+        patch.setattr(_plans, "_MACHINES", {})
         assert main([*arguments, "--json", "report.json"]) == 1
         path = "parity-failure-adam-torch-float32.json"
         assert main(["--replay", path]) == 1

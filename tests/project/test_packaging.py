@@ -49,7 +49,7 @@ def test_the_wheel_has_the_five_packages_only(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_has_its_data(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    assert {"optstudy_core/references.bib", "studies/studies.mplstyle"} <= names
+    assert {"optstudy_core/references.bib", "studies/figures/studies.mplstyle"} <= names
     assert {f"studies/report/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

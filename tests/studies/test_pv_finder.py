@@ -10,14 +10,14 @@ from harness import ROOT
 h5py = pytest.importorskip("h5py")
 uproot = pytest.importorskip("uproot")
 
-from studies import idx  # noqa: E402
-from studies.ddplus import tracks as ddplus_tracks  # noqa: E402
-from studies.pv_finder import efficiency, files, toy  # noqa: E402
-from studies.pv_finder.event import BINS, Event, bin_centres  # noqa: E402
-from studies.pv_finder.kernel import kernel  # noqa: E402
-from studies.pv_finder.targets import resolution, target  # noqa: E402
-from studies.pv_finder.tracks import ellipsoid, fit  # noqa: E402
-from studies.study import load  # noqa: E402
+from studies.problems import idx  # noqa: E402
+from studies.problems.ddplus import tracks as ddplus_tracks  # noqa: E402
+from studies.problems.pv_finder import efficiency, files, toy  # noqa: E402
+from studies.problems.pv_finder.event import BINS, Event, bin_centres  # noqa: E402
+from studies.problems.pv_finder.kernel import kernel  # noqa: E402
+from studies.problems.pv_finder.targets import resolution, target  # noqa: E402
+from studies.problems.pv_finder.tracks import ellipsoid, fit  # noqa: E402
+from studies.problems.table import load  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 REAL = DATA / "pv-finder"

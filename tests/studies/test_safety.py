@@ -3,27 +3,26 @@
 import ast
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from harness import ROOT
 from rich.console import Console
-from test_report import data_of, write_run
+from run_folders import data_of, write_run
 
 from studies.__main__ import main
-from studies.compare import Task
+from studies.comparisons.compare import Task
+from studies.comparisons.runner import Plan, Prepared
+from studies.learners.optimizer import Optimizer
+from studies.problems.table import STUDIES
 from studies.report import extras
-from studies.runner import Plan, Prepared
-from studies.study import STUDIES
-from studies.training import Optimizer
 
 pytest.importorskip("torch")
 pytest.importorskip("plotly")
 
-ROOT = pathlib.Path(__file__).parents[1]
 RAN = "import pathlib\npathlib.Path({!r}).touch()\n"
 """A file that leaves a mark where it is imported or run."""
 CONFIG = {
@@ -97,7 +96,7 @@ def test_a_name_of_the_package_is_no_module_of_the_folder(tmp_path, name):
     names = (f"{name}.py", "studies.py", f"studies/{name}.py", "studies/__init__.py")
     planted(folder, tmp_path, *names)
     code = (
-        "import sys; from studies.study import STUDIES, load\n"
+        "import sys; from studies.problems.table import STUDIES, load\n"
         "from studies.report.source import study_of, checked\n"
         "from studies import records; import pathlib\n"
         f"sys.path.append({str(folder)!r})\n"
@@ -116,7 +115,7 @@ def test_a_name_of_the_package_is_no_module_of_the_folder(tmp_path, name):
 
 OWN = """
 from dataclasses import replace
-from studies.linear_regression import study as base
+from studies.problems.linear_regression import study as base
 def study(seed):
     return replace(base(seed), name="own", grid=5)
 """
@@ -276,4 +275,4 @@ def test_nothing_is_unpickled():
                         assert given.get("allow_pickle") == "False", where
                     if call == "torch.load":
                         assert given.get("weights_only") == "True", where
-    assert found == [("studies/study.py", "runpy")]
+    assert found == [("studies/problems/table.py", "runpy")]

@@ -14,12 +14,15 @@ from harness import ROOT, slow, slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.records import Run
-from studies import compare, figures, records, training, twins
+from studies import figures, pairs, records
 from studies.__main__ import main
-from studies.epochs import EpochMeter
+from studies.comparisons import table, twins
 from studies.figures import landscape
-from studies.methods import METHODS
-from studies.study import QUICK, STUDIES, NnxLeaf, Study, load
+from studies.learners import training
+from studies.learners.epochs import EpochMeter
+from studies.learners.methods import METHODS
+from studies.problems.table import QUICK, STUDIES, load
+from studies.study import NnxLeaf, Study
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("flax")
@@ -212,7 +215,7 @@ def test_a_step_is_gradients_and_optimizer(study_of, algorithm):
 
 
 def test_torch_keeps_its_settings(study_of):
-    from studies.torch_learner import subnormals_flushed, threads
+    from studies.learners.torch_learner import subnormals_flushed, threads
 
     def flushes() -> bool:
         return bool(torch.full((), 2.0**-126) * 0.5 == 0)
@@ -271,15 +274,15 @@ def test_another_optimizer_is_seen(study_of, monkeypatch):
     assert "the optimizers part as well" in twins.conclude([pair])
 
 
-def pair_of(parted=0, gradients=0, optimizer=None, by=1e-7) -> twins.EpochPair:
-    return twins.EpochPair(
+def pair_of(parted=0, gradients=0, optimizer=None, by=1e-7) -> pairs.EpochPair:
+    return pairs.EpochPair(
         epoch=1,
         distance=0.0,
         angle=0.0,
         loss_difference=0.0,
-        parameters=twins.Difference(9, parted, float(parted)),
-        gradients=twins.Gradients(5, gradients, gradients or None, by, 0.0, 0.0),
-        optimizer=optimizer or twins.Difference(9, 0, 0.0),
+        parameters=pairs.Difference(9, parted, float(parted)),
+        gradients=pairs.Gradients(5, gradients, gradients or None, by, 0.0, 0.0),
+        optimizer=optimizer or pairs.Difference(9, 0, 0.0),
     )
 
 
@@ -297,8 +300,8 @@ def test_ulps():
     one = np.float32(1)
     a = np.float32([1, 0, -0.0, np.nan, np.inf, np.inf, 1, -1e-45])
     b = np.float32([1 + 2**-23, -0.0, 0, np.nan, np.inf, 1, np.nan, 1e-45])
-    assert twins.ulps(a, b).tolist() == [1, 0, 0, 0, 0, np.inf, np.inf, 2]
-    assert twins.ulps(one, np.nextafter(one, np.float32(2))) == 1
+    assert pairs.ulps(a, b).tolist() == [1, 0, 0, 0, 0, np.inf, np.inf, 2]
+    assert pairs.ulps(one, np.nextafter(one, np.float32(2))) == 1
 
 
 # Records.
@@ -619,10 +622,10 @@ def test_compare_has_a_rate_at_which_careful_acts(tmp_path, name):
 
 
 def test_spread():
-    spread = compare.Spread.of([3.0, math.nan, 1.0])
+    spread = table.Spread.of([3.0, math.nan, 1.0])
     assert (spread.median, spread.low, spread.high) == (3.0, 1.0, math.inf)
     assert spread.text(".3g") == "3 (1 – inf)"
-    assert compare.Spread.of([2.0]).text(".3g") == "2"
+    assert table.Spread.of([2.0]).text(".3g") == "2"
 
 
 def test_evaluations_count_what_was_asked_before():

@@ -14,7 +14,7 @@ import torch
 from harness import definition, draw, same, start, to_numpy, to_torch
 
 from optstudy_core import ALGORITHMS
-from optstudy_torch import from_core, optimizer
+from optstudy_torch import _as_written, from_core
 from optstudy_torch.engine import machines, stages, triton_kernels
 
 SHAPES = [(), (1500,), (3,), (0,), (4, 5), (1,)]
@@ -52,7 +52,7 @@ def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: An
 
 def main() -> None:
     """Try the algorithms that are named, or all."""
-    stages.HOST = optimizer.HOST = ""
+    stages.HOST = _as_written.HOST = ""
     machines.KERNELS = {"cpu": triton_kernels.Kernels}
     names = sys.argv[1:] or [n for n, a in ALGORITHMS.items() if not a.leafwise]
     wrong = []

@@ -16,7 +16,7 @@ import torch
 from harness import Pair, definition, delayed, draw, same, start, to_numpy, to_torch, two_zeros
 
 from optstudy_core import Algorithm
-from optstudy_torch import SGD, AdamW, AMSGrad, from_core, optimizer
+from optstudy_torch import SGD, AdamW, AMSGrad, _plans, from_core
 from optstudy_torch.engine import c as in_c
 from optstudy_torch.engine import c_kernels, text
 
@@ -260,7 +260,7 @@ assert os.waitpid(child, 0)[1] == 0
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is made yet, and what is made is kept in this folder."""
-    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
@@ -330,10 +330,10 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     assert is_compiled(step(compile=True))
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", {})
     assert is_compiled(step(compile=True))
     monkeypatch.setattr(in_c.cache, "own_folder", lambda: fresh / "file")
-    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", {})
     assert not is_compiled(step())
 
 
@@ -342,7 +342,7 @@ def test_a_file_that_is_broken(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> 
     (kept,) = fresh.rglob("*.so")
     kept.unlink()  # this process has it in use
     kept.write_bytes(b"")
-    monkeypatch.setattr(optimizer, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", {})
     assert is_compiled(step(compile=True))
 
 

@@ -81,10 +81,11 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from optstudy_torch.optimizer import _NO_INPUTS, WORKING_DTYPE
+    from optstudy_torch._plans import NO_INPUTS
+    from optstudy_torch._states import WORKING_DTYPE
 
     optimizer = from_core(name)([torch.nn.Parameter(torch.zeros(2, dtype=dtype))])
-    plan = optimizer._plan(0, optimizer.param_groups[0], _NO_INPUTS)
+    plan = optimizer._plan(0, optimizer.param_groups[0], NO_INPUTS)
     assert plan.machine is not None
     working = WORKING_DTYPE[dtype]
     kinds = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}

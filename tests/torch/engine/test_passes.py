@@ -18,6 +18,7 @@ from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.arrays.passes import HOST
 from optstudy_torch.engine import c as in_c
 from optstudy_torch.engine import c_kernels, c_sums, machines
+from optstudy_torch.engine.deferred import HOST_ARRAYS
 from optstudy_torch.engine.sums import OPERATIONS, sum_of
 
 pytestmark = pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler")
@@ -189,7 +190,7 @@ def test_sums_of_each_leaf(name: str, dtype: Any) -> None:
     draw = [(10 ** rng.uniform(-9, 9, n) * rng.standard_normal(n)).astype(dtype) for n in sizes]
     draw[3][7], draw[0][0] = np.inf, 0.0
     draw[1], draw[5] = draw[1].astype(np.float64), 1e200 * draw[5].astype(np.float64)
-    backends = NumPy(), optstudy_torch.optimizer.HOST_ARRAYS[True]
+    backends = NumPy(), HOST_ARRAYS[True]
     arguments = 1 + (name == "leaf_dot")
     expected, found = (
         function(*(Leaves(draw, backend) for _ in range(arguments))).values for backend in backends

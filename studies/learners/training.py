@@ -7,88 +7,26 @@ down every epoch. Only the learners know a framework: ``torch_learner`` and ``ja
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from optstudy_core import ALGORITHMS
-from optstudy_core.arrays.numbers import nearest
-from optstudy_core.catalogue.table import find
 from optstudy_core.records import Run
+from studies.records import Path, finish
+from studies.study import Batch, Parameters, Study
 
 from .epochs import EpochMeter, mean
-from .methods import METHODS, PLAIN, Ended, Method
-from .records import Path, finish
-from .study import Batch, Parameters, Study
+from .methods import Ended
+from .optimizer import Optimizer
 
 BACKENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "torch": ("torch",),
     "jax": ("jax", "optax", "flax"),
 }
 """The frameworks, and the distributions that each of them needs."""
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Which update rule trains, with the same hyperparameters in both frameworks.
-
-    Attributes:
-        algorithm: a name of ``optstudy_core.ALGORITHMS``.
-        lr: learning rate.
-        dialect: whose mathematics; ``None``: the algorithm's default.
-        method: a name of :data:`studies.methods.METHODS`.
-    """
-
-    algorithm: str
-    lr: float
-    dialect: str | None = None
-    method: str = PLAIN
-
-    @classmethod
-    def of(
-        cls,
-        study: Study,
-        algorithm: str,
-        lr: float | None,
-        dialect: str | None,
-        method: str = PLAIN,
-        *,
-        lr_factor: float = 1.0,
-    ) -> Optimizer:
-        """Return the update rule with the study's learning rate where ``lr`` is ``None``.
-
-        The rate is ``lr_factor`` times that.
-
-        Raises:
-            ValueError: for an unknown algorithm, dialect or method, or a rate that is not allowed.
-        """
-        if method not in METHODS:
-            raise ValueError(f"method = {method!r}: {nearest(method, METHODS)}")
-        rule = find(algorithm)
-        default = rule.defaults(dialect)["lr"]
-        if lr is None:
-            lr = study.learning_rates.get(algorithm, default)
-        lr = lr_factor * lr
-        rule.resolve(dialect, {"lr": lr})
-        return cls(algorithm, float(lr), dialect, method)
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """Every hyperparameter, by the core's name."""
-        return ALGORITHMS[self.algorithm].resolve(self.dialect, {"lr": self.lr})
-
-    @property
-    def at_the_end(self) -> Method:
-        """What is done at the end of an epoch."""
-        return METHODS[self.method]
-
-    @property
-    def name(self) -> str:
-        """The algorithm and, if there is one, the method."""
-        return self.algorithm if self.method == PLAIN else f"{self.algorithm}_{self.method}"
 
 
 class Learner(Protocol):

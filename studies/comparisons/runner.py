@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from optstudy_core.records import Run
+from studies import figures, records
+from studies.learners import training
+from studies.learners.methods import PLAIN
+from studies.problems.table import load
+from studies.progress import progress
+from studies.study import Study
 
-from . import figures, records, training, twins
-from .methods import PLAIN
-from .study import Study, load
+from . import twins
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Plan:
     Attributes:
         study: its name.
         algorithms: one training each, with each of the methods.
-        methods: of :data:`studies.methods.METHODS`.
+        methods: of :data:`studies.learners.methods.METHODS`.
         backends: of ``"torch"`` and ``"jax"``.
         out: the folder for everything.
         epochs: how many.
@@ -202,28 +204,3 @@ class Twins(Prepared):
             self.compare_twins(optimizer, runs, console)
             folders += [run.folder for run in runs.values()]
         return folders
-
-
-class Tick:
-    """Advances a progress bar by one when called."""
-
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(what, total=total)
-
-    def __call__(self) -> None:
-        self._progress.advance(self._task)
-
-
-@contextmanager
-def progress(console: Console, what: str, total: int) -> Iterator[Tick]:
-    """Show a bar while something is done; what is yielded is called after each part of it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        yield Tick(progress, what, total)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from studies import figures
 from studies.study import Batch, Dropout, Study, layers, split, stream
 
 from . import efficiency, files, toy
+from .drawing import vertex_histograms
 from .event import Event
 from .targets import target
 
@@ -73,7 +73,7 @@ def study(
         batch_size=batch_size,
         path_every="epoch",
         metrics=lambda outputs, targets: rates(outputs, tested),
-        draw_predictions=figures.vertex_histograms,
+        draw_predictions=vertex_histograms,
         showcase=test.take(slice(0, 3)),
         dropout=dropout,
         threads=None,

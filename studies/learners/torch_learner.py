@@ -15,10 +15,10 @@ import optstudy_torch
 from optstudy_torch import EVE
 from optstudy_torch.epoch import EpochMomentum, ExtrapolatedEpoch
 from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
+from studies.study import Batch, Parameters, Study, draw_signs, stream
 
 from .methods import Ended
-from .study import Batch, Parameters, Study, draw_signs, stream
-from .training import Optimizer
+from .optimizer import Optimizer
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _in_its_threads(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class TorchLearner:
-    """A :class:`studies.training.Learner`."""
+    """A :class:`.training.Learner`."""
 
     backend = "torch"
 

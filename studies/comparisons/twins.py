@@ -12,8 +12,8 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 
 import numpy as np
 from rich.console import Console
@@ -21,103 +21,15 @@ from rich.table import Table
 
 from optstudy_core import geometry
 from optstudy_core.records import write_json, write_text
-
-from .epochs import difference
-from .records import Run, encode
-from .study import Parameters, Study
-from .training import Optimizer, make_learner
+from studies.learners.epochs import difference
+from studies.learners.optimizer import Optimizer
+from studies.learners.training import make_learner
+from studies.pairs import Difference, EpochPair, Gradients, Twins
+from studies.records import Run, encode
+from studies.study import Study
 
 # Float32 gradients of small models that differ by more than this are of another formula.
 _ROUNDING: Final = 1e-4
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """The gradients of both frameworks at the same points, over the steps of an epoch.
-
-    Attributes:
-        steps: how many there were.
-        differing: in how many of them the gradients are not identical.
-        first: the first of these, from 1; ``None`` if there is none.
-        first_relative: ‖g_torch − g_jax‖ / ‖g_torch‖ there; 0 if there is none.
-        distance: the largest ‖g_torch − g_jax‖ that is finite.
-        relative: the largest ‖g_torch − g_jax‖ / ‖g_torch‖ that is finite.
-    """
-
-    steps: int
-    differing: int
-    first: int | None
-    first_relative: float
-    distance: float
-    relative: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Two sets of parameters compared element by element.
-
-    Attributes:
-        elements: how many there are.
-        differing: how many are not identical: other bits, except that any NaN equals any NaN and
-            zeros of both signs are equal.
-        ulp: the largest difference, see :func:`ulps`.
-    """
-
-    elements: int
-    differing: int
-    ulp: float
-
-    @classmethod
-    def between(cls, a: Parameters, b: Parameters) -> Difference:
-        """Compare arrays of the same names and shapes."""
-        distances = [ulps(a[name], b[name]) for name in a]
-        return cls(
-            elements=sum(d.size for d in distances),
-            differing=sum(int(np.count_nonzero(d)) for d in distances),
-            ulp=max(float(d.max(initial=0.0)) for d in distances),
-        )
-
-
-@dataclass(frozen=True)
-class EpochPair:
-    """An epoch of both trainings.
-
-    Attributes:
-        epoch: from 1.
-        distance: ‖θ_torch − θ_jax‖ at its end.
-        angle: between the two epoch steps, in degrees.
-        loss_difference: of the mean training losses, torch's less JAX's.
-        parameters: the two θ, element by element.
-        gradients: both frameworks' gradients at the same points of the PyTorch training.
-        optimizer: both optimizers' parameters at its end, fed the same gradients from the start.
-    """
-
-    epoch: int
-    distance: float
-    angle: float
-    loss_difference: float
-    parameters: Difference
-    gradients: Gradients
-    optimizer: Difference
-
-
-@dataclass(frozen=True)
-class Twins:
-    """A PyTorch run and a JAX run of the same training, compared.
-
-    Attributes:
-        study: its name.
-        algorithm: of the optimizer.
-        hyperparameters: the optimizer's.
-        epochs: one entry an epoch.
-        conclusion: one sentence that says where the trainings part and why.
-    """
-
-    study: str
-    algorithm: str
-    hyperparameters: dict[str, Any]
-    epochs: tuple[EpochPair, ...]
-    conclusion: str
 
 
 def compare(
@@ -168,7 +80,7 @@ def compare(
 
 def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Gradients, Difference]]:
     """Yield, for each epoch of the PyTorch training, the difference of gradients and optimizers."""
-    from .torch_learner import subnormals_flushed
+    from studies.learners.torch_learner import subnormals_flushed
 
     torch_side = make_learner("torch", study, optimizer)
     jax_side = make_learner("jax", study, optimizer)
@@ -203,24 +115,6 @@ def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Grad
             ),
             Difference.between(torch_side.parameters(), jax_side.parameters()),
         )
-
-
-def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return |a − b| in units in the last place of the larger of the two, element by element.
-
-    0 where they are identical (any two NaN are, and so are zeros of both signs); infinite where
-    only one is finite, or only one NaN.
-
-    >>> one = np.float32([1.0, 0.0, np.nan])
-    >>> ulps(one, np.float32([1.0 + 2**-23, -0.0, 1.0])).tolist()
-    [1.0, 0.0, inf]
-    """
-    with np.errstate(all="ignore"):
-        unit = np.spacing(np.maximum(np.abs(a), np.abs(b))).astype(np.float64)
-        distance = np.abs(a.astype(np.float64) - b.astype(np.float64)) / unit
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        result: np.ndarray = np.where(same, 0.0, np.where(np.isfinite(distance), distance, np.inf))
-    return result
 
 
 def conclude(pairs: Sequence[EpochPair]) -> str:

@@ -15,10 +15,10 @@ from flax import nnx
 import optstudy_jax
 from optstudy_core import ALGORITHMS
 from optstudy_jax import epoch
+from studies.study import Batch, Parameters, Study, draw_signs, stream
 
 from .methods import Ended, Method
-from .study import Batch, Parameters, Study, draw_signs, stream
-from .training import Optimizer
+from .optimizer import Optimizer
 
 
 def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +32,7 @@ def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class JaxLearner:
-    """A :class:`studies.training.Learner`; the whole training step is one jitted function."""
+    """A :class:`.training.Learner`; the whole training step is one jitted function."""
 
     backend = "jax"
 

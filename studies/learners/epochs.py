@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from optstudy_core import instruments
-
-from .study import Parameters
+from studies.study import Parameters
 
 
 class EpochMeter:

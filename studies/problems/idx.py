@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from .study import Batch
+from studies.study import Batch
 
 _IMAGES: Final = 2051
 _LABELS: Final = 2049

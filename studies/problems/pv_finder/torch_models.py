@@ -83,7 +83,7 @@ class DDplus(nn.Module):
 def ratio_loss(
     prediction: torch.Tensor, target: torch.Tensor, *, c: float = 5.0, eps: float = 1e-5
 ) -> torch.Tensor:
-    """Return the asymmetric ratio loss; see :func:`studies.pv_finder.networks.ratio_cost`."""
+    """Return the asymmetric ratio loss; see :func:`.networks.ratio_cost`."""
     return _mean_of_known(lambda y: ratio_cost(torch, prediction, y, c, eps), target)
 
 

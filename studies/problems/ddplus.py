@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from studies.study import Study
+
 from .pv_finder import common
 from .pv_finder.event import FEATURES, Event
 from .pv_finder.networks import DDPLUS_CONVOLUTIONS, DDPLUS_DENSE, DDPLUS_DROPOUT, DDPLUS_TRACKS
-from .study import Study
 
 
 def study(seed: int, data: pathlib.Path | None = None, events: int = 40) -> Study:

@@ -13,20 +13,21 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.numbers import nearest
 from optstudy_core.records import Run as Folder
 from optstudy_core.records import write_text
+from studies import figures, records
+from studies.learners import training
+from studies.learners.methods import METHODS, PLAIN
+from studies.problems.table import load
+from studies.progress import progress
+from studies.records import Run
 
-from . import figures, records, training
-from .methods import METHODS, PLAIN
-from .records import Run
-from .runner import Plan, config, progress
-from .study import load
+from . import table
+from .runner import Plan, config
 
 VARIED: Final = ("method", "algorithm", "lr", "lr_factor", "dialect")
 """What can be varied; ``lr_factor`` is on the study's learning rate."""
@@ -232,13 +233,13 @@ class Comparison:
             cells = [replace(cell, varied={"method": cell.varied["method"]}) for cell in cells]
         shown = {cell.label: runs[cell.name] for cell in cells}
         rows = [
-            Row.of(label, backend, of_label, next(iter(shown.values())))
+            table.Row.of(label, backend, of_label, next(iter(shown.values())))
             for label, of_label in shown.items()
             for backend in self.plan.backends
         ]
-        console.print(_table(heading, rows))
+        console.print(table.for_terminal(heading, rows))
         file = self.folder / f"{name}.md"
-        write_text(file, _markdown(heading, rows, len(self.seeds)))
+        write_text(file, table.markdown(heading, rows, len(self.seeds)))
         console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
         drawn = figures.draw_comparison(self.study, heading, shown, self.folder / f"{name}_figures")
         if drawn and figures.is_plane(self.study):
@@ -326,161 +327,6 @@ def cores() -> int:
     """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-# The table.
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Numbers of several seeds: the median, the smallest and the largest."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some numbers; NaN counts as the largest."""
-        filled = np.sort(np.where(np.isnan(values), np.inf, values))
-        with np.errstate(invalid="ignore"):
-            median = float(np.median(filled))
-        return cls(median, float(filled[0]), float(filled[-1]))
-
-    def text(self, form: str) -> str:
-        """Return it for a table; the spread only where there is one."""
-        middle = format(self.median, form)
-        if self.low == self.high:
-            return middle
-        return f"{middle} ({self.low:{form}} – {self.high:{form}})"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a cell came to in one framework, over the seeds.
-
-    Attributes:
-        label: of the cell.
-        backend: the framework.
-        loss: at the final parameters, the mean over the mini-batches of the training data.
-        ratio: of that to the first cell's, seed by seed.
-        metrics: of the test data, after the last epoch.
-        evaluations: of the loss over all training data, that the method asked for.
-        lr_factor: of the method on the learning rate, after the last epoch.
-        undone: the number of epochs undone.
-    """
-
-    label: str
-    backend: str
-    loss: Spread
-    ratio: Spread
-    metrics: Mapping[str, Spread]
-    evaluations: Spread
-    lr_factor: Spread
-    undone: Spread
-
-    @classmethod
-    def of(cls, label: str, backend: str, runs: Sequence[Run], first: Sequence[Run]) -> Row:
-        """Return the row of some runs.
-
-        Args:
-            label: of the cell.
-            backend: the framework whose runs count.
-            runs: of the cell.
-            first: those of the cell that it is compared with, in the same order.
-        """
-        runs, first = (
-            [r for r in some if r.config["backend"] == backend] for some in (runs, first)
-        )
-        last = [run.rows[-1] for run in runs]
-        losses = [_number(run.loss) for run in runs]
-        with np.errstate(all="ignore"):
-            ratios = np.divide(losses, [_number(run.loss) for run in first])
-        return cls(
-            label=label,
-            backend=backend,
-            loss=Spread.of(losses),
-            ratio=Spread.of(ratios.tolist()),
-            metrics={
-                name: Spread.of([float(row[name]) for row in last])
-                for name in last[0]
-                if name not in figures.ROW
-            },
-            evaluations=Spread.of([run.column("method/evaluations").sum() for run in runs]),
-            lr_factor=Spread.of([run.column("method/lr_factor")[-1] for run in runs]),
-            undone=Spread.of([run.column("method/undone").sum() for run in runs]),
-        )
-
-    def cells(self, *, spread: bool = True) -> dict[str, str]:
-        """Return the texts of the table, by column.
-
-        Args:
-            spread: of everything; else of the losses only.
-        """
-
-        def text(value: Spread, form: str) -> str:
-            return value.text(form) if spread else format(value.median, form)
-
-        return {
-            "": self.label,
-            "framework": figures.FRAMEWORKS[self.backend],
-            "final loss": self.loss.text(".4g"),
-            "/ the first's": self.ratio.text(".3g"),
-            **{name.replace("_", " "): text(s, ".3g") for name, s in self.metrics.items()},
-            "loss evaluations": text(self.evaluations, ".4g"),
-            "rate factor": text(self.lr_factor, ".3g"),
-            "epochs undone": text(self.undone, ".3g"),
-        }
-
-
-def _number(loss: float | None) -> float:
-    return math.nan if loss is None else float(loss)
-
-
-def _table(heading: str, rows: Sequence[Row]) -> Table:
-    """Return the table for a terminal: without the columns in which all rows are alike."""
-    texts = [row.cells(spread=False) for row in rows]
-    dull = {"framework", "loss evaluations", "rate factor", "epochs undone"}
-    shown = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
-    table = Table(title=heading, box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in shown:
-        words = name in {"", "framework"}
-        table.add_column(
-            name.replace(" ", "\n"),
-            justify="left" if words else "right",
-            no_wrap=not words,
-            min_width=14 if not name else None,
-        )
-    best = min((row.loss.median for row in rows), default=math.inf)
-    for row, text in zip(rows, texts, strict=True):
-        style = "bold" if row.loss.median == best and math.isfinite(best) else None
-        # The spread below the median.
-        cells = (
-            text[c] if c == "" else text[c].replace(" (", "\n").strip(")").replace(" – ", "…")
-            for c in shown
-        )
-        table.add_row(*cells, style=style)
-    return table
-
-
-def _markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
-    columns = list(rows[0].cells())
-    several = [f"Median of {seeds} seeds (smallest – largest)."] if seeds > 1 else []
-    lines = [
-        f"# {heading}",
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + " --- |" * 2 + " ---: |" * (len(columns) - 2),
-        *("| " + " | ".join(row.cells().values()) + " |" for row in rows),
-        "",
-        *several,
-        "The final loss is the mean over the mini-batches of the training data, at the final",
-        "parameters and without dropout; the next column divides it by the first row's, seed by",
-        "seed. Loss evaluations are over all training data, beside those of the training. The rate",
-        "factor is the method's on the learning rate, after the last epoch.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def values(key: str, text: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""PV-finder's networks in Flax nnx; see :mod:`studies.pv_finder.torch_models`."""
+"""PV-finder's networks in Flax nnx; see :mod:`studies.problems.pv_finder.torch_models`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _convolution(outputs: int, inputs: int, width: int) -> nnx.Conv:
 
 
 class AllCNN(nnx.Module):
-    """See :class:`studies.pv_finder.torch_models.AllCNN`; arrays cross in PyTorch's order."""
+    """See the PyTorch model of this name; arrays cross in PyTorch's order."""
 
     def __init__(self) -> None:
         for name, shape in ALLCNN.items():
@@ -43,7 +43,7 @@ class AllCNN(nnx.Module):
 
 
 class DDplus(nnx.Module):
-    """See :class:`studies.pv_finder.torch_models.DDplus`; arrays cross in PyTorch's order."""
+    """See the PyTorch model of this name; arrays cross in PyTorch's order."""
 
     dense: nnx.Linear
 
@@ -70,7 +70,7 @@ class DDplus(nnx.Module):
 
 
 def ratio_loss(prediction: Any, target: Any) -> Any:
-    """Return the asymmetric ratio loss; see :func:`studies.pv_finder.networks.ratio_cost`."""
+    """Return the asymmetric ratio loss; see :func:`.networks.ratio_cost`."""
     return _mean_of_known(lambda y: ratio_cost(jnp, prediction, y), target)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import pathlib
 from typing import Any, Final
 
+from studies.study import Study
+
 from .digits import CLASSES, images, of_images
-from .study import Study
 
 CHANNELS: Final = (8, 16)
 

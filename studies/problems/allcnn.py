@@ -23,10 +23,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from studies.study import Study
+
 from .pv_finder import common
 from .pv_finder.event import Event
 from .pv_finder.networks import ALLCNN, ALLCNN_DROPOUT
-from .study import Study
 
 KERNEL_UNIT: Final = 1000.0
 """Kernels enter in this unit, mm⁻²: at vertices they are some units, between them hundredths."""

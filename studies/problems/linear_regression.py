@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import figures
-from .study import Batch, NnxLeaf, Study, stream
+from studies import figures
+from studies.study import Batch, NnxLeaf, Study, stream
 
 POINTS: Final = 120
 SLOPE: Final = 1.5

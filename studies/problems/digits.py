@@ -16,8 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import figures, idx
-from .study import Batch, Study, layers, stream
+from studies import figures
+from studies.study import Batch, Study, layers, stream
+
+from . import idx
 
 HIDDEN: Final = 32
 CLASSES: Final = 10

@@ -1,0 +1,254 @@
+"""The arguments of torch's classes: what they are called there, and what they say of a group."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.catalogue.docstring import meaning, with_arguments
+from optstudy_core.catalogue.hyperparameters import check_value
+
+
+class Flagged(NamedTuple):
+    """What truth values of torch.optim select instead of the algorithm of the class."""
+
+    algorithm: str
+    hyperparameters: dict[str, Any]
+
+
+FLAGS: dict[str, dict[tuple[str, ...], Flagged]] = {
+    "adam": {
+        ("amsgrad",): Flagged("amsgrad", {}),
+        ("decoupled_weight_decay",): Flagged("adamw", {}),
+        ("amsgrad", "decoupled_weight_decay"): Flagged("amsgrad", {"decoupled_weight_decay": True}),
+    },
+    "adamw": {("amsgrad",): Flagged("amsgrad", {"decoupled_weight_decay": True})},
+}
+"""Flags of torch's classes that are set, by the algorithm of the class."""
+
+TUPLES = {
+    "betas": ("b1", "b2", "b3"),
+    "eps": ("eps1", "eps2"),
+    "etas": ("etaminus", "etaplus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+"""Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
+
+ELSEWHERE = {name: own for own, inside in TUPLES.items() for name in inside} | {
+    "learning_rate": "lr",
+}
+"""What optax's arguments are called here."""
+
+OTHERWISE = {
+    "ns_steps": ("ns_coefficients", "a triple for each step"),
+    "adjust_lr_fn": ("consistent_rms", "0.2 for 'match_rms_adamw'"),
+}
+"""What stands for arguments of torch's Muon, and how."""
+
+POSITIONAL = {
+    "adam": ("amsgrad",),
+    "adamw": ("amsgrad",),
+    "adamax": ("foreach",),
+    "adagrad": ("foreach",),
+    "adadelta": ("foreach",),
+    "asgd": ("foreach", "maximize", "differentiable", "capturable"),
+    "rmsprop": ("capturable", "foreach", "maximize", "differentiable"),
+}
+"""What torch's classes take by position after the hyperparameters, by the algorithm."""
+
+ADAPTER = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+REFUSED = {
+    "capturable": "the step is not captured in CUDA graphs yet",
+    "differentiable": "the step is not differentiable yet; use the pure function in optstudy_core",
+}
+
+
+# Groups.
+
+
+def completed(algorithm: Algorithm, arguments: dict[str, Any], title: str) -> dict[str, Any]:
+    """Return a group's values for the arguments of a class, the dialect's for ``None``.
+
+    Args:
+        algorithm: of the group.
+        arguments: as the class takes them; those of a group may lack some.
+        title: name of the class, for messages.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: for a value that is not allowed.
+    """
+    arguments = dict(arguments)
+    own = algorithm.name
+    found = arguments.pop("algorithm", own)
+    if found != own:
+        raise ValueError(f"algorithm = {found!r} in a group of {title}: allowed is {own!r}")
+    for name, reason in REFUSED.items():
+        if arguments.pop(name, False):
+            raise NotImplementedError(f"{name} = True: allowed is False, because {reason}")
+    arguments.pop("foreach", None)
+    compiled = compiled_of(arguments.pop("compile", None), arguments.pop("fused", None))
+    dialect = arguments.pop("dialect", None)
+    step_dtype = arguments.pop("step_dtype", None)
+    if step_dtype not in (None, "float32"):
+        raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
+    flags = {name: arguments.pop(name, False) for name in flags_of(algorithm)}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} = {value!r}: allowed are True and False")
+    values = algorithm.resolve(dialect, split_tuples(algorithm, arguments))
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
+                )
+            check_value(name, value.item(), algorithm.defaults()[name])
+    group = {"algorithm": own} | join_tuples(values) | flags
+    group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
+    selected(algorithm, group)
+    return group
+
+
+def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
+    """Return the algorithm of a group and its hyperparameters, checked."""
+    given = split_tuples(algorithm, {k: v for k, v in group.items() if k in names_of(algorithm)})
+    flags = tuple(name for name in flags_of(algorithm) if group[name])
+    if flags:
+        neutral = algorithm.defaults()
+        flagged = FLAGS[algorithm.name][flags]
+        algorithm = ALGORITHMS[flagged.algorithm]
+        known = algorithm.defaults()
+        lost = {k: v for k, v in given.items() if k not in known and v != neutral[k]}
+        if lost:
+            raise ValueError(
+                f"{' and '.join(flags)} = True: allowed without "
+                f"{', '.join(f'{k} = {v!r}' for k, v in lost.items())}"
+            )
+        given = {k: v for k, v in given.items() if k in known} | flagged.hyperparameters
+    values = algorithm.resolve(group["dialect"], given)
+    return algorithm, {
+        k: v.detach().reshape(()) if isinstance(v, torch.Tensor) else v for k, v in values.items()
+    }
+
+
+def compiled_of(compiled: Any, fused: Any) -> bool | None:
+    """Return what a group's ``compile`` is; ``fused`` is torch's word for it."""
+    chosen = fused or (fused if compiled is None else compiled)
+    return None if chosen is None else bool(chosen)
+
+
+# Names.
+
+
+def is_ours(algorithm: Algorithm) -> bool:
+    return ALGORITHMS.get(algorithm.name) is algorithm
+
+
+def flags_of(algorithm: Algorithm) -> tuple[str, ...]:
+    """Return the names of the flags that torch's class of this algorithm has."""
+    table = FLAGS.get(algorithm.name, {}) if is_ours(algorithm) else {}
+    return tuple(dict.fromkeys(name for names in table for name in names))
+
+
+def names_of(algorithm: Algorithm) -> set[str]:
+    """Return the names of an algorithm's hyperparameters as torch has them."""
+    return set(join_tuples(algorithm.defaults()))
+
+
+def tuples_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return which of torch's tuples hold which of these hyperparameters: two at least."""
+    known = set(names)
+    found = {t: tuple(n for n in inside if n in known) for t, inside in TUPLES.items()}
+    return {t: inside for t, inside in found.items() if len(inside) > 1}
+
+
+def join_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace ``b1``, ``b2`` by ``betas`` and so on, where the first of them stood."""
+    joined = dict(values)
+    for name, inside in tuples_of(values).items():
+        whole = tuple(values[n] for n in inside)
+        renamed = {(name if n == inside[0] else n): v for n, v in joined.items()}
+        joined = {n: v for n, v in renamed.items() if n not in inside} | {name: whole}
+    return joined
+
+
+def split_tuples(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
+    """Replace ``betas`` by ``b1``, ``b2`` and so on."""
+    values = dict(values)
+    for name, inside in tuples_of(algorithm.defaults()).items():
+        whole = values.pop(name, None)
+        if whole is not None:
+            if not isinstance(whole, tuple | list) or len(whole) != len(inside):
+                raise TypeError(f"{name} = {whole!r}: allowed are tuples of {len(inside)} numbers")
+            values |= dict(zip(inside, whole, strict=True))
+    return values
+
+
+def signature_of(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
+    """Return the arguments of the class: torch.optim's order, keywords from maximize on."""
+    differing = algorithm.differing()
+    parameter = inspect.Parameter
+    values = join_tuples(algorithm.defaults(dialect))
+    names = list(values)
+    keywords = names.index("maximize") if "maximize" in names else len(names)
+    tuples = tuples_of(algorithm.defaults())
+
+    def default(name: str) -> Any:
+        return None if differing & {name, *tuples.get(name, ())} else values[name]
+
+    rest = {n: default(n) for n in names[keywords:]} | dict.fromkeys(flags_of(algorithm), False)
+    extra = {"dialect": dialect, "compile": None, "step_dtype": None} | ADAPTER
+    rest |= {n: v for n, v in extra.items() if n not in values}
+    positional = POSITIONAL.get(algorithm.name, ()) if is_ours(algorithm) else ()
+    parameters: dict[str, Any] = {"params": parameter.empty}
+    parameters |= {n: default(n) for n in names[:keywords]} | {n: rest.pop(n) for n in positional}
+    kinds = dict.fromkeys(parameters, parameter.POSITIONAL_OR_KEYWORD)
+    parameters |= rest
+    return inspect.Signature(
+        [
+            parameter(n, kinds.get(n, parameter.KEYWORD_ONLY), default=v)
+            for n, v in parameters.items()
+        ]
+    )
+
+
+_MEANINGS = {
+    "params": "the tensors to train, or dictionaries of groups, as for any optimizer of torch.",
+    "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
+    "compile": "run the step as one kernel for all parameters; ``None``: where one can be made, "
+    "``False``: nowhere. The bits are the same.",
+    "step_dtype": '``"float32"``: add the float32 step to a bfloat16 or float16 parameter with one '
+    "rounding.",
+    "amsgrad": "run AMSGrad instead, as torch does.",
+    "decoupled_weight_decay": "run AdamW instead, as torch does.",
+    "foreach": "accepted, without effect.",
+    "capturable": "must be ``False``.",
+    "differentiable": "must be ``False``.",
+    "fused": "the same as ``compile``.",
+}
+"""What the arguments mean that are the classes' own."""
+_ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
+ValueError: for a value that is not allowed."""
+
+
+def documented(algorithm: Algorithm, signature: inspect.Signature) -> str | None:
+    """Return the docstring of a class: the equations, and what each argument means."""
+    source = inspect.getmodule(algorithm.update)
+    if not is_ours(algorithm) or source is None:
+        return algorithm.update.__doc__
+    text = inspect.getdoc(algorithm.update) or ""
+    tuples = tuples_of(algorithm.defaults())
+
+    def told(name: str) -> str:
+        if name in tuples:
+            inside = (f"``{n}``, {meaning(text, n)}" for n in tuples[name])
+            return "; ".join(part.rstrip(".") for part in inside) + "."
+        return meaning(text, name) or _MEANINGS.get(name, "")
+
+    meanings = {name: told(name) for name in signature.parameters}
+    meanings["params"] = _MEANINGS["params"]  # not those of the formula
+    return with_arguments(source.__doc__, meanings, Raises=_ERRORS)

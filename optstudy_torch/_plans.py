@@ -1,0 +1,159 @@
+"""What a group of parameters asks for, kept from step to step: plans, programs, stages."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from optstudy_core import Algorithm
+from optstudy_core.catalogue.algorithm import INPUTS
+
+from ._states import WORKING_DTYPE, Layout, flatten, is_static, started
+from .engine.machines import Machine
+from .engine.program import NotTraceableError, Program
+from .engine.stages import Stage
+
+
+class Plan:
+    """What a group's values ask for.
+
+    Args:
+        values: of the group.
+        algorithm: that they select.
+        hyperparameters: of that algorithm.
+        inputs: names of what it is given besides the gradient.
+    """
+
+    def __init__(
+        self,
+        values: list[Any],
+        algorithm: Algorithm,
+        hyperparameters: dict[str, Any],
+        inputs: frozenset[str],
+    ) -> None:
+        self.values, self.inputs = values, inputs
+        self.algorithm, self.hyperparameters = algorithm, hyperparameters
+        self.layout = Layout.of(algorithm, hyperparameters)
+        self.machine = _machine(algorithm, hyperparameters, inputs, self.layout)
+        # Others may change while they are the same object.
+        fixed = bool | int | float | str | None
+        parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+        self.is_fixed = all(isinstance(x, fixed) for x in parts)
+
+    def started(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the state of a parameter before its first step."""
+        return started(p, self.algorithm, self.hyperparameters, self.layout)
+
+
+class Inputs(NamedTuple):
+    """What an algorithm is given besides the gradients: scalars, and tensors by parameter."""
+
+    scalars: dict[str, torch.Tensor]
+    tensors: dict[str, dict[Any, torch.Tensor]]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.scalars.keys() | self.tensors.keys())
+
+
+NO_INPUTS = Inputs({}, {})
+
+
+class Staged:
+    """Stages of a group's parameters, with what they were made for."""
+
+    def __init__(self, plan: Plan, compiled: bool | None, params: list[Any]) -> None:
+        assert plan.machine is not None
+        self._machine, self._compiled, self._params = plan.machine, compiled, params
+        self._kinds: dict[Any, list[Any]] = defaultdict(list)
+        for p in params:
+            self._kinds[WORKING_DTYPE[p.dtype], p.device].append(p)
+        self._kernels = {
+            (dtype, device): plan.machine.kernels(device, dtype, compiled)
+            for dtype, device in self._kinds
+        }
+        self.stages: list[Stage] = []
+
+    def holds(self, plan: Plan, compiled: bool | None, params: list[Any]) -> bool:
+        """Tell whether they can be used again."""
+        return (
+            self._machine is plan.machine
+            and self._compiled == compiled
+            and are(params, self._params)
+            and all(stage.holds() for stage in self.stages)
+        )
+
+    def run(
+        self,
+        plan: Plan,
+        states: Mapping[Any, dict[str, Any]],
+        step_dtype: str | None,
+        inputs: Inputs,
+    ) -> None:
+        """Advance the parameters; a state that is empty starts."""
+        if not self.stages:
+            layout, program = plan.layout, self._machine.program
+            start = plan.started
+            for (dtype, device), params in self._kinds.items():
+                own, kernels = [states[p] for p in params], self._kernels[dtype, device]
+                stage = Stage(
+                    params, own, layout.names, layout.full, dtype, program, kernels, start
+                )
+                self.stages.append(stage)
+        hyperparameters = plan.hyperparameters | inputs.scalars
+        self._machine.run(self.stages, hyperparameters, inputs.tensors, step_dtype)
+
+
+def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Tell whether these are the same objects."""
+    return len(found) == len(expected) and all(map(operator.is_, found, expected))
+
+
+# Programs.
+
+_MACHINES: dict[Any, Machine | None] = {}
+
+_VALUES: dict[Algorithm, set[str]] = defaultdict(set)
+"""Names of the hyperparameters whose values a formula branches on: each value is a program."""
+
+_MOST = 16
+"""Programs of an algorithm that branches on values; with more of them it runs as written."""
+
+
+def _machine(
+    algorithm: Algorithm, hyperparameters: dict[str, Any], inputs: frozenset[str], layout: Layout
+) -> Machine | None:
+    """Return what runs an algorithm's program, or None if its formula cannot be made one."""
+    if not layout.flat:
+        return None
+    absent = dict.fromkeys(algorithm.inputs.keys() - inputs)
+    tensors = [k for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)]
+    values = _VALUES.get(algorithm, set())
+    static = {
+        k: v
+        for k, v in hyperparameters.items()
+        if is_static(k, v) or (k in values and k not in tensors)
+    }
+    static |= absent
+    key = (algorithm, tuple(static.items()), tuple(tensors))
+    if key not in _MACHINES:
+        dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
+        try:
+            if values and sum(known[0] is algorithm for known in _MACHINES) >= _MOST:
+                return None
+            given = {name: INPUTS[name] for name in inputs}
+            program = Program(
+                algorithm, static, dynamic, tensors, given, layout.full, layout.rebuild, flatten
+            )
+        except NotTraceableError as error:
+            if error.key in dynamic and error.key != "lr":
+                _VALUES[algorithm].add(error.key)
+                return _machine(algorithm, hyperparameters, inputs, layout)
+            _MACHINES[key] = None
+        else:
+            _MACHINES[key] = Machine(program)
+    return _MACHINES[key]

@@ -1,0 +1,136 @@
+"""The fields of a state, in one order for every parameter, and what fits them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from optstudy_core import Algorithm
+from optstudy_core.arrays.leaves import Leaves, map_leaves
+from optstudy_core.arrays.numbers import is_number
+from optstudy_core.arrays.numpy_backend import NumPy
+
+from .engine.eager import EAGER
+
+WORKING_DTYPE = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+    torch.float64: torch.float64,
+}
+"""The dtype in which a parameter's step is computed and its state kept."""
+
+
+class Layout:
+    """The names of a state's fields, and how to build a state of them."""
+
+    _known: ClassVar[dict[Any, Layout]] = {}
+    _lock = threading.Lock()
+
+    def __init__(self, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> None:
+        self._skeleton = algorithm.start(Leaves([np.zeros(2)], NumPy()), hyperparameters)
+        self.names = _field_names(self._skeleton)
+        shapes = [np.shape(field.values[0]) for field in flatten(self._skeleton)]
+        self.full = [shape == (2,) for shape in shapes]
+        self.flat = not algorithm.leafwise and all(shape in {(), (2,)} for shape in shapes)
+        self._start = functools.partial(algorithm.start, hyperparameters=hyperparameters)
+        self._shapes: dict[tuple[int, ...], list[tuple[int, ...] | None]] = {}
+
+    @classmethod
+    def of(cls, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> Layout:
+        """Return the layout, made once for each algorithm, its flags and its absent terms."""
+        key = (algorithm, *((k, v) for k, v in hyperparameters.items() if is_static(k, v)))
+        with cls._lock:
+            if key not in cls._known:
+                plain = {  # a term whose factor is an array is never absent
+                    k: np.asarray(v.item()) if isinstance(v, torch.Tensor) else v
+                    for k, v in hyperparameters.items()
+                }
+                cls._known[key] = cls(algorithm, plain)
+            return cls._known[key]
+
+    def shapes(self, p: torch.Tensor) -> list[tuple[int, ...] | None]:
+        """Return the shape of each field for a parameter, ``None`` for scalars."""
+        shape = tuple(p.shape)
+        if self.flat:
+            return [shape if full else None for full in self.full]
+        if shape not in self._shapes:
+            state = self._start(Leaves([np.zeros(shape)], NumPy()))
+            self._shapes[shape] = [np.shape(x.values[0]) or None for x in flatten(state)]
+        return self._shapes[shape]
+
+    def rebuild(self, fields: list[Any]) -> Any:
+        """Return a state with these fields."""
+        rest = iter(fields)
+        return map_leaves(lambda _: next(rest), self._skeleton)
+
+
+def flatten(state: Any) -> list[Leaves]:
+    found: list[Leaves] = []
+    map_leaves(found.append, state)
+    return found
+
+
+def _field_names(state: Any, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, field in zip(state._fields, state, strict=True):
+        if isinstance(field, Leaves):
+            names.append(prefix + name)
+        elif field is not None:
+            names += _field_names(field, f"{prefix}{name}.")
+    return names
+
+
+def is_static(name: str, value: Any) -> bool:
+    """Tell whether a hyperparameter is part of the program: a truth value, or an absent term."""
+    if isinstance(value, torch.Tensor):
+        return False
+    return not is_number(value) or (value == 0 and name != "lr")
+
+
+def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Tensor) -> None:
+    """Refuse a parameter's state that does not have the layout's names, or not its shape."""
+    if set(fields) != set(layout.names):
+        raise ValueError(
+            f"{what} has the fields {sorted(map(str, fields))} for a parameter: allowed are "
+            f"{sorted(layout.names)}"
+        )
+    for name, shape in zip(layout.names, layout.shapes(p), strict=True):
+        if shape is not None and fields[name].shape != shape:
+            raise ValueError(
+                f"{what} has {name} of shape {tuple(fields[name].shape)} for a parameter of "
+                f"shape {tuple(p.shape)}"
+            )
+
+
+def started(
+    p: torch.Tensor, algorithm: Algorithm, hyperparameters: dict[str, Any], layout: Layout
+) -> dict[str, torch.Tensor]:
+    """Return the state of a parameter before its first step."""
+    work = p.detach().to(WORKING_DTYPE[p.dtype])
+    state = algorithm.start(Leaves([work], EAGER), hyperparameters)
+    fields = (leaves.values[0] for leaves in flatten(state))
+    return dict(zip(layout.names, map(owned(work), fields), strict=True))
+
+
+def owned(*inputs: Any) -> Callable[[Any], Any]:
+    """Return a function that copies a field which is an input or another, or a view of one."""
+    taken = list(inputs)
+
+    def own(x: Any) -> Any:
+        base = x._base if isinstance(x, torch.Tensor) else getattr(x, "base", None)
+        if any(x is other or base is other for other in taken):
+            x = x.clone() if isinstance(x, torch.Tensor) else np.array(x)
+        taken.append(x)
+        return x
+
+    return own
+
+
+def tensor_of(x: Any) -> torch.Tensor:
+    return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.asarray(x))

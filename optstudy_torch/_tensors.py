@@ -1,0 +1,60 @@
+"""Which tensors are refused, with a message that names them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ._states import WORKING_DTYPE
+
+_GRADIENT = operator.attrgetter("grad")
+_KIND = operator.attrgetter("layout", "dtype", "shape")
+
+
+ALLOWED = (
+    "allowed are tensors whose numbers lie in memory of their own, so none that compute them "
+    "otherwise, as DTensor does"
+)
+
+
+def is_memory(kind: type) -> bool:
+    """Tell whether tensors of a type are what their memory holds: others say how they compute."""
+    return getattr(kind, "__torch_dispatch__", None) is torch.Tensor.__torch_dispatch__
+
+
+def check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
+    """Refuse parameters and gradients of types that compute otherwise, by name or number."""
+    if all(map(is_memory, {*map(type, params), *map(type, map(_GRADIENT, params))})):
+        return
+    names = group.get("param_names") or range(len(group["params"]))
+    for name, p in zip(names, group["params"], strict=True):
+        for what, x in (("parameter", p), ("gradient of parameter", p.grad)):
+            if x is not None and p.grad is not None and not is_memory(type(x)):
+                raise TypeError(f"{what} {name!r} of type {type(x).__name__}: {ALLOWED}")
+
+
+def check_gradients(params: Sequence[torch.Tensor]) -> None:
+    if list(map(_KIND, map(_GRADIENT, params))) != list(map(_KIND, params)):
+        for p in params:
+            check_gradient(p, p.grad)
+
+
+def check_gradient(p: torch.Tensor, grad: Any, name: str = "gradient") -> None:
+    """Refuse a gradient, or what is like it, that does not fit its parameter."""
+    if not isinstance(grad, torch.Tensor):
+        raise TypeError(f"{name} of type {type(grad).__name__}: allowed are tensors")
+    if grad.layout != torch.strided:
+        raise TypeError(f"{name} of layout {grad.layout}: allowed are dense gradients")
+    if grad.device != p.device:
+        raise ValueError(f"{name} on {grad.device}: allowed is {p.device}")
+    if grad.shape != p.shape:
+        raise ValueError(f"{name} of shape {tuple(grad.shape)}: allowed is {tuple(p.shape)}")
+    dtype = WORKING_DTYPE[p.dtype]
+    if not grad.is_floating_point() or torch.promote_types(grad.dtype, dtype) != dtype:
+        raise TypeError(
+            f"{name} of dtype {grad.dtype} for a parameter of dtype {p.dtype}: allowed are real "
+            f"dtypes that {dtype} holds"
+        )
