@@ -12,9 +12,10 @@ from optstudy_core.arrays.leaves import Leaves
 
 from ._plans import Inputs, Plan
 from ._states import WORKING_DTYPE, flatten, owned, tensor_of
-from .engine.deferred import HOST_ARRAYS, need_compiler, take_steps
+from .engine.deferred import HOST_ARRAYS, need_compiler
 from .engine.eager import EAGER
 from .engine.errors import NoKernelsError
+from .engine.in_place import take_steps
 from .engine.threads import HOST
 from .engine.units import add
 

@@ -26,8 +26,7 @@ stops doing so.
 from __future__ import annotations
 
 import math
-import weakref
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +42,7 @@ from optstudy_core.epoch import (
 )
 
 from . import _snapshot, geometry
+from ._rates import Rates
 
 __all__ = ["CarefulLR", "DirectionCarefulLR", "DirectionLR"]
 
@@ -87,7 +87,7 @@ class EpochLR(LRScheduler):
         self._kept: dict[str, Any] | None = None
         self._start: list[torch.Tensor] | None = None
         self.begin_epoch()
-        _Rates.of(optimizer).add(self)
+        Rates.of(optimizer).add(self)
 
     def begin_epoch(self) -> None:
         """Begin the epoch here: what has moved the parameters since the last ``step`` is no part.
@@ -372,45 +372,3 @@ class DirectionCarefulLR(EpochLR):
         super().__init__(
             optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
         )
-
-
-class _Rates:
-    """Puts the rates with their factors into an optimizer's groups while it steps."""
-
-    _known: ClassVar[Any] = weakref.WeakKeyDictionary()  # of optimizers
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._schedulers: list[weakref.ref[EpochLR]] = []
-        self._written: list[tuple[dict[str, Any], Any, Any]] = []
-        optimizer.register_step_pre_hook(self._before)
-        optimizer.register_step_post_hook(self._after)
-
-    @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer) -> _Rates:
-        """Return those of an optimizer, which are made once."""
-        if optimizer not in cls._known:
-            cls._known[optimizer] = cls(optimizer)
-        rates: _Rates = cls._known[optimizer]
-        return rates
-
-    def add(self, scheduler: EpochLR) -> None:
-        self._schedulers.append(weakref.ref(scheduler, self._schedulers.remove))
-
-    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        del args, kwargs
-        self._after()  # if the last step raised an error
-        for i, group in enumerate(optimizer.param_groups):
-            lr = group["lr"]
-            for reference in self._schedulers:
-                scheduler = reference()
-                if scheduler is not None:
-                    lr = scheduler.scaled(i, lr)
-            if lr is not group["lr"]:
-                self._written.append((group, group["lr"], lr))
-                group["lr"] = lr
-
-    def _after(self, *_: Any) -> None:
-        for group, own, written in self._written:
-            if group["lr"] is written:  # else somebody has set another one since
-                group["lr"] = own
-        self._written = []

@@ -24,10 +24,12 @@ Needs the extra ``records`` (``pip install 'optstudy[records]'``) for checkpoint
 """
 
 from ._arrays import Checkpoint
+from ._config import environment
 from ._files import WriteError, write_json, write_text
 from ._generators import random_state, restore_random_state
+from ._rows import column
 from ._tree import check_names, pack, unpack
-from .run import Run, column, environment
+from .run import Run
 
 __all__ = [
     "Checkpoint",

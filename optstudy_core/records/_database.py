@@ -18,6 +18,7 @@ Table = Literal["epochs", "steps"]
 
 NAME: Final = "records.sqlite"
 JOURNAL: Final = NAME + "-journal"
+LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
 
 # A file that says it is another program's is not read.
 _APPLICATION: Final = 0x6F707473
@@ -118,7 +119,7 @@ class Database:
         """Return the last batch of a table; there is room for another one."""
         if last is None:
             return 0
-        if not isinstance(last, int) or not 0 <= last < _LARGEST:
+        if not isinstance(last, int) or not 0 <= last < LARGEST:
             raise self._damaged(f"{table} with batch {last!r}; expected are whole numbers")
         return last
 
@@ -187,7 +188,6 @@ _DAMAGED: Final = frozenset(
         sqlite3.SQLITE_FORMAT,
     }
 )
-_LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
 # The end of a journal that has the name of another one before it.
 _NAMES_ANOTHER: Final = bytes.fromhex("d9d505f920a163d7")
 _UNDO: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})

@@ -122,6 +122,18 @@ def parse_json(text: str, where: str) -> Any:
     return value
 
 
+def parse_object(text: Any, where: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: if it is something else, or nested deeper than :data:`DEEPEST`.
+    """
+    content = parse_json(text, where) if isinstance(text, str) else text
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: expected is a JSON object")
+    return content
+
+
 def _check_depth(value: Any, where: str) -> None:
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST + 1):

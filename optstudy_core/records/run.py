@@ -3,50 +3,29 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pathlib
-import platform
 import shutil
-import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import numpy as np
 
-from optstudy_core._version import __version__
-from optstudy_core.arrays.numbers import nearest
-
 from . import _arrays, _files
 from ._arrays import Checkpoint
+from ._config import environment, read_config
 from ._database import JOURNAL, NAME, Database, Lock, Table
-from ._tensorboard import Mirror
+from ._extra import need_safetensors, need_tensorboard
+from ._rows import WORDS, check_number, column, decode, encode
 from ._tree import plain
+from ._writing import TENSORBOARD, Writing
 
 CONFIG: Final = "config.json"
 CHECKPOINTS: Final = "checkpoints"
-TENSORBOARD: Final = "tensorboard"
-_LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
-_WORDS: Final[Mapping[Table, str]] = {"epochs": "epoch", "steps": "step"}
-
-
-class _Writing(NamedTuple):
-    """What a run that is open for writing holds."""
-
-    lock: Lock
-    mirrors: dict[Table, Mirror]
-    keep: int | None
-    process: int
-
-    def close(self) -> None:
-        for mirror in self.mirrors.values():
-            mirror.close()
-        self.lock.release()
 
 
 class Run:
@@ -62,13 +41,13 @@ class Run:
     folder: pathlib.Path
     config: dict[str, Any]
 
-    def __init__(self, folder: pathlib.Path, writing: _Writing | None) -> None:
+    def __init__(self, folder: pathlib.Path, writing: Writing | None) -> None:
         self.folder = folder
         self._database = Database(folder)
         self._writing = writing
         self._closed = False
         self._mutex = threading.RLock()
-        self.config = _read_config(folder / CONFIG)
+        self.config = read_config(folder / CONFIG)
         # A run that is not closed by hand is closed with its object or its process.
         self._close = weakref.finalize(self, writing.close) if writing else lambda: None
 
@@ -109,7 +88,7 @@ class Run:
             raise ValueError(f"keep = {keep!r}: allowed are None and whole numbers >= 1")
         complete = {**plain(config, "config"), **environment()}
         if tensorboard:
-            _need_tensorboard()
+            need_tensorboard()
         cls.check_free(folder, overwrite=overwrite)
         with _files.writing(folder, "a run"):
             _files.make_folder(folder)
@@ -225,23 +204,14 @@ class Run:
     @classmethod
     def _open(cls, folder: pathlib.Path, lock: Lock) -> Run:
         database = Database(folder)
-        mirrors: dict[Table, Mirror] = {}
         keep, tensorboard = database.settings()
-        run = cls(folder, _Writing(lock, mirrors, keep, os.getpid()))
+        writing = Writing(lock, {}, keep, os.getpid())
+        run = cls(folder, writing)
         with _files.writing(folder, "to the run"):
             database.repair()
             run._tidy()
         if tensorboard:
-            _need_tensorboard()
-            places = {"epochs": folder / TENSORBOARD, "steps": folder / TENSORBOARD / "steps"}
-            tables: tuple[Table, ...] = ("epochs", "steps")
-            for table in tables:
-                mirrors[table] = Mirror(
-                    places[table],
-                    _WORDS[table],
-                    lambda start, table=table: _decoded(database, table, start),  # type: ignore[misc]
-                    database.last_batch(table),
-                )
+            writing.open_mirrors(folder, database)
         return run
 
     def close(self) -> None:
@@ -306,10 +276,10 @@ class Run:
             TypeError, ValueError: for a value that is not allowed.
             ImportError: if ``safetensors`` is not installed.
         """
-        _need_safetensors()
+        need_safetensors()
         rows = [] if row is None else [(epoch, row)]
-        _check_number("epoch", epoch)
-        encoded = _encoded("epochs", rows)
+        check_number("epoch", epoch)
+        encoded = encode("epochs", rows)
         with self._writer(f"the checkpoint of epoch {epoch}") as writing:
             recorded = {file for _, file in self._database.checkpoints()}
             # Never over a file that is recorded: until the transaction it is the one that counts.
@@ -319,19 +289,19 @@ class Run:
             _arrays.write(self.folder / CHECKPOINTS / name, epoch, arrays, state)
             self._database.write(encoded, (epoch, name, writing.keep))
             self._tidy()
-            self._show(writing, "epochs", encoded)
+            writing.show("epochs", encoded)
 
     def _write(self, table: Table, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        encoded = _encoded(table, rows)
+        encoded = encode(table, rows)
         what = f"rows of {table}"
         if len(encoded) == 1:
-            what = f"the row of {_WORDS[table]} {encoded[0][1]}"
+            what = f"the row of {WORDS[table]} {encoded[0][1]}"
         with self._writer(what) as writing:
             self._database.write(encoded)
-            self._show(writing, table, encoded)
+            writing.show(table, encoded)
 
     @contextmanager
-    def _writer(self, what: str) -> Iterator[_Writing]:
+    def _writer(self, what: str) -> Iterator[Writing]:
         if self._writing is None:
             raise io.UnsupportedOperation(
                 f"folder = {str(self.folder)!r}: is open for reading; Run.resume opens for writing"
@@ -344,11 +314,6 @@ class Run:
             )
         with self._mutex, _files.writing(self.folder, what):
             yield self._writing
-
-    @staticmethod
-    def _show(writing: _Writing, table: Table, rows: list[tuple[Table, int, str]]) -> None:
-        if table in writing.mirrors and rows:
-            writing.mirrors[table].add([(number, json.loads(text)) for _, number, text in rows])
 
     def _tidy(self) -> None:
         """Remove checkpoints that are not recorded, and what a killed process left."""
@@ -363,12 +328,12 @@ class Run:
     @property
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of the epochs in order, each with its number as ``epoch``."""
-        return [row for _, row in _decoded(self._database, "epochs")]
+        return [row for _, row in decode(self._database, "epochs")]
 
     @property
     def step_rows(self) -> list[dict[str, Any]]:
         """The rows of the steps in order, each with its number as ``step``."""
-        return [row for _, row in _decoded(self._database, "steps")]
+        return [row for _, row in decode(self._database, "steps")]
 
     def column(
         self, name: str, of: Literal["epochs", "steps"] = "epochs"
@@ -407,7 +372,7 @@ class Run:
             ValueError: if there is none, or its file is not what it should be.
             ImportError: if ``safetensors`` is not installed.
         """
-        _need_safetensors()
+        need_safetensors()
         files = dict(self._database.checkpoints())
         if epoch not in files:
             raise ValueError(f"epoch = {epoch!r}: allowed are those of checkpoints, {list(files)}")
@@ -420,153 +385,8 @@ class Run:
             raise ValueError(f"{error}{hint}") from error
 
 
-def environment() -> dict[str, Any]:
-    """Return the versions and the platform that a run is made with.
-
-    >>> sorted(environment())
-    ['platform', 'versions']
-    """
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("numpy", "torch", "jax", "jaxlib", "optax", "flax"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    versions["optstudy"] = __version__
-    return {
-        "versions": versions,
-        "platform": {
-            "system": f"{platform.system()} {platform.release()}",
-            "machine": platform.machine(),
-            "byteorder": sys.byteorder,
-        },
-    }
-
-
-def column(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return a measurement of several rows; see :meth:`Run.column`.
-
-    Args:
-        rows: dictionaries of measurements, of epochs or of steps.
-        name: of the measurement.
-
-    Raises:
-        ValueError: if no row has it, or it is no number.
-
-    >>> column([{"layers": {"a/b": {"angle": 3}}}, {"layers": {}}], "layers/a/b/angle")
-    array([ 3., nan])
-    """
-    rows = list(rows)
-    found = [_look_up(row, name) for row in rows]
-    if rows and not any(values for values in found):
-        known = dict.fromkeys(known for row in rows for known in _names(row))
-        raise ValueError(f"name = {name!r}: {nearest(name, known)}")
-    numbers = [values[0] if values else None for values in found]
-    for number in numbers:
-        if not (number is None or isinstance(number, int | float)):
-            raise ValueError(f"name = {name!r}: {number!r} is no number")
-    try:
-        return np.array([np.nan if number is None else number for number in numbers], np.float64)
-    except OverflowError as error:
-        raise ValueError(f"name = {name!r}: a whole number is too large for float64") from error
-
-
-def _look_up(row: Mapping[str, Any], name: str) -> list[Any]:
-    """Return what a path leads to, as a list of one, or an empty one; keys may hold slashes."""
-    if name in row:
-        return [row[name]]
-    for i, letter in enumerate(name):
-        if letter == "/" and isinstance(row.get(name[:i]), Mapping):
-            found = _look_up(row[name[:i]], name[i + 1 :])
-            if found:
-                return found
-    return []
-
-
-def _names(row: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name
-
-
-def _encoded(
-    table: Table, rows: Iterable[tuple[int, Mapping[str, Any]]]
-) -> list[tuple[Table, int, str]]:
-    word = _WORDS[table]
-    encoded = []
-    for number, row in rows:
-        _check_number(word, number)
-        if not isinstance(row, Mapping):
-            raise TypeError(f"row of type {type(row).__name__}: allowed are dictionaries")
-        content = plain(row, "row")
-        if content.setdefault(word, int(number)) != number:
-            raise ValueError(f"row[{word!r}] = {content[word]!r}: allowed is {number}")
-        content = {word: int(number), **content}
-        encoded.append((table, int(number), json.dumps(content)))
-    return encoded
-
-
-def _decoded(database: Database, table: Table, start: int = 0) -> list[tuple[int, dict[str, Any]]]:
-    where = f"{database.file}, {_WORDS[table]}"
-    return [
-        (number, _row(_WORDS[table], number, text, f"{where} {number}"))
-        for number, text in database.rows(table, start)
-    ]
-
-
-def _row(word: str, number: int, text: Any, where: str) -> dict[str, Any]:
-    row = _dictionary(text, where)
-    if type(row.get(word)) is not int or row[word] != number:
-        raise ValueError(f"{where}: {word} = {row.get(word)!r}; expected is {number}")
-    return row
-
-
-def _dictionary(text: Any, where: str) -> dict[str, Any]:
-    content = _files.parse_json(text, where) if isinstance(text, str) else text
-    if not isinstance(content, dict):
-        raise ValueError(f"{where}: expected is a JSON object")
-    return content
-
-
-def _check_number(name: str, number: Any) -> None:
-    allowed = "allowed are whole numbers >= 0"
-    if not isinstance(number, int | np.integer) or isinstance(number, bool):
-        raise TypeError(f"{name} = {number!r}: {allowed}")
-    if not 0 <= number <= _LARGEST:
-        raise ValueError(f"{name} = {number!r}: {allowed}")
-
-
-def _read_config(file: pathlib.Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{file}: is missing; expected is the configuration of the run")
-    try:
-        text = file.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: is not JSON ({error})") from error
-    return _dictionary(text, str(file))
-
-
 def _existing(folder: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(folder)
     if not (folder / NAME).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: holds no run ({NAME} is missing)")
     return folder
-
-
-def _need_tensorboard() -> None:
-    _need("tensorboard", "; or pass tensorboard=False")
-
-
-def _need_safetensors() -> None:
-    _need("safetensors", "")
-
-
-def _need(package: str, otherwise: str) -> None:
-    try:
-        __import__(package)
-    except ImportError as error:
-        raise ImportError(
-            f"{package} is not installed: pip install 'optstudy[records]'{otherwise}"
-        ) from error

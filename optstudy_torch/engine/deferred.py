@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core.arrays.leaves import UNKNOWN, Leaves, Reduction, Scalars, in_order
+from optstudy_core.arrays.leaves import UNKNOWN, Leaves, Reduction, in_order
 from optstudy_core.arrays.numpy_backend import NumPy
 
 from .c import head, library_of, threads_for
-from .c_loops import BOOL, KINDS, loop, merged, sum_along
-from .c_sums import IN_C, TORCH, Alike, address, scalars_of, scalars_of_similar
-from .program import COMPARISONS, LOGICAL
+from .c_loops import BOOL, loop, merged, sum_along
+from .c_sums import IN_C, Alike, address, scalars_of, scalars_of_similar
+from .kinds import dtype_of_result, kind_of, kind_of_tree, shape_of_first, shape_of_result
 from .threaded_numpy import ThreadedNumPy
 
 FEW = 1 << 13
@@ -37,10 +37,6 @@ _SCRATCH = 1 << 14
 """Numbers of float64 that stay in a core's second cache, for a sum along an axis."""
 
 _THREADED = ThreadedNumPy()
-_ARITHMETIC = frozenset(
-    {"add", "subtract", "multiply", "divide", "negative", "abs", "sign", "sqrt"}
-    | {"maximum", "minimum"}
-)
 
 
 class Loops(ThreadedNumPy):
@@ -94,19 +90,19 @@ class Loops(ThreadedNumPy):
         return _THREADED.doubled(function, *leaves)  # of what is computed so, most are products
 
     def joined(self, trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> Leaves:
-        return trees[0] if len(parts) == 1 else _Joined(trees, parts, self)
+        return trees[0] if len(parts) == 1 else Joined(trees, parts, self)
 
     def _result(self, operation: str, args: Sequence[Any]) -> Alike | None:
         """Return what an operation gives, or None if it is not written down."""
         trees = [a for a in args if isinstance(a, Leaves)]
-        shapes = {*map(_shape_of_first, trees)} - {()}
+        shapes = {*map(shape_of_first, trees)} - {()}
         if not shapes or (len(shapes) == 1 and not self._is_large(trees[0].count, *shapes)):
             return None  # before more is looked at
-        kinds = [kind for tree in trees if (kind := _kind(tree))]
+        kinds = [kind for tree in trees if (kind := kind_of_tree(tree))]
         numbers = [a for a in args if not isinstance(a, Leaves)]
         if len(kinds) < len(trees) or any(type(x) not in (int, float) for x in numbers):
             return None
-        shape, dtype = _shape(kinds), _dtype(operation, args, kinds)
+        shape, dtype = shape_of_result(kinds), dtype_of_result(operation, args, kinds)
         if shape is None or dtype is None or len({len(k) for k in kinds}) > 1:
             return None
         kind = Alike(len(kinds[0]), shape, dtype)
@@ -114,7 +110,7 @@ class Loops(ThreadedNumPy):
 
     def _large(self, trees: Sequence[Leaves]) -> list[Alike] | None:
         """Return what is known of trees of numbers; None if one is small or mixed."""
-        kinds = [kind for tree in trees if (kind := _kind(tree)) and kind.dtype != BOOL]
+        kinds = [kind for tree in trees if (kind := kind_of_tree(tree)) and kind.dtype != BOOL]
         fits = len(kinds) == len(trees)
         return kinds if fits and all(self._is_large(len(k), k.shape) for k in kinds) else None
 
@@ -198,14 +194,34 @@ class Deferred(_Rows):
             return
         kind: Alike = self.kept
         made = Alike.of_rows(np.empty((len(kind), *kind.shape), kind.dtype))
-        if _looped(self, made):
+        if self.looped(made):
             self.kept = made
         else:  # there is no compiler
-            self.kept = _kind_of(self.backend.computed(self.operation, self.args))
+            self.kept = kind_of(self.backend.computed(self.operation, self.args))
         self.args = ()
 
+    def looped(self, to: Alike) -> bool:
+        """Compute it; tell whether there is a compiler.
 
-class _Joined(Leaves):
+        Args:
+            to: where it goes; if it is read as well, a number is read before it is written.
+        """
+        written = Written(self)
+        extents, patterns = merged(to.shape, [x.shape for x in written.trees])
+        dtype = next(iter(self.dtypes), np.dtype(np.float32))
+        dtypes = tuple(x.dtype for x in written.trees)
+        made = loop(tuple(written.lines), len(written.numbers), patterns, dtypes, to.dtype, dtype)
+        if made is None:
+            return False
+        function, threaded = made
+        table, lengths = _table([*written.trees, to]), np.array(extents, np.int64)
+        c = _numbers(written, dtype)
+        places = (address(x) for x in (table, lengths, c))
+        function(*places, len(to), to.size, threads_for(to.size, threaded))
+        return True
+
+
+class Joined(Leaves):
     """Trees as one, not computed before someone asks for it."""
 
     __slots__ = ("parts", "trees")
@@ -276,143 +292,10 @@ def need_compiler() -> None:
     library_of(head(torch.float32))
 
 
-def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:
-    """Add what is not computed yet to parameters, where they lie; each sum is rounded once.
-
-    Args:
-        params: of one device, the CPU.
-        step: for each of them.
-
-    Returns:
-        the numbers of the parameters that took their step.
-    """
-    if isinstance(step, Deferred):
-        parts: Any = [(step, range(len(params)))]
-    else:
-        parts = zip(step.trees, step.parts, strict=True) if isinstance(step, _Joined) else ()
-    sums: list[tuple[Deferred, Alike, Sequence[int]]] = []
-    read: list[tuple[Alike, Alike | None]] = []
-    for tree, numbers in parts:
-        if not (isinstance(tree, Deferred) and tree.waits):
-            continue
-        kept, own = tree.kept, [params[i] for i in numbers]
-        kind = TORCH[kept.dtype], kept.shape
-        if all((x.dtype, x.shape) == kind and x.is_contiguous() and not x.is_neg() for x in own):
-            before = Leaves((x.detach().numpy() for x in own), tree.backend)
-            to = _kind(before)
-            assert to is not None
-            sums.append((Deferred("add", (before, tree), kept, tree.backend), to, numbers))
-        else:
-            to = None
-        read += [(x, to) for x in _Written(tree).trees]
-    if not _are_apart([to for _, to, _ in sums], read):
-        return set()
-    taken: set[int] = set()
-    for tree, to, numbers in sums:
-        torch.autograd.graph.increment_version([params[i] for i in numbers])
-        if _looped(tree, to):
-            taken.update(numbers)
-    return taken
-
-
-def _are_apart(written: Sequence[Alike], read: Sequence[tuple[Alike, Alike | None]]) -> bool:
-    """Tell whether nothing is written that is read later, or written twice.
-
-    Args:
-        written: one after another.
-        read: with what is written meanwhile: each number there after the one in its place is read.
-    """
-    if not written:
-        return True
-    begins = np.concatenate([x.addresses for x in written])
-    ends = begins + np.concatenate([np.full(len(x), _bytes(x), np.uintp) for x in written])
-    order = np.argsort(begins)
-    begins, ends = begins[order], ends[order]
-    if (begins[1:] < ends[:-1]).any():
-        return False
-    for x, to in read:
-        assert x.addresses is not None
-        first = np.searchsorted(ends, x.addresses, "right")
-        met = np.searchsorted(begins, x.addresses + np.uintp(_bytes(x))) > first
-        if to is not None and x.shape == to.shape:
-            met &= x.addresses != to.addresses
-        if met.any():
-            return False
-    return True
-
-
-def _bytes(kind: Alike) -> int:
-    """Return how long the memory of each leaf is."""
-    return kind.each * kind.dtype.itemsize
-
-
-# What is known of trees.
-
-
-def _kind(tree: Leaves) -> Alike | None:
-    if tree.kept is None:
-        tree.kept = _kind_of(tree) or False
-    return tree.kept or None
-
-
-def _kind_of(tree: Leaves) -> Alike | None:
-    vector = tree.vector
-    if vector is not None:
-        vector = np.ascontiguousarray(vector)
-        return Alike.of_rows(vector) if vector.dtype in KINDS else None
-    values = tree.values
-    if not values or not all(type(x) is np.ndarray for x in values):
-        return None
-    shape, dtype = values[0].shape, values[0].dtype
-    if dtype not in KINDS or any(x.shape != shape or x.dtype != dtype for x in values):
-        return None
-    arrays = [np.ascontiguousarray(x) for x in values]
-    addresses = [address(x) for x in arrays]
-    return Alike(len(values), shape, dtype, np.array(addresses, np.uintp), arrays)
-
-
-def _shape_of_first(tree: Leaves) -> tuple[int, ...]:
-    if isinstance(tree, Scalars):
-        return ()
-    if tree.kept:
-        kept: Alike = tree.kept
-        return kept.shape
-    return next((x.shape for x in tree.values), ())
-
-
-def _shape(kinds: Sequence[Alike]) -> tuple[int, ...] | None:
-    """Return the shape of what is made of leaves of these kinds, of which one is no scalar."""
-    shapes = {kind.shape for kind in kinds} - {()}
-    if len(shapes) == 1:
-        return shapes.pop()
-    try:
-        return np.broadcast_shapes(*shapes) if len(set(map(len, shapes))) == 1 else None
-    except ValueError:  # NumPy says so
-        return None
-
-
-def _dtype(operation: str, args: Sequence[Any], kinds: Sequence[Alike]) -> np.dtype | None:
-    """Return the dtype of the result of an operation on one dtype; None of one on others."""
-    dtypes = [kind.dtype for kind in kinds]
-    chooses = operation == "where"
-    if chooses and not (isinstance(args[0], Leaves) and dtypes.pop(0) == BOOL):
-        return None
-    if len(set(dtypes)) != 1:
-        return None
-    dtype = dtypes[0]
-    if operation in LOGICAL:
-        return dtype if dtype == BOOL and len(kinds) == len(args) else None
-    if dtype == BOOL:
-        return None
-    if operation in COMPARISONS:
-        return BOOL
-    return dtype if chooses or operation in _ARITHMETIC else None
-
-
 # Loops.
 
 
-class _Written:
+class Written:
     """Operations that lead to a tree, as lines.
 
     Attributes:
@@ -439,7 +322,7 @@ class _Written:
                 self.lines.append((x.operation, *map(self._name, x.args)))
                 name = f"t{len(self.lines) - 1}"
             else:
-                kind = _kind(x)
+                kind = kind_of_tree(x)
                 assert kind is not None
                 self.trees.append(kind)
                 name = f"x{len(self.trees) - 1}"
@@ -447,34 +330,12 @@ class _Written:
         return name
 
 
-def _looped(root: Deferred, to: Alike) -> bool:
-    """Compute a tree; tell whether there is a compiler.
-
-    Args:
-        root: the tree.
-        to: where it goes; if it is read as well, a number is read before it is written.
-    """
-    written = _Written(root)
-    extents, patterns = merged(to.shape, [x.shape for x in written.trees])
-    dtype = next(iter(root.dtypes), np.dtype(np.float32))
-    dtypes = tuple(x.dtype for x in written.trees)
-    made = loop(tuple(written.lines), len(written.numbers), patterns, dtypes, to.dtype, dtype)
-    if made is None:
-        return False
-    function, threaded = made
-    table, lengths = _table([*written.trees, to]), np.array(extents, np.int64)
-    c = _numbers(written, dtype)
-    places = (address(x) for x in (table, lengths, c))
-    function(*places, len(to), to.size, threads_for(to.size, threaded))
-    return True
-
-
 def _along(tree: Leaves, kind: Alike, axis: int) -> np.ndarray | None:
     """Return the float64 sums of leaves along an axis, or None if they cannot be had from C."""
-    written = _Written(tree)
+    written = Written(tree)
     if any(x.shape not in ((), kind.shape) for x in written.trees):
         tree.values  # noqa: B018  (computed, so that it is read and no longer written down)
-        written = _Written(tree)
+        written = Written(tree)
     dtypes = tuple((x.dtype, x.shape == ()) for x in written.trees)
     made = sum_along(tuple(written.lines), len(written.numbers), dtypes, written.result, kind.dtype)
     if made is None:
@@ -501,6 +362,6 @@ def _table(kinds: Sequence[Alike]) -> np.ndarray:
     return np.array([x.addresses for x in kinds])
 
 
-def _numbers(written: _Written, dtype: np.dtype) -> np.ndarray:
+def _numbers(written: Written, dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
         return np.array(written.numbers, np.float64).astype(dtype)

@@ -17,8 +17,9 @@ import optstudy_torch
 from optstudy_core import geometry
 from optstudy_core import instruments as core
 from optstudy_torch import Recorder
-from optstudy_torch import recorder as module
 from optstudy_torch.lr_scheduler import CarefulLR
+from optstudy_torch.recorder import _sums
+from optstudy_torch.recorder.recorder import STEP
 
 ALL = ("all",)
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -285,7 +286,7 @@ def test_plain_epochs_are_close_to_exact_ones() -> None:
 def test_large_layers_are_summed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for block in (1 << 20, 7):
-        monkeypatch.setitem(module.BLOCK, "cpu", block)
+        monkeypatch.setitem(_sums.BLOCK, "cpu", block)
         model, optimizer = build()
         recorder = Recorder(model, optimizer, step=ALL)
         train(model, optimizer, recorder)
@@ -301,11 +302,11 @@ def spread(size: int) -> torch.Tensor:
 
 
 LARGE_LAYERS: dict[str, Callable[[], torch.Tensor]] = {
-    "over decades": lambda: spread(module.LARGE),
-    "rounded alike": lambda: torch.full((module.LARGE + 1,), 1.0001),  # so errors add up
-    "a short row at the end": lambda: torch.rand(3 * module.LARGE + module.ROW - 1),
-    "not contiguous": lambda: spread(2 * module.LARGE).view(-1, 128).t(),
-    "bfloat16": lambda: spread(module.LARGE).to(torch.bfloat16),
+    "over decades": lambda: spread(_sums.LARGE),
+    "rounded alike": lambda: torch.full((_sums.LARGE + 1,), 1.0001),  # so errors add up
+    "a short row at the end": lambda: torch.rand(3 * _sums.LARGE + _sums.ROW - 1),
+    "not contiguous": lambda: spread(2 * _sums.LARGE).view(-1, 128).t(),
+    "bfloat16": lambda: spread(_sums.LARGE).to(torch.bfloat16),
 }
 
 
@@ -314,7 +315,7 @@ LARGE_LAYERS: dict[str, Callable[[], torch.Tensor]] = {
 def test_large_layers_are_summed_in_rows(
     kind: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.BLOCK, "cpu", block)
+    monkeypatch.setitem(_sums.BLOCK, "cpu", block)
     torch.manual_seed(0)
     p = torch.nn.Parameter(LARGE_LAYERS[kind]())
     small = torch.nn.Parameter(torch.ones(5))
@@ -345,14 +346,14 @@ def test_large_layers_are_summed_in_rows(
                 assert recorder.steps[t][name] == pytest.approx(
                     value, abs=1e-6, rel=1e-6, nan_ok=True
                 )
-    assert module.STEP in recorder._step.reductions
+    assert STEP in recorder._step.reductions
     assert -1 < recorder.steps[2]["cosine"] <= 1
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-44, 1e-30, 1e-22, 1e-17, 1e17, 1e25, math.inf, math.nan])
 def test_large_layers_out_of_the_range_of_float32_squares(size: float) -> None:
     torch.manual_seed(0)
-    p = torch.nn.Parameter(torch.ones(2 * module.LARGE))
+    p = torch.nn.Parameter(torch.ones(2 * _sums.LARGE))
     optimizer = torch.optim.SGD([p], lr=0.0)
     with Recorder(optimizer, step=["grad_norm", "param_norm", "step_size"]) as recorder:
         p.grad = torch.randn(p.shape).clamp(-3, 3) * size
@@ -554,7 +555,7 @@ def test_memory_only_for_what_is_on() -> None:
         model, optimizer = build()
         recorder = Recorder(model, optimizer, **options)
         train(model, optimizer, recorder)
-        held = [*recorder._all_copies().values(), recorder._before]
+        held = [*recorder._state.copies().values(), recorder._before]
         return sum(bool(c.tensors) for c in held)
 
     assert copies(epoch=["loss", "lr", "grad_norm", "moments"], step=["grad_norm"]) == 0

@@ -40,13 +40,13 @@ def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The operations of each loop that ran."""
     found: list[tuple[str, ...]] = []
-    run = deferred._looped
+    run = Deferred.looped
 
     def looped(root: Deferred, to: Any) -> bool:
-        found.append(tuple(line[0] for line in deferred._Written(root).lines))
+        found.append(tuple(line[0] for line in deferred.Written(root).lines))
         return run(root, to)
 
-    monkeypatch.setattr(deferred, "_looped", looped)
+    monkeypatch.setattr(Deferred, "looped", looped)
     return found
 
 

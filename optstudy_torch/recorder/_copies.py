@@ -1,0 +1,118 @@
+"""Copies of parameters, and how far the parameters have moved from them since.
+
+What is read here is flat: a tensor, or a difference that is formed where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Difference:
+    """θ − base, flat, formed when it is read; ``in_place``: in the memory of ``base``."""
+
+    now: torch.Tensor
+    base: torch.Tensor
+    in_place: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the elements."""
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.base.device
+
+    def numel(self) -> int:
+        """Return how many elements it has."""
+        return self.base.numel()
+
+    def split(self, length: int) -> list[Difference]:
+        """Return parts of so many elements; the last may have fewer."""
+        parts = zip(self.now.split(length), self.base.split(length), strict=True)
+        return [Difference(now, base, self.in_place) for now, base in parts]
+
+    def formed(self) -> torch.Tensor:
+        """Form it."""
+        return torch.sub(self.now, self.base, out=self.base if self.in_place else None)
+
+
+Column = torch.Tensor | Difference  # flat
+Vectors = dict[str, Sequence[Any]]  # of tensors, differences and None
+
+
+class Copies:
+    """Copies of parameters by name, flat and contiguous, in memory that is used again."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def fill(self, names: Sequence[str], params: Sequence[torch.Tensor]) -> None:
+        """Make copies of the parameters."""
+        old, self.tensors = self.tensors, {}
+        for name, p in zip(names, params, strict=True):
+            kept = old.get(name)
+            wanted = (p.numel(), p.dtype, p.device)
+            if kept is None or (kept.numel(), kept.dtype, kept.device) != wanted:
+                kept = torch.empty(p.numel(), dtype=p.dtype, device=p.device)
+            self.tensors[name] = kept
+        if self.tensors:
+            views = [self.tensors[n].view(p.shape) for n, p in zip(names, params, strict=True)]
+            torch._foreach_copy_(views, [p.detach() for p in params])
+
+    def differences(
+        self, names: Sequence[str], params: Sequence[torch.Tensor], *, in_place: bool
+    ) -> list[Difference | None]:
+        """Return θ minus the copies; ``None`` for a parameter that was added since."""
+        return [
+            Difference(p.detach().reshape(-1), self.tensors[name], in_place)
+            if name in self.tensors
+            else None
+            for name, p in zip(names, params, strict=True)
+        ]
+
+    def replace_where(self, condition: torch.Tensor, other: Copies) -> None:
+        """Replace the copies by others if a condition holds that only the device knows."""
+        for name, t in self.tensors.items():
+            if name in other.tensors:
+                t.copy_(torch.where(condition.to(t.device) != 0, other.tensors[name], t))
+
+    def load(
+        self,
+        saved: Mapping[str, torch.Tensor],
+        names: Sequence[str],
+        params: Sequence[torch.Tensor],
+    ) -> None:
+        """Take saved copies, on the parameters' devices."""
+        self.tensors = {
+            name: saved[name].detach().reshape(-1).to(p.device, p.dtype, copy=True)
+            for name, p in zip(names, params, strict=True)
+            if name in saved
+        }
+
+
+def flat(x: Any) -> Any:
+    """Return a tensor flat; a difference is."""
+    return x if isinstance(x, Difference) else x.reshape(-1)
+
+
+def read(x: Column) -> torch.Tensor:
+    """Return the elements: a difference is formed here."""
+    return x.formed() if isinstance(x, Difference) else x
+
+
+def after(x: Column) -> Column:
+    """Return a difference that has been formed in place as the tensor that it is now."""
+    return x.base if isinstance(x, Difference) and x.in_place else x
+
+
+def size_of(x: Column | None) -> int:
+    """Return how many elements there are; of ``None`` none."""
+    return 0 if x is None else int(x.numel())

@@ -1,0 +1,109 @@
+"""The layers: parameters under their names, and the vectors that are measured of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from optstudy_core import instruments as core
+
+from ._copies import Copies, Vectors
+
+MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
+"""Names of the moments in an optimizer's state: ours, and torch's."""
+
+
+class Layers:
+    """The parameters of an optimizer, in its order, or of a model.
+
+    Args:
+        model: whose names the parameters have.
+        optimizer: ``None``: the parameters are the model's.
+
+    Attributes:
+        names: of the parameters.
+        params: the parameters.
+        groups: for each parameter, the number of its group; −1 without an optimizer.
+
+    Raises:
+        TypeError: for a parameter that is not of a real floating dtype.
+    """
+
+    names: list[str]
+    params: list[torch.Tensor]
+    groups: list[int]
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        self._model, self._optimizer = model, optimizer
+        self.collect()
+
+    def collect(self) -> None:
+        """Look up the parameters, their names and groups."""
+        known = {p: name for name, p in self._model.named_parameters()}
+        if self._optimizer is None:
+            found = [(name, p, -1) for p, name in known.items()]
+        else:
+            found = []
+            for i, group in enumerate(self._optimizer.param_groups):
+                own = group.get("param_names") or [
+                    f"group{i}.{j}" for j in range(len(group["params"]))
+                ]
+                found += [
+                    (known.get(p, name), p, i) for name, p in zip(own, group["params"], strict=True)
+                ]
+        for name, p, _ in found:
+            if not p.is_floating_point():
+                raise TypeError(f"{name} of dtype {p.dtype}: allowed are real floating dtypes")
+        self.names = [name for name, _, _ in found]
+        self.params = [p for _, p, _ in found]
+        self.groups = [i for _, _, i in found]
+
+    def collect_if_grown(self) -> None:
+        """Look up the parameters if the optimizer has others than before."""
+        assert self._optimizer is not None
+        if len(self.params) != sum(len(g["params"]) for g in self._optimizer.param_groups):
+            self.collect()
+
+    def vectors(
+        self, chosen: core.Chosen, start: Copies, previous: Copies, origin: Copies
+    ) -> Vectors:
+        """Return the vectors that are asked for; Δ is formed when it is read, in ``start``.
+
+        Args:
+            chosen: what is asked for.
+            start: the parameters before the step.
+            previous: the step before.
+            origin: the parameters from which a displacement is measured.
+        """
+        found: Vectors = {}
+        for u in chosen.vectors:
+            if u == "params":
+                found[u] = [p.detach() for p in self.params]
+            elif u == "grad":
+                found[u] = [_gradient(p) for p in self.params]
+            elif u == "step":
+                found[u] = start.differences(self.names, self.params, in_place=True)
+            elif u == "displacement":
+                found[u] = origin.differences(self.names, self.params, in_place=False)
+            elif u == "previous":
+                kept = [previous.tensors.get(name) for name in self.names]
+                # An angle is between vectors of the same layers.
+                found[u] = [None] * len(kept) if any(t is None for t in kept) else kept
+            else:
+                found[u] = [self._moment(p, u) for p in self.params]
+        return found
+
+    def _moment(self, p: torch.Tensor, u: str) -> torch.Tensor | None:
+        state = {} if self._optimizer is None else self._optimizer.state.get(p, {})
+        for name in MOMENTS[u]:
+            if isinstance(state.get(name), torch.Tensor):
+                return state[name].detach()
+        return None
+
+
+def _gradient(p: torch.Tensor) -> torch.Tensor | None:
+    if p.grad is None:
+        return None
+    grad = p.grad.detach()
+    return grad.coalesce().values() if grad.is_sparse else grad
