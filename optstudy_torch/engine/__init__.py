@@ -7,7 +7,7 @@
         ├─ traced once ──► program           lines, sums, outputs (program.py)
         │                     │
         │                  machine           runs it on stages (machines.py): the parameters of a
-        │                     │              group and their states as flat units (stages.py, units.py)
+        │                     │              group and their states as flat units (stages, units)
         │     ┌───────────────┼───────────────┬──────────────────┐
         │  blockwise       operations      c_kernels         triton_kernels
         │  NumPy, in       torch's,        one loop in C,    one kernel, GPU
