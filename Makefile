@@ -1,42 +1,55 @@
 # Everything runs in .venv, which `setup` makes from constraints.txt; later calls find it ready.
-# `make test-all TESTS=tests/project/test_docs.py` runs a part.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+SITE := docs/_build/html
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: setup study parity test test-all lint bench docs clean
+.DEFAULT_GOAL := help
+.PHONY: help setup study parity test test-all lint bench docs algorithm clean
 
-setup: $(STAMP)
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## make .venv with the tested versions of everything (minutes, once)
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up .venv: about a gigabyte of packages, some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[all]'
-	touch $(STAMP)
+	@touch $(STAMP)
+	@echo "Ready. Activate it with: . .venv/bin/activate"
 
-study: setup
+study: setup  ## train two networks in both frameworks and draw the figures
 	$(BIN)/python -m studies all --out runs --overwrite
 
-parity: setup
+parity: setup  ## hold every backend against NumPy, bit by bit (long)
 	$(BIN)/python -m parity
 
-test: setup
-	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
+test: setup  ## run the quick tests; TESTS=tests/core for a part
+	$(PYTEST) $(TESTS)
 
-test-all: setup
-	$(BIN)/python -m pytest --numprocesses 2 -m 'slow or not slow' $(TESTS)
+test-all: setup  ## run all tests (hours); SHARD=2/6 for the second of six parts
+	@echo "All tests, the slow ones too$(if $(SHARD),: part $(SHARD),; SHARD=1/6 to 6/6 run parts)."
+	SHARD=$(SHARD) $(PYTEST) -m 'slow or not slow' $(TESTS)
 
-lint: setup
+lint: setup  ## check style, types and what may import what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
+bench: setup  ## measure steps beside their peers
 	$(BIN)/python -m benchmarks
 
-docs: setup
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html
+docs: setup  ## build the site (minutes when nothing was built)
+	@echo "Building the site: first a page and a picture of each algorithm, then the pages."
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs $(SITE)
+	@echo "The site is $(SITE)/index.html"
 
-clean:
+algorithm: setup  ## write what follows from a new file optstudy_core/algorithms/NAME.py
+	PYTHONPATH=tests/support $(BIN)/python -m new_algorithm $(NAME)
+
+clean:  ## remove .venv, the site and the runs
 	rm -rf .venv docs/_build runs

@@ -1,4 +1,4 @@
-"""Fixtures, and one thread for each worker."""
+"""Fixtures, one thread for each worker, and parts of all tests (``SHARD=2/6``)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,29 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thread in each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _shard() -> tuple[int, int]:
+    """Return which part of the tests runs, and of how many: ``$SHARD``, all without it."""
+    part, _, parts = (os.environ.get("SHARD") or "1/1").partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise pytest.UsageError(f"SHARD = {part}/{parts}: allowed are 1/6 to 6/6, and the like")
+    return int(part), int(parts)
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` has chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one of several parts: neighbours, which cost alike, go to different ones."""
+    part, parts = _shard()
+    chosen = items[part - 1 :: parts]
+    config.hook.pytest_deselected(items=[x for i, x in enumerate(items) if i % parts != part - 1])
+    items[:] = chosen
+
+
+def pytest_report_header() -> str | None:
+    """Say which part runs."""
+    part, parts = _shard()
+    return f"part {part} of {parts} of the tests" if parts > 1 else None
 
 
 @pytest.fixture
