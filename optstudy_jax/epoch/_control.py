@@ -15,8 +15,8 @@ from optstudy_core import epoch as core
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.hyperparameters import check_value
 from optstudy_jax import geometry
-from optstudy_jax._array import isolate, leaving, outside
-from optstudy_jax.transform import BACKEND, working_dtype
+from optstudy_jax._backend import BACKEND, working_dtype
+from optstudy_jax._rounding import isolate, leaving, outside
 
 from ._trees import arrays, copies, map_trees, number, times, to_float32, where
 
