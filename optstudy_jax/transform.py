@@ -30,9 +30,9 @@ def transformation(
 
     Args:
         algorithm: the pure function.
-        hyperparameters: all of them by the core's names; ``lr`` may be absent under a schedule.
-        schedule: the learning rate, a function of the number of steps; ``None``: it is a
-            hyperparameter.
+        hyperparameters: all of them, by the core's names.
+        schedule: the learning rate, a function of the number of steps, instead of that of the
+            hyperparameters; ``None``: theirs.
         mask: which leaves decay, a tree of truth values or a function of the parameters that makes
             one; ``None``: all.
         step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
