@@ -22,29 +22,29 @@ if TYPE_CHECKING:  # what _lazy imports
     from . import geometry as geometry
     from . import recorder as recorder
     from ._selfcheck import selfcheck as selfcheck
+    from .functions import from_core as from_core
     from .hessian import hutchinson as hutchinson
     from .layout import in_torch_layout as in_torch_layout
     from .layout import torch_axes as torch_axes
     from .recorder import Recorder as Recorder
-    from .transform import PerLeaf as PerLeaf
-    from .transform import TransformState as TransformState
-    from .transform import by_leaf as by_leaf
-    from .transform import from_core as from_core
-    from .transform import side_by_side as side_by_side
+    from .states import PerLeaf as PerLeaf
+    from .states import TransformState as TransformState
+    from .states import by_leaf as by_leaf
+    from .states import side_by_side as side_by_side
 
 _PLACES = {
-    "PerLeaf": "transform:PerLeaf",
+    "PerLeaf": "states:PerLeaf",
     "Recorder": "recorder:Recorder",
-    "TransformState": "transform:TransformState",
-    "by_leaf": "transform:by_leaf",
+    "TransformState": "states:TransformState",
+    "by_leaf": "states:by_leaf",
     "epoch": "epoch",
-    "from_core": "transform:from_core",
+    "from_core": "functions:from_core",
     "geometry": "geometry",
     "hutchinson": "hessian:hutchinson",
     "in_torch_layout": "layout:in_torch_layout",
     "recorder": "recorder",
     "selfcheck": "_selfcheck:selfcheck",
-    "side_by_side": "transform:side_by_side",
+    "side_by_side": "states:side_by_side",
     "torch_axes": "layout:torch_axes",
 }
 

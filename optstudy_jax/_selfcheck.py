@@ -11,7 +11,8 @@ import numpy as np
 from optstudy_core import Algorithm
 from optstudy_core import random_formulas as formulas
 
-from .transform import by_leaf, from_core
+from .functions import from_core
+from .states import by_leaf
 
 
 def _run(

@@ -6,102 +6,16 @@ the results have the bits that NumPy and torch give. Trees are JAX's: anything `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from optstudy_core import geometry as core
-from optstudy_core.arrays.bits import to_bits
-from optstudy_core.arrays.exact_sum import Library, Parts, Terms, Vector, product
-from optstudy_core.arrays.leaves import Leaves, namespace_of
 
-from ._array import JAX, PLAIN, Node, isolate, leaving, outside
-
-_BACKEND = JAX()
-
-
-class _Traced(Library):
-    """Each pass is one reduction a leaf, into which XLA fuses the terms.
-
-    All sums of a pass are one reduction of several operands: of several reductions each would
-    compute the terms anew, or XLA would keep them in memory in full.
-    """
-
-    xp = namespace_of(Leaves((), _BACKEND))
-
-    def wrap(self, scalar: Any) -> Leaves:
-        return Leaves([Node(scalar, PLAIN)], _BACKEND)
-
-    def unwrap(self, scalar: Any) -> jax.Array:
-        node: Node = scalar.values[0]
-        return isolate(node.value)
-
-    def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        def extremes(*block: Any) -> Iterator[Any]:
-            for term in _products(terms, block):
-                yield term
-                yield -term
-
-        found = _reduce(extremes, vectors, lax.max, jnp.asarray(0.0, jnp.float64))
-        values = [self.wrap(value) for value in found]
-        return list(zip(values[::2], values[1::2], strict=True))
-
-    def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
-        def integers(*block: Any) -> Iterator[Any]:
-            for part in parts(*block):
-                yield to_bits(part.values[0].value)
-
-        # So that XLA does not keep the terms of the last pass for this one: in memory, in full.
-        arrays, _ = lax.optimization_barrier((vectors, [self.unwrap(x) for x in after]))
-        return _reduce(integers, arrays, lax.add, jnp.asarray(0, jnp.int64))
-
-    def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        def products(*block: Any) -> Iterator[Any]:
-            return _products(terms, block)
-
-        def converted(x: Any) -> Any:  # not isolated: nobody promises a plain sum's bits
-            return self.wrap(jnp.asarray(x, jnp.float64))
-
-        found = _reduce(products, vectors, lax.add, jnp.asarray(0.0, jnp.float64), converted)
-        return [self.wrap(value) for value in found]
-
-
-def _products(terms: Terms, block: Iterable[Any]) -> Iterator[Any]:
-    for factors in terms(*block):
-        yield product(factors).values[0].value
-
-
-def _reduce(
-    function: Callable[..., Iterator[Any]],
-    vectors: Sequence[Vector],
-    operation: Callable[[Any, Any], Any],
-    start: Any,
-    converted: Callable[[Any], Any] | None = None,
-) -> list[Any]:
-    """Return the reductions over all leaves of each of the arrays of a leaf."""
-
-    def combine(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(map(operation, a, b))
-
-    found: tuple[Any, ...] | None = None
-    for leaves in zip(*vectors, strict=True):
-        arrays = tuple(function(*map(converted or _float64, leaves)))
-        starts = (start,) * len(arrays)
-        here = lax.reduce(arrays, starts, combine, tuple(range(arrays[0].ndim)))
-        found = here if found is None else combine(found, here)
-    assert found is not None
-    return list(found)
-
-
-def _float64(x: Any) -> Leaves:
-    return Leaves([outside(x, jnp.float64)], _BACKEND)
-
-
-_TRACED = _Traced()
+from ._sums import on_device
 
 
 def total(u: Any, *, exact: bool = True) -> jax.Array:
@@ -203,20 +117,3 @@ def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
             if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
                 raise TypeError(f"dtype {jnp.result_type(x)}: allowed are real dtypes")
     return on_device(function, exact, columns)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
-    """Return what a function of a library finds, exactly or not, of vectors: float64 scalars."""
-    with jax.enable_x64(True):
-        vectors = [[jnp.asarray(x) for x in column if jnp.size(x) > 0] for column in columns]
-        result = function(_TRACED, *vectors, exact=exact)
-        if isinstance(result, tuple):
-            return tuple(map(_value, result))
-        return _value(result)
-
-
-def _value(result: Any) -> Any:
-    if isinstance(result, Leaves):
-        return leaving(result.values[0])
-    return jnp.asarray(result, jnp.float64)

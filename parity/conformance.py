@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
-from optstudy_core.arrays.leaves import Leaves
+from optstudy_core import ALGORITHMS, WRAPPERS
 from optstudy_core.arrays.numbers import nearest
-from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_core.catalogue.table import find
+
+from . import peers
+from .pairs import Arrays, Peer, Problem, Runner, rule, show
 
 STEPS = 200
 SEEDS = (0, 1, 2)
@@ -37,73 +37,6 @@ BOUND = 1e-12
 Measured: 1e-13 at most where only the order of roundings differs; a missing term makes 1e-9 or
 more (``tests/parity/test_conformance.py`` takes terms away).
 """
-
-Arrays = list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What both sides are given.
-
-    Attributes:
-        begin: the parameters, one array a leaf.
-        grads: the gradients of each step.
-        rates: the learning rate of each step; ``None``: the one of the settings.
-        gaps: whether the gradient of leaf ``i`` at step ``t`` is ``None``, as ``(t, i)``.
-        inputs: what some algorithms are given besides, at each step: ``value``, a number, and
-            ``hessian``, one array a leaf.
-    """
-
-    begin: Arrays
-    grads: list[Arrays]
-    rates: tuple[float, ...] | None = None
-    gaps: frozenset[tuple[int, int]] = frozenset()
-    inputs: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the parameters."""
-        return self.begin[0].dtype
-
-
-Runner = Callable[[Problem], list[Arrays]]
-"""Trains on a problem and returns the parameters after every step."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A library's optimizer and the settings of ours that should be the same.
-
-    Attributes:
-        algorithm: a name of ``ALGORITHMS``, or of ``WRAPPERS``: then it goes around Adam.
-        dialect: whose mathematics.
-        name: of the peer, e.g. ``torch.optim.Adam``.
-        settings: its arguments, for the table.
-        ours: runs ours.
-        theirs: runs the library's.
-        cause: why the two differ, where they do; empty where they must be the same.
-        scheduled: whether the learning rate can change from step to step.
-        gaps: whether a gradient can be ``None``.
-        even: train on gradients of one size: eigenvectors of tiny eigenvalues are mere roundings,
-            and those of two libraries have nothing in common.
-    """
-
-    algorithm: str
-    dialect: str
-    name: str
-    settings: Mapping[str, Any]
-    ours: Runner
-    theirs: Runner
-    cause: str = ""
-    scheduled: bool = True
-    gaps: bool = False
-    even: bool = False
-
-    @property
-    def label(self) -> str:
-        """What it is called in tests and tables."""
-        return f"{self.algorithm} {self.dialect}: {self.name}({show(self.settings)})"
-
 
 # What is trained.
 
@@ -176,52 +109,6 @@ def evened(problem: Problem) -> Problem:
         return np.asarray(rng.normal(size=x.shape), x.dtype)
 
     return replace(problem, grads=[[draw(x) for x in row] for row in problem.grads])
-
-
-def rule(name: str) -> Algorithm:
-    """Return an algorithm, or a wrapper around Adam, by its name."""
-    return WRAPPERS[name](ALGORITHMS["adam"]) if name in WRAPPERS else find(name)
-
-
-def core(
-    algorithm: str | Algorithm,
-    dialect: str | None,
-    seen: Callable[[Any, Leaves], Leaves] = lambda state, params: params,
-    **hyperparameters: Any,
-) -> Runner:
-    """Return what runs an algorithm in NumPy: the definition of every backend's result.
-
-    Args:
-        algorithm: an algorithm, or a name for :func:`rule`.
-        dialect: whose mathematics.
-        seen: what is compared, of the state and the parameters after a step; the parameters.
-        hyperparameters: those that are not the dialect's.
-    """
-    found = rule(algorithm) if isinstance(algorithm, str) else algorithm
-    values = found.resolve(dialect, hyperparameters)
-
-    def run(problem: Problem) -> list[Arrays]:
-        theta = Leaves(problem.begin, NumPy())
-        state = found.start(theta, values)
-        trajectory = []
-        for t, grads in enumerate(problem.grads):
-            now = values | ({} if problem.rates is None else {"lr": problem.rates[t]})
-            for name in found.inputs:
-                x = problem.inputs[t][name]
-                now[name] = Leaves(x if isinstance(x, list) else [x] * len(grads), NumPy())
-            with np.errstate(all="ignore"):
-                state, step = found.update(state, Leaves(grads, NumPy()), theta, **now)
-                theta = theta + step
-            trajectory.append([np.asarray(x) for x in seen(state, theta).values])
-        return trajectory
-
-    return run
-
-
-def average_of(state: Any, params: Leaves) -> Leaves:
-    """Return the average of the parameters that a state of ``averaged`` holds."""
-    average: Leaves = state.average
-    return average
 
 
 # How far apart.
@@ -311,11 +198,6 @@ def measure(peer: Peer, *, float32: bool = True, quick: bool = False) -> Measure
 # The report.
 
 
-def show(settings: Mapping[str, Any]) -> str:
-    """Return arguments as they are written."""
-    return ", ".join(f"{k}={v!r}" for k, v in settings.items())
-
-
 HEADINGS = ("algorithm", "dialect", "peer", "settings", "float64", "float32", "verdict")
 
 
@@ -369,9 +251,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def _versions() -> str:
-    from .peers import versions
-
-    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    used = ", ".join(f"{name} {version}" for name, version in peers.versions().items())
     return f"Measured with {used}."
 
 
@@ -431,8 +311,6 @@ def main(argv: Sequence[str]) -> int:
         help="write the table as Markdown; without all algorithms, renew their rows in it",
     )
     arguments = parser.parse_args(argv)
-    from .peers import collect
-
     known = names = [*ALGORITHMS, *WRAPPERS]
     if arguments.algorithms != "all":
         names = [name.strip() for name in arguments.algorithms.split(",") if name.strip()]
@@ -440,8 +318,8 @@ def main(argv: Sequence[str]) -> int:
         if name not in known:
             parser.error(f"algorithm = {name!r}: {nearest(name, known)}")
     console = Console()
-    peers, missing = collect()
-    chosen = [peer for peer in peers if peer.algorithm in names]
+    every_peer, missing = peers.collect()
+    chosen = [peer for peer in every_peer if peer.algorithm in names]
     measured = [measure(p) for p in track(chosen, "measuring", console=console, transient=True)]
     found = rows(names, measured, missing)
     if arguments.write is not None:

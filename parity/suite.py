@@ -154,7 +154,7 @@ def _strategy(subject: Subject, dtype: str, steps: int, seed: int) -> Any:
 
 def _run(subject: Subject, backend: backends.Backend, case: Any) -> backends.Run:
     if isinstance(subject, EpochMethod):
-        return subject.run(backend, case)
+        return epoch_methods.run(subject, backend, case)
     return backend.run(subject, case)
 
 

@@ -62,7 +62,8 @@ def _jax(ours: bool) -> Callable[[Operation, Any, Any], np.ndarray]:
     import jax.numpy as jnp
 
     from optstudy_core.arrays.leaves import Leaves, namespace_of
-    from optstudy_jax._array import JAX, leaving, outside
+    from optstudy_jax._backend import JAX
+    from optstudy_jax._rounding import leaving, outside
 
     backend = JAX()
 

@@ -38,17 +38,13 @@ from optstudy_core.epoch.eve import Choice
 
 from ._control import (
     Control,
-    ControlledState,
     ControlState,
     EpochMetrics,
-    begin_epoch,
     careful,
     direction,
     direction_careful,
-    end_epoch,
-    scale_by,
-    with_control,
 )
+from ._controlled import ControlledState, begin_epoch, end_epoch, scale_by, with_control
 from ._eve import EveState, eve, eve_march, eve_step, scale_by_eve
 from ._moves import backstep, epoch_momentum, epoch_momentum_init, extrapolate
 

@@ -11,7 +11,7 @@ import optax
 
 from optstudy_core import epoch as core
 from optstudy_core.epoch.eve import GRID, STEP_GRID, Choice
-from optstudy_jax._array import leaving
+from optstudy_jax._rounding import leaving
 
 from ._trees import arrays, further, loss_scalar, map_trees, number, times
 

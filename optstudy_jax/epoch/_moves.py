@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from optstudy_core import epoch as core
 from optstudy_jax import geometry
-from optstudy_jax._array import leaving, rounded
-from optstudy_jax.transform import working_dtype
+from optstudy_jax._backend import working_dtype
+from optstudy_jax._rounding import leaving, rounded
 
 from ._trees import map_trees, number, to_float32, where
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from optstudy_core.arrays.leaves import Leaves, map_leaves
-from optstudy_jax._array import isolate, leaving, outside, rounded
-from optstudy_jax.transform import BACKEND, working_dtype
+from optstudy_jax._backend import BACKEND, working_dtype
+from optstudy_jax._rounding import isolate, leaving, outside, rounded
 
 
 def number(x: Any) -> Leaves:

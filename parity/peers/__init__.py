@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 
-from parity.conformance import Peer
+from parity.pairs import Peer
 
 MODULES = {"torch": "torch_optim", "optax": "optax", "keras": "keras", "numpy": "papers"}
 """For each library the module with its peers (papers need NumPy only)."""

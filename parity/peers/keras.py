@@ -19,7 +19,7 @@ os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 
 import keras
 
-from parity.conformance import Arrays, Peer, Problem, Runner, core
+from parity.pairs import Arrays, Peer, Problem, Runner, core
 
 
 def runner(name: str, **given: Any) -> Runner:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import optstudy_torch
-from parity.conformance import Arrays, Peer, Problem, Runner, average_of, core
+from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core
 
 
 @contextmanager

@@ -56,10 +56,10 @@ def test_five_thousand_formulas_compiled(part: int) -> None:
 
 
 def test_a_contraction_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optstudy_jax import _array
+    from optstudy_jax import _rounding
 
-    monkeypatch.setitem(_array._ISOLATED, "add", frozenset())
-    monkeypatch.setitem(_array._ISOLATED, "subtract", frozenset())
+    monkeypatch.setitem(_rounding._ISOLATED, "add", frozenset())
+    monkeypatch.setitem(_rounding._ISOLATED, "subtract", frozenset())
     formula = ("sqrt", ("abs", ("add", ("multiply", "g", ("subtract", "p", 3.0)), "previous")))
     assert formulas.failing(run_jitted, [formula], np.float32, 0) == [formula]
     small = formulas.show(formulas.shrink(run_jitted, formula, np.float32, 0))

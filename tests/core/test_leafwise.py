@@ -18,8 +18,8 @@ from optstudy_core.arrays.axes import axis_mean, concatenated, rest_max, slices
 from optstudy_core.arrays.leafwise import leafwise
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_jax._array import OUTSIDE, Node, leaving
-from optstudy_jax.transform import BACKEND as OURS_IN_JAX
+from optstudy_jax._backend import BACKEND as OURS_IN_JAX
+from optstudy_jax._rounding import OUTSIDE, Node, leaving
 from optstudy_torch.engine.eager import EAGER
 
 LEAFWISE = [name for name, algorithm in ALGORITHMS.items() if algorithm.leafwise]

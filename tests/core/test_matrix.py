@@ -14,7 +14,8 @@ from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.matrix import inverse_root, matmul, transposed, when
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_jax._array import JAX, leaving, outside
+from optstudy_jax._backend import JAX
+from optstudy_jax._rounding import leaving, outside
 from optstudy_torch.engine.eager import Eager
 
 SHAPES = [(3, 5, 4), (1, 1, 1), (40, 300, 17), (4, 0, 3), (0, 3, 2), (2, 3, 0)]

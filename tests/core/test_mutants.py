@@ -1475,10 +1475,10 @@ def jax_mutants() -> dict[str, Patch]:
     """Return what takes one piece of the isolation away, by what it takes away."""
     import jax
 
-    from optstudy_jax import _array, transform
+    from optstudy_jax import _rounding, states, transform
 
     found: dict[str, Patch] = {}
-    table, backend = _array._ISOLATED, _array.JAX
+    table, backend = _rounding._ISOLATED, _rounding.Operations
     for op, origins in table.items():
         for origin in sorted(origins):
             found[f"{op} {origin}"] = lambda patch, op=op, less=origins - {origin}: patch.setitem(
@@ -1489,33 +1489,35 @@ def jax_mutants() -> dict[str, Patch]:
 
     def forgetting(forgotten: str) -> Any:
         def origin(operation: str, *args: Any) -> Any:
-            return _array.PLAIN if operation == forgotten else original(operation, *args)
+            return _rounding.PLAIN if operation == forgotten else original(operation, *args)
 
         return staticmethod(origin)
 
-    for op in ("add", "subtract", "multiply", *sorted(_array._CHOICES)):
+    for op in ("add", "subtract", "multiply", *sorted(_rounding._CHOICES)):
         found[f"_origin {op}"] = lambda patch, op=op: patch.setattr(
             backend, "_origin", forgetting(op)
         )
 
     def taken_for_an_array(*args: Any) -> Any:
         origin = original(*args)
-        return _array.PRODUCT if origin == _array.SCALED else origin
+        return _rounding.PRODUCT if origin == _rounding.SCALED else origin
 
     def isolate(patch: pytest.MonkeyPatch) -> None:
-        for module in (_array, transform):
+        for module in (_rounding, transform):
             patch.setattr(module, "isolate", lambda x: x)
 
     def spread(x: Any, y: Any, dividend: Any) -> list[Any]:
-        like = x if isinstance(x, _array.Node) else y
-        return [v.value if isinstance(v, _array.Node) else like.value.dtype.type(v) for v in (x, y)]
+        like = x if isinstance(x, _rounding.Node) else y
+        return [
+            v.value if isinstance(v, _rounding.Node) else like.value.dtype.type(v) for v in (x, y)
+        ]
 
     def taken_for_plain(x: Any, dtype: Any) -> Any:
-        return _array.outside(x, dtype)._replace(origin=_array.PLAIN)
+        return _rounding.outside(x, dtype)._replace(origin=_rounding.PLAIN)
 
     def repeated(scalar: Any, count: int) -> Any:
         vector = jax.numpy.broadcast_to(scalar.value, (count,))
-        return _array.Node(vector, _array.PLAIN, scalars=True)
+        return _rounding.Node(vector, _rounding.PLAIN, scalars=True)
 
     changes: dict[str, tuple[Any, str, Any]] = {
         "repeated": (transform, "repeated", repeated),
@@ -1523,7 +1525,7 @@ def jax_mutants() -> dict[str, Patch]:
         "_hidden": (backend, "_hidden", staticmethod(lambda result, args: result)),
         "_origin scaled": (backend, "_origin", staticmethod(taken_for_an_array)),
         "the step": (transform, "isolate", lambda x: x),
-        "leaving": (transform, "leaving", lambda node: node.value),
+        "leaving": (states, "leaving", lambda node: node.value),
         "outside": (transform, "outside", taken_for_plain),
     }
     found["isolate"] = isolate

@@ -501,7 +501,7 @@ def test_vmap() -> None:
 
 SHARDED = """
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/support")
 import jax, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from harness import definition, draw, same, start

@@ -21,7 +21,8 @@ from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from optstudy_core.parts import bias_correction
 from parity import conformance, peers
 from parity.__main__ import main
-from parity.conformance import BOUND, Peer, Runner, core, distance, measure, problem, problems
+from parity.conformance import BOUND, distance, measure, problem, problems
+from parity.pairs import Peer, Problem, Runner, core
 from parity.peers import optax as optax_peers
 from parity.peers import torch_optim
 
@@ -200,7 +201,7 @@ def test_a_missing_maximum_is_seen() -> None:
 def plus(change: Callable[[float], float]) -> Runner:
     """Return a run whose last parameters are changed by ``change``."""
 
-    def run(p: conformance.Problem) -> Any:
+    def run(p: Problem) -> Any:
         rows = [[np.array(x) for x in row] for row in core("sgd", "torch")(p)]
         for x in rows[-1]:
             x[...] = np.vectorize(change)(x)
@@ -246,7 +247,7 @@ def test_verdicts() -> None:
 
 
 def test_in_float32_one_rounding_is_one_unit() -> None:
-    def run(p: conformance.Problem) -> Any:
+    def run(p: Problem) -> Any:
         # A zero stays: the number after it is no small part of what it was before.
         rows = core("sgd", "torch")(p)
         return [[np.where(x == 0, x, np.nextafter(x, x.dtype.type(9))) for x in r] for r in rows]

@@ -23,7 +23,7 @@ from optstudy_core import epoch
 from optstudy_jax import epoch as jax_epoch
 from optstudy_jax.epoch import _control
 from optstudy_torch import lr_scheduler
-from parity import backends
+from parity import backends, epochs
 from parity.epochs import METHODS, EpochCase
 
 FAST = settings(max_examples=40, deadline=None, database=None)
@@ -96,7 +96,7 @@ def test_every_method_does_something() -> None:
         for name, method in METHODS.items():
             for options in method.options:
                 case = EpochCase("nested", "float32", "adam", options, 3, losses)
-                run = method.run(backends.NumPyBackend(), case)
+                run = epochs.run(method, backends.NumPyBackend(), case)
                 if "factor" in run.state:
                     assert len(set(run.state["factor"].tolist())) > 1, (name, options)
                 if "s" in run.state:

@@ -32,13 +32,13 @@ def lacking(name: str) -> list[str]:
     algorithm, found = ALGORITHMS[name], []
     if not algorithm.bibtex:
         found.append(f"{place}: BIBTEX names no source")
-    for key in algorithm.bibtex:
-        if key not in entries():
-            found.append(f"optstudy_core/references.bib: the entry {key!r}, which BIBTEX names")
+    found += [
+        f"optstudy_core/references.bib: the entry {key!r}, which BIBTEX names"
+        for key in algorithm.bibtex
+        if key not in entries()
+    ]
     if not algorithm.dialects:
-        found.append(
-            f'{place}: DIALECTS has no entry; {{"paper": {{}}}} if no library has the rule'
-        )
+        found.append(f'{place}: DIALECTS is empty; {{"paper": {{}}}} if no library has the rule')
     return found + without_peer(name)
 
 

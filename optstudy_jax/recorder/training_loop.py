@@ -1,181 +1,19 @@
-"""How a network moves while it trains: inside ``jit``, and beside an ordinary training loop.
-
-:func:`record`, the last of an ``optax.chain``, holds the last step's measurements in its state:
-
->>> import jax.numpy as jnp, optax
->>> tx = optax.chain(optax.sgd(0.5), record(["loss", "step_size", "angle"]))
->>> params = jnp.array([3.0, 4.0])
->>> state = tx.init(params)
->>> updates, state = tx.update(params, state, params, value=12.5)
->>> float(optax.tree_utils.tree_get(state, "metrics")["step_size"])
-2.5
-
-:class:`Recorder` makes rows of epochs and steps, the rows that ``optstudy_torch.Recorder`` makes:
-
->>> recorder = Recorder(params, epoch=["loss", "step_size"], step=["grad_norm", "step_size"])
->>> for _ in range(3):
-...     grads = params
-...     updates, state = tx.update(grads, state, params, value=0.0)
-...     params = optax.apply_updates(params, updates)
-...     recorder.step(params, grads=grads, value=jnp.sum(params**2) / 2)
->>> recorder.end_epoch(params)["step_size"], len(recorder.steps)
-(4.375, 3)
-
-The quantities are those of :mod:`optstudy_core.instruments`.
-"""
+"""The recorder of an ordinary training loop: rows of epochs and steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from optstudy_core import instruments as core
-from optstudy_core.arrays.numbers import is_number
 
-from ._paths import leaf_name
-
-__all__ = ["RecordState", "Recorder", "measure", "record"]
-
-MOMENTS: Final = {"m": ("m", "mu"), "v": ("v", "nu")}
-"""Names of the moments in an optimizer's state: ours, and optax's."""
-
-
-class RecordState(NamedTuple):
-    """State of :func:`record`.
-
-    Attributes:
-        metrics: the last step's quantities by name, float32 scalars; NaN before there is one.
-        layers: for each layer by name, its quantities; ``None`` without ``per_layer``.
-        previous: the last updates, or ``None``; zeros at the start.
-        origin: the parameters at the start, or ``None``.
-    """
-
-    metrics: dict[str, Any]
-    layers: dict[str, dict[str, Any]] | None
-    previous: Any
-    origin: Any
-
-
-def measure(
-    names: Sequence[str],
-    *,
-    given: Mapping[str, Any] | None = None,
-    per_layer: bool = False,
-    **trees: Any,
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
-    """Return quantities of trees, from plain float64 sums; for use inside ``jit`` and ``scan``.
-
-    Args:
-        names: of quantities and instruments.
-        given: ``loss``, ``lr``: numbers or arrays.
-        per_layer: those of each layer as well.
-        **trees: ``grad``, ``params``, ``step``, ``previous``, ``displacement`` (θ − θ₀), ``m``,
-            ``v``: trees of one structure.
-
-    Returns:
-        the quantities by name, and those of each layer by its name (or ``None``); float32 scalars.
-
-    Raises:
-        TypeError: if a tree is missing that a quantity is made of.
-        ValueError: if there is no such quantity, or structures differ.
-    """
-    chosen = core.select(names, "names")
-    wanted = sorted(core.vectors(chosen))
-    _require(chosen, {u: (u, trees.get(u)) for u in wanted})
-    layers, _ = _flatten(trees[wanted[0]] if wanted else ())
-    columns = _columns({u: trees[u] for u in wanted})
-    known = {k: jnp.asarray(v, jnp.float32) for k, v in (given or {}).items()}
-    with jax.enable_x64(True):
-        values, sizes, present = core.plain_sums(core.reductions(chosen), columns, jnp)
-        sums = core.Sums(values, sizes, known, jnp)
-        whole = sums.whole(present, known)
-        metrics = {name: _single(core.QUANTITIES[name](whole)) for name in chosen}
-        if not per_layer:
-            return metrics, None
-        own = [name for name in chosen if name not in core.OF_THE_WHOLE]
-        made = {
-            name: jnp.broadcast_to(_single(core.QUANTITIES[name](sums)), (len(layers),))
-            for name in own
-        }
-        return metrics, {
-            layer: {name: made[name][i] for name in own} for i, layer in enumerate(layers)
-        }
-
-
-def record(
-    quantities: Iterable[str], *, per_layer: bool = False
-) -> optax.GradientTransformationExtraArgs:
-    """Return a transformation that measures the updates and passes them on, bit for bit.
-
-    It stands at the end of a chain, where the updates are the step. Its state holds the last
-    step's quantities: ``optax.tree_utils.tree_get(state, "metrics")["step_size"]``. θ are the
-    parameters after the step. Quantities of the gradient need ``grad=``, the loss ``value=``:
-
-        updates, state = tx.update(grads, state, params, value=loss, grad=grads)
-
-    Args:
-        quantities: names of quantities and instruments, without the learning rate and the moments,
-            which are known to others in the chain.
-        per_layer: measure each layer as well.
-
-    Raises:
-        ValueError: for a name that is unknown, or not known here.
-    """
-    chosen = core.select(quantities, "quantities")
-    wanted = core.vectors(chosen)
-    for name in chosen:
-        if name == "lr" or core.vectors([name]) & MOMENTS.keys():
-            raise ValueError(f"quantities with {name!r}: allowed in Recorder, with state=")
-    moving = "previous" in wanted
-
-    def init(params: Any) -> RecordState:
-        nan = jnp.full((), jnp.nan, jnp.float32)
-        own = [name for name in chosen if name not in core.OF_THE_WHOLE]
-        return RecordState(
-            metrics=dict.fromkeys(chosen, nan),
-            layers={n: dict.fromkeys(own, nan) for n in _flatten(params)[0]} if per_layer else None,
-            previous=jax.tree.map(jnp.zeros_like, params) if moving else None,
-            origin=jax.tree.map(jnp.copy, params) if "displacement" in wanted else None,
-        )
-
-    def update(
-        updates: Any,
-        state: RecordState,
-        params: Any = None,
-        *,
-        value: Any = None,
-        grad: Any = None,
-        **extra: Any,
-    ) -> tuple[Any, RecordState]:
-        del extra  # of other transformations in the chain
-        _require(chosen, {"grad": ("grad", grad), "params": ("params", params)})
-        _require(chosen, {"displacement": ("params", params)})
-        if "loss" in chosen and value is None:
-            raise TypeError("value is missing: loss cannot be recorded without it")
-        # What is computed for the measurement is no reason to compile the step in another way.
-        step, before, gradient = jax.lax.optimization_barrier((updates, params, grad))
-        trees: dict[str, Any] = {"step": step, "grad": gradient, "previous": state.previous}
-        if wanted & {"params", "displacement"}:
-            trees["params"] = now = optax.apply_updates(before, step)
-        if state.origin is not None:
-            trees["displacement"] = jax.tree.map(jnp.subtract, now, state.origin)
-        metrics, layers = measure(
-            chosen,
-            given={} if value is None else {"loss": value},
-            per_layer=per_layer,
-            **{u: trees[u] for u in wanted},
-        )
-        previous = jax.tree.map(jnp.copy, updates) if moving else None
-        return updates, RecordState(metrics, layers, previous, state.origin)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+from ._inputs import MOMENTS, add, copied, flatten, moment_of, rate_of, require, scalar
 
 
 class Pending(NamedTuple):
@@ -234,7 +72,7 @@ class Recorder:
             epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
         )
         self._epoch, self._step = self._options.epoch, self._options.step
-        self._layers, self._structure = _flatten(params)
+        self._layers, self._structure = flatten(params)
         leaves = self._leaves("params", params)
         self._sizes = np.array([math.prod(np.shape(x)) for x in leaves], int)
         for name, x in zip(self._layers, leaves, strict=True):
@@ -255,9 +93,9 @@ class Recorder:
         self._last_step: list[Any] | None = None
         self._origin: list[Any] | None = None
         if self._options.displaced:
-            self._origin = _copies(leaves)
+            self._origin = copied(leaves)
         if self._options.moves(1):
-            self._before = _copies(leaves)
+            self._before = copied(leaves)
         self.begin_epoch(params)
         self._run, self._own_run = run, isinstance(run, str | PathLike)
         if self._own_run:
@@ -326,14 +164,14 @@ class Recorder:
         made, self._before, self._last_step = (_advance_in_place if fits else _advance)(
             (reductions, moves, keep, copy), leaves, self._before, delta, previous, found
         )
-        known = {"loss": _scalar("value", value), "lr": _scalar("lr", _rate(lr, state))}
+        known = {"loss": scalar("value", value), "lr": scalar("lr", rate_of(lr, state))}
         self._step_count = number
         if known["lr"] is not None:
             self._lr = known["lr"]
         if known["loss"] is not None:
             self._loss_count += 1
             loss = known["loss"]
-            self._losses = loss if self._losses is None else _add(self._losses, loss)
+            self._losses = loss if self._losses is None else add(self._losses, loss)
         if recorded:
             values = {"sums": made, **{k: v for k, v in known.items() if v is not None}}
             self._pending.append(
@@ -368,10 +206,10 @@ class Recorder:
                 vectors["displacement"] = [x - y for x, y in zip(leaves, origin, strict=True)]
         if "previous" in self._epoch.vectors:
             vectors["previous"] = self._epoch_step or [None] * len(leaves)
-        mean = _scalar("loss", loss)
+        mean = scalar("loss", loss)
         if mean is None and self._losses is not None:
             mean = float(self._losses) / self._loss_count
-        rate = _scalar("lr", _rate(lr, state))
+        rate = scalar("lr", rate_of(lr, state))
         self._lr = self._lr if rate is None else rate
         given = {"loss": math.nan if mean is None else float(mean), "lr": float(self._lr)}
         self._epoch_count += 1
@@ -471,7 +309,7 @@ class Recorder:
         self._pending = []
         self._epoch_count = int(state_dict["epoch_count"])
         self._step_count = int(state_dict["step_count"])
-        self._losses = _scalar("loss_sum", state_dict["loss_sum"])
+        self._losses = scalar("loss_sum", state_dict["loss_sum"])
         self._loss_count, self._lr = int(state_dict["loss_count"]), state_dict["lr"]
         self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
 
@@ -488,7 +326,7 @@ class Recorder:
 
     def _leaves(self, argument: str, tree: Any) -> list[Any]:
         """Return the leaves of a tree like the parameters."""
-        layers, structure = _flatten(tree)
+        layers, structure = flatten(tree)
         if layers != self._layers:
             raise ValueError(
                 f"{argument} of structure {structure}: allowed is that of the parameters, "
@@ -504,7 +342,7 @@ class Recorder:
     ) -> dict[str, Any]:
         """Return the vectors that are there already."""
         wanted = chosen.vectors
-        _require(
+        require(
             chosen.names, {"grad": ("grads", grads), "m": ("state", state), "v": ("state", state)}
         )
         found: dict[str, Any] = {}
@@ -513,7 +351,7 @@ class Recorder:
         if "grad" in wanted:
             found["grad"] = self._leaves("grads", grads)
         for u in sorted(wanted & MOMENTS.keys()):
-            found[u] = self._leaves(f"state with {u}", _moment(state, u))
+            found[u] = self._leaves(f"state with {u}", moment_of(state, u))
         if "displacement" in wanted:
             found["displacement"] = self._origin
         return found
@@ -543,102 +381,10 @@ def _sums(
         values, _, _ = core.plain_sums(wanted, vectors, jnp)
     return (
         [values[reduction] for reduction in wanted],
-        _copies(params) if copy else None,
-        _copies(step) if keep and step is not None else None,
+        copied(params) if copy else None,
+        copied(step) if keep and step is not None else None,
     )
 
 
 _advance = jax.jit(_sums, static_argnums=0)
 _advance_in_place = jax.jit(_sums, static_argnums=0, donate_argnums=(2, 4))
-
-
-# Trees.
-
-
-def _flatten(tree: Any) -> tuple[list[str], Any]:
-    """Return the names of the leaves, and the structure."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    names = [leaf_name(path) or "params" for path, _ in leaves]
-    return names, structure
-
-
-def _copies(leaves: Sequence[Any]) -> list[Any]:
-    return [jnp.array(x, copy=True) for x in leaves]
-
-
-def _columns(trees: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the leaves of trees of one structure."""
-    found: dict[str, list[Any]] = {}
-    structure: Any = None
-    for u, tree in trees.items():
-        leaves, own = jax.tree.flatten(tree)
-        structure = own if structure is None else structure
-        if own != structure:
-            raise ValueError(f"{u} of structure {own}: allowed is that of the others, {structure}")
-        found[u] = leaves
-    return found
-
-
-def _require(chosen: Sequence[str], arguments: Mapping[str, tuple[str, Any]]) -> None:
-    """Refuse that an argument is missing that a vector is made of."""
-    for u in sorted(core.vectors(chosen) & arguments.keys()):
-        argument, value = arguments[u]
-        if value is None:
-            users = [name for name in chosen if u in core.vectors([name])]
-            raise TypeError(
-                f"{argument} is missing: {', '.join(users)} cannot be measured without it"
-            )
-
-
-def _moment(state: Any, u: str) -> Any:
-    """Return the tree of a moment in an optimizer's state.
-
-    Raises:
-        ValueError: if there is none, or more than one.
-    """
-    found = [
-        tree
-        for name in MOMENTS[u]
-        for path, tree in optax.tree_utils.tree_get_all_with_path(state, name)
-        if isinstance(path[-1], optax.tree_utils.NamedTupleKey)
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"state with {len(found)} fields {' or '.join(map(repr, MOMENTS[u]))}: allowed is the "
-            "state of one optimizer that has one"
-        )
-    return found[0]
-
-
-# Numbers.
-
-
-def _rate(lr: Any, state: Any) -> Any:
-    """Return the learning rate, that of the state (``inject_hyperparams``) if it is not given."""
-    if lr is not None or state is None:
-        return lr
-    found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
-    # In nnx each is a variable, a tree of one leaf.
-    leaves = (x for _, tree in found for x in jax.tree.leaves(tree))
-    return next((x for x in leaves if isinstance(x, jax.Array) and x.shape == ()), None)
-
-
-def _single(value: Any) -> Any:
-    return jnp.asarray(value).astype(jnp.float32)
-
-
-def _scalar(name: str, value: Any) -> Any:
-    """Return a float64 scalar of its own on the device, or ``None``."""
-    if value is None:
-        return None
-    if not (isinstance(value, jax.Array | np.ndarray) or is_number(value)):
-        raise TypeError(f"{name} = {value!r}: allowed are numbers and 0-d arrays")
-    if np.shape(value) != ():
-        raise ValueError(f"{name} of shape {np.shape(value)}: allowed are numbers and 0-d arrays")
-    with jax.enable_x64(True):
-        return jnp.array(value, jnp.float64, copy=True)
-
-
-def _add(x: Any, y: Any) -> Any:
-    with jax.enable_x64(True):
-        return x + y

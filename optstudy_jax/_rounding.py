@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.arrays.leaves import Backend, Leaves, Reduction, Step, Trees
+from optstudy_core.arrays.leaves import Backend
 
 Origin = frozenset[str]
 
@@ -181,8 +181,8 @@ def _reduced(x: Any, dtype: Any) -> Any:
     return y
 
 
-class JAX(Backend):
-    """JAX operations, eager or traced, each rounded once."""
+class Operations(Backend):
+    """JAX operations, eager or traced, each rounded once: what formulas and sums are made of."""
 
     name = "jax"
 
@@ -234,11 +234,6 @@ class JAX(Backend):
                 return SHIFTED
         return PLAIN
 
-    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Node]]) -> Any:
-        from .geometry import on_device  # which computes with this module
-
-        return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
-
     def stacked(self, scalars: Sequence[Node]) -> Node | None:
         if len({x.dtype for x in scalars}) != 1:
             return None
@@ -247,46 +242,6 @@ class JAX(Backend):
 
     def unstacked(self, vector: Node) -> Sequence[Node]:
         return [Node(vector.value[i], vector.origin) for i in range(vector.value.shape[0])]
-
-    def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
-        return Node(function(*map(leaving, leaves)), PLAIN)
-
-    def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
-        with jax.enable_x64(True):
-            wide = [Leaves([Node(leaving(x).astype(jnp.float64), PLAIN)], self) for x in leaves]
-            result = leaving(function(*wide).values[0])
-            return Node(result.astype(leaves[0].dtype), PLAIN)
-
-    def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
-        def yes(values: Any) -> Any:
-            return self._left(function(*self._entered(values)))
-
-        def no(values: Any) -> Any:
-            return self._left(otherwise)
-
-        (truth,) = condition.values
-        return self._entered(jax.lax.cond(truth.value, yes, no, self._left(trees)))
-
-    def repeat(
-        self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
-    ) -> Trees:
-        def body(carry: Any) -> Any:
-            count, values = carry
-            return count + 1, self._left(function(*self._entered(values)))
-
-        def condition(carry: Any) -> Any:
-            count, values = carry
-            (truth,) = go_on(*self._entered(values)).values
-            return jnp.logical_and(count < most, truth.value)
-
-        start = jnp.zeros((), jnp.int32), self._left(trees)
-        return self._entered(jax.lax.while_loop(condition, body, start)[1])
-
-    def _left(self, trees: Trees) -> tuple[Any, ...]:
-        return tuple(leaving(tree.values[0]) for tree in trees)
-
-    def _entered(self, values: Any) -> Trees:
-        return tuple(Leaves([Node(x, OUTSIDE)], self) for x in values)
 
     def matmul(self, x: Any, y: Any) -> Any:
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,77 @@
+"""What the core computes with in JAX: its operations, exact sums, loops and branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+from optstudy_core.arrays.leaves import Leaves, Reduction, Step, Trees
+
+from ._rounding import OUTSIDE, PLAIN, Node, Operations, leaving
+from ._sums import on_device
+
+
+class JAX(Operations):
+    """All that a rule asks of a library."""
+
+    def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Node]]) -> Any:
+        return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
+
+    def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
+        return Node(function(*map(leaving, leaves)), PLAIN)
+
+    def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
+        with jax.enable_x64(True):
+            wide = [Leaves([Node(leaving(x).astype(jnp.float64), PLAIN)], self) for x in leaves]
+            result = leaving(function(*wide).values[0])
+            return Node(result.astype(leaves[0].dtype), PLAIN)
+
+    def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
+        def yes(values: Any) -> Any:
+            return self._left(function(*self._entered(values)))
+
+        def no(values: Any) -> Any:
+            return self._left(otherwise)
+
+        (truth,) = condition.values
+        return self._entered(jax.lax.cond(truth.value, yes, no, self._left(trees)))
+
+    def repeat(
+        self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
+    ) -> Trees:
+        def body(carry: Any) -> Any:
+            count, values = carry
+            return count + 1, self._left(function(*self._entered(values)))
+
+        def condition(carry: Any) -> Any:
+            count, values = carry
+            (truth,) = go_on(*self._entered(values)).values
+            return jnp.logical_and(count < most, truth.value)
+
+        start = jnp.zeros((), jnp.int32), self._left(trees)
+        return self._entered(jax.lax.while_loop(condition, body, start)[1])
+
+    def _left(self, trees: Trees) -> tuple[Any, ...]:
+        return tuple(leaving(tree.values[0]) for tree in trees)
+
+    def _entered(self, values: Any) -> Trees:
+        return tuple(Leaves([Node(x, OUTSIDE)], self) for x in values)
+
+
+BACKEND: Final = JAX()
+
+
+def working_dtype(dtype: Any) -> Any:
+    """Return the dtype in which a parameter's step is computed and its state kept.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    if dtype == jnp.float64:
+        return jnp.float64
+    if dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return jnp.float32
+    raise TypeError(f"dtype {dtype}: allowed are float32, float64, bfloat16 and float16")

@@ -1,0 +1,193 @@
+"""The function of each algorithm: its arguments under optax's names, its docstring."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.arrays.numbers import is_number, nearest
+from optstudy_core.catalogue.docstring import meaning, with_arguments
+from optstudy_core.catalogue.table import find
+
+from .transform import transformation
+
+_FUNCTIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
+_POSITIONAL = ("lr", "momentum", "b1", "b2", "eps")  # what has one place in optax and here
+_RATE_ALONE = (
+    "dadapt_adamw",
+    "lars",
+    "optimistic_adam",
+    "prodigy",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+)
+"""Algorithms whose functions in optax take something else after the rate."""
+
+
+def _is_absent(value: Any) -> bool:
+    """Tell whether a default leaves a term out.
+
+    As an array, which optax.inject_hyperparams makes of every number, it would not.
+    """
+    return is_number(value) and value == 0
+
+
+def _signature(algorithm: Algorithm) -> inspect.Signature:
+    parameter = inspect.Parameter
+    kind: Any = parameter.POSITIONAL_OR_KEYWORD
+    differing = algorithm.differing()
+    positional = ("lr",) if algorithm.name in _RATE_ALONE else _POSITIONAL
+    parameters = []
+    for name, value in algorithm.defaults(algorithm.default_dialect).items():
+        if name not in positional:
+            kind = parameter.KEYWORD_ONLY
+        parameters.append(
+            parameter(
+                "learning_rate" if name == "lr" else name,
+                kind,
+                default=None if name in differing or _is_absent(value) else value,
+            )
+        )
+    kind = parameter.KEYWORD_ONLY
+    extra: dict[str, Any] = {"dialect": algorithm.default_dialect, "step_dtype": None}
+    if "weight_decay" in algorithm.defaults() and not algorithm.has_global_sums:
+        extra = {"mask": None} | extra  # leaves of two groups would not be one vector
+    parameters += [parameter(name, kind, default=value) for name, value in extra.items()]
+    return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
+
+
+_TORCH = {
+    "lr": ("learning_rate",),
+    "betas": ("b1", "b2", "b3"),
+    "etas": ("etaminus", "etaplus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+"""What the arguments of torch's classes are called here."""
+
+_OPTAX = {
+    "beta": ("b1", "momentum"),
+    "bias_correction": ("correct_bias",),
+    "clipping_threshold": ("d",),
+    "decay": ("alpha",),
+    "eps_in_sqrt": ("eps_in_root",),
+    "eta_minus": ("etaminus",),
+    "eta_plus": ("etaplus",),
+    "max_learning_rate": ("max_lr",),
+    "max_step_size": ("step_size_max",),
+    "min_step_size": ("step_size_min",),
+    "multiply_by_parameter_scale": ("scale_parameter",),
+    "ns_coeffs": ("ns_coefficients",),
+    "scaling": ("learning_rate",),
+    "weight_decay_mask": ("mask",),
+    "weight_decay_rate": ("weight_decay",),
+}
+"""What those arguments of optax's functions are called here that have another name."""
+
+_OPTAX_ONLY = dict.fromkeys(
+    ("accumulator_dtype", "dtype_momentum", "mu_dtype", "state_dtype"),
+    "the state is float32, or float64 for float64 parameters",
+) | {"nesterov": "Adam with it is nadam, and AdamW nadamw"}
+"""Why there are no such arguments here."""
+
+_MEANINGS = {
+    "learning_rate": "a number, or a schedule: a function of the number of steps.",
+    "mask": "a tree of truth values, or a function of the parameters that makes one: which leaves "
+    "decay.",
+    "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
+    "step_dtype": '``"float32"``: float32 updates for bfloat16 and float16 parameters, so that '
+    "``optax.apply_updates`` rounds the sum only.",
+}
+"""What the arguments mean that are the functions' own."""
+_RETURNS = "the optax transformation; its updates hold the learning rate and the sign."
+_ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
+ValueError: for a value that is not allowed."""
+
+
+def _documented(algorithm: Algorithm, signature: inspect.Signature) -> str:
+    """Return the docstring of a function: the equations, and what each argument means."""
+    source = inspect.getmodule(algorithm.update)
+    text = inspect.getdoc(algorithm.update) or ""
+    meanings = {n: _MEANINGS.get(n) or meaning(text, n) for n in signature.parameters}
+    equations = source.__doc__ if source else None
+    return with_arguments(equations, meanings, Returns=_RETURNS, Raises=_ERRORS)
+
+
+def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    signature = _signature(algorithm)
+
+    def function(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        for name in kwargs.keys() - signature.parameters.keys():
+            names = (_TORCH | _OPTAX).get(name, ())
+            own = [n for n in names if n in signature.parameters]
+            known = f"it is called {' and '.join(map(repr, own))} here" if own else None
+            known = known or _OPTAX_ONLY.get(name)
+            raise TypeError(
+                f"{algorithm.name} has no argument {name!r}: "
+                f"{known or nearest(name, signature.parameters)}"
+            )
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        dialect = given.pop("dialect")
+        mask = given.pop("mask", None)
+        step_dtype = given.pop("step_dtype")
+        if step_dtype not in (None, "float32"):
+            raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
+        schedule = None
+        if "learning_rate" in given:
+            rate = given.pop("learning_rate")
+            if callable(rate):
+                schedule = rate
+            else:
+                given["lr"] = rate
+        return transformation(
+            algorithm, algorithm.resolve(dialect, given), schedule, mask, step_dtype
+        )
+
+    ours = ALGORITHMS.get(algorithm.name) is algorithm
+    function.__name__ = function.__qualname__ = algorithm.name
+    function.__module__ = "optstudy_jax" if ours else algorithm.update.__module__
+    function.__doc__ = _documented(algorithm, signature) if ours else algorithm.update.__doc__
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return function
+
+
+def from_core(
+    algorithm: str | Algorithm,
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """Return the function that makes an optax transformation of an algorithm.
+
+    Its arguments are the algorithm's hyperparameters under optax's names (``learning_rate``, a
+    number or a schedule, ``b1``, ``b2``, ``eps``, …) and
+
+    - ``mask``: where there is weight decay (and no sum over all leaves), a tree of truth values,
+      or a function of the parameters that makes one: which leaves decay;
+    - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
+    - ``step_dtype``: ``"float32"`` makes float32 updates for bfloat16 and float16 parameters, so
+      that ``optax.apply_updates`` rounds the sum only, instead of the step first.
+
+    The updates hold the learning rate and the sign: ``optax.apply_updates`` adds them.
+
+    Args:
+        algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    >>> import jax.numpy as jnp, optax
+    >>> tx = from_core("sgd")(learning_rate=0.5)
+    >>> params = jnp.ones(2)
+    >>> updates, state = tx.update(2 * params, tx.init(params), params)
+    >>> optax.apply_updates(params, updates).tolist()
+    [0.0, 0.0]
+    """
+    algorithm = find(algorithm)
+    if ALGORITHMS.get(algorithm.name) is not algorithm:
+        return _make_function(algorithm)
+    if algorithm.name not in _FUNCTIONS:
+        _FUNCTIONS[algorithm.name] = _make_function(algorithm)
+    return _FUNCTIONS[algorithm.name]

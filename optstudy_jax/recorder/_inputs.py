@@ -1,0 +1,105 @@
+"""What measurements are made of: leaves of trees, moments and rates of states, scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optstudy_core import instruments as core
+from optstudy_core.arrays.numbers import is_number
+from optstudy_jax._paths import leaf_name
+
+MOMENTS: Final = {"m": ("m", "mu"), "v": ("v", "nu")}
+"""Names of the moments in an optimizer's state: ours, and optax's."""
+
+
+def flatten(tree: Any) -> tuple[list[str], Any]:
+    """Return the names of the leaves, and the structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = [leaf_name(path) or "params" for path, _ in leaves]
+    return names, structure
+
+
+def copied(leaves: Sequence[Any]) -> list[Any]:
+    """Return arrays of their own, which a donation leaves alone."""
+    return [jnp.array(x, copy=True) for x in leaves]
+
+
+def columns_of(trees: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the leaves of trees of one structure."""
+    found: dict[str, list[Any]] = {}
+    structure: Any = None
+    for u, tree in trees.items():
+        leaves, own = jax.tree.flatten(tree)
+        structure = own if structure is None else structure
+        if own != structure:
+            raise ValueError(f"{u} of structure {own}: allowed is that of the others, {structure}")
+        found[u] = leaves
+    return found
+
+
+def require(chosen: Sequence[str], arguments: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuse that an argument is missing that a vector is made of."""
+    for u in sorted(core.vectors(chosen) & arguments.keys()):
+        argument, value = arguments[u]
+        if value is None:
+            users = [name for name in chosen if u in core.vectors([name])]
+            raise TypeError(
+                f"{argument} is missing: {', '.join(users)} cannot be measured without it"
+            )
+
+
+def moment_of(state: Any, u: str) -> Any:
+    """Return the tree of a moment in an optimizer's state.
+
+    Raises:
+        ValueError: if there is none, or more than one.
+    """
+    found = [
+        tree
+        for name in MOMENTS[u]
+        for path, tree in optax.tree_utils.tree_get_all_with_path(state, name)
+        if isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"state with {len(found)} fields {' or '.join(map(repr, MOMENTS[u]))}: allowed is the "
+            "state of one optimizer that has one"
+        )
+    return found[0]
+
+
+def rate_of(lr: Any, state: Any) -> Any:
+    """Return the learning rate, that of the state (``inject_hyperparams``) if it is not given."""
+    if lr is not None or state is None:
+        return lr
+    found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
+    # In nnx each is a variable, a tree of one leaf.
+    leaves = (x for _, tree in found for x in jax.tree.leaves(tree))
+    return next((x for x in leaves if isinstance(x, jax.Array) and x.shape == ()), None)
+
+
+def single(value: Any) -> Any:
+    return jnp.asarray(value).astype(jnp.float32)
+
+
+def scalar(name: str, value: Any) -> Any:
+    """Return a float64 scalar of its own on the device, or ``None``."""
+    if value is None:
+        return None
+    if not (isinstance(value, jax.Array | np.ndarray) or is_number(value)):
+        raise TypeError(f"{name} = {value!r}: allowed are numbers and 0-d arrays")
+    if np.shape(value) != ():
+        raise ValueError(f"{name} of shape {np.shape(value)}: allowed are numbers and 0-d arrays")
+    with jax.enable_x64(True):
+        return jnp.array(value, jnp.float64, copy=True)
+
+
+def add(x: Any, y: Any) -> Any:
+    with jax.enable_x64(True):
+        return x + y

@@ -1,0 +1,247 @@
+"""States: trees for the caller, leaves of one group for the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optstudy_core.arrays.leaves import Leaves, Scalars, map_leaves
+
+from ._backend import BACKEND, working_dtype
+from ._rounding import OUTSIDE, Node, leaving
+
+
+class TransformState(NamedTuple):
+    """State of a transformation.
+
+    Attributes:
+        count: steps taken, int32; what a learning-rate schedule is called with.
+        inner: the algorithm's own state, e.g. ``AdamState``; fields are trees like the parameters,
+            in float32 or, for float64 parameters, float64, and what is a scalar for each leaf
+            (bias corrections) is a :class:`PerLeaf`.
+    """
+
+    count: Any
+    inner: Any
+
+
+class PerLeaf(NamedTuple):
+    """A scalar for each leaf, side by side in the order of ``jax.tree.leaves``.
+
+    Compilers make one loop of them, instead of some for each leaf.
+
+    Attributes:
+        float32: vector with those of the leaves that are computed in float32; None if none is.
+        float64: vector with those of the leaves that are computed in float64; None if none is.
+
+    >>> import jax.numpy as jnp
+    >>> from optstudy_jax import from_core
+    >>> state = from_core("adam")().init({"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)})
+    >>> state.inner.c1.value.float32.shape
+    (2,)
+    """
+
+    float32: Any
+    float64: Any
+
+    def tree(self, params: Any) -> Any:
+        """Return the scalars as a tree like the parameters.
+
+        Args:
+            params: the parameters of that state, or anything with their structure and dtypes.
+
+        Returns:
+            the tree; its leaves have shape ().
+        """
+        leaves, treedef = jax.tree.flatten(params)
+        dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
+        places = enumerate(_places(dtypes))
+        return jax.tree.unflatten(treedef, [self._of(dtypes[i])[k] for i, k in places])
+
+    @classmethod
+    def of(cls, tree: Any) -> PerLeaf:
+        """Return the scalars of a tree side by side.
+
+        Args:
+            tree: of arrays of shape (), each in the working dtype of its leaf.
+        """
+        leaves = list(map(jnp.asarray, jax.tree.leaves(tree)))
+        columns = [[x for x in leaves if x.dtype.name == name] for name in cls._fields]
+        return cls(*(jnp.stack(column) if column else None for column in columns))
+
+    def _of(self, dtype: Any) -> Any:
+        return getattr(self, jnp.dtype(dtype).name)
+
+
+def by_leaf(inner: Any, params: Any) -> Any:
+    """Return an algorithm's state with every :class:`PerLeaf` as a tree like the parameters.
+
+    Args:
+        inner: of a :class:`TransformState`.
+        params: the parameters of that state, or anything with their structure and dtypes.
+
+    >>> import jax.numpy as jnp
+    >>> from optstudy_jax import from_core
+    >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+    >>> by_leaf(from_core("adam")().init(params).inner, params).c1.value["w"].shape
+    ()
+    """
+    return jax.tree.map(
+        lambda x: x.tree(params) if isinstance(x, PerLeaf) else x,
+        inner,
+        is_leaf=lambda x: isinstance(x, PerLeaf),
+    )
+
+
+def side_by_side(trees: Any, like: Any) -> Any:
+    """Undo :func:`by_leaf`.
+
+    Args:
+        trees: an algorithm's state, every field a tree like the parameters.
+        like: the state whose form it takes.
+
+    Returns:
+        the state, of arrays of the shapes of ``like``.
+
+    >>> import jax.numpy as jnp
+    >>> from optstudy_jax import from_core
+    >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
+    >>> inner = from_core("adam")().init(params).inner
+    >>> side_by_side(by_leaf(inner, params), inner).c1.value.float32.shape
+    (2,)
+    """
+    return jax.tree.map(
+        lambda x, tree: PerLeaf.of(tree) if isinstance(x, PerLeaf) else tree,
+        like,
+        trees,
+        is_leaf=lambda x: isinstance(x, PerLeaf),
+    )
+
+
+def _places(dtypes: Sequence[Any]) -> list[int]:
+    """Return the place of each leaf among those of its dtype."""
+    seen: dict[str, int] = {}
+    places = []
+    for dtype in dtypes:
+        name = jnp.dtype(dtype).name
+        places.append(seen.get(name, 0))
+        seen[name] = places[-1] + 1
+    return places
+
+
+# A state of trees is, for the core, one of Leaves.
+
+
+def _is_scalar(template: Leaves) -> bool:
+    """Tell whether a field is a scalar for each leaf, by the field of a matrix."""
+    return np.shape(template.values[0]) == ()
+
+
+def merge(
+    parts: list[tuple[list[int], Any]], skeleton: Any, treedef: Any, dtypes: Sequence[Any]
+) -> Any:
+    """Return a state of trees from the states of groups of leaves."""
+    groups: list[list[Leaves]] = []
+    for _, state in parts:
+        fields: list[Leaves] = []
+        map_leaves(fields.append, state)
+        groups.append(fields)
+    taken: set[int] = set()
+
+    def own(x: Any) -> Any:
+        # An array that is two fields could not be donated.
+        if id(x) in taken:
+            x = jnp.copy(x)
+        taken.add(id(x))
+        return x
+
+    number = iter(range(len(groups[0])))
+
+    def merged(template: Leaves) -> Any:
+        k = next(number)
+        fields = [(indices, group[k]) for (indices, _), group in zip(parts, groups, strict=True)]
+        if _is_scalar(template):
+            return jax.tree.map(own, _vectors(fields, dtypes))
+        column: list[Any] = [None] * treedef.num_leaves
+        for indices, field in fields:
+            for i, node in zip(indices, field.values, strict=True):
+                column[i] = own(leaving(node))
+        return jax.tree.unflatten(treedef, column)
+
+    return map_leaves(merged, skeleton)
+
+
+def _vectors(fields: list[tuple[list[int], Leaves]], dtypes: Sequence[Any]) -> Any:
+    """Return the :class:`PerLeaf` of the scalars of all leaves."""
+    if not dtypes:
+        # optax.tree_map_params asks for the state of a tree without leaves, and lays it over one
+        # with leaves: it has what that one has, or a leaf in the place of the vectors.
+        nothing = jnp.zeros((0,), jnp.float32)
+        return nothing if jnp.result_type(float) == jnp.float64 else PerLeaf(nothing, None)
+    kinds = [jnp.dtype(d).name for d in dtypes]
+    filled = [(indices, field) for indices, field in fields if indices]
+    if len(filled) == 1 and len(set(kinds)) == 1 and filled[0][1].vector is not None:
+        whole = leaving(filled[0][1].vector)
+        return PerLeaf(*(whole if name == kinds[0] else None for name in PerLeaf._fields))
+    found: dict[int, Any] = {}
+    for indices, field in filled:
+        found |= dict(zip(indices, map(leaving, field.values), strict=True))
+    columns = [[found[i] for i, k in enumerate(kinds) if k == name] for name in PerLeaf._fields]
+    return PerLeaf(*(jnp.stack(column) if column else None for column in columns))
+
+
+def select(
+    state: Any,
+    skeleton: Any,
+    treedef: Any,
+    dtypes: Sequence[Any],
+    indices: list[int],
+    algorithm: str,
+) -> Any:
+    """Return the state of some of the leaves."""
+    places = _places(dtypes)
+
+    def refuse(name: str, part: Any, allowed: Any) -> ValueError:
+        found = part if part is None else jax.tree.structure(part)
+        return ValueError(f"state of {algorithm} with {name} of structure {found}: {allowed}")
+
+    def scalars(part: Any, name: str) -> Leaves:
+        if not dtypes:
+            return Leaves([], BACKEND)
+        counts = {k: sum(jnp.dtype(d).name == k for d in dtypes) for k in PerLeaf._fields}
+        shapes = {k: (n,) if n else None for k, n in counts.items()}
+        if not isinstance(part, PerLeaf) or any(
+            (None if x is None else jnp.shape(x)) != shapes[k]
+            for k, x in zip(PerLeaf._fields, part, strict=True)
+        ):
+            raise refuse(name, part, f"allowed is a PerLeaf of vectors of shapes {shapes}")
+        if len(indices) == len(dtypes) > 1 and len(set(dtypes)) == 1:
+            vector = jnp.asarray(part._of(dtypes[0]))
+            return Scalars(Node(vector, OUTSIDE, scalars=True), len(dtypes), BACKEND)
+        return Leaves(
+            [Node(jnp.asarray(part._of(dtypes[i])[places[i]]), OUTSIDE) for i in indices], BACKEND
+        )
+
+    def walk(template: Any, part: Any, name: str) -> Any:
+        if isinstance(template, Leaves):
+            if _is_scalar(template):
+                return scalars(part, name)
+            try:
+                leaves = treedef.flatten_up_to(part)
+            except ValueError as error:
+                raise refuse(name, part, f"allowed is {treedef}") from error
+            return Leaves([Node(jnp.asarray(leaves[i]), OUTSIDE) for i in indices], BACKEND)
+        if template is None:
+            if part is not None:
+                raise ValueError(
+                    f"state of {algorithm} with {name}: allowed is a state without, as the "
+                    "hyperparameters are"
+                )
+            return None
+        return type(template)(*map(walk, template, part, template._fields))
+
+    return walk(skeleton, state, "state")

@@ -1,0 +1,179 @@
+"""JAX, eager and under ``jit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from optstudy_core import Algorithm
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import is_number
+from parity.cases import Case
+from parity.structures import STRUCTURES, at, nest
+
+from .backend import Backend, Run, measure
+
+
+class JAXBackend(Backend):
+    """``optstudy_jax``'s transformation with ``optax.apply_updates``, eager or under ``jit``."""
+
+    def __init__(self, jitted: bool, device: str) -> None:
+        self.name = "jax-jit" if jitted else "jax"
+        self.jitted = jitted
+        self.device = device
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Compute on the device, in float64 where that is asked for."""
+        import jax
+
+        platform = "gpu" if self.device == "cuda" else "cpu"
+        with jax.enable_x64(True), jax.default_device(jax.devices(platform)[0]):
+            yield
+
+    def run(self, algorithm: Algorithm, case: Case) -> Run:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        import optstudy_jax.geometry as jax_geometry
+        from optstudy_core.arrays.geometry import angle_from_chords
+        from optstudy_jax import by_leaf
+
+        leaves = STRUCTURES[case.structure]
+        paths = [leaf.path for leaf in leaves]
+        with self.here():
+            params, grads = case.values()
+            arrays: list[dict[str, Any]] = []
+            numbers: list[dict[str, Any]] = []
+            for values in case.resolved(algorithm):
+                given = {k: v for k, v in values.items() if case.arrays and is_number(v)}
+                arrays.append(
+                    {k: jnp.asarray(case.array_dtype().type(v)) for k, v in given.items()}
+                )
+                numbers.append({k: v for k, v in values.items() if k not in given})
+            make, advance = _functions(
+                algorithm,
+                case.structure,
+                case.membership,
+                _Frozen(numbers),
+                case.dialect,
+                self.jitted,
+            )
+            run = Run()
+            theta = nest(paths, [jnp.asarray(p) for p in params])
+            start = before = theta
+            state = make(theta, arrays)
+            for row, given in zip(grads, case.inputs(algorithm), strict=True):
+                before = theta
+                inputs = {k: nest(paths, x) if isinstance(x, list) else x for k, x in given.items()}
+                theta, state = advance(theta, state, nest(paths, list(row)), arrays, inputs)
+                run.trajectory.append([_copy(at(theta, path)) for path in paths])
+            for number, masked in enumerate(state):
+                mine = [
+                    p if m == number else optax.MaskedNode()
+                    for p, m in zip(params, case.membership, strict=True)
+                ]
+                inner = by_leaf(masked.inner_state.inner, nest(paths, mine))
+                for name, tree in _fields(algorithm, numbers[number] | arrays[number], inner):
+                    for path, member in zip(paths, case.membership, strict=True):
+                        if member == number:
+                            run.state[f"{path}.{name}"] = _copy(at(tree, path))
+            difference = jax.tree.map(jnp.subtract, theta, before)
+            whole = jax.tree.map(jnp.subtract, theta, start)
+            measure(
+                run,
+                jax_geometry.norm,
+                jax_geometry.cosine,
+                lambda u, v: angle_from_chords(*map(float, jax_geometry.chords(u, v))),
+                [start, difference, whole],
+                [(path, at(whole, path)) for path in paths],
+            )
+        return run
+
+
+def _copy(x: Any) -> np.ndarray:
+    return np.array(x)
+
+
+class _Frozen:
+    """Hyperparameters as a key of a cache."""
+
+    def __init__(self, values: list[dict[str, Any]]) -> None:
+        self.values = values
+        self._key = repr([sorted(v.items()) for v in values])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Frozen) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@cache
+def _functions(
+    algorithm: Algorithm,
+    structure: str,
+    membership: tuple[int, ...],
+    numbers: _Frozen,
+    dialect: str | None,
+    jitted: bool,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the start and the step; cached, so that a case compiles only what is new."""
+    import jax
+    import optax
+
+    from optstudy_jax import from_core
+
+    paths = [leaf.path for leaf in STRUCTURES[structure]]
+    masks = {
+        number: nest(paths, [m == number for m in membership])
+        for number in range(len(numbers.values))
+    }
+
+    def transformations(arrays: list[dict[str, Any]]) -> list[Any]:
+        made = []
+        for number, (fixed, given) in enumerate(zip(numbers.values, arrays, strict=True)):
+            values = fixed | given
+            if "lr" in values:
+                values["learning_rate"] = values.pop("lr")
+            tx = from_core(algorithm)(dialect=dialect, **values)
+            made.append(optax.masked(tx, masks[number], mask_compatible_extra_args=True))
+        return made
+
+    def make(params: Any, arrays: list[dict[str, Any]]) -> list[Any]:
+        return [tx.init(params) for tx in transformations(arrays)]
+
+    def advance(
+        params: Any,
+        states: list[Any],
+        grads: Any,
+        arrays: list[dict[str, Any]],
+        inputs: dict[str, Any],
+    ) -> tuple[Any, list[Any]]:
+        new, updates = [], grads
+        for tx, state in zip(transformations(arrays), states, strict=True):
+            updates, following = tx.update(updates, state, params, **inputs)
+            new.append(following)
+        return optax.apply_updates(params, updates), new
+
+    return (jax.jit(make), jax.jit(advance)) if jitted else (make, advance)
+
+
+def _fields(algorithm: Algorithm, values: dict[str, Any], inner: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a transformation's state by name, each a tree."""
+    template = algorithm.skeleton(values)
+
+    def walk(skeleton: Any, part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for name in skeleton._fields:
+            own, value = getattr(skeleton, name), getattr(part, name)
+            if isinstance(own, Leaves):
+                yield prefix + name, value
+            elif own is not None:
+                yield from walk(own, value, f"{prefix}{name}.")
+
+    yield from walk(template, inner, "")

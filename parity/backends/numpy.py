@@ -1,0 +1,101 @@
+"""NumPy, the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optstudy_core import Algorithm
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.numbers import is_number
+from optstudy_core.arrays.numpy_backend import NumPy
+from parity.cases import Case
+from parity.structures import STRUCTURES, working_dtype
+
+from .backend import Backend, Run, measure_on_host, minus
+
+
+class NumPyBackend(Backend):
+    """The definition: the pure function on NumPy arrays, in the working dtype."""
+
+    name = "numpy"
+
+    def run(self, algorithm: Algorithm, case: Case) -> Run:
+        paths = [leaf.path for leaf in STRUCTURES[case.structure]]
+        params, grads = case.values()
+        run = Run()
+        groups = []
+        for number, values in enumerate(case.resolved(algorithm)):
+            indices = [i for i, m in enumerate(case.membership) if m == number]
+            if indices:
+                work = _work(params, indices)
+                values = _as_arrays(values, case, work) if case.arrays else values
+                groups.append(_Group(indices, values, algorithm.start(work, values)))
+        theta = before = list(params)
+        with np.errstate(all="ignore"):
+            for row, given in zip(grads, case.inputs(algorithm), strict=True):
+                before, theta = theta, list(theta)
+                for group in groups:
+                    work = _work(before, group.indices)
+                    group.state, step = algorithm.update(
+                        group.state,
+                        _work(row, group.indices),
+                        work,
+                        **_inputs(given, group.indices, work),
+                        **group.values,
+                    )
+                    for i, s in zip(group.indices, step.values, strict=True):
+                        theta[i] = np.asarray(before[i] + np.asarray(s).astype(before[i].dtype))
+                run.trajectory.append(theta)
+            for group in groups:
+                for name, fields in named_fields(group.state):
+                    for i, field_value in zip(group.indices, fields, strict=True):
+                        run.state[f"{paths[i]}.{name}"] = np.asarray(field_value)
+            displacements = [params, minus(theta, before), minus(theta, params)]
+        measure_on_host(run, paths, displacements)
+        return run
+
+
+@dataclass
+class _Group:
+    """Leaves that share hyperparameters, and their state."""
+
+    indices: list[int]
+    values: dict[str, Any]
+    state: Any
+
+
+def _work(arrays: list[np.ndarray], indices: list[int]) -> Leaves:
+    """Return some of the arrays in their working dtypes."""
+    return Leaves([arrays[i].astype(working_dtype(arrays[i].dtype)) for i in indices], NumPy())
+
+
+def _as_arrays(values: dict[str, Any], case: Case, work: Leaves) -> dict[str, Any]:
+    """Return the hyperparameters with each number as an array for each leaf, in its dtype."""
+    dtype = case.array_dtype().type
+    return {k: _spread(dtype(v), work) if is_number(v) else v for k, v in values.items()}
+
+
+def _inputs(given: dict[str, Any], indices: list[int], work: Leaves) -> dict[str, Any]:
+    """Return what some leaves are given besides the gradient, in their working dtypes."""
+    return {
+        k: _work(x, indices) if isinstance(x, list) else _spread(x, work) for k, x in given.items()
+    }
+
+
+def _spread(value: Any, work: Leaves) -> Leaves:
+    """Return a NumPy scalar for each leaf, in its dtype."""
+    with np.errstate(all="ignore"):
+        return Leaves([value.astype(w.dtype) for w in work.values], work.backend)
+
+
+def named_fields(state: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Yield the fields of a state of Leaves by name (``c1.value``), each a list of leaves."""
+    for name, value in zip(state._fields, state, strict=True):
+        if isinstance(value, Leaves):
+            yield prefix + name, list(value.values)
+        elif value is not None:
+            yield from named_fields(value, f"{prefix}{name}.")

@@ -1,0 +1,112 @@
+"""Cases of the epoch methods: some epochs of training with one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from parity.cases import Special, draw_leaf
+from parity.structures import STRUCTURES, leaf_dtype
+
+STEPS: Final = 2  # of an epoch
+EPOCHS: Final = 8
+LR: Final = 0.05
+
+Tree = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class EpochCase:
+    """Some epochs of training with one method.
+
+    Attributes:
+        structure: name of a tree in ``STRUCTURES``.
+        dtype: of the parameters.
+        algorithm: the optimizer.
+        options: arguments of the method.
+        seed: of parameters and gradients.
+        losses: the mean loss of each epoch.
+        specials: values of gradients put by hand (``step`` counts over all epochs).
+    """
+
+    structure: str
+    dtype: str
+    algorithm: str
+    options: Mapping[str, Any]
+    seed: int
+    losses: tuple[float, ...]
+    specials: tuple[Special, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """The number of epochs."""
+        return len(self.losses)
+
+    def values(self) -> tuple[Tree, list[list[Tree]], Tree]:
+        """Return the parameters, for each epoch and step the gradients, and EVE's target."""
+        leaves = STRUCTURES[self.structure]
+        rng = np.random.default_rng(self.seed)
+        total = self.steps * STEPS
+        columns, target = [], []
+        for number, leaf in enumerate(leaves):
+            drift = rng.normal(size=leaf.shape)
+            kind = leaf_dtype(leaf, self.dtype)
+            column = draw_leaf(rng, "ordinary", total, leaf.shape)
+            for t in range(total):  # mostly one way, so that angles are of every kind
+                sign = -1.0 if t // STEPS % 4 == 3 else 1.0
+                column[t + 1] = column[t + 1] + sign * drift
+            for special in self.specials:
+                if special.leaf == number and column[0].size and special.step < total:
+                    flat = column[special.step + 1].reshape(-1)
+                    flat[special.index % flat.size] = special.value
+            with np.errstate(over="ignore"):
+                columns.append([np.asarray(x, np.float64).astype(kind) for x in column])
+                # On the way of most of the gradients, so that some steps lead to it.
+                target.append(np.asarray(column[0] - 0.9 * np.sign(drift)).astype(kind))
+        grads = [
+            [[c[1 + k * STEPS + i] for c in columns] for i in range(STEPS)]
+            for k in range(self.steps)
+        ]
+        return [c[0] for c in columns], grads, target
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as JSON values, floats as hexadecimal strings."""
+        return {
+            "structure": self.structure,
+            "dtype": self.dtype,
+            "algorithm": self.algorithm,
+            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()},
+            "seed": self.seed,
+            "losses": [x.hex() for x in self.losses],
+            "specials": [[s.step, s.leaf, s.index, s.value.hex()] for s in self.specials],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EpochCase:
+        """Return the case that was written.
+
+        Raises:
+            ValueError: if it is not a case.
+        """
+        try:
+            case = cls(
+                structure=data["structure"],
+                dtype=data["dtype"],
+                algorithm=data["algorithm"],
+                options={
+                    k: tuple(v) if isinstance(v, list) else v for k, v in data["options"].items()
+                },
+                seed=data["seed"],
+                losses=tuple(float.fromhex(x) for x in data["losses"]),
+                specials=tuple(
+                    Special(step, leaf, index, float.fromhex(value))
+                    for step, leaf, index, value in data["specials"]
+                ),
+            )
+            case.values()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"expected a case of an epoch method, found {error!r}") from error
+        return case
