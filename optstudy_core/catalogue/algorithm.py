@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from optstudy_core.arrays.leaves import Leaves, Reduction
 from optstudy_core.arrays.numbers import nearest
-from optstudy_core.arrays.numpy_backend import NumPy
 
 from .hyperparameters import check_value
 
@@ -129,14 +127,10 @@ class Algorithm:
         return True in self._sums
 
     @cached_property
-    def _sums(self) -> set[bool]:
-        watch = _Watch()
-        one = Leaves([np.ones(())], watch)
-        for dialect in self.dialects or [None]:
-            values = self.defaults(dialect)
-            given = dict.fromkeys(self.inputs, one)
-            self.update(self.start(one, values), one, one, **given, **values)
-        return watch.seen
+    def _sums(self) -> frozenset[bool]:
+        from . import trial  # loaded when it is needed: start-up is short
+
+        return trial.sums(self)
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
         """Return the state of a small matrix, to learn the structure from.
@@ -144,9 +138,9 @@ class Algorithm:
         Args:
             hyperparameters: of :meth:`resolve`.
         """
-        # A traced array has no value to compute with; one of NumPy is as little absent.
-        plain = {k: np.ones(()) if hasattr(v, "dtype") else v for k, v in hyperparameters.items()}
-        return self.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
+        from . import trial
+
+        return trial.first_state(self, hyperparameters)
 
     def defaults(self, dialect: str | None = None) -> dict[str, Any]:
         """Return the hyperparameters of a dialect.
@@ -223,14 +217,3 @@ class Algorithm:
         """
         wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
         return self.init(params, **wanted)
-
-
-class _Watch(NumPy):
-    """Remembers whether sums were asked for, of leaves (False) or of all (True)."""
-
-    def __init__(self) -> None:
-        self.seen: set[bool] = set()
-
-    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
-        self.seen.add(whole)
-        return super().reduce(function, trees, whole)

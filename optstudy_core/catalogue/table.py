@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pkgutil
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from types import ModuleType
@@ -29,7 +29,9 @@ class Folder(Mapping[str, T], Generic[T]):
 
     def __init__(self, package: ModuleType, make: Callable[[Any, str], T]) -> None:
         self._package, self._make = package.__name__, make
-        names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+        # Neither pkgutil nor pathlib: each takes as long as all else here.
+        files = sorted(os.listdir(package.__path__[0]))  # noqa: PTH208
+        names = (file.removesuffix(".py") for file in files if file.endswith(".py"))
         self._found: dict[str, T | None] = {x: None for x in names if not x.startswith("_")}
 
     def __getitem__(self, name: str) -> T:
