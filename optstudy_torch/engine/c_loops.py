@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .alike import TORCH
 from .c import FORMS, Loop, head, loop_of, read_numbers
-from .c_sums import TORCH
 from .program import COMPARISONS, LOGICAL
 
 Lines = tuple[tuple[str, ...], ...]

@@ -18,9 +18,10 @@ import torch
 from optstudy_core.arrays.leaves import UNKNOWN, Leaves, Reduction, in_order
 from optstudy_core.arrays.numpy_backend import NumPy
 
+from .alike import Alike, address
 from .c import head, library_of, threads_for
 from .c_loops import BOOL, loop, merged, sum_along
-from .c_sums import IN_C, Alike, address, scalars_of, scalars_of_similar
+from .c_sums import IN_C, scalars_of, scalars_of_similar
 from .kinds import dtype_of_result, kind_of, kind_of_tree, shape_of_first, shape_of_result
 from .threaded_numpy import ThreadedNumPy
 

@@ -10,7 +10,7 @@ import torch
 
 from optstudy_core.arrays.leaves import Leaves
 
-from .c_sums import TORCH, Alike
+from .alike import TORCH, Alike
 from .deferred import Deferred, Joined, Written
 from .kinds import kind_of_tree
 

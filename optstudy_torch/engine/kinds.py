@@ -9,8 +9,8 @@ import numpy as np
 
 from optstudy_core.arrays.leaves import Leaves, Scalars
 
+from .alike import Alike, address
 from .c_loops import BOOL, KINDS
-from .c_sums import Alike, address
 from .program import COMPARISONS, LOGICAL
 
 _ARITHMETIC = frozenset(

@@ -24,9 +24,10 @@ from . import c_kernels, triton_kernels
 from .blockwise import Blockwise
 from .c_sums import scalars_of
 from .errors import NoKernelsError
+from .kernels import Kernels
 from .operations import Operations
 from .program import Program, Sum
-from .stages import Kernels, Stage
+from .stages import Stage
 from .sums import sum_of
 from .units import Unit
 

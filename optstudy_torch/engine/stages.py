@@ -18,12 +18,13 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import rounding
+from .kernels import Kernels, Places
 from .program import INPUT, HostNumber, Line, Program, Sum, Symbol
 from .rounding import NUMPY
 from .threads import BLOCK, HOST, in_threads
@@ -40,42 +41,6 @@ _SCRATCH = 1 << 20
 
 
 _KIND = operator.attrgetter("dtype", "shape")
-
-
-class Kernels(Protocol):
-    """What runs a program on all leaves of a stage at once.
-
-    Attributes:
-        any_dtype: whether parameters are read and written in their own dtype, whatever it is.
-        scalars: for each phase, what computes its scalars.
-        arrays: for each phase, what runs its body on units of one leaf each.
-    """
-
-    any_dtype: bool
-
-    @property
-    def scalars(self) -> Sequence[Callable[[Stage, dict[str, Any]], None]]: ...
-
-    @property
-    def arrays(self) -> Sequence[Callable[[Stage, Sequence[Unit], dict[str, Any], Any], None]]: ...
-
-
-class Places(NamedTuple):
-    """Which numbers of which leaf the instances of a kernel compute.
-
-    Attributes:
-        instances: how many there are.
-        leaf: of each instance, the number of its leaf among those of the kernel.
-        part: of each instance, which part of its leaf it computes.
-        column: of each leaf, its number in the stage.
-        size: of each leaf, how many numbers it has.
-    """
-
-    instances: int
-    leaf: torch.Tensor
-    part: torch.Tensor
-    column: torch.Tensor
-    size: torch.Tensor
 
 
 class Stage:

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import torch
 
 from .errors import NoKernelsError
+from .kernels import Places
 from .program import Body, Phase, Program
-from .stages import Places, Stage
+from .stages import Stage
 from .text import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
 from .units import Unit
 
