@@ -154,7 +154,7 @@ def test_what_was_undone_is_no_direction():
     assert (row["angle"], row["step_size"]) == (0.0, 2.0)
 
 
-@pytest.mark.parametrize("method", ["plain", slow("direction"), "careful_rollback"])
+@pytest.mark.parametrize("method", [slow("plain"), slow("direction"), "careful_rollback"])
 def test_kernels_are_not_transposed_for_a_method_either(own_study, method):
     kernels_are_not_transposed(own_study, method)
 
