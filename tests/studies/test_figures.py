@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from harness import slow
 from trainings import learner_of
 
 from optstudy_core.records import Run
@@ -100,7 +101,8 @@ def test_a_diverging_run_ends_with_figures(tmp_path, capsys, name):
     assert len(list((folder / "figures").glob("*.png"))) >= 5
 
 
-def test_a_run_that_stands_still_ends_with_figures(tmp_path):
+@pytest.mark.parametrize("backend", ["torch", slow("jax")])
+def test_a_run_that_stands_still_ends_with_figures(tmp_path, backend):
     arguments = ["run", "linear_regression", "--algorithm", "sgd", "--epochs", "1", "--lr", "0"]
-    assert main([*arguments, "--backend", "torch", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--backend", backend, "--out", str(tmp_path)]) == 0
     assert len(list(tmp_path.rglob("figures/*.png"))) == 6

@@ -29,6 +29,9 @@ def own_study(tmp_path_factory):
     return load(str(file), seed=7)
 
 
+# Measurements.
+
+
 def test_epochs_by_hand():
     meter = EpochMeter({"w": np.float32([0, 0]), "b": np.array(0, np.float32)})
     first = meter.close([3.0, 1.0], {"w": np.float32([2, 0]), "b": np.array(1, np.float32)})
@@ -56,9 +59,6 @@ def test_epochs_of_a_diverged_run_raise_nothing():
     row = meter.close([np.inf, -np.inf], {"w": np.float32([np.inf, np.nan])})
     assert math.isnan(row["loss"])
     assert math.isnan(row["step_size"])
-
-
-# Measurements.
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,9 @@ def test_pure_methods_leave_the_training_alone(own_study, backend):
             value[...] = 0  # a copy
         used.step(batch)
     assert same_bits(plain.parameters(), used.parameters())
+
+
+# Steps.
 
 
 @pytest.mark.parametrize("algorithm", slow_unless_quick(ALGORITHMS))
