@@ -131,8 +131,8 @@ def paths(figure: Figure, study: Study, learner: Learner, runs: Mapping[str, Run
     figure.suptitle(f"{study.title}: the path with each, over the loss", x=0.01, ha="left")
     points = {label: _path_matrix(study, run) for label, run in runs.items()}
     ends = np.stack([next(iter(points.values()))[0], *_best_end(runs, points)])
-    middle, reach = ends.mean(axis=0), 1.05 * np.ptp(ends, axis=0).max()
-    u, v = (np.linspace(m - reach, m + reach, 2 * study.grid + 1) for m in middle)
+    reach = np.full(2, 1.05 * np.ptp(ends, axis=0).max())
+    u, v = _grid(ends.mean(axis=0), reach, 2 * study.grid + 1)
     examples = study.train if study.landscape is None else study.landscape
     heights = np.array(
         [
@@ -326,8 +326,12 @@ def _window(path: np.ndarray, *, equal: bool, grid: int) -> tuple[np.ndarray, np
     spread = high - low
     spread = np.maximum(spread, (1.0 if equal else 0.25) * spread.max())
     spread = np.where(spread > 0, spread, 1.0)  # a path that stands still
-    middle, reach = (low + high) / 2, 0.65 * spread
-    u, v = (np.linspace(m - r, m + r, grid) for m, r in zip(middle, reach, strict=True))
+    return _grid((low + high) / 2, 0.65 * spread, grid)
+
+
+def _grid(middle: np.ndarray, reach: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of a grid along its two axes."""
+    u, v = (np.linspace(m - r, m + r, points) for m, r in zip(middle, reach, strict=True))
     return u, v
 
 

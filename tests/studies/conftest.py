@@ -1,0 +1,35 @@
+"""The studies, made once, and drawings that cost little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from studies.figures import landscape, look
+from studies.problems.table import load
+from studies.study import Study
+
+
+@pytest.fixture(scope="session")
+def study_of() -> Callable[[str], Study]:
+    """Return a study by its name."""
+    made: dict[str, Study] = {}
+
+    def get(name: str) -> Study:
+        if name not in made:
+            made[name] = load(name, seed=7, events={"allcnn": 8, "ddplus": 4}.get(name))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def cheap_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate losses on coarse grids, and draw one format where a test is to be quick."""
+    grid = landscape._grid
+    monkeypatch.setattr(
+        landscape, "_grid", lambda middle, reach, points: grid(middle, reach, min(points, 21))
+    )
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(look, "FORMATS", ("png",))

@@ -1,0 +1,108 @@
+"""The figures: what they show, and files of every format."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from harness import slow
+from trainings import learner_of
+
+from optstudy_core.records import Run
+from studies import figures, records
+from studies.__main__ import main
+from studies.figures import landscape, look
+from studies.learners import training
+
+pytest.importorskip("torch")
+pytest.importorskip("flax")
+pytest.importorskip("sklearn")
+
+
+def test_files_of_every_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(look, "FORMATS", figures.FORMATS)
+    for folder in ("once", "again"):
+        look.save(tmp_path / folder, "line", lambda figure: figure.subplots().plot([1, 2, 4]))
+    begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert set(figures.FORMATS) == set(begin)
+    for form, first in begin.items():
+        content = (tmp_path / "once" / f"line.{form}").read_bytes()
+        assert content.startswith(first)
+        assert content == (tmp_path / "again" / f"line.{form}").read_bytes()  # no date
+
+
+def test_the_plane_of_two_parameters_is_theirs(study_of, tmp_path):
+    study = study_of("linear_regression")
+    learner = learner_of("torch", study)
+    with Run.create(tmp_path, {}, tensorboard=False) as writer:
+        training.record(study, learner, 2, writer)
+    around = figures.Landscape.around(study, learner, records.read(tmp_path))
+    assert around.exact
+    assert around.labels == ("m", "b")
+    assert around.path[0].tolist() == [float(study.initial["m"]), float(study.initial["b"])]
+    # Row i is v (b), column j is u (m): against the formula, in double.
+    m, b = around.u[5], around.v[11]
+    x, y = (v.astype(np.float64) for v in study.train[:2])
+    expected = ((m * x + b - y) ** 2).sum()
+    assert around.losses[11, 5] == pytest.approx(expected, rel=1e-4)  # float32 sum of 120
+
+
+def test_the_projected_plane_holds_the_path(study_of, tmp_path):
+    study = study_of("digits")
+    learner = learner_of("torch", study)
+    with Run.create(tmp_path, {}, tensorboard=False) as writer:
+        training.record(study, learner, 1, writer)
+    around = figures.Landscape.around(study, learner, records.read(tmp_path))
+    # A path of two points lies on its plane, the last one at the origin.
+    assert around.path[-1].tolist() == [0.0, 0.0]
+    start, end = around.path
+    assert start[1] == pytest.approx(0.0, abs=1e-9)
+    assert end[0] < start[0]
+    row = int(np.argmin(np.abs(around.v)))
+    column = int(np.argmin(np.abs(around.u - start[0])))
+    assert around.losses[row, column] == pytest.approx(around.heights[0], rel=0.05)
+
+
+def test_probabilities_of_huge_outputs():
+    assert figures.softmax(np.float32([[3e38, 0.0]])).tolist() == [[1.0, 0.0]]
+    assert np.isnan(figures.softmax(np.float32([[np.nan, 0.0]]))).all()
+
+
+def test_filter_normalised_directions(study_of):
+    study = study_of("digits")
+    parameters = dict(study.initial)
+    directions = landscape.filter_normalised(study, parameters)
+    assert np.array_equal(directions, landscape.filter_normalised(study, parameters))
+    for direction in directions:
+        part = landscape._unflatten(direction, study.initial)
+        for name, value in parameters.items():
+            if value.ndim == 1:
+                assert not part[name].any()
+            else:  # float32 on the way back
+                lengths = [np.linalg.norm(array, axis=1) for array in (part[name], value)]
+                np.testing.assert_allclose(*lengths, rtol=1e-6)
+    cosine = directions[0] @ directions[1] / np.prod(np.linalg.norm(directions, axis=1))
+    assert abs(cosine) < 0.1  # 2368 random numbers: a standard deviation of 0.02
+
+
+def test_evaluations_count_what_was_asked_before():
+    rows = [{"epoch": e, "method": {"evaluations": 6}} for e in (1, 2, 3)]
+    run = records.Run(pathlib.Path(), {}, rows, None, None, None)
+    assert figures.evaluations(run).tolist() == [1, 8, 15]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear_regression", "digits"])
+def test_a_diverging_run_ends_with_figures(tmp_path, capsys, name):
+    arguments = ["run", name, "--algorithm", "sgd", "--epochs", "3", "--lr", "1e30"]
+    arguments += ["--backend", "torch", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    folder = tmp_path / name / "sgd" / "torch"
+    assert not np.isfinite(records.read(folder).column("loss")).any()
+    assert len(list((folder / "figures").glob("*.png"))) >= 5
+
+
+@pytest.mark.parametrize("backend", ["torch", slow("jax")])
+def test_a_run_that_stands_still_ends_with_figures(tmp_path, backend):
+    arguments = ["run", "linear_regression", "--algorithm", "sgd", "--epochs", "1", "--lr", "0"]
+    assert main([*arguments, "--backend", backend, "--out", str(tmp_path)]) == 0
+    assert len(list(tmp_path.rglob("figures/*.png"))) == 6
