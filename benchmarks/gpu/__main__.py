@@ -76,7 +76,7 @@ def _rounding(arguments: argparse.Namespace) -> Any:
 def _fuzz_torch(arguments: argparse.Namespace, compiled: bool = False) -> Any:
     import functools
 
-    from optstudy_core import formulas
+    from optstudy_core import random_formulas as formulas
     from optstudy_torch._selfcheck import run
 
     count = arguments.formulas

@@ -84,7 +84,7 @@ def _jax(ours: bool) -> Callable[[Operation, Any, Any], np.ndarray]:
 
 def _program(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Return the results of this project's kernel for torch: one rule that computes all."""
-    from optstudy_core import formulas
+    from optstudy_core import random_formulas as formulas
     from optstudy_torch._selfcheck import run
 
     def formula(operation: Operation) -> Any:
