@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import pytest
 import torch
-from harness import inputs_for, slow
 
 import optstudy_core
 import optstudy_jax
@@ -463,19 +462,7 @@ def test_weight_decay_needs_the_parameters(name: str, given: dict[str, Any]) -> 
         own.update(own.init(theta), theta, **given)
 
 
-# What is not refused: see the tests of the adapters for the values.
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", [slow(n) if n == "shampoo" else n for n in sorted(ALGORITHMS)])
-def test_gradients_that_are_not_finite_do_not_raise(name: str, bad: float) -> None:
-    p = torch.nn.Parameter(torch.ones(2))
-    p.grad = torch.full((2,), bad)
-    optstudy_torch.from_core(name)([p]).step(None, **inputs_for(ALGORITHMS[name], [p]))
-    params = jnp.ones(2)
-    tx = in_jax(name)
-    more = inputs_for(ALGORITHMS[name], params)
-    tx.update(jnp.full(2, bad), tx.init(params), params, **more)
+# What is not refused.
 
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from harness import (
     definition,
     draw,
     fields,
+    inputs_for,
     same,
+    slow,
     slow_unless_quick,
     start,
 )
@@ -32,42 +35,52 @@ import optstudy_jax
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_jax import adam, adamw, amsgrad, by_leaf, from_core, sgd
 
-SHAPES = [(), (1,), (0,), (7,), (4, 5)]
+SHAPES = [(), (0,), (4, 5)]
 DTYPES = [np.float32, np.float64, ml_dtypes.bfloat16, np.float16]
 CASES = [
-    ("sgd", {}),
-    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
-    ("sgd", {"momentum": 0.9, "dampening": 0.3, "maximize": True}),
-    ("sgd", {"dialect": "paper", "momentum": 0.9}),
-    ("adam", {}),
-    ("adam", {"dialect": "optax", "eps_root": 1e-12}),
-    ("adamw", {}),
-    ("adamw", {"dialect": "paper", "weight_decay": 1e-3}),
+    slow("sgd", {}),
+    slow("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    slow("sgd", {"momentum": 0.9, "dampening": 0.3, "maximize": True}),
+    slow("sgd", {"dialect": "paper", "momentum": 0.9}),
+    slow("adam", {}),
+    slow("adam", {"dialect": "optax", "eps_root": 1e-12}),
+    slow("adamw", {}),
+    slow("adamw", {"dialect": "paper", "weight_decay": 1e-3}),
     ("amsgrad", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
-    ("amsgrad", {"dialect": "optax"}),
+    slow("amsgrad", {"dialect": "optax"}),
 ]
-ids = pytest.mark.parametrize(
-    ("name", "given"), CASES, ids=[f"{n}-{'-'.join(map(str, g.values()))}" for n, g in CASES]
-)
+"""The quick one has roots, quotients and products; tests/test_every_algorithm has the others."""
+
+
+def _called(value: Any) -> str:
+    return str(value.__name__)
+
+
+def _name(value: Any) -> str:
+    return "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+
+
+settings_of = pytest.mark.parametrize(("name", "given"), CASES, ids=_name)
 
 
 def tree(leaves: list[Any]) -> dict[str, Any]:
     return {f"p{i:02}": jnp.asarray(x) for i, x in enumerate(leaves)}
 
 
-def step_of(tx: Any, **more: Any) -> Any:
+@functools.cache
+def step_of(tx: Any) -> Any:
     """The usual step, update and apply, as one compiled function."""
 
     @jax.jit
     def step(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params, **more)
+        updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     return step
 
 
-def run(tx: Any, params: Any, grads: list[Any], state: Any = None, **more: Any) -> tuple[Any, Any]:
-    step = step_of(tx, **more)
+def run(tx: Any, params: Any, grads: list[Any], state: Any = None) -> tuple[Any, Any]:
+    step = step_of(tx)
     state = tx.init(params) if state is None else state
     for g in grads:
         params, state = step(params, state, g)
@@ -119,11 +132,30 @@ def test_from_core_gives_the_function(name: str) -> None:
     assert isinstance(function(0.1), optax.GradientTransformationExtraArgs)
 
 
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_algorithm_is_traced(name: str) -> None:
+    """Without a compilation, under strict promotion: the state keeps dtypes and weak types."""
+    tx, params = from_core(name)(), {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+
+    def step(params: Any) -> Any:
+        state = tx.init(params)
+        more = inputs_for(ALGORITHMS[name], params)
+        return state, *tx.update(params, state, params, **more)
+
+    with jax.numpy_dtype_promotion("strict"):
+        state, updates, new = jax.eval_shape(step, params)
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), x) for x in (state, new)]
+    assert kinds[0] == kinds[1]
+    assert updates["w"].dtype == jnp.float32
+
+
 # Bits.
 
 
-@ids
-@pytest.mark.parametrize("dtypes", [[np.float32], DTYPES], ids=["float32", "all dtypes"])
+@settings_of
+@pytest.mark.parametrize(
+    "dtypes", [slow([np.float32], id="float32"), pytest.param(DTYPES, id="all dtypes")]
+)
 def test_parameters_and_state_have_the_definitions_bits(name: str, given: Any, dtypes: Any) -> None:
     shapes = SHAPES if len(dtypes) == 1 else [(), (4, 5)]
     begin = [x for d in dtypes for x in start(shapes, dtype=d)]
@@ -147,7 +179,7 @@ def test_float16_of_every_size() -> None:
     assert np.count_nonzero(params["p00"]) >= values.size - 1
 
 
-@ids
+@settings_of
 def test_without_jit(name: str, given: Any) -> None:
     begin, grads = start(SHAPES), draw(SHAPES, 5)
     tx = from_core(name)(0.01, **given)
@@ -163,11 +195,13 @@ def test_without_jit(name: str, given: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 def test_updates_of_small_dtypes(dtype: Any) -> None:
-    begin, grads = start(SHAPES, dtype=dtype), draw(SHAPES, 20, dtype=dtype)
+    shapes = [(4, 5)]
+    begin, grads = start(shapes, dtype=dtype), draw(shapes, 20, dtype=dtype)
     params = tree(begin)
     for step_dtype, wanted in [(None, dtype), ("float32", jnp.float32)]:
         tx = adamw(0.003, step_dtype=step_dtype)
-        updates, state = tx.update(tree(grads[0]), tx.init(params), params)
+        state = tx.init(params)
+        updates, state = jax.eval_shape(tx.update, tree(grads[0]), state, params)
         assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(wanted)}
         assert {x.dtype for x in jax.tree.leaves(state.inner)} == {jnp.dtype(jnp.float32)}
         ends = definition("adamw", begin, grads, {"lr": 0.003}, step_dtype=step_dtype)[0]
@@ -189,12 +223,12 @@ def test_huge_and_tiny_gradients() -> None:
     assert_same(params, definition("adam", begin, grads, {"lr": 0.1})[0])
 
 
-@pytest.mark.parametrize("number", [np.float64, np.float32, int], ids=lambda n: n.__name__)
+@pytest.mark.parametrize("number", [np.float64, slow(np.float32), slow(int)], ids=_called)
 def test_numbers_of_numpy_are_numbers(number: Any) -> None:
     begin, grads = start([(5,)]), draw([(5,)], 4)
     tx = adamw(number(1), weight_decay=number(0))
     # Without decay the parameters are not needed: a number of NumPy is no array.
-    tx.update(tree(grads[0]), tx.init(tree(begin)))
+    jax.eval_shape(tx.update, tree(grads[0]), tx.init(tree(begin)))
     wanted = {"lr": 1.0, "weight_decay": 0.0}
     assert_same(
         run(tx, tree(begin), list(map(tree, grads)))[0],
@@ -208,11 +242,10 @@ def test_numbers_of_numpy_are_numbers(number: Any) -> None:
 @pytest.mark.parametrize(
     "schedule",
     [
-        optax.piecewise_constant_schedule(0.1, {3: 0.5}),
-        lambda count: 0.1 / (1 + count),
-        lambda count: 0.1,
+        pytest.param(optax.piecewise_constant_schedule(0.1, {3: 0.5}), id="piecewise"),
+        slow(lambda count: 0.1 / (1 + count), id="hyperbola"),
+        pytest.param(lambda count: 0.1, id="number"),
     ],
-    ids=["piecewise", "hyperbola", "number"],
 )
 def test_schedules_are_called_with_the_count(schedule: Any) -> None:
     begin, grads = start(SHAPES), draw(SHAPES, 6)
@@ -236,7 +269,7 @@ def test_a_schedule_in_numpy_outside_jit() -> None:
 @pytest.mark.parametrize(
     ("make", "given"),
     [
-        (adamw, {"learning_rate": 0.1}),
+        slow(adamw, {"learning_rate": 0.1}),
         (amsgrad, {"learning_rate": 0.1, "dialect": "optax"}),
         (sgd, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
         (sgd, {"learning_rate": 0.1, "momentum": 0.0}),
@@ -272,11 +305,10 @@ def test_inject_hyperparams_with_a_schedule() -> None:
 @pytest.mark.parametrize(
     "mask",
     [
-        {"a": {"w": True, "b": False}, "c": False},
         {"a": {"w": np.True_, "b": jnp.asarray(False)}, "c": False},
         lambda params: jax.tree.map(lambda x: x.ndim == 2, params),
     ],
-    ids=["tree", "arrays", "function"],
+    ids=["tree", "function"],
 )
 def test_mask(mask: Any) -> None:
     shapes = [(4, 5), (3,), ()]
@@ -308,7 +340,7 @@ def test_a_mask_may_be_a_prefix_of_the_tree() -> None:
         assert updates["c"].tolist() == [-0.5 * everything] * 2
 
 
-# optax's wrappers.
+# optax's wrappers, where tests/test_every_algorithm has them in float32 only, or not.
 
 
 def test_chain_with_clipping() -> None:
@@ -321,30 +353,20 @@ def test_chain_with_clipping() -> None:
     assert_same(params, definition("adamw", begin, wanted, {"lr": 0.1})[0])
 
 
-def test_multi_transform() -> None:
-    begin, grads = start(SHAPES), draw(SHAPES, 6)
-    labels = {f"p{i:02}": "adam" if i % 2 else "sgd" for i in range(len(SHAPES))}
-    tx = optax.multi_transform({"adam": adam(0.1), "sgd": sgd(0.1, momentum=0.9)}, labels)
-    params, _ = run(tx, tree(begin), list(map(tree, grads)))
-    a = definition("adam", begin, grads, {"lr": 0.1})[0]
-    s = definition("sgd", begin, grads, {"lr": 0.1, "momentum": 0.9})[0]
-    assert_same(params, [a[i] if i % 2 else s[i] for i in range(len(SHAPES))])
-
-
 def test_masked() -> None:
     begin, grads = start(SHAPES), draw(SHAPES, 4)
-    mask = {f"p{i:02}": i > 2 for i in range(len(SHAPES))}
+    mask = {f"p{i:02}": i > 0 for i in range(len(SHAPES))}
     tx = optax.chain(
         optax.masked(adamw(0.1), mask),
         optax.masked(optax.set_to_zero(), {k: not v for k, v in mask.items()}),
     )
     params, _ = run(tx, tree(begin), list(map(tree, grads)))
     ends = definition("adamw", begin, grads, {"lr": 0.1})[0]
-    assert_same(params, begin[:3] + ends[3:])
+    assert_same(params, begin[:1] + ends[1:])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
-def test_apply_if_finite(dtype: Any) -> None:
+def test_apply_if_finite() -> None:
+    dtype = ml_dtypes.bfloat16
     begin, grads = start([(5,)], dtype=dtype), draw([(5,)], 6, dtype=dtype)
     grads[2] = [np.full(5, np.inf, dtype)]
     params, _ = run(optax.apply_if_finite(adam(0.1), 3), tree(begin), list(map(tree, grads)))
@@ -352,8 +374,8 @@ def test_apply_if_finite(dtype: Any) -> None:
     assert_same(params, definition("adam", begin, kept, {"lr": 0.1})[0])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
-def test_multi_steps(dtype: Any) -> None:
+def test_multi_steps() -> None:
+    dtype = ml_dtypes.bfloat16
     begin, grads = start([(5,)], dtype=dtype), draw([(5,)], 6, dtype=dtype)
     # Equal gradients, so that the mean of two is exact.
     doubled = [g for g in grads for _ in range(2)]
@@ -615,7 +637,7 @@ def test_empty_trees(empty: Any) -> None:
 
 
 def test_parameters_are_not_needed_where_they_are_not_read() -> None:
-    begin, grads = start(SHAPES), draw(SHAPES, 4)
+    begin, grads = start([(3,)]), draw([(3,)], 2)
     for tx in (adam(0.1), sgd(0.1, momentum=0.9), amsgrad(0.1), adamw(0.1, weight_decay=0.0)):
         with_params = without = tx.init(tree(begin))
         for g in grads:
@@ -733,7 +755,7 @@ def test_shapes_instead_of_parameters_give_the_shapes_of_the_state(name: str) ->
     assert jax.tree.structure(shapes) == jax.tree.structure(tx.init(params))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "dog", *slow_unless_quick(["muon"])])
+@pytest.mark.parametrize("name", ["sgd", "dog", slow("adam"), slow("muon")])
 def test_injected_hyperparameters_leave_out_what_is_absent(name: str) -> None:
     """A default of 0 leaves a term out, which an array of 0 would not."""
     params = tree(start([(2, 3), (4,)]))

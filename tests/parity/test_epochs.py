@@ -53,8 +53,9 @@ COMPILED = pytest.param(
 )
 
 
-# Ten seconds each to compile. Of the first two "direction_careful" is made.
-LONG = ("careful", "direction", "extrapolation")
+# Ten seconds each to compile. Of the first two "direction_careful" is made; in JAX all three
+# others are one line, of which "momentum" and "eve" have the roundings.
+LONG = ("backstep", "careful", "direction", "extrapolation")
 EVERY = [
     slow(method, backend) if method in LONG and backend == "jax-jit" else (method, backend)
     for method in METHODS
@@ -64,7 +65,7 @@ EVERY = [
 
 @pytest.mark.parametrize(("method", "backend"), EVERY)
 def test_same_decisions_and_parameters(method: str, backend: str) -> None:
-    examples = 4 if backend == "jax-jit" else 8  # each is compiled
+    examples = 2 if backend == "jax-jit" else 8  # each is compiled
     report = parity.check(
         f"epoch.{method}", backends=[backend], dtypes=["float32"], examples=examples
     )

@@ -33,34 +33,31 @@ def test_torch_operations_are_identical(name: str) -> None:
     assert report.complete, report.first_difference
 
 
-# Roots of matrices take ten seconds, and half a minute where they are not compiled.
-EVERY = [
-    slow(name, backend) if name == "shampoo" else (name, backend)
-    for name in sorted(ALGORITHMS)
-    for backend in ("numpy", "torch", "torch-compiled", "jax-jit")
-]
-
-
-@pytest.mark.parametrize(("name", "backend"), EVERY)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax-jit"])
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_every_algorithm_is_identical(name: str, backend: str) -> None:
-    if backends.missing(backend, "cpu"):
-        pytest.skip("not run: no compiler")
     examples = 2 if backend == "jax-jit" else 3  # each is compiled
     report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
     assert report.complete, report.first_difference
 
 
+# What the quick tests hold of every algorithm: torch's operations above, and a trace in
+# tests/jax/test_transform; of one of each kind the bits of kernels and of jitted code, in
+# tests/test_every_algorithm.
 @pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax", "jax-jit"])
-@pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS)))
+@pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS), quick={"adam"}))
 def test_every_backend_is_identical(name: str, backend: str) -> None:
-    examples = 2 if backend.startswith("jax") else 6  # of which each is traced
+    # Norms and angles of each structure are compiled, and what is not jitted is traced each time.
+    examples = {"jax": 1, "jax-jit": 2}.get(backend, 6)
     report = parity.check(name, backends=[backend], dtypes=["float32"], examples=examples, steps=40)
     assert report.complete, report.first_difference
     assert report.cases == examples
 
 
+# Small dtypes and float64, jitted: in quick tests those of tests/jax/test_transform.
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-@pytest.mark.parametrize("backend", ["torch", COMPILED, "jax-jit"])
+@pytest.mark.parametrize("backend", ["torch", COMPILED, slow("jax-jit")])
 def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
     examples = 2 if backend == "jax-jit" else 5  # each is compiled
     report = parity.check("adamw", backends=[backend], dtypes=[dtype], examples=examples, steps=30)
@@ -108,7 +105,7 @@ def test_a_users_own_algorithm_is_held_to_the_contract() -> None:
         Algorithm("heavy_ball", init, update),
         backends=["torch", "jax-jit"],
         dtypes=["float32"],
-        examples=4,
+        examples=2,
         steps=20,
     )
     assert report.complete, report.first_difference
