@@ -134,7 +134,10 @@ def dtypes_and_shapes_stay(make: Any, name: str, dialect: str | None) -> None:
 
 
 def _types_stay_in_jax(name: str, dialect: str | None, begin: Any, grads: Any) -> None:
-    """Without a compilation, under strict promotion: dtypes, shapes and weak types."""
+    """Without a compilation, under strict promotion: dtypes, shapes and weak types.
+
+    Rules of rows and columns broadcast rows over columns, which rank promotion would refuse.
+    """
     tx = JaxRun(name, dialect, begin[:0]).tx
 
     def step(params: Any, grads: Any) -> Any:
@@ -142,7 +145,8 @@ def _types_stay_in_jax(name: str, dialect: str | None, begin: Any, grads: Any) -
         updates, new = tx.update(grads, state, params, **inputs_for(RULES[name], params))
         return state, new, updates
 
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    ranks = "allow" if RULES[name].leafwise else "raise"
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion(ranks):
         state, new, updates = jax.eval_shape(step, begin, grads)
     kinds = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), x) for x in (state, new)]
     assert kinds[0] == kinds[1]
