@@ -147,8 +147,8 @@ def test_sums_along_every_axis(
     dtype: Any, scratch: int, monkeypatch: pytest.MonkeyPatch, loops: list[Any]
 ) -> None:
     monkeypatch.setattr(deferred, "_SCRATCH", scratch)
-    lengths = (1, 2, 3, 4, 5, 8, 31, 33, 64, 100, 257)
-    shapes: list[tuple[int, ...]] = [*itertools.product(lengths, (1, 7, 40, 70)), (3, 5, 2, 9)]
+    lengths = (1, 2, 3, 5, 8, 33, 100, 257)
+    shapes: list[tuple[int, ...]] = [*itertools.product(lengths, (1, 7, 70)), (3, 5, 2, 9)]
     for shape in shapes:
         x = [np.nan_to_num(numbers(shape, dtype, i), posinf=3.0, neginf=-7.0) for i in range(3)]
         row = [numbers((*shape[:-1], 1), dtype, i) for i in range(3)]
