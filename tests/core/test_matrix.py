@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from harness import slow
 
 from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
 from optstudy_core.arrays.leaves import Leaves
@@ -19,11 +21,32 @@ from optstudy_jax._rounding import leaving, outside
 from optstudy_torch.engine.eager import Eager
 
 SHAPES = [(3, 5, 4), (1, 1, 1), (40, 300, 17), (4, 0, 3), (0, 3, 2), (2, 3, 0)]
-SIZES = [1, 2, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6, 7, 24))]
+QUICK = [(1, np.float64), (2, np.float32), (5, np.float64)]  # JAX compiles each for seconds
+OTHERS = [(n, np.float32) for n in (1, 3, 5, 6, 7, 24)]
+OTHERS += [(n, np.float64) for n in (2, 3, 6, 7, 24)]
+each_size = pytest.mark.parametrize(("n", "dtype"), [*QUICK, *(slow(*x) for x in OTHERS)])
 
 
 def in_numpy(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
     return np.asarray(function(*(Leaves([x], NumPy()) for x in arrays)).values[0])
+
+
+@functools.cache
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays of JAX, which is compiled once for each shape."""
+
+    def run(*own: Any) -> Any:
+        return leaving(function(*(Leaves([outside(x, x.dtype)], JAX()) for x in own)).values[0])
+
+    return jax.jit(run)
+
+
+def square_root(x: Any) -> Any:
+    return inverse_root(x, 2)
+
+
+def fourth_root(x: Any) -> Any:
+    return inverse_root(x, 4)
 
 
 def everywhere(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
@@ -31,12 +54,7 @@ def everywhere(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
     wanted = in_numpy(function, *arrays)
     in_torch = function(*(Leaves([torch.tensor(x)], Eager()) for x in arrays)).values[0].numpy()
     with jax.enable_x64(True):
-
-        @jax.jit
-        def run(*own: Any) -> Any:
-            return leaving(function(*(Leaves([outside(x, x.dtype)], JAX()) for x in own)).values[0])
-
-        in_jax = np.asarray(run(*arrays))
+        in_jax = np.asarray(jitted(function)(*arrays))
     for found in (in_torch, in_jax):
         assert found.dtype == wanted.dtype
         assert np.array_equal(found, wanted, equal_nan=True)
@@ -88,27 +106,25 @@ def test_numbers_near_the_ends_of_the_range() -> None:
     assert everywhere(matmul, np.array([[1e30, 1.0]]), np.array([[0.0], [1.0]])) == 0
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("order", [2, 4])
-@pytest.mark.parametrize("n", SIZES)
-def test_inverse_roots(n: int, order: int, dtype: Any) -> None:
+@pytest.mark.parametrize(("order", "root"), [(2, square_root), (4, fourth_root)])
+@each_size
+def test_inverse_roots(n: int, dtype: Any, order: int, root: Any) -> None:
     a = symmetric(np.random.default_rng(n), n, dtype)
     w, q = np.linalg.eigh(a.astype(np.float64))
     wanted = (q * w ** (-1 / order)) @ q.T
-    found = everywhere(lambda x: inverse_root(x, order), a)
+    found = everywhere(root, a)
     # Rounded to float32; in float64 the condition of 1e3 costs three digits.
     assert abs(found - wanted).max() <= {np.float32: 2e-7, np.float64: 1e-12}[dtype]
 
 
 def test_a_root_of_nan_is_nan_and_comes_to_an_end() -> None:
-    a = np.eye(3)
+    a = np.eye(5)
     a[0, 1] = np.nan
-    for function in (lambda x: inverse_root(x, 2), eigenvectors, orthonormal):
+    for function in (square_root, eigenvectors, orthonormal):
         assert np.isnan(everywhere(function, a)).any()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", SIZES)
+@each_size
 def test_eigenvectors(n: int, dtype: Any) -> None:
     a = symmetric(np.random.default_rng(n), n, dtype)
     v = everywhere(eigenvectors, a).astype(np.float64)
@@ -121,14 +137,13 @@ def test_eigenvectors(n: int, dtype: Any) -> None:
 
 def test_eigenvectors_of_few_values() -> None:
     """A unit matrix, zeros, and one of rank 1: nothing to turn, or ties."""
-    for a in (np.eye(4), np.zeros((3, 3)), np.ones((5, 5))):
+    for a in (np.eye(5), np.zeros((5, 5)), np.ones((5, 5))):
         v = everywhere(eigenvectors, a)
         assert abs(v.T @ v - np.eye(len(a))).max() <= 1e-14
         assert abs(a @ v - v * np.diag(v.T @ a @ v)).max() <= 1e-14
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", SIZES)
+@each_size
 def test_an_orthonormal_basis_is_that_of_qr(n: int, dtype: Any) -> None:
     a = np.asarray(np.random.default_rng(n).normal(size=(n, n)), dtype)
     q = everywhere(orthonormal, a).astype(np.float64)
@@ -151,7 +166,7 @@ def test_bare_arrays_are_measured_on_the_host() -> None:
     a = symmetric(np.random.default_rng(0), 4, np.float64)
     for convert in (np.asarray, torch.tensor):
         own = convert(a)
-        for function in (eigenvectors, orthonormal, lambda x: inverse_root(x, 2)):
+        for function in (eigenvectors, orthonormal, square_root):
             found = function(own)
             assert type(found) is type(own)
             assert np.array_equal(np.asarray(found), in_numpy(function, a))

@@ -20,7 +20,7 @@ import golden_bits
 import mutants
 import numpy as np
 import pytest
-from harness import slow, slow_unless_quick
+from harness import slow_unless_quick
 
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core import random_formulas as formulas
@@ -29,8 +29,12 @@ from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.parts import bias_correction
 
-FAST = 8  # mutants of an algorithm that the fast tests try
-SHARED = 4  # mutants of a module that every algorithm runs on: each takes seconds
+# What `make test` tries: some mutants of an algorithm of each kind and of a wrapper, and of what
+# algorithms share. `make test-all` tries every mutant.
+QUICK = ("sgd", "lamb", "sm3", "polyak_sgd", "lookahead")
+SHARED = ("namespace", "bias_correction", "mean_age", "momentum_schedule", "power")
+SHARED += ("schedule_free", "terms", "trust_ratio")
+SOME, FEW = 4, 2  # of each of them
 
 # (module, function, before, after): why it is the same function.
 ONLY_THE_SHAPE = "of the argument of zeros_like only the shape and the dtype count"
@@ -1297,11 +1301,9 @@ def report(left: list[mutants.Mutant]) -> str:
 
 
 each_module = pytest.mark.parametrize("name", mutants.with_mutants())
-MATRICES_OF = ("muon", "shampoo", "soap")  # seconds for each mutant
-ALL_RUN_ON = ("namespace", "bias_correction", "power", "terms")  # every check sees them
 
 
-@pytest.mark.parametrize("name", slow_unless_quick(mutants.with_mutants(), {"sgd", "madgrad"}))
+@pytest.mark.parametrize("name", slow_unless_quick(mutants.with_mutants(), {"sgd"}))
 def test_the_original_survives(name):
     """So a mutant is caught for what was changed in it."""
     code = mutants.unchanged(name)
@@ -1309,14 +1311,10 @@ def test_the_original_survives(name):
     assert mutants.Checks(name, CONTRACTS).catching(same) is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [slow(n) if n in (*MATRICES_OF, *ALL_RUN_ON) else n for n in mutants.with_mutants()],
-)
+@pytest.mark.parametrize("name", [*QUICK, *SHARED])
 def test_mutants_are_caught(name):
     checks = mutants.Checks(name, CONTRACTS)
-    most = FAST if name in golden_bits.ALGORITHMS else SHARED
-    assert not report(survivors(name, checks, most))
+    assert not report(survivors(name, checks, SOME if name in QUICK else FEW))
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ bits, with the checks that execute the changed line.
 from __future__ import annotations
 
 import ast
-import itertools
 import math
 import sys
 import time
@@ -881,20 +880,30 @@ def disagreement(mutant: Mutant, among: Iterable[str]) -> str | None:
 _Case = tuple[golden_bits.Setting, tuple[Leaves, list[Leaves]], golden_bits.Trajectory]
 
 
-@cache
-def _on_special_values(module: str, name: str, dialect: str | None) -> list[_Case]:
-    """Return what an algorithm computes as it is.
+def _on_special_values(module: str, name: str, dialect: str | None) -> Iterator[_Case]:
+    """Yield what an algorithm computes as it is."""
+    for number in range(len(_settings(module, name, dialect))):
+        for dtype in golden_bits.DTYPES:
+            yield _case(module, name, dialect, number, dtype)
 
-    Loaded as a mutant is, it finds the same products and roots remembered.
-    """
-    original = loaded(module, unchanged(module)).algorithms[name]
-    found = []
-    settings = enumerate(golden_bits.settings(original, dialect)[0])
-    for (number, setting), dtype in itertools.product(settings, golden_bits.DTYPES):
-        setting = setting._replace(dtype=dtype)
-        values = _special(np.random.default_rng(number), dtype)
-        found.append((setting, values, golden_bits.trajectory(original, dialect, setting, values)))
-    return found
+
+@cache
+def _original(module: str, name: str) -> Algorithm:
+    """Return an algorithm loaded as a mutant is: it finds the same products remembered."""
+    return loaded(module, unchanged(module)).algorithms[name]
+
+
+@cache
+def _settings(module: str, name: str, dialect: str | None) -> list[golden_bits.Setting]:
+    return golden_bits.settings(_original(module, name), dialect)[0]
+
+
+@cache
+def _case(module: str, name: str, dialect: str | None, number: int, dtype: str) -> _Case:
+    setting = _settings(module, name, dialect)[number]._replace(dtype=dtype)
+    values = _special(np.random.default_rng(number), dtype)
+    wanted = golden_bits.trajectory(_original(module, name), dialect, setting, values)
+    return setting, values, wanted
 
 
 def _special(rng: np.random.Generator, dtype: str) -> tuple[Leaves, list[Leaves]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -24,8 +25,13 @@ def entries(seed: int, *shape: int) -> np.ndarray:
 
 
 def on_processes(worker: Any, processes: int, folder: Path) -> None:
-    torch.multiprocessing.spawn(
-        _joined, (worker, processes, str(folder / "store")), nprocs=processes
+    # All are forked from one process, which has imported for seconds what each of them needs.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch.distributed.fsdp"])
+    torch.multiprocessing.start_processes(
+        _joined,
+        (worker, processes, str(folder / "store")),
+        nprocs=processes,
+        start_method="forkserver",
     )
 
 

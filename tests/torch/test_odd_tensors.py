@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from harness import slow
 
 from optstudy_core import ALGORITHMS
 from optstudy_torch import AdamW, from_core, geometry
+
+OF_EVERY_KIND = ("adam", "lamb", "adafactor", "sophia", "polyak_sgd")
 
 KINDS = (
     (None, "sgd"),
     (None, "adam"),
     (None, "muon"),
-    (True, "muon"),
+    slow(True, "muon"),
     (True, "adafactor"),
-    *((False, name) for name in ALGORITHMS),
+    *((False, name) if name in OF_EVERY_KIND else slow(False, name) for name in ALGORITHMS),
 )
 """How, and with which algorithm."""
 

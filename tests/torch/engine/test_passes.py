@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import same
+from harness import same, slow
 
 import optstudy_torch
 from optstudy_core import Algorithm, geometry, sgd
@@ -79,13 +79,20 @@ def test_every_sum(name: str, dtype: torch.dtype, passes: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", SUMS)
-@pytest.mark.parametrize("value", [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, 3e38])
+@pytest.mark.parametrize(
+    "value", [-0.0, np.nan, -np.inf, 1e-45, 3e38, slow(0.0), slow(-np.nan), slow(np.inf)]
+)
 def test_values(name: str, value: float, passes: list[Any]) -> None:
     for dtype, where in itertools.product([torch.float32, torch.float64], [0, 2]):
         u, v = vectors(dtype)
         u[where][-1] = value
         assert_the_same(name, u, v)
         assert_the_same(name, [torch.full_like(x, value) for x in u], v)
+    assert passes
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_values_of_every_size(name: str, passes: list[Any]) -> None:
     u, v = vectors(torch.float64, decades=300)
     assert_the_same(name, u, v)
     assert passes
