@@ -13,7 +13,7 @@ from optstudy_core import Algorithm
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._states import WORKING_DTYPE, Layout, flatten, is_static, started
-from .engine.machines import Machine
+from .engine.dispatch import Machine
 from .engine.program import NotTraceableError, Program
 from .engine.stages import Stage
 

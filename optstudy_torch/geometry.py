@@ -18,7 +18,7 @@ import torch
 
 from optstudy_core.arrays import geometry as core
 
-from .engine.sums import sum_of
+from .engine.exact_sums import sum_of
 
 
 def total(u: Any, *, exact: bool = True) -> torch.Tensor:

@@ -50,9 +50,9 @@ def two_threads() -> Iterator[None]:
 def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
     from optstudy_torch import _as_written, _plans
-    from optstudy_torch.engine import machines, stages
+    from optstudy_torch.engine import dispatch, stages
 
-    monkeypatch.setattr(machines, "KERNELS", {})
+    monkeypatch.setattr(dispatch, "KERNELS", {})
     monkeypatch.setattr(stages, "HOST", "")
     monkeypatch.setattr(_as_written, "HOST", "")
     monkeypatch.setattr(_plans, "_MACHINES", {})
@@ -61,10 +61,10 @@ def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["kernels", "operations"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers run kernels, where there is a compiler, and then NumPy's operations."""
-    from optstudy_torch.engine import machines
+    from optstudy_torch.engine import dispatch
 
     if request.param == "operations":
-        monkeypatch.setattr(machines, "KERNELS", {})
+        monkeypatch.setattr(dispatch, "KERNELS", {})
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ from optstudy_core.arrays.leaves import UNKNOWN, Leaves, Reduction, in_order
 from optstudy_core.arrays.numpy_backend import NumPy
 
 from .alike import Alike, address
-from .c import head, library_of, threads_for
-from .c_loops import BOOL, loop, merged, sum_along
-from .c_sums import IN_C, scalars_of, scalars_of_similar
-from .kinds import dtype_of_result, kind_of, kind_of_tree, shape_of_first, shape_of_result
+from .c_compiler import library_of, threads_for
+from .c_source import head
+from .exact_sums_in_c import IN_C, scalars_of, scalars_of_similar
+from .loops_in_c import BOOL, loop, merged, sum_along
 from .threaded_numpy import ThreadedNumPy
+from .trees import dtype_of_result, kind_of, kind_of_tree, shape_of_first, shape_of_result
 
 FEW = 1 << 13
 """Numbers that NumPy computes in less time than it takes to write the operation down."""

@@ -10,7 +10,7 @@ import torch
 from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
 
 from . import rounding
-from .sums import sum_of
+from .exact_sums import sum_of
 
 
 class Eager(Backend):

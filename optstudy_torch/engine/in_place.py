@@ -12,7 +12,7 @@ from optstudy_core.arrays.leaves import Leaves
 
 from .alike import TORCH, Alike
 from .deferred import Deferred, Joined, Written
-from .kinds import kind_of_tree
+from .trees import kind_of_tree
 
 
 def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from . import rounding
 from .program import Body, HostNumber, Line, Symbol
+from .source import rows
 from .stages import Stage
-from .text import rows
 from .units import Unit
 
 

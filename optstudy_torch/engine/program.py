@@ -10,7 +10,7 @@ for all of them.
 
     phase 0: scalars, arrays that are summed; sums; phase 1: scalars, …; the new state and the step
 
-:mod:`optstudy_torch.engine.machines` runs a program: in blocks, or compiled to kernels.
+:mod:`optstudy_torch.engine.dispatch` runs a program: in blocks, or compiled to kernels.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def missing(name: str, device: str) -> str | None:
 
 def compiler() -> str | None:
     """Return the command of the C compiler that makes torch's kernels, if there is one."""
-    from optstudy_torch.engine.text import compiler as found
+    from optstudy_torch.engine.c_compiler import compiler as found
 
     return found()
 

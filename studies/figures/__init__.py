@@ -20,8 +20,8 @@ from studies.study import Study
 from .comparison import draw_comparison, evaluations
 from .epochs import epoch_steps, layers, overview, parting, training_loss
 from .landscape import Landscape, is_plane, path_on_contours, paths, surface
-from .look import FORMATS, FRAMEWORKS, ROW, save, title
 from .predictions import class_probabilities, fitted_lines, softmax
+from .style import FORMATS, FRAMEWORKS, ROW, save, title
 
 __all__ = [
     "FORMATS",

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from studies.records import Run
 from studies.study import Study
 
-from .look import (
+from .style import (
     ABOVE,
     BELOW,
     BLUE,

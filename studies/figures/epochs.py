@@ -15,7 +15,7 @@ from studies.pairs import Twins
 from studies.records import Run
 from studies.study import Study
 
-from .look import (
+from .style import (
     ABOVE,
     ANGLES,
     BELOW,

@@ -16,7 +16,7 @@ from studies.learners.training import Learner
 from studies.records import Run
 from studies.study import Parameters, Study, stream
 
-from .look import HALO, VERMILION, heading_of
+from .style import HALO, VERMILION, heading_of
 
 # A path that climbs above this many times its first loss has left what one wants to see.
 _CLIMB: Final = 1e2

@@ -16,7 +16,7 @@ from studies.learners.training import Learner
 from studies.records import Run
 from studies.study import Batch, Parameters, Study
 
-from .look import GREY, VERMILION, heading_of
+from .style import GREY, VERMILION, heading_of
 
 
 def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> None:

@@ -49,7 +49,7 @@ CASES = [
     ("amsgrad", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     slow("amsgrad", {"dialect": "optax"}),
 ]
-"""The quick one has roots, quotients and products; tests/test_every_algorithm has the others."""
+"""The quick one has roots, quotients and products; tests/test_every_property has the others."""
 
 
 def _called(value: Any) -> str:
@@ -340,7 +340,7 @@ def test_a_mask_may_be_a_prefix_of_the_tree() -> None:
         assert updates["c"].tolist() == [-0.5 * everything] * 2
 
 
-# optax's wrappers, where tests/test_every_algorithm has them in float32 only, or not.
+# optax's wrappers, where tests/test_every_property has them in float32 only, or not.
 
 
 def test_chain_with_clipping() -> None:

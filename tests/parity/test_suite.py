@@ -44,7 +44,7 @@ def test_every_algorithm_is_identical(name: str, backend: str) -> None:
 
 # What the quick tests hold of every algorithm: torch's operations above, and a trace in
 # tests/jax/test_transform; of one of each kind the bits of kernels and of jitted code, in
-# tests/test_every_algorithm.
+# tests/test_every_property.
 @pytest.mark.parametrize("backend", ["numpy", "torch", COMPILED, "jax", "jax-jit"])
 @pytest.mark.parametrize("name", slow_unless_quick(sorted(ALGORITHMS), quick={"adam"}))
 def test_every_backend_is_identical(name: str, backend: str) -> None:

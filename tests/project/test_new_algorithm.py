@@ -74,6 +74,6 @@ def test_the_example_of_the_guide_becomes_an_algorithm(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ALGORITHMS) + 1} algorithms" in (tmp_path / "README.md").read_text()
     assert "\n| heavy_ball | paper |" in (tmp_path / "docs" / "conformance.md").read_text()
-    tests = ["tests/core", "tests/test_every_algorithm.py", "tests/parity/test_conformance.py"]
+    tests = ["tests/core", "tests/test_every_property.py", "tests/parity/test_conformance.py"]
     done = run("pytest", "-q", "-k", "heavy_ball", "-m", "slow or not slow", *tests)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -15,7 +15,7 @@ from harness import definition, draw, same, start, to_numpy, to_torch
 
 from optstudy_core import ALGORITHMS
 from optstudy_torch import _as_written, from_core
-from optstudy_torch.engine import machines, stages, triton_kernels
+from optstudy_torch.engine import dispatch, kernels_in_triton, stages
 
 SHAPES = [(), (1500,), (3,), (0,), (4, 5), (1,)]
 STEPS = 3
@@ -53,7 +53,7 @@ def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: An
 def main() -> None:
     """Try the algorithms that are named, or all."""
     stages.HOST = _as_written.HOST = ""
-    machines.KERNELS = {"cpu": triton_kernels.Kernels}
+    dispatch.KERNELS = {"cpu": kernels_in_triton.Kernels}
     names = sys.argv[1:] or [n for n, a in ALGORITHMS.items() if not a.leafwise]
     wrong = []
     for name in names:

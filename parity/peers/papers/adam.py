@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ._loop import State, pair
 from .gradient import optimistic
-from .loop import State, pair
 
 
 def moments(s: State, g: Any, b1: float = 0.9, b2: float = 0.999) -> tuple[Any, Any]:

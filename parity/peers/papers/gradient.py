@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .loop import State, pair
+from ._loop import State, pair
 
 
 def _momentum(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 
 from parity.pairs import core
 
+from ._loop import State, pair
 from .adam import adam
-from .loop import State, pair
 
 
 def _adafactor(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ._loop import State, pair
 from .adam import adam, moments
-from .loop import State, pair
 
 
 def _cautious(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:

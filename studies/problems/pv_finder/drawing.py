@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studies.figures.look import BLUE, GREEN, VERMILION, heading_of
 from studies.figures.predictions import at_epochs, shown
+from studies.figures.style import BLUE, GREEN, VERMILION, heading_of
 from studies.learners.training import Learner
 from studies.records import Run
 from studies.study import Study

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from optstudy_torch.engine import c as in_c
+from optstudy_torch.engine import c_compiler
 from optstudy_torch.engine import cache as kernel_cache
 
 pytestmark = [
-    pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler"),
+    pytest.mark.skipif(c_compiler.compiler() is None, reason="not run: no compiler"),
     pytest.mark.skipif(not hasattr(os, "geteuid"), reason="not run: no owners of files"),
 ]
 
@@ -54,15 +54,15 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was compiled since the test began."""
     made: list[str] = []
-    compile_ = in_c._compiled
+    compile_ = c_compiler._compiled
     monkeypatch.setattr(
-        in_c, "_compiled", lambda text, *rest: made.append(text) or compile_(text, *rest)
+        c_compiler, "_compiled", lambda text, *rest: made.append(text) or compile_(text, *rest)
     )
     return made
 
 
 def seven(text: str = TEXT) -> int:
-    return in_c.library_of(text).seven()
+    return c_compiler.library_of(text).seven()
 
 
 def kept(tmp_path: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def planted(mark: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "x.c"), Path(folder, "x.so")
         source.write_text(CONSTRUCTOR.format(mark))
-        command = f"{in_c.compiler()} -shared -fPIC {source} -o {library}"
+        command = f"{c_compiler.compiler()} -shared -fPIC {source} -o {library}"
         subprocess.run(command, shell=True, check=True)
         return library.read_bytes()
 
@@ -397,7 +397,7 @@ def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(in_c.NoKernelsError):
+    with pytest.raises(c_compiler.NoKernelsError):
         seven()
 
 
@@ -405,7 +405,7 @@ def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_command_with_spaces_and_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    command = shlex.split(in_c.compiler() or "")[0]
+    command = shlex.split(c_compiler.compiler() or "")[0]
     script = tmp_path / folder / "cc"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/given"\nexec {command} "$@"\n')
@@ -449,7 +449,11 @@ def test_a_process_that_is_killed_while_it_compiles(tmp_path: Path) -> None:
     script.write_text(f'#!/bin/sh\ntouch "{tmp_path}/begun"\nsleep 60\n')
     script.chmod(0o755)
     one = subprocess.Popen(
-        [sys.executable, "-c", f"from optstudy_torch.engine import c; c.library_of({TEXT!r})"],
+        [
+            sys.executable,
+            "-c",
+            f"from optstudy_torch.engine import c_compiler; c_compiler.library_of({TEXT!r})",
+        ],
         env=os.environ | {"TMPDIR": str(tmp_path / "own"), "CC": str(script)},
         start_new_session=True,
     )

@@ -16,10 +16,9 @@ from harness import Pair, definition, delayed, draw, same, start, to_numpy, to_t
 
 from optstudy_core import Algorithm
 from optstudy_torch import SGD, AdamW, AMSGrad, _plans, from_core
-from optstudy_torch.engine import c as in_c
-from optstudy_torch.engine import c_kernels, text
+from optstudy_torch.engine import c_compiler, kernels_in_c
 
-pytestmark = pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler")
+pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="not run: no compiler")
 
 SHAPES = [(), (1,), (0,), (2,), (4, 5), (3, 5, 7), (1000,)]
 ADAMW = {"lr": 0.1, "betas": (0.8, 0.99), "weight_decay": 0.01}
@@ -30,8 +29,8 @@ CORE = {"lr": 0.1, "b1": 0.8, "b2": 0.99, "weight_decay": 0.01}
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return a function that counts the libraries made since the test began."""
     made: list[Any] = []
-    make = c_kernels.library_of
-    monkeypatch.setattr(c_kernels, "library_of", lambda text: made.append(text) or make(text))
+    make = kernels_in_c.library_of
+    monkeypatch.setattr(kernels_in_c, "library_of", lambda text: made.append(text) or make(text))
     return lambda: len(made)
 
 
@@ -203,7 +202,7 @@ def test_kernels_are_the_default() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_cut_leaves_anywhere(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(c_kernels, "BLOCK", 7)
+    monkeypatch.setattr(kernels_in_c, "BLOCK", 7)
     shapes = [(5,), (0,), (23, 3), (), (1,), (7,), (200,), (0, 3), (13,)]
     begin, grads = start(shapes), draw(shapes, 3)
     params = parameters(begin)
@@ -219,7 +218,7 @@ def test_threads_cut_leaves_anywhere(threads: int, monkeypatch: pytest.MonkeyPat
 def test_every_thread_flushes_subnormal_numbers_if_the_callers_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(c_kernels, "BLOCK", 8)
+    monkeypatch.setattr(kernels_in_c, "BLOCK", 8)
     torch.ones(1_000_000).add_(1)  # starts the threads, which do not flush
     ends = []
     for compiled in (True, False):
@@ -265,7 +264,7 @@ def test_without_a_compiler(
 ) -> None:
     if command is None:
         monkeypatch.delenv("CC", raising=False)
-        monkeypatch.setattr(text.shutil, "which", lambda _: None)
+        monkeypatch.setattr(c_compiler.shutil, "which", lambda _: None)
     else:
         monkeypatch.setenv("CC", command)
     assert not is_compiled(step())  # the same bits, by NumPy
@@ -283,7 +282,7 @@ def test_without_a_compiler(
 
 @pytest.mark.usefixtures("fresh")
 def test_flags_in_the_command_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = in_c.compiler()
+    command = c_compiler.compiler()
     assert command is not None
     monkeypatch.setenv("CC", f"{command} -ffast-math -march=native")
     begin, grads = start(SHAPES), draw(SHAPES, 6)
@@ -328,7 +327,7 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(_plans, "_MACHINES", {})
     assert is_compiled(step(compile=True))
-    monkeypatch.setattr(in_c.cache, "own_folder", lambda: fresh / "file")
+    monkeypatch.setattr(c_compiler.cache, "own_folder", lambda: fresh / "file")
     monkeypatch.setattr(_plans, "_MACHINES", {})
     assert not is_compiled(step())
 

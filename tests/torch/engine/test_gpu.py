@@ -15,9 +15,9 @@ from harness import ROOT, slow_unless_quick
 from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.leaves import Leaves, Step, Trees
 from optstudy_torch import from_core
-from optstudy_torch.engine import triton_kernels
+from optstudy_torch.engine import kernels_in_triton
 from optstudy_torch.engine.eager import Eager
-from optstudy_torch.engine.text import rows
+from optstudy_torch.engine.source import rows
 
 HERE = ROOT / "tests" / "support"
 
@@ -107,16 +107,16 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
         source = ASTSource(
             fn=kernel,
             signature=signature | {"BLOCK": "constexpr"},
-            constexprs={"BLOCK": triton_kernels.BLOCK},
+            constexprs={"BLOCK": kernels_in_triton.BLOCK},
             attrs=attributes,
         )
-        options = {"enable_fp_fusion": fusion, "num_warps": triton_kernels._WARPS}
+        options = {"enable_fp_fusion": fusion, "num_warps": kernels_in_triton._WARPS}
         made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
         text: str = made.asm["ptx"]
         return text
 
     texts = []
-    kernels = triton_kernels.Kernels(program, working)
+    kernels = kernels_in_triton.Kernels(program, working)
     for arrays in kernels.arrays:
         own_dtypes = {"p": dtype, "g": dtype}
         dtypes = [own_dtypes.get(row, working) for row in rows(arrays._body, True)]

@@ -12,8 +12,7 @@ from optstudy_core import ALGORITHMS, namespace
 from optstudy_core.arrays import axes, numpy_backend, reductions
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_torch.engine import c as in_c
-from optstudy_torch.engine import threaded_numpy
+from optstudy_torch.engine import c_compiler, threaded_numpy
 from optstudy_torch.engine.deferred import Loops
 from optstudy_torch.engine.threaded_numpy import ThreadedNumPy
 from optstudy_torch.engine.threads import in_threads
@@ -26,7 +25,7 @@ BACKENDS = ThreadedNumPy(), Loops(), Loops(few=0)
 @pytest.fixture(autouse=True)
 def _small_blocks(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and leaves that are cut into many parts."""
-    for module in in_c, threaded_numpy:
+    for module in c_compiler, threaded_numpy:
         monkeypatch.setattr(module, "BLOCK", 500)
     monkeypatch.setattr(numpy_backend, "_TOGETHER", 4000)
 

@@ -18,12 +18,11 @@ from optstudy_core.arrays import axes, reductions
 from optstudy_core.arrays.leafwise import shapewise
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_torch.engine import c as in_c
-from optstudy_torch.engine import c_loops, c_sums, deferred
+from optstudy_torch.engine import c_compiler, deferred, exact_sums_in_c, loops_in_c
 from optstudy_torch.engine.deferred import Deferred, Loops
 from optstudy_torch.engine.errors import NoKernelsError
 
-pytestmark = pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler")
+pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="not run: no compiler")
 
 DTYPES = [np.float32, np.float64]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.3, -7.5, 1e-3, 3e4, 1e30, -1e-30, np.inf, -np.inf, np.nan]
@@ -33,7 +32,7 @@ LOOPS = Loops(few=0)
 @pytest.fixture(autouse=True)
 def _parts(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and few numbers for each."""
-    monkeypatch.setattr(in_c, "BLOCK", 100)
+    monkeypatch.setattr(c_compiler, "BLOCK", 100)
 
 
 @pytest.fixture
@@ -257,17 +256,22 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(text: str) -> Any:
         raise NoKernelsError("there is no C compiler")
 
-    for module in in_c, deferred:
+    for module in c_compiler, deferred:
         monkeypatch.setattr(module, "library_of", refused)
-    for made in c_loops.loop, c_loops.sum_along, c_sums._made, deferred.need_compiler:
+    for made in (
+        loops_in_c.loop,
+        loops_in_c.sum_along,
+        exact_sums_in_c._made,
+        deferred.need_compiler,
+    ):
         made.cache_clear()
-    monkeypatch.setattr(c_sums, "_made", c_sums._made.__wrapped__)
+    monkeypatch.setattr(exact_sums_in_c, "_made", exact_sums_in_c._made.__wrapped__)
 
 
 @pytest.fixture(autouse=True)
 def _forget_what_could_not_be_made() -> Any:
     yield
-    for made in c_loops.loop, c_loops.sum_along:
+    for made in loops_in_c.loop, loops_in_c.sum_along:
         made.cache_clear()
 
 

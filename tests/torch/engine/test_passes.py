@@ -16,12 +16,11 @@ from optstudy_core.arrays import reductions
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.arrays.passes import HOST
-from optstudy_torch.engine import c as in_c
-from optstudy_torch.engine import c_kernels, c_sums, machines
+from optstudy_torch.engine import c_compiler, dispatch, exact_sums_in_c, kernels_in_c
 from optstudy_torch.engine.deferred import HOST_ARRAYS
-from optstudy_torch.engine.sums import OPERATIONS, sum_of
+from optstudy_torch.engine.exact_sums import OPERATIONS, sum_of
 
-pytestmark = pytest.mark.skipif(in_c.compiler() is None, reason="not run: no compiler")
+pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="not run: no compiler")
 
 SUMS = {
     "total": (geometry.vector_total, 1),
@@ -36,16 +35,16 @@ SIZES = (1, 3, 7000, 64, 1)
 @pytest.fixture(autouse=True)
 def _always_in_c(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, short parts, and C for whatever there is."""
-    monkeypatch.setattr(in_c, "BLOCK", 100)
-    monkeypatch.setattr(c_sums, "_FEW", 0)
+    monkeypatch.setattr(c_compiler, "BLOCK", 100)
+    monkeypatch.setattr(exact_sums_in_c, "_FEW", 0)
 
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was passed over in C."""
     found: list[Any] = []
-    run = c_sums._run
-    monkeypatch.setattr(c_sums, "_run", lambda *a: found.append(a) or run(*a))
+    run = exact_sums_in_c._run
+    monkeypatch.setattr(exact_sums_in_c, "_run", lambda *a: found.append(a) or run(*a))
     return found
 
 
@@ -103,14 +102,14 @@ def test_dtypes_and_layouts_side_by_side(
     name: str, passes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dtypes: set[Any] = set()
-    tables = c_sums._tables
+    tables = exact_sums_in_c._tables
 
     def noted(vectors: Any) -> Any:
         found = tables(vectors)
         dtypes.update(own for own, *_ in found or ())
         return found
 
-    monkeypatch.setattr(c_sums, "_tables", noted)
+    monkeypatch.setattr(exact_sums_in_c, "_tables", noted)
     u, v = vectors(torch.float32)
     u[2], v[3] = u[2].double(), v[3].bfloat16()
     u[2], v[2] = u[2].reshape(70, 100).T, v[2].reshape(100, 70)
@@ -126,7 +125,7 @@ def test_one_thread_and_many_give_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append([sum_of(f, (u, v)[:n]) for f, n in SUMS.values()])
-    monkeypatch.setattr(in_c, "may_use_threads", lambda: False)
+    monkeypatch.setattr(c_compiler, "may_use_threads", lambda: False)
     found.append([sum_of(f, (u, v)[:n]) for f, n in SUMS.values()])
     assert found[0] == found[1] == found[2] == found[3]
 
@@ -140,21 +139,21 @@ const bool has_threads = true;
 const bool has_threads = false;
 #endif
 """
-    there = in_c.has_threads(in_c.library_of(plain))
-    made = c_sums._made((), 0, ("x0",), (torch.float32,), True)
+    there = c_compiler.has_threads(c_compiler.library_of(plain))
+    made = exact_sums_in_c._made((), 0, ("x0",), (torch.float32,), True)
     assert made is not None
     assert made[1] == there
     p = torch.nn.Parameter(torch.zeros(3))
     p.grad = torch.ones(3)
     libraries = []
     with pytest.MonkeyPatch.context() as patch:
-        make = c_kernels.library_of
+        make = kernels_in_c.library_of
         patch.setattr(
-            c_kernels, "library_of", lambda text: libraries.append(make(text)) or libraries[-1]
+            kernels_in_c, "library_of", lambda text: libraries.append(make(text)) or libraries[-1]
         )
         mine = Algorithm("mine", sgd.init, sgd.update)  # its program is made anew
         optstudy_torch.from_core(mine)([p], lr=0.1, compile=True).step()
-    assert [in_c.has_threads(x) for x in libraries] == [there]
+    assert [c_compiler.has_threads(x) for x in libraries] == [there]
 
 
 def test_every_thread_takes_subnormal_numbers_as_the_first_one_does() -> None:
@@ -173,18 +172,18 @@ def test_without_a_compiler_numpy_adds(
     failing: str, passes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(text: str) -> Any:
-        raise in_c.NoKernelsError(failing)
+        raise c_compiler.NoKernelsError(failing)
 
-    monkeypatch.setattr(in_c, "library_of", fail)
-    c_sums._made.cache_clear()
+    monkeypatch.setattr(c_compiler, "library_of", fail)
+    exact_sums_in_c._made.cache_clear()
     for dtype in (torch.float32, torch.bfloat16):
         u, v = vectors(dtype)
         for name in SUMS:
             assert_the_same(name, u, v)
     rows = [(x, y) for x, y in zip(u, v, strict=True)]
-    assert c_sums.scalars_of(geometry.vector_dot, rows) is None
+    assert exact_sums_in_c.scalars_of(geometry.vector_dot, rows) is None
     assert not passes
-    c_sums._made.cache_clear()
+    exact_sums_in_c._made.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -213,7 +212,7 @@ def test_sums_of_each_leaf(name: str, dtype: Any) -> None:
 def test_what_has_no_memory_of_its_own(passes: list[Any]) -> None:
     x = torch.randn(7, 40)
     found = []
-    torch.vmap(lambda row: (found.append(c_sums.is_plain(row)), row)[1])(x)
+    torch.vmap(lambda row: (found.append(exact_sums_in_c.is_plain(row)), row)[1])(x)
     assert found == [False]
     count = len(passes)
     zero = torch._efficientzerotensor(40)
@@ -221,16 +220,16 @@ def test_what_has_no_memory_of_its_own(passes: list[Any]) -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         optstudy_torch.geometry.dot(x, x.T)
     assert len(passes) == count
-    assert c_sums.scalars_of(geometry.vector_norm, [(zero,)]) is None
+    assert exact_sums_in_c.scalars_of(geometry.vector_norm, [(zero,)]) is None
 
 
 def test_arrays_that_are_not_to_be_written() -> None:
     x = np.arange(5000, dtype=np.float32)
     x.flags.writeable = False
     expected = geometry.vector_norm(HOST, [x], exact=True)
-    assert geometry.vector_norm(c_sums.IN_C, [x], exact=True) == expected
+    assert geometry.vector_norm(exact_sums_in_c.IN_C, [x], exact=True) == expected
     swapped = x.astype(">f4")
-    assert geometry.vector_norm(c_sums.IN_C, [swapped], exact=True) == expected
+    assert geometry.vector_norm(exact_sums_in_c.IN_C, [swapped], exact=True) == expected
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "prodigy", "novograd", "adafactor"])
@@ -255,5 +254,5 @@ def test_optimizers_use_them_unless_told_not_to(
     found = trained(None)
     assert passes
     assert all(same(x.numpy(), y.numpy()) for x, y in zip(expected, found, strict=True))
-    monkeypatch.setattr(machines, "KERNELS", {})
+    monkeypatch.setattr(dispatch, "KERNELS", {})
     assert all(same(x.numpy(), y.numpy()) for x, y in zip(expected, trained(None), strict=True))

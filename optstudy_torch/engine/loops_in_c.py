@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from .alike import TORCH
-from .c import FORMS, Loop, head, loop_of, read_numbers
+from .c_compiler import Loop, loop_of
+from .c_source import FORMS, head, read_numbers
 from .program import COMPARISONS, LOGICAL
 
 Lines = tuple[tuple[str, ...], ...]

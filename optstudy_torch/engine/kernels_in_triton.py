@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .c_compiler import compiler
 from .errors import NoKernelsError
 from .kernels import Places
 from .program import Body, Phase, Program
+from .source import INFIX, Text, kept_names, reads, rows, scalars_of, values
 from .stages import Stage
-from .text import INFIX, Text, compiler, kept_names, reads, rows, scalars_of, values
 from .units import Unit
 
 BLOCK = 1024

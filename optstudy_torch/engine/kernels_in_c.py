@@ -13,22 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .c import (
-    FORMS,
-    declared,
-    function_of,
-    has_threads,
-    head,
-    kind,
-    library_of,
-    may_use_threads,
-    read_numbers,
-    written,
-)
+from .c_compiler import function_of, has_threads, library_of, may_use_threads
+from .c_source import FORMS, declared, head, kind, read_numbers, written
 from .program import Body, Phase, Program, Symbol
 from .rounding import NUMPY
+from .source import Text, kept_names, reads, rows, scalars_of, values
 from .stages import Stage
-from .text import Text, kept_names, reads, rows, scalars_of, values
 from .threads import BLOCK, in_threads
 from .units import Unit
 

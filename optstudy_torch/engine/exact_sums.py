@@ -18,7 +18,7 @@ from optstudy_core.arrays.bits import from_bits, size, to_bits
 from optstudy_core.arrays.exact_sum import Vector
 from optstudy_core.arrays.passes import Blockwise
 
-from .c_sums import IN_C, is_plain
+from .exact_sums_in_c import IN_C, is_plain
 from .rounding import apply
 
 _LENGTH = {"cpu": 1 << 14}  # float64 numbers: blocks stay in a core's second cache

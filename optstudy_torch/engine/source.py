@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -96,9 +93,3 @@ def kept_names(phases: Sequence[Phase], new: Iterable[Symbol]) -> set[str]:
         later = chain.from_iterable(line.args for p in phases[number + 1 :] for line in p.scalars)
         read |= {a.name for a in later if isinstance(a, Symbol)}
     return read
-
-
-def compiler() -> str | None:
-    """Return the command of the C compiler: ``$CC``, or the first of ``cc``, ``gcc``, ``clang``."""
-    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    return os.environ.get("CC") or (shlex.quote(found) if found else None)

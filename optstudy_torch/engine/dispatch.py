@@ -6,8 +6,8 @@ All of them round every operation once, so they give the same bits:
   cache, with as many threads as torch has.
 - On other devices torch's operations run one after another on whole tensors.
 - Compiled, one kernel takes all leaves: a loop in C on the CPU
-  (:mod:`optstudy_torch.engine.c_kernels`), one of Triton on a GPU
-  (:mod:`optstudy_torch.engine.triton_kernels`).
+  (:mod:`optstudy_torch.engine.kernels_in_c`), one of Triton on a GPU
+  (:mod:`optstudy_torch.engine.kernels_in_triton`).
 
 They run on the units of a :mod:`stage <optstudy_torch.engine.stages>`.
 """
@@ -20,20 +20,20 @@ from typing import Any
 
 import torch
 
-from . import c_kernels, triton_kernels
+from . import kernels_in_c, kernels_in_triton
 from .blockwise import Blockwise
-from .c_sums import scalars_of
 from .errors import NoKernelsError
+from .exact_sums import sum_of
+from .exact_sums_in_c import scalars_of
 from .kernels import Kernels
 from .operations import Operations
 from .program import Program, Sum
 from .stages import Stage
-from .sums import sum_of
 from .units import Unit
 
 KERNELS: dict[str, Callable[[Program, torch.dtype], Kernels]] = {
-    "cpu": c_kernels.Kernels,
-    "cuda": triton_kernels.Kernels,
+    "cpu": kernels_in_c.Kernels,
+    "cuda": kernels_in_triton.Kernels,
 }
 """What makes kernels, by the type of the device."""
 

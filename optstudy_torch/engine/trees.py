@@ -10,7 +10,7 @@ import numpy as np
 from optstudy_core.arrays.leaves import Leaves, Scalars
 
 from .alike import Alike, address
-from .c_loops import BOOL, KINDS
+from .loops_in_c import BOOL, KINDS
 from .program import COMPARISONS, LOGICAL
 
 _ARITHMETIC = frozenset(

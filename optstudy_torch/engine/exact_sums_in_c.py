@@ -25,9 +25,10 @@ from optstudy_core.arrays.leaves import Reduction
 from optstudy_core.arrays.passes import HOST, Columns, Host
 
 from .alike import TORCH, Alike, address
-from .c import Loop, head, loop_of, threads_for
+from .c_compiler import Loop, loop_of, threads_for
+from .c_source import head
 from .errors import NoKernelsError
-from .text import INFIX
+from .source import INFIX
 
 _FEW = 1 << 10
 """Numbers that NumPy adds in less time than it takes to call C."""
