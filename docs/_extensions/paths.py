@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ CAPTION = (
 FOR_MATRICES = ("adafactor", "muon", "soap")
 """What treats a vector as another algorithm does."""
 MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
+_GOLDEN = pathlib.Path(__file__).parents[2] / "tests" / "golden"
 _STYLE = pathlib.Path(__file__).parents[2] / "studies" / "figures" / "studies.mplstyle"
 
 
@@ -116,9 +116,10 @@ def best(algorithm: Algorithm, function: Function) -> tuple[float, np.ndarray]:
 
 
 def draw(algorithm: Algorithm, file: pathlib.Path) -> None:
-    """Draw the picture, unless it is there of the same source."""
-    core = pathlib.Path(inspect.getfile(algorithm.update)).parents[1]
-    text = "".join(map(_code, (pathlib.Path(__file__), *sorted(core.rglob("*.py")))))
+    """Draw the picture, unless it is there of the same rule."""
+    # The golden bits change where the rule does, and only there.
+    bits = sorted(_GOLDEN.glob(f"{algorithm.name}-*.json"))
+    text = _code(pathlib.Path(__file__)) + "".join(file.read_text("utf-8") for file in bits)
     mark = f"<!-- {hashlib.sha256((text + algorithm.name).encode()).hexdigest()} -->"
     if file.is_file() and file.read_text(encoding="utf-8").endswith(mark):
         return
