@@ -21,7 +21,7 @@ from optstudy_core.catalogue.citation import entries
 from parity import conformance, peers
 
 README, CHANGELOG, TABLE = ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs/conformance.md"
-COUNT = re.compile(r"\b(\d+) algorithms\b")
+COUNT = re.compile(r"\b\d+(?= algorithms\b)|(?<=\| algorithms \| )\d+")
 
 
 def lacking(name: str) -> list[str]:
@@ -77,7 +77,7 @@ def write(name: str) -> None:
         if own == name:
             golden_bits.write(path, golden_bits.RULES[own], dialect, False)
     text = README.read_text(encoding="utf-8")
-    README.write_text(COUNT.sub(f"{len(ALGORITHMS)} algorithms", text), encoding="utf-8")
+    README.write_text(COUNT.sub(str(len(ALGORITHMS)), text), encoding="utf-8")
     conformance.main(["--algorithms", name, "--write", str(TABLE)])
 
 

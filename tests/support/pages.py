@@ -57,6 +57,8 @@ def check_command(command: str) -> None:
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[1] in targets
+    elif words[0] == ".":
+        assert words[1] == ".venv/bin/activate"
     else:
         assert words[:2] == ["python", "-m"]
         assert words[2] in {"parity", "studies"}
