@@ -21,7 +21,8 @@ class Uninterrupted:
     __slots__ = ("_former", "_waits")
 
     def __enter__(self) -> None:
-        self._former, self._waits = None, False
+        self._former: Any = None
+        self._waits = False
         if threading.current_thread() is threading.main_thread():
             former = _handler_of(signal.SIGINT)
             if callable(former):

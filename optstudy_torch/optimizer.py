@@ -82,8 +82,8 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._plans: dict[int, Plan] = {}
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
-        # No part of the state: copies and loaded optimizers have one of their own.
-        self.__dict__.setdefault("_one_thread", threading.RLock())
+        if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
+            self._in_turn = threading.RLock()
 
     # Hyperparameters and groups.
 
@@ -189,7 +189,7 @@ class CoreOptimizer(torch.optim.Optimizer):
     @_outside_compilation
     @torch.no_grad()
     def _advance(self, inputs: Inputs) -> None:
-        with self._one_thread:
+        with self._in_turn:
             ready = self._ready(inputs)
             with Uninterrupted():
                 self._write(ready, inputs)
@@ -292,7 +292,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         before = self.register_load_state_dict_pre_hook(check)
         after = self.register_load_state_dict_post_hook(keep_dtypes, prepend=True)
         try:
-            with self._one_thread:
+            with self._in_turn:
                 super().load_state_dict(state_dict)
         finally:
             before.remove()
