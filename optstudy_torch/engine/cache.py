@@ -23,7 +23,7 @@ _UNMAPPED = 65534
 """The owner that Linux shows, in a container of a user, of what is root's outside."""
 
 
-_MOST = 1024
+_MOST = 2048
 """Libraries that are kept, of some 20 kB each."""
 
 

@@ -13,8 +13,8 @@ import torch
 
 from optstudy_torch import Adafactor, Adam, _plans, _states
 from optstudy_torch._recent import Recent
-from optstudy_torch.engine import cache as kernel_cache
 from optstudy_torch.engine import c_compiler, exact_sums_in_c, kernels_in_triton, loops_in_c
+from optstudy_torch.engine import cache as kernel_cache
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
