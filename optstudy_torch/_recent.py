@@ -32,6 +32,11 @@ class Recent(Generic[Key, Value]):
         with self._lock:
             return iter([*self._kept])
 
+    def clear(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._kept.clear()
+
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
         """Return what was made for a key; made now, in one thread only, if there is none."""
         with self._lock:

@@ -15,7 +15,6 @@ from harness import same, slow, slow_unless_quick
 
 import parity
 from optstudy_core import ALGORITHMS, Algorithm
-from optstudy_torch._recent import Recent
 from parity import backends
 from parity.__main__ import main
 from parity.cases import hyperparameters
@@ -150,7 +149,7 @@ def test_a_failure_is_written_and_replayed(
     arguments += ["--examples", "3", "--steps", "3"]
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "apply", off_by_one)
-        patch.setattr(_plans, "_MACHINES", Recent(8))
+        patch.setattr(_plans, "_MACHINES", _plans.Recent(64))
         assert main([*arguments, "--json", "report.json"]) == 1
         path = "parity-failure-adam-torch-float32.json"
         assert main(["--replay", path]) == 1
