@@ -189,5 +189,5 @@ def from_core(
     if ALGORITHMS.get(algorithm.name) is not algorithm:
         return _make_function(algorithm)
     if algorithm.name not in _FUNCTIONS:
-        _FUNCTIONS[algorithm.name] = _make_function(algorithm)
+        _FUNCTIONS.setdefault(algorithm.name, _make_function(algorithm))  # one for all threads
     return _FUNCTIONS[algorithm.name]

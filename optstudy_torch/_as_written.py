@@ -20,14 +20,14 @@ from .engine.threads import HOST
 from .engine.units import add
 
 
-def advance(
+def computed(
     params: list[Any],
     states: Mapping[Any, dict[str, Any]],
     group: dict[str, Any],
     plan: Plan,
     inputs: Inputs,
-) -> None:
-    """Advance parameters and states.
+) -> tuple[list[dict[str, torch.Tensor]], Leaves]:
+    """Return the new state of each parameter, and the steps; nothing is written yet.
 
     Args:
         params: with gradients.
@@ -55,10 +55,24 @@ def advance(
     values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
     state, step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
     new = [field.values for field in flatten(state)]
-    for i, p in enumerate(params):
-        keep, own = owned(theta.values[i], grad.values[i]), states[p]
-        for name, field in zip(layout.names, new, strict=True):
-            own[name] = tensor_of(keep(field[i]))
+    made = []
+    for i in range(len(params)):
+        keep = owned(theta.values[i], grad.values[i])
+        fields_of = {n: tensor_of(keep(x[i])) for n, x in zip(layout.names, new, strict=True)}
+        made.append(fields_of)
+    return made, step
+
+
+def take(
+    params: list[Any],
+    states: Mapping[Any, dict[str, Any]],
+    group: dict[str, Any],
+    made: list[dict[str, torch.Tensor]],
+    step: Leaves,
+) -> None:
+    """Write what was computed."""
+    for p, own in zip(params, made, strict=True):
+        states[p].update(own)
     taken = take_steps(params, step)
     for i, p in enumerate(params):
         if i not in taken:

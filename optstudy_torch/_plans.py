@@ -12,6 +12,7 @@ import torch
 from optstudy_core import Algorithm
 from optstudy_core.catalogue.algorithm import INPUTS
 
+from ._recent import Recent
 from ._states import WORKING_DTYPE, Layout, flatten, is_static, started
 from .engine.dispatch import Machine
 from .engine.program import NotTraceableError, Program
@@ -87,23 +88,19 @@ class Staged:
             and all(stage.holds() for stage in self.stages)
         )
 
-    def run(
-        self,
-        plan: Plan,
-        states: Mapping[Any, dict[str, Any]],
-        step_dtype: str | None,
-        inputs: Inputs,
-    ) -> None:
-        """Advance the parameters; a state that is empty starts."""
-        if not self.stages:
-            layout, program = plan.layout, self._machine.program
-            start = plan.started
-            for (dtype, device), params in self._kinds.items():
-                own, kernels = [states[p] for p in params], self._kernels[dtype, device]
-                stage = Stage(
-                    params, own, layout.names, layout.full, dtype, program, kernels, start
-                )
-                self.stages.append(stage)
+    def prepare(self, plan: Plan, states: Mapping[Any, dict[str, Any]]) -> None:
+        """Make the stages, if there are none; a state that is empty starts."""
+        if self.stages:
+            return
+        layout, program, stages = plan.layout, self._machine.program, []
+        for (dtype, device), params in self._kinds.items():
+            own, kernels = [states[p] for p in params], self._kernels[dtype, device]
+            args = layout.names, layout.full, dtype, program, kernels, plan.started
+            stages.append(Stage(params, own, *args))
+        self.stages = stages  # all of them or none
+
+    def run(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> None:
+        """Advance the parameters."""
         hyperparameters = plan.hyperparameters | inputs.scalars
         self._machine.run(self.stages, hyperparameters, inputs.tensors, step_dtype)
 
@@ -115,7 +112,7 @@ def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 
 # Programs.
 
-_MACHINES: dict[Any, Machine | None] = {}
+_MACHINES: Recent[Any, Machine | None] = Recent(256)
 
 _VALUES: dict[Algorithm, set[str]] = defaultdict(set)
 """Names of the hyperparameters whose values a formula branches on: each value is a program."""
@@ -140,20 +137,22 @@ def _machine(
     }
     static |= absent
     key = (algorithm, tuple(static.items()), tuple(tensors))
-    if key not in _MACHINES:
-        dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
-        try:
-            if values and sum(known[0] is algorithm for known in _MACHINES) >= _MOST:
-                return None
-            given = {name: INPUTS[name] for name in inputs}
-            program = Program(
+    dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
+
+    def made() -> Machine:
+        given = {name: INPUTS[name] for name in inputs}
+        return Machine(
+            Program(
                 algorithm, static, dynamic, tensors, given, layout.full, layout.rebuild, flatten
             )
-        except NotTraceableError as error:
-            if error.key in dynamic and error.key != "lr":
-                _VALUES[algorithm].add(error.key)
-                return _machine(algorithm, hyperparameters, inputs, layout)
-            _MACHINES[key] = None
-        else:
-            _MACHINES[key] = Machine(program)
-    return _MACHINES[key]
+        )
+
+    if values and key not in _MACHINES and sum(k[0] is algorithm for k in _MACHINES) >= _MOST:
+        return None
+    try:
+        return _MACHINES.get(key, made)
+    except NotTraceableError as error:
+        if error.key in dynamic and error.key != "lr":
+            _VALUES[algorithm].add(error.key)
+            return _machine(algorithm, hyperparameters, inputs, layout)
+        return _MACHINES.get(key, lambda: None)

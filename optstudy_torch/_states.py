@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from optstudy_core.arrays.leaves import Leaves, map_leaves
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 
+from ._recent import Recent
 from .engine.eager import EAGER
 
 WORKING_DTYPE = {
@@ -29,9 +29,6 @@ WORKING_DTYPE = {
 class Layout:
     """The names of a state's fields, and how to build a state of them."""
 
-    _known: ClassVar[dict[Any, Layout]] = {}
-    _lock = threading.Lock()
-
     def __init__(self, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> None:
         self._skeleton = algorithm.start(Leaves([np.zeros(2)], NumPy()), hyperparameters)
         self.names = _field_names(self._skeleton)
@@ -39,35 +36,41 @@ class Layout:
         self.full = [shape == (2,) for shape in shapes]
         self.flat = not algorithm.leafwise and all(shape in {(), (2,)} for shape in shapes)
         self._start = functools.partial(algorithm.start, hyperparameters=hyperparameters)
-        self._shapes: dict[tuple[int, ...], list[tuple[int, ...] | None]] = {}
+        self._shapes: Recent[tuple[int, ...], list[tuple[int, ...] | None]] = Recent(1024)
 
     @classmethod
     def of(cls, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> Layout:
         """Return the layout, made once for each algorithm, its flags and its absent terms."""
         key = (algorithm, *((k, v) for k, v in hyperparameters.items() if is_static(k, v)))
-        with cls._lock:
-            if key not in cls._known:
-                plain = {  # a term whose factor is an array is never absent
-                    k: np.asarray(v.item()) if isinstance(v, torch.Tensor) else v
-                    for k, v in hyperparameters.items()
-                }
-                cls._known[key] = cls(algorithm, plain)
-            return cls._known[key]
+
+        def made() -> Layout:
+            plain = {  # a term whose factor is an array is never absent
+                k: np.asarray(v.item()) if isinstance(v, torch.Tensor) else v
+                for k, v in hyperparameters.items()
+            }
+            return cls(algorithm, plain)
+
+        return _LAYOUTS.get(key, made)
 
     def shapes(self, p: torch.Tensor) -> list[tuple[int, ...] | None]:
         """Return the shape of each field for a parameter, ``None`` for scalars."""
         shape = tuple(p.shape)
         if self.flat:
             return [shape if full else None for full in self.full]
-        if shape not in self._shapes:
+
+        def found() -> list[tuple[int, ...] | None]:
             state = self._start(Leaves([np.zeros(shape)], NumPy()))
-            self._shapes[shape] = [np.shape(x.values[0]) or None for x in flatten(state)]
-        return self._shapes[shape]
+            return [np.shape(x.values[0]) or None for x in flatten(state)]
+
+        return self._shapes.get(shape, found)
 
     def rebuild(self, fields: list[Any]) -> Any:
         """Return a state with these fields."""
         rest = iter(fields)
         return map_leaves(lambda _: next(rest), self._skeleton)
+
+
+_LAYOUTS: Recent[Any, Layout] = Recent(256)
 
 
 def flatten(state: Any) -> list[Leaves]:

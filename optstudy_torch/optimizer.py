@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -26,6 +27,7 @@ from ._arguments import (
     selected,
     signature_of,
 )
+from ._interrupts import Uninterrupted
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._states import WORKING_DTYPE, Layout, check_fields, tensor_of
 from ._tensors import ALLOWED, check_gradient, check_gradients, check_memory, is_memory
@@ -33,6 +35,27 @@ from ._tensors import ALLOWED, check_gradient, check_gradients, check_memory, is
 # torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
 # what torch.optim itself uses imports it when it is needed.
 _outside_compilation: Any = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+
+
+class Ready(NamedTuple):
+    """A group whose parameters can take a step."""
+
+    number: int
+    plan: Plan
+    params: list[Any]
+    group: dict[str, Any]
+    staged: Staged | None
+
+
+def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
+    """Say how a step that failed has left the groups.
+
+    >>> _left("Adam", [0, 1, 3], 1, True)
+    'Adam: step stopped: taken by groups [0], maybe in part by group 1, not by groups [3]'
+    """
+    part = f", maybe in part by group {groups[done]}" if begun else ""
+    rest = groups[done + begun :]
+    return f"{name}: step stopped: taken by groups {groups[:done]}{part}, not by groups {rest}"
 
 
 class CoreOptimizer(torch.optim.Optimizer):
@@ -59,6 +82,8 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._plans: dict[int, Plan] = {}
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
+        if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
+            self._in_turn = threading.RLock()
 
     # Hyperparameters and groups.
 
@@ -108,6 +133,20 @@ class CoreOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: for a sparse or complex gradient, or an input that is missing or unknown.
             ValueError: for a hyperparameter that is not allowed, or a tensor of the wrong shape.
+
+        A step that is refused changes nothing. So does one that fails before the first parameter is
+        written: by then all values are checked, kernels and memory for the states are there (a
+        state that has started is as before). An error after that, such as a lack of memory for a
+        temporary, has a note that names the groups that have taken the step, the one that may have
+        taken it in part, and those that have not. On a GPU an error may be told later, by torch.
+
+        Ctrl-C (SIGINT) in the main thread either comes before the first parameter is written, or
+        waits until all groups have taken the step; a second one does not wait. This does not hold
+        for other exceptions that come from outside, of a handler of another signal.
+
+        Of several threads that call it on one optimizer, one takes its step after the other. What
+        they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
+        parameters of their own may take steps at the same time.
         """
         loss = None
         if closure is not None:
@@ -150,10 +189,17 @@ class CoreOptimizer(torch.optim.Optimizer):
     @_outside_compilation
     @torch.no_grad()
     def _advance(self, inputs: Inputs) -> None:
+        with self._in_turn:
+            ready = self._ready(inputs)
+            with Uninterrupted():
+                self._write(ready, inputs)
+
+    def _ready(self, inputs: Inputs) -> list[Ready]:
+        """Refuse what can be refused, make room for states, and return what the step does."""
         states = list(self.state.values())
         if not are(states, self._seen):
             self._staged.clear()
-        ready: list[tuple[Plan, list[Any], dict[str, Any], Staged | None]] = []
+        ready: list[Ready] = []
         for number, group in enumerate(self.param_groups):  # a step that is refused changes nothing
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -173,19 +219,36 @@ class CoreOptimizer(torch.optim.Optimizer):
                         check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
                     staged = Staged(plan, group["compile"], params)
-            ready.append((plan, params, group, staged))
+            ready.append(Ready(number, plan, params, group, staged))
             if staged is not None:
                 self._staged[number] = staged
-        for plan, params, _, staged in ready:
-            for p in params:
-                if not self.state[p] and staged is None:
-                    self.state[p].update(plan.started(p))
+        for own in ready:
+            if own.staged is not None:
+                own.staged.prepare(own.plan, self.state)
+                continue
+            for p in own.params:
+                if not self.state[p]:
+                    self.state[p].update(own.plan.started(p))
         self._seen = list(self.state.values())
-        for plan, params, group, staged in ready:
-            if staged is None:
-                _as_written.advance(params, self.state, group, plan, inputs)
-            else:
-                staged.run(plan, self.state, group["step_dtype"], inputs)
+        return ready
+
+    def _write(self, ready: list[Ready], inputs: Inputs) -> None:
+        """Advance parameters and states; an error says which groups it left behind."""
+        done, begun = 0, False
+        try:
+            for _, plan, params, group, staged in ready:
+                if staged is None:
+                    computed = _as_written.computed(params, self.state, group, plan, inputs)
+                    begun = True
+                    _as_written.take(params, self.state, group, *computed)
+                else:
+                    begun = True
+                    staged.run(plan, group["step_dtype"], inputs)
+                done, begun = done + 1, False
+        except BaseException as error:
+            self._staged.clear()
+            error.add_note(_left(type(self).__name__, [r.number for r in ready], done, begun))
+            raise
 
     def _plan(self, number: int, group: dict[str, Any], inputs: Inputs) -> Plan:
         """Return what a group's values ask for, made anew if one of them is another object."""
@@ -229,7 +292,8 @@ class CoreOptimizer(torch.optim.Optimizer):
         before = self.register_load_state_dict_pre_hook(check)
         after = self.register_load_state_dict_post_hook(keep_dtypes, prepend=True)
         try:
-            super().load_state_dict(state_dict)
+            with self._in_turn:
+                super().load_state_dict(state_dict)
         finally:
             before.remove()
             after.remove()
@@ -335,5 +399,5 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     if not is_ours(algorithm):
         return _make_class(algorithm)
     if algorithm.name not in _CLASSES:
-        _CLASSES[algorithm.name] = _make_class(algorithm)
+        _CLASSES.setdefault(algorithm.name, _make_class(algorithm))  # one for all threads
     return _CLASSES[algorithm.name]

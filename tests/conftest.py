@@ -55,7 +55,7 @@ def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "KERNELS", {})
     monkeypatch.setattr(stages, "HOST", "")
     monkeypatch.setattr(_as_written, "HOST", "")
-    monkeypatch.setattr(_plans, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
 
 
 @pytest.fixture(params=["kernels", "operations"])

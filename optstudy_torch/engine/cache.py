@@ -23,6 +23,10 @@ _UNMAPPED = 65534
 """The owner that Linux shows, in a container of a user, of what is root's outside."""
 
 
+_MOST = 2048
+"""Libraries that are kept, of some 20 kB each."""
+
+
 class _UnsafeError(Exception):
     """A folder to which others may write; the message says which, and how."""
 
@@ -62,6 +66,8 @@ def whole(place: Path, name: str) -> Iterator[Path]:
     """
     for file in sorted(place.glob(f"{name}-*.so")):
         if _is_whole(file):
+            with suppress(OSError):
+                os.utime(file)  # it is in use
             yield file
         else:
             with suppress(OSError):
@@ -89,7 +95,19 @@ def keep(place: Path, name: str, content: bytes) -> Path:
         with suppress(OSError):
             Path(part).unlink()
         raise
+    _forget_old(place)
     return file
+
+
+def _forget_old(place: Path) -> None:
+    """Remove the libraries whose last use is longest ago, where there are more than are kept."""
+    found = []
+    for file in place.glob("*.so"):
+        with suppress(OSError):  # another process may have removed it
+            found.append((file.stat().st_mtime_ns, file))
+    for _, file in sorted(found)[:-_MOST]:
+        with suppress(OSError):
+            file.unlink()
 
 
 def _digest(content: bytes) -> str:

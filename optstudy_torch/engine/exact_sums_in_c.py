@@ -255,7 +255,7 @@ class _Term:
         return self._lines.add("multiply", other, self)
 
 
-@functools.cache
+@functools.lru_cache(512)
 def _made(
     lines: Sequence[tuple[str, str, str]],
     numbers: int,

@@ -18,6 +18,7 @@ What differs from IEEE 754 in Triton, and is mended here:
 from __future__ import annotations
 
 import functools
+import hashlib
 import linecache
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -81,7 +82,8 @@ def _kernel(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
     import triton.language as tl
 
     text = "\n    ".join([f"def {name}({', '.join(arguments)}):", *lines]) + "\n"
-    file = f"<optstudy {name} {len(linecache.cache)}>"
+    # Of the same text the same name, so that the table grows no further, in whatever thread.
+    file = f"<optstudy {name} {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     scope: dict[str, Any] = {"tl": tl, "triton": triton, "__name__": __name__}
     exec(compile(text, file, "exec"), scope)

@@ -143,7 +143,7 @@ def _lines(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield f"const {'bool' if truth else 'T'} t{i} = {FORMS[operation].format(*args)};"
 
 
-@functools.cache
+@functools.lru_cache(512)
 def loop(
     lines: Lines,
     numbers: int,
@@ -206,7 +206,7 @@ def loop(
     return loop_of(head(TORCH[dtype]) + text, "loop", kinds)
 
 
-@functools.cache
+@functools.lru_cache(512)
 def sum_along(
     lines: Lines,
     numbers: int,

@@ -149,7 +149,7 @@ def test_a_failure_is_written_and_replayed(
     arguments += ["--examples", "3", "--steps", "3"]
     with monkeypatch.context() as patch:
         patch.setattr(rounding, "apply", off_by_one)
-        patch.setattr(_plans, "_MACHINES", {})
+        patch.setattr(_plans, "_MACHINES", _plans.Recent(64))
         assert main([*arguments, "--json", "report.json"]) == 1
         path = "parity-failure-adam-torch-float32.json"
         assert main(["--replay", path]) == 1

@@ -241,7 +241,7 @@ def test_every_thread_flushes_subnormal_numbers_if_the_callers_does(
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is made yet, and what is made is kept in this folder."""
-    monkeypatch.setattr(_plans, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
@@ -325,10 +325,10 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     assert is_compiled(step(compile=True))
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(_plans, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
     assert is_compiled(step(compile=True))
     monkeypatch.setattr(c_compiler.cache, "own_folder", lambda: fresh / "file")
-    monkeypatch.setattr(_plans, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
     assert not is_compiled(step())
 
 
@@ -337,7 +337,7 @@ def test_a_file_that_is_broken(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> 
     (kept,) = fresh.rglob("*.so")
     kept.unlink()  # this process has it in use
     kept.write_bytes(b"")
-    monkeypatch.setattr(_plans, "_MACHINES", {})
+    monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
     assert is_compiled(step(compile=True))
 
 
