@@ -8,8 +8,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 # Of the module behind ``signal``, whose own functions make members of an enumeration: 13 µs a step.
-_set: Any = signal._signal.signal  # type: ignore[attr-defined]
-_get: Any = signal._signal.getsignal  # type: ignore[attr-defined]
+_module: Any = getattr(signal, "_signal", signal)
+_set, _get = _module.signal, _module.getsignal
 _SIGINT = int(signal.SIGINT)
 
 
