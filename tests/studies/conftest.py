@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from studies.figures import landscape, look
+from studies.figures import landscape, style
 from studies.problems.table import load
 from studies.study import Study
 
@@ -32,4 +32,4 @@ def cheap_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         landscape, "_grid", lambda middle, reach, points: grid(middle, reach, min(points, 21))
     )
     if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr(look, "FORMATS", ("png",))
+        monkeypatch.setattr(style, "FORMATS", ("png",))

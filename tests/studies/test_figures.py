@@ -10,7 +10,7 @@ from trainings import learner_of
 from optstudy_core.records import Run
 from studies import figures, records
 from studies.__main__ import main
-from studies.figures import landscape, look
+from studies.figures import landscape, style
 from studies.learners import training
 
 pytest.importorskip("torch")
@@ -19,9 +19,9 @@ pytest.importorskip("sklearn")
 
 
 def test_files_of_every_format(tmp_path, monkeypatch):
-    monkeypatch.setattr(look, "FORMATS", figures.FORMATS)
+    monkeypatch.setattr(style, "FORMATS", figures.FORMATS)
     for folder in ("once", "again"):
-        look.save(tmp_path / folder, "line", lambda figure: figure.subplots().plot([1, 2, 4]))
+        style.save(tmp_path / folder, "line", lambda figure: figure.subplots().plot([1, 2, 4]))
     begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
     assert set(figures.FORMATS) == set(begin)
     for form, first in begin.items():

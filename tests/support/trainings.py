@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from harness import ROOT
 
-from studies.figures import look
+from studies.figures import style
 from studies.learners import training
 from studies.study import Study
 
@@ -24,7 +24,7 @@ def same_bits(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 def assert_figures(folder: pathlib.Path, names: set[str]) -> None:
     """Hold a folder to figures of these names, in all formats that are drawn."""
-    for form in look.FORMATS:
+    for form in style.FORMATS:
         assert {f.stem for f in folder.glob(f"*.{form}")} == names
     for file in folder.glob("*.png"):
         assert file.read_bytes().startswith(b"\x89PNG")
