@@ -177,8 +177,8 @@ def _hits(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator
         ):
             if not ((values >= least) & (values < end) & (values % 1 == 0)).all():
                 raise ValueError(
-                    f"{path}: event {i}: expected whole numbers {branch} from {least} to {end - 1}, "
-                    f"found {values.min():g} to {values.max():g}"
+                    f"{path}: event {i}: expected whole numbers {branch} from {least} to "
+                    f"{end - 1}, found {values.min():g} to {values.max():g}"
                 )
         for branch, values in (("hit_x", x), ("hit_y", y), ("hit_z", z)):
             if not np.isfinite(values).all():
