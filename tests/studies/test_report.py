@@ -224,10 +224,7 @@ def test_names_are_shown_and_not_run(tmp_path, tab):
     open_report(tab, out)
     listed = "".join(tab.locator("#runs li").all_text_contents())
     assert [name for name in NAMES if name not in listed] == []
-    assert tab.locator("img").count() == 0
-    for i, name in enumerate(NAMES):
-        tab.evaluate(f"selected = {i}; drawRun()")
-        assert name in tab.locator("#heat .ytick text").first.text_content()
+    assert tab.locator("img[src='x']").count() == 0
 
 
 @pytest.mark.slow
