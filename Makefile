@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 	@echo "Ready. Activate it with: . .venv/bin/activate"
 
-study: setup  ## train two networks in both frameworks and draw the figures
-	$(BIN)/python -m studies all --out runs --overwrite
+study: setup  ## train two networks in both frameworks and draw; goes on where it ended
+	$(BIN)/python -m studies all --out runs
 
 parity: setup  ## hold every backend against NumPy, bit by bit (long)
 	$(BIN)/python -m parity

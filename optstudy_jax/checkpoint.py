@@ -72,12 +72,15 @@ def load(run: Run, **like: Any) -> Loaded | None:
         ``(epoch, trees)``, or ``None`` if there is no checkpoint.
 
     Raises:
-        ValueError: if it is not of such trees, or its file is not what it should be.
+        ValueError: if it is not of such trees, or its file is not what it should be; no generator
+            has changed then.
     """
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         return None
-    return Loaded(checkpoint.epoch, restore(unpack(checkpoint.arrays, checkpoint.state), **like))
+    with checkpoint.used():
+        trees = restore(unpack(checkpoint.arrays, checkpoint.state), **like)
+    return Loaded(checkpoint.epoch, trees)
 
 
 def state(**trees: Any) -> dict[str, Any]:
@@ -100,24 +103,49 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
         **like: trees of the same structure, shapes and dtypes.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: if they differ; no generator has changed then.
     """
     check_names(packed, like)
     for name, tree in like.items():
-        wanted = [path for path, _ in _leaves(tree)]
-        if list(packed[name]) != wanted:
-            other = sorted(set(packed[name]) ^ set(wanted))
+        found, wanted = packed[name], [path for path, _ in _leaves(tree)]
+        if not isinstance(found, Mapping) or list(found) != wanted:
+            other = sorted(map(str, {*found} ^ {*wanted})) if isinstance(found, Mapping) else []
             raise ValueError(
                 f"{name}: the checkpoint has another structure; only one of the two has "
                 f"{', '.join(other) or 'this order'}"
             )
-    return {
+    restored = {
         name: jax.tree.unflatten(
             jax.tree.structure(tree),
             [_to_device(packed[name][path], leaf, f"{name}{path}") for path, leaf in _leaves(tree)],
         )
         for name, tree in like.items()
     }
+    generators = [
+        (f"{name}{path}", leaf, packed[name][path]["generator"])
+        for name, tree in like.items()
+        for path, leaf in _leaves(tree)
+        if _kind(leaf) == "generator"
+    ]
+    _put_generators(generators)  # last, as they change
+    return restored
+
+
+def _put_generators(generators: list[tuple[str, Any, Any]]) -> None:
+    """Put generators into their states, all or none."""
+    before = [(leaf, random_state(leaf)) for _, leaf, _ in generators]
+    try:
+        for where, leaf, found in generators:
+            try:
+                restore_random_state(leaf, found)
+            except Exception as error:  # every class has errors of its own
+                raise ValueError(
+                    f"{where}: allowed is a state of a {type(leaf).__name__} ({error!r})"
+                ) from error
+    except BaseException:
+        for leaf, found in before:
+            restore_random_state(leaf, found)
+        raise
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -150,40 +178,67 @@ def _to_host(leaf: Any, where: str) -> Any:
         ) from error
 
 
-def _to_device(found: Mapping[str, Any], like: Any, where: str) -> Any:
-    kind = "key" if _is_key(like) else "array" if hasattr(like, "dtype") else "value"
-    if kind == "value" and not (like is None or isinstance(like, bool | int | float | str)):
-        kind = "generator"
-    if kind not in found:
-        raise ValueError(f"{where}: the checkpoint has a {next(iter(found))}; allowed is a {kind}")
-    if kind == "value":
-        return found["value"]
+def _kind(leaf: Any) -> str:
+    if _is_key(leaf):
+        return "key"
+    if hasattr(leaf, "dtype"):
+        return "array"
+    plain = leaf is None or isinstance(leaf, bool | int | float | str)
+    return "value" if plain else "generator"
+
+
+def _to_device(found: Any, like: Any, where: str) -> Any:
+    kind = _kind(like)
+    if not isinstance(found, Mapping) or kind not in found:
+        has = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise ValueError(f"{where}: the checkpoint has {has}; allowed is a {kind}")
+    content = found[kind]
     if kind == "generator":
-        restore_random_state(like, found["generator"])
         return like
+    if kind == "value":
+        number = isinstance(like, int | float) and not isinstance(like, bool)
+        allowed = int | float if number else type(like)
+        if not isinstance(content, allowed) or (number and isinstance(content, bool)):
+            raise ValueError(f"{where} = {content!r}: allowed is one like {like!r}")
+        return content
+    if not isinstance(content, np.ndarray):
+        raise ValueError(f"{where} of type {type(content).__name__}: allowed are arrays")
+    if kind == "key":
+        return _key(found, like, where)
+    dtype = np.dtype(like.dtype)
+    bits = f"u{dtype.itemsize}" if dtype.kind == "V" else dtype
+    whole = found.get("dtype") == dtype.name and content.dtype in (dtype, bits)
+    if not whole or content.shape != like.shape:
+        raise ValueError(
+            f"{where}: {found.get('dtype')} of shape {content.shape}; allowed is {dtype.name} of "
+            f"shape {like.shape}"
+        )
+    array = content if content.dtype == dtype else content.view(dtype)
+    if not isinstance(like, jax.Array):
+        return array[()] if isinstance(like, np.generic) else array
     # Wide types keep their width where JAX would narrow them.
-    wide = found.get("dtype") in ("float64", "int64", "uint64")
-    with jax.enable_x64(wide or bool(jax.config.jax_enable_x64)):  # type: ignore[attr-defined]
-        if kind == "key":
-            impl = str(jax.random.key_impl(like))
-            if found["of"] != impl:
-                raise ValueError(f"{where}: a key of {found['of']}; allowed is {impl}")
-            value = jax.random.wrap_key_data(jnp.asarray(found["key"]), impl=impl)
-        else:
-            dtype = np.dtype(like.dtype)
-            array = found["array"]
-            if found["dtype"] != dtype.name or array.shape != like.shape:
-                raise ValueError(
-                    f"{where}: {found['dtype']} of shape {array.shape}; allowed is {dtype.name} of "
-                    f"shape {like.shape}"
-                )
-            array = array if array.dtype == dtype else array.view(dtype)
-            if not isinstance(like, jax.Array):
-                return array[()] if isinstance(like, np.generic) else array
-            # A number of Python's has a type that gives way (weak), and keeps it.
-            weak = like.weak_type and array.ndim == 0
-            value = jnp.asarray(array.item() if weak else array)
-            value = value if value.dtype == dtype else jnp.asarray(array)
-        if value.shape != like.shape:
-            raise ValueError(f"{where}: shape {value.shape}; allowed is {like.shape}")
+    with _width(dtype.name in ("float64", "int64", "uint64")):
+        # A number of Python's has a type that gives way (weak), and keeps it.
+        weak = like.weak_type and array.ndim == 0
+        value = jnp.asarray(array.item() if weak else array)
+        value = value if value.dtype == dtype else jnp.asarray(array)
         return jax.device_put(value, like.sharding)
+
+
+def _key(found: Mapping[str, Any], like: Any, where: str) -> Any:
+    impl, wanted = str(jax.random.key_impl(like)), jax.random.key_data(like)
+    if found.get("of") != impl:
+        raise ValueError(f"{where}: a key of {found.get('of')}; allowed is {impl}")
+    data = found["key"]
+    if data.dtype != wanted.dtype or data.shape != wanted.shape:
+        raise ValueError(
+            f"{where}: a key of {data.dtype} of shape {data.shape}; allowed is {wanted.dtype} of "
+            f"shape {wanted.shape}"
+        )
+    with _width(False):
+        value = jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
+        return jax.device_put(value, like.sharding)
+
+
+def _width(wide: bool) -> Any:
+    return jax.enable_x64(wide or bool(jax.config.jax_enable_x64))  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from optstudy_core import ALGORITHMS, Algorithm
@@ -102,11 +103,14 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any], title: str) -> di
     values = algorithm.resolve(dialect, split_tuples(algorithm, arguments))
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
-            if value.numel() != 1:
+            if value.numel() != 1 or value.is_complex() or value.is_meta or value.is_sparse:
                 raise ValueError(
-                    f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
+                    f"{name} of shape {tuple(value.shape)} and {value.dtype}: allowed are numbers "
+                    "and tensors of one real number"
                 )
             check_value(name, value.item(), algorithm.defaults()[name])
+        elif isinstance(value, np.ndarray):
+            raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
     group = {"algorithm": own} | join_tuples(values) | flags
     group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
     selected(algorithm, group)
@@ -136,9 +140,15 @@ def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, di
 
 
 def compiled_of(compiled: Any, fused: Any) -> bool | None:
-    """Return what a group's ``compile`` is; ``fused`` is torch's word for it."""
-    chosen = fused or (fused if compiled is None else compiled)
-    return None if chosen is None else bool(chosen)
+    """Return what a group's ``compile`` is; ``fused`` is torch's word for it.
+
+    Raises:
+        TypeError: for another kind of value.
+    """
+    for name, value in (("compile", compiled), ("fused", fused)):
+        if not (value is None or isinstance(value, bool)):
+            raise TypeError(f"{name} = {value!r}: allowed are True, False and None")
+    return fused or (fused if compiled is None else compiled)
 
 
 # Names.

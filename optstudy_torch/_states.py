@@ -104,11 +104,27 @@ def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Ten
             f"{sorted(layout.names)}"
         )
     for name, shape in zip(layout.names, layout.shapes(p), strict=True):
-        if shape is not None and fields[name].shape != shape:
+        found = _shape(fields[name])
+        if found is None:
             raise ValueError(
-                f"{what} has {name} of shape {tuple(fields[name].shape)} for a parameter of "
-                f"shape {tuple(p.shape)}"
+                f"{what} has {name} of type {type(fields[name]).__name__}: allowed are dense "
+                "tensors and arrays of real numbers"
             )
+        if found != (shape or ()):
+            raise ValueError(
+                f"{what} has {name} of shape {found} for a parameter of shape {tuple(p.shape)}"
+            )
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of a tensor, array or number; ``None`` of what a state cannot hold."""
+    if isinstance(value, torch.Tensor):
+        dense = value.layout == torch.strided and value.device.type != "meta"
+        return tuple(value.shape) if dense and not value.is_complex() else None
+    if isinstance(value, np.ndarray | np.generic | int | float):
+        found = np.asarray(value)
+        return found.shape if found.dtype.kind in "biuf" else None
+    return None
 
 
 def started(

@@ -21,7 +21,8 @@ lists, tuples and dictionaries of them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,14 @@ def load(run: Run, **objects: Any) -> int | None:
         the epoch after which it was; ``None``, with nothing changed, if there is no checkpoint.
 
     Raises:
-        ValueError: if it is not of these objects, or its file is not what it should be.
+        ValueError: if it is not of these objects, or its file is not what it should be; nothing
+            has changed then.
     """
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         return None
-    restore(unpack(checkpoint.arrays, checkpoint.state), **objects)
+    with checkpoint.used():
+        restore(unpack(checkpoint.arrays, checkpoint.state), **objects)
     return checkpoint.epoch
 
 
@@ -96,22 +99,44 @@ def restore(tree: Mapping[str, Any], **objects: Any) -> None:
         **objects: the same objects as there, by the same names.
 
     Raises:
-        ValueError: if the tree is not of these objects.
+        ValueError: if the tree is not of these objects, or one of them refuses its state; all are
+            as before then.
     """
+    if not isinstance(tree, Mapping) or {*tree} != {"objects", _GENERATORS}:
+        raise ValueError(f"tree: allowed is one made by state, of objects and {_GENERATORS}")
+    check_names(tree["objects"], objects)
+    for name, entry in objects.items():
+        _check_like(entry, tree["objects"][name], name)
+    before = state(**objects)
     try:
-        states, generators = tree["objects"], _to_tensors(tree[_GENERATORS])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"tree without {error}: allowed is one made by state") from error
-    check_names(states, objects)
+        _put(tree, objects)
+    except BaseException:
+        _put(before, objects)
+        raise
+
+
+def _put(tree: Mapping[str, Any], objects: Mapping[str, Any]) -> None:
     for name, entry in objects.items():
-        _check_like(entry, states[name], name)
-    for name, entry in objects.items():
-        _load(entry, states[name])
-    # Last: loading may draw random numbers.
-    torch.set_rng_state(generators["cpu"])
-    for device, value in generators.items():
-        if device != "cpu" and torch.cuda.is_available():
-            torch.cuda.set_rng_state(value, device)
+        with _named(name):
+            _load(entry, tree["objects"][name])
+    with _named(_GENERATORS):  # last: loading may draw random numbers
+        generators = _to_tensors(tree[_GENERATORS])
+        torch.set_rng_state(generators["cpu"])
+        for device, value in generators.items():
+            if device != "cpu" and torch.cuda.is_available():
+                torch.cuda.set_rng_state(value, device)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which object refused its state: every class has errors of its own for that."""
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{name}: allowed is a state of this object, which it takes ({what})"
+        ) from error
 
 
 # One object.

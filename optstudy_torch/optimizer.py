@@ -266,6 +266,8 @@ class CoreOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by ``state_dict``; its dtypes stay (torch alone would cast them).
 
+        All of it is checked before any of it is loaded.
+
         Args:
             state_dict: that state, of the same algorithm and parameters of the same shapes.
 
@@ -273,6 +275,10 @@ class CoreOptimizer(torch.optim.Optimizer):
             ValueError: if the state is of another algorithm or other parameters.
         """
         loaded: dict[str, Any] = {}
+        if not isinstance(state_dict, dict):
+            raise ValueError(
+                f"state_dict of type {type(state_dict).__name__}: allowed are saved ones"
+            )
 
         def check(_: Any, state_dict: dict[str, Any]) -> None:
             self._check_saved(state_dict)
@@ -300,21 +306,37 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     def _check_saved(self, state_dict: dict[str, Any]) -> None:
         own = self.algorithm.name
-        for group in state_dict["param_groups"]:
+        groups, states = _parts_of(state_dict)
+        for group in groups:
             found = group.get("algorithm")
-            if found != own:
+            if not isinstance(found, str) or found != own:
                 raise ValueError(
                     f"state_dict of algorithm {found!r} (None: not of optstudy, whose fields "
                     f"are not torch.optim's): allowed for {type(self).__name__} is {own!r}"
                 )
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            algorithm, hyperparameters = selected(self.algorithm, group | saved)
+        known = {"algorithm", *self.defaults, *ADAPTER}
+        left = set(states)
+        for number, (saved, group) in enumerate(zip(groups, self.param_groups, strict=False)):
+            values = self.defaults | {k: v for k, v in saved.items() if k in known}
+            try:
+                algorithm, hyperparameters = selected(
+                    self.algorithm, self.defaults | self._completed(values)
+                )
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"state_dict, group {number}: {error}") from error
             layout = Layout.of(algorithm, hyperparameters)
             for i, p in zip(saved["params"], group["params"], strict=False):
-                fields = state_dict["state"].get(i)
-                if fields:
-                    check_fields("state_dict", fields, layout, p)
+                left.discard(i)
+                if i in states:
+                    if not isinstance(states[i], dict):
+                        raise ValueError(f"state_dict, state {i}: allowed are dictionaries")
+                    if states[i]:
+                        check_fields("state_dict", states[i], layout, p)
         # Numbers of groups and of parameters that differ are refused by torch.
+        if left and [len(g["params"]) for g in groups] == [
+            len(g["params"]) for g in self.param_groups
+        ]:
+            raise ValueError(f"state_dict has states of {left}: allowed are those of its groups")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -323,6 +345,31 @@ class CoreOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+
+
+def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+    """Return the groups and the states of a saved state.
+
+    Raises:
+        ValueError: if it is not made of lists and dictionaries as ``state_dict`` makes them.
+    """
+    for name, kind in (("param_groups", list), ("state", dict)):
+        if not isinstance(state_dict.get(name), kind):
+            raise ValueError(
+                f"state_dict without a {kind.__name__} {name!r}: allowed are saved ones"
+            )
+    groups = state_dict["param_groups"]
+    numbers: list[Any] = []
+    for i, group in enumerate(groups):
+        params = group.get("params") if isinstance(group, dict) else None
+        if not isinstance(params, list):
+            raise ValueError(
+                f"state_dict, group {i}: allowed are dictionaries with a list 'params'"
+            )
+        numbers += params
+    if not all(type(i) in (int, str) for i in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError("state_dict: params of the groups: allowed are numbers, each once")
+    return groups, state_dict["state"]
 
 
 # Classes.

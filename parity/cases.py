@@ -10,11 +10,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from optstudy_core import Algorithm
-from optstudy_core.arrays.numbers import is_number, nearest
+from optstudy_core.arrays.numbers import is_number
 from optstudy_core.catalogue.algorithm import INPUTS
 from optstudy_core.catalogue.hyperparameters import RANGES
 from optstudy_core.catalogue.table import find
 
+from .saved import MOST_STEPS, Saved, hexadecimal, plain, text, whole
 from .structures import DTYPES, STRUCTURES, leaf_dtype, working_dtype
 
 PATTERNS = (
@@ -151,43 +152,59 @@ class Case:
         Raises:
             ValueError: if it is not a case.
         """
-        try:
-            case = cls(
-                structure=data["structure"],
-                dtype=data["dtype"],
-                steps=int(data["steps"]),
-                seed=int(data["seed"]),
-                patterns=tuple(data["patterns"]),
-                specials=tuple(
-                    Special(int(a), int(b), int(c), float.fromhex(v))
-                    for a, b, c, v in data["specials"]
-                ),
-                groups=tuple({k: _from_json(v) for k, v in g.items()} for g in data["groups"]),
-                membership=tuple(int(m) for m in data["membership"]),
-                arrays=bool(data["arrays"]),
-                dialect=data["dialect"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a case of the parity suite: {error!r}") from error
-        if case.structure not in STRUCTURES:
-            raise ValueError(
-                f"structure = {case.structure!r}: {nearest(case.structure, STRUCTURES)}"
-            )
-        if case.dtype not in DTYPES:
-            raise ValueError(f"dtype = {case.dtype!r}: {nearest(case.dtype, DTYPES)}")
-        count = len(STRUCTURES[case.structure])
-        fits = len(case.patterns) == len(case.membership) == count and case.steps >= 1
-        if not fits or not set(case.patterns) <= set(PATTERNS):
-            raise ValueError(f"not a case of the parity suite: {count} leaves expected")
-        return case
+        saved = Saved(data, "case")
+        structure = saved.text("structure", STRUCTURES)
+        leaves = len(STRUCTURES[structure])
+        steps = saved.whole("steps", 1, MOST_STEPS)
+        groups = saved.entries("groups")
+        return cls(
+            structure=structure,
+            dtype=saved.text("dtype", DTYPES),
+            steps=steps,
+            seed=saved.whole("seed", 0, 2**63 - 1),
+            patterns=tuple(
+                text(p, "patterns", PATTERNS) for p in saved.entries("patterns", leaves)
+            ),
+            specials=tuple(Special(*special) for special in saved.special(leaves, steps)),
+            groups=tuple(_from_json(group, f"groups[{i}]") for i, group in enumerate(groups)),
+            membership=tuple(
+                whole(m, "membership", 0, len(groups) - 1)
+                for m in saved.entries("membership", leaves)
+            ),
+            arrays=saved.truth("arrays"),
+            dialect=None if data.get("dialect") is None else saved.text("dialect"),
+        )
+
+    def check(self, algorithm: Algorithm) -> None:
+        """Refuse hyperparameters that the algorithm does not take.
+
+        Args:
+            algorithm: the one that is tested.
+
+        Raises:
+            ValueError, TypeError: naming the hyperparameter and what is allowed.
+        """
+        self.resolved(algorithm)
+        if self.arrays:  # as which they are rounded
+            kind = self.array_dtype().type
+            for group in self.groups:
+                with np.errstate(over="ignore"):
+                    rounded = {k: float(kind(v)) if is_number(v) else v for k, v in group.items()}
+                algorithm.resolve(self.dialect, rounded)
 
 
 def _to_json(value: Any) -> Any:
     return {"float": value.hex()} if isinstance(value, float) else value
 
 
-def _from_json(value: Any) -> Any:
-    return float.fromhex(value["float"]) if isinstance(value, dict) else value
+def _from_json(group: Any, name: str) -> dict[str, Any]:
+    values = Saved({name: group}, name).mapping(name)
+    return {
+        key: hexadecimal(Saved(value, key).text("float"), key)
+        if isinstance(value, dict)
+        else plain(value, key)
+        for key, value in values.items()
+    }
 
 
 def draw_leaf(

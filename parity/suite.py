@@ -21,6 +21,7 @@ from . import epochs as epoch_methods
 from .cases import Case, cases
 from .compare import Difference, Tolerated, first_difference
 from .epochs import EpochCase, EpochMethod
+from .saved import MOST_STEPS, Saved
 from .structures import DTYPES, STRUCTURES
 
 QUANTITIES = ("trajectory", "state", "norm", "angle")
@@ -321,6 +322,8 @@ def check_arguments(
     for label, count in (("examples", examples), ("steps", steps)):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{label} = {count!r}: allowed are whole numbers from 1")
+    if steps > MOST_STEPS:
+        raise ValueError(f"steps = {steps}: allowed are whole numbers from 1 to {MOST_STEPS}")
     return names
 
 
@@ -356,20 +359,21 @@ def replay(path: Path, device: str = "cpu", *, algorithm: Algorithm | None = Non
         OSError: if it cannot be read.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        subject = find_subject(algorithm or data["algorithm"])
+        saved = Saved(json.loads(path.read_text(encoding="utf-8")), "it")
+        name, backend = saved.text("algorithm"), saved.text("backend", backends.NAMES)
+        subject = find_subject(algorithm or name)
+        if subject_name(subject) != name:
+            raise ValueError(
+                f"algorithm = {subject_name(subject)!r}: allowed is that of the file, {name!r}"
+            )
         kind = EpochCase if isinstance(subject, EpochMethod) else Case
-        backend, case = data["backend"], kind.from_json(data["case"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        case: Any = kind.from_json(saved.mapping("case"))
+        case.check(subject)
+    except (ValueError, TypeError, RecursionError) as error:  # the last: of deeply nested JSON
         raise ValueError(
-            f"{path}: expected a JSON file written by the parity suite, found {error!r}"
+            f"{path}: expected a JSON file written by the parity suite, found: {error}"
         ) from error
-    if subject_name(subject) != data["algorithm"]:
-        raise ValueError(
-            f"algorithm = {subject_name(subject)!r}: allowed is that of {path}, "
-            f"{data['algorithm']!r}"
-        )
-    check_arguments([backend], [case.dtype], device, 1, 1)
+    check_arguments([backend], [case.dtype], device, 1, case.steps)
     cell = Cell(subject_name(subject), backend, case.dtype)
     try:
         runner = backends.make(backend, device, subject)

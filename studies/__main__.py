@@ -31,6 +31,7 @@ from studies.problems.table import QUICK, STUDIES, check_name
 
 from .comparisons.compare import VARIED, Comparison, cores, values
 from .comparisons.everything import Everything, Part
+from .comparisons.processes import TerminatedError, terminable
 from .comparisons.runner import Plan, Prepared, Twins
 from .learners.methods import METHODS, PLAIN
 from .learners.training import BACKENDS, installed_backends
@@ -49,11 +50,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; ``None``: those of the process.
 
     Returns:
-        the exit status: 0, or 2 for an argument that is not allowed.
+        the exit status: 0; 2 for an argument that is not allowed; 130 where Ctrl-C ended it, 143
+        where SIGTERM did.
     """
+    console = Console()
+    arguments = argparse.Namespace(command="", overwrite=False)
+    try:
+        with terminable():
+            return _carry_out(argv, arguments, console)
+    except KeyboardInterrupt as end:
+        console.print(f"Interrupted; {_how_to_go_on(arguments)}.", soft_wrap=True)
+        return 143 if isinstance(end, TerminatedError) else 130
+
+
+def _carry_out(argv: Sequence[str] | None, arguments: argparse.Namespace, console: Console) -> int:
     parser = _parser()
     try:
-        arguments = parser.parse_args(argv)
+        parser.parse_args(argv, arguments)
         try:
             prepared: Sequence[Any] = _COMMANDS[arguments.command](parser, arguments)
         except FileExistsError as error:
@@ -62,16 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
     except SystemExit as end:  # argparse has said why
         return int(end.code or 0)
-    console = Console()
-    try:
-        for part in prepared:
-            part.carry_out(console)
-    except KeyboardInterrupt:
-        console.print("Interrupted; the same command goes on with what is not done.")
-        return 130
+    for part in prepared:
+        part.carry_out(console)
     if arguments.command != "report":
         console.print(f"Everything is in {arguments.out}", soft_wrap=True, highlight=False)
     return 0
+
+
+def _how_to_go_on(arguments: argparse.Namespace) -> str:
+    if arguments.command in {"run", "twins"}:
+        return "the same command with --overwrite begins again"
+    without = " without --overwrite" if getattr(arguments, "overwrite", False) else ""
+    return f"the same command{without} goes on with what is not done"
 
 
 # What each command prepares; every value is checked before anything is done.
@@ -154,6 +169,7 @@ def _plan(
         data=arguments.data,
         events=arguments.events,
         device=arguments.device,
+        go_on=arguments.command == "all",
     )
 
 

@@ -95,7 +95,11 @@ def check_value(name: str, value: Any, default: Any) -> None:
     elif is_number(default):
         allowed = RANGES.get(name, ANY)
         if is_number(value):
-            if not allowed.holds(float(value)):
+            try:
+                held = allowed.holds(float(value))
+            except OverflowError:  # a whole number beyond float64
+                held = False
+            if not held:
                 raise ValueError(f"{name} = {value!r}: allowed are {allowed}")
         elif value is None or isinstance(value, bool | str | bytes | Number | list | tuple | dict):
             raise TypeError(f"{name} = {value!r}: allowed are {allowed}")

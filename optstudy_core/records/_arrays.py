@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,11 +31,25 @@ class Checkpoint:
         epoch: after which it was.
         arrays: NumPy arrays by name.
         state: the JSON value, a dictionary.
+        file: it was read from, a path.
     """
 
     epoch: int
     arrays: dict[str, np.ndarray[Any, Any]]
     state: dict[str, Any]
+    file: pathlib.Path
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Name the file where its content is not what it is used for.
+
+        Raises:
+            ValueError: in the place of one that does not name it.
+        """
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.file}: {error}") from error
 
 
 def check(arrays: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -117,4 +131,4 @@ def read(file: pathlib.Path, epoch: int) -> Checkpoint:
     state = parse_json(notes["state"], f"{file}, state")
     if not isinstance(state, dict):
         raise ValueError(f"{file}, state: is a {type(state).__name__}; expected is a JSON object")
-    return Checkpoint(epoch, arrays, state)
+    return Checkpoint(epoch, arrays, state, file)

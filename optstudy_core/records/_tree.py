@@ -157,22 +157,22 @@ def _at(path: tuple[str, ...]) -> str:
     return f"tree at {'/'.join(path)!r}" if path else "tree"
 
 
-def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
+def check_names(found: Any, wanted: Iterable[str]) -> None:
     """Refuse a checkpoint of other objects than those to be restored.
 
     Args:
-        found: the names in the checkpoint.
+        found: what is in the checkpoint, a dictionary by name.
         wanted: the names of what is to be restored.
 
     Raises:
-        ValueError: if the names differ.
+        ValueError: if it is none, or the names differ.
 
     >>> check_names({"model": 1}, ["model", "optimizer"])
     Traceback (most recent call last):
     ValueError: checkpoint of model: allowed for model, optimizer is one of the same names
     """
+    if not isinstance(found, Mapping):
+        raise ValueError(f"checkpoint of a {type(found).__name__}: allowed are dictionaries")
     if {*found} != {*wanted}:
-        raise ValueError(
-            f"checkpoint of {', '.join(sorted(found))}: allowed for {', '.join(sorted(wanted))} is "
-            "one of the same names"
-        )
+        names, known = (", ".join(sorted(map(str, some))) for some in (found, wanted))
+        raise ValueError(f"checkpoint of {names}: allowed for {known} is one of the same names")

@@ -9,11 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from parity.cases import Special, draw_leaf
-from parity.structures import STRUCTURES, leaf_dtype
+from parity.saved import MOST_STEPS, Saved, hexadecimal, plain, whole
+from parity.structures import DTYPES, STRUCTURES, leaf_dtype
 
 STEPS: Final = 2  # of an epoch
 EPOCHS: Final = 8
 LR: Final = 0.05
+LEAVES: Final = 4  # a special value of a leaf that a tree does not have is not put
+OPTIMIZERS: Final = ("sgd", "adam")
 
 Tree = list[np.ndarray]
 
@@ -91,22 +94,29 @@ class EpochCase:
         Raises:
             ValueError: if it is not a case.
         """
-        try:
-            case = cls(
-                structure=data["structure"],
-                dtype=data["dtype"],
-                algorithm=data["algorithm"],
-                options={
-                    k: tuple(v) if isinstance(v, list) else v for k, v in data["options"].items()
-                },
-                seed=data["seed"],
-                losses=tuple(float.fromhex(x) for x in data["losses"]),
-                specials=tuple(
-                    Special(step, leaf, index, float.fromhex(value))
-                    for step, leaf, index, value in data["specials"]
-                ),
-            )
-            case.values()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"expected a case of an epoch method, found {error!r}") from error
-        return case
+        saved = Saved(data, "case")
+        losses = saved.entries("losses")
+        whole(len(losses), "the number of losses", 1, MOST_STEPS)
+        return cls(
+            structure=saved.text("structure", STRUCTURES),
+            dtype=saved.text("dtype", DTYPES),
+            algorithm=saved.text("algorithm", OPTIMIZERS),
+            options={k: plain(v, k) for k, v in saved.mapping("options").items()},
+            seed=saved.whole("seed", 0, 2**63 - 1),
+            losses=tuple(hexadecimal(x, "losses") for x in losses),
+            specials=tuple(
+                Special(*special) for special in saved.special(LEAVES, len(losses) * STEPS)
+            ),
+        )
+
+    def check(self, method: Any) -> None:
+        """Refuse options that are none of the method's.
+
+        Args:
+            method: an ``EpochMethod``.
+
+        Raises:
+            ValueError: naming what is allowed.
+        """
+        if not any(dict(options) == self.options for options in method.options):
+            raise ValueError(f"options = {self.options!r}: allowed are {list(method.options)}")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optstudy_core import epoch
 from parity.cases import Special
 
-from .cases import EPOCHS, STEPS, EpochCase
+from .cases import EPOCHS, LEAVES, OPTIMIZERS, STEPS, EpochCase
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class EpochMethod:
         special = st.builds(
             Special,
             step=st.integers(0, length * STEPS - 1),
-            leaf=st.integers(0, 3),
+            leaf=st.integers(0, LEAVES - 1),
             index=st.integers(0, 20),
             value=st.sampled_from([0.0, 1.0, 1e30, math.nan, math.inf]),
         )
@@ -47,7 +47,7 @@ class EpochMethod:
             EpochCase,
             structure=st.sampled_from(["nested", "vectors"]),
             dtype=st.just(dtype),
-            algorithm=st.sampled_from(["sgd", "adam"]),
+            algorithm=st.sampled_from(OPTIMIZERS),
             options=st.sampled_from(self.options),
             seed=st.integers(0, 2**16),
             # As long as can be: a compiled function is made for each length.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,14 +25,11 @@ from studies.problems.table import load
 from studies.progress import progress
 from studies.records import Run
 
-from . import table
-from .runner import Plan, config
+from . import processes, table
+from .runner import Plan, config, done
 
 VARIED: Final = ("method", "algorithm", "lr", "lr_factor", "dialect")
 """What can be varied; ``lr_factor`` is on the study's learning rate."""
-
-_TELLING: Final = ("algorithm", "method", "epochs", "lr", "dialect", "data", "events", "source")
-"""What a training that is taken for done has in common with the one asked for."""
 
 _Tell = Callable[[], None]
 
@@ -99,27 +95,6 @@ class Task:
         with Folder.create(self.folder, self.config, overwrite=True) as run:
             training.record(study, learner, self.epochs, run, after_epoch=after_epoch)
 
-    def done(self) -> bool:
-        """Whether it was carried out before.
-
-        Raises:
-            FileExistsError: if its folder holds another run that ended.
-        """
-        try:
-            run = records.read(self.folder)
-        except (FileNotFoundError, ValueError):
-            return False  # not begun, or interrupted
-        if run.parameters is None:
-            return False
-        for key in _TELLING:
-            value = self.config[key]
-            if run.config.get(key) != value:
-                raise FileExistsError(
-                    f"{str(self.folder)!r} holds a run with {key} = {run.config.get(key)!r}, not "
-                    f"{value!r}"
-                )
-        return True
-
 
 class Comparison:
     """A comparison whose every value was checked.
@@ -158,7 +133,9 @@ class Comparison:
         ]
         for task in self.tasks:
             Folder.check_free(task.folder, overwrite=True)
-        self.waiting = [task for task in self.tasks if plan.overwrite or not task.done()]
+        self.waiting = [
+            task for task in self.tasks if plan.overwrite or not done(task.folder, task.config)
+        ]
 
     def _cell(self, varied: dict[str, Any]) -> Cell:
         plan = self.plan
@@ -269,27 +246,16 @@ _messages: Any = None
 
 
 def _carry_out(tasks: Sequence[Task], jobs: int, tick: _Tell) -> None:
-    """Carry tasks out, some at a time; an error or an interruption ends it after those begun."""
+    """Carry tasks out, some at a time; an error or an interruption ends those begun."""
     if jobs == 1 or len(tasks) < 2:
         for task in tasks:
             task.carry_out(tick)
         return
-    # Threads of torch and XLA do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    pool = ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, initializer=_begin, initargs=(messages, jobs)
-    )
-    try:
+    messages = processes.CONTEXT.Queue()
+    with processes.pool(min(jobs, len(tasks)), _begin, messages, jobs) as pool:
         waiting: set[Future[None]] = {pool.submit(_in_process, task) for task in tasks}
         for future in _ticking(waiting, messages, tick):
             future.result()
-    except BaseException:
-        for process in (pool._processes or {}).values():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _ticking(futures: set[Future[None]], messages: Any, tick: _Tell) -> Iterator[Future[None]]:

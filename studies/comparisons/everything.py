@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from . import processes
 from .compare import Comparison
 from .runner import Plan, Prepared
 
@@ -56,11 +55,13 @@ class Everything:
             return
         names = dict.fromkeys(part.plan.study for part in self._parts)
         console.print(f"{' and '.join(names)}, side by side: this takes some minutes")
-        # Threads of torch and XLA do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self._jobs, context) as pool:
+        with processes.pool(self._jobs, _begin) as pool:
             for said in pool.map(_said, self._parts, [console.width] * len(self._parts)):
                 console.print(Text.from_ansi(said), soft_wrap=True)
+
+
+def _begin() -> None:
+    """Begin with nothing: a part says itself what it needs."""
 
 
 def _said(part: Part, width: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from rich.console import Console
 
@@ -38,6 +39,7 @@ class Plan:
         data: a file or folder with the user's data.
         events: how many to generate.
         device: where both frameworks compute.
+        go_on: runs that ended are taken as they are, others are replaced.
     """
 
     study: str
@@ -54,6 +56,7 @@ class Plan:
     data: pathlib.Path | None = None
     events: int | None = None
     device: str = "cpu"
+    go_on: bool = False
 
 
 class Prepared:
@@ -84,11 +87,21 @@ class Prepared:
         self.folder = plan.out / self.study.name / below
         for optimizer in self.optimizers:
             for backend in plan.backends:
-                Run.check_free(self.run_folder(optimizer, backend), overwrite=plan.overwrite)
+                Run.check_free(self.run_folder(optimizer, backend), overwrite=self._replaces)
+                self._is_done(optimizer, backend)  # refuses another run
 
     def run_folder(self, optimizer: training.Optimizer, backend: str) -> pathlib.Path:
         """Return where a run is written."""
         return self.folder / optimizer.name / backend
+
+    @property
+    def _replaces(self) -> bool:
+        return self.plan.overwrite or self.plan.go_on
+
+    def _is_done(self, optimizer: training.Optimizer, backend: str) -> bool:
+        described = config(self.plan, self.study, optimizer, backend, self.epochs)
+        taken = self.plan.go_on and not self.plan.overwrite
+        return taken and done(self.run_folder(optimizer, backend), described)
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
         """Train, record, draw and compare; return the folders of the runs.
@@ -110,8 +123,11 @@ class Prepared:
         folder = self.run_folder(optimizer, backend)
         described = config(self.plan, self.study, optimizer, backend, self.epochs)
         what = f"{self.study.name}, {optimizer.name}, {backend}: training"
+        if self._is_done(optimizer, backend):
+            console.print(f"{what} is there already", highlight=False)
+            return learner, records.read(folder)
         with (
-            Run.create(folder, described, overwrite=self.plan.overwrite) as run,
+            Run.create(folder, described, overwrite=self._replaces) as run,
             progress(console, what, self.epochs) as tick,
         ):
             training.record(self.study, learner, self.epochs, run, after_epoch=tick)
@@ -191,6 +207,35 @@ def config(
         "parameters": {n: list(v.shape) for n, v in study.initial.items()},
         "loss": study.loss_label,
     }
+
+
+_TELLING: Final = ("algorithm", "method", "epochs", "lr", "dialect", "data", "events", "source")
+"""What a training that is taken for done has in common with the one asked for."""
+
+
+def done(folder: pathlib.Path, wanted: Mapping[str, object]) -> bool:
+    """Tell whether a training was carried out before.
+
+    Args:
+        folder: of the run.
+        wanted: what the record of the run says of it, a dictionary.
+
+    Raises:
+        FileExistsError: if the folder holds another run that ended.
+    """
+    try:
+        run = records.read(folder)
+    except (FileNotFoundError, ValueError):
+        return False  # not begun, or interrupted
+    if run.parameters is None:
+        return False
+    for key in _TELLING:
+        if run.config.get(key) != wanted[key]:
+            raise FileExistsError(
+                f"{str(folder)!r} holds a run with {key} = {run.config.get(key)!r}, not "
+                f"{wanted[key]!r}"
+            )
+    return True
 
 
 class Twins(Prepared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import pathlib
 import zlib
 from typing import Final
@@ -28,13 +29,13 @@ def read(folder: pathlib.Path) -> Batch:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
-    files = sorted(folder.glob("*-images-idx3-ubyte*"))
+    files = sorted(f for f in folder.glob("*-images-idx3-ubyte*") if f.is_file())
     if not files:
         raise FileNotFoundError(f"{folder}: expected a file *-images-idx3-ubyte[.gz], found none")
     parts = []
     for file in files:
         other = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
-        if not other.exists():
+        if not other.is_file():
             raise FileNotFoundError(f"{other}: there is no such file, but {file.name}")
         images, labels = _array(file, _IMAGES), _array(other, _LABELS)
         if len(images) != len(labels):
@@ -65,8 +66,8 @@ def _array(file: pathlib.Path, magic: int) -> np.ndarray:
     found = int.from_bytes(content[:4], "big")
     if len(content) < header or found != magic:
         raise ValueError(f"{file}: expected an IDX file of type {magic}, found {found}")
-    shape = np.frombuffer(content[4:header], ">i4").astype(int)
-    size = int(np.prod(shape))
+    shape = [int(length) for length in np.frombuffer(content[4:header], ">u4")]
+    size = math.prod(shape)  # of any size: four bytes each make more than an int64
     if len(content) - header != size:
         raise ValueError(
             f"{file}: expected {size} bytes after the header, found {len(content) - header}"

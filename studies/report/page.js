@@ -72,6 +72,10 @@ function logarithmicBar(title, rows) {
   };
 }
 
+// Plotly takes tags in its texts; a name is no tag.
+const asText = (name) =>
+  name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
 const OPTIONS = { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" } };
 
 // The list of runs.
@@ -143,7 +147,7 @@ function drawCharts() {
           x: across === "epoch" ? run.epoch : run.evaluations,
           y: run.columns[chart.key],
           customdata: run.epoch,
-          name: run.label,
+          name: asText(run.label),
           mode: run.epoch.length > 40 ? "lines" : "lines+markers",
           marker: { size: 5 },
           line: { color: colour(i), width: 2, dash: DASHES[run.backend] ?? "solid" },
@@ -152,7 +156,7 @@ function drawCharts() {
       });
     chart.div.hidden = !traces.length && chosen.size > 0;
     const layout = look({
-      title: { text: chart.title, font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
+      title: { text: asText(chart.title), font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
       xaxis: { title: { text: across === "epoch" ? "epoch" : "evaluations" } },
       yaxis: {
         type: chart.log && logarithmic ? "log" : "linear",
@@ -257,7 +261,7 @@ function drawHeat(run) {
   const div = byId("heat");
   div.style.height = `${Math.max(220, 90 + 24 * run.layers.length)}px`;
   Plotly.react(div, [{
-    type: "heatmap", x: run.epoch, y: run.layers, z, customdata: run.heat[measure],
+    type: "heatmap", x: run.epoch, y: run.layers.map(asText), z, customdata: run.heat[measure],
     colorscale: "Viridis", ...(angle ? { zmin: 0, zmax: 180 } : {}),
     hovertemplate: "%{y}, epoch %{x}: %{customdata:.4g}<extra></extra>",
     colorbar: angle ? { title: { text: "°" } } : logarithmicBar("‖Δ‖", run.heat[measure]),

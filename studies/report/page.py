@@ -95,6 +95,6 @@ def page(data: dict[str, Any]) -> str:
     return Template((own / "page.html").read_text(encoding="utf-8")).substitute(
         style=(own / "page.css").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
-        data=text.replace("</", "<\\/"),  # no name ends the script
+        data=text.replace("<", "\\u003c"),  # no name ends the script, or begins a comment
         script=(own / "page.js").read_text(encoding="utf-8"),
     )

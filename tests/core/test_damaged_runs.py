@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import ODD, damaged, nested, parts, text_of
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -20,17 +21,6 @@ from studies import records
 from studies.report import runs
 
 FILES = ("config.json", "records.sqlite", "checkpoints/epoch-3.safetensors")
-MUTATIONS = 240
-
-
-def nested(depth: int, text: str = "1") -> str:
-    return '{"a":' * depth + text + "}" * depth
-
-
-ODD: list[Any] = [
-    None, True, -1, 0, 2**63 - 1, 2**63, 10**400, 1.5, float("nan"), float("inf"), "", "x", "\0",
-    "../config.json", "/etc/passwd", [], [1, "x"], {}, {"a": 1}, [[[]]], "é\u202e", b"\xff\x00",
-]  # fmt: skip
 
 
 def write_run(folder: pathlib.Path) -> None:
@@ -66,40 +56,9 @@ def restore(folder: pathlib.Path, files: dict[str, bytes]) -> None:
 
 def bytes_of(folder: pathlib.Path, draw: random.Random) -> str:
     name = draw.choice(FILES)
-    content = bytearray((folder / name).read_bytes())
-    at = draw.randrange(len(content))
-    way = draw.choice(["flip", "cut", "zeros", "twice", "insert"])
-    if way == "flip":
-        content[at] ^= 1 << draw.randrange(8)
-    elif way == "cut":
-        del content[at:]
-    elif way == "zeros":
-        content[at : at + 64] = bytes(len(content[at : at + 64]))
-    elif way == "twice":
-        content += content[at:]
-    else:
-        content[at:at] = draw.randbytes(3)
+    done, content = damaged((folder / name).read_bytes(), draw)
     (folder / name).write_bytes(content)
-    return f"{way} {name} at {at}"
-
-
-def changed(value: Any, draw: random.Random) -> Any:
-    """Return a JSON value, one entry of which is another one."""
-    if isinstance(value, dict | list) and value and draw.random() < 0.8:
-        key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        copy = value.copy()
-        if isinstance(value, dict) and draw.random() < 0.2:
-            del copy[key]
-        else:
-            copy[key] = changed(value[key], draw)
-        return copy
-    return draw.choice([x for x in ODD if not isinstance(x, bytes)])
-
-
-def text_of(text: str, draw: random.Random) -> str:
-    if draw.random() < 0.1:
-        return nested(draw.choice([150, 300, 900, 5000]))
-    return json.dumps(changed(json.loads(text), draw))
+    return f"{name}: {done}"
 
 
 def config_of(folder: pathlib.Path, draw: random.Random) -> str:
@@ -172,13 +131,13 @@ def test_what_was_written_is_read(tmp_path: pathlib.Path, written: dict[str, byt
     assert refused(tmp_path) is None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("seed", "count"), parts(240, 4000))
 def test_whatever_a_folder_holds(
-    tmp_path: pathlib.Path, written: dict[str, bytes], seed: int
+    tmp_path: pathlib.Path, written: dict[str, bytes], seed: int, count: int
 ) -> None:
     draw = random.Random(seed)
     told = 0
-    for _ in range(MUTATIONS // 4):
+    for _ in range(count):
         restore(tmp_path, written)
         done = draw.choice(CHANGES)(tmp_path, draw)
         try:
@@ -191,7 +150,7 @@ def test_whatever_a_folder_holds(
         if said is not None:
             told += 1
             assert str(tmp_path) in said or "name = " in said, (done, said)
-    assert MUTATIONS / 4 > told > 10
+    assert count > told > count / 6
 
 
 # What was found, one by one.

@@ -171,7 +171,9 @@ def test_a_case_of_a_users_own_rule_is_replayed(tmp_path: Any) -> None:
     report = parity.check(rule, backends=["jax-jit"], dtypes=["float32"], examples=3, steps=5)
     parity.write_failure(report.cells[0], tmp_path / "case.json")
     assert not parity.replay(tmp_path / "case.json", algorithm=rule).identical
-    with pytest.raises(ValueError, match=r"algorithm = 'adam': allowed is that of .*'forgetful'"):
+    with pytest.raises(
+        ValueError, match=r"case.json: .*algorithm = 'adam': allowed is .*'forgetful'"
+    ):
         parity.replay(tmp_path / "case.json", algorithm=ALGORITHMS["adam"])
 
 

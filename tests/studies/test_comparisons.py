@@ -213,5 +213,8 @@ def test_everything_side_by_side(tmp_path, capsys):
             folder / "adam_figures", {f.stem for f in (folder / "adam_figures").iterdir()}
         )
         assert (folder / "adam_lr_factor_16.md").is_file()
-    assert main(["all", "--backend", "torch", "--out", str(tmp_path)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    runs = {f: f.read_bytes() for f in tmp_path.glob("*/*/torch/records.sqlite")}
+    assert len(runs) == 4
+    assert main(["all", "--backend", "torch", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("training is there already") == 4
+    assert runs == {f: f.read_bytes() for f in runs}

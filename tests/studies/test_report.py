@@ -116,12 +116,27 @@ def test_labels_tell_runs_apart(tmp_path):
     assert labels[1:] == [f"adam · PyTorch · seed 2 · {tmp_path / n}" for n in "bc"]
 
 
-def test_no_name_ends_the_script(tmp_path):
-    name = "</script><script>alert(1)</script>"
-    write_run(tmp_path / "run", algorithm=name)
-    text = page.page({"runs": runs.describe(runs.read([tmp_path / "run"])[0])})
-    assert name not in text
-    assert json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["runs"][0]["label"]
+NAMES = [
+    "</script><script>alert(1)</script>",
+    "<script>alert(1)</script>",
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+    "\"quoted\" and 'quoted' `${alert(1)}`",
+    "right-to-left \u202e txt.exe",
+    "nan",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text(tmp_path, name):
+    write_run(tmp_path / "run", algorithm=name, layers=[name], lr=float("nan"))
+    found = runs.describe(runs.read([tmp_path / "run"])[0])
+    text = page.page({"runs": found})
+    (data,) = re.findall(r'id="data">(.*?)</script>\n<script>', text, re.DOTALL)
+    assert "<" not in data  # so that nothing in it ends the script, or begins a comment
+    (entry,) = json.loads(data)["runs"]
+    assert name in entry["label"]
+    assert entry["layers"] == [name]
 
 
 # In a browser.
@@ -198,6 +213,18 @@ def test_clicks(trained, tmp_path, tab):
     tab.click("#table th:nth-child(2)")
     assert sorted(before) == sorted(frameworks())
     assert tab.locator(".verdict").count() == 1
+
+
+def test_names_are_shown_and_not_run(tmp_path, tab):
+    tab.on("dialog", lambda dialog: dialog.dismiss() or pytest.fail("a script ran"))
+    for i, name in enumerate(NAMES):
+        write_run(tmp_path / "runs" / str(i), algorithm=name, layers=[name])
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    open_report(tab, out)
+    listed = "".join(tab.locator("#runs li").all_text_contents())
+    assert [name for name in NAMES if name not in listed] == []
+    assert tab.locator("img[src='x']").count() == 0
 
 
 @pytest.mark.slow

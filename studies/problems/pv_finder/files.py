@@ -54,7 +54,8 @@ def read(path: pathlib.Path, need: Need) -> list[Event]:
         raise FileNotFoundError(f"{path}: there is no such file")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a file {', '.join(SUFFIXES)}, found {path.suffix!r}")
-    events = list((_root if path.suffix == ".root" else _hdf5)(path))
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        events = list((_root if path.suffix == ".root" else _hdf5)(path))
     if not events:
         raise ValueError(f"{path}: expected events, found none")
     for i, event in enumerate(events):
@@ -68,9 +69,8 @@ def _rank(file: pathlib.Path, need: Need) -> int:
     """Return how well a file suits: 0 not at all, 2 if it has kernels as PV-finder made them."""
     if file.suffix != ".root":
         return 2
-    with _opened(file) as root:
-        names = {key.split(";")[0] for key in root.keys()}  # noqa: SIM118 (not a dict)
-    return int("data" in names) + 2 * int("kernel" in names and need == "kernel")
+    with _opened(file) as (_, names):
+        return int("data" in names) + 2 * int("kernel" in names and need == "kernel")
 
 
 def _check(path: pathlib.Path, number: int, event: Event) -> None:
@@ -89,74 +89,101 @@ def _check(path: pathlib.Path, number: int, event: Event) -> None:
         raise ValueError(f"{where}: expected a kernel of {BINS} bins, found {event.kernel.shape}")
 
 
+# What both formats share.
+
+
+@contextmanager
+def _reading(path: pathlib.Path, what: str) -> Iterator[None]:
+    """Say of an error of a library, which may be of any class, what could not be read."""
+    try:
+        yield
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: expected {what}, found: {line}") from error
+
+
+def _numbers(where: str, value: Any, ndim: int, dtype: type[np.floating[Any]]) -> np.ndarray:
+    """Return an array of numbers, refuse other contents."""
+    found = np.asarray(value)
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: expected numbers, found {found.dtype}")
+    if found.ndim != ndim:
+        raise ValueError(f"{where}: expected an array of {ndim} axes, found shape {found.shape}")
+    return found.astype(dtype)
+
+
 # ROOT.
 
 
 @contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
+def _opened(path: pathlib.Path) -> Iterator[tuple[Any, set[str]]]:
     import uproot
 
-    try:
+    with _reading(path, "a ROOT file"):
         file = uproot.open(path)
-    except Exception as error:  # uproot has no common class of errors
-        raise ValueError(f"{path}: expected a ROOT file, found: {_first_line(error)}") from error
+        names = {key.split(";")[0] for key in file.keys()}  # noqa: SIM118 (not a dict)
     with file:
-        yield file
+        yield file, names
 
 
 def _root(path: pathlib.Path) -> Iterator[Event]:
-    with _opened(path) as file:
-        names = {key.split(";")[0] for key in file.keys()}  # noqa: SIM118 (not a dict)
-        for tree, make in _TREES.items():
-            if tree in names:
-                yield from make(path, file[tree])
+    with _opened(path) as (file, names):
+        for name, make in _TREES.items():
+            if name in names:
+                with _reading(path, f"a tree {name}"):
+                    tree = file[name]
+                    found = set(tree.keys())
+                yield from make(path, name, tree, found)
                 return
         raise ValueError(
             f"{path}: expected a tree {' or '.join(_TREES)}, found {', '.join(sorted(names))}"
         )
 
 
-def _branches(path: pathlib.Path, tree: Any, names: Sequence[str]) -> dict[str, Any]:
-    found = set(tree.keys())
-    missing = [name for name in names if name not in found]
+def _events(
+    path: pathlib.Path, name: str, tree: Any, found: set[str], wanted: Sequence[str]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the numbers of each event, an array for each branch."""
+    missing = [branch for branch in wanted if branch not in found]
     if missing:
         raise ValueError(
-            f"{path}: expected the branches {', '.join(names)} in {tree.name}, found none of the "
+            f"{path}: expected the branches {', '.join(wanted)} in {name}, found none of the "
             f"name {', '.join(missing)}"
         )
-    try:
-        arrays: dict[str, Any] = tree.arrays(list(names), library="np")
-    except Exception as error:  # a truncated file fails in any of uproot's layers
-        raise ValueError(
-            f"{path}: expected {tree.num_entries} events in {tree.name}, found unreadable data: "
-            f"{_first_line(error)}"
-        ) from error
-    return arrays
+    with _reading(path, f"events in {name}"):
+        arrays = tree.arrays(list(wanted), library="np")
+        rows = list(zip(*(arrays[branch] for branch in wanted), strict=True))
+    for i, row in enumerate(rows):
+        yield tuple(
+            _numbers(f"{path}: event {i}: {branch}", value, 1, np.float64)
+            for branch, value in zip(wanted, row, strict=True)
+        )
 
 
-def _kernels(path: pathlib.Path, tree: Any) -> Iterator[Event]:
-    data = _branches(path, tree, ("zdata", "pv_loc", "pv_ntrks"))
-    for values, z, counts in zip(data["zdata"], data["pv_loc"], data["pv_ntrks"], strict=True):
-        yield Event(z.astype(np.float64), counts.astype(np.float64), values.astype(np.float32))
+def _kernels(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator[Event]:
+    for values, z, counts in _events(path, name, tree, found, ("zdata", "pv_loc", "pv_ntrks")):
+        yield Event(z, counts, values.astype(np.float32))
 
 
-def _hits(path: pathlib.Path, tree: Any) -> Iterator[Event]:
+def _hits(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator[Event]:
     names = ("hit_x", "hit_y", "hit_z", "hit_prt", "prt_pvr", "pvr_z")
-    data = _branches(path, tree, names)
-    for i, (x, y, z, particle, vertex, pvr_z) in enumerate(
-        zip(*(data[name] for name in names), strict=True)
-    ):
+    for i, row in enumerate(_events(path, name, tree, found, names)):
+        x, y, z, particle, vertex, pvr_z = row
         if len({len(x), len(y), len(z), len(particle)}) > 1:
             raise ValueError(f"{path}: event {i}: expected hit_* of one length, found several")
-        if particle.size and not 0 <= particle.min() <= particle.max() < len(vertex):
-            raise ValueError(
-                f"{path}: event {i}: expected hit_prt from 0 to {len(vertex) - 1}, found "
-                f"{particle.min():g} to {particle.max():g}"
-            )
-        for name, values in (("hit_x", x), ("hit_y", y), ("hit_z", z)):
+        for branch, values, least, end in (
+            ("hit_prt", particle, 0, len(vertex)),
+            ("prt_pvr", vertex, -1, len(pvr_z)),
+        ):
+            if not ((values >= least) & (values < end) & (values % 1 == 0)).all():
+                raise ValueError(
+                    f"{path}: event {i}: expected whole numbers {branch} from {least} to "
+                    f"{end - 1}, found {values.min():g} to {values.max():g}"
+                )
+        for branch, values in (("hit_x", x), ("hit_y", y), ("hit_z", z)):
             if not np.isfinite(values).all():
-                raise ValueError(f"{path}: event {i}: expected finite {name}, found others")
-        yield from_tracks(pvr_z.astype(np.float64), vertex, fit(x, y, z, particle))
+                raise ValueError(f"{path}: event {i}: expected finite {branch}, found others")
+        yield from_tracks(pvr_z, vertex.astype(np.int64), fit(x, y, z, particle.astype(np.int64)))
 
 
 _TREES: Final[Mapping[str, Callable[..., Iterator[Event]]]] = {"kernel": _kernels, "data": _hits}
@@ -164,72 +191,76 @@ _TREES: Final[Mapping[str, Callable[..., Iterator[Event]]]] = {"kernel": _kernel
 
 # HDF5.
 
+_COLUMNS: Final = (
+    *(f"poca_{c}" for c in "xyz"),
+    *(f"{axis}_{c}" for axis in _AXES for c in "xyz"),
+)
+_MOST: Final = 1100
+"""Bytes that a byte of a file may stand for: gzip's limit is 1032."""
+
 
 def _hdf5(path: pathlib.Path) -> Iterator[Event]:
     import h5py
 
-    try:
+    with _reading(path, "an HDF5 file"):
         file = h5py.File(path)
-    except OSError as error:
-        raise ValueError(f"{path}: expected an HDF5 file, found: {_first_line(error)}") from error
+        names = {str(name) for name in file}  # a damaged one comes as bytes
     with file:
-        kernel = next((name for name in _KERNELS if name in file), None)
-        kernels = None if kernel is None else _array(path, file, kernel)
-        if kernels is not None and (kernels.ndim != 2 or kernels.shape[1] != BINS):
-            raise ValueError(
-                f"{path}: expected {kernel} of shape (events, {BINS}), found {kernels.shape}"
-            )
-        for name in ("pv_loc", "pv_ntrks"):
-            if name not in file:
+        kernel = next((name for name in _KERNELS if name in names), None)
+        kernels = None
+        if kernel is not None:
+            value = _content(path, file, kernel)
+            kernels = _numbers(f"{path}: {kernel}", value, 2, np.float32)
+            if kernels.shape[1] != BINS:
                 raise ValueError(
-                    f"{path}: expected {name}, found only {', '.join(sorted(file)) or 'nothing'}"
+                    f"{path}: expected {kernel} of shape (events, {BINS}), found {kernels.shape}"
+                )
+        for name in ("pv_loc", "pv_ntrks", *(_COLUMNS if "poca_x" in names else ())):
+            if name not in names:
+                raise ValueError(
+                    f"{path}: expected {name}, found only {', '.join(sorted(names)) or 'nothing'}"
                 )
         vertices, counts = _lists(path, file, "pv_loc"), _lists(path, file, "pv_ntrks")
-        has_tracks = "poca_x" in file
-        columns = (
-            [_lists(path, file, f"poca_{c}") for c in "xyz"]
-            + [_lists(path, file, f"{axis}_{c}") for axis in _AXES for c in "xyz"]
-            if has_tracks
-            else []
-        )
-        lengths = {len(vertices), len(counts), *map(len, columns)}
-        lengths |= set() if kernels is None else {len(kernels)}
-        if len(lengths) > 1:
-            raise ValueError(f"{path}: expected as many events everywhere, found {sorted(lengths)}")
-        for i in range(len(vertices)):
-            tracks = None
-            if has_tracks:
-                parts = [column[i] for column in columns]
-                if len(set(map(len, parts))) > 1:
-                    raise ValueError(
-                        f"{path}: event {i}: expected poca_* and axes of one length, found several"
-                    )
-                point, axes = np.stack(parts[:3], 1), np.stack(parts[3:], 1).reshape(-1, 3, 3)
-                form = ellipsoid(axes[:, 0], axes[:, 1], axes[:, 2])
-                tracks = np.concatenate([point, form], axis=1).astype(np.float32)
-            values = None if kernels is None else kernels[i].astype(np.float32)
-            yield Event(vertices[i], counts[i], values, tracks)
+        columns = [_lists(path, file, name) for name in _COLUMNS] if "poca_x" in names else []
+    lengths = {len(vertices), len(counts), *map(len, columns)}
+    lengths |= set() if kernels is None else {len(kernels)}
+    if len(lengths) > 1:
+        raise ValueError(f"{path}: expected as many events everywhere, found {sorted(lengths)}")
+    for i in range(len(vertices)):
+        tracks = None
+        if columns:
+            parts = [column[i] for column in columns]
+            if len(set(map(len, parts))) > 1:
+                raise ValueError(
+                    f"{path}: event {i}: expected poca_* and axes of one length, found several"
+                )
+            point, axes = np.stack(parts[:3], 1), np.stack(parts[3:], 1).reshape(-1, 3, 3)
+            form = ellipsoid(axes[:, 0], axes[:, 1], axes[:, 2])
+            tracks = np.concatenate([point, form], axis=1).astype(np.float32)
+        yield Event(vertices[i], counts[i], None if kernels is None else kernels[i], tracks)
 
 
-def _array(path: pathlib.Path, file: Any, name: str) -> np.ndarray:
-    try:
-        return np.asarray(file[name][()])
-    except (OSError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected {name}, found: {_first_line(error)}") from error
+def _content(path: pathlib.Path, file: Any, name: str) -> Any:
+    """Return a dataset as an array, or a group as a dictionary of arrays."""
+    with _reading(path, name):
+        entry = file[name]
+        group = hasattr(entry, "keys")
+        parts = {str(k): entry[k] for k in entry} if group else {"": entry}
+        most = _MOST * path.stat().st_size
+        if sum(part.nbytes for part in parts.values()) > most:  # a damaged shape fills the memory
+            raise ValueError("more than a file of its size holds")
+        arrays = {key: part[()] for key, part in parts.items()}
+    return arrays if group else arrays[""]
 
 
 def _lists(path: pathlib.Path, file: Any, name: str) -> list[np.ndarray]:
     """Return one array of numbers for each event."""
-    if name not in file:
-        raise ValueError(f"{path}: expected {name}, found none")
-    if hasattr(file[name], "keys"):
-        order = sorted(file[name], key=lambda key: [int(n) for n in re.findall(r"\d+", key)])
-        return [_array(path, file[name], key).astype(np.float64).reshape(-1) for key in order]
-    rows = _array(path, file, name).astype(np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"{path}: expected {name} of shape (events, n), found {rows.shape}")
+    content = _content(path, file, name)
+    if isinstance(content, dict):
+        order = sorted(content, key=lambda key: [int(n) for n in re.findall("[0-9]+", key)])
+        return [
+            _numbers(f"{path}: {name}/{key}", np.ravel(content[key]), 1, np.float64)
+            for key in order
+        ]
+    rows = _numbers(f"{path}: {name}", content, 2, np.float64)
     return [row[~np.isnan(row)] for row in rows]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
