@@ -41,10 +41,10 @@ class Checkpoint:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Name the file where its content is not what it is used for.
+        """Return a context in which a ``ValueError`` names the file.
 
         Raises:
-            ValueError: in the place of one that does not name it.
+            ValueError: with the name of the file before the message of the error inside.
         """
         try:
             yield

@@ -15,9 +15,7 @@ from rich.console import Console
 from run_folders import data_of, write_run
 
 from studies.__main__ import main
-from studies.comparisons.compare import Task
-from studies.comparisons.runner import Plan, Prepared
-from studies.learners.optimizer import Optimizer
+from studies.comparisons.runner import Plan, Prepared, done
 from studies.problems.table import STUDIES
 from studies.report import extras
 
@@ -237,11 +235,9 @@ def test_compare_reuses_data(named, tmp_path):
     (theirs,) = planted(there, tmp_path, "own.py")
     config = json.loads((there / "config.json").read_text()) | {"source": str(theirs)}
     (there / "config.json").write_text(json.dumps(config))
-    optimizer = Optimizer(config["algorithm"], config["lr"], config["dialect"], config["method"])
-    asked = (str(named[2]), 5, None, None, optimizer, "torch", 1, there)
     with pytest.raises(FileExistsError, match="holds a run with source = "):
-        Task(*asked, config | {"source": str(named[2])}).done()
-    assert Task(*asked, config).done()
+        done(there, config | {"source": str(named[2])})
+    assert done(there, config)
     assert not (tmp_path / "ran").exists()
 
 

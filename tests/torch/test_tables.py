@@ -99,7 +99,9 @@ def test_shapes_of_a_layout_are_bounded(monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "made", [loops_in_c.loop, loops_in_c.sum_along, exact_sums_in_c._made], ids=str
+    "made",
+    [loops_in_c.loop, loops_in_c.sum_along, exact_sums_in_c._made],
+    ids=lambda table: table.__wrapped__.__name__,
 )
 def test_loops_are_bounded(made: Any) -> None:
     assert made.cache_info().maxsize == 512
