@@ -122,8 +122,11 @@ def _shape(value: Any) -> tuple[int, ...] | None:
         dense = value.layout == torch.strided and value.device.type != "meta"
         return tuple(value.shape) if dense and not value.is_complex() else None
     if isinstance(value, np.ndarray | np.generic | int | float):
-        found = np.asarray(value)
-        return found.shape if found.dtype.kind in "biuf" else None
+        try:
+            found = tensor_of(value)
+        except (TypeError, OverflowError):  # of a dtype that torch does not have
+            return None
+        return None if found.is_complex() else tuple(found.shape)
     return None
 
 

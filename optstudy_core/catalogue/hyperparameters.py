@@ -103,3 +103,11 @@ def check_value(name: str, value: Any, default: Any) -> None:
                 raise ValueError(f"{name} = {value!r}: allowed are {allowed}")
         elif value is None or isinstance(value, bool | str | bytes | Number | list | tuple | dict):
             raise TypeError(f"{name} = {value!r}: allowed are {allowed}")
+    elif isinstance(default, tuple) and not _is_made_of_numbers(value):
+        raise TypeError(f"{name} = {value!r}: allowed are tuples of numbers, as {default!r}")
+
+
+def _is_made_of_numbers(value: Any) -> bool:
+    """Tell whether a value is a tuple of numbers, or of such tuples."""
+    inside = isinstance(value, tuple) and len(value) > 0
+    return inside and all(is_number(x) or _is_made_of_numbers(x) for x in value)

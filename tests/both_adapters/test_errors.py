@@ -490,3 +490,10 @@ def test_an_argument_that_optax_calls_otherwise(name: str, argument: str, here: 
     assert argument in inspect.signature(function).parameters
     with refuses(TypeError, f"{name} has no argument {argument!r}", here):
         in_jax(name, **{argument: 0.5})
+
+
+@pytest.mark.parametrize("bad", [[(3.0, -4.0, 2.0)], ((3.0, -4.0, "2"),), (), 3.0])
+def test_what_is_a_tuple_of_numbers_by_default_is_one(bad: Any) -> None:
+    for make in (in_torch, in_jax, in_the_core):
+        with pytest.raises(TypeError, match="ns_coefficients = .*: allowed are tuples of numbers"):
+            make("muon", ns_coefficients=bad)
