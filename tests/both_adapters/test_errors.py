@@ -495,5 +495,5 @@ def test_an_argument_that_optax_calls_otherwise(name: str, argument: str, here: 
 @pytest.mark.parametrize("bad", [[(3.0, -4.0, 2.0)], ((3.0, -4.0, "2"),), (), 3.0])
 def test_what_is_a_tuple_of_numbers_by_default_is_one(bad: Any) -> None:
     for make in (in_torch, in_jax, in_the_core):
-        with pytest.raises(TypeError, match="ns_coefficients = .*: allowed are tuples of numbers"):
+        with pytest.raises(TypeError, match=r"ns_coefficients = .*: allowed are tuples of numbers"):
             make("muon", ns_coefficients=bad)
