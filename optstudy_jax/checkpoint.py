@@ -207,7 +207,7 @@ def _to_device(found: Any, like: Any, where: str) -> Any:
         return _key(found, like, where)
     dtype = np.dtype(like.dtype)
     bits = f"u{dtype.itemsize}" if dtype.kind == "V" else dtype
-    whole = found.get("dtype") == dtype.name and content.dtype in (dtype, bits)
+    whole = _says(found, "dtype", dtype.name) and content.dtype in (dtype, bits)
     if not whole or content.shape != like.shape:
         raise ValueError(
             f"{where}: {found.get('dtype')} of shape {content.shape}; allowed is {dtype.name} of "
@@ -227,7 +227,7 @@ def _to_device(found: Any, like: Any, where: str) -> Any:
 
 def _key(found: Mapping[str, Any], like: Any, where: str) -> Any:
     impl, wanted = str(jax.random.key_impl(like)), jax.random.key_data(like)
-    if found.get("of") != impl:
+    if not _says(found, "of", impl):
         raise ValueError(f"{where}: a key of {found.get('of')}; allowed is {impl}")
     data = found["key"]
     if data.dtype != wanted.dtype or data.shape != wanted.shape:
@@ -238,6 +238,12 @@ def _key(found: Mapping[str, Any], like: Any, where: str) -> Any:
     with _width(False):
         value = jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
         return jax.device_put(value, like.sharding)
+
+
+def _says(found: Mapping[str, Any], entry: str, text: str) -> bool:
+    """Tell whether an entry is this text; in a damaged file it may be an array."""
+    value = found.get(entry)
+    return isinstance(value, str) and value == text
 
 
 def _width(wide: bool) -> Any:
