@@ -70,6 +70,7 @@ def test_rules_of_rows_and_columns_have_the_bits_of_torch(name: str) -> None:
         assert torch.equal(ours, p.detach()), (x, k)
 
 
+@pytest.mark.slow  # Studies train one with a method in the quick tier.
 def test_of_a_network_of_nnx() -> None:
     net = nnx.Sequential(
         nnx.Linear(4, 6, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(6, 1, rngs=nnx.Rngs(1))

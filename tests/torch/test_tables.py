@@ -89,9 +89,11 @@ def test_more_kinds_than_are_kept_take_the_same_steps(monkeypatch: Any) -> None:
 
 
 def test_shapes_of_a_layout_are_bounded(monkeypatch: Any) -> None:
+    monkeypatch.setattr(_states, "_LAYOUTS", Recent(4))  # a layout that knows no shape yet
     own = Adafactor(model(4, 3))
     own.step()
     layout = _states.Layout.of(own.algorithm, own.algorithm.resolve("torch", {}))
+    layout._shapes.clear()
     monkeypatch.setattr(layout._shapes, "_most", 3)
     for i in range(2, 9):
         layout.shapes(torch.empty(i, 3))
