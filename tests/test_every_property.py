@@ -76,9 +76,11 @@ EXCEPT: dict[tuple[str, str, str], str] = {
 # Properties.
 
 
-def gradients(name: str, dialect: str | None, steps: int = STEPS, seed: int = 0) -> Any:
+def gradients(
+    name: str, dialect: str | None, steps: int = STEPS, seed: int = 0, shapes: Any = SHAPES
+) -> Any:
     """Return gradients from 1e-6 to 1e3 with exact zeros, but for rules that have no ε."""
-    grads = draw(SHAPES, steps, seed=seed)
+    grads = draw(shapes, steps, seed=seed)
     if RULES[name].defaults(dialect).get("eps") == 0:
         return [[np.where(g == 0, np.float32(0.5), g) for g in row] for row in grads]
     return grads
@@ -284,9 +286,7 @@ def wrappers_of_optax_go_around_it(make: Any, name: str, dialect: str | None) ->
     """Each gives what the transformation alone gives."""
     rule, alone = RULES[name], make(name, dialect, []).tx
     shapes = [(7,), (2, 3), (), (0,)]
-    params, (g1, g2) = start(shapes), draw(shapes, 2, seed=3)
-    if rule.defaults(dialect).get("eps") == 0:
-        g1, g2 = ([np.where(g == 0, np.float32(0.5), g) for g in row] for row in (g1, g2))
+    params, (g1, g2) = start(shapes), gradients(name, dialect, 2, 3, shapes)
 
     def runner(tx: Any) -> Callable[..., list[Any]]:
         update = jax.jit(tx.update)
