@@ -51,8 +51,8 @@ def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str
 
 
 _PUBLIC = {
-    "arrays": "axes eigen exact_sum geometry leafwise leaves matrix reductions",
-    "parts": "bias_correction loss_model mean_age momentum_schedule power schedule_free states"
+    "arrays": "axes doubles eigen exact_sum geometry leafwise leaves matrix reductions",
+    "parts": "bias_correction loss_model momentum_schedule power schedule_free states"
     " terms trust_ratio",
     "algorithms": " ".join(ALGORITHMS),
 }

@@ -33,7 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.arrays.leaves import Backend
+from optstudy_core.arrays.doubles import DIGITS, Doubles, digit
+from optstudy_core.arrays.leaves import Backend, Leaves, Scalars
 
 Origin = frozenset[str]
 
@@ -58,7 +59,9 @@ _CHOICES = {"negative", "abs", "maximum", "minimum", "where"}
 
 
 def isolate(x: Any) -> Any:
-    """Return ``x``, but hide from the compiler what made it."""
+    """Return ``x``, but hide from the compiler what made it; whole numbers are not rounded."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
     return jnp.where(x == x, x, jnp.asarray(jnp.nan, x.dtype))
 
 
@@ -108,6 +111,7 @@ _FUNCTIONS: dict[str, Any] = {
     "logical_not": jnp.logical_not,
     "zeros_like": jnp.zeros_like,
     "ones_like": jnp.ones_like,
+    "remainder": jnp.remainder,
     # Of geometry only; formulas have no bare sums.
     "max": jnp.max,
     "sum": jnp.sum,
@@ -144,15 +148,6 @@ def outside(x: Any, dtype: Any) -> Node:
     if jnp.issubdtype(own, jnp.floating) and jnp.finfo(own).bits < 32:
         x = _reduced(x, own)
     return Node(x, OUTSIDE)
-
-
-def repeated(scalar: Node, count: int) -> Node:
-    """Return an isolated scalar for each of several leaves.
-
-    XLA may not see that they are one: it would divide two such by the reciprocal, for all at once.
-    """
-    vector = jax.lax.optimization_barrier(jnp.broadcast_to(scalar.value, (count,)))
-    return Node(vector, PLAIN, scalars=True)
 
 
 def leaving(node: Node) -> Any:
@@ -246,8 +241,91 @@ class Operations(Backend):
     def matmul(self, x: Any, y: Any) -> Any:
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
+    # Numbers in double precision.
+
+    def of_numbers(self, operation: str, *args: Any) -> Doubles:
+        with jax.enable_x64(True):
+            values = (a.value if isinstance(a, Doubles) else a for a in args)
+            return Doubles(self.apply(operation, *values), self)
+
+    def no_steps(self, tree: Leaves) -> Leaves:
+        return counts(jnp.zeros(tree.count, jnp.int32), self)
+
+    def counted(self, counts: Leaves) -> Doubles:
+        with jax.enable_x64(True):
+            return Doubles(_per_leaf(_vector(counts).astype(jnp.float64)), self)
+
+    def counts(self, number: Any, like: Leaves) -> Leaves:
+        value = number.value.value if isinstance(number, Doubles) else number
+        return counts(jnp.broadcast_to(jnp.asarray(value, jnp.int32), (like.count,)), self)
+
+    def one_minus_power(self, a: Any, t: Leaves) -> Doubles:
+        with jax.enable_x64(True):
+            part = leaving(a.value) if isinstance(a, Doubles) else jnp.float64(a)
+            return Doubles(_per_leaf(_one_minus_power(part, _vector(t))), self)
+
+    def spread(self, number: Doubles, tree: Leaves) -> Leaves:
+        count, node = tree.count, number.value
+        if node.dtype == bool:
+            return Leaves(_unstacked(node, count), self)
+        dtypes = [x.dtype for x in tree.values]
+        with jax.enable_x64(True):
+            if len(set(dtypes)) == 1 and count > 1:
+                value = isolate(node.value).astype(dtypes[0])
+                return Scalars(_not_one(jnp.broadcast_to(value, (count,))), count, self)
+            values = zip(_unstacked(node, count), dtypes, strict=True)
+            return Leaves([Node(isolate(x.value).astype(d), PLAIN) for x, d in values], self)
+
     def full(self, value: Any, leaf: Node) -> Node:
         if isinstance(value, jax.Array) and value.dtype == jnp.float64:
             with jax.enable_x64(True):
                 return Node(value.astype(leaf.dtype), PLAIN)
         return Node(jnp.full((), value, dtype=leaf.dtype), PLAIN)
+
+
+def _per_leaf(vector: Any) -> Node:
+    return Node(vector, OUTSIDE, scalars=True)
+
+
+def _vector(tree: Leaves) -> Any:
+    """Return the counts of a tree as one vector."""
+    if tree.count > 1 and tree.vector is not None:
+        return tree.vector.value
+    return jnp.asarray([x.value for x in tree.values], jnp.int32)
+
+
+def _unstacked(node: Node, count: int) -> list[Node]:
+    if node.value.ndim == 0:
+        return [node] * count
+    return [Node(node.value[i], node.origin) for i in range(count)]
+
+
+def _not_one(vector: Any) -> Node:
+    """Return scalars of several leaves, isolated.
+
+    XLA may not see that they are one: it would divide two such by the reciprocal, for all at once.
+    """
+    return Node(jax.lax.optimization_barrier(vector), PLAIN, scalars=True)
+
+
+def counts(vector: Any, backend: Backend) -> Leaves:
+    """Return counts of steps, one for each leaf."""
+    return Scalars(Node(vector, OUTSIDE, scalars=True), vector.shape[0], backend)
+
+
+@jax.jit  # traced once for each number of leaves
+def _one_minus_power(a: Any, t: Any) -> Any:
+    numbers = Operations()
+
+    def body(_: int, carry: Any) -> Any:
+        part, taken = (Doubles(_per_leaf(x), numbers) for x in carry[:2])
+        part, taken, rest = digit(_chosen, part, taken, carry[2])
+        return *(leaving(x.value) for x in (part, taken)), rest
+
+    a = jnp.broadcast_to(a, t.shape)
+    return jax.lax.fori_loop(0, DIGITS, body, (a, jnp.zeros_like(a), t))[1]
+
+
+def _chosen(condition: Any, x: Doubles, y: Doubles) -> Doubles:
+    numbers: Operations = x.backend
+    return Doubles(numbers.apply("where", Node(condition, PLAIN), x.value, y.value), numbers)

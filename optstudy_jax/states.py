@@ -12,7 +12,7 @@ import numpy as np
 from optstudy_core.arrays.leaves import Leaves, Scalars, map_leaves
 
 from ._backend import BACKEND, working_dtype
-from ._rounding import OUTSIDE, Node, leaving
+from ._rounding import OUTSIDE, Node, counts, leaving
 
 
 class TransformState(NamedTuple):
@@ -22,7 +22,7 @@ class TransformState(NamedTuple):
         count: steps taken, int32; what a learning-rate schedule is called with.
         inner: the algorithm's own state, e.g. ``AdamState``; fields are trees like the parameters,
             in float32 or, for float64 parameters, float64, and what is a scalar for each leaf
-            (bias corrections) is a :class:`PerLeaf`.
+            (counts of steps) is a :class:`PerLeaf`.
     """
 
     count: Any
@@ -37,16 +37,18 @@ class PerLeaf(NamedTuple):
     Attributes:
         float32: vector with those of the leaves that are computed in float32; None if none is.
         float64: vector with those of the leaves that are computed in float64; None if none is.
+        int32: of counts of steps, instead: vector with those of all leaves.
 
     >>> import jax.numpy as jnp
     >>> from optstudy_jax import from_core
     >>> state = from_core("adam")().init({"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)})
-    >>> state.inner.c1.value.float32.shape
+    >>> state.inner.t.int32.shape
     (2,)
     """
 
     float32: Any
     float64: Any
+    int32: Any = None
 
     def tree(self, params: Any) -> Any:
         """Return the scalars as a tree like the parameters.
@@ -58,6 +60,8 @@ class PerLeaf(NamedTuple):
             the tree; its leaves have shape ().
         """
         leaves, treedef = jax.tree.flatten(params)
+        if self.int32 is not None:
+            return jax.tree.unflatten(treedef, list(self.int32))
         dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
         places = enumerate(_places(dtypes))
         return jax.tree.unflatten(treedef, [self._of(dtypes[i])[k] for i, k in places])
@@ -87,7 +91,7 @@ def by_leaf(inner: Any, params: Any) -> Any:
     >>> import jax.numpy as jnp
     >>> from optstudy_jax import from_core
     >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
-    >>> by_leaf(from_core("adam")().init(params).inner, params).c1.value["w"].shape
+    >>> by_leaf(from_core("adam")().init(params).inner, params).t["w"].shape
     ()
     """
     return jax.tree.map(
@@ -111,7 +115,7 @@ def side_by_side(trees: Any, like: Any) -> Any:
     >>> from optstudy_jax import from_core
     >>> params = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
     >>> inner = from_core("adam")().init(params).inner
-    >>> side_by_side(by_leaf(inner, params), inner).c1.value.float32.shape
+    >>> side_by_side(by_leaf(inner, params), inner).t.int32.shape
     (2,)
     """
     return jax.tree.map(
@@ -138,7 +142,13 @@ def _places(dtypes: Sequence[Any]) -> list[int]:
 
 def _is_scalar(template: Leaves) -> bool:
     """Tell whether a field is a scalar for each leaf, by the field of a matrix."""
-    return np.shape(template.values[0]) == ()
+    (x,) = template.values
+    return x is not None and np.shape(x) == ()
+
+
+def _is_count(template: Leaves) -> bool:
+    """Tell whether a field is a count of steps."""
+    return bool(template.values[0].dtype == np.int32)
 
 
 def merge(
@@ -165,24 +175,24 @@ def merge(
         k = next(number)
         fields = [(indices, group[k]) for (indices, _), group in zip(parts, groups, strict=True)]
         if _is_scalar(template):
-            return jax.tree.map(own, _vectors(fields, dtypes))
+            kinds = ["int32" if _is_count(template) else jnp.dtype(d).name for d in dtypes]
+            return jax.tree.map(own, _vectors(fields, kinds))
         column: list[Any] = [None] * treedef.num_leaves
         for indices, field in fields:
             for i, node in zip(indices, field.values, strict=True):
-                column[i] = own(leaving(node))
+                column[i] = None if node is None else own(leaving(node))
         return jax.tree.unflatten(treedef, column)
 
     return map_leaves(merged, skeleton)
 
 
-def _vectors(fields: list[tuple[list[int], Leaves]], dtypes: Sequence[Any]) -> Any:
+def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> Any:
     """Return the :class:`PerLeaf` of the scalars of all leaves."""
-    if not dtypes:
+    if not kinds:
         # optax.tree_map_params asks for the state of a tree without leaves, and lays it over one
         # with leaves: it has what that one has, or a leaf in the place of the vectors.
         nothing = jnp.zeros((0,), jnp.float32)
         return nothing if jnp.result_type(float) == jnp.float64 else PerLeaf(nothing, None)
-    kinds = [jnp.dtype(d).name for d in dtypes]
     filled = [(indices, field) for indices, field in fields if indices]
     if len(filled) == 1 and len(set(kinds)) == 1 and filled[0][1].vector is not None:
         whole = leaving(filled[0][1].vector)
@@ -209,9 +219,14 @@ def select(
         found = part if part is None else jax.tree.structure(part)
         return ValueError(f"state of {algorithm} with {name} of structure {found}: {allowed}")
 
+    def steps(part: Any, name: str) -> Leaves:
+        found = part.int32 if isinstance(part, PerLeaf) else None
+        if found is None or jnp.shape(found) != (len(dtypes),):
+            raise refuse(name, part, f"allowed is a PerLeaf with int32 of shape {(len(dtypes),)}")
+        whole = len(indices) == len(dtypes)
+        return counts(found if whole else found[np.array(indices, int)], BACKEND)
+
     def scalars(part: Any, name: str) -> Leaves:
-        if not dtypes:
-            return Leaves([], BACKEND)
         counts = {k: sum(jnp.dtype(d).name == k for d in dtypes) for k in PerLeaf._fields}
         shapes = {k: (n,) if n else None for k, n in counts.items()}
         if not isinstance(part, PerLeaf) or any(
@@ -228,13 +243,17 @@ def select(
 
     def walk(template: Any, part: Any, name: str) -> Any:
         if isinstance(template, Leaves):
+            if not dtypes:
+                return Leaves([], BACKEND)
             if _is_scalar(template):
-                return scalars(part, name)
+                return (steps if _is_count(template) else scalars)(part, name)
             try:
                 leaves = treedef.flatten_up_to(part)
             except ValueError as error:
                 raise refuse(name, part, f"allowed is {treedef}") from error
-            return Leaves([Node(jnp.asarray(leaves[i]), OUTSIDE) for i in indices], BACKEND)
+            own = (leaves[i] for i in indices)
+            nodes = (None if x is None else Node(jnp.asarray(x), OUTSIDE) for x in own)
+            return Leaves(nodes, BACKEND)
         if template is None:
             if part is not None:
                 raise ValueError(

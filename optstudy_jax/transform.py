@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,11 +11,12 @@ import numpy as np
 import optax
 
 from optstudy_core import Algorithm
-from optstudy_core.arrays.leaves import Leaves, Scalars
+from optstudy_core.arrays.doubles import Doubles
+from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
-from ._rounding import PLAIN, Node, isolate, outside, repeated, rounded
+from ._rounding import PLAIN, Node, isolate, outside, rounded
 from .states import TransformState, merge, select
 
 
@@ -62,7 +63,7 @@ def transformation(
         parts = []
         for indices, values in groups(params, treedef):
             work = [outside(leaves[i], dtypes[i]) for i in indices]
-            parts.append((indices, algorithm.start(Leaves(work, BACKEND), values)))
+            parts.append((indices, algorithm.start(Leaves(work, BACKEND), _in_double(values))))
         # Within one jit the first update must not be simplified for a state of known zeros.
         merged = merge(parts, algorithm.skeleton(hyperparameters), treedef, dtypes)
         inner = jax.lax.optimization_barrier(merged)
@@ -95,13 +96,11 @@ def transformation(
         skeleton = algorithm.skeleton(hyperparameters)
         parts, steps = [], [None] * len(grads)
         for indices, values in groups(updates if params is None else params, treedef):
-            values = {
-                name: _everywhere(name, v, [dtypes[i] for i in indices])
-                if _is_array(v)
-                else v.item()  # of a schedule in NumPy
-                if isinstance(v, np.generic)
-                else v
-                for name, v in (values | rate | given).items()
+            work = [outside(grads[i], dtypes[i]) for i in indices]
+            values = _in_double(values | rate)
+            values |= {
+                name: BACKEND.spread(_number(name, x), Leaves(work, BACKEND))
+                for name, x in given.items()
             }
             values |= {
                 name: Leaves([outside(leaves[i], dtypes[i]) for i in indices], BACKEND)
@@ -109,7 +108,6 @@ def transformation(
             }
             values |= dict.fromkeys(algorithm.inputs.keys() - values.keys())
             own = select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
-            work = [outside(grads[i], dtypes[i]) for i in indices]
             known = params is not None
             thetas = (
                 Leaves([outside(param_leaves[i], dtypes[i]) for i in indices], BACKEND)
@@ -131,22 +129,24 @@ def transformation(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_array(value: Any) -> bool:
-    """Tell whether a hyperparameter is an array (traced, injected), not a number."""
-    return isinstance(value, jax.Array | np.ndarray)
+def _in_double(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters, arrays (traced, injected) among them as numbers in double."""
+    return {
+        name: _number(name, v)
+        if isinstance(v, jax.Array | np.ndarray)
+        else v.item()  # of a schedule in NumPy
+        if isinstance(v, np.generic)
+        else v
+        for name, v in hyperparameters.items()
+    }
 
 
-def _scalar(name: str, value: Any, dtype: Any) -> Node:
+def _number(name: str, value: Any) -> Doubles:
+    """Return an array of the caller as a number in double."""
     if jnp.shape(value) != ():
         raise ValueError(f"{name} has shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
-    return Node(isolate(jnp.asarray(value).astype(dtype)), PLAIN)
-
-
-def _everywhere(name: str, value: Any, dtypes: Sequence[Any]) -> Leaves:
-    """Return an array of the caller as a scalar for each leaf."""
-    if len(dtypes) < 2 or len(set(dtypes)) > 1:
-        return Leaves([_scalar(name, value, dtype) for dtype in dtypes], BACKEND)
-    return Scalars(repeated(_scalar(name, value, dtypes[0]), len(dtypes)), len(dtypes), BACKEND)
+    with jax.enable_x64(True):
+        return Doubles(Node(isolate(jnp.asarray(value).astype(jnp.float64)), PLAIN), BACKEND)
 
 
 def _shown(algorithm: Algorithm) -> str:

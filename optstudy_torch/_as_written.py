@@ -11,7 +11,7 @@ from optstudy_core import Algorithm
 from optstudy_core.arrays.leaves import Leaves
 
 from ._plans import Inputs, Plan
-from ._states import WORKING_DTYPE, flatten, owned, tensor_of
+from ._states import WORKING_DTYPE, flatten, in_double, owned, tensor_of
 from .engine.deferred import HOST_ARRAYS, need_compiler
 from .engine.eager import EAGER
 from .engine.errors import NoKernelsError
@@ -41,13 +41,10 @@ def computed(
     work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
     theta = leaves(work)
     grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
-    fields = [leaves(states[p][n] for p in params) for n in layout.names]
-    values = {
-        name: leaves(value.detach().to(w.device, w.dtype) for w in work)
-        if isinstance(value, torch.Tensor)
-        else value
-        for name, value in (plan.hyperparameters | inputs.scalars).items()
-    }
+    fields = [leaves(states[p].get(n) for p in params) for n in layout.names]
+    values = in_double(plan.hyperparameters, grad.backend)
+    for name, value in inputs.scalars.items():
+        values[name] = leaves(value.detach().to(w.device, w.dtype) for w in work)
     for name, tensors in inputs.tensors.items():
         values[name] = leaves(
             tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True)
@@ -58,8 +55,8 @@ def computed(
     made = []
     for i in range(len(params)):
         keep = owned(theta.values[i], grad.values[i])
-        fields_of = {n: tensor_of(keep(x[i])) for n, x in zip(layout.names, new, strict=True)}
-        made.append(fields_of)
+        own = zip(layout.names, (x[i] for x in new), strict=True)
+        made.append({n: tensor_of(keep(x)) for n, x in own if x is not None})
     return made, step
 
 
@@ -95,12 +92,16 @@ def check_compiled(algorithm: Algorithm, params: Sequence[torch.Tensor]) -> None
 
 def leaves_of(
     params: Sequence[torch.Tensor], compiled: bool | None
-) -> Callable[[Iterable[torch.Tensor]], Leaves]:
+) -> Callable[[Iterable[torch.Tensor | None]], Leaves]:
     """Return what makes trees of tensors that are where the parameters are.
 
     NumPy computes in the memory of those on the CPU: a call costs it a third of torch's.
     """
     if any(p.device.type != HOST for p in params):
-        return lambda tensors: Leaves((x.resolve_neg() for x in tensors), EAGER)
+        return lambda tensors: Leaves(map(_plain, tensors), EAGER)
     backend = HOST_ARRAYS[compiled]
-    return lambda tensors: Leaves((x.resolve_neg().numpy() for x in tensors), backend)
+    return lambda tensors: Leaves((x if x is None else _plain(x).numpy() for x in tensors), backend)
+
+
+def _plain(x: torch.Tensor | None) -> Any:
+    return None if x is None else x.resolve_neg()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optstudy_core import Algorithm
+from optstudy_core.arrays.numbers import is_number
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._recent import Recent
@@ -39,6 +40,8 @@ class Plan:
         self.values, self.inputs = values, inputs
         self.algorithm, self.hyperparameters = algorithm, hyperparameters
         self.layout = Layout.of(algorithm, hyperparameters)
+        without = {k: 0.0 if is_number(v) else v for k, v in hyperparameters.items()}
+        self._least = Layout.of(algorithm, without)
         self.machine = _machine(algorithm, hyperparameters, inputs, self.layout)
         # Others may change while they are the same object.
         fixed = bool | int | float | str | None
@@ -48,6 +51,18 @@ class Plan:
     def started(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the state of a parameter before its first step."""
         return started(p, self.algorithm, self.hyperparameters, self.layout)
+
+    def complete(self, p: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
+        """Let a term begin that the hyperparameters ask for since this step, as momentum does.
+
+        Args:
+            p: the parameter.
+            state: its fields; what is missing starts as it does before the first step.
+        """
+        missing = [n for n in self.layout.shapes(p) if n not in state]
+        if missing and state.keys() >= self._least.shapes(p).keys():
+            first = self.started(p)
+            state.update({name: first[name] for name in missing})
 
 
 class Inputs(NamedTuple):
@@ -95,14 +110,17 @@ class Staged:
         layout, program, stages = plan.layout, self._machine.program, []
         for (dtype, device), params in self._kinds.items():
             own, kernels = [states[p] for p in params], self._kernels[dtype, device]
-            args = layout.names, layout.full, dtype, program, kernels, plan.started
-            stages.append(Stage(params, own, *args))
+            args = layout.names, layout.full, layout.counts, dtype, program, kernels
+            stages.append(Stage(params, own, *args, plan.started))
         self.stages = stages  # all of them or none
 
     def run(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> None:
         """Advance the parameters."""
-        hyperparameters = plan.hyperparameters | inputs.scalars
-        self._machine.run(self.stages, hyperparameters, inputs.tensors, step_dtype)
+        values = {
+            k: v.item() if isinstance(v, torch.Tensor) else v
+            for k, v in plan.hyperparameters.items()
+        }
+        self._machine.run(self.stages, values, inputs.scalars, inputs.tensors, step_dtype)
 
 
 def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
@@ -128,22 +146,28 @@ def _machine(
     if not layout.flat:
         return None
     absent = dict.fromkeys(algorithm.inputs.keys() - inputs)
-    tensors = [k for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)]
     values = _VALUES.get(algorithm, set())
     static = {
         k: v
         for k, v in hyperparameters.items()
-        if is_static(k, v) or (k in values and k not in tensors)
+        if is_static(k, v) or (k in values and not isinstance(v, torch.Tensor))
     }
     static |= absent
-    key = (algorithm, tuple(static.items()), tuple(tensors))
-    dynamic = [k for k in hyperparameters if k not in static and k not in tensors]
+    key = (algorithm, tuple(static.items()))
+    dynamic = [k for k in hyperparameters if k not in static]
 
     def made() -> Machine:
         given = {name: INPUTS[name] for name in inputs}
         return Machine(
             Program(
-                algorithm, static, dynamic, tensors, given, layout.full, layout.rebuild, flatten
+                algorithm,
+                static,
+                dynamic,
+                given,
+                layout.full,
+                layout.counts,
+                layout.rebuild,
+                flatten,
             )
         )
 
@@ -152,7 +176,8 @@ def _machine(
     try:
         return _MACHINES.get(key, made)
     except NotTraceableError as error:
-        if error.key in dynamic and error.key != "lr":
+        of_tensor = isinstance(hyperparameters.get(error.key), torch.Tensor)
+        if error.key in dynamic and error.key != "lr" and not of_tensor:
             _VALUES[algorithm].add(error.key)
             return _machine(algorithm, hyperparameters, inputs, layout)
         return _MACHINES.get(key, lambda: None)

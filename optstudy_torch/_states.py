@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from optstudy_core import Algorithm
-from optstudy_core.arrays.leaves import Leaves, map_leaves
+from optstudy_core.arrays.doubles import Doubles
+from optstudy_core.arrays.leaves import Backend, Leaves, map_leaves
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 
@@ -27,16 +28,26 @@ WORKING_DTYPE = {
 
 
 class Layout:
-    """The names of a state's fields, and how to build a state of them."""
+    """The names of a state's fields, and how to build a state of them.
+
+    Attributes:
+        names: of the fields; a field that a parameter does not need is missing in its state.
+        optional: names of fields that other hyperparameters ask for: kept, but not read.
+        full: for each field, whether it is an array like the parameter.
+        counts: for each field, whether it is a count of steps.
+        flat: whether every field is such an array or a scalar, whatever the shape.
+    """
 
     def __init__(self, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> None:
         self._skeleton = algorithm.start(Leaves([np.zeros(2)], NumPy()), hyperparameters)
-        self.names = _field_names(self._skeleton)
-        shapes = [np.shape(field.values[0]) for field in flatten(self._skeleton)]
+        self.names, self.optional = _field_names(self._skeleton)
+        fields = [field.values[0] for field in flatten(self._skeleton)]
+        shapes = [None if x is None else np.shape(x) for x in fields]
         self.full = [shape == (2,) for shape in shapes]
+        self.counts = [getattr(x, "dtype", None) == np.int32 for x in fields]
         self.flat = not algorithm.leafwise and all(shape in {(), (2,)} for shape in shapes)
         self._start = functools.partial(algorithm.start, hyperparameters=hyperparameters)
-        self._shapes: Recent[tuple[int, ...], list[tuple[int, ...] | None]] = Recent(1024)
+        self._shapes: Recent[tuple[int, ...], dict[str, tuple[int, ...]]] = Recent(1024)
 
     @classmethod
     def of(cls, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> Layout:
@@ -52,15 +63,17 @@ class Layout:
 
         return _LAYOUTS.get(key, made)
 
-    def shapes(self, p: torch.Tensor) -> list[tuple[int, ...] | None]:
-        """Return the shape of each field for a parameter, ``None`` for scalars."""
+    def shapes(self, p: torch.Tensor) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each field that a parameter needs."""
         shape = tuple(p.shape)
         if self.flat:
-            return [shape if full else None for full in self.full]
+            of_fields = (shape if full else () for full in self.full)
+            return dict(zip(self.names, of_fields, strict=True))
 
-        def found() -> list[tuple[int, ...] | None]:
-            state = self._start(Leaves([np.zeros(shape)], NumPy()))
-            return [np.shape(x.values[0]) or None for x in flatten(state)]
+        def found() -> dict[str, tuple[int, ...]]:
+            fields = flatten(self._start(Leaves([np.zeros(shape)], NumPy())))
+            own = zip(self.names, (x.values[0] for x in fields), strict=True)
+            return {name: np.shape(x) for name, x in own if x is not None}
 
         return self._shapes.get(shape, found)
 
@@ -79,14 +92,19 @@ def flatten(state: Any) -> list[Leaves]:
     return found
 
 
-def _field_names(state: Any, prefix: str = "") -> list[str]:
+def _field_names(state: Any, prefix: str = "") -> tuple[list[str], set[str]]:
     names: list[str] = []
+    absent: set[str] = set()
     for name, field in zip(state._fields, state, strict=True):
         if isinstance(field, Leaves):
             names.append(prefix + name)
-        elif field is not None:
-            names += _field_names(field, f"{prefix}{name}.")
-    return names
+        elif field is None:
+            absent.add(prefix + name)
+        else:
+            inner, without = _field_names(field, f"{prefix}{name}.")
+            names += inner
+            absent |= without
+    return names, absent
 
 
 def is_static(name: str, value: Any) -> bool:
@@ -98,22 +116,29 @@ def is_static(name: str, value: Any) -> bool:
 
 def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Tensor) -> None:
     """Refuse a parameter's state that does not have the layout's names, or not its shape."""
-    if set(fields) != set(layout.names):
+    shapes = layout.shapes(p)
+    if not shapes.keys() <= fields.keys() <= shapes.keys() | layout.optional:
         raise ValueError(
             f"{what} has the fields {sorted(map(str, fields))} for a parameter: allowed are "
-            f"{sorted(layout.names)}"
+            f"{sorted(shapes)}{_of_before(fields)}"
         )
-    for name, shape in zip(layout.names, layout.shapes(p), strict=True):
+    for name, shape in shapes.items():
         found = _shape(fields[name])
         if found is None:
             raise ValueError(
                 f"{what} has {name} of type {type(fields[name]).__name__}: allowed are dense "
                 "tensors and arrays of real numbers"
             )
-        if found != (shape or ()):
+        if found != shape:
             raise ValueError(
                 f"{what} has {name} of shape {found} for a parameter of shape {tuple(p.shape)}"
             )
+
+
+def _of_before(fields: dict[str, Any]) -> str:
+    """Say that a state is of a version in which no steps were counted, if it is."""
+    sums = {str(name).rpartition(".")[2] for name in fields} & {"error", "started", "count"}
+    return "; optstudy 0.1.0 counted no steps: its states cannot be loaded" if sums else ""
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -135,9 +160,19 @@ def started(
 ) -> dict[str, torch.Tensor]:
     """Return the state of a parameter before its first step."""
     work = p.detach().to(WORKING_DTYPE[p.dtype])
-    state = algorithm.start(Leaves([work], EAGER), hyperparameters)
-    fields = (leaves.values[0] for leaves in flatten(state))
-    return dict(zip(layout.names, map(owned(work), fields), strict=True))
+    values = in_double(hyperparameters, EAGER)
+    state = algorithm.start(Leaves([work], EAGER), values)
+    fields = zip(layout.names, (leaves.values[0] for leaves in flatten(state)), strict=True)
+    own = owned(work)
+    return {name: own(x) for name, x in fields if x is not None}
+
+
+def in_double(hyperparameters: dict[str, Any], backend: Backend) -> dict[str, Any]:
+    """Return hyperparameters, tensors among them as numbers that are never absent."""
+    return {
+        k: Doubles(np.float64(v.item()), backend) if isinstance(v, torch.Tensor) else v
+        for k, v in hyperparameters.items()
+    }
 
 
 def owned(*inputs: Any) -> Callable[[Any], Any]:

@@ -215,6 +215,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 staged = None
                 for p in params:
                     if self.state[p]:
+                        plan.complete(p, self.state[p])
                         what = f"the state of {plan.algorithm.name}"
                         check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
@@ -289,10 +290,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             params = [p for g in self.param_groups for p in g["params"]]
             for i, p in zip(order, params, strict=True):
                 for name, value in loaded["state"].get(i, {}).items():
-                    # A copy, as torch makes one, but in the working dtype.
-                    self.state[p][name] = (
-                        tensor_of(value).detach().to(p.device, WORKING_DTYPE[p.dtype], copy=True)
-                    )
+                    self.state[p][name] = _copied(tensor_of(value).detach(), p)
 
         # After the hooks that change what is loaded, and before those that look at the result.
         before = self.register_load_state_dict_pre_hook(check)
@@ -345,6 +343,13 @@ class CoreOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+
+
+def _copied(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a field, in the working dtype; one of a count is on the host."""
+    if value.dtype == torch.int32:
+        return value.to("cpu", copy=True)
+    return value.to(p.device, WORKING_DTYPE[p.dtype], copy=True)
 
 
 def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:

@@ -30,6 +30,10 @@ PATTERNS = (
 """How the values of a leaf behave over the steps: drawn once for each leaf."""
 
 
+MOVING = ("lr", "b1", "b2", "b3", "momentum", "eps", "weight_decay", "alpha", "rho")
+"""Hyperparameters that schedulers change, and people by hand."""
+
+
 @dataclass(frozen=True)
 class Special:
     """One value put by hand: where the search is free, and shrinks."""
@@ -55,6 +59,8 @@ class Case:
         membership: for each leaf the number of its group.
         arrays: give the hyperparameters that are numbers as arrays (traced, tensors).
         dialect: whose mathematics.
+        moving: change the hyperparameters that schedules change before every step, as numbers in
+            NumPy and torch and as arrays in JAX.
     """
 
     structure: str
@@ -67,6 +73,7 @@ class Case:
     membership: tuple[int, ...] = ()
     arrays: bool = False
     dialect: str | None = None
+    moving: bool = False
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
         """Return the parameters and, for each step, the gradients: arrays in the leaves' dtypes."""
@@ -122,6 +129,29 @@ class Case:
         """
         return [algorithm.resolve(self.dialect, group) for group in self.groups]
 
+    def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
+        """Return the hyperparameters of a group that change, as they are at a step.
+
+        Args:
+            values: all hyperparameters of the group.
+            step: its number, from 0.
+        """
+        if not self.moving:
+            return {}
+        kind, moved = self.array_dtype().type, {}
+        for number, name in enumerate(MOVING):
+            value = values.get(name)
+            if not is_number(value) or value == 0:  # a term that is absent stays so
+                continue
+            rng = np.random.default_rng([self.seed, step, number])
+            if RANGES[name].below == 1.0:  # β: 1 − β changes
+                drawn = 1 - (1 - float(value)) * float(rng.uniform(0.5, 1.0))
+            else:
+                drawn = float(value) * float(rng.uniform(0.25, 1.0))
+            rounded = float(kind(drawn))
+            moved[name] = rounded if rounded and RANGES[name].holds(rounded) else float(kind(value))
+        return moved
+
     def array_dtype(self) -> np.dtype[Any]:
         """Return the dtype in which hyperparameters are given as arrays."""
         mixed = any(leaf.dtype is not None for leaf in STRUCTURES[self.structure])
@@ -140,6 +170,7 @@ class Case:
             "membership": list(self.membership),
             "arrays": self.arrays,
             "dialect": self.dialect,
+            "moving": self.moving,
         }
 
     @classmethod
@@ -173,6 +204,7 @@ class Case:
             ),
             arrays=saved.truth("arrays"),
             dialect=None if data.get("dialect") is None else saved.text("dialect"),
+            moving="moving" in data and saved.truth("moving"),
         )
 
     def check(self, algorithm: Algorithm) -> None:
@@ -185,7 +217,7 @@ class Case:
             ValueError, TypeError: naming the hyperparameter and what is allowed.
         """
         self.resolved(algorithm)
-        if self.arrays:  # as which they are rounded
+        if self.arrays or self.moving:  # as which they are rounded
             kind = self.array_dtype().type
             for group in self.groups:
                 with np.errstate(over="ignore"):
@@ -380,4 +412,5 @@ def cases(
         membership=tuple(membership),
         arrays=arrays,
         dialect=dialect,
+        moving=not arrays and draw(st.booleans()),
     )

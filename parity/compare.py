@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,9 @@ def first_difference(
         return None
     shape = expected.shape
     a, b = np.ascontiguousarray(expected).reshape(-1), np.ascontiguousarray(found).reshape(-1)
+    if a.dtype.kind == "i":  # counts of steps
+        wrong = a != b
+        return _at(wrong, shape, lambda i: (str(a[i]), str(b[i]), None)) if wrong.any() else None
     info = ml_dtypes.finfo(a.dtype)
     x, y = _bits(a), _bits(b)
     unequal = x != y
@@ -119,9 +123,14 @@ def first_difference(
     wrong = unequal & ~nans & ~flushed
     if not wrong.any():
         return None
+    return _at(wrong, shape, lambda i: (_hex(a[i]), _hex(b[i]), ulp_distance(a[i], b[i])))
+
+
+def _at(wrong: np.ndarray, shape: tuple[int, ...], shown: Callable[[int], Any]) -> Any:
+    """Return the index of the first that is wrong, and what is shown of it."""
     place = int(np.argmax(wrong))
     index = tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
-    return index, _hex(a[place]), _hex(b[place]), ulp_distance(a[place], b[place])
+    return index, *shown(place)
 
 
 def _hex(x: Any) -> str:

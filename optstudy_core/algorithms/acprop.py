@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 BIBTEX = ("zhuang2021momentum",)
@@ -36,18 +36,18 @@ class ACPropState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         s: variance about it sₜ, like the parameters; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     s: Array
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> ACPropState:
     """Return the state before the first step: every field is zero."""
     zeros = namespace(params).zeros_like
-    return ACPropState(m=zeros(params), s=zeros(params), c2=bias_correction.init(params))
+    return ACPropState(m=zeros(params), s=zeros(params), t=no_steps(params))
 
 
 def update(
@@ -97,9 +97,9 @@ def update(
     s = b2 * state.s + (1 - b2) * (d * d)
     if not absent(eps_root):
         s = s + eps_root
-    started = state.c2.value > 0
+    started = doubles.of(state.t) > 0
     known = xp.where(started, state.s, 1.0)
-    correction = xp.where(started, state.c2.value, 1.0)
-    root = xp.sqrt(known) / xp.sqrt(correction)
+    c2 = doubles.where(started, correction(b2, state.t), 1.0)
+    root = xp.sqrt(known) / doubles.sqrt(c2)
     step = decoupled_decay(-lr * g / (root + eps), params, lr=lr, weight_decay=weight_decay)
-    return ACPropState(m, s, bias_correction.advance(state.c2, b2)), step
+    return ACPropState(m, s, state.t + 1), step

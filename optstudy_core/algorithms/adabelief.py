@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("zhuang2020adabelief",)
@@ -35,14 +35,12 @@ class AdaBeliefState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         s: variance about it sₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     s: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> AdaBeliefState:
@@ -51,8 +49,7 @@ def init(params: Array) -> AdaBeliefState:
     return AdaBeliefState(
         m=zeros(params),
         s=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -97,11 +94,12 @@ def update(
     s = b2 * state.s + (1 - b2) * (d * d)
     if not absent(eps_root):
         s = s + eps_root
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
     denominator = bias_correction.root(s, c2) + eps
     if nesterov:
-        step = -lr * bias_correction.ahead(m, g, c1, b1) / denominator
+        step = -lr * bias_correction.ahead(m, g, b1, t) / denominator
     else:
-        step = -(lr / c1.value) * m / denominator
-    return AdaBeliefState(m, s, c1, c2), step
+        step = -(lr / c1) * m / denominator
+    return AdaBeliefState(m, s, t), step

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.axes import axis_mean
 from optstudy_core.arrays.leafwise import nothing, shapewise
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.arrays.reductions import leaf_rms
 from optstudy_core.parts.power import machine_epsilon, power1p
 from optstudy_core.parts.terms import decoupled_decay, needed, objective_gradient
@@ -49,10 +50,10 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 
 class AdafactorState(NamedTuple):
-    """What Adafactor carries. A field that a leaf does not need has shape (0,).
+    """What Adafactor carries. A field that a leaf does not need is ``None`` there.
 
     Attributes:
-        t: number of steps so far; shape () per leaf; 0 at the start. In float32 it stays at 2²⁴.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
         row: means of the rows Rₜ, like the parameters with a column axis of length 1; 0 at the
             start.
         column: means of the columns Cₜ, like the parameters with a row axis of length 1; 0 at the
@@ -62,9 +63,9 @@ class AdafactorState(NamedTuple):
     """
 
     t: Array
-    row: Array
-    column: Array
-    v: Array
+    row: Array | None
+    column: Array | None
+    v: Array | None
     m: Array | None
 
 
@@ -94,9 +95,9 @@ def init(
     axes = matrix_axes(params.shape, largest_axes, large_only)
     if axes:
         of_rows, of_columns = axes
-        row, column, v = axis_mean(zeros, of_columns), axis_mean(zeros, of_rows), row
+        row, column, v = axis_mean(zeros, of_columns), axis_mean(zeros, of_rows), nothing(params)
     m = None if absent(momentum) else zeros
-    return AdafactorState(t=scalar(params, 0.0), row=row, column=column, v=v, m=m)
+    return AdafactorState(t=no_steps(params), row=row, column=column, v=v, m=m)
 
 
 @shapewise
@@ -157,7 +158,7 @@ def update(
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
     t = state.t + 1
-    w = 1 / power1p(state.t, -beta2_decay)
+    w = 1 / power1p(doubles.of(state.t), -beta2_decay)
     q = g * g
     if eps_in_square:
         q = q + eps1
@@ -173,7 +174,7 @@ def update(
     else:
         variance = v = (1 - w) * state.v + w * q
     u = g / xp.sqrt(variance if eps_in_square else xp.maximum(variance, eps1 * eps1))
-    rate = xp.minimum(1 / xp.sqrt(t), lr) if relative_step else lr
+    rate = doubles.minimum(1 / doubles.sqrt(doubles.of(t)), lr) if relative_step else lr
     if scale_parameter:
         rate = xp.maximum(leaf_rms(needed(params, "adafactor")), eps2) * rate
     step = (rate / xp.maximum(leaf_rms(u) / d, 1.0)) * u

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("duchi2011adaptive",)
@@ -39,18 +40,18 @@ class AdagradState(NamedTuple):
     """What Adagrad carries.
 
     Attributes:
-        s: sum of the squares Sₜ, without τ, like the parameters; 0 at the start.
-        count: steps taken t, exact up to 2²⁴ in float32, where it stops; shape () per leaf; 0 at
-            the start.
+        s: sum of the squares Sₜ, like the parameters; τ at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     s: Array
-    count: Array
+    t: Array
 
 
-def init(params: Array) -> AdagradState:
-    """Return the state before the first step: every field is zero."""
-    return AdagradState(s=namespace(params).zeros_like(params), count=scalar(params, 0.0))
+def init(params: Array, *, initial_accumulator_value: Any = 0.0) -> AdagradState:
+    """Return the state before the first step."""
+    zeros = namespace(params).zeros_like(params)
+    return AdagradState(s=zeros + initial_accumulator_value, t=no_steps(params))
 
 
 def update(
@@ -76,7 +77,7 @@ def update(
         lr: learning rate, ≥ 0.
         lr_decay: decay η ≥ 0 of the learning rate.
         weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
-        initial_accumulator_value: τ ≥ 0, what the sum starts from.
+        initial_accumulator_value: τ ≥ 0, what the sum starts from (read by :func:`init`).
         eps: ε ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_in_root: add ε inside the root instead of to it.
@@ -97,8 +98,7 @@ def update(
     penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
     g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     s = state.s + g * g
-    total = s if absent(initial_accumulator_value) else initial_accumulator_value + s
-    rate = lr if absent(lr_decay) else lr / (1 + state.count * lr_decay)
-    divisor = xp.sqrt(total + eps) if eps_in_root else xp.sqrt(total) + eps
+    rate = lr if absent(lr_decay) else lr / (1 + doubles.of(state.t) * lr_decay)
+    divisor = xp.sqrt(s + eps) if eps_in_root else xp.sqrt(s) + eps
     step = decoupled_decay(-rate * g / divisor, params, lr=lr, weight_decay=decay)
-    return AdagradState(s, state.count + 1), step
+    return AdagradState(s, state.t + 1), step

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("kingma2015adam",)
@@ -45,14 +46,12 @@ class AdamState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> AdamState:
@@ -61,8 +60,7 @@ def init(params: Array) -> AdamState:
     return AdamState(
         m=zeros(params),
         v=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -107,12 +105,13 @@ def update(
     g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    rate = lr / c1.value
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
+    rate = lr / c1
     if eps_hat:
-        rate = rate * xp.sqrt(c2.value)
+        rate = rate * doubles.sqrt(c2)
         root = xp.sqrt(v if absent(eps_root) else v + eps_root)
     else:
         root = bias_correction.root(v, c2, eps_root)
-    return AdamState(m, v, c1, c2), -rate * m / (root + eps)
+    return AdamState(m, v, t), -rate * m / (root + eps)

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("kingma2015adam",)
@@ -38,18 +37,18 @@ class AdamaxState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         u: infinity norm uₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     u: Array
-    c1: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> AdamaxState:
     """Return the state before the first step: every field is zero."""
     zeros = namespace(params).zeros_like
-    return AdamaxState(m=zeros(params), u=zeros(params), c1=bias_correction.init(params))
+    return AdamaxState(m=zeros(params), u=zeros(params), t=no_steps(params))
 
 
 def update(
@@ -96,5 +95,6 @@ def update(
     else:
         u = xp.maximum(b2 * state.u, abs(g))
         divisor = u + eps
-    c1 = bias_correction.advance(state.c1, b1)
-    return AdamaxState(m, u, c1), -(lr / c1.value) * m / divisor
+    t = state.t + 1
+    c1 = correction(b1, t)
+    return AdamaxState(m, u, t), -(lr / c1) * m / divisor

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts import bias_correction, terms
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 
 BIBTEX = ("xie2024adan",)
 
@@ -42,20 +43,14 @@ class AdanState(NamedTuple):
         v: average of their differences vₜ, like the parameters; 0 at the start.
         n: average of squares nₜ, like the parameters; 0 at the start.
         previous: gradient of the last step, like the parameters; 0 at the start.
-        started: 0 before the first step, then 1; shape () per leaf.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
-        c3: bias correction 1 − β₃ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
     n: Array
     previous: Array
-    started: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
-    c3: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> AdanState:
@@ -66,10 +61,7 @@ def init(params: Array) -> AdanState:
         v=zeros(params),
         n=zeros(params),
         previous=zeros(params),
-        started=scalar(params, 0.0),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
-        c3=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -119,17 +111,18 @@ def update(
     """
     xp = namespace(grad)
     g = terms.objective_gradient(grad, None, maximize=maximize)
-    d = g - xp.where(state.started > 0, state.previous, g)
+    d = g - xp.where(doubles.of(state.t) > 0, state.previous, g)
     weight = 1 - b2 if complement_weight else b2
     ahead = g + weight * d
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * d
     n = b3 * state.n + (1 - b3) * (ahead * ahead)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    c3 = bias_correction.advance(state.c3, b3)
-    direction = (lr / c1.value) * m + ((lr * weight) / c2.value) * v
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
+    c3 = correction(b3, t)
+    direction = (lr / c1) * m + ((lr * weight) / c2) * v
     step = -direction / (bias_correction.root(n, c3, eps_root) + eps)
     decay = terms.proximal_decay if proximal_decay else terms.decoupled_decay
     step = decay(step, params, lr=lr, weight_decay=weight_decay)
-    return AdanState(m, v, n, g, xp.ones_like(state.started), c1, c2, c3), step
+    return AdanState(m, v, n, g, t), step

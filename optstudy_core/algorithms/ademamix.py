@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 BIBTEX = ("pagliardini2025ademamix",)
@@ -32,15 +32,13 @@ class AdEMAMixState(NamedTuple):
         m1: fast average aₜ, like the parameters; 0 at the start.
         m2: slow average bₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m1: Array
     m2: Array
     v: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> AdEMAMixState:
@@ -50,8 +48,7 @@ def init(params: Array) -> AdEMAMixState:
         m1=zeros(params),
         m2=zeros(params),
         v=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -101,9 +98,10 @@ def update(
     m1 = b1 * state.m1 + (1 - b1) * g
     m2 = b3 * state.m2 + (1 - b3) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    direction = (lr / c1.value) * m1 + (lr * alpha) * m2
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
+    direction = (lr / c1) * m1 + (lr * alpha) * m2
     step = -direction / (bias_correction.root(v, c2, eps_root) + eps)
     step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay)
-    return AdEMAMixState(m1, m2, v, c1, c2), step
+    return AdEMAMixState(m1, m2, v, t), step

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("taniguchi2024adopt",)
@@ -32,8 +33,7 @@ class ADOPTState(NamedTuple):
     Attributes:
         m: average mₜ of the normalized gradients, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        t: number of calls so far; shape () per leaf; 0 at the start. In float32 it stays at 2²⁴,
-            where t^¼ is 64.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
@@ -44,7 +44,7 @@ class ADOPTState(NamedTuple):
 def init(params: Array) -> ADOPTState:
     """Return the state before the first step: every field is zero."""
     zeros = namespace(params).zeros_like
-    return ADOPTState(m=zeros(params), v=zeros(params), t=scalar(params, 0.0))
+    return ADOPTState(m=zeros(params), v=zeros(params), t=no_steps(params))
 
 
 def update(
@@ -85,11 +85,11 @@ def update(
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
     square = g * g
-    started = state.t > 0
+    started = doubles.of(state.t) > 0
     v = xp.where(started, b2 * state.v + (1 - b2) * square, square)
     u = g / xp.maximum(xp.sqrt(state.v), eps)
     if use_clipping:
-        bound = xp.sqrt(xp.sqrt(state.t))
+        bound = doubles.sqrt(doubles.sqrt(doubles.of(state.t)))
         u = xp.minimum(xp.maximum(u, -bound), bound)
     m = xp.where(started, b1 * state.m + (1 - b1) * u, state.m)
     step = -lr * (b1 * m + (1 - b1) * u) if nesterov else -lr * m

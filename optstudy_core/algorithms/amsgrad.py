@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("reddi2018convergence",)
@@ -37,15 +36,13 @@ class AMSGradState(NamedTuple):
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
         v_max: largest second moment so far v̄ₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
     v_max: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> AMSGradState:
@@ -55,8 +52,7 @@ def init(params: Array) -> AMSGradState:
         m=zeros(params),
         v=zeros(params),
         v_max=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -111,16 +107,17 @@ def update(
     g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    m_hat = m / c1.value if correct_bias else m
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
+    m_hat = m / c1 if correct_bias else m
     if correct_bias and corrected_maximum:
-        v_max = xp.maximum(state.v_max, v / c2.value)
+        v_max = xp.maximum(state.v_max, v / c2)
         v_hat = v_max
     else:
         v_max = xp.maximum(state.v_max, v)
-        v_hat = v_max / c2.value if correct_bias else v_max
+        v_hat = v_max / c2 if correct_bias else v_max
     root = xp.sqrt(v_hat if absent(eps_root) else v_hat + eps_root)
     step = -lr * m_hat / (root + eps)
     step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
-    return AMSGradState(m, v, v_max, c1, c2), step
+    return AMSGradState(m, v, v_max, t), step

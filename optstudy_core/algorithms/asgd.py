@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps, scalar
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.parts.power import power1p
 from optstudy_core.parts.terms import needed, objective_gradient
@@ -31,7 +32,7 @@ class ASGDState(NamedTuple):
     Attributes:
         ax: average āₜ of the parameters, like them; 0 at the start, which never counts.
         eta: rate ηₜ₊₁ of the next step; shape () per leaf; 0 at the start, which stands for lr.
-        t: number of steps so far; shape () per leaf; 0 at the start. In float32 it stays at 2²⁴.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     ax: Array
@@ -42,7 +43,7 @@ class ASGDState(NamedTuple):
 def init(params: Array) -> ASGDState:
     """Return the state before the first step: every field is zero."""
     return ASGDState(
-        ax=namespace(params).zeros_like(params), eta=scalar(params, 0.0), t=scalar(params, 0.0)
+        ax=namespace(params).zeros_like(params), eta=scalar(params, 0.0), t=no_steps(params)
     )
 
 
@@ -94,12 +95,13 @@ def update(
     xp = namespace(grad)
     params = needed(params, "asgd")
     g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
-    t = state.t + 1
-    eta = xp.where(state.t > 0, state.eta, lr)
+    before = doubles.of(state.t)
+    eta = xp.where(before > 0, state.eta, lr)
     step = -eta * g
     if not absent(lambd):
         step = step - (lambd * eta) * params
     new = params + step
-    mu = 1 / xp.maximum(state.t - t0, 1.0)
+    mu = 1 / doubles.maximum(before - t0, 1.0)
     ax = state.ax + mu * (new - state.ax)
-    return ASGDState(ax, lr / power1p((lambd * lr) * t, alpha), t), step
+    eta = lr / power1p((lambd * lr) * (before + 1), alpha)
+    return ASGDState(ax, xp.ones_like(state.eta) * eta, state.t + 1), step

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps, scalar
 from optstudy_core.arrays.reductions import global_sum, leaf_dot
-from optstudy_core.parts import bias_correction, power
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 BIBTEX = ("defazio2023learning",)
@@ -43,8 +43,7 @@ class DAdaptAdamWState(NamedTuple):
         s: average of gradients sₖ, like the parameters; 0 at the start.
         d: estimate dₖ; shape () per leaf, the same for all; 0, which counts as d₀, at the start.
         r: the leaf's part of rₖ; shape () per leaf; 0 at the start.
-        c1: bias correction 1 − β₁ᵏ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵏ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
@@ -52,8 +51,7 @@ class DAdaptAdamWState(NamedTuple):
     s: Array
     d: Array
     r: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> DAdaptAdamWState:
@@ -65,8 +63,7 @@ def init(params: Array) -> DAdaptAdamWState:
         s=zeros(params),
         d=scalar(params, 0.0),
         r=scalar(params, 0.0),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -113,13 +110,14 @@ def update(
     """
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
-    b3 = power.sqrt(b2)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
+    b3 = doubles.sqrt(b2)
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
     d = xp.maximum(state.d, estim_lr0)
     rate = lr * d
     if correct_bias:
-        rate = rate * (xp.sqrt(c2.value) / c1.value)
+        rate = rate * (doubles.sqrt(c2) / c1)
     weight = (1 - b3) * rate
     r = b3 * state.r + weight * leaf_dot(g, state.s / (xp.sqrt(state.v) + eps))
     s = b3 * state.s + weight * g
@@ -129,4 +127,4 @@ def update(
     estimate = global_sum(r) / ((1 - b3) * size)
     new_d = xp.where(size > 0, xp.maximum(d, estimate), d)
     step = decoupled_decay(-m / (xp.sqrt(v) + eps), params, lr=rate, weight_decay=weight_decay)
-    return DAdaptAdamWState(m, v, s, new_d, r, c1, c2), step
+    return DAdaptAdamWState(m, v, s, new_d, r, t), step

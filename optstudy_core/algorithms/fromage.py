@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.namespace import Array, namespace
 from optstudy_core.arrays.reductions import leaf_norm
-from optstudy_core.parts import power
 from optstudy_core.parts.terms import needed, objective_gradient
 from optstudy_core.parts.trust_ratio import trust_ratio
 
@@ -68,6 +68,6 @@ def update(
     params = needed(params, "fromage")
     g = objective_gradient(grad, None, maximize=maximize)
     ratio = trust_ratio(xp.maximum(leaf_norm(params), min_norm), xp.maximum(leaf_norm(g), min_norm))
-    root = power.sqrt(1 + lr * lr)
+    root = doubles.sqrt(1 + lr * lr)
     shrinking = lr * lr / (root * (1 + root))  # 1 − 1/√(1 + lr²), which would cancel
     return state, -(lr / root * ratio) * g - shrinking * params

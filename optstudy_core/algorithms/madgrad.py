@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.parts.power import cbrt
 from optstudy_core.parts.terms import needed, objective_gradient
 
@@ -35,19 +36,19 @@ class MADGRADState(NamedTuple):
         s: sum of weighted gradients sₖ, like the parameters; 0 at the start.
         v: sum of weighted squares νₖ, like the parameters; 0 at the start.
         x0: the parameters at the start x₀.
-        k: number of steps so far; shape () per leaf; 0 at the start. In float32 it stays at 2²⁴.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     s: Array
     v: Array
     x0: Array
-    k: Array
+    t: Array
 
 
 def init(params: Array) -> MADGRADState:
     """Return the state before the first step: the sums are zero, x₀ is ``params``."""
     zeros = namespace(params).zeros_like
-    return MADGRADState(s=zeros(params), v=zeros(params), x0=params, k=scalar(params, 0.0))
+    return MADGRADState(s=zeros(params), v=zeros(params), x0=params, t=no_steps(params))
 
 
 def update(
@@ -87,14 +88,13 @@ def update(
     >>> step.round(5).tolist()  # −8 / ∛64
     [-2.0]
     """
-    xp = namespace(grad)
     g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
-    k = state.k + 1
-    rate = (lr + eps if eps_in_rate else lr) * xp.sqrt(k)
+    t = state.t + 1
+    rate = (lr + eps if eps_in_rate else lr) * doubles.sqrt(doubles.of(t))
     s = state.s + rate * g
     v = state.v + rate * (g * g)
     z = state.x0 - s / (cbrt(v) + eps)
     step = z - needed(params, "madgrad")
     if not absent(momentum):
         step = (1 - momentum) * step
-    return MADGRADState(s, v, state.x0, k), step
+    return MADGRADState(s, v, state.x0, t), step

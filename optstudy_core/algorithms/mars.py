@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace
 from optstudy_core.arrays.reductions import leaf_norm
 from optstudy_core.parts.terms import objective_gradient
 
@@ -34,12 +35,10 @@ class MARSState(NamedTuple):
     Attributes:
         adamw: the moments and bias corrections of AdamW.
         previous: gradient of the last step gₜ₋₁, like the parameters; 0 at the start.
-        started: 0 before the first step, then 1; shape () per leaf.
     """
 
     adamw: AdamWState
     previous: Array
-    started: Array
 
 
 def init(params: Array) -> MARSState:
@@ -47,7 +46,6 @@ def init(params: Array) -> MARSState:
     return MARSState(
         adamw=adamw.init(params),
         previous=namespace(params).zeros_like(params),
-        started=scalar(params, 0.0),
     )
 
 
@@ -99,7 +97,7 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     last = state.previous
     if plain_first_step:
-        last = xp.where(state.started > 0, state.previous, g)
+        last = xp.where(doubles.of(state.adamw.t) > 0, state.previous, g)
     c = g + (gamma * b1 / (1 - b1)) * (g - last)
     if clipping:
         c = c / xp.maximum(leaf_norm(c), 1.0)
@@ -114,4 +112,4 @@ def update(
         eps_root=eps_root,
         weight_decay=weight_decay,
     )
-    return MARSState(moments, g, xp.ones_like(state.started)), step
+    return MARSState(moments, g), step

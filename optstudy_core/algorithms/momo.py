@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.arrays.reductions import leaf_dot
 from optstudy_core.parts import loss_model
 from optstudy_core.parts.loss_model import LossModel
@@ -42,7 +43,7 @@ class MomoState(NamedTuple):
     Attributes:
         m: averaged gradient mₜ, like the parameters; 0 at the start.
         model: averages of the losses; shape () per leaf.
-        t: 1 once there was a step; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
@@ -53,7 +54,7 @@ class MomoState(NamedTuple):
 def init(params: Array, *, lower_bound: Any = 0.0) -> MomoState:
     """Return the state before the first step."""
     zeros = namespace(params).zeros_like(params)
-    return MomoState(zeros, loss_model.init(params, lower_bound), scalar(params, 0.0))
+    return MomoState(zeros, loss_model.init(params, lower_bound), no_steps(params))
 
 
 def update(
@@ -100,7 +101,7 @@ def update(
     xp = namespace(grad)
     params = needed(params, "momo")
     g = objective_gradient(grad, None, maximize=maximize)
-    begins = state.t == 0
+    begins = doubles.of(state.t) == 0
     value = objective_value(value, maximize=maximize)
     inner = leaf_dot(g, params)
     m = xp.where(begins, g, loss_model.average(beta, state.m, g))
@@ -119,4 +120,4 @@ def update(
         sq_norm_floor=sq_norm_floor,
     )
     step = loss_model.decayed_step(tau, m, params, lr=lr, weight_decay=weight_decay)
-    return MomoState(m, model, xp.where(begins, 1.0, state.t)), step
+    return MomoState(m, model, state.t + 1), step

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.arrays.reductions import leaf_dot
-from optstudy_core.parts import bias_correction, loss_model
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts import loss_model
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.loss_model import LossModel
 from optstudy_core.parts.terms import needed, objective_gradient, objective_value
 
@@ -42,22 +42,19 @@ class MomoAdamState(NamedTuple):
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
         model: averages of the losses; shape () per leaf.
-        c1: 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
     model: LossModel
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array, *, lower_bound: Any = 0.0) -> MomoAdamState:
     """Return the state before the first step."""
     zeros = namespace(params).zeros_like(params)
-    c = bias_correction.init(params)
-    return MomoAdamState(zeros, zeros, loss_model.init(params, lower_bound), c, c)
+    return MomoAdamState(zeros, zeros, loss_model.init(params, lower_bound), no_steps(params))
 
 
 def update(
@@ -109,18 +106,19 @@ def update(
     params = needed(params, "momo_adam")
     g = objective_gradient(grad, None, maximize=maximize)
     value = objective_value(value, maximize=maximize)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    d = m / (eps + xp.sqrt(v / c2.value))
+    d = m / (eps + xp.sqrt(v / c2))
     model = loss_model.advance(state.model, value, leaf_dot(g, params), b1)
     model, tau = loss_model.step_size(
         model,
         m,
         d,
         params,
-        c=c1.value,
+        c=c1,
         lr=lr,
         weight_decay=weight_decay,
         lower_bound=lower_bound,
@@ -128,4 +126,4 @@ def update(
         sq_norm_floor=sq_norm_floor,
     )
     step = loss_model.decayed_step(tau, d, params, lr=lr, weight_decay=weight_decay)
-    return MomoAdamState(m, v, model, c1, c2), step
+    return MomoAdamState(m, v, model, t), step

@@ -30,10 +30,9 @@ from typing import Any, NamedTuple
 
 from optstudy_core.arrays.leafwise import nothing, shapewise
 from optstudy_core.arrays.matrix import matmul, transposed
-from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.arrays.reductions import leaf_norm
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 from . import adamw
@@ -55,29 +54,28 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 
 class MuonState(NamedTuple):
-    """What Muon carries.
+    """What Muon carries. A field that a leaf does not need is ``None`` there.
 
     Attributes:
-        b: momentum Bₜ, like the parameters; 0 at the start; of shape (0,) if not a matrix.
-        c: 1 − μᵗ; shape () per leaf; 0 at the start.
-        adamw: of a leaf that is no matrix; its moments have the shape (0,) for a matrix.
+        b: of a matrix: momentum Bₜ, like the parameters; 0 at the start.
+        m: of a leaf that is no matrix: AdamW's first moment; 0 at the start.
+        v: of a leaf that is no matrix: AdamW's second moment; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
-    b: Array
-    c: BiasCorrection
-    adamw: AdamWState
+    b: Array | None
+    m: Array | None
+    v: Array | None
+    t: Array
 
 
 @shapewise
 def init(params: Array) -> MuonState:
     """Return the state before the first step."""
-    is_matrix = len(params.shape) == 2
-    zeros, none = namespace(params).zeros_like(params), nothing(params)
-    return MuonState(
-        b=zeros if is_matrix else none,
-        c=bias_correction.init(params),
-        adamw=adamw.init(none if is_matrix else params),
-    )
+    zeros, none, t = namespace(params).zeros_like(params), nothing(params), no_steps(params)
+    if len(params.shape) == 2:
+        return MuonState(b=zeros, m=none, v=none, t=t)
+    return MuonState(b=none, m=zeros, v=zeros, t=t)
 
 
 def check(hyperparameters: dict[str, Any]) -> None:
@@ -153,7 +151,7 @@ def update(
     """
     if len(grad.shape) != 2:
         inner, step = adamw.update(
-            state.adamw,
+            AdamWState(state.m, state.v, state.t),
             grad,
             params,
             lr=lr,
@@ -163,15 +161,15 @@ def update(
             weight_decay=adam_weight_decay,
             maximize=maximize,
         )
-        return MuonState(state.b, state.c, inner), step
+        return MuonState(state.b, inner.m, inner.v, inner.t), step
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
-    c = bias_correction.advance(state.c, momentum)
+    t = state.t + 1
     b = momentum * state.b + (1 - momentum) * g
     m = b
     if debias:
-        late = bias_correction.advance(c, momentum) if nesterov else c
-        m, g = b / late.value, g / c.value
+        m = b / correction(momentum, t + 1 if nesterov else t)
+        g = g / correction(momentum, t)
     if nesterov:
         m = momentum * m + (1 - momentum) * g
     norm = leaf_norm(m)
@@ -188,7 +186,7 @@ def update(
     else:
         scale = math.sqrt(max(rows, columns)) * consistent_rms
     step = decoupled_decay(-(lr * scale) * x, params, lr=lr, weight_decay=weight_decay)
-    return MuonState(b, c, state.adamw), step
+    return MuonState(b, state.m, state.v, t), step
 
 
 def orthogonalized(x: Array, coefficients: Any) -> Array:

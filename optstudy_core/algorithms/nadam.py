@@ -11,9 +11,9 @@ Four rules have this name. torch: as above with ψ = 0.004. Keras: ψ = 1, so th
 after some hundred steps, and another ε. optax: no schedule, μₜ = β₁. The paper: the moment too is
 an average with μₜ, and v̂ₜ has the factor β₂, which every library leaves out.
 
-No power is computed: 1 − 0.96^(tψ), 1 − μ₁⋯μₜ and 1 − β₂ᵗ are carried as averages of the constant
-one, so with a ψ that changes the schedule goes on from where it is. torch keeps μ₁⋯μₜ in its
-default dtype, in float32 also for float64 parameters.
+The product μ₁⋯μₜ is part of the state; 1 − 0.96^(tψ) and 1 − β₂ᵗ are formed of t and of the ψ
+and β₂ of the step. torch keeps the product in its default dtype, in float32 also for float64
+parameters.
 
 Source: Dozat 2016, Algorithm 2 (`dozat2016incorporating`), with the schedule proposed there.
 """
@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps, scalar
 from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.momentum_schedule import share
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
@@ -46,27 +47,24 @@ class NAdamState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
-        product: 1 − μ₁⋯μₜ; shape () per leaf; 0 at the start.
-        schedule: 1 − 0.96^(tψ); shape () per leaf; 0 at the start; ``None`` without a schedule.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
+        product: μ₁⋯μₜ; shape () per leaf; 1 at the start; ``None`` without a schedule.
     """
 
     m: Array
     v: Array
-    c2: BiasCorrection
-    product: BiasCorrection
-    schedule: Any  # BiasCorrection or None
+    t: Array
+    product: Array | None
 
 
 def init(params: Array, *, scheduled_momentum: bool = True) -> NAdamState:
-    """Return the state before the first step: every field is zero."""
+    """Return the state before the first step: moments of zero, a product of one."""
     zeros = namespace(params).zeros_like
     return NAdamState(
         m=zeros(params),
         v=zeros(params),
-        c2=bias_correction.init(params),
-        product=bias_correction.init(params),
-        schedule=bias_correction.init(params) if scheduled_momentum else None,
+        t=no_steps(params),
+        product=scalar(params, 1.0) if scheduled_momentum else None,
     )
 
 
@@ -120,28 +118,28 @@ def update(
     """
     penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
     g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
+    t = state.t + 1
+    product = state.product
     if scheduled_momentum:
-        rise = share(momentum_decay)
-        schedule = bias_correction.advance_by(state.schedule, rise)
-        following = bias_correction.advance_by(schedule, rise)
         # 1 − μ of this step and of the next, without the cancellation of 1 − μ.
-        rest = (1 - b1) + (0.5 * b1) * (1 - schedule.value)
-        next_rest = (1 - b1) + (0.5 * b1) * (1 - following.value)
+        rise = share(momentum_decay)
+        rest, next_rest = (
+            (1 - b1) + (0.5 * b1) * (1 - doubles.one_minus_power(rise, n)) for n in (t, t + 1)
+        )
         mu, next_mu = 1 - rest, 1 - next_rest
+        product = product * mu
+        left, next_left = 1 - product, 1 - product * next_mu
     else:
-        rest, next_rest = 1 - b1, 1 - b1
-        schedule, mu, next_mu = state.schedule, b1, b1
-    product = bias_correction.advance_by(state.product, rest)
-    next_product = bias_correction.advance_by(product, next_rest)
+        rest, mu, next_mu = 1 - b1, b1, b1
+        left, next_left = correction(b1, t), correction(b1, t + 1)
     if scheduled_average:
         m = mu * state.m + rest * g
     else:
         m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    c2 = bias_correction.advance(state.c2, b2)
-    root = bias_correction.root(b2 * v if b2_in_root else v, c2, eps_root)
-    of_m = lr * next_mu / next_product.value
-    of_g = lr * rest / product.value
+    root = bias_correction.root(b2 * v if b2_in_root else v, correction(b2, t), eps_root)
+    of_m = lr * next_mu / next_left
+    of_g = lr * rest / left
     step = -(of_m * m + of_g * g) / (root + eps)
     step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
-    return NAdamState(m, v, c2, product, schedule), step
+    return NAdamState(m, v, t, product), step

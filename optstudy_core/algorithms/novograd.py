@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps, scalar
 from optstudy_core.arrays.reductions import leaf_norm
 from optstudy_core.parts.terms import needed, objective_gradient
 
@@ -31,12 +32,12 @@ class NovoGradState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ of the norm; shape () per leaf; 0 at the start.
-        started: 0 before the first step, then 1; shape () per leaf.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
-    started: Array
+    t: Array
 
 
 def init(params: Array) -> NovoGradState:
@@ -44,7 +45,7 @@ def init(params: Array) -> NovoGradState:
     return NovoGradState(
         m=namespace(params).zeros_like(params),
         v=scalar(params, 0.0),
-        started=scalar(params, 0.0),
+        t=no_steps(params),
     )
 
 
@@ -90,10 +91,10 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     norm = leaf_norm(grad)
     square = norm * norm
-    v = xp.where(state.started > 0, b2 * state.v + (1 - b2) * square, square)
+    v = xp.where(doubles.of(state.t) > 0, b2 * state.v + (1 - b2) * square, square)
     root = xp.sqrt(v if absent(eps_root) else v + eps_root)
     u = g / (root + eps)
     if not absent(weight_decay):
         u = u + weight_decay * needed(params, "weight_decay")
     m = b1 * state.m + u
-    return NovoGradState(m, v, xp.ones_like(state.started)), -lr * m
+    return NovoGradState(m, v, state.t + 1), -lr * m

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from optstudy_core.arrays.namespace import Array, namespace
 from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import objective_gradient
 
 from . import optimistic_gradient_descent
@@ -38,15 +38,11 @@ class OptimisticAdamState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
         optimism: of optimistic gradient descent, with uₜ₋₁ as its last gradient.
     """
 
     m: Array
     v: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
     optimism: OptimisticGradientDescentState
 
 
@@ -56,8 +52,6 @@ def init(params: Array) -> OptimisticAdamState:
     return OptimisticAdamState(
         m=zeros(params),
         v=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
         optimism=optimistic_gradient_descent.init(params),
     )
 
@@ -106,15 +100,14 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    corrected = bias_correction.ahead(m, g, c1, b1) if nesterov else m / c1.value
+    t = state.optimism.t + 1
+    corrected = bias_correction.ahead(m, g, b1, t) if nesterov else m / correction(b1, t)
     optimism, step = optimistic_gradient_descent.update(
         state.optimism,
-        corrected / (bias_correction.root(v, c2, eps_root) + eps),
+        corrected / (bias_correction.root(v, correction(b2, t), eps_root) + eps),
         lr=lr,
         alpha=alpha,
         beta=beta,
         plain_first_step=plain_first_step,
     )
-    return OptimisticAdamState(m, v, c1, c2, optimism), step
+    return OptimisticAdamState(m, v, optimism), step

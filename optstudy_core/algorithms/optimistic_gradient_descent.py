@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("daskalakis2018training", "mokhtari2020unified")
@@ -30,17 +31,17 @@ class OptimisticGradientDescentState(NamedTuple):
 
     Attributes:
         previous: gradient of the last step gₜ₋₁, like the parameters; 0 at the start.
-        started: 0 before the first step, then 1; shape () per leaf.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     previous: Array
-    started: Array
+    t: Array
 
 
 def init(params: Array) -> OptimisticGradientDescentState:
     """Return the state before the first step: every field is zero."""
     return OptimisticGradientDescentState(
-        previous=namespace(params).zeros_like(params), started=scalar(params, 0.0)
+        previous=namespace(params).zeros_like(params), t=no_steps(params)
     )
 
 
@@ -79,6 +80,6 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     last = state.previous
     if plain_first_step:
-        last = xp.where(state.started > 0, state.previous, g)
+        last = xp.where(doubles.of(state.t) > 0, state.previous, g)
     step = -lr * ((alpha + beta) * g - beta * last)
-    return OptimisticGradientDescentState(g, xp.ones_like(state.started)), step
+    return OptimisticGradientDescentState(g, state.t + 1), step

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps, scalar
 from optstudy_core.arrays.reductions import global_sum, leaf_dot
-from optstudy_core.parts import bias_correction, power
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, needed, objective_gradient
 
 BIBTEX = ("mishchenko2024prodigy",)
@@ -46,8 +46,7 @@ class ProdigyState(NamedTuple):
         x0: the parameters at the start x₀.
         d: estimate dₖ; shape () per leaf, the same for all; 0, which counts as d₀, at the start.
         r: the leaf's part of rₖ; shape () per leaf; 0 at the start.
-        c1: bias correction 1 − β₁ᵏ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵏ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
@@ -56,8 +55,7 @@ class ProdigyState(NamedTuple):
     x0: Array
     d: Array
     r: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
 def init(params: Array) -> ProdigyState:
@@ -70,8 +68,7 @@ def init(params: Array) -> ProdigyState:
         x0=params,
         d=scalar(params, 0.0),
         r=scalar(params, 0.0),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -126,13 +123,14 @@ def update(
     """
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
-    b3 = power.sqrt(b2) if absent(beta3) else beta3
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
+    b3 = doubles.sqrt(b2) if absent(beta3) else beta3
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
     d = xp.maximum(state.d, estim_lr0)
     rate = lr * d
     if correct_bias:
-        rate = rate * (xp.sqrt(c2.value) / c1.value)
+        rate = rate * (doubles.sqrt(c2) / c1)
     dg = d * g
     m = b1 * state.m + (1 - b1) * dg
     v = b2 * state.v + (1 - b2) * (dg * dg)
@@ -144,4 +142,4 @@ def update(
     new_d = xp.where(size > 0, xp.maximum(d, estimate), d)
     root = xp.sqrt(v) + (d if previous_d_in_eps else new_d) * eps
     step = decoupled_decay(-rate * m / root, params, lr=rate, weight_decay=weight_decay)
-    return ProdigyState(m, v, s, state.x0, new_d, r, c1, c2), step
+    return ProdigyState(m, v, s, state.x0, new_d, r, t), step

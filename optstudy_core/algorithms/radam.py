@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
-from optstudy_core.parts import bias_correction, mean_age
-from optstudy_core.parts.bias_correction import BiasCorrection
-from optstudy_core.parts.mean_age import MeanAge
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
+from optstudy_core.parts import bias_correction
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("liu2020variance",)
@@ -40,16 +40,12 @@ class RAdamState(NamedTuple):
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
-        a: mean age aₜ of what is in vₜ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
-    a: MeanAge
+    t: Array
 
 
 def init(params: Array) -> RAdamState:
@@ -58,9 +54,7 @@ def init(params: Array) -> RAdamState:
     return RAdamState(
         m=zeros(params),
         v=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
-        a=mean_age.init(params),
+        t=no_steps(params),
     )
 
 
@@ -122,23 +116,23 @@ def update(
     g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * (g * g)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    a = mean_age.advance(state.a, b2, c2.value)
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
     if nesterov:
-        d = lr * bias_correction.ahead(m, g, c1, b1)
+        d = lr * bias_correction.ahead(m, g, b1, t)
     else:
-        d = (lr / c1.value) * m
-    rho = 1 + 2 * a.value
+        d = (lr / c1) * m
     limit = (1 + b2) / (1 - b2)
+    rho = limit - 2 * doubles.of(t) * (1 - c2) / c2
     squared = ((rho - 4) * (rho - 2) * limit) / ((limit - 4) * (limit - 2) * rho)
     if eps_hat:
-        squared = squared * c2.value
+        squared = squared * c2
         root = xp.sqrt(v if absent(eps_root) else v + eps_root)
     else:
         root = bias_correction.root(v, c2, eps_root)
     rectified = rho > threshold
-    r = xp.sqrt(xp.where(rectified, squared, 1.0))
+    r = doubles.sqrt(doubles.where(rectified, squared, 1.0))
     step = -(r * d) / xp.where(rectified, root + eps, 1.0)
     step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
-    return RAdamState(m, v, c1, c2, a), step
+    return RAdamState(m, v, t), step

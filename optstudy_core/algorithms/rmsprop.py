@@ -19,9 +19,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("tieleman2012lecture", "graves2013generating")
@@ -46,26 +45,28 @@ class RMSpropState(NamedTuple):
     """What RMSprop carries.
 
     Attributes:
-        v: mean square vₜ, without τ, like the parameters; 0 at the start.
+        v: mean square vₜ, like the parameters; τ at the start.
         m: mean gradient mₜ, like the parameters; 0 at the start; ``None`` if not centred.
         b: momentum buffer bₜ, like the parameters; 0 at the start; ``None`` without momentum.
-        c: 1 − αᵗ; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     v: Array
     m: Any  # Array or None
     b: Array | None
-    c: BiasCorrection
+    t: Array
 
 
-def init(params: Array, *, momentum: Any = 0.0, centered: bool = False) -> RMSpropState:
-    """Return the state before the first step: every field that is needed is zero."""
+def init(
+    params: Array, *, momentum: Any = 0.0, centered: bool = False, initial_scale: Any = 0.0
+) -> RMSpropState:
+    """Return the state before the first step."""
     zeros = namespace(params).zeros_like
     return RMSpropState(
-        v=zeros(params),
+        v=zeros(params) + initial_scale,
         m=zeros(params) if centered else None,
         b=None if absent(momentum) else zeros(params),
-        c=bias_correction.init(params),
+        t=no_steps(params),
     )
 
 
@@ -101,7 +102,8 @@ def update(
         momentum: μ ≥ 0.
         centered: divide by the standard deviation instead of the root mean square.
         maximize: climb instead of descend (the decay keeps its sign).
-        initial_scale: τ ≥ 0, what the mean square starts from (optax).
+        initial_scale: τ ≥ 0, what the mean square starts from (optax; read by
+            :func:`init`).
         eps_in_root: add ε inside the root instead of to it.
         nesterov: look ahead along the momentum (optax).
         correct_bias: divide the averages by 1 − αᵗ (optax: ``bias_correction``).
@@ -124,12 +126,11 @@ def update(
     g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     v = alpha * state.v + (1 - alpha) * (g * g)
     m = alpha * state.m + (1 - alpha) * g if centered else state.m
-    c = bias_correction.advance(state.c, alpha)
-    left = (1 - c.value) - c.error  # αᵗ, also where c is almost 1
-    w = v if absent(initial_scale) else v + initial_scale * left
-    w = w / c.value if correct_bias else w
+    t = state.t + 1
+    c = correction(alpha, t) if correct_bias else 1.0
+    w = v / c if correct_bias else v
     if centered:
-        mean = m / c.value if correct_bias else m
+        mean = m / c if correct_bias else m
         w = w - mean * mean
     divisor = xp.sqrt(w + eps) if eps_in_root else xp.sqrt(w) + eps
     u = (lr * g if lr_in_momentum else g) / divisor
@@ -140,4 +141,4 @@ def update(
         d = u + momentum * b if nesterov else b
     step = -d if lr_in_momentum else -lr * d
     step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
-    return RMSpropState(v, m, b, c), step
+    return RMSpropState(v, m, b, t), step

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.namespace import Array, namespace
-from optstudy_core.parts import bias_correction, schedule_free
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts import schedule_free
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.schedule_free import Average, warmed_up
 from optstudy_core.parts.terms import decoupled_decay, needed, objective_gradient
 
@@ -34,12 +35,10 @@ class ScheduleFreeAdamWState(NamedTuple):
 
     Attributes:
         v: second moment vₜ, like the parameters; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
         average: the state of the averaging.
     """
 
     v: Array
-    c2: BiasCorrection
     average: Average
 
 
@@ -47,7 +46,6 @@ def init(params: Array) -> ScheduleFreeAdamWState:
     """Return the state before the first step: z is ``params``, the rest is zero."""
     return ScheduleFreeAdamWState(
         v=namespace(params).zeros_like(params),
-        c2=bias_correction.init(params),
         average=schedule_free.init(params),
     )
 
@@ -101,17 +99,17 @@ def update(
     params = needed(params, "schedule_free_adamw")
     g = objective_gradient(grad, None, maximize=maximize)
     v = b2 * state.v + (1 - b2) * (g * g)
-    c2 = bias_correction.advance(state.c2, b2)
-    before = state.average.t
+    before = doubles.of(state.average.t)
+    c2 = correction(b2, state.average.t + 1)
     rate = warmed_up(lr, before + 1, warmup_steps)
     base = warmed_up(lr, before, warmup_steps) if late_warmup else rate
     root = xp.sqrt(v)
     if bias_in_lr:
-        rate, base = xp.sqrt(c2.value) * rate, xp.sqrt(c2.value) * base
+        rate, base = doubles.sqrt(c2) * rate, doubles.sqrt(c2) * base
     else:
-        root = root / xp.sqrt(c2.value)
+        root = root / doubles.sqrt(c2)
     u = decoupled_decay(-base * g / (root + eps), params, lr=base, weight_decay=weight_decay)
     average, step = schedule_free.advance(
         state.average, u, params, rate=rate, b1=b1, equal_weights=equal_weights
     )
-    return ScheduleFreeAdamWState(v, c2, average), step
+    return ScheduleFreeAdamWState(v, average), step

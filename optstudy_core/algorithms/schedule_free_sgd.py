@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.namespace import Array
 from optstudy_core.parts import schedule_free
 from optstudy_core.parts.schedule_free import Average, warmed_up
@@ -82,7 +83,7 @@ def update(
     """
     params = needed(params, "schedule_free_sgd")
     g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
-    before = state.average.t
+    before = doubles.of(state.average.t)
     rate = warmed_up(lr, before + 1, warmup_steps)
     u = -(warmed_up(lr, before, warmup_steps) if late_warmup else rate) * g
     average, step = schedule_free.advance(

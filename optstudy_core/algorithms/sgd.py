@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
@@ -36,17 +37,17 @@ class SGDState(NamedTuple):
 
     Attributes:
         b: momentum buffer bₜ, like the parameters; 0 at the start; ``None`` without momentum.
-        started: 0 before the first step, then 1; shape () per leaf.
+        t: number of steps with momentum; shape () per leaf, int32; 0 at the start.
     """
 
     b: Array | None
-    started: Array
+    t: Array
 
 
 def init(params: Array, *, momentum: Any = 0.0) -> SGDState:
     """Return the state before the first step; no buffer if ``momentum`` is the number 0."""
     b = None if absent(momentum) else namespace(params).zeros_like(params)
-    return SGDState(b=b, started=scalar(params, 0.0))
+    return SGDState(b=b, t=no_steps(params))
 
 
 def check(hyperparameters: dict[str, Any]) -> None:
@@ -103,6 +104,7 @@ def update(
     penalty, decay = split_decay(weight_decay, decoupled_weight_decay)
     g = objective_gradient(grad, params, weight_decay=penalty, maximize=maximize)
     u = lr * g if lr_in_momentum else g
+    t = state.t
     if absent(momentum):
         b, d = state.b, u
     else:
@@ -110,10 +112,10 @@ def update(
         if absent(dampening):
             b = momentum * previous + u
         else:
-            one = xp.ones_like(state.started)
-            weight = xp.where(state.started > 0, (1 - dampening) * one, one)
+            weight = doubles.where(doubles.of(state.t) > 0, 1 - dampening, 1.0)
             b = momentum * previous + weight * u
         d = u + momentum * b if nesterov else b
+        t = t + 1
     step = -d if lr_in_momentum else -lr * d
     step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
-    return SGDState(b=b, started=xp.ones_like(state.started)), step
+    return SGDState(b=b, t=t), step

@@ -27,10 +27,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.axes import axis_sum, flattened, parts, reshaped
 from optstudy_core.arrays.leafwise import leafwise
 from optstudy_core.arrays.matrix import identity, inverse_root, matmul, transposed, when
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.arrays.reductions import leaf_norm
 from optstudy_core.parts.terms import objective_gradient
 
@@ -49,7 +50,7 @@ class ShampooState(NamedTuple):
         m: momentum Mₜ, like the parameters; 0 at the start; ``None`` without momentum.
         sums: L and R, or their diagonals, one after the other as a vector; εI at the start.
         roots: their inverse roots in the same order; 0 at the start.
-        t: steps since the roots were renewed; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array | None
@@ -70,7 +71,7 @@ def init(params: Array, *, eps: Any = 1e-4, momentum: Any = 0.0) -> ShampooState
         unit = identity(matrix if axis == 0 else transposed(matrix)) if is_full(shape) else ones
         sums.append(eps * unit)
     start = flattened(sums)
-    return ShampooState(m, start, xp.zeros_like(start), scalar(params, 0.0))
+    return ShampooState(m, start, xp.zeros_like(start), no_steps(params))
 
 
 @leafwise
@@ -131,16 +132,15 @@ def update(
         ]
         return (flattened(roots),)
 
-    (roots,) = when(state.t == 0, renewed, (sums,), (state.roots,))
+    due = doubles.remainder(doubles.of(state.t), update_interval) < 1
+    (roots,) = when(due, renewed, (sums,), (state.roots,))
     for shape, root in zip(shapes, parts(roots, shapes), strict=True):
         u = transposed(matmul(root, u) if is_full(shape) else root * u)
     u = reshaped(u, grad.shape)  # a vector lies on its side, in the same order
-    t = state.t + 1
-    t = xp.where(t >= update_interval, 0.0, t)
     m = state.m
     if not absent(momentum):
         u = m = momentum * (xp.zeros_like(u) if m is None else m) + u
-    return ShampooState(m, sums, roots, t), -lr * u
+    return ShampooState(m, sums, roots, state.t + 1), -lr * u
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -25,14 +25,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.axes import axis_sum, flattened, parts, reshaped
 from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
 from optstudy_core.arrays.leafwise import leafwise, nothing
 from optstudy_core.arrays.matrix import identity, matmul, transposed, when
-from optstudy_core.arrays.namespace import Array, namespace, scalar
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
-from optstudy_core.parts.states import chosen
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 from .shampoo import LONGEST, rows_and_columns
@@ -48,19 +47,16 @@ class SOAPState(NamedTuple):
     Attributes:
         m: first moment Mₜ, like the parameters; 0 at the start.
         v: second moment Vₜ in the eigenbasis, like the parameters; 0 at the start.
-        grams: L and R of the axes that are turned, one after the other as a vector; 0 at the start.
+        grams: L and R of the axes that are turned, one after the other as a vector; 0 at the start;
+            ``None`` where none is.
         bases: Q_L and Q_R in the same order; unit matrices at the start.
-        c1: 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: 1 − β₂ᵗ; shape () per leaf; 0 at the start.
         t: steps since the bases were turned; shape () per leaf; 0 at the start, and then from 1.
     """
 
     m: Array
     v: Array
-    grams: Array
-    bases: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    grams: Array | None
+    bases: Array | None
     t: Array
 
 
@@ -72,8 +68,8 @@ def init(params: Array) -> SOAPState:
     matrix = reshaped(params, rows_and_columns(params.shape))
     units = [identity(x) for x in _turned_axes(matrix, params.shape)]
     bases = flattened(units) if units else nothing(params)
-    c = bias_correction.init(params)
-    return SOAPState(zeros, zeros, xp.zeros_like(bases), bases, c, c, scalar(params, 0.0))
+    grams = xp.zeros_like(bases) if units else bases
+    return SOAPState(zeros, zeros, grams, bases, no_steps(params))
 
 
 @leafwise
@@ -126,7 +122,7 @@ def update(
     shape, matrix = grad.shape, rows_and_columns(grad.shape)
     turned = [n if n <= LONGEST and len(shape) > 1 else 0 for n in matrix]
     squares = [(n, n) for n in turned if n]
-    begins = state.t == 0
+    begins = doubles.of(state.t) == 0
 
     def in_basis(x: Array, bases: Array, back: bool = False) -> Array:
         """Return Q_Lᵀ·x·Q_R, or back from there; x is a matrix."""
@@ -139,22 +135,19 @@ def update(
         return x
 
     g2 = reshaped(g, matrix)
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
+    # The first call begins the preconditioner; the moments' first step is the second.
+    steps = doubles.count(doubles.maximum(doubles.of(state.t), 1.0), state.t)
+    c1, c2 = correction(b1, steps), correction(b2, steps)
     m = b1 * state.m + (1 - b1) * g
     rotated = in_basis(g2, state.bases)
     v = b2 * reshaped(state.v, matrix) + (1 - b2) * (rotated * rotated)
-    direction = (in_basis(reshaped(m, matrix), state.bases) / c1.value) / (
-        xp.sqrt(v / c2.value) + eps
-    )
+    direction = (in_basis(reshaped(m, matrix), state.bases) / c1) / (xp.sqrt(v / c2) + eps)
     u = reshaped(in_basis(direction, state.bases, back=True), shape)
     step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
     step = xp.where(begins, 0.0, step)
     v = xp.where(begins, reshaped(state.v, matrix), v)
     m = xp.where(begins, state.m, m)
-    c1, c2 = chosen(begins, state.c1, c1), chosen(begins, state.c2, c2)
     grams, bases = state.grams, state.bases
-    t = xp.where(state.t >= precondition_frequency, 1.0, state.t + 1)
     if squares:
         own = [matmul(x, transposed(x)) for x in _turned_axes(g2, shape)]
         grams = b3 * grams + (1 - b3) * flattened(own)
@@ -176,9 +169,10 @@ def update(
             return flattened(found), v
 
         (bases,) = when(begins, first, (grams,), (bases,))
-        due = state.t >= precondition_frequency
+        turn = doubles.remainder(doubles.of(state.t), precondition_frequency) < 1
+        due = doubles.where(begins, False, turn)
         bases, v = when(due, again, (grams, bases, v), (bases, v))
-    return SOAPState(m, reshaped(v, shape), grams, bases, c1, c2, t), step
+    return SOAPState(m, reshaped(v, shape), grams, bases, state.t + 1), step
 
 
 def _turned_axes(matrix: Array, shape: tuple[int, ...]) -> list[Array]:

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 BIBTEX = ("liu2024sophia",)
@@ -39,20 +39,18 @@ class SophiaState(NamedTuple):
     Attributes:
         m: averaged gradient mₜ, like the parameters; 0 at the start.
         h: averaged diagonal of the Hessian hₜ, like the parameters; 0 at the start.
-        c: 1 − β₁ᵗ; shape () per leaf; 0 at the start.
         t: steps since the last estimate was due; shape () per leaf; 0 at the start.
     """
 
     m: Array
     h: Array
-    c: BiasCorrection
     t: Array
 
 
 def init(params: Array) -> SophiaState:
     """Return the state before the first step."""
     zeros = namespace(params).zeros_like(params)
-    return SophiaState(zeros, zeros, bias_correction.init(params), scalar(params, 0.0))
+    return SophiaState(zeros, zeros, no_steps(params))
 
 
 def update(
@@ -108,15 +106,14 @@ def update(
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
     m = b1 * state.m + (1 - b1) * g
-    c = bias_correction.advance(state.c, b1)
+    t = state.t + 1
     h = state.h
     if hessian is not None:
         estimate = objective_gradient(hessian, None, maximize=maximize)
-        h = xp.where(state.t == 0, b2 * h + (1 - b2) * estimate, h)
+        due = doubles.remainder(doubles.of(state.t), update_interval) < 1
+        h = xp.where(due, b2 * h + (1 - b2) * estimate, h)
     scale = xp.maximum(gamma * (h if hessian_first else state.h), eps)
-    u = (m / c.value if debias else m) / scale
+    u = (m / correction(b1, t) if debias else m) / scale
     u = xp.minimum(xp.maximum(u, -clip_threshold), clip_threshold)
     step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
-    t = state.t + 1
-    t = xp.where(t >= update_interval, 0.0, t)
-    return SophiaState(m, h, c, t), step
+    return SophiaState(m, h, t), step

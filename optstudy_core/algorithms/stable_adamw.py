@@ -17,6 +17,7 @@ from typing import Any
 
 from optstudy_core.arrays.namespace import Array, namespace
 from optstudy_core.arrays.reductions import leaf_mean
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay
 
 from . import adam
@@ -79,7 +80,7 @@ def update(
     """
     xp = namespace(grad)
     moments, u = adam.update(state, grad, lr=1.0, b1=b1, b2=b2, eps=eps, maximize=maximize)
-    v_hat = moments.v / moments.c2.value
+    v_hat = moments.v / correction(b2, moments.t)
     rms = xp.sqrt(leaf_mean(grad * grad / xp.maximum(v_hat, eps * eps)))
     rate = lr / xp.maximum(rms, 1.0)
     step = decoupled_decay(rate * u, params, lr=rate, weight_decay=weight_decay)

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("zaheer2018adaptive",)
@@ -36,26 +36,25 @@ class YogiState(NamedTuple):
     """What Yogi carries.
 
     Attributes:
-        m: first moment mₜ, like the parameters; 0 at the start (m₀ comes at the first step).
-        v: second moment vₜ, like the parameters; 0 at the start (v₀ comes at the first step).
-        c1: bias correction 1 − β₁ᵗ; shape () per leaf; 0 at the start.
-        c2: bias correction 1 − β₂ᵗ; shape () per leaf; 0 at the start.
+        m: first moment mₜ, like the parameters; m₀ at the start.
+        v: second moment vₜ, like the parameters; v₀ at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array
     v: Array
-    c1: BiasCorrection
-    c2: BiasCorrection
+    t: Array
 
 
-def init(params: Array) -> YogiState:
-    """Return the state before the first step: every field is zero."""
-    zeros = namespace(params).zeros_like
+def init(
+    params: Array, *, initial_first_moment: Any = 0.0, initial_accumulator_value: Any = 0.0
+) -> YogiState:
+    """Return the state before the first step."""
+    zeros = namespace(params).zeros_like(params)
     return YogiState(
-        m=zeros(params),
-        v=zeros(params),
-        c1=bias_correction.init(params),
-        c2=bias_correction.init(params),
+        m=zeros + initial_first_moment,
+        v=zeros + initial_accumulator_value,
+        t=no_steps(params),
     )
 
 
@@ -85,31 +84,28 @@ def update(
         eps: ε ≥ 0, added to the root.
         maximize: climb instead of descend.
         correct_bias: divide the moments by 1 − βᵗ.
-        initial_accumulator_value: v₀ ≥ 0, read at the first step.
-        initial_first_moment: m₀, read at the first step.
+        initial_accumulator_value: v₀ ≥ 0 (read by :func:`init`).
+        initial_first_moment: m₀ (read by :func:`init`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
 
     >>> import numpy as np
-    >>> state, step = update(init(np.zeros(1)), np.ones(1), initial_accumulator_value=4.0)
+    >>> state = init(np.zeros(1), initial_accumulator_value=4.0)
+    >>> state, step = update(state, np.ones(1))
     >>> state.v.tolist()  # it falls by (1 − β₂)·g²
     [3.999]
     """
     xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
     square = g * g
-    c1 = bias_correction.advance(state.c1, b1)
-    c2 = bias_correction.advance(state.c2, b2)
-    first, second = state.m, state.v
-    if not absent(initial_first_moment):
-        first = xp.where(state.c1.value > 0, first, initial_first_moment)
-    if not absent(initial_accumulator_value):
-        second = xp.where(state.c1.value > 0, second, initial_accumulator_value)
-    m = b1 * first + (1 - b1) * g
-    v = second - (1 - b2) * (xp.sign(second - square) * square)
+    t = state.t + 1
+    c1 = correction(b1, t)
+    c2 = correction(b2, t)
+    m = b1 * state.m + (1 - b1) * g
+    v = state.v - (1 - b2) * (xp.sign(state.v - square) * square)
     if correct_bias:
-        step = -(lr / c1.value) * m / (bias_correction.root(v, c2) + eps)
+        step = -(lr / c1) * m / (bias_correction.root(v, c2) + eps)
     else:
         step = -lr * m / (xp.sqrt(v) + eps)
-    return YogiState(m, v, c1, c2), step
+    return YogiState(m, v, t), step

@@ -3,8 +3,8 @@
 A formula with ``@shapewise`` sees the leaves of one shape at a time, so it may ask for
 ``grad.shape`` and do one thing with matrices and another with vectors. One with ``@leafwise`` sees
 one leaf at a time, so it may also ask whether something holds (:func:`optstudy_core.matrix.when`).
-Every leaf must have the same fields: one that a leaf does not need is :func:`nothing`, an array of
-shape (0,). Sums over all leaves are not possible.
+Every leaf must have the same fields: one that a leaf does not need is :func:`nothing`, ``None``
+there. Sums over all leaves are not possible.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .leaves import Backend, Leaves, map_leaves
-from .namespace import Array, namespace
+from .namespace import Array
 from .numpy_backend import NumPy
 
 
@@ -79,14 +79,8 @@ def _in_parts(
 
 
 def nothing(like: Array) -> Array:
-    """Return an array of shape (0,) in the dtype of ``like``: a field that a leaf does not need."""
-    if isinstance(like, Leaves):
-        return like.backend.rearrange(_nothing, like)
-    return _nothing(like)
-
-
-def _nothing(x: Any) -> Any:
-    return namespace(x).zeros_like(x).reshape(-1)[:0]
+    """Return a field that a leaf does not need: ``None``, for a tree one for each leaf."""
+    return Leaves([None] * like.count, like.backend) if isinstance(like, Leaves) else None
 
 
 _EXAMPLE = Leaves([np.zeros(())], NumPy())  # for a tree without leaves

@@ -14,6 +14,11 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final
 
+import numpy as np
+
+from .doubles import Doubles, of_number
+from .operators import Operators
+
 OPERATIONS: Final = (
     "add",
     "subtract",
@@ -177,6 +182,58 @@ class Backend:
             trees = function(*trees)
         return trees
 
+    # Numbers in double precision: on the host, but for libraries that trace.
+
+    def no_steps(self, tree: Leaves) -> Leaves:
+        """Return a count of 0 steps for each leaf, int32."""
+        return Scalars(np.zeros(tree.count, np.int32), tree.count, self)
+
+    def counted(self, counts: Leaves) -> Doubles:
+        """Return counts of steps as numbers; one of them, where all leaves have the same."""
+        values = np.array([float(t) for t in counts.values])
+        alike = len(values) and (values == values[0]).all()
+        return Doubles(values[0] if alike else values, self)
+
+    def counts(self, number: Any, like: Leaves) -> Leaves:
+        """Return whole numbers that were computed in double as counts of steps."""
+        value = number.value if isinstance(number, Doubles) else number
+        vector = np.broadcast_to(np.asarray(value).astype(np.int32), (like.count,))
+        return Scalars(vector, like.count, self)
+
+    def one_minus_power(self, a: Any, t: Leaves) -> Doubles:
+        """Return what :func:`optstudy_core.doubles.one_minus_power` says."""
+        steps = self.counted(t).value
+        part = a.value if isinstance(a, Doubles) else a
+        pairs = np.broadcast_arrays(part, steps)
+        made = [of_number(float(x), int(n)) for x, n in zip(*map(np.ravel, pairs), strict=True)]
+        return Doubles(np.array(made).reshape(pairs[0].shape)[()], self)
+
+    def of_numbers(self, operation: str, *args: Any) -> Any:
+        """Return ``operation`` of :class:`Doubles` and Python numbers."""
+        values = [a.value if isinstance(a, Doubles) else a for a in args]
+        with np.errstate(all="ignore"):
+            return Doubles(getattr(np, operation)(*values)[()], self)
+
+    def spread(self, number: Doubles, tree: Leaves) -> Any:
+        """Return a number, or one for each leaf, rounded once to its dtype; truths for truths."""
+        value = number.value
+        if value.dtype == bool:
+            return self.truths(np.broadcast_to(value, (tree.count,)), tree)
+        return self.fulls(list(value), tree) if value.ndim else float(value)
+
+    def truths(self, values: Any, tree: Leaves) -> Leaves:
+        """Return a truth for each leaf."""
+        return Leaves(values, self)
+
+    def meet(self, operation: str, *args: Any) -> Any:
+        """Return ``operation`` of trees and numbers, which are rounded where they meet a tree."""
+        tree = next((a for a in reversed(args) if isinstance(a, Leaves)), None)
+        if tree is None:
+            return self.of_numbers(operation, *args)
+        return self.map(
+            operation, *(self.spread(a, tree) if isinstance(a, Doubles) else a for a in args)
+        )
+
     def stacked(self, scalars: Sequence[Any]) -> Any:
         """Return scalars of the leaves as one vector, or None where that is not of use."""
         return None
@@ -211,13 +268,12 @@ class Backend:
                 operation, *(a.vector if isinstance(a, Leaves) else a for a in args)
             )
             return Scalars(vector, count, self)
-        return Leaves(
-            (
-                self.apply(operation, *(a.values[i] if isinstance(a, Leaves) else a for a in args))
-                for i in range(count)
-            ),
-            self,
-        )
+        return Leaves((self._of_leaf(operation, args, i) for i in range(count)), self)
+
+    def _of_leaf(self, operation: str, args: Sequence[Any], i: int) -> Any:
+        own = [a.values[i] if isinstance(a, Leaves) else a for a in args]
+        # Of a field that the leaf does not need nothing is made.
+        return None if any(x is None for x in own) else self.apply(operation, *own)
 
 
 def in_order(trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> list[Any]:
@@ -251,7 +307,7 @@ class LeavesNamespace:
                 f"a formula may not use xp.{name}: allowed is what every library rounds alike, "
                 f"{', '.join(backend.operations)}"
             )
-        return lambda *args: backend.map(name, *args)
+        return lambda *args: backend.meet(name, *args)
 
     def full(
         self, shape: tuple[()], value: Any, *, dtype: LeafDtypes, device: None = None
@@ -262,25 +318,11 @@ class LeavesNamespace:
         return self._backend.fulls([value] * dtype.tree.count, dtype.tree)
 
 
-def _binary(operation: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    def forward(self: Leaves, other: Any) -> Leaves:
-        return self.backend.map(operation, self, other)
-
-    def reflected(self: Leaves, other: Any) -> Leaves:
-        return self.backend.map(operation, other, self)
-
-    return forward, reflected
-
-
-def _unary(operation: str) -> Callable[..., Any]:
-    return lambda self: self.backend.map(operation, self)
-
-
 UNKNOWN: Final = object()
 """The vector of a tree before it is asked for."""
 
 
-class Leaves:
+class Leaves(Operators):
     """The leaves of a tree of arrays, with the operators of one array.
 
     Args:
@@ -298,8 +340,6 @@ class Leaves:
     """
 
     __slots__ = ("_values", "_vector", "backend", "kept")
-    __array_priority__ = 1000
-    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
 
     def __init__(self, values: Any, backend: Backend) -> None:
         self._values: Sequence[Any] | None = tuple(values)
@@ -322,7 +362,7 @@ class Leaves:
     def vector(self) -> Any:
         """The leaves as one vector, where all are scalars of one kind; else None."""
         if self._vector is UNKNOWN:
-            scalars = all(x.shape == () for x in self.values)
+            scalars = all(x is not None and x.shape == () for x in self.values)
             self._vector = self.backend.stacked(self.values) if scalars else None
         return self._vector
 
@@ -348,34 +388,6 @@ class Leaves:
     def device(self) -> None:
         """A tree is on no single device; scalars go where their leaf is."""
         return None
-
-    __add__, __radd__ = _binary("add")
-    __sub__, __rsub__ = _binary("subtract")
-    __mul__, __rmul__ = _binary("multiply")
-    __truediv__, __rtruediv__ = _binary("divide")
-    __lt__ = _binary("less")[0]
-    __le__ = _binary("less_equal")[0]
-    __gt__ = _binary("greater")[0]
-    __ge__ = _binary("greater_equal")[0]
-    __eq__ = _binary("equal")[0]
-    __ne__ = _binary("not_equal")[0]
-    __and__ = _binary("logical_and")[0]
-    __or__ = _binary("logical_or")[0]
-    __neg__ = _unary("negative")
-    __invert__ = _unary("logical_not")
-    __abs__ = _unary("abs")
-    __hash__ = None  # type: ignore[assignment]
-
-    def __pow__(self, exponent: Any) -> Leaves:
-        raise TypeError(
-            "powers round differently in every library: write x * x; for b**t keep a product in "
-            "the state, or 1 - b**t with bias_correction"
-        )
-
-    __rpow__ = __pow__
-
-    def __bool__(self) -> bool:
-        raise TypeError("a formula may not branch on the values of arrays: use xp.where")
 
     def __repr__(self) -> str:
         return f"Leaves({list(self.values)!r}, {self.backend.name})"
@@ -408,10 +420,10 @@ def namespace_of(tree: Leaves) -> LeavesNamespace:
     return tree.__array_namespace__()
 
 
-def map_leaves(function: Callable[[Leaves], Any], state: Any) -> Any:
-    """Apply ``function`` to every :class:`Leaves` in a state of (nested) named tuples."""
-    if isinstance(state, Leaves):
-        return function(state)
+def map_leaves(function: Callable[[Any], Any], state: Any) -> Any:
+    """Apply ``function`` to every field that is there of a state of (nested) named tuples."""
     if state is None:
         return None
+    if not isinstance(state, tuple):
+        return function(state)
     return type(state)(*(map_leaves(function, field) for field in state))

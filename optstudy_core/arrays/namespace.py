@@ -42,10 +42,25 @@ def scalar(like: Array, value: float) -> Array:
     >>> scalar(np.ones(3, dtype="float32"), 0.5).dtype
     dtype('float32')
     """
-    xp = namespace(like)
+    return _scalar(like, value, like.dtype)
+
+
+def no_steps(like: Array) -> Array:
+    """Return a count of 0 steps, int32; for a tree one for each leaf.
+
+    >>> import numpy as np
+    >>> no_steps(np.ones(3)).dtype
+    dtype('int32')
+    """
+    if hasattr(like, "backend"):
+        return like.backend.no_steps(like)
+    return _scalar(like, 0, namespace(like).int32)
+
+
+def _scalar(like: Array, value: float, dtype: Any) -> Array:
     # A scalar of JAX goes where it is used; its .device is a sharding that need not fit one.
     device = None if array_api_compat.is_jax_array(like) else array_api_compat.device(like)
-    return xp.full((), value, dtype=like.dtype, device=device)
+    return namespace(like).full((), value, dtype=dtype, device=device)
 
 
 def absent(hyperparameter: Any) -> bool:

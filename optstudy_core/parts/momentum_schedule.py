@@ -1,9 +1,8 @@
 """How fast NAdam's momentum rises: the share 1 − 0.96^ψ of the way that it goes in a step.
 
-After t steps 1 − 0.96^(tψ) of the way is done, which is the average of the constant one with this
-share as the weight (``optstudy_core/parts/bias_correction.py``). The share is computed without a
-power, from sums of positive terms only, so it is accurate for small ψ, where 1 minus a power
-cancels:
+After t steps 1 − 0.96^(tψ) of the way is done: the share, taken t times of what is left
+(:func:`optstudy_core.arrays.doubles.one_minus_power`). The share is computed without a power, from
+sums of positive terms only, so it is accurate for small ψ, where 1 minus a power cancels:
 
     f(z) = eᶻ − 1 = z·(1 + z/2·(1 + z/3·(…))),    f(2z) = f(z)·(2 + f(z))
     1 − 0.96^ψ = 1 − e⁻ᶻ = f(z) / (1 + f(z)),     z = −ψ·ln 0.96
@@ -26,7 +25,7 @@ def share(psi: Any) -> Any:
     """Return 1 − 0.96^ψ for ψ ≥ 0, within some units in the last place.
 
     Args:
-        psi: a number, for which all is computed in double, or a 0-d array.
+        psi: a number, in double; or a 0-d array.
 
     >>> round(share(1.0), 15), share(0.0), share(1e9)
     (0.04, 0.0, 1.0)

@@ -15,21 +15,10 @@ from sums of positive terms, so that they lose nothing where they are near 1:
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
-
-
-def sqrt(x: Any) -> Any:
-    """Return √x of a hyperparameter: of a number in double, of an array in its dtype.
-
-    >>> sqrt(0.25)
-    0.5
-    """
-    if hasattr(x, "dtype"):
-        return namespace(x).sqrt(x)
-    return x.sqrt() if hasattr(x, "sqrt") else math.sqrt(x)  # a traced number has its own
 
 
 def machine_epsilon(like: Array) -> Array:
@@ -43,31 +32,27 @@ def machine_epsilon(like: Array) -> Array:
     return abs(3 * third - 1)
 
 
-def power1p(e: Array, a: Any) -> Array:
-    """Return (1 + e)ᵃ, element by element, for finite e ≥ 0 and 0 ≤ a < 2.
+def power1p(e: Any, a: Any) -> Any:
+    """Return (1 + e)ᵃ for numbers e ≥ 0, finite, and 0 ≤ a < 2, in double.
 
     Within 4 units in the last place for a = 0.75, within 9 for any a, and e up to 1e38.
 
     Args:
-        e: an array.
+        e: a number or a 0-d array.
         a: a number, of which only the digits that are 1 are computed, or a 0-d array.
 
-    >>> import numpy as np
-    >>> power1p(np.array([15.0, 80.0]), 0.75).tolist()
-    [8.0, 27.0]
+    >>> power1p(15.0, 0.75), power1p(80.0, 0.75)
+    (8.0, 27.0)
     """
-    xp = namespace(e)
-    one = series = xp.ones_like(e)
-    f, rest = xp.zeros_like(e), a  # f and e are those of the power and of the root, less 1
+    series = 1.0
+    f, rest = 0 * e, a  # f and e are those of the power and of the root, less 1
     for _ in range(_DIGITS):
         if absent(rest):
             return 1 + f
         taken = rest >= 1
-        if taken is True:
-            f, rest = f + e * (1 + f), rest - 1
-        elif taken is not False:
-            f, rest = xp.where(taken, f + e * (1 + f), f), xp.where(taken, rest - one, rest)
-        e, rest = e / (1 + xp.sqrt(1 + e)), 2 * rest
+        f = doubles.where(taken, f + e * (1 + f), f)
+        rest = doubles.where(taken, rest - 1, rest)
+        e, rest = e / (1 + doubles.sqrt(1 + e)), 2 * rest
     for k in range(_TERMS, 0, -1):
         series = 1 + ((rest - k) / (k + 1) * e) * series
     return 1 + (f + (rest * e * series) * (1 + f))

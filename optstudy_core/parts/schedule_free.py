@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, absent, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps, scalar
 
 
 class Average(NamedTuple):
@@ -27,7 +28,7 @@ class Average(NamedTuple):
         z: where the base steps lead zₜ, like the parameters, with which it starts.
         weights: sum of the weights Σwᵢ; shape () per leaf; 0 at the start.
         max_lr: the largest rate; shape () per leaf; 0 at the start.
-        t: number of steps; shape () per leaf, exact to 2²⁴ in float32; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     z: Array
@@ -39,19 +40,18 @@ class Average(NamedTuple):
 def init(params: Array) -> Average:
     """Return the state before the first step."""
     zero = scalar(params, 0.0)
-    return Average(z=params, weights=zero, max_lr=zero, t=zero)
+    return Average(z=params, weights=zero, max_lr=zero, t=no_steps(params))
 
 
-def warmed_up(lr: Any, t: Array, warmup_steps: Any) -> Any:
+def warmed_up(lr: Any, t: Any, warmup_steps: Any) -> Any:
     """Return the rate at step t of a linear warm-up: lr·min(t/T, 1).
 
-    >>> import numpy as np
-    >>> [float(warmed_up(2.0, np.array(t), 4)) for t in (0.0, 1.0, 4.0, 9.0)]
+    >>> [warmed_up(2.0, t, 4) for t in (0.0, 1.0, 4.0, 9.0)]
     [0.0, 0.5, 2.0, 2.0]
     """
     if absent(warmup_steps):
         return lr
-    return lr * namespace(t).minimum(t / warmup_steps, 1.0)
+    return lr * doubles.minimum(t / warmup_steps, 1.0)
 
 
 def advance(

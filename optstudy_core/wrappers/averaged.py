@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, scalar
-from optstudy_core.parts import bias_correction
-from optstudy_core.parts.bias_correction import BiasCorrection
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, no_steps
+from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import needed
 
 from ._around import Rule, around
@@ -28,13 +28,11 @@ class AveragedState(NamedTuple):
     Attributes:
         inner: the state of the algorithm.
         average: aₜ, like the parameters, with which it starts.
-        c: 1 − βᵗ; shape () per leaf; 0 at the start.
-        t: number of steps; shape () per leaf, exact to 2²⁴ in float32; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     inner: Any
     average: Array
-    c: BiasCorrection
     t: Array
 
 
@@ -60,7 +58,7 @@ def averaged(algorithm: Rule) -> Rule:
     """
 
     def init(inner: Any, params: Array) -> AveragedState:
-        return AveragedState(inner, params, bias_correction.init(params), scalar(params, 0.0))
+        return AveragedState(inner, params, no_steps(params))
 
     def update(
         advance: Callable[..., Any],
@@ -73,11 +71,13 @@ def averaged(algorithm: Rule) -> Rule:
     ) -> tuple[AveragedState, Array]:
         params = needed(params, "averaged")
         inner, u = advance(state.inner)
-        c = bias_correction.advance(state.c, average_decay)
         t = state.t + 1
-        weight = 1 / t if plain_mean else (1 - average_decay) / c.value
-        average = state.average + weight * ((params + u) - state.average)
-        return AveragedState(inner, average, c, t), u
+        if plain_mean:
+            part = 1 / doubles.of(t)
+        else:
+            part = (1 - average_decay) / correction(average_decay, t)
+        average = state.average + part * ((params + u) - state.average)
+        return AveragedState(inner, average, t), u
 
     own = {"average_decay": 0.999, "plain_mean": False}
     return around(algorithm, "averaged", init, update, own, ("polyak1992acceleration",))

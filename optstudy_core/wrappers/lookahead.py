@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts.terms import needed
 
 from ._around import Rule, around
@@ -26,7 +27,7 @@ class LookaheadState(NamedTuple):
     Attributes:
         inner: the state of the algorithm.
         slow: the slow weights φ, like the parameters, with which they start.
-        t: steps since the last synchronization; shape () per leaf; 0 at the start.
+        t: steps since the last synchronization; shape () per leaf, int32; 0 at the start.
     """
 
     inner: Any
@@ -57,7 +58,7 @@ def lookahead(algorithm: Rule) -> Rule:
     """
 
     def init(inner: Any, params: Array) -> LookaheadState:
-        return LookaheadState(inner, params, scalar(params, 0.0))
+        return LookaheadState(inner, params, no_steps(params))
 
     def update(
         advance: Callable[..., Any],
@@ -71,12 +72,13 @@ def lookahead(algorithm: Rule) -> Rule:
         xp = namespace(g)
         params = needed(params, "lookahead")
         inner, u = advance(state.inner)
-        t = state.t + 1
+        t = doubles.of(state.t) + 1
         now = t >= sync_period
         slow = state.slow + slow_step_size * ((params - state.slow) + u)
         step = xp.where(now, slow - params, u)
         kept = xp.where(now, slow, state.slow)
-        return LookaheadState(inner, kept, xp.where(now, 0.0, t)), step
+        t = doubles.count(doubles.where(now, 0.0, t), state.t)
+        return LookaheadState(inner, kept, t), step
 
     own = {"sync_period": 5.0, "slow_step_size": 0.5}
     return around(algorithm, "lookahead", init, update, own, ("zhang2019lookahead",))

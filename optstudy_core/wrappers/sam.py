@@ -21,7 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays import doubles
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.arrays.reductions import global_norm
 from optstudy_core.parts.states import chosen
 from optstudy_core.parts.terms import needed
@@ -35,7 +36,7 @@ class SAMState(NamedTuple):
     Attributes:
         inner: the state of the algorithm.
         anchor: φ, like the parameters, with which it starts.
-        t: steps since the algorithm's last one; shape () per leaf; 0 at the start.
+        t: steps since the algorithm's last one; shape () per leaf, int32; 0 at the start.
     """
 
     inner: Any
@@ -66,7 +67,7 @@ def sam(algorithm: Rule) -> Rule:
     """
 
     def init(inner: Any, params: Array) -> SAMState:
-        return SAMState(inner, params, scalar(params, 0.0))
+        return SAMState(inner, params, no_steps(params))
 
     def update(
         advance: Callable[..., Any],
@@ -80,13 +81,14 @@ def sam(algorithm: Rule) -> Rule:
     ) -> tuple[SAMState, Array]:
         xp = namespace(g)
         params = needed(params, "sam")
-        anchor = xp.where(state.t == 0, params, state.anchor)
-        t = state.t + 1
+        t = doubles.of(state.t)
+        anchor = xp.where(t == 0, params, state.anchor)
+        t = t + 1
         last = t >= ascent_period
         inner, u = advance(state.inner, anchor)
         climb = (ascent_radius / (global_norm(g) + ascent_eps)) * g
         step = xp.where(last, (anchor - params) + u, climb)
-        t = xp.where(last, 0.0, t)
+        t = doubles.count(doubles.where(last, 0.0, t), state.t)
         return SAMState(chosen(last, inner, state.inner), anchor, t), step
 
     own = {"ascent_radius": 0.05, "ascent_period": 2.0, "ascent_eps": 1e-12}

@@ -83,6 +83,7 @@ class Machine:
         self,
         stages: Sequence[Stage],
         hyperparameters: dict[str, Any],
+        scalars: Mapping[str, torch.Tensor],
         inputs: Mapping[str, Mapping[Any, torch.Tensor]],
         step_dtype: str | None,
     ) -> None:
@@ -90,14 +91,14 @@ class Machine:
 
         Args:
             stages: all parameters of a group that have a gradient.
-            hyperparameters: Python numbers and tensors by name; inputs that are scalars, too.
+            hyperparameters: Python numbers by name.
+            scalars: inputs that are scalars, by name.
             inputs: tensors like the parameters, by name and parameter.
             step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
         """
         phases = self.program.phases
-        tensors = {k: v for k, v in hyperparameters.items() if isinstance(v, torch.Tensor)}
         for stage in stages:
-            stage.begin(tensors)
+            stage.begin(hyperparameters, scalars)
         if len(phases) == 1:
             for stage in stages:
                 self._compute(0, stage, hyperparameters)
@@ -118,7 +119,7 @@ class Machine:
             for stage, units in everything:
                 stage.store(units, step_dtype)
         for stage in stages:
-            stage.end(self.program.new_scalars)
+            stage.end(self.program.new_scalars, self.program.new_counts)
 
     def _compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
         if stage.kernels:

@@ -33,6 +33,16 @@ class Eager(Backend):
             return value.to(leaf.device, leaf.dtype)
         return rounding.filled((), value, leaf.dtype, leaf.device)
 
+    def no_steps(self, tree: Leaves) -> Leaves:
+        return Leaves([torch.zeros((), dtype=torch.int32) for _ in range(tree.count)], self)
+
+    def counts(self, number: Any, like: Leaves) -> Leaves:
+        return Leaves(map(torch.tensor, super().counts(number, like).vector), self)
+
+    def truths(self, values: Any, tree: Leaves) -> Leaves:
+        pairs = zip(values, tree.values, strict=True)
+        return Leaves((torch.tensor(bool(v), device=x.device) for v, x in pairs), self)
+
     def stacked(self, scalars: Sequence[torch.Tensor]) -> torch.Tensor | None:
         alike = len({(x.dtype, x.device) for x in scalars}) == 1
         return torch.stack(list(scalars)) if alike else None

@@ -1,8 +1,9 @@
 """An update rule as a program: traced once, then run on flat tensors of any length.
 
 The pure function is called once with symbols, and every operation writes a line. What the formula
-forms from Python numbers (1 − β, lr·λ) is no line: it is computed on the host in double at every
-step and handed in, rounded once, so new learning rates need no new program.
+forms of hyperparameters and of counts of steps (1 − β, lr·λ, 1 − βᵗ) is no line: it is computed on
+the host in double at every step and handed in, rounded once, so new learning rates need no new
+program.
 
 Lines of scalars (bias corrections, norms) are kept apart from lines of arrays, and both are cut
 into phases: a phase ends where the formula sums over elements, because what follows has to wait
@@ -15,85 +16,165 @@ for all of them.
 
 from __future__ import annotations
 
-import math
+import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from optstudy_core import Algorithm
+from optstudy_core.arrays.doubles import Functions, of_number
 from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
+from optstudy_core.arrays.operators import Operators
 
 INPUT = "x_"
 """What the names of symbols begin with that are given at every step, besides the gradient."""
 
-Host = Callable[[dict[str, float]], float]
+Host = Callable[[dict[str, Any]], Any]
 
 
-class HostNumber:
-    """A Python number that is known when the program runs, and what is formed from such."""
+COMPARISONS = frozenset(
+    {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
+)
+"""Operations that make truths of numbers."""
 
-    __slots__ = ("key", "value")
+LOGICAL = frozenset({"logical_and", "logical_or", "logical_not"})
+"""Operations that make truths of truths."""
 
-    def __init__(self, key: str, value: Host) -> None:
-        self.key = key
-        self.value = value
 
-    def _combine(self, symbol: str, function: Any, other: Any, reflected: bool = False) -> Any:
-        if isinstance(other, HostNumber):
-            key, get = other.key, other.value
-        elif isinstance(other, int | float):
-            key, get = repr(other), lambda _: other
-        else:
-            return NotImplemented
-        mine = self.value
-        if reflected:
-            return HostNumber(f"({key}{symbol}{self.key})", lambda h: function(get(h), mine(h)))
-        return HostNumber(f"({self.key}{symbol}{key})", lambda h: function(mine(h), get(h)))
+_BRANCHES = COMPARISONS | {"where"}
+"""Operations for which a formula would have to know the value of a hyperparameter."""
 
-    def __add__(self, other: Any) -> Any:
-        return self._combine("+", operator.add, other)
 
-    def __radd__(self, other: Any) -> Any:
-        return self._combine("+", operator.add, other, reflected=True)
+class HostNumber(Operators):
+    """A number that is known when the program runs, in double, and what is formed of such.
 
-    def __sub__(self, other: Any) -> Any:
-        return self._combine("-", operator.sub, other)
+    Attributes:
+        key: what it is, as text.
+        value: computes it from the hyperparameters and the counts of steps.
+        per_leaf: whether it is made of counts of steps: then it may be a vector, with a number for
+            each leaf, and is a scalar of the program.
+        is_truth: whether it is the result of a comparison.
+    """
 
-    def __rsub__(self, other: Any) -> Any:
-        return self._combine("-", operator.sub, other, reflected=True)
+    __slots__ = ("is_truth", "key", "per_leaf", "value")
 
-    def __mul__(self, other: Any) -> Any:
-        return self._combine("*", operator.mul, other)
+    def __init__(
+        self, key: str, value: Host, per_leaf: bool = False, is_truth: bool = False
+    ) -> None:
+        self.key, self.value = key, value
+        self.per_leaf, self.is_truth = per_leaf, is_truth
 
-    def __rmul__(self, other: Any) -> Any:
-        return self._combine("*", operator.mul, other, reflected=True)
+    @property
+    def backend(self) -> Any:
+        """What combines it with others."""
+        return _HOST
 
-    def __truediv__(self, other: Any) -> Any:
-        return self._combine("/", operator.truediv, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._combine("/", operator.truediv, other, reflected=True)
-
-    def __neg__(self) -> HostNumber:
-        mine = self.value
-        return HostNumber(f"(-{self.key})", lambda h: -mine(h))
-
-    def sqrt(self) -> HostNumber:
-        """Return the root, of double precision as the number is."""
-        mine = self.value
-        return HostNumber(f"sqrt({self.key})", lambda h: math.sqrt(mine(h)))
-
-    def _branch(self, other: Any) -> Any:
-        raise NotTraceableError(self.key)
-
-    __lt__ = __le__ = __gt__ = __ge__ = _branch
+    def __array_namespace__(self, api_version: str | None = None) -> Functions:
+        return Functions(_HOST)
 
     def __bool__(self) -> bool:
         raise NotTraceableError(self.key)
 
     def __float__(self) -> float:
         raise NotTraceableError(self.key)
+
+
+class _Host:
+    """Combines host numbers: what it returns is computed at every step."""
+
+    def meet(self, operation: str, *args: Any) -> Any:
+        """Return ``operation`` of host numbers, Python numbers and trees."""
+        tree = next((a for a in args if isinstance(a, Leaves)), None)
+        if tree is not None:
+            return tree.backend.map(operation, *args)
+        keys = [a.key if isinstance(a, HostNumber) else repr(a) for a in args]
+        key = f"{operation}({', '.join(keys)})"
+        per_leaf = any(isinstance(a, HostNumber) and a.per_leaf for a in args)
+        if operation in _BRANCHES and not per_leaf:
+            raise NotTraceableError(keys[0])
+        function = _ON_HOST[operation]
+        return HostNumber(key, _computed(function, args), per_leaf, operation in COMPARISONS)
+
+    def counted(self, t: HostNumber) -> HostNumber:
+        """Return a count of steps in double, which it is."""
+        return t
+
+    def counts(self, number: HostNumber, like: HostNumber) -> HostNumber:
+        """Return a whole number as a count of steps, which is written as one when it is kept."""
+        del like
+        return number
+
+    def one_minus_power(self, a: Any, t: HostNumber) -> HostNumber:
+        """Return what :func:`optstudy_core.doubles.one_minus_power` says."""
+        part = a.key if isinstance(a, HostNumber) else repr(a)
+        value = _computed(_one_minus_power, (a, t))
+        return HostNumber(f"one_minus_power({part}, {t.key})", value, per_leaf=True)
+
+
+_HOST = _Host()
+
+
+def _computed(function: Callable[..., Any], args: Sequence[Any]) -> Host:
+    gets = [a.value if isinstance(a, HostNumber) else functools.partial(_same, a) for a in args]
+    match gets:
+        case [get]:
+            return lambda h: function(get(h))
+        case [x, y]:
+            return lambda h: function(x(h), y(h))
+    return lambda h: function(*(get(h) for get in gets))
+
+
+def _same(x: Any, h: Any) -> Any:
+    del h
+    return x
+
+
+def _one_minus_power(a: Any, t: Any) -> Any:
+    if not isinstance(a, np.ndarray) and not isinstance(t, np.ndarray):
+        return of_number(float(a), int(t))
+    return np.array([of_number(float(x), int(n)) for x, n in np.broadcast(a, t)])
+
+
+def _numpy(name: str) -> Callable[..., Any]:
+    """Return NumPy's function; of numbers it returns a Python number."""
+    function = getattr(np, name)
+
+    def call(*args: Any) -> Any:
+        found = function(*args)
+        return found if isinstance(found, np.ndarray) and found.ndim else found.item()
+
+    return call
+
+
+def _divide(x: Any, y: Any) -> Any:
+    return _BY_ZERO(x, y) if isinstance(y, float | int) and y == 0 else x / y
+
+
+_BY_ZERO = _numpy("divide")
+
+_ON_HOST: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": _divide,
+    "negative": operator.neg,
+    "abs": operator.abs,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+} | {
+    name: _numpy(name)
+    for name in (
+        *("sqrt", "sign", "maximum", "minimum", "remainder", "where"),
+        *("isfinite", "logical_and", "logical_or", "logical_not"),
+    )
+}
 
 
 class NotTraceableError(TypeError):
@@ -115,15 +196,6 @@ class Symbol(NamedTuple):
     is_array: bool
     phase: int
     is_truth: bool = False
-
-
-COMPARISONS = frozenset(
-    {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
-)
-"""Operations that make truths of numbers."""
-
-LOGICAL = frozenset({"logical_and", "logical_or", "logical_not"})
-"""Operations that make truths of truths."""
 
 
 class Line(NamedTuple):
@@ -151,8 +223,17 @@ class _Tracer(Backend):
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.sums: list[Sum] = []
+        self.numbers: dict[str, tuple[Symbol, HostNumber]] = {}
+
+    def _scalar(self, x: Any) -> Any:
+        """Return the scalar that a number for each leaf is; others as they are."""
+        if not isinstance(x, HostNumber) or not x.per_leaf:
+            return x
+        symbol = Symbol(f"k{len(self.numbers)}", False, 0, x.is_truth)
+        return self.numbers.setdefault(x.key, (symbol, x))[0]
 
     def apply(self, operation: str, *args: Any) -> Symbol:
+        args = tuple(map(self._scalar, args))
         symbols = [a for a in args if isinstance(a, Symbol)]
         result = Symbol(
             f"t{len(self.lines)}",
@@ -163,7 +244,13 @@ class _Tracer(Backend):
         self.lines.append(Line(result, operation, args))
         return result
 
+    def of_numbers(self, operation: str, *args: Any) -> Any:
+        return _HOST.meet(operation, *args)
+
     def full(self, value: Any, leaf: Symbol) -> Symbol:
+        value = self._scalar(value)
+        if isinstance(value, Symbol):
+            return value
         result = Symbol(f"t{len(self.lines)}", False, 0)
         self.lines.append(Line(result, "full", (value,)))
         return result
@@ -228,16 +315,18 @@ class Program:
         algorithm: the update rule; its state must be made of scalars and of arrays like the
             parameter.
         static: hyperparameters that are part of the program (truth values, absent terms).
-        dynamic: names of the hyperparameters that are numbers, given at every step.
-        tensors: names of the hyperparameters that are 0-d tensors, given at every step.
+        dynamic: names of the other hyperparameters, numbers that are given at every step.
         inputs: what the rule is given besides the gradient, and whether it is an array.
         full: for each field of the state, whether it is an array like the parameter.
+        counts: for each field of the state, whether it is a count of steps.
         rebuild: makes a state of a list of fields.
         flatten: makes a list of fields of a state.
 
     Attributes:
         phases: in order; the last one makes the state and the step.
         new_scalars: the scalar for each field of the state that is one, by the field's index.
+        new_counts: the number for each field of the state that is a count, by the field's index.
+        numbers: what is formed of counts and read by lines: scalars by name.
         reads_params: whether the parameters are read.
         inputs: symbols of the inputs that are arrays.
 
@@ -250,9 +339,9 @@ class Program:
         algorithm: Algorithm,
         static: dict[str, Any],
         dynamic: Iterable[str],
-        tensors: Iterable[str],
         inputs: dict[str, bool],
         full: list[bool],
+        counts: list[bool],
         rebuild: Callable[[list[Any]], Any],
         flatten: Callable[[Any], list[Any]],
     ) -> None:
@@ -264,16 +353,22 @@ class Program:
 
         hyperparameters = dict(static)
         hyperparameters |= {n: HostNumber(n, operator.itemgetter(n)) for n in dynamic}
-        hyperparameters |= {n: leaf(INPUT + n, False) for n in tensors}
         hyperparameters |= {n: leaf(INPUT + n, is_array) for n, is_array in inputs.items()}
         self.inputs = [INPUT + n for n, is_array in inputs.items() if is_array]
-        fields = [leaf(f"s{i}", is_array) for i, is_array in enumerate(full)]
+        fields = [
+            HostNumber(f"s{i}", operator.itemgetter(f"s{i}"), per_leaf=True)
+            if counts[i]
+            else leaf(f"s{i}", is_array)
+            for i, is_array in enumerate(full)
+        ]
         state, step = algorithm.update(
             rebuild(list(fields)), leaf("g", True), leaf("p", True), **hyperparameters
         )
-        new = [x.values[0] for x in flatten(state)]
-        self.new_scalars = {i: s for i, s in enumerate(new) if not full[i]}
-        ends = [Output(f"s{i}", s) for i, s in enumerate(new) if full[i]]
+        new = dict(enumerate(flatten(state)))
+        self.new_counts = {i: new.pop(i) for i, is_count in enumerate(counts) if is_count}
+        symbols = {i: x.values[0] for i, x in new.items()}
+        self.new_scalars = {i: s for i, s in symbols.items() if not full[i]}
+        ends = [Output(f"s{i}", s) for i, s in symbols.items() if full[i]]
         ends = [output for output in ends if output.source.name != output.target]
         ends.append(Output("step", step.values[0]))
         self.phases = _phases(tracer, ends, list(self.new_scalars.values()))
@@ -281,6 +376,11 @@ class Program:
         summed = [a.name for phase in self.phases for sums in phase.sums for a in sums.args]
         read = [name for phase in self.phases for name in phase.body.arrays]
         self.reads_params = "p" in {*read, *summed, *moved}
+        used = {s.name for s in self.new_scalars.values()}.union(
+            *(_names(x.args) for phase in self.phases for x in (*phase.scalars, *phase.sums)),
+            *(phase.body.scalars for phase in self.phases),
+        )
+        self.numbers = {s.name: (x, s) for s, x in tracer.numbers.values() if s.name in used}
 
 
 def _phases(tracer: _Tracer, ends: list[Output], scalars: list[Symbol]) -> list[Phase]:
@@ -308,6 +408,10 @@ def _phases(tracer: _Tracer, ends: list[Output], scalars: list[Symbol]) -> list[
         of_scalars = [x for x in lines if not x.result.is_array and x.result.phase == number]
         phases.append(Phase(of_scalars, body, here))
     return phases
+
+
+def _names(args: Iterable[Any]) -> set[str]:
+    return {a.name for a in args if isinstance(a, Symbol)}
 
 
 def _made_of(results: Iterable[Symbol], args: dict[str, tuple[Any, ...]]) -> set[str]:

@@ -52,6 +52,7 @@ class Stage:
             replaced by views of one array.
         names: of the fields.
         full: for each field, whether it is an array like the parameter.
+        counts: for each field, whether it is a count of steps, which is kept on the host.
         dtype: the working dtype.
         program: what will run.
         kernels: what will run it on all leaves as they are, if not one operation after another.
@@ -69,6 +70,7 @@ class Stage:
         states: Sequence[dict[str, torch.Tensor]],
         names: Sequence[str],
         full: Sequence[bool],
+        counts: Sequence[bool],
         dtype: torch.dtype,
         program: Program,
         kernels: Kernels | None,
@@ -91,7 +93,14 @@ class Stage:
         limit = BLOCK if self.on_host else _UNIT
         self._units = [self._unit(*where, start) for where in self._runs(limit)]
         self._vectors: list[torch.Tensor] = []
-        self._fields = {f"s{i}": self._stacked(name) for i, name in enumerate(names) if not full[i]}
+        self._counts = {f"s{i}": self._stacked(n, True) for i, n in enumerate(names) if counts[i]}
+        self._fields = {
+            f"s{i}": self._stacked(name)
+            for i, name in enumerate(names)
+            if not (full[i] or counts[i])
+        }
+        self._numbers = program.numbers
+        self._host: dict[str, Any] = {}
         self.chunks = self._chunks(whole=self._any_dtype or len(program.phases) > 1)
         self._kept = self._found()
         own = [s[n] for s in self.states for n in self._arrays.values()]
@@ -152,14 +161,16 @@ class Stage:
                 self.states[i][own] = x
         return Unit(begin, params, sizes, states)
 
-    def _stacked(self, name: str) -> Any:
+    def _stacked(self, name: str, counts: bool = False) -> Any:
         """Make 0-d tensors of the leaves views of one vector, and return it."""
-        old = [state[name] for state in self.states]
-        vector = torch.stack([x.reshape(()) for x in old])
+        old = [state[name].reshape(()) for state in self.states]
+        if counts:
+            old = [x.to(HOST, torch.int32) for x in old]
+        vector = torch.stack(old)
         for state, x in zip(self.states, vector.unbind(), strict=True):
             state[name] = x
         self._vectors.append(vector)
-        return vector.numpy() if self.on_host else vector
+        return vector.numpy() if counts or self.on_host else vector
 
     def _chunks(self, whole: bool) -> list[list[Unit]]:
         """Return units by what is loaded together: all, or what the scratch memory holds."""
@@ -206,14 +217,21 @@ class Stage:
 
     # A step.
 
-    def begin(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take the scalars of the states, and hyperparameters that are tensors."""
+    def begin(self, hyperparameters: dict[str, float], inputs: Mapping[str, torch.Tensor]) -> None:
+        """Take the scalars of the states and of the inputs, and what is formed of counts."""
         self.scalars = dict(self._fields)
-        for name, value in tensors.items():
+        for name, value in inputs.items():
             self.scalars[INPUT + name] = self.spread(value.to(self.dtype))
+        self._host = hyperparameters | {name: _number(t) for name, t in self._counts.items()}
+        with np.errstate(all="ignore"):
+            for name, (number, symbol) in self._numbers.items():
+                value = number.value(self._host)
+                self.scalars[name] = self._truths(value) if symbol.is_truth else self.spread(value)
 
-    def end(self, new: dict[int, Symbol]) -> None:
-        """Write the new scalars to the states."""
+    def end(self, new: dict[int, Symbol], counts: dict[int, HostNumber]) -> None:
+        """Write the new scalars and counts to the states."""
+        for i, number in counts.items():
+            self._counts[f"s{i}"][...] = number.value(self._host)
         values = {f"s{i}": self.scalars[symbol.name] for i, symbol in new.items()}
         moved = {n: x for n, x in values.items() if x is not self._fields[n]}
         olds = {id(x) for x in self._fields.values()}
@@ -295,14 +313,21 @@ class Stage:
 
     # Scalars.
 
+    def _truths(self, value: Any) -> Any:
+        vector = np.full(self.count, value, bool)
+        return vector if self.on_host else _to(self.device, vector)
+
     def spread(self, value: Any) -> Any:
-        """Return a number or a 0-d tensor, rounded once, as the vector with it for every leaf."""
+        """Return a number, a 0-d tensor, or a number for each leaf as a vector, rounded once."""
         if self.on_host:
             value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
             with np.errstate(all="ignore"):
                 return np.full(self.count, value, NUMPY[self.dtype])
         if isinstance(value, torch.Tensor):
             return value.to(self.device, self.dtype).expand(self.count)
+        if isinstance(value, np.ndarray):
+            with np.errstate(all="ignore"):
+                return _to(self.device, value.astype(NUMPY[self.dtype]))
         return rounding.filled((self.count,), value, self.dtype, self.device)
 
     def rounded(self, values: Sequence[Any]) -> Any:
@@ -413,6 +438,12 @@ class Stage:
                 for a in sums.args
             ]
             yield from map(list, zip(*columns, strict=True))
+
+
+def _number(counts: np.ndarray) -> Any:
+    """Return counts of steps in double: one number where all are the same."""
+    same = (counts == counts[0]).all()
+    return float(counts[0]) if same else counts.astype(np.float64)
 
 
 def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:

@@ -48,13 +48,16 @@ class JAXBackend(Backend):
         paths = [leaf.path for leaf in leaves]
         with self.here():
             params, grads = case.values()
+
+            def as_arrays(values: dict[str, Any]) -> dict[str, Any]:
+                return {k: jnp.asarray(case.array_dtype().type(v)) for k, v in values.items()}
+
             arrays: list[dict[str, Any]] = []
             numbers: list[dict[str, Any]] = []
             for values in case.resolved(algorithm):
                 given = {k: v for k, v in values.items() if case.arrays and is_number(v)}
-                arrays.append(
-                    {k: jnp.asarray(case.array_dtype().type(v)) for k, v in given.items()}
-                )
+                given |= case.moved(values, 0)
+                arrays.append(as_arrays(given))
                 numbers.append({k: v for k, v in values.items() if k not in given})
             make, advance = _functions(
                 algorithm,
@@ -68,10 +71,15 @@ class JAXBackend(Backend):
             theta = nest(paths, [jnp.asarray(p) for p in params])
             start = before = theta
             state = make(theta, arrays)
-            for row, given in zip(grads, case.inputs(algorithm), strict=True):
+            resolved = case.resolved(algorithm)
+            for step, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
                 before = theta
                 inputs = {k: nest(paths, x) if isinstance(x, list) else x for k, x in given.items()}
-                theta, state = advance(theta, state, nest(paths, list(row)), arrays, inputs)
+                now = [
+                    own | as_arrays(case.moved(values, step))
+                    for own, values in zip(arrays, resolved, strict=True)
+                ]
+                theta, state = advance(theta, state, nest(paths, list(row)), now, inputs)
                 run.trajectory.append([_copy(at(theta, path)) for path in paths])
             for number, masked in enumerate(state):
                 mine = [
@@ -81,7 +89,7 @@ class JAXBackend(Backend):
                 inner = by_leaf(masked.inner_state.inner, nest(paths, mine))
                 for name, tree in _fields(algorithm, numbers[number] | arrays[number], inner):
                     for path, member in zip(paths, case.membership, strict=True):
-                        if member == number:
+                        if member == number and at(tree, path) is not None:
                             run.state[f"{path}.{name}"] = _copy(at(tree, path))
             difference = jax.tree.map(jnp.subtract, theta, before)
             whole = jax.tree.map(jnp.subtract, theta, start)

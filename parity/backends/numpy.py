@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optstudy_core import Algorithm
+from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
@@ -32,11 +33,12 @@ class NumPyBackend(Backend):
             indices = [i for i, m in enumerate(case.membership) if m == number]
             if indices:
                 work = _work(params, indices)
-                values = _as_arrays(values, case, work) if case.arrays else values
-                groups.append(_Group(indices, values, algorithm.start(work, values)))
+                values = _as_arrays(values, case) if case.arrays else values
+                first = values | case.moved(values, 0)
+                groups.append(_Group(indices, values, algorithm.start(work, first)))
         theta = before = list(params)
         with np.errstate(all="ignore"):
-            for row, given in zip(grads, case.inputs(algorithm), strict=True):
+            for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
                 before, theta = theta, list(theta)
                 for group in groups:
                     work = _work(before, group.indices)
@@ -45,7 +47,7 @@ class NumPyBackend(Backend):
                         _work(row, group.indices),
                         work,
                         **_inputs(given, group.indices, work),
-                        **group.values,
+                        **(group.values | case.moved(group.values, number)),
                     )
                     for i, s in zip(group.indices, step.values, strict=True):
                         theta[i] = np.asarray(before[i] + np.asarray(s).astype(before[i].dtype))
@@ -53,7 +55,8 @@ class NumPyBackend(Backend):
             for group in groups:
                 for name, fields in named_fields(group.state):
                     for i, field_value in zip(group.indices, fields, strict=True):
-                        run.state[f"{paths[i]}.{name}"] = np.asarray(field_value)
+                        if field_value is not None:
+                            run.state[f"{paths[i]}.{name}"] = np.asarray(field_value)
             displacements = [params, minus(theta, before), minus(theta, params)]
         measure_on_host(run, paths, displacements)
         return run
@@ -73,10 +76,12 @@ def _work(arrays: list[np.ndarray], indices: list[int]) -> Leaves:
     return Leaves([arrays[i].astype(working_dtype(arrays[i].dtype)) for i in indices], NumPy())
 
 
-def _as_arrays(values: dict[str, Any], case: Case, work: Leaves) -> dict[str, Any]:
-    """Return the hyperparameters with each number as an array for each leaf, in its dtype."""
+def _as_arrays(values: dict[str, Any], case: Case) -> dict[str, Any]:
+    """Return the hyperparameters with each number as what an array's value is: in double."""
     dtype = case.array_dtype().type
-    return {k: _spread(dtype(v), work) if is_number(v) else v for k, v in values.items()}
+    return {
+        k: Doubles(np.float64(dtype(v)), NumPy()) if is_number(v) else v for k, v in values.items()
+    }
 
 
 def _inputs(given: dict[str, Any], indices: list[int], work: Leaves) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def _spread(value: Any, work: Leaves) -> Leaves:
 
 
 def named_fields(state: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Yield the fields of a state of Leaves by name (``c1.value``), each a list of leaves."""
+    """Yield the fields of a state of Leaves by name (``average.z``), each a list of leaves."""
     for name, value in zip(state._fields, state, strict=True):
         if isinstance(value, Leaves):
             yield prefix + name, list(value.values)

@@ -26,6 +26,7 @@ class TorchBackend(Backend):
         import torch
 
         from optstudy_torch import from_core
+        from optstudy_torch._arguments import join_tuples
 
         leaves = STRUCTURES[case.structure]
         params, grads = case.values()
@@ -44,7 +45,12 @@ class TorchBackend(Backend):
         run = Run()
         start = [p.detach().clone() for p in theta]
         before = start
-        for row, given in zip(grads, case.inputs(algorithm), strict=True):
+        used = sorted({*case.membership})
+        resolved = [case.resolved(algorithm)[number] for number in used]
+        for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
+            for group, values in zip(optimizer.param_groups, resolved, strict=True):
+                moved = case.moved(values, number)
+                group.update(join_tuples(values | moved) if moved else {})
             before = [p.detach().clone() for p in theta]
             for p, g in zip(theta, row, strict=True):
                 p.grad = self.tensor(g)

@@ -1,0 +1,178 @@
+"""Numbers in double precision: hyperparameters, counts of steps, and what is formed of them.
+
+A formula forms 1 − β, lr·λ and 1 − βᵗ in double; the result is rounded once where it meets an
+array. A hyperparameter that is a Python number is double precision by itself. One that is an array
+(a traced value, a tensor), and a count of steps, is a :class:`Doubles` where an adapter computes,
+so that a number and an array of the same value give the same bits.
+
+For such numbers a formula uses the functions of this module instead of those of ``xp``: they take
+Python numbers, for which ``xp`` would make arrays, as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .namespace import Array, namespace
+from .operators import Operators
+
+DIGITS = 31
+"""Binary digits of a count of steps."""
+
+
+class Doubles(Operators):
+    """Numbers in double precision that come from arrays, with the operators of a number.
+
+    Args:
+        value: float64 or truths, as the backend has them: of shape (), or one for each leaf.
+        backend: computes the operations.
+    """
+
+    __slots__ = ("backend", "value")
+
+    def __init__(self, value: Any, backend: Any) -> None:
+        self.value, self.backend = value, backend
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return Functions(self.backend)
+
+    def __repr__(self) -> str:
+        return f"Doubles({self.value!r}, {self.backend.name})"
+
+
+class Functions:
+    """The functions of ``xp`` for numbers that a backend computes."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return functools.partial(self._backend.meet, name)
+
+
+def of(t: Array) -> Any:
+    """Return a count of steps (int32, one for each leaf) as a number in double precision.
+
+    >>> import numpy as np
+    >>> of(np.int32(3)) / 2
+    1.5
+    """
+    if isinstance(t, Operators):
+        return t.backend.counted(t)
+    try:
+        return float(t)
+    except TypeError:  # an array that is traced: its library's default dtype is all there is
+        return t * namespace(t).asarray(1.0)
+
+
+def count(number: Any, like: Array) -> Array:
+    """Return a whole number that was computed in double as a count of steps, like another.
+
+    >>> import numpy as np
+    >>> count(3.0, np.int32(2)).dtype
+    dtype('int32')
+    """
+    if isinstance(like, Operators):
+        return like.backend.counts(number, like)
+    return 0 * like + namespace(like).asarray(number).astype(like.dtype)
+
+
+def sqrt(x: Any) -> Any:
+    """Return √x.
+
+    >>> sqrt(0.25)
+    0.5
+    """
+    return math.sqrt(x) if isinstance(x, int | float) else namespace(x).sqrt(x)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """Return the larger of two numbers."""
+    return _function("maximum", max, x, y)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """Return the smaller of two numbers.
+
+    >>> minimum(2.0, 1)
+    1
+    """
+    return _function("minimum", min, x, y)
+
+
+def remainder(x: Any, y: Any) -> Any:
+    """Return x mod y for x ≥ 0 and y > 0, which is exact.
+
+    >>> remainder(7.0, 3)
+    1.0
+    """
+    return _function("remainder", math.fmod, x, y)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Return ``x`` where a comparison of numbers holds, else ``y``; both may be arrays.
+
+    >>> where(2.0 > 1.0, "yes", "no")
+    'yes'
+    """
+    return _function("where", lambda c, x, y: x if c else y, condition, x, y)
+
+
+def _function(name: str, of_numbers: Callable[..., Any], *args: Any) -> Any:
+    own = next((a for a in args if not isinstance(a, int | float | np.bool_)), None)
+    if own is None or (name == "where" and isinstance(args[0], bool | np.bool_)):
+        return of_numbers(*args)
+    return getattr(namespace(own), name)(*args)
+
+
+def one_minus_power(a: Any, t: Array) -> Any:
+    """Return 1 − (1 − a)ᵗ for a in [0, 1]: what is left of 1 after t times the part a was taken.
+
+    Repeated squaring over the binary digits of t, of what was taken instead of what is left, so
+    that nothing cancels:
+
+        c ← a + c·(1 − a)  for each digit of t that is 1,    a ← a + a·(1 − a)  for the next digit
+
+    ``pow`` differs between libraries, and 1 − βᵗ cancels. Within 6 units in the last place of
+    float64 for t to 10⁷, relative to the a that is given: half a unit of float32.
+
+    Args:
+        a: a number or a 0-d array.
+        t: a count of steps.
+
+    >>> import numpy as np
+    >>> one_minus_power(0.5, np.int32(3))
+    0.875
+    """
+    if isinstance(t, Operators):
+        return t.backend.one_minus_power(a, t)
+    try:
+        whole = int(t)
+    except TypeError:  # traced
+        xp = namespace(t)
+        c = 0 * a
+        for _ in range(DIGITS):
+            a, c, t = digit(xp.where, a, c, t)
+        return c
+    return of_number(a, whole) if isinstance(a, float) else _of_one(a, whole)
+
+
+def digit(choose: Callable[..., Any], a: Any, c: Any, t: Any) -> tuple[Any, Any, Any]:
+    """Return a, c and t for the next binary digit."""
+    return a + a * (1 - a), choose((t & 1) == 1, a + c * (1 - a), c), t >> 1
+
+
+def _of_one(a: Any, t: int) -> Any:
+    c = 0 * a
+    while t:
+        a, c, t = digit(lambda odd, x, y: x if odd else y, a, c, t)
+    return c
+
+
+of_number = functools.lru_cache(256)(_of_one)
+"""1 − (1 − a)ᵗ of Python numbers; the last ones are kept."""
