@@ -140,7 +140,7 @@ class Case:
             return {}
         kind, moved = self.array_dtype().type, {}
         for number, name in enumerate(MOVING):
-            value = values.get(name)
+            value: Any = values.get(name)
             if not is_number(value) or value == 0:  # a term that is absent stays so
                 continue
             rng = np.random.default_rng([self.seed, step, number])

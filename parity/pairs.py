@@ -97,6 +97,7 @@ def core(
     algorithm: str | Algorithm,
     dialect: str | None,
     seen: Callable[[Any, Leaves], Leaves] = lambda state, params: params,
+    move: Callable[[int], Mapping[str, float]] = lambda t: {},
     **hyperparameters: Any,
 ) -> Runner:
     """Return what runs an algorithm in NumPy: the definition of every backend's result.
@@ -105,6 +106,7 @@ def core(
         algorithm: an algorithm, or a name for :func:`rule`.
         dialect: whose mathematics.
         seen: what is compared, of the state and the parameters after a step; the parameters.
+        move: the hyperparameters that change, as they are at a step.
         hyperparameters: those that are not the dialect's.
     """
     found = rule(algorithm) if isinstance(algorithm, str) else algorithm
@@ -115,7 +117,7 @@ def core(
         state = found.start(theta, values)
         trajectory = []
         for t, grads in enumerate(problem.grads):
-            now = values | ({} if problem.rates is None else {"lr": problem.rates[t]})
+            now = values | ({} if problem.rates is None else {"lr": problem.rates[t]}) | move(t)
             for name in found.inputs:
                 x = problem.inputs[t][name]
                 now[name] = Leaves(x if isinstance(x, list) else [x] * len(grads), NumPy())

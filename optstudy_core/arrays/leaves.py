@@ -340,6 +340,7 @@ class Leaves(Operators):
     """
 
     __slots__ = ("_values", "_vector", "backend", "kept")
+    backend: Backend
 
     def __init__(self, values: Any, backend: Backend) -> None:
         self._values: Sequence[Any] | None = tuple(values)

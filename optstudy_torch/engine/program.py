@@ -168,7 +168,8 @@ _ON_HOST: dict[str, Callable[..., Any]] = {
     "greater_equal": operator.ge,
     "equal": operator.eq,
     "not_equal": operator.ne,
-} | {
+}
+_ON_HOST |= {
     name: _numpy(name)
     for name in (
         *("sqrt", "sign", "maximum", "minimum", "remainder", "where"),
@@ -376,10 +377,10 @@ class Program:
         summed = [a.name for phase in self.phases for sums in phase.sums for a in sums.args]
         read = [name for phase in self.phases for name in phase.body.arrays]
         self.reads_params = "p" in {*read, *summed, *moved}
-        used = {s.name for s in self.new_scalars.values()}.union(
-            *(_names(x.args) for phase in self.phases for x in (*phase.scalars, *phase.sums)),
-            *(phase.body.scalars for phase in self.phases),
-        )
+        used = {s.name for s in self.new_scalars.values()}
+        for phase in self.phases:
+            used = used.union(*(_names(x.args) for x in phase.scalars), phase.body.scalars)
+            used = used.union(*(_names(sums.args) for sums in phase.sums))
         self.numbers = {s.name: (x, s) for s, x in tracer.numbers.values() if s.name in used}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -12,6 +13,10 @@ import torch
 
 import optstudy_torch
 from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core
+
+from .moving import CYCLES, MOVES, Move
+
+NONE: Mapping[str, str] = {}
 
 
 @contextmanager
@@ -29,20 +34,28 @@ def _counters_in_double(dtype: np.dtype[Any]) -> Iterator[None]:
 def runner(
     make: Callable[[Any], Any],
     seen: Callable[[Any, list[Any]], list[Any]] = lambda optimizer, params: params,
+    move: Move | None = None,
+    late: int = 0,
 ) -> Runner:
     """Return what trains with the optimizer that ``make`` makes of a list of parameters.
 
     Args:
         make: makes the optimizer.
         seen: what is compared, of the optimizer and the parameters after a step; the parameters.
+        move: changes the groups before each step.
+        late: the step before which the last two parameters are added, as a group of their own.
     """
 
     def run(problem: Problem) -> list[Arrays]:
         with _counters_in_double(problem.dtype):
             params = [torch.nn.Parameter(torch.tensor(x)) for x in problem.begin]
-            optimizer = make(params)
+            optimizer = make(params[:-2] if late else params)
+            before = move(optimizer, len(problem.grads)) if move else lambda t: None
             found = []
             for t, grads in enumerate(problem.grads):
+                if late and t == late:
+                    optimizer.add_param_group({"params": params[-2:]})
+                before(t)
                 for i, (p, g) in enumerate(zip(params, grads, strict=True)):
                     p.grad = None if (t, i) in problem.gaps else torch.tensor(g)
                 if problem.rates is not None:
@@ -140,6 +153,38 @@ def _averaged(given: dict[str, Any], ours: dict[str, Any], cause: str = "", **th
     )
 
 
+def moving(algorithm: str, name: str, causes: Mapping[str, str] = NONE, **given: Any) -> list[Peer]:
+    """Return a pair for each way in which hyperparameters move, and for a group that comes late.
+
+    Args:
+        algorithm: what runs in ours.
+        name: of the class.
+        causes: why the two differ, by what moves.
+        given: the arguments.
+    """
+    ours, theirs = getattr(optstudy_torch, name), getattr(torch.optim, name)
+    cycled = {"betas", "momentum"} & inspect.signature(theirs).parameters.keys()
+    peers = []
+    for under, move in [*MOVES.items(), ("a group that comes late", None)]:
+        if under in CYCLES and not cycled:
+            continue
+        late = 0 if move else 20
+        peers.append(
+            Peer(
+                algorithm,
+                "torch",
+                f"torch.optim.{name}",
+                {"under": under} | given,
+                runner(lambda p: ours(p, **given), move=move, late=late),
+                runner(lambda p: theirs(p, foreach=False, **given), move=move, late=late),
+                causes.get(under, ""),
+                scheduled=False,
+                gaps=True,
+            )
+        )
+    return peers
+
+
 def _muon(exact: bool, ours: dict[str, Any], **given: Any) -> Peer:
     """Return our Muon and torch's, as it is or without its rounding to bfloat16."""
     return Peer(
@@ -224,4 +269,18 @@ PEERS = [
     pair("rprop", "Rprop", scheduled=False),
     pair("rprop", "Rprop", scheduled=False, maximize=True, etas=(0.4, 1.5)),
     pair("rprop", "Rprop", scheduled=False, lr=20.0, step_sizes=(0.01, 10.0)),
+    *moving("sgd", "SGD", weight_decay=0.01),
+    *moving("sgd", "SGD", momentum=0.9, dampening=0.3),
+    *moving("adam", "Adam", weight_decay=0.01),
+    *moving("adamw", "AdamW"),
+    *moving("amsgrad", "Adam", amsgrad=True),
+    *moving("adamax", "Adamax"),
+    *moving("nadam", "NAdam"),
+    *moving("radam", "RAdam"),
+    *moving("adagrad", "Adagrad", lr_decay=0.01),
+    *moving("adadelta", "Adadelta"),
+    *moving("rmsprop", "RMSprop", momentum=0.9),
+    *moving("asgd", "ASGD", lambd=0.01),
+    *moving("adafactor", "Adafactor"),
+    *moving("rprop", "Rprop"),
 ]

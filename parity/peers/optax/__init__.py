@@ -10,7 +10,7 @@ from __future__ import annotations
 import optax
 
 from . import adapted
-from .pairs import pair, same
+from .pairs import moving, pair, same, under
 from .pairs import runner as runner
 
 PEERS = [
@@ -341,5 +341,43 @@ PEERS = [
         eps=1e-4,
         weight_decay=0.1,
         estim_lr0=1e-4,
+    ),
+    moving("sgd", "sgd", "momentum", momentum=0.9),
+    moving("adam", "adam", "b1", "b2", "eps"),
+    moving("adamw", "adamw", "b1", "b2", "eps", "weight_decay"),
+    moving("amsgrad", "amsgrad", "b1", "b2", "eps"),
+    moving("adamax", "adamax", "b1", "b2", "eps"),
+    moving("adamaxw", "adamaxw", "b1", "b2", "eps", "weight_decay"),
+    moving("nadam", "nadam", "b1", "b2", "eps"),
+    moving("nadamw", "nadamw", "b1", "b2", "eps", "weight_decay"),
+    moving("radam", "radam", "b1", "b2", "eps"),
+    moving("adagrad", "adagrad", "eps"),
+    moving("adadelta", "adadelta", "rho", "eps", lr=1.0),
+    moving("rmsprop", "rmsprop", "alpha=decay", "eps"),
+    moving("rmsprop", "rmsprop", "momentum", momentum=0.9, initial_scale=0.3),
+    moving("lion", "lion", "b1", "b2", "weight_decay", lr=1e-4),
+    moving("signum", "signum", "b1=beta"),
+    moving("sign_sgd", "sign_sgd"),
+    moving("adabelief", "adabelief", "b1", "b2", "eps", "eps_root"),
+    moving("yogi", "yogi", "b1", "b2", "eps", lr=1e-2),
+    moving("adan", "adan", "b1", "b2", "b3", "eps", "eps_root"),
+    moving("novograd", "novograd", "b1", "b2", "eps"),
+    moving("fromage", "fromage", lr=1e-2),
+    moving("lamb", "lamb", "b1", "b2", "eps"),
+    moving("lars", "lars", "momentum", "trust_coefficient", lr=1.0),
+    moving("optimistic_gradient_descent", "optimistic_gradient_descent", "alpha", "beta"),
+    moving("optimistic_adam", "optimistic_adam_v2", "b1", "b2", "eps", "alpha", "beta"),
+    moving("acprop", optax.contrib.acprop, "b1", "b2", "eps"),
+    moving("ademamix", optax.contrib.ademamix, "b1", "b2", "b3", "alpha", "eps"),
+    moving("adopt", optax.contrib.adopt, "b1", "b2", "eps"),
+    moving("cocob", optax.contrib.cocob, "alpha", "eps", lr=1.0),
+    moving("momo", optax.contrib.momo, "beta", lr=1.0),
+    moving("momo_adam", optax.contrib.momo_adam, "b1", "b2", "eps", lr=1e-2),
+    moving("dowg", optax.contrib.dowg, "eps", lr=1.0),
+    moving("dog", optax.contrib.dog, "eps", lr=1.0),
+    *(
+        under(name, wrapped, algorithm, theirs)
+        for algorithm, theirs in (("adamw", optax.adamw), ("sgd", optax.sgd), ("lamb", optax.lamb))
+        for name, wrapped in adapted.AROUND.items()
     ),
 ]

@@ -152,3 +152,19 @@ def ema(rate: Any, decay: float) -> Any:
     return optax.GradientTransformation(
         lambda params: (tx.init(params), mean.init(params), params), update
     )
+
+
+def _two(make: Callable[[], Any]) -> Any:
+    """Return optax.multi_transform of two, whose leaves take turns."""
+    return optax.multi_transform({"a": make(), "b": make()}, ["a", "b", "a", "b", "a"])
+
+
+def _every_third(make: Callable[[], Any]) -> Any:
+    return optax.MultiSteps(make(), 3).gradient_transformation()
+
+
+AROUND: dict[str, Callable[[Callable[[], Any]], Any]] = {
+    "multi_transform": _two,
+    "MultiSteps": _every_third,
+}
+"""Transformations that go around others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ import jax
 import numpy as np
 import optax
 
+import optstudy_jax
 from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core, rule
+from parity.peers.moving import moved
 
 
 def runner(
@@ -87,7 +90,6 @@ def pair(
         given: optax's arguments, without the learning rate.
     """
     function = getattr(optax, theirs) if isinstance(theirs, str) else theirs
-    module = "optax.contrib" if ".contrib." in getattr(function, "__module__", "") else "optax"
     name = name or (theirs if isinstance(theirs, str) else function.__name__)
 
     def make(rate: Any) -> Any:
@@ -97,7 +99,7 @@ def pair(
     return Peer(
         algorithm,
         dialect,
-        f"{module}.{name}",
+        f"{_module(function)}.{name}",
         {"learning_rate": lr} | given if shown is None else shown,
         core(algorithm, dialect, *([average_of] if average else []), lr=lr, **(ours or {})),
         runner(make, lr, scheduled, [*rule(algorithm).inputs], *([_last] if average else [])),
@@ -110,6 +112,91 @@ def same(algorithm: str, theirs: str | Callable[..., Any], **given: Any) -> Peer
     """Return a pair in which ours and optax's arguments have the same names."""
     own = {k: v for k, v in given.items() if k not in ("lr", "cause", "scheduled", "name")}
     return pair(algorithm, theirs, own, **given)
+
+
+def moving(
+    algorithm: str,
+    theirs: str | Callable[..., Any],
+    *names: str,
+    lr: float = 1e-3,
+    cause: str = "",
+    **given: Any,
+) -> Peer:
+    """Return a pair in which hyperparameters move: as numbers in ours, injected in optax's.
+
+    Args:
+        algorithm: a name of ``ALGORITHMS``.
+        theirs: name of a function of optax, or the function.
+        names: of the hyperparameters that move besides the learning rate; ``"alpha=decay"`` where
+            optax calls ours by another name.
+        lr: the learning rate of both at the first step.
+        cause: why the two differ, if they do.
+        given: further arguments that have the same name in both.
+    """
+    function = getattr(optax, theirs) if isinstance(theirs, str) else theirs
+    called = {own: other or own for own, _, other in (name.partition("=") for name in names)}
+    start = rule(algorithm).resolve("optax", given | {"lr": lr})
+    first = {own: start[own] for own in called}
+
+    def move(t: int) -> dict[str, float]:
+        return {own: moved(own, x, t) for own, x in (first | {"lr": lr}).items()}
+
+    def schedule(own: str, value: float) -> Callable[[Any], Any]:
+        def at(count: Any) -> Any:
+            table = np.array([moved(own, value, t) for t in range(1000)])
+            return jax.numpy.asarray(table)[count]
+
+        return at
+
+    def make(_: Any) -> Any:
+        fixed = tuple(
+            {*inspect.signature(function).parameters} - {*called.values()} - {"learning_rate"}
+        )
+        injected = optax.inject_hyperparams(function, static_args=fixed)
+        schedules = {called[own]: schedule(own, x) for own, x in first.items()}
+        return injected(learning_rate=schedule("lr", lr), **given | schedules)
+
+    return Peer(
+        algorithm,
+        "optax",
+        _called(theirs),
+        {"under": "inject_hyperparams", "moving": ", ".join(("learning_rate", *called.values()))}
+        | given,
+        core(algorithm, "optax", move=move, **given | {"lr": lr}),
+        runner(make, lr, False, [*rule(algorithm).inputs]),
+        cause,
+        scheduled=False,
+    )
+
+
+def under(
+    wrapper: str, wrapped: Callable[[Any], Any], algorithm: str, theirs: Callable[..., Any]
+) -> Peer:
+    """Return ours and a function of optax within another of its transformations, both in JAX.
+
+    Args:
+        wrapper: what goes around both, for the table.
+        wrapped: puts it around a transformation.
+        algorithm: a name of ``ALGORITHMS``.
+        theirs: optax's function.
+    """
+    ours = optstudy_jax.from_core(algorithm)
+    return Peer(
+        algorithm,
+        "optax",
+        _called(theirs),
+        {"under": wrapper},
+        runner(lambda rate: wrapped(lambda: ours(rate, dialect="optax")), 1e-3),
+        runner(lambda rate: wrapped(lambda: theirs(rate)), 1e-3),
+    )
+
+
+def _called(theirs: str | Callable[..., Any]) -> str:
+    return f"optax.{theirs}" if isinstance(theirs, str) else f"{_module(theirs)}.{theirs.__name__}"
+
+
+def _module(function: Callable[..., Any]) -> str:
+    return "optax.contrib" if ".contrib." in getattr(function, "__module__", "") else "optax"
 
 
 def _last(state: Any, params: Any) -> Any:
