@@ -165,7 +165,7 @@ class Stage:
         """Make 0-d tensors of the leaves views of one vector, and return it."""
         old = [state[name].reshape(()) for state in self.states]
         if counts:
-            old = [x.to(HOST, torch.int32) for x in old]
+            old = [x.to("cpu", torch.int32) for x in old]
         vector = torch.stack(old)
         for state, x in zip(self.states, vector.unbind(), strict=True):
             state[name] = x

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numbers import ANY, is_number
 from optstudy_core.arrays.numpy_backend import NumPy
@@ -308,15 +309,16 @@ def _start(algorithm: Algorithm, dialect: str | None, setting: Setting) -> dict[
     return algorithm.resolve(dialect, values)
 
 
-def _array(x: Any, setting: Setting) -> np.ndarray:
-    return np.array(x, DTYPES[setting.dtype])
+def _array(x: Any, setting: Setting) -> Doubles:
+    """Return what an adapter makes of an array of the working dtype."""
+    return Doubles(np.float64(DTYPES[setting.dtype](x)), NumPy())
 
 
 def _at(step: int, values: dict[str, Any], setting: Setting, terms: list[str]) -> dict[str, Any]:
     """Return the hyperparameters of a step."""
     changed = dict(values)
     for name, x in values.items():
-        if isinstance(x, bool) or not (is_number(x) or isinstance(x, np.ndarray)):
+        if isinstance(x, bool) or not (is_number(x) or isinstance(x, Doubles)):
             continue
         factor = 1.0
         if name == "lr":
@@ -326,7 +328,8 @@ def _at(step: int, values: dict[str, Any], setting: Setting, terms: list[str]) -
         elif setting.mode == "late" and step < LATE and name in terms:
             factor = 0.0
         if factor != 1.0:
-            changed[name] = _array(x * factor, setting) if setting.mode == "arrays" else x * factor
+            new = (x.value if isinstance(x, Doubles) else x) * factor
+            changed[name] = _array(new, setting) if setting.mode == "arrays" else new
     return changed
 
 
@@ -374,12 +377,13 @@ def trajectory(
 
 
 def _flat(leaves: Leaves) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in leaves.values])
+    return np.concatenate([np.ravel(x) for x in leaves.values if x is not None])
 
 
 def _fields(state: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray | None]]:
     if state is None or isinstance(state, Leaves):
-        yield prefix, None if state is None else _flat(state)
+        there = state is not None and any(x is not None for x in state.values)
+        yield prefix, _flat(state) if there else None
         return
     for name, field in zip(state._fields, state, strict=True):
         yield from _fields(field, f"{prefix}.{name}" if prefix else name)
@@ -477,13 +481,17 @@ def _layout(value: Any, indent: str = "") -> str:
 
 def _without_subnormals(found: Trajectory) -> Trajectory:
     for x in (found.steps, *found.state.values()):
-        if x is not None and np.any((x != 0) & (np.abs(x) < np.finfo(x.dtype).smallest_normal)):
+        if x is None or x.dtype == np.int32:
+            continue
+        if np.any((x != 0) & (np.abs(x) < np.finfo(x.dtype).smallest_normal)):
             raise ValueError("a subnormal number in a trajectory: change the inputs")
     return found
 
 
-def _to_hex(values: np.ndarray | None) -> str | None:
-    return None if values is None else " ".join(map(_hex, values.tolist()))
+def _to_hex(values: np.ndarray | None) -> str | list[int] | None:
+    if values is None or values.dtype == np.int32:  # counts of steps
+        return None if values is None else values.tolist()
+    return " ".join(map(_hex, values.tolist()))
 
 
 def _hex(x: float) -> str:
@@ -498,9 +506,9 @@ def _hex(x: float) -> str:
     return mantissa.rstrip("0").rstrip(".") + p + exponent if p else mantissa
 
 
-def _from_hex(text: str | None, dtype: str) -> np.ndarray | None:
-    if text is None:
-        return None
+def _from_hex(text: str | list[int] | None, dtype: str) -> np.ndarray | None:
+    if text is None or isinstance(text, list):
+        return None if text is None else np.array(text, np.int32)
     return np.array([float.fromhex(x) for x in text.split()], DTYPES[dtype])
 
 
