@@ -175,8 +175,9 @@ def merge(
         k = next(number)
         fields = [(indices, group[k]) for (indices, _), group in zip(parts, groups, strict=True)]
         if _is_scalar(template):
-            kinds = ["int32" if _is_count(template) else jnp.dtype(d).name for d in dtypes]
-            return jax.tree.map(own, _vectors(fields, kinds))
+            if _is_count(template):
+                return PerLeaf(None, None, own(_steps(fields, len(dtypes))))
+            return jax.tree.map(own, _vectors(fields, [jnp.dtype(d).name for d in dtypes]))
         column: list[Any] = [None] * treedef.num_leaves
         for indices, field in fields:
             for i, node in zip(indices, field.values, strict=True):
@@ -184,6 +185,16 @@ def merge(
         return jax.tree.unflatten(treedef, column)
 
     return map_leaves(merged, skeleton)
+
+
+def _steps(fields: list[tuple[list[int], Leaves]], count: int) -> Any:
+    """Return the counts of steps of all leaves as one vector."""
+    if len(fields) == 1 and fields[0][1].vector is not None:
+        return leaving(fields[0][1].vector)
+    found: dict[int, Any] = {}
+    for indices, field in fields:
+        found |= dict(zip(indices, (x.value for x in field.values), strict=True))
+    return jnp.asarray([found[i] for i in range(count)], jnp.int32)
 
 
 def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> Any:

@@ -42,6 +42,9 @@ def computed(
     theta = leaves(work)
     grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
     fields = [leaves(states[p].get(n) for p in params) for n in layout.names]
+    for i, is_count in enumerate(layout.counts):
+        if is_count:
+            fields[i] = leaves(states[p][layout.names[i]].to("cpu", torch.int32) for p in params)
     values = in_double(plan.hyperparameters, grad.backend)
     for name, value in inputs.scalars.items():
         values[name] = leaves(value.detach().to(w.device, w.dtype) for w in work)

@@ -16,7 +16,8 @@ from optstudy_core.catalogue.algorithm import INPUTS
 from ._recent import Recent
 from ._states import WORKING_DTYPE, Layout, flatten, is_static, started
 from .engine.dispatch import Machine
-from .engine.program import NotTraceableError, Program
+from .engine.host_numbers import NotTraceableError
+from .engine.program import Program
 from .engine.stages import Stage
 
 
@@ -176,8 +177,9 @@ def _machine(
     try:
         return _MACHINES.get(key, made)
     except NotTraceableError as error:
-        of_tensor = isinstance(hyperparameters.get(error.key), torch.Tensor)
-        if error.key in dynamic and error.key != "lr" and not of_tensor:
-            _VALUES[algorithm].add(error.key)
+        numbers = {n for n in dynamic if not isinstance(hyperparameters[n], torch.Tensor)}
+        asked = error.names & numbers - {"lr"}
+        if asked == error.names:
+            _VALUES[algorithm] |= asked
             return _machine(algorithm, hyperparameters, inputs, layout)
         return _MACHINES.get(key, lambda: None)

@@ -77,6 +77,12 @@ class Layout:
 
         return self._shapes.get(shape, found)
 
+    def converted(self, name: str, value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """Return a copy of a field of a parameter in its dtype and on its device."""
+        if name in self.names and self.counts[self.names.index(name)]:
+            return value.to("cpu", torch.int32, copy=True)
+        return value.to(p.device, WORKING_DTYPE[p.dtype], copy=True)
+
     def rebuild(self, fields: list[Any]) -> Any:
         """Return a state with these fields."""
         rest = iter(fields)

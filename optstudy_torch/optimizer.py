@@ -286,11 +286,13 @@ class CoreOptimizer(torch.optim.Optimizer):
             loaded.update(state_dict)
 
         def keep_dtypes(_: Any) -> None:
-            order = [i for g in loaded["param_groups"] for i in g["params"]]
-            params = [p for g in self.param_groups for p in g["params"]]
-            for i, p in zip(order, params, strict=True):
-                for name, value in loaded["state"].get(i, {}).items():
-                    self.state[p][name] = _copied(tensor_of(value).detach(), p)
+            for saved, group in zip(loaded["param_groups"], self.param_groups, strict=True):
+                layout = Layout.of(*selected(self.algorithm, group))
+                for i, p in zip(saved["params"], group["params"], strict=True):
+                    for name, value in loaded["state"].get(i, {}).items():
+                        # A copy, as torch makes one, but in the working dtype.
+                        own = layout.converted(name, tensor_of(value).detach(), p)
+                        self.state[p][name] = own
 
         # After the hooks that change what is loaded, and before those that look at the result.
         before = self.register_load_state_dict_pre_hook(check)
@@ -343,13 +345,6 @@ class CoreOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-
-
-def _copied(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a field, in the working dtype; one of a count is on the host."""
-    if value.dtype == torch.int32:
-        return value.to("cpu", copy=True)
-    return value.to(p.device, WORKING_DTYPE[p.dtype], copy=True)
 
 
 def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:

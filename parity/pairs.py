@@ -93,10 +93,16 @@ def rule(name: str) -> Algorithm:
     return WRAPPERS[name](ALGORITHMS["adam"]) if name in WRAPPERS else find(name)
 
 
+def parameters(state: Any, params: Leaves) -> Leaves:
+    """Return the parameters: what is compared, if nothing else is asked for."""
+    del state
+    return params
+
+
 def core(
     algorithm: str | Algorithm,
     dialect: str | None,
-    seen: Callable[[Any, Leaves], Leaves] = lambda state, params: params,
+    seen: Callable[[Any, Leaves], Leaves] = parameters,
     move: Callable[[int], Mapping[str, float]] = lambda t: {},
     **hyperparameters: Any,
 ) -> Runner:
@@ -117,7 +123,8 @@ def core(
         state = found.start(theta, values)
         trajectory = []
         for t, grads in enumerate(problem.grads):
-            now = values | ({} if problem.rates is None else {"lr": problem.rates[t]}) | move(t)
+            now = values | ({} if problem.rates is None else {"lr": problem.rates[t]})
+            now |= move(t)
             for name in found.inputs:
                 x = problem.inputs[t][name]
                 now[name] = Leaves(x if isinstance(x, list) else [x] * len(grads), NumPy())

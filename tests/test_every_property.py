@@ -27,6 +27,7 @@ from optstudy_torch import _plans
 
 SHAPES = [(), (1,), (0,), (7,), (4, 5), (2, 3, 2)]
 STEPS = 4
+STATE_DTYPES = {np.dtype(np.float32), np.dtype(np.int32)}
 
 QUICK = {
     "elementwise": ["adamw"],
@@ -131,7 +132,7 @@ def dtypes_and_shapes_stay(make: Any, name: str, dialect: str | None) -> None:
             run.step(g)
             kinds.append([{k: (x.dtype, x.shape) for k, x in own.items()} for own in run.states()])
         assert kinds[0] == kinds[1]
-        assert {d for own in kinds[0] for d, _ in own.values()} <= {np.dtype(np.float32)}
+        assert {d for own in kinds[0] for d, _ in own.values()} <= STATE_DTYPES
         assert {x.dtype for x in run.ends()} == {np.dtype(dtype)}
 
 

@@ -98,7 +98,7 @@ def update(
     if not absent(eps_root):
         s = s + eps_root
     started = doubles.of(state.t) > 0
-    known = xp.where(started, state.s, 1.0)
+    known = doubles.where(started, state.s, 1.0)
     c2 = doubles.where(started, correction(b2, state.t), 1.0)
     root = xp.sqrt(known) / doubles.sqrt(c2)
     step = decoupled_decay(-lr * g / (root + eps), params, lr=lr, weight_decay=weight_decay)

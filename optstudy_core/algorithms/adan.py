@@ -109,9 +109,8 @@ def update(
     >>> step.round(6).tolist()
     [-0.099999, 0.1]
     """
-    xp = namespace(grad)
     g = terms.objective_gradient(grad, None, maximize=maximize)
-    d = g - xp.where(doubles.of(state.t) > 0, state.previous, g)
+    d = g - doubles.where(doubles.of(state.t) > 0, state.previous, g)
     weight = 1 - b2 if complement_weight else b2
     ahead = g + weight * d
     m = b1 * state.m + (1 - b1) * g

@@ -86,11 +86,11 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     square = g * g
     started = doubles.of(state.t) > 0
-    v = xp.where(started, b2 * state.v + (1 - b2) * square, square)
+    v = doubles.where(started, b2 * state.v + (1 - b2) * square, square)
     u = g / xp.maximum(xp.sqrt(state.v), eps)
     if use_clipping:
         bound = doubles.sqrt(doubles.sqrt(doubles.of(state.t)))
         u = xp.minimum(xp.maximum(u, -bound), bound)
-    m = xp.where(started, b1 * state.m + (1 - b1) * u, state.m)
+    m = doubles.where(started, b1 * state.m + (1 - b1) * u, state.m)
     step = -lr * (b1 * m + (1 - b1) * u) if nesterov else -lr * m
     return ADOPTState(m, v, state.t + 1), step

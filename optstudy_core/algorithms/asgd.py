@@ -96,7 +96,7 @@ def update(
     params = needed(params, "asgd")
     g = objective_gradient(grad, params, weight_decay=weight_decay, maximize=maximize)
     before = doubles.of(state.t)
-    eta = xp.where(before > 0, state.eta, lr)
+    eta = doubles.where(before > 0, state.eta, lr)
     step = -eta * g
     if not absent(lambd):
         step = step - (lambd * eta) * params

@@ -97,7 +97,7 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     last = state.previous
     if plain_first_step:
-        last = xp.where(doubles.of(state.adamw.t) > 0, state.previous, g)
+        last = doubles.where(doubles.of(state.adamw.t) > 0, state.previous, g)
     c = g + (gamma * b1 / (1 - b1)) * (g - last)
     if clipping:
         c = c / xp.maximum(leaf_norm(c), 1.0)

@@ -98,13 +98,12 @@ def update(
     >>> step.tolist()  # Polyak's step at first
     [-1.5, -2.0]
     """
-    xp = namespace(grad)
     params = needed(params, "momo")
     g = objective_gradient(grad, None, maximize=maximize)
     begins = doubles.of(state.t) == 0
     value = objective_value(value, maximize=maximize)
     inner = leaf_dot(g, params)
-    m = xp.where(begins, g, loss_model.average(beta, state.m, g))
+    m = doubles.where(begins, g, loss_model.average(beta, state.m, g))
     first = LossModel(value, inner, state.model.f_min)
     model = chosen(begins, first, loss_model.advance(state.model, value, inner, beta))
     model, tau = loss_model.step_size(

@@ -91,7 +91,7 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     norm = leaf_norm(grad)
     square = norm * norm
-    v = xp.where(doubles.of(state.t) > 0, b2 * state.v + (1 - b2) * square, square)
+    v = doubles.where(doubles.of(state.t) > 0, b2 * state.v + (1 - b2) * square, square)
     root = xp.sqrt(v if absent(eps_root) else v + eps_root)
     u = g / (root + eps)
     if not absent(weight_decay):

@@ -76,10 +76,9 @@ def update(
     >>> step.tolist(), update(state, np.array([4.0]), lr=0.5)[1].tolist()
     ([-1.5], [-2.5])
     """
-    xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
     last = state.previous
     if plain_first_step:
-        last = xp.where(doubles.of(state.t) > 0, state.previous, g)
+        last = doubles.where(doubles.of(state.t) > 0, state.previous, g)
     step = -lr * ((alpha + beta) * g - beta * last)
     return OptimisticGradientDescentState(g, state.t + 1), step

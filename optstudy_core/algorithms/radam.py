@@ -133,6 +133,6 @@ def update(
         root = bias_correction.root(v, c2, eps_root)
     rectified = rho > threshold
     r = doubles.sqrt(doubles.where(rectified, squared, 1.0))
-    step = -(r * d) / xp.where(rectified, root + eps, 1.0)
+    step = -(r * d) / doubles.where(rectified, root + eps, 1.0)
     step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
     return RAdamState(m, v, t), step

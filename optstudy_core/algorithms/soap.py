@@ -144,9 +144,9 @@ def update(
     direction = (in_basis(reshaped(m, matrix), state.bases) / c1) / (xp.sqrt(v / c2) + eps)
     u = reshaped(in_basis(direction, state.bases, back=True), shape)
     step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
-    step = xp.where(begins, 0.0, step)
-    v = xp.where(begins, reshaped(state.v, matrix), v)
-    m = xp.where(begins, state.m, m)
+    step = doubles.where(begins, 0.0, step)
+    v = doubles.where(begins, reshaped(state.v, matrix), v)
+    m = doubles.where(begins, state.m, m)
     grams, bases = state.grams, state.bases
     if squares:
         own = [matmul(x, transposed(x)) for x in _turned_axes(g2, shape)]

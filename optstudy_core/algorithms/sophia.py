@@ -111,7 +111,7 @@ def update(
     if hessian is not None:
         estimate = objective_gradient(hessian, None, maximize=maximize)
         due = doubles.remainder(doubles.of(state.t), update_interval) < 1
-        h = xp.where(due, b2 * h + (1 - b2) * estimate, h)
+        h = doubles.where(due, b2 * h + (1 - b2) * estimate, h)
     scale = xp.maximum(gamma * (h if hessian_first else state.h), eps)
     u = (m / correction(b1, t) if debias else m) / scale
     u = xp.minimum(xp.maximum(u, -clip_threshold), clip_threshold)

@@ -79,7 +79,7 @@ def count(number: Any, like: Array) -> Array:
     """
     if isinstance(like, Operators):
         return like.backend.counts(number, like)
-    return 0 * like + namespace(like).asarray(number).astype(like.dtype)
+    return namespace(like).full_like(like, number)
 
 
 def sqrt(x: Any) -> Any:
@@ -117,17 +117,25 @@ def remainder(x: Any, y: Any) -> Any:
 def where(condition: Any, x: Any, y: Any) -> Any:
     """Return ``x`` where a comparison of numbers holds, else ``y``; both may be arrays.
 
-    >>> where(2.0 > 1.0, "yes", "no")
-    'yes'
+    >>> import numpy as np
+    >>> where(2.0 > 1.0, 3.0, 4.0), where(2.0 < 1.0, np.zeros(2), 4.0).tolist()
+    (3.0, [4.0, 4.0])
     """
-    return _function("where", lambda c, x, y: x if c else y, condition, x, y)
+    if not isinstance(condition, bool | np.bool_):
+        return _function("where", max, condition, x, y)
+    chosen, other = (x, y) if condition else (y, x)
+    if _is_number(chosen) and not _is_number(other):
+        return namespace(other).full_like(other, chosen)
+    return chosen
 
 
 def _function(name: str, of_numbers: Callable[..., Any], *args: Any) -> Any:
-    own = next((a for a in args if not isinstance(a, int | float | np.bool_)), None)
-    if own is None or (name == "where" and isinstance(args[0], bool | np.bool_)):
-        return of_numbers(*args)
-    return getattr(namespace(own), name)(*args)
+    own = next((a for a in args if not _is_number(a)), None)
+    return of_numbers(*args) if own is None else getattr(namespace(own), name)(*args)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float)
 
 
 def one_minus_power(a: Any, t: Array) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from optstudy_core.arrays import doubles
 from optstudy_core.arrays.namespace import Array, namespace
 
 
@@ -22,5 +23,4 @@ def chosen(condition: Array, new: Any, old: Any) -> Any:
         pairs = zip(new, [None] * len(new) if old is None else old, strict=True)
         fields = [chosen(condition, *pair) for pair in pairs]
         return type(new)(*fields) if hasattr(new, "_fields") else tuple(fields)
-    xp = namespace(new)
-    return xp.where(condition, new, xp.zeros_like(new) if old is None else old)
+    return doubles.where(condition, new, namespace(new).zeros_like(new) if old is None else old)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from optstudy_core.arrays import doubles
-from optstudy_core.arrays.namespace import Array, namespace, no_steps
+from optstudy_core.arrays.namespace import Array, no_steps
 from optstudy_core.parts.terms import needed
 
 from ._around import Rule, around
@@ -69,14 +69,13 @@ def lookahead(algorithm: Rule) -> Rule:
         sync_period: Any,
         slow_step_size: Any,
     ) -> tuple[LookaheadState, Array]:
-        xp = namespace(g)
         params = needed(params, "lookahead")
         inner, u = advance(state.inner)
         t = doubles.of(state.t) + 1
         now = t >= sync_period
         slow = state.slow + slow_step_size * ((params - state.slow) + u)
-        step = xp.where(now, slow - params, u)
-        kept = xp.where(now, slow, state.slow)
+        step = doubles.where(now, slow - params, u)
+        kept = doubles.where(now, slow, state.slow)
         t = doubles.count(doubles.where(now, 0.0, t), state.t)
         return LookaheadState(inner, kept, t), step
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from optstudy_core.arrays import doubles
-from optstudy_core.arrays.namespace import Array, namespace, no_steps
+from optstudy_core.arrays.namespace import Array, no_steps
 from optstudy_core.arrays.reductions import global_norm
 from optstudy_core.parts.states import chosen
 from optstudy_core.parts.terms import needed
@@ -79,15 +79,14 @@ def sam(algorithm: Rule) -> Rule:
         ascent_period: Any,
         ascent_eps: Any,
     ) -> tuple[SAMState, Array]:
-        xp = namespace(g)
         params = needed(params, "sam")
         t = doubles.of(state.t)
-        anchor = xp.where(t == 0, params, state.anchor)
+        anchor = doubles.where(t == 0, params, state.anchor)
         t = t + 1
         last = t >= ascent_period
         inner, u = advance(state.inner, anchor)
         climb = (ascent_radius / (global_norm(g) + ascent_eps)) * g
-        step = xp.where(last, (anchor - params) + u, climb)
+        step = doubles.where(last, (anchor - params) + u, climb)
         t = doubles.count(doubles.where(last, 0.0, t), state.t)
         return SAMState(chosen(last, inner, state.inner), anchor, t), step
 

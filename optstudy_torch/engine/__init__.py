@@ -19,6 +19,7 @@
               ├─ threaded_numpy              NumPy in threads, without a compiler
               └─ eager                       torch's operations, any device
 
+    host_numbers.py      what is formed of hyperparameters and counts of steps, in double
     rounding.py          the one place that knows what torch does to a rounding
     exact_sums.py        torch's operations, any device; exact_sums_in_c.py loops in C, CPU
     c_source.py          writes C; c_compiler.py compiles and loads it, cache.py keeps it

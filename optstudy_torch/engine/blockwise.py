@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .host_numbers import HostNumber
 from .operations import function_of, last_reads
-from .program import Body, HostNumber, Symbol
+from .program import Body, Symbol
 from .rounding import NUMPY
 from .stages import Stage
 from .threads import BLOCK, in_threads

@@ -16,7 +16,7 @@ import numpy as np
 from .alike import TORCH
 from .c_compiler import Loop, loop_of
 from .c_source import FORMS, head, read_numbers
-from .program import COMPARISONS, LOGICAL
+from .host_numbers import COMPARISONS, LOGICAL
 
 Lines = tuple[tuple[str, ...], ...]
 """Operations with the names of their arguments: results t0, t1, … of the lines, trees x0, x1, …,

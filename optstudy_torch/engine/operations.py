@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import rounding
-from .program import Body, HostNumber, Line, Symbol
+from .host_numbers import HostNumber
+from .program import Body, Line, Symbol
 from .source import rows
 from .stages import Stage
 from .units import Unit

@@ -16,178 +16,17 @@ for all of them.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from optstudy_core import Algorithm
-from optstudy_core.arrays.doubles import Functions, of_number
 from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
-from optstudy_core.arrays.operators import Operators
+
+from .host_numbers import COMPARISONS, HOST_NUMBERS, LOGICAL, HostNumber
 
 INPUT = "x_"
 """What the names of symbols begin with that are given at every step, besides the gradient."""
-
-Host = Callable[[dict[str, Any]], Any]
-
-
-COMPARISONS = frozenset(
-    {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
-)
-"""Operations that make truths of numbers."""
-
-LOGICAL = frozenset({"logical_and", "logical_or", "logical_not"})
-"""Operations that make truths of truths."""
-
-
-_BRANCHES = COMPARISONS | {"where"}
-"""Operations for which a formula would have to know the value of a hyperparameter."""
-
-
-class HostNumber(Operators):
-    """A number that is known when the program runs, in double, and what is formed of such.
-
-    Attributes:
-        key: what it is, as text.
-        value: computes it from the hyperparameters and the counts of steps.
-        per_leaf: whether it is made of counts of steps: then it may be a vector, with a number for
-            each leaf, and is a scalar of the program.
-        is_truth: whether it is the result of a comparison.
-    """
-
-    __slots__ = ("is_truth", "key", "per_leaf", "value")
-
-    def __init__(
-        self, key: str, value: Host, per_leaf: bool = False, is_truth: bool = False
-    ) -> None:
-        self.key, self.value = key, value
-        self.per_leaf, self.is_truth = per_leaf, is_truth
-
-    @property
-    def backend(self) -> Any:
-        """What combines it with others."""
-        return _HOST
-
-    def __array_namespace__(self, api_version: str | None = None) -> Functions:
-        return Functions(_HOST)
-
-    def __bool__(self) -> bool:
-        raise NotTraceableError(self.key)
-
-    def __float__(self) -> float:
-        raise NotTraceableError(self.key)
-
-
-class _Host:
-    """Combines host numbers: what it returns is computed at every step."""
-
-    def meet(self, operation: str, *args: Any) -> Any:
-        """Return ``operation`` of host numbers, Python numbers and trees."""
-        tree = next((a for a in args if isinstance(a, Leaves)), None)
-        if tree is not None:
-            return tree.backend.map(operation, *args)
-        keys = [a.key if isinstance(a, HostNumber) else repr(a) for a in args]
-        key = f"{operation}({', '.join(keys)})"
-        per_leaf = any(isinstance(a, HostNumber) and a.per_leaf for a in args)
-        if operation in _BRANCHES and not per_leaf:
-            raise NotTraceableError(keys[0])
-        function = _ON_HOST[operation]
-        return HostNumber(key, _computed(function, args), per_leaf, operation in COMPARISONS)
-
-    def counted(self, t: HostNumber) -> HostNumber:
-        """Return a count of steps in double, which it is."""
-        return t
-
-    def counts(self, number: HostNumber, like: HostNumber) -> HostNumber:
-        """Return a whole number as a count of steps, which is written as one when it is kept."""
-        del like
-        return number
-
-    def one_minus_power(self, a: Any, t: HostNumber) -> HostNumber:
-        """Return what :func:`optstudy_core.doubles.one_minus_power` says."""
-        part = a.key if isinstance(a, HostNumber) else repr(a)
-        value = _computed(_one_minus_power, (a, t))
-        return HostNumber(f"one_minus_power({part}, {t.key})", value, per_leaf=True)
-
-
-_HOST = _Host()
-
-
-def _computed(function: Callable[..., Any], args: Sequence[Any]) -> Host:
-    gets = [a.value if isinstance(a, HostNumber) else functools.partial(_same, a) for a in args]
-    match gets:
-        case [get]:
-            return lambda h: function(get(h))
-        case [x, y]:
-            return lambda h: function(x(h), y(h))
-    return lambda h: function(*(get(h) for get in gets))
-
-
-def _same(x: Any, h: Any) -> Any:
-    del h
-    return x
-
-
-def _one_minus_power(a: Any, t: Any) -> Any:
-    if not isinstance(a, np.ndarray) and not isinstance(t, np.ndarray):
-        return of_number(float(a), int(t))
-    return np.array([of_number(float(x), int(n)) for x, n in np.broadcast(a, t)])
-
-
-def _numpy(name: str) -> Callable[..., Any]:
-    """Return NumPy's function; of numbers it returns a Python number."""
-    function = getattr(np, name)
-
-    def call(*args: Any) -> Any:
-        found = function(*args)
-        return found if isinstance(found, np.ndarray) and found.ndim else found.item()
-
-    return call
-
-
-def _divide(x: Any, y: Any) -> Any:
-    return _BY_ZERO(x, y) if isinstance(y, float | int) and y == 0 else x / y
-
-
-_BY_ZERO = _numpy("divide")
-
-_ON_HOST: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": _divide,
-    "negative": operator.neg,
-    "abs": operator.abs,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "greater": operator.gt,
-    "greater_equal": operator.ge,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
-}
-_ON_HOST |= {
-    name: _numpy(name)
-    for name in (
-        *("sqrt", "sign", "maximum", "minimum", "remainder", "where"),
-        *("isfinite", "logical_and", "logical_or", "logical_not"),
-    )
-}
-
-
-class NotTraceableError(TypeError):
-    """A formula asks for the value of a number, which no program knows: to branch on it.
-
-    Args:
-        key: of the number; if it is a hyperparameter as it is, its name.
-    """
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"a formula may not branch on the value of {key}: use absent or where")
-        self.key = key
 
 
 class Symbol(NamedTuple):
@@ -227,8 +66,8 @@ class _Tracer(Backend):
         self.numbers: dict[str, tuple[Symbol, HostNumber]] = {}
 
     def _scalar(self, x: Any) -> Any:
-        """Return the scalar that a number for each leaf is; others as they are."""
-        if not isinstance(x, HostNumber) or not x.per_leaf:
+        """Return the scalar that a number for each leaf, or a truth, is; others as they are."""
+        if not isinstance(x, HostNumber) or not (x.per_leaf or x.is_truth):
             return x
         symbol = Symbol(f"k{len(self.numbers)}", False, 0, x.is_truth)
         return self.numbers.setdefault(x.key, (symbol, x))[0]
@@ -246,7 +85,7 @@ class _Tracer(Backend):
         return result
 
     def of_numbers(self, operation: str, *args: Any) -> Any:
-        return _HOST.meet(operation, *args)
+        return HOST_NUMBERS.meet(operation, *args)
 
     def full(self, value: Any, leaf: Symbol) -> Symbol:
         value = self._scalar(value)
@@ -353,13 +192,11 @@ class Program:
             return Leaves([Symbol(name, is_array, 0)], tracer)
 
         hyperparameters = dict(static)
-        hyperparameters |= {n: HostNumber(n, operator.itemgetter(n)) for n in dynamic}
+        hyperparameters |= {n: HostNumber(n) for n in dynamic}
         hyperparameters |= {n: leaf(INPUT + n, is_array) for n, is_array in inputs.items()}
         self.inputs = [INPUT + n for n, is_array in inputs.items() if is_array]
         fields = [
-            HostNumber(f"s{i}", operator.itemgetter(f"s{i}"), per_leaf=True)
-            if counts[i]
-            else leaf(f"s{i}", is_array)
+            HostNumber(f"s{i}", per_leaf=True) if counts[i] else leaf(f"s{i}", is_array)
             for i, is_array in enumerate(full)
         ]
         state, step = algorithm.update(

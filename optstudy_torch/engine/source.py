@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from .program import Body, HostNumber, Line, Phase, Symbol
+from .host_numbers import HostNumber
+from .program import Body, Line, Phase, Symbol
 
 INFIX = {
     "add": "{0} + {1}",

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from . import rounding
+from .host_numbers import HostNumber
 from .kernels import Kernels, Places
-from .program import INPUT, HostNumber, Line, Program, Sum, Symbol
+from .program import INPUT, Line, Program, Sum, Symbol
 from .rounding import NUMPY
 from .threads import BLOCK, HOST, in_threads
 from .units import Unit, add, flat, is_flat, like_memory, memory_order, unflat

@@ -10,8 +10,8 @@ import numpy as np
 from optstudy_core.arrays.leaves import Leaves, Scalars
 
 from .alike import Alike, address
+from .host_numbers import COMPARISONS, LOGICAL
 from .loops_in_c import BOOL, KINDS
-from .program import COMPARISONS, LOGICAL
 
 _ARITHMETIC = frozenset(
     {"add", "subtract", "multiply", "divide", "negative", "abs", "sign", "sqrt"}

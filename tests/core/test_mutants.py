@@ -17,7 +17,7 @@ from harness import slow_unless_quick
 # What `make test` tries: some mutants of an algorithm of each kind and of a wrapper, and of what
 # algorithms share. `make test-all` tries every mutant.
 QUICK = ("sgd", "lamb", "sm3", "polyak_sgd", "lookahead")
-SHARED = ("namespace", "bias_correction", "mean_age", "momentum_schedule", "power")
+SHARED = ("namespace", "bias_correction", "momentum_schedule", "power")
 SHARED += ("schedule_free", "terms", "trust_ratio")
 SOME, FEW = 4, 2  # of each of them
 

@@ -13,31 +13,10 @@ import optstudy_torch
 from optstudy_core import nadam, namespace, radam
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_core.parts import bias_correction, mean_age
 from optstudy_core.parts.momentum_schedule import share
 
 ULP = 2.0**-24  # half a unit in the last place of a float32 from 1 to 2, relative
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
-
-
-def exact_age(b: float, t: int) -> float:
-    """Return the mean age as a sum of positive terms, in double: exact to some 1e-13."""
-    weights = b ** np.arange(t, dtype=np.float64)
-    return float(np.dot(np.arange(t), weights) / np.sum(weights))
-
-
-@pytest.mark.parametrize("b", DECAYS)
-def test_the_mean_age_in_float32(b: float) -> None:
-    zero = np.zeros((), np.float32)
-    c, a = bias_correction.init(zero), mean_age.init(zero)
-    checked = {*range(2, 30), 100, 1000, 3000, 10_000, 17_363, 50_000, 100_000}
-    for t in range(1, max(checked) + 1):
-        c = bias_correction.advance(c, b)
-        a = mean_age.advance(a, b, c.value)
-        if t in checked:
-            # Measured: 2.0 at most, of the roundings of 1 − βᵗ and of the age itself.
-            assert abs(float(a.value) / exact_age(b, t) - 1) < 3 * ULP, t
-    assert a.value.dtype == np.float32
 
 
 @pytest.mark.parametrize("b2", [b for b in DECAYS if b >= 0.9])
@@ -60,20 +39,16 @@ def test_the_share_of_the_momentum_schedule(psi: float) -> None:
     exact = -math.expm1(-psi * rate)
     # Measured over 2000 values of ψ: 5.7 units in double, 5.1 in float32.
     assert abs(share(psi) / exact - 1) < 8 * 2.0**-53
-    with np.errstate(all="ignore"):
-        single = share(np.array(psi, np.float32))
-    exact = -math.expm1(-float(np.float32(psi)) * rate)
-    assert single.dtype == np.float32
-    assert abs(float(single) / exact - 1) < 8 * ULP
 
 
-def test_nadams_momentum_in_float32() -> None:
-    """After 10,000 steps its product and its schedule are where torch's powers are."""
-    state = nadam.init(np.zeros(1, np.float32))
-    for _ in range(10_000):
+def test_nadams_product_in_float32() -> None:
+    """After 100 steps it is where torch's is, and in the end it is 0."""
+    state, exact = nadam.init(np.zeros(1, np.float32)), 1.0
+    for t in range(1, 101):
         state, _ = nadam.update(state, np.ones(1, np.float32))
-    assert abs(float(state.schedule.value) / (1 - 0.96**40) - 1) < 2 * ULP
-    assert state.product.value == 1.0
+        exact *= 0.9 * (1 - 0.5 * 0.96 ** (t * 0.004))
+        assert abs(float(state.product) / exact - 1) < (2 * t + 2) * ULP  # two roundings a step
+    assert state.product.dtype == np.float32
 
 
 def test_rprops_tuples_live_in_the_group_and_in_a_saved_state() -> None:

@@ -19,7 +19,7 @@ from new_algorithm import without_peer
 
 import optstudy_jax
 import optstudy_torch
-from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm, adam, amsgrad
 from optstudy_core.parts import bias_correction
 from parity import conformance, peers
 from parity.__main__ import main
@@ -147,14 +147,13 @@ def test_the_unchanged_update(name: str) -> None:
 def test_a_missing_bias_correction_is_seen(
     name: str, moment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance, calls = bias_correction.advance, itertools.cycle([0, 1])
+    correction, calls = bias_correction.correction, itertools.cycle([0, 1])
 
-    def one_only(c: Any, b: Any) -> Any:
-        new = advance(c, b)
-        # advance is called for m and v in turn.
-        return new if next(calls) != moment else new._replace(value=0 * c.value + 1)
+    def one_only(b: Any, t: Any) -> Any:  # it is called for m and v in turn
+        return correction(b, t) if next(calls) != moment else 1.0
 
-    monkeypatch.setattr(bias_correction, "advance", one_only)
+    for module in (adam, amsgrad):
+        monkeypatch.setattr(module, "correction", one_only)
     assert distance_with(name, ALGORITHMS[name].update) > BOUND
 
 
@@ -189,7 +188,7 @@ def test_dampening_at_the_first_step_is_seen() -> None:
     update = ALGORITHMS["sgd"].update
 
     def damped(state: Any, *args: Any, **given: Any) -> Any:
-        return update(state._replace(started=0 * state.started + 1), *args, **given)
+        return update(state._replace(t=0 * state.t + 1), *args, **given)
 
     assert distance_with("sgd", damped) > BOUND
 

@@ -109,7 +109,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def fields(state: Any, prefix: str = "") -> dict[str, Any]:
-    """The arrays of a state by name: ``m``, ``c1.value``, …; absent ones left out."""
+    """The arrays of a state by name: ``m``, ``average.z``, …; absent ones left out."""
     if state is None:
         return {}
     if not hasattr(state, "_fields"):

@@ -19,6 +19,7 @@ from optstudy_torch.engine import dispatch, kernels_in_triton, stages
 
 SHAPES = [(), (1500,), (3,), (0,), (4, 5), (1,)]
 STEPS = 3
+RATE = torch.tensor(1e-3, dtype=torch.float64)
 
 
 def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: Any) -> list[str]:
@@ -61,7 +62,7 @@ def main() -> None:
             wrong += mismatches(name, dtype)
         wrong += mismatches(name, np.float16, "float32")
         wrong += mismatches(name, np.float16)
-        wrong += mismatches(name, np.float32, lr=torch.tensor(1e-3)) if name == "adam" else []
+        wrong += mismatches(name, np.float32, lr=RATE) if name == "adam" else []
     sys.exit("\n".join(wrong) or None)
 
 

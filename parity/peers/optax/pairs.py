@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 import optstudy_jax
-from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core, rule
+from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core, parameters, rule
 from parity.peers.moving import moved
 
 
@@ -101,7 +101,7 @@ def pair(
         dialect,
         f"{_module(function)}.{name}",
         {"learning_rate": lr} | given if shown is None else shown,
-        core(algorithm, dialect, *([average_of] if average else []), lr=lr, **(ours or {})),
+        core(algorithm, dialect, average_of if average else parameters, lr=lr, **(ours or {})),
         runner(make, lr, scheduled, [*rule(algorithm).inputs], *([_last] if average else [])),
         cause,
         scheduled,
