@@ -126,6 +126,7 @@ def transformation(
         )
         return jax.tree.unflatten(treedef, steps), new_state
 
+    update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
     return optax.GradientTransformationExtraArgs(init, update)
 
 

@@ -47,7 +47,7 @@ def init(params: Array) -> ASGDState:
     )
 
 
-def check(hyperparameters: dict[str, Any]) -> None:
+def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
     """Refuse a power α from 2 on."""
     alpha = hyperparameters["alpha"]
     if is_number(alpha) and alpha >= 2:

@@ -10,6 +10,9 @@ leaf (the paper's L-DoG). The start of ``optax.contrib.dog`` is ``init_step=("he
 ``reps_rel=a``, ``("distance", a)`` with ``reps=a, reps_rel=0`` and ``("learning_rate", a)`` with
 ``init_eta=a, reps_rel=0``. The paper adds no ε. The authors advise an average of the iterates.
 
+Parameters in bfloat16 or float16 may never move: the first steps, of 1e-6 of the distance, are
+smaller than half a unit in their last place (optax's as well). Take float32 parameters.
+
 Every leaf carries its own part of Gₜ, so one that comes late (its gradient was ``None``) joins the
 sum and takes the step size of the others.
 
@@ -53,7 +56,7 @@ def init(params: Array) -> DoGState:
     )
 
 
-def check(hyperparameters: dict[str, Any]) -> None:
+def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
     """Refuse a first step of nothing, after which none follows."""
     starts = {name: hyperparameters[name] for name in ("reps_rel", "reps", "init_eta")}
     if all(is_number(x) and x == 0 for x in starts.values()):

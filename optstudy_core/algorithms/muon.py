@@ -78,7 +78,7 @@ def init(params: Array) -> MuonState:
     return MuonState(b=none, m=zeros, v=zeros, t=t)
 
 
-def check(hyperparameters: dict[str, Any]) -> None:
+def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
     """Refuse coefficients that are not a tuple of triples of numbers."""
     value = hyperparameters["ns_coefficients"]
     try:

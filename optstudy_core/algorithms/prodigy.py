@@ -12,6 +12,10 @@
 paper does not correct the bias and has dₖ·ε (``previous_d_in_eps``); its authors' code has dₖ₊₁·ε
 as above. While every gradient was zero, dₖ stays; optax makes NaN of it.
 
+Parameters in bfloat16 or float16 may never move: the first steps, of d₀ = 1e-6, are smaller than
+half a unit in their last place, and dₖ does not grow while xₖ = x₀ (optax's neither). Take float32
+parameters.
+
 Every leaf carries its own part of rₖ, so one that comes late (its gradient was ``None``) gets the
 estimate of the others.
 

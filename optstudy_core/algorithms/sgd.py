@@ -50,8 +50,10 @@ def init(params: Array, *, momentum: Any = 0.0) -> SGDState:
     return SGDState(b=b, t=no_steps(params))
 
 
-def check(hyperparameters: dict[str, Any]) -> None:
-    """Refuse Nesterov's momentum without momentum, or with dampening (as torch does)."""
+def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
+    """Refuse Nesterov's momentum without momentum, or with dampening, as torch does."""
+    if dialect in {"optax", "keras"}:
+        return
     dampening = hyperparameters["dampening"]
     if hyperparameters["nesterov"] and (
         absent(hyperparameters["momentum"]) or (is_number(dampening) and dampening != 0)

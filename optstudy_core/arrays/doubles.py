@@ -56,7 +56,10 @@ class Functions:
 
 
 def of(t: Array) -> Any:
-    """Return a count of steps (int32, one for each leaf) as a number in double precision.
+    """Return a count of steps as a number in double precision.
+
+    Args:
+        t: int32, of shape (); for a tree one for each leaf.
 
     >>> import numpy as np
     >>> of(np.int32(3)) / 2
@@ -71,7 +74,11 @@ def of(t: Array) -> Any:
 
 
 def count(number: Any, like: Array) -> Array:
-    """Return a whole number that was computed in double as a count of steps, like another.
+    """Return a whole number that was computed in double as a count of steps.
+
+    Args:
+        number: in double precision.
+        like: a count of steps of the same leaves.
 
     >>> import numpy as np
     >>> count(3.0, np.int32(2)).dtype
@@ -85,6 +92,9 @@ def count(number: Any, like: Array) -> Array:
 def sqrt(x: Any) -> Any:
     """Return √x.
 
+    Args:
+        x: a number ≥ 0.
+
     >>> sqrt(0.25)
     0.5
     """
@@ -92,12 +102,24 @@ def sqrt(x: Any) -> Any:
 
 
 def maximum(x: Any, y: Any) -> Any:
-    """Return the larger of two numbers."""
+    """Return the larger of two numbers.
+
+    Args:
+        x: a number.
+        y: another.
+
+    >>> maximum(2.0, 1)
+    2.0
+    """
     return _function("maximum", max, x, y)
 
 
 def minimum(x: Any, y: Any) -> Any:
     """Return the smaller of two numbers.
+
+    Args:
+        x: a number.
+        y: another.
 
     >>> minimum(2.0, 1)
     1
@@ -106,7 +128,11 @@ def minimum(x: Any, y: Any) -> Any:
 
 
 def remainder(x: Any, y: Any) -> Any:
-    """Return x mod y for x ≥ 0 and y > 0, which is exact.
+    """Return x mod y, which is exact.
+
+    Args:
+        x: a number ≥ 0.
+        y: a number > 0.
 
     >>> remainder(7.0, 3)
     1.0
@@ -115,7 +141,12 @@ def remainder(x: Any, y: Any) -> Any:
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """Return ``x`` where a comparison of numbers holds, else ``y``; both may be arrays.
+    """Return ``x`` where a comparison of numbers holds, else ``y``.
+
+    Args:
+        condition: the result of a comparison.
+        x: a number or an array.
+        y: another.
 
     >>> import numpy as np
     >>> where(2.0 > 1.0, 3.0, 4.0), where(2.0 < 1.0, np.zeros(2), 4.0).tolist()

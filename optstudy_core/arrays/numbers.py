@@ -12,15 +12,21 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """The interval of a hyperparameter; ``above`` and ``below`` are excluded, the others not."""
+    """The interval of a hyperparameter; ``above`` and ``below`` are excluded, the others not.
+
+    Numbers are finite; with ``infinite`` infinity is in the interval, which turns a bound off.
+    """
 
     at_least: float = -math.inf
     at_most: float = math.inf
     below: float = math.inf
     above: float = -math.inf
+    infinite: bool = False
 
     def holds(self, value: float) -> bool:
-        """Tell whether ``value`` is finite and in the interval."""
+        """Tell whether ``value`` is in the interval."""
+        if value == math.inf:
+            return self.infinite
         return (
             math.isfinite(value)
             and self.at_least <= value <= self.at_most
@@ -31,7 +37,8 @@ class Range(NamedTuple):
         if self.above > -math.inf:
             ends = {self.below: " and below", self.at_most: " up to"}
             end = "".join(f"{word} {x:g}" for x, word in ends.items() if x < math.inf)
-            return f"numbers above {self.above:g}{end}"
+            between = f"numbers above {self.above:g}{end}"
+            return f"{between}, and inf" if self.infinite else between
         if self.at_least == -math.inf:
             return "finite numbers"
         if self.below < math.inf:

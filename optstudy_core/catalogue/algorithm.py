@@ -34,7 +34,8 @@ class Algorithm:
             hyperparameter is a keyword argument with a default, except for :data:`INPUTS`.
         dialects: a mapping for each dialect: the values in which it differs from the defaults.
         bibtex: keys of the sources in ``references.bib``.
-        check: refuses combinations of hyperparameters; values alone are checked by name.
+        check: ``check(hyperparameters, dialect)`` refuses combinations of hyperparameters; values
+            alone are checked by name.
 
     Raises:
         TypeError: if the functions do not have this form.
@@ -57,7 +58,7 @@ class Algorithm:
     update: Callable[..., tuple[Any, Any]]
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bibtex: tuple[str, ...] = ()
-    check: Callable[[dict[str, Any]], None] | None = None
+    check: Callable[[dict[str, Any], str | None], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -184,10 +185,10 @@ class Algorithm:
             if name not in values:
                 raise TypeError(f"{self.name} has no argument {name!r}; {nearest(name, values)}")
             if value is not None:
-                check_value(name, value, values[name])
+                check_value(name, value, values[name], dialect)
                 values[name] = value.item() if isinstance(value, np.generic) else value
         if self.check is not None:
-            self.check(values)
+            self.check(values, dialect)
         return values
 
     def check_inputs(self, given: Iterable[str], how: str = "") -> None:

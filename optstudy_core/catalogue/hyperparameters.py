@@ -1,4 +1,4 @@
-"""What values hyperparameters may have, by name.
+"""What values hyperparameters may have, by name and dialect.
 
 The names are the field's, so that one table serves every algorithm. A name that is not in it
 (of a user's own update function) takes any finite number.
@@ -75,9 +75,23 @@ RANGES: Final[Mapping[str, Range]] = {
     "adam_weight_decay": NON_NEGATIVE,
 }
 
+_ANY_SIGN: Final[dict[str, Range]] = {
+    name: ANY for name, allowed in RANGES.items() if allowed == NON_NEGATIVE
+}
+_OF_LIBRARIES: Final = dict(RANGES) | _ANY_SIGN | {"d": Range(above=0.0, infinite=True)}
 
-def check_value(name: str, value: Any, default: Any) -> None:
-    """Refuse a value that hyperparameter ``name`` may not have.
+RANGES_OF_DIALECTS: Final[Mapping[str, Mapping[str, Range]]] = {
+    "optax": _OF_LIBRARIES,
+    "keras": _OF_LIBRARIES,
+}
+"""Ranges of dialects whose library checks no value: what it computes finitely is allowed.
+
+A decay rate from 1 on is not: 1 − β is 0, or the average grows without end.
+"""
+
+
+def check_value(name: str, value: Any, default: Any, dialect: str | None = None) -> None:
+    """Refuse a value that hyperparameter ``name`` may not have in a dialect.
 
     Arrays (traced values, tensors) are let through: their values may not be known yet.
 
@@ -93,7 +107,7 @@ def check_value(name: str, value: Any, default: Any) -> None:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} = {value!r}: allowed are True and False")
     elif is_number(default):
-        allowed = RANGES.get(name, ANY)
+        allowed = RANGES_OF_DIALECTS.get(dialect or "", RANGES).get(name, ANY)
         if is_number(value):
             try:
                 held = allowed.holds(float(value))

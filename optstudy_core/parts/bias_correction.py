@@ -19,6 +19,9 @@ def correction(b: Any, t: Array) -> Any:
         b: decay β in [0, 1), a number or an array of shape ().
         t: number of steps, int32; shape () per leaf.
 
+    Returns:
+        a number in double precision.
+
     >>> import numpy as np
     >>> correction(0.5, np.int32(2))
     0.75
@@ -30,6 +33,12 @@ def ahead(m: Array, g: Array, b: Any, t: Array) -> Array:
     """Return the corrected average with Nesterov's look ahead.
 
         b·m / (1 − bᵗ⁺¹) + (1 − b)·g / (1 − bᵗ)
+
+    Args:
+        m: the average, an array.
+        g: the gradient, like it.
+        b: decay β in [0, 1), a number or an array of shape ().
+        t: number of steps, int32; shape () per leaf.
 
     >>> import numpy as np
     >>> ahead(0.5, 1.0, 0.5, np.int32(1))  # 0.5·0.5/0.75 + 0.5·1/0.5

@@ -77,8 +77,9 @@ def with_control(
 ) -> optax.GradientTransformationExtraArgs:
     """Return an optimizer whose learning rate a method multiplies.
 
-    The rate lr·factor is formed in float64 and rounded to the working dtype, as in
-    ``optstudy_torch.lr_scheduler``: the same gradients and losses give the same bits.
+    The rate lr·factor is formed in float64. An optimizer of ``optstudy_jax`` gets it so: the same
+    gradients and losses give the bits of ``optstudy_torch.lr_scheduler``. Others (optax's, a
+    chain) get it in the working dtype.
 
     Args:
         make: makes the optimizer from a learning rate, which is an array; any of
@@ -116,8 +117,10 @@ def with_control(
         like = jax.tree.leaves(updates if params is None else params)
         dtypes = {working_dtype(jnp.result_type(x)) for x in like}
         dtype = jnp.float64 if jnp.float64 in dtypes else jnp.float32
-        rate = control.rate(lr, state.control, dtype)
-        updates, inner = optimizer(rate).update(updates, state.inner, params, **extra)
+        tx = optimizer(control.rate(lr, state.control, dtype))
+        if hasattr(tx.update, "takes_double"):
+            tx = optimizer(control.rate(lr, state.control, jnp.float64))
+        updates, inner = tx.update(updates, state.inner, params, **extra)
         return updates, state._replace(inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -19,15 +19,22 @@ os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 
 import keras
 
-from parity.pairs import Arrays, Peer, Problem, Runner, core
+from parity.pairs import Arrays, Peer, Problem, Runner, core, rule
+from parity.peers.moving import moved
 
 
-def runner(name: str, **given: Any) -> Runner:
-    """Return what trains with a class of ``keras.optimizers`` in one jitted scan."""
+def runner(name: str, moving: tuple[str, ...] = (), **given: Any) -> Runner:
+    """Return what trains with a class of ``keras.optimizers`` in one jitted scan.
+
+    Args:
+        name: of the class.
+        moving: attributes of the optimizer that are set anew before each step.
+        given: its arguments.
+    """
 
     @functools.cache  # compiled once for all seeds
-    def prepared(dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, Any, int]:
-        """Return the scan, the state before the first step, and where the rate is in it."""
+    def prepared(dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, Any, int, Any]:
+        """Return the scan, the state before the first step, where the rate is, what moves."""
         optimizer = getattr(keras.optimizers, name)(**given)
         optimizer.build([keras.Variable(np.zeros(s), dtype=dtype) for s in shapes])
         paths = [v.path for v in optimizer.variables]
@@ -35,23 +42,33 @@ def runner(name: str, **given: Any) -> Runner:
 
         def body(carry: Any, row: Any) -> Any:
             params, state = carry
-            grads, lr = row
+            grads, lr, values = row
+            for attribute, value in values.items():
+                setattr(optimizer, attribute, value)
             state = [lr if i == rate else x for i, x in enumerate(state)]
             params, state = optimizer.stateless_apply(state, grads, params)
             return (params, state), params
 
         scan = jax.jit(lambda start, rows: jax.lax.scan(body, start, rows)[1])
-        return scan, [v.value for v in optimizer.variables], rate
+        first = {attribute: getattr(optimizer, attribute) for attribute in moving}
+        return scan, [v.value for v in optimizer.variables], rate, first
 
     def run(problem: Problem) -> list[Arrays]:
         before, dtype = keras.config.floatx(), problem.dtype.name
         keras.config.set_floatx(dtype)
         try:
             with jax.enable_x64(dtype == "float64"):
-                scan, state, rate = prepared(dtype, tuple(x.shape for x in problem.begin))
+                scan, state, rate, first = prepared(dtype, tuple(x.shape for x in problem.begin))
+                steps = range(len(problem.grads))
                 grads = [np.stack(column) for column in zip(*problem.grads, strict=True)]
                 rates = problem.rates or [float(state[rate])] * len(problem.grads)
-                rows = (grads, np.asarray(rates, dtype))
+                values = {
+                    attribute: np.array(
+                        [moved(NAMES.get(attribute, attribute), x, t) for t in steps]
+                    )
+                    for attribute, x in first.items()
+                }
+                rows = (grads, np.asarray(rates, dtype), values)
                 columns = [np.asarray(x) for x in scan((problem.begin, state), rows)]
         finally:
             keras.config.set_floatx(before)
@@ -98,6 +115,32 @@ def pair(
     )
 
 
+def moving(algorithm: str, name: str, *attributes: str, **given: Any) -> Peer:
+    """Return a pair in which attributes of Keras's optimizer are set anew before each step.
+
+    Args:
+        algorithm: a name of ``ALGORITHMS``.
+        name: of the class.
+        attributes: which move.
+        given: arguments that have the same name in both.
+    """
+    own = _RHO | NAMES if algorithm == "rmsprop" else NAMES
+    values = rule(algorithm).resolve("keras", given)
+    first = {own.get(a, a): values[own.get(a, a)] for a in attributes}
+
+    def move(t: int) -> dict[str, float]:
+        return {k: moved(k, x, t) for k, x in first.items()}
+
+    return Peer(
+        algorithm,
+        "keras",
+        f"keras.optimizers.{name}",
+        {"under": "changes by hand", "moving": ", ".join(attributes)} | given,
+        core(algorithm, "keras", move=move, **given),
+        runner(name, attributes, **given),
+    )
+
+
 _RHO = {"rho": "alpha"}
 _ADAFACTOR = {
     "beta_2_decay": "beta2_decay",
@@ -106,11 +149,15 @@ _ADAFACTOR = {
     "clip_threshold": "d",
 }
 
+_PARTS = "Keras has parts of it in float32"
+
 PEERS = [
     pair("sgd", "SGD"),
     pair("sgd", "SGD", momentum=0.9),
     pair("sgd", "SGD", momentum=0.9, nesterov=True, weight_decay=0.1),
+    pair("sgd", "SGD", nesterov=True),
     pair("adam", "Adam"),
+    pair("adam", "Adam", learning_rate=-1e-3),
     pair("adam", "Adam", beta_1=0.8, beta_2=0.95, epsilon=1e-5, learning_rate=0.01),
     pair("adamw", "AdamW"),
     pair("adamw", "AdamW", weight_decay=0.1, learning_rate=0.01),
@@ -129,7 +176,7 @@ PEERS = [
     pair("rmsprop", "RMSprop", momentum=0.9, centered=True, epsilon=1e-5),
     pair("lion", "Lion"),
     pair("lion", "Lion", beta_1=0.8, beta_2=0.95, weight_decay=0.1),
-    pair("adafactor", "Adafactor", _ADAFACTOR, "Keras has parts of it in float32"),
+    pair("adafactor", "Adafactor", _ADAFACTOR, _PARTS),
     pair(
         "adafactor",
         "Adafactor",
@@ -142,6 +189,17 @@ PEERS = [
         clip_threshold=2.0,
         weight_decay=0.1,
     ),
+    pair("adafactor", "Adafactor", _ADAFACTOR, _PARTS, clip_threshold=0.9),
     pair("lamb", "Lamb"),
     pair("lamb", "Lamb", beta_1=0.8, beta_2=0.95, epsilon=1e-5, weight_decay=0.1),
+    moving("sgd", "SGD", "momentum", momentum=0.9),
+    moving("adam", "Adam", "beta_1", "beta_2", "epsilon"),
+    moving("adamw", "AdamW", "beta_1", "beta_2", "epsilon", "weight_decay"),
+    moving("adamax", "Adamax", "beta_1", "beta_2", "epsilon"),
+    moving("nadam", "Nadam", "beta_1", "beta_2", "epsilon"),
+    moving("adagrad", "Adagrad", "epsilon"),
+    moving("adadelta", "Adadelta", "rho", "epsilon"),
+    moving("rmsprop", "RMSprop", "rho", "epsilon"),
+    moving("lion", "Lion", "beta_1", "beta_2"),
+    moving("lamb", "Lamb", "beta_1", "beta_2", "epsilon"),
 ]

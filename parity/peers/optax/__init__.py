@@ -7,6 +7,8 @@ arguments, the keywords optax's.
 
 from __future__ import annotations
 
+import math
+
 import optax
 
 from . import adapted
@@ -51,7 +53,10 @@ PEERS = [
     same("sgd", "sgd"),
     same("sgd", "sgd", momentum=0.9),
     same("sgd", "sgd", momentum=0.9, nesterov=True),
+    same("sgd", "sgd", nesterov=True),
+    same("sgd", "sgd", momentum=-0.5),
     same("adam", "adam"),
+    same("adam", "adam", lr=-1e-3),
     same("adam", "adam", b1=0.8, b2=0.95, eps=1e-6),
     same("adam", "adam", eps_root=1e-10),
     same("adamw", "adamw"),
@@ -255,6 +260,17 @@ PEERS = [
         momentum=0.9,
         weight_decay_rate=0.01,
         multiply_by_parameter_scale=False,
+    ),
+    *(
+        pair(
+            "adafactor",
+            adapted.adafactor,
+            {"d": math.inf if threshold is None else threshold},
+            lr=1e-2,
+            name="adafactor",
+            clipping_threshold=threshold,
+        )
+        for threshold in (0.5, None)
     ),
     same("schedule_free_sgd", optax.contrib.schedule_free_sgd, lr=0.1, scheduled=False),
     same(
