@@ -192,7 +192,6 @@ PEERS = [
     pair("adafactor", "Adafactor", _ADAFACTOR, _PARTS, clip_threshold=0.9),
     pair("lamb", "Lamb"),
     pair("lamb", "Lamb", beta_1=0.8, beta_2=0.95, epsilon=1e-5, weight_decay=0.1),
-    moving("sgd", "SGD", "momentum", momentum=0.9),
     moving("adam", "Adam", "beta_1", "beta_2", "epsilon"),
     moving("adamw", "AdamW", "beta_1", "beta_2", "epsilon", "weight_decay"),
     moving("adamax", "Adamax", "beta_1", "beta_2", "epsilon"),
