@@ -289,10 +289,10 @@ _PREFACE = (
     "written from it. **Wrappers** (averaged, cautious, lookahead, mechanic, sam): around Adam.",
     "**under**: hyperparameters that move, by a scheduler, by hand or injected.",
     "",
-    "A dialect accepts what its library accepts and computes finitely. Refused in the dialects",
-    "optax and keras, whose libraries check no value: decay rates below 0 or from 1 on (1 − β is 0,",
-    "or the average grows without end), and infinite values, but for Adafactor's `d`: `inf` is",
-    "optax's `clipping_threshold=None`.",
+    "A dialect accepts what its library accepts and computes finitely. Refused in the",
+    "dialects optax and keras, whose libraries check no value: decay rates below 0 or from 1",
+    "on (1 − β is 0, or the average grows without end), and infinite values, but for",
+    "Adafactor's `d`: `inf` is optax's `clipping_threshold=None`.",
     "",
 )
 
