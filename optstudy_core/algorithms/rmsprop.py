@@ -48,8 +48,8 @@ ELSEWHERE = {
         "t": "step",
     },
     "optax.ScaleByRmsState": {"v": "nu"},
-    "optax.ScaleByStddevState": {"v": "nu", "m": "mu"},
-    "optax.TraceState": {"b": "trace"},
+    "optax.ScaleByRStdDevState": {"v": "nu", "m": "mu"},
+    "optax.TraceState": {"b": "-trace"},
     "keras.optimizers.RMSprop": {
         "v": "velocity",
         "m": "average_gradient",
@@ -57,7 +57,7 @@ ELSEWHERE = {
         "t": "iterations",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""What the fields of the state are called elsewhere; a minus: with the other sign."""
 
 
 class RMSpropState(NamedTuple):
