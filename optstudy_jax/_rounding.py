@@ -7,7 +7,9 @@ Where such a pair would meet, the inner result is isolated:
 
     isolate(p) = where(p == p, p, nan)
 
-which is p for every input, while the compiler no longer sees what made it. A value therefore
+which is p for every input, while the compiler no longer sees what made it. (It sees through where p
+can be no NaN, as what is made of a count of steps: so a count is made to look as if it could.) A
+value therefore
 remembers what made it, and is isolated only when the next operation calls for it. A divisor is
 spread over the dividend in the same manner, x / where(x == x, s, nan), as it may be one scalar
 everywhere without looking like one. That is in vain where the dividend is one scalar everywhere
@@ -253,7 +255,7 @@ class Operations(Backend):
 
     def counted(self, counts: Leaves) -> Doubles:
         with jax.enable_x64(True):
-            return Doubles(_per_leaf(_vector(counts).astype(jnp.float64)), self)
+            return Doubles(_per_leaf(of_whole(_vector(counts))), self)
 
     def counts(self, number: Any, like: Leaves) -> Leaves:
         value = number.value.value if isinstance(number, Doubles) else number
@@ -281,6 +283,18 @@ class Operations(Backend):
             with jax.enable_x64(True):
                 return Node(value.astype(leaf.dtype), PLAIN)
         return Node(jnp.full((), value, dtype=leaf.dtype), PLAIN)
+
+
+def of_whole(x: Any) -> Any:
+    """Return whole numbers as float64, which may be NaN for all that a compiler knows.
+
+    It is called where float64 is enabled.
+    """
+    size = abs(x.astype(jnp.int64))
+    bits = jax.lax.bitcast_convert_type(size.astype(jnp.float64), jnp.int64)
+    bits = bits ^ (size >> 62)  # which is 0: no number of int32 is so large
+    size = jax.lax.bitcast_convert_type(bits, jnp.float64)
+    return jnp.where(x < 0, -size, size)
 
 
 def _per_leaf(vector: Any) -> Node:

@@ -16,7 +16,7 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
-from ._rounding import PLAIN, Node, isolate, outside, rounded
+from ._rounding import PLAIN, Node, isolate, of_whole, outside, rounded
 from .states import TransformState, merge, select
 
 
@@ -147,7 +147,10 @@ def _number(name: str, value: Any) -> Doubles:
     if jnp.shape(value) != ():
         raise ValueError(f"{name} has shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
     with jax.enable_x64(True):
-        return Doubles(Node(isolate(jnp.asarray(value).astype(jnp.float64)), PLAIN), BACKEND)
+        x = jnp.asarray(value)
+        exact = jnp.issubdtype(x.dtype, jnp.floating)
+        x = isolate(x.astype(jnp.float64)) if exact else of_whole(x)
+        return Doubles(Node(x, PLAIN), BACKEND)
 
 
 def _shown(algorithm: Algorithm) -> str:
