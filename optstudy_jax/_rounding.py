@@ -236,7 +236,7 @@ class Operations(Backend):
         return Node(jnp.stack([x.value for x in scalars]), origin, scalars=True)
 
     def unstacked(self, vector: Node) -> Sequence[Node]:
-        return [Node(vector.value[i], vector.origin) for i in range(vector.value.shape[0])]
+        return _unstacked(vector, vector.value.shape[0])
 
     def matmul(self, x: Any, y: Any) -> Any:
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
@@ -297,7 +297,22 @@ def _vector(tree: Leaves) -> Any:
 def _unstacked(node: Node, count: int) -> list[Node]:
     if node.value.ndim == 0:
         return [node] * count
-    return [Node(node.value[i], node.origin) for i in range(count)]
+    return [Node(x, node.origin) for x in apart(node.value)]
+
+
+@jax.jit  # traced once for each shape
+def apart(stack: Any) -> tuple[Any, ...]:
+    """Return the arrays that lie side by side along the first axis.
+
+    XLA compiles loops that are the same once only; with the place of the array as a constant in it
+    every loop is another. So the place is read from an array: of two places, as one is a constant
+    again.
+    """
+    n = stack.shape[0]
+    if n == 1:
+        return (stack[0],)
+    places = np.stack([np.arange(n), np.arange(1, n + 1) % n], 1, dtype=np.int32)
+    return tuple(stack.at[pair].get(mode="promise_in_bounds")[0] for pair in places)
 
 
 def _not_one(vector: Any) -> Node:
