@@ -78,9 +78,21 @@ def _alike(rows: Sequence[Sequence[Any]]) -> list[list[int]]:
     """Return the numbers of the rows that make a stack each."""
     found: dict[Any, list[int]] = {}
     for k, row in enumerate(rows):
-        if math.prod(np.shape(row[0])) <= MOST:
+        if math.prod(np.shape(row[0])) <= MOST and all(map(_is_placed, row)):
             found.setdefault(tuple(map(_kind, row)), []).append(k)
     return [places for places in found.values() if len(places) >= FEWEST]
+
+
+def _is_placed(x: Any) -> bool:
+    """Tell whether it is known on which devices an array lies.
+
+    In a ``jit`` it is not, where there are several, unless their mesh is explicit. The partitioner
+    would choose one sharding for all leaves of a stack.
+    """
+    if not isinstance(x, jax.core.Tracer) or jax.device_count() == 1:
+        return True
+    kinds = jax.typeof(x).sharding.mesh.axis_types
+    return bool(kinds) and jax.sharding.AxisType.Auto not in kinds
 
 
 def _kind(x: Any) -> Any:
