@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import jax
@@ -34,14 +34,15 @@ FEWEST: Final = 4
 """Leaves from which on a stack is made."""
 
 
-Advance = Callable[[list[int], Any, dict[str, Sequence[Any]]], tuple[Any, Sequence[Any]]]
+Arrays = Mapping[str, Sequence[Any]]
+Advance = Callable[[list[int], Any, Arrays], tuple[Any, Sequence[Any]]]
 
 
 def in_stacks(
     advance: Advance,
     numbers: Sequence[int],
     state: Any,
-    columns: dict[str, Sequence[Any]],
+    columns: Arrays,
     algorithm: Algorithm,
 ) -> Iterator[tuple[list[int], Any, Sequence[Any]]]:
     """Advance leaves, those that are small and alike as one.
@@ -58,7 +59,7 @@ def in_stacks(
     """
     stacks: list[list[int]] = []
     if not algorithm.has_global_sums and not algorithm.one_by_one:
-        fields = [tree for tree in fields_of(state) if not isinstance(tree, Scalars)]
+        fields = [tree for tree in _fields(state) if not isinstance(tree, Scalars)]
         stacks = _alike(
             [
                 (*(x[i] for x in columns.values()), *(_array(tree.values[k]) for tree in fields))
@@ -68,7 +69,7 @@ def in_stacks(
     rest = sorted({*range(len(numbers))}.difference(*stacks))
     for places in [rest] * bool(rest or not stacks) + stacks:
         part = [numbers[k] for k in places]
-        own = map_leaves(lambda tree, places=places: _picked(tree, places), state)
+        own = map_leaves(functools.partial(_picked, places), state)
         arrays = {name: [x[i] for i in part] for name, x in columns.items()}
         compute = advance if places is rest else functools.partial(_as_one, advance)
         yield part, *compute(part, own, arrays)
@@ -102,11 +103,18 @@ def _kind(x: Any) -> Any:
     return jax.typeof(x), None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
 
 
+def _fields(state: Any) -> list[Leaves]:
+    """Return the fields that are there of a state of (nested) named tuples."""
+    fields: list[Leaves] = []
+    map_leaves(fields.append, state)
+    return fields
+
+
 def _array(node: Node | None) -> Any:
     return None if node is None else node.value
 
 
-def _picked(tree: Leaves, places: Sequence[int]) -> Leaves:
+def _picked(places: Sequence[int], tree: Leaves) -> Leaves:
     """Return some leaves of a tree."""
     if len(places) == tree.count:
         return tree
@@ -117,7 +125,7 @@ def _picked(tree: Leaves, places: Sequence[int]) -> Leaves:
 
 
 def _as_one(
-    advance: Advance, numbers: list[int], state: Any, columns: dict[str, Sequence[Any]]
+    advance: Advance, numbers: list[int], state: Any, columns: Arrays
 ) -> tuple[Any, Sequence[Any]]:
     """Return what ``advance`` does, of leaves that are alike."""
 
@@ -125,13 +133,13 @@ def _as_one(
         own = iter([Leaves([None if x is None else Node(x, OUTSIDE)], BACKEND) for x in fields])
         whole = map_leaves(lambda _: next(own), state)
         new, (step,) = advance(numbers[:1], whole, {name: [x] for name, x in arrays.items()})
-        left = (tree.values[0] for tree in fields_of(new))
+        left = (tree.values[0] for tree in _fields(new))
         return [None if x is None else leaving(x) for x in left], step
 
     odd = len(numbers) % 2
 
     def even(arrays: Sequence[Any]) -> list[Any]:
-        return [*arrays, *arrays[-1:] * odd]
+        return [*arrays, *[arrays[-1]] * odd]
 
     def stacked(tree: Leaves) -> Any:
         if isinstance(tree, Scalars):
@@ -139,7 +147,7 @@ def _as_one(
             return jnp.concatenate([vector, vector[-1:]]) if odd else vector
         return None if tree.values[0] is None else _stack(even([x.value for x in tree.values]))
 
-    before = fields_of(state)
+    before = _fields(state)
     arrays = {name: _stack(even(column)) for name, column in columns.items()}
     fields, steps = _in_two_halves(jax.vmap(of_one), [*map(stacked, before)], arrays)
 
@@ -152,13 +160,6 @@ def _as_one(
 
     after = map(separated, before, fields)
     return map_leaves(lambda _: next(after), state), apart(steps)[: len(numbers)]
-
-
-def fields_of(state: Any) -> list[Leaves]:
-    """Return the fields that are there of a state of (nested) named tuples."""
-    fields: list[Leaves] = []
-    map_leaves(fields.append, state)
-    return fields
 
 
 def _in_two_halves(function: Callable[..., Any], *trees: Any) -> Any:

@@ -205,16 +205,16 @@ def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> An
 
 def _side_by_side(fields: list[tuple[list[int], Leaves]], wanted: Sequence[int]) -> Any:
     """Return the scalars of some leaves, of one dtype, as one vector."""
-    vectors, order, chosen = [], [], {*wanted}
+    order, vectors = [], []
+    chosen = {*wanted}
     for indices, field in fields:
         places = [k for k, i in enumerate(indices) if i in chosen]
         if places:
             whole = len(places) == len(indices)
-            vectors.append(
-                field.vector if whole else BACKEND.stacked([field.values[k] for k in places])
-            )
+            own = None if whole else BACKEND.stacked([field.values[k] for k in places])
+            vectors.append(leaving(own or field.vector))
             order += [indices[k] for k in places]
-    vector = leaving(vectors[0]) if len(vectors) == 1 else jnp.concatenate([*map(leaving, vectors)])
+    vector = vectors[0] if len(vectors) == 1 else jnp.concatenate(vectors)
     return vector if order == [*wanted] else vector[np.argsort(order)]
 
 

@@ -99,7 +99,7 @@ def transformation(
         like = grads if params is None else param_leaves
         targets = [_step_dtype(jnp.result_type(x), step_dtype) for x in like]
         parts: list[tuple[list[int], Any]] = []
-        steps = [None] * len(grads)
+        steps: list[Any] = [None] * len(grads)
         for indices, values in groups(updates if params is None else params, treedef):
             values = _in_double(values | rate)
             whole = select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
@@ -115,9 +115,9 @@ def transformation(
                 pairs = zip(step.values, part, strict=True)
                 return new, [rounded(isolate(node.value), targets[i]) for node, i in pairs]
 
-            for part, new, found in in_stacks(advance, indices, whole, columns, algorithm):
+            for part, new, own in in_stacks(advance, indices, whole, columns, algorithm):
                 parts.append((part, new))
-                for i, step in zip(part, found, strict=True):
+                for i, step in zip(part, own, strict=True):
                     steps[i] = step
         new_state = TransformState(
             count=optax.safe_increment(count), inner=merge(parts, skeleton, treedef, dtypes)

@@ -128,7 +128,8 @@ def test_around_a_stack(wrap: str) -> None:
     with jax.enable_x64(wrap == "float64"):
         make = from_core("adamw")
         tx = (optax.inject_hyperparams(make) if wrap == "inject_hyperparams" else make)(0.0625)
-        params, state = begin, tx.init(begin)
+        params = list(map(jnp.asarray, begin))
+        state = tx.init(params)
         if wrap == "scan":
             columns = [jnp.stack(x) for x in zip(*grads, strict=True)]
             body = lambda c, g: (advance(tx, *c, g), None)  # noqa: E731
@@ -142,7 +143,7 @@ def test_around_a_stack(wrap: str) -> None:
             step = jax.jit(step)
             for g in grads:
                 params, state = step(params, state, g)
-            assert step._cache_size() == 1 + (wrap == "inject_hyperparams")
+            assert step._cache_size() == 1
             params = [x[0] for x in params] if wrap == "vmap" else params
         values = {"lr": 0.0625, "weight_decay": 0.01}
         if wrap == "inject_hyperparams":
@@ -250,11 +251,11 @@ sys.path.insert(0, "tests/support")
 import jax, optax
 from jax.extend.core import jaxprs_in_params
 from harness import definition, draw, same, start
-from optstudy_jax import adamw
+from optstudy_jax import adamw, sgd
 
 shapes = [(8, 4)] * 4 + [(8, 4)] * 5 + [(16,)] * 4
 specs = [("a", "b")] * 4 + [(None, "b")] * 5 + [("b",)] * 4
-begin, grads = start(shapes), draw(shapes, 4)
+begin, grads = start(shapes), draw(shapes, 2)
 ends = definition("adamw", begin, grads, {"lr": 0.1})[0]
 tx = adamw(0.1)
 
@@ -279,10 +280,11 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
         text = step.lower(params, state, put(grads[0])).compile().as_text()
         for word in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
             assert word not in text, (kind, word)
-        updates, _ = tx.update(params, state, params)  # not jitted
-        for x, place in zip(updates, places):
-            assert x.sharding.is_equivalent_to(place, x.ndim), (kind, x.sharding, place)
     step.clear_cache()
+
+moved, _ = sgd(0.1).update(params[:8], sgd(0.1).init(params[:8]))  # not jitted
+for x, place in zip(moved, places):
+    assert x.sharding.is_equivalent_to(place, x.ndim), (x.sharding, place)
 """
 
 
