@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optstudy_core import Algorithm
-from optstudy_core.arrays.leaves import Leaves, Scalars, map_leaves
+from optstudy_core.arrays.leaves import Leaves, Scalars, fields_of, map_leaves
 
 from ._backend import BACKEND
 from ._rounding import OUTSIDE, PLAIN, Node, apart, leaving
@@ -59,7 +59,7 @@ def in_stacks(
     """
     stacks: list[list[int]] = []
     if not algorithm.has_global_sums and not algorithm.one_by_one:
-        fields = [tree for tree in _fields(state) if not isinstance(tree, Scalars)]
+        fields = [tree for tree in fields_of(state) if not isinstance(tree, Scalars)]
         stacks = _alike(
             [
                 (*(x[i] for x in columns.values()), *(_array(tree.values[k]) for tree in fields))
@@ -103,13 +103,6 @@ def _kind(x: Any) -> Any:
     return jax.typeof(x), None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
 
 
-def _fields(state: Any) -> list[Leaves]:
-    """Return the fields that are there of a state of (nested) named tuples."""
-    fields: list[Leaves] = []
-    map_leaves(fields.append, state)
-    return fields
-
-
 def _array(node: Node | None) -> Any:
     return None if node is None else node.value
 
@@ -133,7 +126,7 @@ def _as_one(
         own = iter([Leaves([None if x is None else Node(x, OUTSIDE)], BACKEND) for x in fields])
         whole = map_leaves(lambda _: next(own), state)
         new, (step,) = advance(numbers[:1], whole, {name: [x] for name, x in arrays.items()})
-        left = (tree.values[0] for tree in _fields(new))
+        left = (tree.values[0] for tree in fields_of(new))
         return [None if x is None else leaving(x) for x in left], step
 
     odd = len(numbers) % 2
@@ -147,7 +140,7 @@ def _as_one(
             return jnp.concatenate([vector, vector[-1:]]) if odd else vector
         return None if tree.values[0] is None else _stack(even([x.value for x in tree.values]))
 
-    before = _fields(state)
+    before = fields_of(state)
     arrays = {name: _stack(even(column)) for name, column in columns.items()}
     fields, steps = _in_two_halves(jax.vmap(of_one), [*map(stacked, before)], arrays)
 

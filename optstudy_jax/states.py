@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.arrays.leaves import Leaves, Scalars, map_leaves
+from optstudy_core.arrays.leaves import Leaves, Scalars, fields_of, map_leaves
 
 from ._backend import BACKEND, working_dtype
 from ._rounding import OUTSIDE, Node, counts, leaving
@@ -155,11 +155,7 @@ def merge(
     parts: list[tuple[list[int], Any]], skeleton: Any, treedef: Any, dtypes: Sequence[Any]
 ) -> Any:
     """Return a state of trees from the states of groups of leaves."""
-    groups: list[list[Leaves]] = []
-    for _, state in parts:
-        fields: list[Leaves] = []
-        map_leaves(fields.append, state)
-        groups.append(fields)
+    groups = [fields_of(state) for _, state in parts]
     taken: set[int] = set()
 
     def own(x: Any) -> Any:
