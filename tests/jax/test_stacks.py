@@ -205,12 +205,20 @@ def compiled(function: Any, *args: Any) -> str:
 
 
 def test_what_is_computed_for_a_stack_is_not_computed_anew_for_each_leaf() -> None:
-    def divisions(count: int) -> int:
+    def products(count: int) -> int:
         begin, (g,) = drawn([(FLOAT32, (3, 2))] * count, 1)
         tx = from_core("adam")(0.05)
-        return compiled(tx.update, g, tx.init(begin), begin).count(" divide(")
+        return compiled(tx.update, g, tx.init(begin), begin).count(" multiply(")
 
-    assert divisions(6) == divisions(12)
+    assert products(6) == products(12)
+
+
+def test_a_step_that_is_not_jitted_compiles_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would compile it anew at every step."""
+    monkeypatch.setattr(jax.lax, "scan", None)
+    begin, (g,) = drawn([(FLOAT32, (3, 2))] * 4, 1)
+    tx = from_core("sgd")(0.5)
+    tx.update(g, tx.init(begin), begin)
 
 
 def test_loops_that_take_a_stack_apart_are_the_same_and_compiled_once() -> None:
@@ -264,7 +272,7 @@ def step(params, state, grads):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
-for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+for kind in (jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto):
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
         places = [jax.NamedSharding(mesh, jax.P(*s)) for s in specs]
