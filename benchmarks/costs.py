@@ -18,6 +18,7 @@ import numpy as np
 
 SIZES = (10**5, 10**6, 10**7, 10**8)
 PARAMETERS = 200_000_000
+JITTED = ("adam", "adamw", "adafactor")
 KINDS = ("torch", "torch, compile=False", "torch.optim", "jax", "optax")
 IMPORTS = {
     "import optstudy_core": "numpy",
@@ -144,6 +145,26 @@ def compilation() -> list[dict[str, Any]]:
     return rows
 
 
+def jax_compilation(count: int = 400) -> list[dict[str, Any]]:
+    """Return how long JAX traces and compiles a step of many tensors of 64, ours and optax's."""
+    import optax
+
+    import optstudy_jax
+
+    from . import __main__ as benchmarks
+
+    rows = []
+    for name in JITTED:
+        row: dict[str, Any] = {"algorithm": name}
+        for kind, module in {"ours_s": optstudy_jax, "optax_s": optax}.items():
+            step, *arguments = benchmarks.jax_parts(module, name, [64] * count)
+            begin = time.perf_counter()
+            step.lower(*arguments).compile()
+            row[kind] = time.perf_counter() - begin
+        rows.append(row | {"ratio": row["ours_s"] / row["optax_s"]})
+    return rows
+
+
 def growth(rounds: int) -> list[dict[str, Any]]:
     """Return nanoseconds a parameter of Adam for one tensor of growing size."""
     import optstudy_jax
@@ -210,6 +231,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "memory": {kind: median_memory(kind) for kind in KINDS},
         "imports": imports(rounds),
         "compilation": compilation(),
+        "jax_compilation": jax_compilation(),
         "growth": growth(rounds),
     }
 

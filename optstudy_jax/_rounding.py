@@ -238,7 +238,7 @@ class Operations(Backend):
         return Node(jnp.stack([x.value for x in scalars]), origin, scalars=True)
 
     def unstacked(self, vector: Node) -> Sequence[Node]:
-        return [Node(vector.value[i], vector.origin) for i in range(vector.value.shape[0])]
+        return _unstacked(vector, vector.value.shape[0])
 
     def matmul(self, x: Any, y: Any) -> Any:
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
@@ -255,7 +255,7 @@ class Operations(Backend):
 
     def counted(self, counts: Leaves) -> Doubles:
         with jax.enable_x64(True):
-            return Doubles(_per_leaf(of_whole(_vector(counts))), self)
+            return Doubles(_per_leaf(of_counts(_vector(counts))), self)
 
     def counts(self, number: Any, like: Leaves) -> Leaves:
         value = number.value.value if isinstance(number, Doubles) else number
@@ -285,16 +285,14 @@ class Operations(Backend):
         return Node(jnp.full((), value, dtype=leaf.dtype), PLAIN)
 
 
-def of_whole(x: Any) -> Any:
-    """Return whole numbers as float64, which may be NaN for all that a compiler knows.
+def of_counts(t: Any) -> Any:
+    """Return counts of steps as float64 numbers, which may be NaN for all that a compiler knows.
 
     It is called where float64 is enabled.
     """
-    size = abs(x.astype(jnp.int64))
-    bits = jax.lax.bitcast_convert_type(size.astype(jnp.float64), jnp.int64)
-    bits = bits ^ (size >> 62)  # which is 0: no number of int32 is so large
-    size = jax.lax.bitcast_convert_type(bits, jnp.float64)
-    return jnp.where(x < 0, -size, size)
+    bits = jax.lax.bitcast_convert_type(t.astype(jnp.float64), jnp.int64)
+    bits = bits ^ (t >> 31).astype(jnp.int64)  # 0, as no count is negative
+    return jax.lax.bitcast_convert_type(bits, jnp.float64)
 
 
 def _per_leaf(vector: Any) -> Node:
@@ -311,7 +309,22 @@ def _vector(tree: Leaves) -> Any:
 def _unstacked(node: Node, count: int) -> list[Node]:
     if node.value.ndim == 0:
         return [node] * count
-    return [Node(node.value[i], node.origin) for i in range(count)]
+    return [Node(x, node.origin) for x in apart(node.value)]
+
+
+@jax.jit  # traced once for each shape
+def apart(stack: Any) -> tuple[Any, ...]:
+    """Return the arrays that lie side by side along the first axis.
+
+    XLA compiles loops that are the same once only; with the place of the array as a constant in it
+    every loop is another. So the place is read from an array: of two places, as one is a constant
+    again.
+    """
+    n = stack.shape[0]
+    if n == 1:
+        return (stack[0],)
+    places = np.stack([np.arange(n), np.arange(1, n + 1) % n], 1, dtype=np.int32)
+    return tuple(stack.at[pair].get(mode="promise_in_bounds")[0] for pair in places)
 
 
 def _not_one(vector: Any) -> Node:

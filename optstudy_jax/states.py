@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.arrays.leaves import Leaves, Scalars, map_leaves
+from optstudy_core.arrays.leaves import Leaves, Scalars, fields_of, map_leaves
 
 from ._backend import BACKEND, working_dtype
 from ._rounding import OUTSIDE, Node, counts, leaving
@@ -155,11 +155,7 @@ def merge(
     parts: list[tuple[list[int], Any]], skeleton: Any, treedef: Any, dtypes: Sequence[Any]
 ) -> Any:
     """Return a state of trees from the states of groups of leaves."""
-    groups: list[list[Leaves]] = []
-    for _, state in parts:
-        fields: list[Leaves] = []
-        map_leaves(fields.append, state)
-        groups.append(fields)
+    groups = [fields_of(state) for _, state in parts]
     taken: set[int] = set()
 
     def own(x: Any) -> Any:
@@ -189,12 +185,7 @@ def merge(
 
 def _steps(fields: list[tuple[list[int], Leaves]], count: int) -> Any:
     """Return the counts of steps of all leaves as one vector."""
-    if len(fields) == 1 and fields[0][1].vector is not None:
-        return leaving(fields[0][1].vector)
-    found: dict[int, Any] = {}
-    for indices, field in fields:
-        found |= dict(zip(indices, (x.value for x in field.values), strict=True))
-    return jnp.asarray([found[i] for i in range(count)], jnp.int32)
+    return _side_by_side(fields, range(count)) if count else jnp.zeros((0,), jnp.int32)
 
 
 def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> Any:
@@ -204,15 +195,23 @@ def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> An
         # with leaves: it has what that one has, or a leaf in the place of the vectors.
         nothing = jnp.zeros((0,), jnp.float32)
         return nothing if jnp.result_type(float) == jnp.float64 else PerLeaf(nothing, None)
-    filled = [(indices, field) for indices, field in fields if indices]
-    if len(filled) == 1 and len(set(kinds)) == 1 and filled[0][1].vector is not None:
-        whole = leaving(filled[0][1].vector)
-        return PerLeaf(*(whole if name == kinds[0] else None for name in PerLeaf._fields))
-    found: dict[int, Any] = {}
-    for indices, field in filled:
-        found |= dict(zip(indices, map(leaving, field.values), strict=True))
-    columns = [[found[i] for i, k in enumerate(kinds) if k == name] for name in PerLeaf._fields]
-    return PerLeaf(*(jnp.stack(column) if column else None for column in columns))
+    columns = [[i for i, k in enumerate(kinds) if k == name] for name in PerLeaf._fields]
+    return PerLeaf(*(_side_by_side(fields, own) if own else None for own in columns))
+
+
+def _side_by_side(fields: list[tuple[list[int], Leaves]], wanted: Sequence[int]) -> Any:
+    """Return the scalars of some leaves, of one dtype, as one vector."""
+    order, vectors = [], []
+    chosen = {*wanted}
+    for indices, field in fields:
+        places = [k for k, i in enumerate(indices) if i in chosen]
+        if places:
+            whole = len(places) == len(indices)
+            own = None if whole else BACKEND.stacked([field.values[k] for k in places])
+            vectors.append(leaving(own or field.vector))
+            order += [indices[k] for k in places]
+    vector = vectors[0] if len(vectors) == 1 else jnp.concatenate(vectors)
+    return vector if order == [*wanted] else vector[np.argsort(order)]
 
 
 def select(

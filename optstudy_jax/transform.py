@@ -16,7 +16,8 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
-from ._rounding import PLAIN, Node, isolate, of_whole, outside, rounded
+from ._rounding import PLAIN, Node, isolate, outside, rounded
+from ._stacks import in_stacks
 from .states import TransformState, merge, select
 
 
@@ -94,33 +95,30 @@ def transformation(
         count = jnp.asarray(state.count)
         rate = {} if schedule is None else {"lr": schedule(count)}
         skeleton = algorithm.skeleton(hyperparameters)
-        parts, steps = [], [None] * len(grads)
+        columns = {"grad": grads} | ({} if params is None else {"params": param_leaves}) | trees
+        like = grads if params is None else param_leaves
+        targets = [_step_dtype(jnp.result_type(x), step_dtype) for x in like]
+        parts: list[tuple[list[int], Any]] = []
+        steps: list[Any] = [None] * len(grads)
         for indices, values in groups(updates if params is None else params, treedef):
-            work = [outside(grads[i], dtypes[i]) for i in indices]
             values = _in_double(values | rate)
-            values |= {
-                name: BACKEND.spread(_number(name, x), Leaves(work, BACKEND))
-                for name, x in given.items()
-            }
-            values |= {
-                name: Leaves([outside(leaves[i], dtypes[i]) for i in indices], BACKEND)
-                for name, leaves in trees.items()
-            }
-            values |= dict.fromkeys(algorithm.inputs.keys() - values.keys())
-            own = select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
-            known = params is not None
-            thetas = (
-                Leaves([outside(param_leaves[i], dtypes[i]) for i in indices], BACKEND)
-                if known
-                else None
-            )
-            new, step = algorithm.update(own, Leaves(work, BACKEND), thetas, **values)
-            parts.append((indices, new))
-            for i, node in zip(indices, step.values, strict=True):
-                target = jnp.result_type(param_leaves[i] if known else grads[i])
-                if step_dtype == "float32" and jnp.finfo(target).bits < 32:
-                    target = jnp.float32
-                steps[i] = rounded(isolate(node.value), target)
+            whole = select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
+
+            def advance(part: list[int], own: Any, arrays: Any, values: Any = values) -> Any:
+                """Return the new state and the steps of leaves like those of these numbers."""
+                kinds = [dtypes[i] for i in part]
+                found = {k: Leaves(map(outside, x, kinds), BACKEND) for k, x in arrays.items()}
+                grad, theta = found.pop("grad"), found.pop("params", None)
+                numbers = {k: BACKEND.spread(_number(k, x), grad) for k, x in given.items()}
+                values = dict.fromkeys(algorithm.inputs) | values | numbers | found
+                new, step = algorithm.update(own, grad, theta, **values)
+                pairs = zip(step.values, part, strict=True)
+                return new, [rounded(isolate(node.value), targets[i]) for node, i in pairs]
+
+            for part, new, own in in_stacks(advance, indices, whole, columns, algorithm):
+                parts.append((part, new))
+                for i, step in zip(part, own, strict=True):
+                    steps[i] = step
         new_state = TransformState(
             count=optax.safe_increment(count), inner=merge(parts, skeleton, treedef, dtypes)
         )
@@ -147,10 +145,11 @@ def _number(name: str, value: Any) -> Doubles:
     if jnp.shape(value) != ():
         raise ValueError(f"{name} has shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
     with jax.enable_x64(True):
-        x = jnp.asarray(value)
-        exact = jnp.issubdtype(x.dtype, jnp.floating)
-        x = isolate(x.astype(jnp.float64)) if exact else of_whole(x)
-        return Doubles(Node(x, PLAIN), BACKEND)
+        return Doubles(Node(isolate(jnp.asarray(value).astype(jnp.float64)), PLAIN), BACKEND)
+
+
+def _step_dtype(own: Any, wanted: str | None) -> Any:
+    return jnp.float32 if wanted == "float32" and jnp.finfo(own).bits < 32 else own
 
 
 def _shown(algorithm: Algorithm) -> str:

@@ -31,7 +31,9 @@ def leafwise(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> [x.tolist() for x in double_matrices(tree).values]
     [[[2.0, 2.0]], [1.0, 1.0, 1.0]]
     """
-    return _in_parts(function, lambda tree: [[i] for i in range(tree.count)])
+    run = _in_parts(function, lambda tree: [[i] for i in range(tree.count)])
+    run.one_by_one = True  # type: ignore[attr-defined]
+    return run
 
 
 def shapewise(function: Callable[..., Any]) -> Callable[..., Any]:

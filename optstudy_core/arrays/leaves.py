@@ -428,3 +428,10 @@ def map_leaves(function: Callable[[Any], Any], state: Any) -> Any:
     if not isinstance(state, tuple):
         return function(state)
     return type(state)(*(map_leaves(function, field) for field in state))
+
+
+def fields_of(state: Any) -> list[Any]:
+    """Return the fields that are there of a state of (nested) named tuples."""
+    fields: list[Any] = []
+    map_leaves(fields.append, state)
+    return fields

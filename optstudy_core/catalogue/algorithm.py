@@ -121,6 +121,11 @@ class Algorithm:
         return getattr(self.update, "leafwise", False)
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether the formula may ask whether something holds of a leaf, and so sees one alone."""
+        return getattr(self.update, "one_by_one", False)
+
+    @property
     def has_sums(self) -> bool:
         """Whether elements depend on each other, through norms or means of leaves or of all."""
         return bool(self._sums)

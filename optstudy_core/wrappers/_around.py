@@ -90,6 +90,7 @@ def around(
     start.__signature__ = with_keywords(inner.init, begins)  # type: ignore[attr-defined]
     advance.__signature__ = with_keywords(inner.update, own)  # type: ignore[attr-defined]
     advance.leafwise = inner.leafwise  # type: ignore[attr-defined]
+    advance.one_by_one = inner.one_by_one  # type: ignore[attr-defined]
     return replace(  # type: ignore[type-var]
         inner,
         name=f"{name}_{inner.name}",
