@@ -208,7 +208,7 @@ def digit(choose: Callable[..., Any], a: Any, c: Any, t: Any) -> tuple[Any, Any,
 
 def _of_one(a: Any, t: int) -> Any:
     c = 0 * a
-    while t:
+    while t > 0:  # none are left; a negative count, of a damaged state, would have no end
         a, c, t = digit(lambda odd, x, y: x if odd else y, a, c, t)
     return c
 
