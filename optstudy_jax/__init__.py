@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # what _lazy imports
     from .hessian import hutchinson as hutchinson
     from .layout import in_torch_layout as in_torch_layout
     from .layout import torch_axes as torch_axes
+    from .optax_states import from_optax as from_optax
+    from .optax_states import to_optax as to_optax
     from .recorder import Recorder as Recorder
     from .states import PerLeaf as PerLeaf
     from .states import TransformState as TransformState
@@ -39,12 +41,14 @@ _PLACES = {
     "by_leaf": "states:by_leaf",
     "epoch": "epoch",
     "from_core": "functions:from_core",
+    "from_optax": "optax_states:from_optax",
     "geometry": "geometry",
     "hutchinson": "hessian:hutchinson",
     "in_torch_layout": "layout:in_torch_layout",
     "recorder": "recorder",
     "selfcheck": "_selfcheck:selfcheck",
     "side_by_side": "states:side_by_side",
+    "to_optax": "optax_states:to_optax",
     "torch_axes": "layout:torch_axes",
 }
 

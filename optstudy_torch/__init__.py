@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from .optimizer import CoreOptimizer as CoreOptimizer
     from .optimizer import from_core as from_core
     from .recorder import Recorder as Recorder
+    from .torch_optim import to_torch_optim as to_torch_optim
 
 _PLACES = {
     "Backstep": "epoch:Backstep",
@@ -42,6 +43,7 @@ _PLACES = {
     "hutchinson": "hessian:hutchinson",
     "lr_scheduler": "lr_scheduler",
     "selfcheck": "_selfcheck:selfcheck",
+    "to_torch_optim": "torch_optim:to_torch_optim",
 }
 
 

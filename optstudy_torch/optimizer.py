@@ -31,6 +31,7 @@ from ._interrupts import Uninterrupted
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._states import WORKING_DTYPE, Layout, check_fields, tensor_of
 from ._tensors import ALLOWED, check_gradient, check_gradients, check_memory, is_memory
+from .torch_optim import from_torch_optim
 
 # torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
 # what torch.optim itself uses imports it when it is needed.
@@ -270,7 +271,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         All of it is checked before any of it is loaded.
 
         Args:
-            state_dict: that state, of the same algorithm and parameters of the same shapes.
+            state_dict: that state, of the same algorithm and parameters of the same shapes; also
+                one of torch.optim's class with this algorithm (see
+                :func:`optstudy_torch.to_torch_optim` for the way back).
 
         Raises:
             ValueError: if the state is of another algorithm or other parameters.
@@ -280,6 +283,9 @@ class CoreOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"state_dict of type {type(state_dict).__name__}: allowed are saved ones"
             )
+        groups, _ = _parts_of(state_dict)
+        if groups and not any("algorithm" in group for group in groups):
+            state_dict = from_torch_optim(self, state_dict)
 
         def check(_: Any, state_dict: dict[str, Any]) -> None:
             self._check_saved(state_dict)
@@ -311,8 +317,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             found = group.get("algorithm")
             if not isinstance(found, str) or found != own:
                 raise ValueError(
-                    f"state_dict of algorithm {found!r} (None: not of optstudy, whose fields "
-                    f"are not torch.optim's): allowed for {type(self).__name__} is {own!r}"
+                    f"state_dict of algorithm {found!r}: allowed for {type(self).__name__} is "
+                    f"{own!r}"
                 )
         known = {"algorithm", *self.defaults, *ADAPTER}
         left = set(states)

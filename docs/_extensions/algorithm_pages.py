@@ -75,6 +75,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         paths.CAPTION + f" {paths.MATRIX}" * (algorithm.name in paths.FOR_MATRICES),
         "## State",
         _state(algorithm),
+        *_elsewhere(algorithm),
         "## Hyperparameters and dialects",
         "A `dialect` names whose mathematics and whose defaults you get; the first is the default.",
         _hyperparameters(algorithm),
@@ -126,6 +127,17 @@ def _state(algorithm: Algorithm) -> str:
             *rows,
         ]
     )
+
+
+def _elsewhere(algorithm: Algorithm) -> list[str]:
+    """Return what the fields are called in other libraries, if that is known."""
+    if not algorithm.elsewhere:
+        return []
+    rows = [
+        f"| `{kind}` | " + ", ".join(f"`{ours}` is `{name}`" for ours, name in names.items()) + " |"
+        for kind, names in algorithm.elsewhere.items()
+    ]
+    return ["\n".join(["| elsewhere | field |", "| --- | --- |", *rows])]
 
 
 def _cell(text: str) -> str:

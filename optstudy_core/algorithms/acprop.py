@@ -29,6 +29,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "optax": {"previous_mean": True},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByBeliefState": {"m": "mu", "s": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class ACPropState(NamedTuple):
     """What ACProp carries.

@@ -28,6 +28,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps": 1e-8, "eps_root": 1e-8},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByBeliefState": {"m": "mu", "s": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdaBeliefState(NamedTuple):
     """What AdaBelief carries.

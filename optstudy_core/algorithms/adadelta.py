@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient, split_decay
 
 BIBTEX = ("zeiler2012adadelta",)
@@ -28,6 +28,17 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"rho": 0.95},
 }
 
+ELSEWHERE = {
+    "torch.optim.Adadelta": {"v": "square_avg", "u": "acc_delta", "t": "step"},
+    "optax.ScaleByAdaDeltaState": {"v": "e_g", "u": "e_x"},
+    "keras.optimizers.Adadelta": {
+        "v": "accumulated_grad",
+        "u": "accumulated_delta_var",
+        "t": "iterations",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdadeltaState(NamedTuple):
     """What Adadelta carries.
@@ -35,16 +46,18 @@ class AdadeltaState(NamedTuple):
     Attributes:
         v: average of squared gradients vₜ, like the parameters; 0 at the start.
         u: average of squared steps uₜ, like the parameters; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     v: Array
     u: Array
+    t: Array
 
 
 def init(params: Array) -> AdadeltaState:
-    """Return the state before the first step: both averages are zero."""
+    """Return the state before the first step: every field is zero."""
     zeros = namespace(params).zeros_like
-    return AdadeltaState(v=zeros(params), u=zeros(params))
+    return AdadeltaState(v=zeros(params), u=zeros(params), t=no_steps(params))
 
 
 def update(
@@ -89,4 +102,5 @@ def update(
     v = rho * state.v + (1 - rho) * (g * g)
     d = xp.sqrt(state.u + eps) / xp.sqrt(v + eps) * g
     u = rho * state.u + (1 - rho) * (d * d)
-    return AdadeltaState(v, u), decoupled_decay(-lr * d, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(-lr * d, params, lr=lr, weight_decay=decay)
+    return AdadeltaState(v, u, state.t + 1), step

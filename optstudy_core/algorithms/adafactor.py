@@ -48,6 +48,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps1": 1e-30, "eps_in_square": True},
 }
 
+ELSEWHERE = {
+    "torch.optim.Adafactor": {"row": "row_var", "column": "col_var", "v": "variance", "t": "step"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdafactorState(NamedTuple):
     """What Adafactor carries. A field that a leaf does not need is ``None`` there.

@@ -35,6 +35,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {},
 }
 
+ELSEWHERE = {
+    "torch.optim.Adagrad": {"s": "sum", "t": "step"},
+    "optax.ScaleByRssState": {"s": "sum_of_squares"},
+    "keras.optimizers.Adagrad": {"s": "accumulator", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdagradState(NamedTuple):
     """What Adagrad carries.

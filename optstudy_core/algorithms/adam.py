@@ -39,6 +39,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {},
 }
 
+ELSEWHERE = {
+    "torch.optim.Adam": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step"},
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+    "keras.optimizers.Adam": {"m": "momentum", "v": "velocity", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdamState(NamedTuple):
     """What Adam carries.

@@ -30,6 +30,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps": 0.0},
 }
 
+ELSEWHERE = {
+    "torch.optim.Adamax": {"m": "exp_avg", "u": "exp_inf", "t": "step"},
+    "optax.ScaleByAdamState": {"m": "mu", "u": "nu", "t": "count"},
+    "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdamaxState(NamedTuple):
     """What Adamax carries.

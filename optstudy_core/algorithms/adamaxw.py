@@ -25,6 +25,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "keras": {"lr": 1e-3, "eps": 1e-7, "eps_in_maximum": False, "weight_decay": 0.0},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdamState": {"m": "mu", "u": "nu", "t": "count"},
+    "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdamaxWState(adamax.AdamaxState):
     """What AdamaxW carries: the moment, norm and bias correction of Adamax."""

@@ -28,6 +28,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"weight_decay": 0.0, "lr_in_decay": False},
 }
 
+ELSEWHERE = {
+    "torch.optim.AdamW": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step"},
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+    "keras.optimizers.AdamW": {"m": "momentum", "v": "velocity", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdamWState(adam.AdamState):
     """What AdamW carries: the moments and bias corrections of Adam."""

@@ -34,6 +34,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "optax": {"eps_root": 1e-8, "proximal_decay": False, "complement_weight": True},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdanState": {"m": "m", "v": "v", "n": "n", "previous": "g", "t": "t"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdanState(NamedTuple):
     """What Adan carries.

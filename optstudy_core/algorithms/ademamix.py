@@ -24,6 +24,11 @@ BIBTEX = ("pagliardini2025ademamix",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {}}
 
+ELSEWHERE = {
+    "optax.ScaleByAdemamixState": {"m1": "m1", "m2": "m2", "v": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AdEMAMixState(NamedTuple):
     """What AdEMAMix carries.

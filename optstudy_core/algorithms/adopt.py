@@ -26,6 +26,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"use_clipping": False},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class ADOPTState(NamedTuple):
     """What ADOPT carries.

@@ -28,6 +28,18 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps": 0.0, "correct_bias": False},
 }
 
+ELSEWHERE = {
+    "torch.optim.Adam": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step", "v_max": "max_exp_avg_sq"},
+    "optax.ScaleByAmsgradState": {"m": "mu", "v": "nu", "t": "count", "v_max": "nu_max"},
+    "keras.optimizers.Adam": {
+        "m": "momentum",
+        "v": "velocity",
+        "t": "iterations",
+        "v_max": "velocity_hat",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class AMSGradState(NamedTuple):
     """What AMSGrad carries.

@@ -25,6 +25,11 @@ BIBTEX = ("polyak1992acceleration", "bottou2012stochastic")
 
 DIALECTS: dict[str, dict[str, Any]] = {"torch": {}}
 
+ELSEWHERE = {
+    "torch.optim.ASGD": {"ax": "ax", "eta": "eta", "t": "step"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class ASGDState(NamedTuple):
     """What ASGD carries.

@@ -30,6 +30,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+    "keras.optimizers.Lamb": {"m": "momentum", "v": "velocity", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class LAMBState(adam.AdamState):
     """What LAMB carries: the moments and bias corrections of Adam."""

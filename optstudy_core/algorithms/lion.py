@@ -25,6 +25,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"weight_decay": 0.0},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByLionState": {"m": "mu"},
+    "keras.optimizers.Lion": {"m": "momentum"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class LionState(NamedTuple):
     """What Lion carries.

@@ -52,6 +52,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"weight_decay": 0.0},
 }
 
+ELSEWHERE = {
+    "torch.optim.Muon": {"b": "momentum_buffer"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class MuonState(NamedTuple):
     """What Muon carries. A field that a leaf does not need is ``None`` there.

@@ -40,6 +40,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"b1": 0.99, "scheduled_average": True, "b2_in_root": True},
 }
 
+ELSEWHERE = {
+    "torch.optim.NAdam": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step", "product": "mu_product"},
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+    "keras.optimizers.Nadam": {"m": "momentum", "v": "velocity", "t": "iterations"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class NAdamState(NamedTuple):
     """What NAdam carries.

@@ -24,6 +24,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "optax": {},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class NAdamWState(nadam.NAdamState):
     """What NAdamW carries: the moments and corrections of NAdam, without a schedule."""

@@ -25,6 +25,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"b1": 0.95, "b2": 0.98, "eps": 1e-8},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByNovogradState": {"m": "mu", "v": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class NovoGradState(NamedTuple):
     """What NovoGrad carries.

@@ -33,6 +33,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps": 0.0, "threshold": 4.0},
 }
 
+ELSEWHERE = {
+    "torch.optim.RAdam": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step"},
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class RAdamState(NamedTuple):
     """What RAdam carries.

@@ -40,6 +40,25 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"alpha": 0.9, "eps": 0.0},
 }
 
+ELSEWHERE = {
+    "torch.optim.RMSprop": {
+        "v": "square_avg",
+        "m": "grad_avg",
+        "b": "momentum_buffer",
+        "t": "step",
+    },
+    "optax.ScaleByRmsState": {"v": "nu"},
+    "optax.ScaleByRStdDevState": {"v": "nu", "m": "mu"},
+    "optax.TraceState": {"b": "-trace"},
+    "keras.optimizers.RMSprop": {
+        "v": "velocity",
+        "m": "average_gradient",
+        "b": "momentum",
+        "t": "iterations",
+    },
+}
+"""What the fields of the state are called elsewhere; a minus: with the other sign."""
+
 
 class RMSpropState(NamedTuple):
     """What RMSprop carries.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.namespace import Array, namespace
+from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts.terms import objective_gradient
 
 BIBTEX = ("riedmiller1993direct", "igel2003empirical")
@@ -30,6 +30,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"lr": 0.1, "backtrack": True},
 }
 
+ELSEWHERE = {
+    "torch.optim.Rprop": {"size": "step_size", "sign": "prev", "t": "step"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class RpropState(NamedTuple):
     """What Rprop carries.
@@ -39,11 +44,13 @@ class RpropState(NamedTuple):
         sign: σₜ, like the parameters; 0 at the start.
         last: the rule's last step, like the parameters; 0 at the start; ``None`` unless
             ``backtrack`` or ``one_step_late``.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     size: Array
     sign: Array
     last: Array | None
+    t: Array
 
 
 def init(params: Array, *, backtrack: bool = False, one_step_late: bool = False) -> RpropState:
@@ -53,6 +60,7 @@ def init(params: Array, *, backtrack: bool = False, one_step_late: bool = False)
         size=zeros(params),
         sign=zeros(params),
         last=zeros(params) if backtrack or one_step_late else None,
+        t=no_steps(params),
     )
 
 
@@ -113,4 +121,4 @@ def update(
     else:
         last = xp.where(turned, -state.last, own) if backtrack else own
         step = xp.where(turned, 0.0, state.last) if one_step_late else last
-    return RpropState(size, sign, last), step
+    return RpropState(size, sign, last, state.t + 1), step

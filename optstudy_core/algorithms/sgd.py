@@ -31,6 +31,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"lr_in_momentum": True},
 }
 
+ELSEWHERE = {
+    "torch.optim.SGD": {"b": "momentum_buffer"},
+    "optax.TraceState": {"b": "trace"},
+    "keras.optimizers.SGD": {"b": "momentum"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class SGDState(NamedTuple):
     """What SGD carries.

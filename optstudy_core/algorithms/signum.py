@@ -19,6 +19,11 @@ BIBTEX = ("bernstein2018signsgd",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {}}
 
+ELSEWHERE = {
+    "optax.EmaState": {"m": "ema"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class SignumState(NamedTuple):
     """What Signum carries.

@@ -31,6 +31,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     },
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class YogiState(NamedTuple):
     """What Yogi carries.

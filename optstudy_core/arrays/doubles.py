@@ -59,7 +59,7 @@ def of(t: Array) -> Any:
     """Return a count of steps as a number in double precision.
 
     Args:
-        t: int32, of shape (); for a tree one for each leaf.
+        t: int32; shape () per leaf.
 
     >>> import numpy as np
     >>> of(np.int32(3)) / 2
@@ -77,8 +77,8 @@ def count(number: Any, like: Array) -> Array:
     """Return a whole number that was computed in double as a count of steps.
 
     Args:
-        number: in double precision.
-        like: a count of steps of the same leaves.
+        number: a number in double precision.
+        like: a count of steps, int32, of shape () per leaf.
 
     >>> import numpy as np
     >>> count(3.0, np.int32(2)).dtype
@@ -93,7 +93,7 @@ def sqrt(x: Any) -> Any:
     """Return √x.
 
     Args:
-        x: a number ≥ 0.
+        x: a number ≥ 0, of shape ().
 
     >>> sqrt(0.25)
     0.5
@@ -105,8 +105,8 @@ def maximum(x: Any, y: Any) -> Any:
     """Return the larger of two numbers.
 
     Args:
-        x: a number.
-        y: another.
+        x: a number, of shape ().
+        y: a number, of shape ().
 
     >>> maximum(2.0, 1)
     2.0
@@ -118,8 +118,8 @@ def minimum(x: Any, y: Any) -> Any:
     """Return the smaller of two numbers.
 
     Args:
-        x: a number.
-        y: another.
+        x: a number, of shape ().
+        y: a number, of shape ().
 
     >>> minimum(2.0, 1)
     1
@@ -131,8 +131,8 @@ def remainder(x: Any, y: Any) -> Any:
     """Return x mod y, which is exact.
 
     Args:
-        x: a number ≥ 0.
-        y: a number > 0.
+        x: a number ≥ 0, of shape ().
+        y: a number > 0, of shape ().
 
     >>> remainder(7.0, 3)
     1.0
@@ -144,9 +144,9 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     """Return ``x`` where a comparison of numbers holds, else ``y``.
 
     Args:
-        condition: the result of a comparison.
-        x: a number or an array.
-        y: another.
+        condition: the result of a comparison of numbers, of shape () per leaf.
+        x: a number, or an array of any shape.
+        y: a number, or an array of that shape.
 
     >>> import numpy as np
     >>> where(2.0 > 1.0, 3.0, 4.0), where(2.0 < 1.0, np.zeros(2), 4.0).tolist()
@@ -181,8 +181,8 @@ def one_minus_power(a: Any, t: Array) -> Any:
     float64 for t to 10⁷, relative to the a that is given: half a unit of float32.
 
     Args:
-        a: a number or a 0-d array.
-        t: a count of steps.
+        a: a number or an array of shape ().
+        t: a count of steps, int32; shape () per leaf.
 
     >>> import numpy as np
     >>> one_minus_power(0.5, np.int32(3))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .doubles import Doubles
 from .leaves import Backend, Leaves, map_leaves
 from .namespace import Array
 from .numpy_backend import NumPy
@@ -70,7 +71,10 @@ def _in_parts(
                 return Leaves([x.values[i] for i in part], x.backend) if part else _EXAMPLE
 
             picked = [_mapped(pick, a) for a in args]
-            return function(*picked, **{k: _mapped(pick, v) for k, v in kwargs.items()})
+            own = {k: _mapped(pick, v) for k, v in kwargs.items()}
+            if not part:  # the example is NumPy's, and a number in double of another library
+                own = {k: 1.0 if isinstance(v, Doubles) else v for k, v in own.items()}
+            return function(*picked, **own)
 
         return _joined([one(part) for part in parts or [[]]], parts, tree.backend)
 

@@ -36,6 +36,8 @@ class Algorithm:
         bibtex: keys of the sources in ``references.bib``.
         check: ``check(hyperparameters, dialect)`` refuses combinations of hyperparameters; values
             alone are checked by name.
+        elsewhere: what the fields of the state are called in other libraries, by the class of
+            the optimizer (``torch.optim.Adam``) or of its state (``optax.ScaleByAdamState``).
 
     Raises:
         TypeError: if the functions do not have this form.
@@ -59,6 +61,7 @@ class Algorithm:
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bibtex: tuple[str, ...] = ()
     check: Callable[[dict[str, Any], str | None], None] | None = None
+    elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -62,6 +62,7 @@ def _algorithm(module: Any, name: str) -> Algorithm:
         dialects=module.DIALECTS,
         bibtex=module.BIBTEX,
         check=getattr(module, "check", None),
+        elsewhere=getattr(module, "ELSEWHERE", {}),
     )
 
 

@@ -35,8 +35,8 @@ def ahead(m: Array, g: Array, b: Any, t: Array) -> Array:
         b·m / (1 − bᵗ⁺¹) + (1 − b)·g / (1 − bᵗ)
 
     Args:
-        m: the average, an array.
-        g: the gradient, like it.
+        m: the average, an array of any shape.
+        g: the gradient, of the shape of m.
         b: decay β in [0, 1), a number or an array of shape ().
         t: number of steps, int32; shape () per leaf.
 
@@ -53,9 +53,9 @@ def root(v: Array, c: Any, eps_root: Any = 0.0) -> Array:
     Without ε it is √v / √c, which spares a division of arrays.
 
     Args:
-        v: the average, an array.
-        c: its correction.
-        eps_root: ε ≥ 0.
+        v: the average, an array of any shape.
+        c: its correction, a number; shape () per leaf.
+        eps_root: ε ≥ 0, a number or an array of shape ().
 
     >>> import numpy as np
     >>> float(root(np.float64(0.75), 0.5, 0.75))

@@ -96,4 +96,5 @@ def around(
         init=start,
         update=advance,
         bibtex=(*bibtex, *inner.bibtex),
+        elsewhere={},
     )

@@ -132,5 +132,18 @@ def _speeds(number: int) -> tuple[Any, list[float]]:
     """Return the type that holds a bet for each speed, and the speeds."""
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"num_betas = {number!r}: allowed are whole numbers from 1")
+    return _bets(number), [1.0 - 0.1**i for i in range(1, number + 1)]
+
+
+@functools.cache
+def _bets(number: int) -> Any:
     names = " ".join(f"b{i}" for i in range(1, number + 1))
-    return namedtuple("Bets", names), [1.0 - 0.1**i for i in range(1, number + 1)]
+    return namedtuple(f"Bets{number}", names)
+
+
+def __getattr__(name: str) -> Any:
+    """Return the type ``Bets6`` and the like: what pickle looks for."""
+    number = name.removeprefix("Bets")
+    if number == name or not number.isdecimal():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _bets(int(number))

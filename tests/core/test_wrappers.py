@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
 from typing import Any
 
 import jax
@@ -189,6 +191,13 @@ def test_sam_climbs_the_whole_way_down() -> None:
         assert optimizer.step(closure) > loss  # it was measured on top of the climb
         assert param.norm() < begin.norm()
         assert optimizer.state[param]["inner.t"].item() == n
+
+
+def test_a_state_of_mechanic_is_pickled_by_name() -> None:
+    state = mechanic(ALGORITHMS["sgd"], num_betas=3).init(np.ones(2))
+    assert repr(pickle.loads(pickle.dumps(state))) == repr(state)
+    with pytest.raises(AttributeError, match="no attribute 'Betsy'"):
+        getattr(importlib.import_module("optstudy_core.wrappers.mechanic"), "Betsy")  # noqa: B009
 
 
 def test_wrapped_algorithms_take_what_the_inner_one_takes() -> None:

@@ -1,0 +1,275 @@
+"""States that travel: checkpoints of torch.optim's own optimizers, taken over and given back.
+
+``load_state_dict`` of a class here takes a ``state_dict`` of the class of torch.optim that has the
+same algorithm; :func:`to_torch_optim` returns one that this class of torch.optim loads. What the
+fields are called there stands in each algorithm's file (``ELSEWHERE``). A training goes on with the
+same mathematics, and other roundings.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.arrays.numbers import is_number
+
+from ._arguments import TUPLES, names_of, selected
+from ._states import Layout, tensor_of
+
+_PREFIX = "torch.optim."
+
+_HOW_IT_RUNS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""Arguments of torch.optim that say how a step runs, not what it is."""
+
+_ADAPTER = frozenset({"dialect", "compile", "step_dtype"})
+
+_LATER = _HOW_IT_RUNS | {"maximize", "decoupled_weight_decay", "amsgrad"}
+"""Arguments that older checkpoints lack."""
+
+_DERIVED = {"asgd": ("mu",)}
+"""Fields of torch.optim's states that are formed of others."""
+
+
+def to_torch_optim(optimizer: Any) -> dict[str, Any]:
+    """Return the state of an optimizer as a ``state_dict`` that torch.optim loads.
+
+    The class of torch.optim is that of the same algorithm: ``torch.optim.AdamW`` for ``AdamW``. For
+    float32 and float64 parameters nothing of the state is lost: what was loaded from torch.optim
+    comes back to the last bit. Except: Rprop has the sign of the last gradient where torch has the
+    gradient, and torch.optim's SGD and Muon count no steps. The moments of bfloat16 and float16
+    parameters are rounded to the parameter's dtype, as torch.optim keeps them.
+
+    Args:
+        optimizer: of a class of ``optstudy_torch`` that torch.optim has as well.
+
+    Raises:
+        TypeError: if torch.optim has no such class.
+        ValueError: if a group has a value that torch.optim's class does not know.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> from optstudy_torch import AdamW
+    >>> ours, theirs = AdamW(model.parameters()), torch.optim.AdamW(model.parameters())
+    >>> model(torch.ones(1, 2)).sum().backward()
+    >>> ours.step()
+    >>> theirs.load_state_dict(to_torch_optim(ours))
+    >>> theirs.state[model.bias]["step"]
+    tensor(1.)
+    """
+    title = _title(optimizer.algorithm)
+    saved = optimizer.state_dict()
+    ours = frozenset({"algorithm", *optimizer.defaults, *_ADAPTER})
+    groups, states = [], {}
+    for own, group in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        algorithm, values = selected(optimizer.algorithm, group)
+        _check_known(title, algorithm, values)
+        groups.append(_group_of_torch(title, own, ours))
+        for i, p in zip(own["params"], group["params"], strict=True):
+            if saved["state"].get(i):
+                states[i] = _state_of_torch(saved["state"][i], algorithm, values, p)
+    return {"state": states, "param_groups": groups}
+
+
+def from_torch_optim(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``state_dict`` of torch.optim as one of ours.
+
+    Args:
+        optimizer: that will load it.
+        saved: the state, whose lists and dictionaries have been looked at already.
+
+    Raises:
+        ValueError: if it is of another class, or has other fields.
+    """
+    title = _title(optimizer.algorithm)
+    groups, states = [], {}
+    known = names_of(optimizer.algorithm) | set(optimizer.defaults)
+    for number, theirs in enumerate(saved["param_groups"]):
+        where = f"state_dict, group {number}"
+        theirs = _checked_group(title, theirs, where)
+        own = {k: v for k, v in theirs.items() if k in known and k not in _HOW_IT_RUNS}
+        rest = {k: v for k, v in theirs.items() if k not in own and k not in _arguments(title)}
+        try:
+            group = optimizer._completed(own | {"dialect": "torch"})
+            algorithm, _ = selected(optimizer.algorithm, optimizer.defaults | group)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        groups.append(rest | group)
+        for i in theirs["params"]:
+            state = saved["state"].get(i)
+            if state:
+                states[i] = _state_of_ours(state, algorithm, f"state_dict, state {i}")
+    return {"state": states, "param_groups": groups}
+
+
+# Classes of torch.optim.
+
+
+def _title(algorithm: Algorithm) -> str:
+    """Return the name of the class of torch.optim that has an algorithm."""
+    found = [name for name in algorithm.elsewhere if name.startswith(_PREFIX)]
+    if not found:
+        known = sorted({a.title for a in ALGORITHMS.values() if _of_torch(a)})
+        raise TypeError(f"torch.optim has no {algorithm.title}: it has {', '.join(known)}")
+    return found[0].removeprefix(_PREFIX)
+
+
+def _of_torch(algorithm: Algorithm) -> bool:
+    return any(name.startswith(_PREFIX) for name in algorithm.elsewhere)
+
+
+def _names(algorithm: Algorithm) -> Mapping[str, str]:
+    """Return what torch.optim calls the fields of an algorithm's state."""
+    return algorithm.elsewhere[_PREFIX + _title(algorithm)]
+
+
+@functools.cache
+def _arguments(title: str) -> Mapping[str, Any]:
+    """Return the arguments of a class of torch.optim that are in its groups, with defaults."""
+    made = vars(torch.optim)[title]([torch.zeros(1, 1)])
+    return {k: v for k, v in made.param_groups[0].items() if k != "params"}
+
+
+@functools.cache
+def _all_arguments() -> frozenset[str]:
+    """Return the arguments of all classes of torch.optim that have an algorithm here."""
+    titles = {_title(a) for a in ALGORITHMS.values() if _of_torch(a)}
+    there = (_arguments(title) for title in titles if hasattr(torch.optim, title))
+    return frozenset().union(*there)
+
+
+# From torch.optim.
+
+
+def _checked_group(title: str, group: dict[str, Any], where: str) -> dict[str, Any]:
+    """Refuse a group of another class; return its values as our class has them."""
+    arguments = _arguments(title)
+    foreign = group.keys() & _all_arguments() - arguments.keys() - _HOW_IT_RUNS
+    missing = arguments.keys() - _LATER - group.keys()
+    if foreign or missing:
+        what = f"with {', '.join(sorted(foreign))}" if foreign else ""
+        lack = f"without {', '.join(sorted(missing))}" if missing else ""
+        raise ValueError(
+            f"{where} {' and '.join(filter(None, [what, lack]))}: allowed are groups of "
+            f"torch.optim.{title}"
+        )
+    decoupled = group.get("decoupled_weight_decay")
+    if title == "AdamW" and decoupled is False:
+        raise ValueError(f"{where} with decoupled_weight_decay = False: it is of torch.optim.Adam")
+    return _muon_of_ours(group) if title == "Muon" else group
+
+
+def _state_of_ours(state: Any, algorithm: Algorithm, where: str) -> dict[str, Any]:
+    names = _names(algorithm)
+    if not isinstance(state, dict):
+        raise ValueError(f"{where}: allowed are dictionaries")
+    known = {*names.values(), *_DERIVED.get(algorithm.name, ()), "step"}
+    unknown = sorted(map(str, state.keys() - known))
+    if unknown:
+        raise ValueError(
+            f"{where} has {', '.join(unknown)}: allowed for torch.optim.{_title(algorithm)} are "
+            f"{', '.join(sorted(known))}"
+        )
+    found = {ours: state[name] for ours, name in names.items() if state.get(name) is not None}
+    if "t" in found:
+        found["t"] = _count(found["t"], where)
+    else:  # torch.optim's SGD and Muon count none: all that is read is whether there were any
+        found["t"] = torch.tensor(int(bool(found)), dtype=torch.int32)
+    if algorithm.name == "rprop" and isinstance(found.get("sign"), torch.Tensor):
+        found["sign"] = torch.sign(found["sign"])
+    return found
+
+
+def _count(step: Any, where: str) -> torch.Tensor:
+    """Return torch's count of steps, a number or a tensor of any dtype, as ours."""
+    scalar = isinstance(step, torch.Tensor) and step.numel() == 1 and not step.is_complex()
+    value = float(step) if scalar or is_number(step) else float("nan")
+    if not (0 <= value < 2**31 and value == int(value)):
+        raise ValueError(f"{where} has step = {step!r}: allowed are whole numbers below 2³¹")
+    return torch.tensor(int(value), dtype=torch.int32)
+
+
+# To torch.optim.
+
+
+def _check_known(title: str, algorithm: Algorithm, values: dict[str, Any]) -> None:
+    """Refuse values that torch.optim's class does not know, and that change a step."""
+    usual = algorithm.defaults("torch")
+    theirs = {*_arguments(title)} | ({"consistent_rms"} if title == "Muon" else set())
+    known = theirs.union(*(inside for own, inside in TUPLES.items() if own in theirs))
+    unknown = {k: v for k, v in values.items() if k not in known and not _equal(v, usual[k])}
+    unknown.pop("decoupled_weight_decay", None)  # of AMSGrad: it is the class AdamW's
+    if unknown:
+        shown = ", ".join(f"{k} = {v!r}" for k, v in unknown.items())
+        raise ValueError(f"{shown}: torch.optim.{title} has no such argument")
+
+
+def _equal(x: Any, y: Any) -> bool:
+    return bool((x.item() if isinstance(x, torch.Tensor) else x) == y)
+
+
+def _group_of_torch(title: str, group: dict[str, Any], ours: frozenset[str]) -> dict[str, Any]:
+    """Return a group of ours as torch.optim's; what a scheduler has written there stays."""
+    found = {k: group.get(k, v) for k, v in _arguments(title).items()}
+    if title == "Adafactor":
+        eps1, eps2 = group["eps"]
+        found["eps"] = (eps1 or None, eps2)  # 0 is the machine epsilon
+    if title == "AdamW":
+        found["decoupled_weight_decay"] = True
+    if title == "Muon":
+        found |= _muon_of_torch(group)
+    return found | {k: v for k, v in group.items() if k not in ours and k not in found}
+
+
+def _state_of_torch(
+    state: dict[str, Any], algorithm: Algorithm, values: dict[str, Any], p: torch.Tensor
+) -> dict[str, Any]:
+    layout = Layout.of(algorithm, values)
+    found: dict[str, Any] = {}
+    for ours, name in _names(algorithm).items():
+        if ours not in state or ours not in layout.names:
+            continue
+        i, value = layout.names.index(ours), tensor_of(state[ours])
+        if layout.counts[i]:
+            found[name] = value.to(_scalar_dtype(), copy=True)
+        elif layout.flat and not layout.full[i]:  # a scalar of each parameter
+            small = value.to(_scalar_dtype(), copy=True)  # torch's dtype, where it holds the value
+            found[name] = small if small == value else value.clone()
+        else:
+            found[name] = value.to(p.dtype, copy=True)
+    if algorithm.name == "asgd":
+        rest = float(state["t"]) - float(values["t0"])
+        found["mu"] = torch.full_like(found["eta"], 1 / max(1.0, rest))
+    return found
+
+
+def _scalar_dtype() -> torch.dtype:
+    """Return the dtype in which torch.optim counts steps."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+# Muon, whose arguments have other names.
+
+
+def _muon_of_ours(group: dict[str, Any]) -> dict[str, Any]:
+    rest = {k: v for k, v in group.items() if k not in ("ns_steps", "adjust_lr_fn")}
+    rms = 0.2 if group["adjust_lr_fn"] == "match_rms_adamw" else 0.0
+    triples = (tuple(group["ns_coefficients"]),) * group["ns_steps"]
+    return rest | {"ns_coefficients": triples, "consistent_rms": rms}
+
+
+def _muon_of_torch(group: dict[str, Any]) -> dict[str, Any]:
+    triples, rms = group["ns_coefficients"], group["consistent_rms"]
+    names = {0.0: None, 0.2: "match_rms_adamw"}
+    if len({*triples}) != 1 or rms not in names:
+        raise ValueError(
+            f"ns_coefficients = {triples!r} and consistent_rms = {rms!r}: torch.optim.Muon has one "
+            "triple for all iterations, and 0 or 0.2"
+        )
+    return {
+        "ns_coefficients": triples[0],
+        "ns_steps": len(triples),
+        "adjust_lr_fn": names[rms],
+    }
