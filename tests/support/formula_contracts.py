@@ -6,7 +6,7 @@ import itertools
 import math
 import operator
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -215,6 +215,41 @@ def long_run(name: str, module: ModuleType) -> str:
                 state, step = module.update(state, zero + (1.3 + t % 3), b2=b)
                 found.append(step.values[0])
     return sha256(" ".join(float(x).hex() for x in found).encode()).hexdigest()[:16]
+
+
+def arrays_alone_keep_their_dtypes(modules: dict[str, ModuleType]) -> None:
+    """Of arrays that are in no tree, too: counts are int32, of shape ()."""
+    for algorithm in mutants.algorithms(modules).values():
+        theta = np.eye(2, dtype=np.float32)
+        state = algorithm.start(theta, algorithm.defaults())
+        more = {name: theta if name == "hessian" else theta[0, 0] for name in algorithm.inputs}
+        for _ in range(3):
+            state, step = algorithm.update(state, theta, theta, **more, **algorithm.defaults())
+        assert step.dtype == np.float32
+        for t in _counts(state):
+            assert (t.dtype, t.shape) == (np.int32, ())
+    if "sgd" in modules:  # the momentum comes late, without parameters
+        state, step = modules["sgd"].update(modules["sgd"].init(theta), theta, momentum=0.5)
+        assert (state.b.dtype, step.dtype) == (np.float32, np.float32)
+
+
+def _counts(state: Any) -> Iterator[Any]:
+    if hasattr(state, "_fields"):
+        for name, field in zip(state._fields, state, strict=True):
+            yield from [field] if name == "t" else _counts(field)
+
+
+def radam_rectifies_above_the_threshold(modules: dict[str, ModuleType]) -> None:
+    if "radam" in modules:
+        radam, one = modules["radam"], np.ones(1)
+        c2, limit = 1 - 0.5**6, 1.5 / 0.5  # exact, as all is for this decay
+        rho = limit - 2 * 6 * (1 - c2) / c2
+        for threshold, rectified in ((rho, False), (math.nextafter(rho, 0.0), True)):
+            state = radam.init(one)
+            for _ in range(6):
+                given = {"b1": 0.0, "b2": 0.5, "lr": 1.0, "threshold": threshold}
+                state, step = radam.update(state, one, **given)
+            assert (step[0] != -1.0) == rectified
 
 
 def sam_without_a_climb_is_the_algorithm(modules: dict[str, ModuleType]) -> None:
@@ -773,6 +808,8 @@ def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> No
 
 
 CONTRACTS = (
+    arrays_alone_keep_their_dtypes,
+    radam_rectifies_above_the_threshold,
     sam_without_a_climb_is_the_algorithm,
     wrappers_keep_their_bits,
     loss_models_keep_their_bits,

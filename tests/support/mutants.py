@@ -42,9 +42,13 @@ PLACES = {
 } | {"namespace": "arrays.namespace"}
 """Where a module is, by its short name."""
 
-# They ask which library it is, and walk over the fields of a state.
+# They ask which library it is, make a type, and walk over the fields of a state.
 NOT_FORMULA_FUNCTIONS = frozenset(
-    {("namespace", "namespace"), ("mechanic", "_speeds"), ("states", "chosen")}
+    {
+        ("namespace", "namespace"),
+        *(("mechanic", name) for name in ("_speeds", "_bets", "__getattr__")),
+        ("states", "chosen"),
+    }
 )
 
 
