@@ -121,6 +121,15 @@ class _Listing(NumPy):
         return super().of_numbers(operation, *args)
 
 
+def a_late_momentum_needs_no_parameters(modules: dict[str, ModuleType]) -> None:
+    """It starts from zeros like the gradient: of nothing, libraries other than NumPy make none."""
+    if "sgd" in modules:
+        backend = _Listing()
+        g = Leaves([np.ones(2)], backend)
+        modules["sgd"].update(modules["sgd"].init(g), g, momentum=0.5)
+        assert "zeros_like" in backend.listed
+
+
 TERMS = (
     *("weight_decay", "eps_root", "momentum", "dampening", "mechanic_decay"),
     *("lambd", "lr_decay"),
@@ -228,9 +237,6 @@ def arrays_alone_keep_their_dtypes(modules: dict[str, ModuleType]) -> None:
         assert step.dtype == np.float32
         for t in _counts(state):
             assert (t.dtype, t.shape) == (np.int32, ())
-    if "sgd" in modules:  # the momentum comes late, without parameters
-        state, step = modules["sgd"].update(modules["sgd"].init(theta), theta, momentum=0.5)
-        assert (state.b.dtype, step.dtype) == (np.float32, np.float32)
 
 
 def _counts(state: Any) -> Iterator[Any]:
@@ -606,6 +612,11 @@ def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
                 found.append(state.average.values[0].astype(np.float64))
         mark = zlib.crc32(np.concatenate(found).tobytes())
         assert mark == wanted, f"{name}: {mark}"
+    if "mechanic" in modules:  # where nothing has moved, a part of the wealth is all that there is
+        rule, one = modules["mechanic"].mechanic(ALGORITHMS["sgd"]), np.ones(1)
+        for x in np.random.default_rng(0).uniform(0.1, 1, 50).tolist():
+            given = {"initial_scale_factor": x, "mechanic_eps": 1.0}
+            assert rule.update(rule.init(one), one, one, **given)[0].bets.b1.s == x / 6
     if "cautious" in modules:
         rule = modules["cautious"].cautious(ALGORITHMS["sgd"])
         ones = np.ones(3000, np.float32)
@@ -646,6 +657,10 @@ def averages_keep_their_bits(modules: dict[str, ModuleType]) -> None:
     if "mars" in modules:  # a gradient that needs no clipping stays as it is
         mars, one = modules["mars"], np.full(1, 0.75)
         assert mars.update(mars.init(one), one, one, b1=0.0, clipping=True)[0].adamw.m[0] == 0.75
+        for b1, gamma in np.random.default_rng(0).uniform(0.5, 1, (50, 2)).tolist():
+            given = {"b1": b1, "gamma": gamma, "clipping": False, "plain_first_step": False}
+            state, _ = mars.update(mars.init(one), one, one, **given)
+            assert state.adamw.m[0] == (1 - b1) * (0.75 + gamma * b1 / (1 - b1) * 0.75)
     if "schedule_free" not in modules:
         return
     rule = modules["schedule_free"]
@@ -810,6 +825,7 @@ def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> No
 CONTRACTS = (
     arrays_alone_keep_their_dtypes,
     radam_rectifies_above_the_threshold,
+    a_late_momentum_needs_no_parameters,
     sam_without_a_climb_is_the_algorithm,
     wrappers_keep_their_bits,
     loss_models_keep_their_bits,
