@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 import golden_bits
@@ -165,6 +165,21 @@ def unchanged(module: str) -> CodeType:
     return compile(_plain(module), f"<{module}>", "exec")
 
 
+@cache
+def _noting(module: str) -> CodeType:
+    """Return a module as it is, compiled, whose functions note the line of each statement."""
+    tree = _plain(module)
+    for function in [node for node in tree.body if isinstance(node, ast.FunctionDef)]:
+        for node in ast.walk(function):
+            for field in ("body", "orelse"):
+                block = getattr(node, field, None)
+                if isinstance(block, list):
+                    noted = [ast.Expr(_call("note", ast.Constant(x.lineno))) for x in block]
+                    pairs = zip(noted, block, strict=True)
+                    setattr(node, field, [x for pair in pairs for x in pair])
+    return compile(ast.fix_missing_locations(tree), f"<{module}>", "exec")
+
+
 def load(module: str, code: CodeType) -> dict[str, ModuleType]:
     """Execute a changed module and all that depend on it; return them by name."""
     for name in ("", ".arrays", *(f".{room}" for room in ROOMS)):
@@ -282,7 +297,8 @@ class _Working:
 
 
 _working = _Working()
-HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded}
+_noted: set[int] = set()
+HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded, "note": _noted.add}
 
 
 def working_dtype(dtype: str) -> None:
@@ -718,6 +734,11 @@ def loaded(module: str, code: CodeType) -> Loaded:
     return Loaded(modules, algorithms(modules))
 
 
+@cache
+def _that_notes(module: str) -> Loaded:
+    return loaded(module, _noting(module))
+
+
 class Check:
     """A question that is asked of each mutant of a module.
 
@@ -762,24 +783,11 @@ class Check:
     @cached_property
     def _lines(self) -> frozenset[int]:
         """The lines of the module, unchanged, that the check executes."""
-        found: set[int] = set()
-        name = f"<{self._module}>"
-
-        def trace(frame: FrameType, event: str, argument: Any) -> Any:
-            if frame.f_code.co_filename != name:
-                return None
-            found.add(frame.f_lineno)
-            return trace
-
-        copy = loaded(self._module, unchanged(self._module))
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            objects = self.catches(copy)
-        finally:
-            sys.settrace(before)
+        copy = _that_notes(self._module)
+        _noted.clear()
+        objects = self.catches(copy)
         assert not objects, f"{self.name} objects to {self.of} as it is"
-        return frozenset(found)
+        return frozenset(_noted)
 
 
 class Checks:
