@@ -26,6 +26,7 @@ import numpy as np
 
 import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 
@@ -268,7 +269,7 @@ def _widen(x: Any) -> Any:
     if isinstance(x, np.ndarray | np.generic):
         _working.widened([x.dtype])
         return x.astype(np.float64)
-    return float(_rounded(x))
+    return _number(x)
 
 
 def _narrow(x: Any) -> Any:
@@ -279,12 +280,18 @@ def _narrow(x: Any) -> Any:
         return Leaves([np.asarray(v).astype(dtype) for v, dtype in pairs], x.backend)
     if isinstance(x, np.ndarray | np.generic):
         return x.astype(dtypes[0])
-    return float(_rounded(x))
+    return _number(x)
 
 
 def _rounded(x: Any) -> Any:
-    """Round a number to the working dtype."""
+    """Round a number to the working dtype; a Python number is one of NumPy then."""
+    if isinstance(x, Doubles):
+        return Doubles(np.asarray(x.value).astype(_working.dtype).astype(float)[()], x.backend)
     return x if isinstance(x, Leaves) else _working.dtype(x)
+
+
+def _number(x: Any) -> Any:
+    return _rounded(x) if isinstance(x, Doubles) else float(_rounded(x))
 
 
 class _Working:
