@@ -50,7 +50,7 @@ class SOAPState(NamedTuple):
         grams: L and R of the axes that are turned, one after the other as a vector; 0 at the start;
             ``None`` where none is.
         bases: Q_L and Q_R in the same order; unit matrices at the start.
-        t: steps since the bases were turned; shape () per leaf; 0 at the start, and then from 1.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array

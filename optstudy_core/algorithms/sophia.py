@@ -39,7 +39,7 @@ class SophiaState(NamedTuple):
     Attributes:
         m: averaged gradient mₜ, like the parameters; 0 at the start.
         h: averaged diagonal of the Hessian hₜ, like the parameters; 0 at the start.
-        t: steps since the last estimate was due; shape () per leaf; 0 at the start.
+        t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     m: Array

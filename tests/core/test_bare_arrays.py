@@ -240,6 +240,11 @@ def test_a_count_is_bounded_by_int32() -> None:
     assert new.t == 2**31 - 1
 
 
+def test_a_negative_count_comes_to_an_end() -> None:
+    """A damaged state may hold one: its shifts to the right never come to 0."""
+    assert doubles.one_minus_power(0.5, np.int32(-1)) == 0.0
+
+
 def test_numbers_in_double_are_rounded_where_they_meet_an_array() -> None:
     leaves = [np.float32([3.0]), np.array([3.0]), np.zeros((0,), np.float32)]
     tree = Leaves(leaves, NumPy())

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 import golden_bits
@@ -26,6 +26,7 @@ import numpy as np
 
 import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 
@@ -42,9 +43,13 @@ PLACES = {
 } | {"namespace": "arrays.namespace"}
 """Where a module is, by its short name."""
 
-# They ask which library it is, and walk over the fields of a state.
+# They ask which library it is, make a type, and walk over the fields of a state.
 NOT_FORMULA_FUNCTIONS = frozenset(
-    {("namespace", "namespace"), ("mechanic", "_speeds"), ("states", "chosen")}
+    {
+        ("namespace", "namespace"),
+        *(("mechanic", name) for name in ("_speeds", "_bets", "__getattr__")),
+        ("states", "chosen"),
+    }
 )
 
 
@@ -161,6 +166,21 @@ def unchanged(module: str) -> CodeType:
     return compile(_plain(module), f"<{module}>", "exec")
 
 
+@cache
+def _noting(module: str) -> CodeType:
+    """Return a module as it is, compiled, whose functions note the line of each statement."""
+    tree = _plain(module)
+    for function in [node for node in tree.body if isinstance(node, ast.FunctionDef)]:
+        for node in ast.walk(function):
+            for field in ("body", "orelse"):
+                block = getattr(node, field, None)
+                if isinstance(block, list):
+                    noted = [ast.Expr(_call("note", ast.Constant(x.lineno))) for x in block]
+                    pairs = zip(noted, block, strict=True)
+                    setattr(node, field, [x for pair in pairs for x in pair])
+    return compile(ast.fix_missing_locations(tree), f"<{module}>", "exec")
+
+
 def load(module: str, code: CodeType) -> dict[str, ModuleType]:
     """Execute a changed module and all that depend on it; return them by name."""
     for name in ("", ".arrays", *(f".{room}" for room in ROOMS)):
@@ -249,7 +269,7 @@ def _widen(x: Any) -> Any:
     if isinstance(x, np.ndarray | np.generic):
         _working.widened([x.dtype])
         return x.astype(np.float64)
-    return float(_rounded(x))
+    return _number(x)
 
 
 def _narrow(x: Any) -> Any:
@@ -260,12 +280,18 @@ def _narrow(x: Any) -> Any:
         return Leaves([np.asarray(v).astype(dtype) for v, dtype in pairs], x.backend)
     if isinstance(x, np.ndarray | np.generic):
         return x.astype(dtypes[0])
-    return float(_rounded(x))
+    return _number(x)
 
 
 def _rounded(x: Any) -> Any:
-    """Round a number to the working dtype."""
+    """Round a number to the working dtype; a Python number is one of NumPy then."""
+    if isinstance(x, Doubles):
+        return Doubles(np.asarray(x.value).astype(_working.dtype).astype(float)[()], x.backend)
     return x if isinstance(x, Leaves) else _working.dtype(x)
+
+
+def _number(x: Any) -> Any:
+    return _rounded(x) if isinstance(x, Doubles) else float(_rounded(x))
 
 
 class _Working:
@@ -278,7 +304,8 @@ class _Working:
 
 
 _working = _Working()
-HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded}
+_noted: set[int] = set()
+HELPERS = {"widen": _widen, "narrow": _narrow, "rounded": _rounded, "note": _noted.add}
 
 
 def working_dtype(dtype: str) -> None:
@@ -714,6 +741,11 @@ def loaded(module: str, code: CodeType) -> Loaded:
     return Loaded(modules, algorithms(modules))
 
 
+@cache
+def _that_notes(module: str) -> Loaded:
+    return loaded(module, _noting(module))
+
+
 class Check:
     """A question that is asked of each mutant of a module.
 
@@ -758,24 +790,11 @@ class Check:
     @cached_property
     def _lines(self) -> frozenset[int]:
         """The lines of the module, unchanged, that the check executes."""
-        found: set[int] = set()
-        name = f"<{self._module}>"
-
-        def trace(frame: FrameType, event: str, argument: Any) -> Any:
-            if frame.f_code.co_filename != name:
-                return None
-            found.add(frame.f_lineno)
-            return trace
-
-        copy = loaded(self._module, unchanged(self._module))
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            objects = self.catches(copy)
-        finally:
-            sys.settrace(before)
+        copy = _that_notes(self._module)
+        _noted.clear()
+        objects = self.catches(copy)
         assert not objects, f"{self.name} objects to {self.of} as it is"
-        return frozenset(found)
+        return frozenset(_noted)
 
 
 class Checks:
