@@ -230,10 +230,6 @@ def test_one_minus_a_power_is_the_same_in_every_form(b: float) -> None:
         assert [float(traced(t)) for t in counts] == pytest.approx(wanted, rel=1e-14)
 
 
-def test_a_damaged_count_ends() -> None:
-    assert doubles.one_minus_power(0.1, np.int32(-3)) == 0
-
-
 def test_a_count_is_bounded_by_int32() -> None:
     state = adam.init(np.zeros(2))._replace(t=np.int32(2**31 - 2))
     new, _ = adam.update(state, np.ones(2))
