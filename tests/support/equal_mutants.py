@@ -483,5 +483,11 @@ EQUIVALENT = {
         "xp.sign(state.v - square) * square",
         "narrow(widen(xp.sign(state.v - square)) * (widen(g) * widen(g)))",
     ): SIGN_TIMES,
+    (
+        "yogi",
+        "update",
+        "(1 - b2) * (xp.sign(state.v - square) * square)",
+        "narrow(widen(1 - b2) * (widen(xp.sign(state.v - square)) * widen(square)))",
+    ): SIGN_TIMES,
     ("adagrad", "init", "params", "zeros"): ONLY_THE_SHAPE,
 }

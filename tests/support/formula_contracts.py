@@ -551,6 +551,12 @@ def loss_models_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         after, step = sophia.update(state, 5 * one, hessian=None, **given)
         assert np.array_equal(after.h, state.h)
         assert np.array_equal(sophia.update(state, 5 * one, **given)[1], step)
+        mutants.working_dtype("float32")  # the average is rounded, and then what is made of it
+        g = Leaves([np.float32(np.random.default_rng(0).normal(size=300))], NumPy())
+        given = {"lr": 1.0, "b1": 0.75, "eps": 1.0, "clip_threshold": 99.0, "weight_decay": 0.0}
+        state, _ = sophia.update(sophia.init(g), g, **given)
+        state, step = sophia.update(state, 3.1 * g, **given)
+        assert np.array_equal(step.values[0], -(state.m.values[0] / np.float32(1 - 0.75**2)))
 
 
 BOUNDS = 1243620402
@@ -664,6 +670,8 @@ def averages_keep_their_bits(modules: dict[str, ModuleType]) -> None:
     if "schedule_free" not in modules:
         return
     rule = modules["schedule_free"]
+    mutants.working_dtype("float32")  # to which a count is not rounded
+    assert rule.warmed_up(1.0, 2.0**24 + 1, 2.0**25) == 0.5 + 2.0**-25
     rng = np.random.default_rng(0)
     found = []
     for b1 in rng.uniform(0.5, 1, 200).tolist():
