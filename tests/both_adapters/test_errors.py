@@ -321,12 +321,7 @@ CLASSES = [optstudy_torch.SGD, optstudy_torch.Adam, optstudy_torch.AdamW, optstu
 
 @pytest.mark.parametrize(
     ("own", "other"),
-    [
-        (own, other)
-        for own in CLASSES
-        for other in [*CLASSES, torch.optim.SGD, torch.optim.Adam]
-        if own is not other
-    ],
+    [(own, other) for own in CLASSES for other in CLASSES if own is not other],
 )
 def test_a_state_dict_of_another_class(own: Any, other: Any) -> None:
     optimizer = stepped(own)
