@@ -1,5 +1,6 @@
 """The documentation: it builds without a warning, no link is dead, nothing comes from a network."""
 
+import fcntl
 import html.parser
 import importlib
 import inspect
@@ -45,13 +46,20 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site():
+    """The site, built once for all parts and processes of a test run, and then brought up to date."""
     pytest.importorskip("furo")
-    out = tmp_path_factory.mktemp("site")
+    out = DOCS / "_build" / "tested"
+    out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q"]
-    done = subprocess.run(
-        [*command, "-b", "html", str(DOCS), str(out)], capture_output=True, text=True, check=False
-    )
+    with open(out / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [*command, "-b", "html", str(DOCS), str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     return out
 
