@@ -47,12 +47,12 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def site():
-    """The site, built once for all parts and processes of a test run, and then brought up to date."""
+    """The site: built once for all parts and processes of a test run, then brought up to date."""
     pytest.importorskip("furo")
     out = DOCS / "_build" / "tested"
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q"]
-    with open(out / ".lock", "w") as lock:
+    with (out / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
             [*command, "-b", "html", str(DOCS), str(out)],
