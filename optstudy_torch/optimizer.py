@@ -18,7 +18,6 @@ from . import _as_written
 from ._arguments import (
     ADAPTER,
     ELSEWHERE,
-    OTHERWISE,
     TUPLES,
     compiled_of,
     completed,
@@ -109,13 +108,21 @@ class CoreOptimizer(torch.optim.Optimizer):
             rest = {k: v for k, v in param_group.items() if k not in known}
             param_group = rest | self._completed(self.defaults | own)
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            if p.dtype not in WORKING_DTYPE:
-                dtype = p.dtype
-                del self.param_groups[-1]
-                raise TypeError(
-                    f"parameter of dtype {dtype}: allowed are {', '.join(map(str, WORKING_DTYPE))}"
-                )
+        group = self.param_groups[-1]
+        try:
+            for p in group["params"]:
+                self._check_parameter(p, group["dialect"])
+        except (TypeError, ValueError):
+            del self.param_groups[-1]
+            raise
+
+    def _check_parameter(self, p: torch.Tensor, dialect: str | None) -> None:
+        if p.dtype not in WORKING_DTYPE:
+            raise TypeError(
+                f"parameter of dtype {p.dtype}: allowed are {', '.join(map(str, WORKING_DTYPE))}"
+            )
+        if self.algorithm.check_shape is not None:
+            self.algorithm.check_shape(tuple(p.shape), dialect)
 
     # The step.
 
@@ -389,9 +396,8 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         for name in kwargs.keys() - signature.parameters.keys():
-            own, how = OTHERWISE.get(name, (ELSEWHERE.get(name), ""))
+            own = ELSEWHERE.get(name)
             known = f"it is called {own!r} here" if own in signature.parameters else None
-            known = f"{own!r} stands for it here, {how}" if known and how else known
             raise TypeError(
                 f"{algorithm.title} has no argument {name!r}: "
                 f"{known or nearest(name, signature.parameters)}"
