@@ -33,6 +33,7 @@ Ootomo, Ozaki and Yokota 2024 (`ootomo2024dgemm`).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -207,18 +208,18 @@ def _slices(x: Leaves, rough: bool) -> int:
 
 def _product(x: Leaves, y: Leaves | None, slices: int) -> Leaves:
     """Return the product of float64 matrices, of the first with its transpose without a second."""
-    xp = namespace(x)
     length = x.shape[1]
     if not length:
         return x.backend.rearrange(_zeros, x, transposed(x) if y is None else y)
     spare = (length * slices - 1).bit_length()
     several = (_DIGITS - 1 - spare) // 2
     bits = several if slices > 1 else min(_MOST_BITS, (_DIGITS - spare) // 2)
-    left, x_scale, x_finite = _sliced(x, 1, bits, slices)
+    left, x_scale = _sliced(x, 1, bits, slices)
     if y is None:
-        right, y_scale, y_finite = [*map(transposed, left)], *map(transposed, (x_scale, x_finite))
+        right = [*map(transposed, left)]
+        y_scale = None if x_scale is None else transposed(x_scale)
     else:
-        right, y_scale, y_finite = _sliced(y, 0, bits, slices)
+        right, y_scale = _sliced(y, 0, bits, slices)
     total = None
     for order in reversed(range(slices)):
         part = None
@@ -226,31 +227,51 @@ def _product(x: Leaves, y: Leaves | None, slices: int) -> Leaves:
             term = x.backend.rearrange(x.backend.matmul, left[i], right[order - i])
             part = term if part is None else part + term
         total = part if total is None else part + total
-    scaled = (total * x_scale) * y_scale
-    product: Leaves = xp.where(x_finite & y_finite, scaled, math.nan)
+    if x_scale is not None:
+        total = (total * x_scale) * y_scale
+    product: Leaves = total
     return product
 
 
-def _sliced(x: Leaves, axis: int, bits: int, slices: int) -> tuple[list[Leaves], Leaves, Leaves]:
-    """Return the slices of rows or columns, the powers of two they were divided by, and finite."""
+def _sliced(x: Leaves, axis: int, bits: int, slices: int) -> tuple[list[Leaves], Leaves | None]:
+    """Return the slices of rows or columns, and the powers of two that they were divided by.
+
+    A float32 matrix is not divided: none of its products leaves the range of float64. A row with
+    NaN or infinities is NaN in every slice.
+    """
     xp = namespace(x)
-    tops = x.backend.rearrange(lambda y: namespace(y).max(y, axis=axis, keepdims=True), abs(x))
-    up, down = (x.backend.rearrange(lambda m, s=sign: _power(m, s), tops) for sign in (-1, 1))
-    rest = x * up
-    parts = []
+    tops = x.backend.rearrange(functools.partial(_tops, axis=axis), x)
+    rest, scale, first = x, None, 1.5 * 2.0 ** (_DIGITS - bits)
+    if slices < _SLICES[False][8]:
+        first = x.backend.rearrange(_power, tops) * first
+        first = xp.where(xp.isfinite(tops), first, math.nan)
+    else:
+        scale = x.backend.rearrange(_power, tops)
+        rest = x * xp.where(xp.isfinite(tops), x.backend.rearrange(_inverse, scale), math.nan)
+    parts: list[Leaves] = []
     for i in range(slices):
-        splitter = 1.5 * 2.0 ** (_DIGITS - (i + 1) * bits)
-        part = (rest + splitter) - splitter
-        rest = rest - part
-        parts.append(part)
-    return parts, down, xp.isfinite(tops)
+        if parts:
+            rest = rest - parts[-1]
+        splitter = first * 2.0 ** (-i * bits)
+        parts.append((rest + splitter) - splitter)
+    return parts, scale
 
 
-def _power(tops: Any, sign: int) -> Any:
-    """Return 2 to the power of ``sign`` times the exponent of positive float64 numbers."""
-    xp = namespace(tops)
-    exponent = xp.clip(biased_exponent(tops), 1, 2045)
-    return power_of_two(exponent if sign > 0 else 2046 - exponent)
+def _tops(x: Any, axis: int) -> Any:
+    """Return the largest magnitudes along an axis."""
+    xp = namespace(x)
+    high, low = (f(x, axis=axis, keepdims=True) for f in (xp.max, xp.min))
+    return xp.maximum(high, -low)
+
+
+def _power(tops: Any) -> Any:
+    """Return 2 to the power of the exponents of positive float64 numbers, of 0 the least one."""
+    return power_of_two(namespace(tops).clip(biased_exponent(tops), 1, 2 * BIAS - 1))
+
+
+def _inverse(powers: Any) -> Any:
+    """Return the reciprocals of powers of two."""
+    return power_of_two(2 * BIAS - biased_exponent(powers))
 
 
 def _zeros(x: Any, y: Any) -> Any:
