@@ -145,7 +145,7 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
             else:
                 given["lr"] = rate
         return transformation(
-            algorithm, algorithm.resolve(dialect, given), schedule, mask, step_dtype
+            algorithm, algorithm.resolve(dialect, given), schedule, mask, step_dtype, dialect
         )
 
     ours = ALGORITHMS.get(algorithm.name) is algorithm
