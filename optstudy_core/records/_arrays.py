@@ -91,7 +91,10 @@ def read(file: pathlib.Path, epoch: int) -> Checkpoint:
     wanted = f"the checkpoint of epoch {epoch}"
     arrays, notes, state = read_file(file, FORMAT, wanted)
     if notes.get("epoch") != str(epoch):
-        raise ValueError(f"{file}: is of epoch {notes.get('epoch')}; expected is {wanted}")
+        raise ValueError(
+            f"{file}: is of format {FORMAT!r} and epoch {notes.get('epoch')}; expected is "
+            f"{FORMAT!r} and epoch {epoch}"
+        )
     return Checkpoint(epoch, arrays, state, file)
 
 

@@ -32,8 +32,13 @@ _DTYPES: Final = {
     "BoolStorage": "bool",
 }
 _PLAIN: Final = frozenset(
-    ["BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "STRING"]
+    {
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"),
+        *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "STRING"),
+    }
 )
+"""Opcodes whose argument is the value."""
 _VALUES: Final[Mapping[str, Callable[[], Any]]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -92,11 +97,11 @@ def read(file: Any) -> Any:
                     return np.frombuffer(stream.read(size), dtype)[0].item()
 
             return _Reader(element).followed(archive.read(entry))
-    except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile, RecursionError) as e:
+    except Exception as error:  # whatever a decoder makes of foreign bytes
         raise ValueError(
-            f"{file}: cannot be shown without running its code ({e}); expected is a file of "
+            f"{file}: cannot be shown without running its code ({error}); expected is a file of "
             "torch.save (torch 1.6 or newer) or of export_run"
-        ) from e
+        ) from error
 
 
 class _Reader:

@@ -142,13 +142,14 @@ def _optimizer(name: str, x: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _classes(fields: set[str]) -> list[str]:
-    """Return the classes of torch.optim whose states have these fields."""
-    found = set()
-    for algorithm in ALGORITHMS.values():
-        for title, names in algorithm.elsewhere.items():
-            if title.startswith("torch.optim.") and fields <= {*names.values(), "step", "mu"}:
-                found.add(title)
-    return sorted(found)
+    """Return the classes of torch.optim whose states have these fields, and fewest besides."""
+    found = {
+        title: len(names)
+        for algorithm in ALGORITHMS.values()
+        for title, names in algorithm.elsewhere.items()
+        if title.startswith("torch.optim.") and fields <= {*names.values(), "step", "mu"}
+    }
+    return sorted(title for title, n in found.items() if n == min(found.values()))
 
 
 def _value(x: Any, deep: int = 0) -> str:
