@@ -102,7 +102,8 @@ class Model:
     def from_file(self, name: str, x: Any) -> Any:
         """Return an array of a file as this model has it, on the same devices."""
         like = self.arrays[name]
-        made = np.ascontiguousarray(self.turns[name].from_torch(x))
+        turned = self.turns[name].from_torch(x)
+        made = np.ascontiguousarray(turned).reshape(turned.shape)  # which makes scalars vectors
         dtype = np.dtype(jnp.result_type(like))
         array = jnp.asarray(made if made.dtype == dtype else made.view(dtype))
         return jax.device_put(array, like.sharding) if isinstance(like, jax.Array) else array

@@ -364,7 +364,7 @@ def _compared(tx: Any, params: Any, groups: Mapping[str, Group], prefix: str) ->
             group = groups.get(name)
             if group is None:
                 raise ValueError(f"optimizer: {name} is not trained in the file")
-            if group.dialect not in (mine.dialect, None):
+            if len({group.dialect, mine.dialect} - {None}) > 1:
                 raise ValueError(
                     f"dialect {group.dialect!r} of {name}; expected is {mine.dialect!r}"
                 )

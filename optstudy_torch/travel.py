@@ -261,7 +261,7 @@ def _values(
         raise ValueError(
             f"algorithm {group.algorithm!r}; expected is {algorithm.name!r}, as of {where}"
         )
-    if group.dialect not in (own["dialect"], None):
+    if len({group.dialect, own["dialect"]} - {None}) > 1:
         raise ValueError(
             f"dialect {group.dialect!r}; expected is {own['dialect']!r}, as of {where}"
         )
