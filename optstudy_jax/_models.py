@@ -26,6 +26,8 @@ from ._paths import leaf_name
 
 _ROLES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 _STATISTICS = ("mean", "var")
+_LAYERS_OWN = frozenset({*_ROLES, *_STATISTICS, "bias"})
+"""What arrays of a layer that is known are called; others are parameters of their own."""
 
 
 class Turn(NamedTuple):
@@ -165,7 +167,7 @@ class _Tree(Model):
             kind = "embedding"
         elif "scale" in own or {*own} >= {*_STATISTICS}:
             kind = "norm"
-        if kind is not None and {*own} <= {*_ROLES, *_STATISTICS, "bias"}:
+        if kind is not None and {*own} <= _LAYERS_OWN:
             yield Layer(path, kind, places)
             return
         for k, name in own.items():
@@ -226,7 +228,8 @@ class _Module(Model):
         layer = self._layer(node, path) if isinstance(node, nnx.Module) else None
         if layer is not None:
             yield layer
-            return
+            placed = {place.name for place in layer.places.values()}
+            self._seen.update(id(self._variables[name]) for name in placed)
         for key, child in _children(node, nnx):
             for x in self._walk(child, f"{path}/{key}" if path else str(key)):
                 if isinstance(node, nnx.MultiHeadAttention) and key == "query":
@@ -237,7 +240,8 @@ class _Module(Model):
         nnx = self._nnx
         own = {k: x for k, x in vars(module).items() if id(x) in self._names}
         names = {k: self._names[id(x)] for k, x in own.items()}
-        places = {_ROLES.get(k, k): Place(name) for k, name in names.items()}
+        roles = {k: _ROLES.get(k, k) for k in names if k in _LAYERS_OWN}
+        places = {role: Place(names[k]) for k, role in roles.items()}
         if isinstance(module, nnx.Dropout):
             return Layer(path, DROPOUT, {}, {"rate": module.rate})
         if isinstance(module, nnx.Linear):

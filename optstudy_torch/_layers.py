@@ -18,6 +18,8 @@ _NORMS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
+_LAYERS_OWN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+"""What tensors of a layer that is known are called; others are parameters of their own."""
 _ROLES = {"running_mean": "mean", "running_var": "var", "num_batches_tracked": "count"}
 
 
@@ -60,16 +62,16 @@ def _layers(name: str, module: nn.Module, names: dict[int, str]) -> Iterator[Lay
         yield from _attention(name, module, own, names)
         return
     kind, conventions = _kind(module)
-    if kind is None:
-        known = not type(module).__module__.startswith("torch.nn.")
-        for k, x in own.items():
-            plain = PARAMETER if isinstance(x, nn.Parameter) else BUFFER
-            path = f"{name}.{k}" if name else k
-            yield Layer(path, plain if known or x.ndim < 2 else type(module).__name__,
-                        {"value": Place(names[id(x)])})  # fmt: skip
-    elif own:
-        places = {_ROLES.get(k, k): Place(names[id(x)]) for k, x in own.items()}
-        yield Layer(name, kind, places, conventions)
+    if kind is not None:
+        roles = {k: _ROLES.get(k, k) for k in own if k in _LAYERS_OWN}
+        places = {role: Place(names[id(own.pop(k))]) for k, role in roles.items()}
+        if places:
+            yield Layer(name, kind, places, conventions)
+    known = kind is not None or not type(module).__module__.startswith("torch.nn.")
+    for k, x in own.items():
+        plain = PARAMETER if isinstance(x, nn.Parameter) else BUFFER
+        own_kind = plain if known or x.ndim < 2 else type(module).__name__
+        yield Layer(f"{name}.{k}" if name else k, own_kind, {"value": Place(names[id(x)])})
 
 
 def _kind(module: nn.Module) -> tuple[str | None, dict[str, Any]]:

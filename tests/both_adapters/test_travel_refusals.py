@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from damage import changed, damaged
@@ -293,3 +295,143 @@ def test_trees_need_a_call_for_a_sample(file: Path) -> None:
     linear = nn.Linear(N, N, bias=False)
     optstudy_torch.import_run(file, linear)
     np.testing.assert_array_equal(linear.weight.detach(), np.ones((N, N)))
+
+
+def rewritten(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a file says besides its arrays."""
+    header, rest = notes_of(file.read_bytes())
+    state = json.loads(header["__metadata__"]["state"])
+    change(state)
+    new = header["__metadata__"] | {"state": json.dumps(state)}
+    file.write_bytes(with_notes(header | {"__metadata__": new}, rest))
+
+
+def test_entries_that_do_not_fit(exported: Path) -> None:
+    whole = exported.read_bytes()
+
+    def into_torch(change: Callable[[dict[str, Any]], None], *texts: str) -> None:
+        exported.write_bytes(whole)
+        rewritten(exported, change)
+        refused(lambda: optstudy_torch.import_run(exported, InTorch()), str(exported), *texts)
+
+    def rows(state: dict[str, Any]) -> None:
+        state["layers"][0][2]["weight"] = ["conv.weight", 2, 9]
+
+    def algorithm(state: dict[str, Any]) -> None:
+        state["groups"][0][1] = "adamz"
+
+    into_torch(rows, "rows (2, 9) of conv.weight: expected are rows of (3, 3, 3, 3)")
+    into_torch(algorithm, "algorithm 'adamz': give an optimizer that has it")
+    into_torch(lambda s: s["groups"][0][3].pop("lr"), "without hyperparameters of adamw")
+    into_torch(lambda s: s["groups"][0][3].update(b1=2.0), "b1 = 2.0")
+    into_torch(lambda s: s["groups"][0][3].update(b1="x"), "groups: b1 = 'x'")
+    into_torch(lambda s: s["groups"][0][0].append("w"), "groups have w: expected are")
+    into_torch(lambda s: s["groups"].clear(), "algorithms none; expected is one for all groups")
+    into_torch(lambda s: s.pop("layers"), "entry 'layers' is missing or damaged")
+    into_torch(lambda s: s["layers"].pop(-1), "  in the model:\n", "second: linear")
+    exported.write_bytes(whole)
+    rewritten(exported, lambda s: s["groups"][0][3].update(b1="x"))
+    refused(lambda: optstudy_jax.import_run(exported, InFlax()), "groups: b1 = 'x'")
+
+
+def test_outputs_have_to_be_alike(exported: Path) -> None:
+    refused(
+        lambda: optstudy_torch.import_run(exported, InTorch(), forward=lambda m, x: m(x)[0]),
+        "sample: an output of shape (3,); expected is (2, 3)",
+    )
+    for call in (
+        lambda: optstudy_torch.import_run(exported, InTorch(), forward=lambda m, x: [m(x)]),
+        lambda: optstudy_jax.import_run(
+            exported, InFlax(), forward=lambda m, x: [to_channels_last(m, x)]
+        ),
+    ):
+        refused(call, "output of type list", "forward=")
+
+
+def test_parts_have_to_have_one_state(file: Path) -> None:
+    net = nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))
+    own = nnx.Optimizer(net, optstudy_jax.adamw(1e-2), wrt=nnx.Param)
+    count = own.opt_state.inner.t.int32
+    count.set_value(jnp.arange(count.shape[0]))
+    optstudy_jax.export_run(file, net, own)
+    model = nn.MultiheadAttention(4, 2)
+    refused(lambda: optstudy_torch.import_run(file, model), "t of its parts differ (")
+    count.set_value(jnp.zeros_like(count[...]))
+    optstudy_jax.export_run(file, net, own)
+    rewritten(file, lambda state: state["states"].pop("key/kernel"))
+    refused(lambda: optstudy_torch.import_run(file, model), "have states of other fields")
+
+    def other_rate(state: dict[str, Any]) -> None:
+        names, *rest, values = state["groups"][0]
+        names.remove("key/kernel")
+        state["groups"].append([["key/kernel"], *rest, values | {"lr": 0.5}])
+
+    optstudy_jax.export_run(file, net, own)
+    rewritten(file, other_rate)
+    refused(lambda: optstudy_torch.import_run(file, model), "are trained with other values")
+
+
+class WithMask(nn.Linear):
+    """A linear layer with a buffer and a parameter besides."""
+
+    def __init__(self) -> None:
+        super().__init__(N, N)
+        self.register_buffer("mask", torch.ones(N))
+        self.gain = nn.Parameter(torch.full((2, 3), 7.0))
+
+
+class WithGain(nnx.Linear):
+    """The same without the buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(N, N, rngs=nnx.Rngs(0))
+        self.gain = nnx.Param(jnp.zeros((2, 3)))
+
+
+def test_what_one_side_has_alone_is_noted(file: Path) -> None:
+    model = nn.Sequential(WithMask(), nn.Dropout(0.5))
+    optimizer = optstudy_torch.SGD(model.parameters())
+    optstudy_torch.export_run(file, model, optimizer)
+    own = nnx.Sequential(WithGain())
+    notes = optstudy_jax.import_run(file, own).notes
+    assert notes == ("places of dropout: 0, in the file 1", "buffers of the file alone: 0.mask")
+    assert own.layers[0].gain[0, 0] == 7
+
+
+def test_optimizers_that_do_not_fit(file: Path) -> None:
+    model, optimizer = torch_run(optstudy_torch.AdamW, 1)
+    with pytest.raises(ValueError, match="that the model has not"):
+        optstudy_torch.export_run(file, nn.Linear(1, 1), optimizer)
+    half = nn.Linear(N, N, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="weight: allowed are dense tensors of real numbers"):
+        optstudy_torch.export_run(file, half, optimizer)
+    optstudy_torch.export_run(file, model, optimizer)
+    net = InFlax()
+    rows = optstudy_jax.in_torch_layout(
+        optstudy_jax.adamw(1e-2), lambda name, leaf: (1, 0, 2, 3) if leaf.ndim == 4 else None
+    )
+    for tx, text in [
+        (optax.adamw(1e-2), "optimizer without a state of optstudy_jax: from_optax makes one"),
+        (rows, "m of kernels/kernel has its axes in an order of in_torch_layout's own"),
+        (
+            optax.masked(optstudy_jax.adamw(1e-2), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+            "is trained in the file, and not by it",
+        ),
+    ]:
+        refused(lambda tx=tx: optstudy_jax.import_run(file, net, tx), str(file), text)
+    with pytest.raises(TypeError, match=r"allowed are nnx\.Optimizer and transformations"):
+        optstudy_jax.import_run(file, net, "adamw")
+    tx = optstudy_jax.adamw(1e-2)
+    refused(lambda: optstudy_jax.export_run(file, net, tx, ()), "state: expected is one of this")
+
+
+def test_positions_that_are_not_known(file: Path) -> None:
+    model, optimizer = torch_run(optstudy_torch.SignSGD, 1, lr=1.0)
+    optstudy_torch.export_run(file, model, optimizer)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    text = "steps are not known; expected is their number, for the scheduler"
+    refused(lambda: optstudy_torch.import_run(file, model, optimizer, scheduler), text)
+    optstudy_torch.export_run(file, model, optimizer, scheduler)
+    rewritten(file, lambda state: state["scheduler"]["state"].update(speed=1))
+    text = "scheduler with speed; expected are "
+    refused(lambda: optstudy_torch.import_run(file, model, optimizer, scheduler), text)
