@@ -21,6 +21,7 @@ import optax
 from optstudy_core import ALGORITHMS, Algorithm
 
 from ._backend import working_dtype
+from ._fields import nodes as _nodes
 from .states import PerLeaf, TransformState
 
 _PREFIX = "optax."
@@ -143,7 +144,7 @@ def to_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
             own = name.lstrip("+-")
             value = jax.tree.map(jnp.negative, value) if name.startswith("-") else value
             template = getattr(node, own)
-            if isinstance(value, PerLeaf) and value.int32 is None and jnp.ndim(template) == 0:
+            if isinstance(value, PerLeaf) and value.int32 is None and _is_number(template):
                 value = _of_all(value, name.startswith("+"), f"{field} of {algorithm.name}")
             fields[own] = _of_optax(template, value, own, algorithm)
         counts = {name: x.count for name in _counts(node) if name not in fields}
@@ -169,16 +170,6 @@ def _check_all_taken(
 
 
 # What states are made of.
-
-
-def _nodes(state: Any) -> Iterator[Any]:
-    """Yield the named tuples of a state, from outside in; nothing of what is in ours."""
-    if hasattr(state, "_fields"):
-        yield state
-    if not isinstance(state, TransformState):
-        parts = state.values() if isinstance(state, dict) else state
-        for x in parts if isinstance(state, tuple | list | dict) else ():
-            yield from _nodes(x)
 
 
 def _injected(state: Any) -> Iterator[Any]:
@@ -216,7 +207,9 @@ def _rebuilt(x: Any, change: Callable[[Any], Any], injected: Iterator[Any]) -> A
         return type(x)(*map(inside, x))
     if isinstance(x, tuple | list):
         return type(x)(map(inside, x))
-    return {k: inside(v) for k, v in x.items()} if isinstance(x, dict) else x
+    if isinstance(x, dict):  # in the order of _nodes
+        return {k: inside(x[k]) for k in sorted(x, key=str)}
+    return x
 
 
 def _names_of(inner: Any) -> tuple[Algorithm, Mapping[str, Mapping[str, str]]]:
@@ -262,7 +255,7 @@ def _like(template: Any, value: Any, what: str, parts: bool) -> Any:
         return _cast(template, value, what)
     if template.int32 is not None:
         return template._replace(int32=jnp.full_like(template.int32, value))
-    if isinstance(value, jax.Array) and value.ndim == 0:  # one number of all leaves
+    if _is_number(value):  # of all leaves
         return _for_all(template, value, parts)
     made = PerLeaf.of(jax.tree.map(lambda x: x.astype(working_dtype(x.dtype)), value))
     return _cast(template, made, what)
@@ -276,6 +269,10 @@ def _for_all(template: PerLeaf, value: Any, parts: bool) -> PerLeaf:
             rest[name] = jnp.zeros_like(x).at[0].set(value) if parts else jnp.full_like(x, value)
             value = jnp.zeros_like(value) if parts else value
     return template._replace(**rest)
+
+
+def _is_number(template: Any) -> bool:
+    return isinstance(template, jax.Array) and template.ndim == 0
 
 
 def _of_all(value: PerLeaf, parts: bool, what: str) -> Any:

@@ -11,6 +11,8 @@ from torch import nn
 
 from optstudy_core.travel.layers import BUFFER, DROPOUT, PARAMETER, Layer, Outline, Place
 
+from ._tensors import ALLOWED, is_memory
+
 _CONVOLUTIONS = {nn.Conv1d: "conv1", nn.Conv2d: "conv2", nn.Conv3d: "conv3"}
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -41,6 +43,8 @@ def outline(model: nn.Module) -> Outline:
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor) or x.layout != torch.strided or x.is_complex():
             raise TypeError(f"{name}: allowed are dense tensors of real numbers")
+        if not is_memory(type(x)):
+            raise TypeError(f"{name} of type {type(x).__name__}: {ALLOWED}")
     names = {id(x): name for name, x in tensors.items()}
     layers = [x for name, m in model.named_modules() for x in _layers(name, m, names)]
     return Outline(

@@ -96,12 +96,13 @@ def export_run(
                     f"optimizer has a parameter of shape {tuple(p.shape)} that the model has not"
                 )
             if optimizer.state.get(p):
-                fields = optimizer.state[p].items()
-                states[names[id(p)]] = {k: _array(tensor_of(x)) for k, x in fields}
+                state = optimizer.state[p]
+                states[names[id(p)]] = {k: _array(tensor_of(x)) for k, x in state.items()}
         own = tuple(names[id(p)] for p in group["params"])
         values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
         groups.append(Group(own, algorithm.name, group["dialect"], values))
-    counts = [int(x) for fields in states.values() for k, x in fields.items() if k == "t"]
+    fields = [entry for own in states.values() for entry in own.items()]
+    counts = [int(x) for name, x in fields if name.rpartition(".")[2] == "t"]
     position = None
     if scheduler is not None:
         state = scheduler.state_dict()

@@ -72,9 +72,10 @@ def _groups(training: Training, moved: Mapping[str, Move]) -> dict[str, Group]:
     by_name = {name: group for group in training.groups for name in group.parameters}
     for group in training.groups:
         algorithm = ALGORITHMS.get(group.algorithm)
-        if algorithm is not None:
-            own = {n: m for n, m in moved.items() if {*m.sources} & {*group.parameters}}
-            check_rule(own, algorithm.name, algorithm.has_sums, algorithm.leafwise)
+        own = {n: m for n, m in moved.items() if {*m.sources} & {*group.parameters}}
+        unknown = algorithm is None  # a rule of the user's own may have sums
+        has_sums = unknown or algorithm.has_sums
+        check_rule(own, group.algorithm, has_sums, not unknown and algorithm.leafwise)
     groups = {}
     for name, move in moved.items():
         found = {id(by_name[s]): by_name[s] for s in move.sources if s in by_name}

@@ -165,6 +165,11 @@ def test_groups_and_parameters_that_stand_still(file: str) -> None:
     assert_equal(states(back.optimizer), states(optimizer))
 
 
+def test_steps_of_a_state_within_a_state(file: str) -> None:
+    optstudy_torch.export_run(file, *torch_run(optstudy_torch.ScheduleFreeSGD))
+    assert optstudy_torch.import_run(file, InTorch()).steps == 2
+
+
 def test_masks_are_groups(file: str) -> None:
     net = InFlax()
     tx = optstudy_jax.adamw(0.5, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params))

@@ -398,6 +398,20 @@ def test_what_one_side_has_alone_is_noted(file: Path) -> None:
     assert own.layers[0].gain[0, 0] == 7
 
 
+class Odd(torch.Tensor):
+    """A tensor without memory of its own."""
+
+    @staticmethod
+    def __new__(cls, size: int) -> Odd:
+        return torch.Tensor._make_wrapper_subclass(cls, (size,))
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        raise AssertionError("not to be computed with")
+
+
 def test_optimizers_that_do_not_fit(file: Path) -> None:
     model, optimizer = torch_run(optstudy_torch.AdamW, 1)
     with pytest.raises(ValueError, match="that the model has not"):
@@ -405,6 +419,10 @@ def test_optimizers_that_do_not_fit(file: Path) -> None:
     half = nn.Linear(N, N, dtype=torch.complex64)
     with pytest.raises(TypeError, match="weight: allowed are dense tensors of real numbers"):
         optstudy_torch.export_run(file, half, optimizer)
+    odd = InTorch()
+    odd.conv._buffers["mask"] = Odd(N)
+    with pytest.raises(TypeError, match=r"conv\.mask of type Odd: allowed are tensors whose"):
+        optstudy_torch.export_run(file, odd, optimizer)
     optstudy_torch.export_run(file, model, optimizer)
     net = InFlax()
     rows = optstudy_jax.in_torch_layout(
