@@ -1,4 +1,4 @@
-"""``python -m optstudy_core``: list, cite and explain the algorithms."""
+"""``python -m optstudy_core``: list, cite and explain the algorithms, show a training's file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     }.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("names", nargs="+", metavar="NAME", help="of algorithms")
+    text = "what a file of export_run, or of torch.save, holds; nothing of it is run"
+    command = commands.add_parser("state", help=text)
+    command.add_argument("file", metavar="FILE")
     arguments = parser.parse_args(argv)
     if arguments.command == "list":
         print(table())
         return 0
+    if arguments.command == "state":
+        return _show(arguments.file)
     known = [*ALGORITHMS, *WRAPPERS]
     for name in arguments.names:
         if name not in known:
@@ -48,6 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     cite = partial(citation, implementation=True)
     function = cite if arguments.command == "cite" else explained
     print("\n\n".join(function(name) for name in arguments.names))
+    return 0
+
+
+def _show(file: str) -> int:
+    from .travel.shown import shown  # what checkpoints need is an extra
+
+    try:
+        print(shown(file))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"optstudy_core: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -160,7 +160,7 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
             else:
                 given["lr"] = rate
         return transformation(
-            algorithm, algorithm.resolve(dialect, given), schedule, step_dtype, **options
+            algorithm, algorithm.resolve(dialect, given), schedule, step_dtype, dialect, **options
         )
 
     ours = ALGORITHMS.get(algorithm.name) is algorithm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,30 @@ from ._stacks import in_stacks
 from .states import TransformState, merge, select
 
 
+class Part(NamedTuple):
+    """Leaves that a transformation trains alike: what ``parts`` of its ``update`` tells of them.
+
+    Attributes:
+        leaves: their numbers.
+        algorithm: of the transformation.
+        dialect: whose mathematics.
+        hyperparameters: all of them, by the core's names.
+        schedule: the learning rate, instead of that of the hyperparameters; ``None``: theirs.
+    """
+
+    leaves: list[int]
+    algorithm: Algorithm
+    dialect: str | None
+    hyperparameters: dict[str, Any]
+    schedule: Callable[[Any], Any] | None
+
+
 def transformation(
     algorithm: Algorithm,
     hyperparameters: dict[str, Any],
     schedule: Callable[[Any], Any] | None,
     step_dtype: str | None,
+    dialect: str | None = None,
     mask: Any = None,
     dimension_numbers: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -37,6 +56,7 @@ def transformation(
         schedule: the learning rate, a function of the number of steps, instead of that of the
             hyperparameters; ``None``: theirs.
         step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
+        dialect: whose mathematics the hyperparameters are.
         mask: which leaves decay, a tree of truth values or a function of the parameters that makes
             one; ``None``: all.
         dimension_numbers: what axes of a leaf are rows and columns, a tree of what has an
@@ -127,7 +147,12 @@ def transformation(
         )
         return jax.tree.unflatten(treedef, steps), new_state
 
+    def parts(params: Any) -> list[Part]:
+        own = groups(params, jax.tree.structure(params))
+        return [Part(leaves, algorithm, dialect, values, schedule) for leaves, values in own]
+
     update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
+    update.parts = parts  # type: ignore[attr-defined]  # see travel
     return optax.GradientTransformationExtraArgs(init, update)
 
 
