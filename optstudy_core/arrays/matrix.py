@@ -220,16 +220,14 @@ def _product(x: Leaves, y: Leaves | None, slices: int) -> Leaves:
         y_scale = None if x_scale is None else transposed(x_scale)
     else:
         right, y_scale = _sliced(y, 0, bits, slices)
-    total = None
+    total: Any = None
     for order in reversed(range(slices)):
-        part = None
+        part: Any = None
         for i in range(order + 1):
             term = x.backend.rearrange(x.backend.matmul, left[i], right[order - i])
             part = term if part is None else part + term
         total = part if total is None else part + total
-    if x_scale is not None:
-        total = (total * x_scale) * y_scale
-    product: Leaves = total
+    product: Leaves = total if x_scale is None else (total * x_scale) * y_scale
     return product
 
 
