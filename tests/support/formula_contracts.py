@@ -38,6 +38,8 @@ def helpers_do_what_they_say(modules: dict[str, ModuleType]) -> None:
         assert np.array_equal(kept, np.float32([1e-30, 1.5e-30]))
         grown = decayed(grad, np.array([-1.0, 1.0]), lr=-1.0, **given)  # by a negative rate
         assert np.array_equal(grown, [0.5, 1.0])
+        far = decayed(grad, np.array([np.inf, -np.inf]), lr=1.0, **given)  # step/θ would be 0
+        assert np.array_equal(far, [1.0, np.inf])
     if "namespace" in modules:
         absent = modules["namespace"].absent
         assert all(absent(x) for x in (0, 0.0, -0.0))
