@@ -106,7 +106,8 @@ def group_of(group: dict[str, Any], own: Algorithm, defaults: Mapping[str, Any])
     """
     algorithm = rule_of(group, own)
     known = arguments_of(algorithm)
-    for name in sorted(group.keys() & set(defaults).union(*TUPLES.values()) - known):
+    ours = {"cautious_decay", *defaults}.union(*TUPLES.values())  # other entries are the user's
+    for name in sorted(group.keys() & ours - known):
         where = "a group" if algorithm is own else f"a group of {algorithm.name}"
         raise TypeError(f"{name} in {where}: allowed are {', '.join(sorted(known))}")
     rest = {k: v for k, v in group.items() if k not in known}

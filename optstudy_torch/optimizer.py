@@ -198,10 +198,9 @@ class CoreOptimizer(torch.optim.Optimizer):
                 continue
             if len(x) != len(params):
                 raise ValueError(f"{name} of length {len(x)}: allowed is {len(params)}")
-            asking = {a.name for a in self._rules() if name in a.inputs}
             tensors[name] = {}
             for (p, group), own in zip(params, x, strict=True):
-                if group["algorithm"] in asking:
+                if name in self._rule(group).inputs:
                     tensors[name][p] = own
                     if p.grad is not None:
                         check_gradient(p, own, name)

@@ -166,6 +166,11 @@ def test_a_hessian_is_read_where_it_is_asked_for(grads: Any) -> None:
             TypeError,
             "group 1: momentum in a group of adamw: allowed are .*betas",
         ),
+        (
+            {"algorithm": "lamb", "cautious_decay": True, "name": "rest"},
+            TypeError,
+            "group 1: cautious_decay in a group of lamb: allowed are",
+        ),
         ({"b1": 0.9}, TypeError, "group 1: b1 in a group of adamw"),
         ({"lr": -1.0}, ValueError, "group 1: lr = -1.0: allowed are"),
         ({"dialect": "tensorflow"}, ValueError, "group 1: dialect = 'tensorflow' for 'adamw'"),
