@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from . import geometry as geometry
     from . import recorder as recorder
     from ._selfcheck import selfcheck as selfcheck
+    from ._split import split as split
     from .functions import from_core as from_core
     from .hessian import hutchinson as hutchinson
     from .layout import in_torch_layout as in_torch_layout
@@ -52,6 +53,7 @@ _PLACES = {
     "recorder": "recorder",
     "selfcheck": "_selfcheck:selfcheck",
     "side_by_side": "states:side_by_side",
+    "split": "_split:split",
     "to_optax": "optax_states:to_optax",
     "torch_axes": "layout:torch_axes",
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from . import geometry as geometry
     from . import lr_scheduler as lr_scheduler
     from ._selfcheck import selfcheck as selfcheck
+    from ._split import split as split
     from .epoch import Backstep as Backstep
     from .epoch import EpochMomentum as EpochMomentum
     from .epoch import ExtrapolatedEpoch as ExtrapolatedEpoch
@@ -47,6 +48,7 @@ _PLACES = {
     "import_run": "travel:import_run",
     "lr_scheduler": "lr_scheduler",
     "selfcheck": "_selfcheck:selfcheck",
+    "split": "_split:split",
     "to_torch_optim": "torch_optim:to_torch_optim",
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.catalogue.docstring import meaning, with_arguments
 from optstudy_core.catalogue.hyperparameters import check_value
+from optstudy_core.catalogue.table import find
 
 
 class Flagged(NamedTuple):
@@ -56,6 +58,9 @@ POSITIONAL = {
 """What torch's classes take by position after the hyperparameters, by the algorithm."""
 
 ADAPTER = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+SHARED = ("compile", "step_dtype", "maximize")
+"""What a group of another algorithm has of the class: the rest is that algorithm's own."""
+
 REFUSED = {
     "capturable": "the step is not captured in CUDA graphs yet",
     "differentiable": "the step is not differentiable yet; use the pure function in optstudy_core",
@@ -65,22 +70,80 @@ REFUSED = {
 # Groups.
 
 
-def completed(algorithm: Algorithm, arguments: dict[str, Any], title: str) -> dict[str, Any]:
+def rule_of(group: Mapping[str, Any], own: Algorithm) -> Algorithm:
+    """Return the algorithm that a group names.
+
+    Args:
+        group: its values.
+        own: the algorithm of the class: that of groups that name none.
+
+    Raises:
+        TypeError, ValueError: if it names none of ``ALGORITHMS``.
+    """
+    named = group.get("algorithm", own.name)
+    if named is own or named == own.name:
+        return own
+    found = find(named)
+    if not is_ours(found):
+        raise TypeError(
+            f"algorithm = {found.name!r} of your own: allowed are names of ALGORITHMS, and "
+            f"{own.name!r}"
+        )
+    return found
+
+
+def group_of(group: dict[str, Any], own: Algorithm, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group with all of its values (see :func:`values_of`) and what else it has.
+
+    Raises:
+        TypeError: also for an argument that the class has and the algorithm of the group has not.
+    """
+    algorithm = rule_of(group, own)
+    known = arguments_of(algorithm)
+    ours = {"cautious_decay", *defaults}.union(*TUPLES.values())  # other entries are the user's
+    for name in sorted(group.keys() & ours - known):
+        where = "a group" if algorithm is own else f"a group of {algorithm.name}"
+        raise TypeError(f"{name} in {where}: allowed are {', '.join(sorted(known))}")
+    rest = {k: v for k, v in group.items() if k not in known}
+    return rest | values_of(group, own, defaults)
+
+
+def values_of(
+    group: Mapping[str, Any], own: Algorithm, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all values of a group; those it does not have are the class's.
+
+    A group of another algorithm has that algorithm's defaults, and of the class only what says how
+    a step runs, and for what: :data:`SHARED`.
+
+    Args:
+        group: its own values, and others, which are left out.
+        own: the algorithm of the class.
+        defaults: what the class was given.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: for a value that is not allowed.
+    """
+    algorithm = rule_of(group, own)
+    known = arguments_of(algorithm)
+    if algorithm is not own:
+        shared = {k: defaults[k] for k in SHARED if k in defaults.keys() & known}
+        defaults = {"dialect": algorithm.default_dialect} | shared
+    given = {k: v for k, v in group.items() if k in known}
+    return completed(algorithm, {**defaults, **given})
+
+
+def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return a group's values for the arguments of a class, the dialect's for ``None``.
 
     Args:
         algorithm: of the group.
         arguments: as the class takes them; those of a group may lack some.
-        title: name of the class, for messages.
 
     Raises:
         TypeError, ValueError, NotImplementedError: for a value that is not allowed.
     """
     arguments = dict(arguments)
-    own = algorithm.name
-    found = arguments.pop("algorithm", own)
-    if found != own:
-        raise ValueError(f"algorithm = {found!r} in a group of {title}: allowed is {own!r}")
     for name, reason in REFUSED.items():
         if arguments.pop(name, False):
             raise NotImplementedError(f"{name} = True: allowed is False, because {reason}")
@@ -105,7 +168,7 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any], title: str) -> di
             check_value(name, value.item(), algorithm.defaults()[name])
         elif isinstance(value, np.ndarray):
             raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
-    group = {"algorithm": own} | join_tuples(values) | flags
+    group = {"algorithm": algorithm.name} | join_tuples(values) | flags
     group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
     selected(algorithm, group)
     return group
@@ -146,6 +209,12 @@ def compiled_of(compiled: Any, fused: Any) -> bool | None:
 
 
 # Names.
+
+
+@functools.cache
+def arguments_of(algorithm: Algorithm) -> frozenset[str]:
+    """Return the arguments that the class of an algorithm has, those of groups."""
+    return frozenset(signature_of(algorithm, None).parameters) - {"params"}
 
 
 def is_ours(algorithm: Algorithm) -> bool:

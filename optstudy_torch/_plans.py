@@ -76,6 +76,13 @@ class Inputs(NamedTuple):
     def names(self) -> frozenset[str]:
         return frozenset(self.scalars.keys() | self.tensors.keys())
 
+    def of(self, algorithm: Algorithm) -> Inputs:
+        """Return what an algorithm asks for: there may be others in the optimizer."""
+        if self.names <= algorithm.inputs.keys():
+            return self
+        scalars = {name: x for name, x in self.scalars.items() if name in algorithm.inputs}
+        return Inputs(scalars, {k: x for k, x in self.tensors.items() if k in algorithm.inputs})
+
 
 NO_INPUTS = Inputs({}, {})
 

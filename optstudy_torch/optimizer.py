@@ -18,13 +18,16 @@ from . import _as_written
 from ._arguments import (
     ADAPTER,
     ELSEWHERE,
-    TUPLES,
+    arguments_of,
     compiled_of,
     completed,
     documented,
+    group_of,
     is_ours,
+    rule_of,
     selected,
     signature_of,
+    values_of,
 )
 from ._interrupts import Uninterrupted
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
@@ -45,6 +48,7 @@ class Ready(NamedTuple):
     params: list[Any]
     group: dict[str, Any]
     staged: Staged | None
+    inputs: Inputs
 
 
 def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
@@ -70,7 +74,7 @@ class CoreOptimizer(torch.optim.Optimizer):
     algorithm: ClassVar[Algorithm]
 
     def __init__(self, params: Any, **arguments: Any) -> None:
-        self._completed(arguments)  # refused here, even if every group has values of its own
+        completed(self.algorithm, arguments)  # refused here, even if each group has its own
         # None stays: in a group it is the value of the group's dialect.
         defaults = {k: v for k, v in arguments.items() if k not in ADAPTER}
         compiled = compiled_of(arguments.get("compile"), arguments.get("fused"))
@@ -87,42 +91,52 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     # Hyperparameters and groups.
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return completed(self.algorithm, arguments, type(self).__name__)
+    def _rule(self, group: dict[str, Any]) -> Algorithm:
+        return rule_of(group, self.algorithm)
+
+    def _rules(self) -> list[Algorithm]:
+        """Return the algorithms of the groups, each once."""
+        return list(dict.fromkeys(map(self._rule, self.param_groups)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with their own values for any argument of the class.
+
+        A group may name its algorithm, ``{"params": …, "algorithm": "adamw", "lr": 3e-4}``. It
+        then takes the arguments of that algorithm's class, with the defaults of that class; of
+        this class's own values it has ``compile``, ``step_dtype`` and ``maximize``. Norms over all
+        parameters, in the algorithms that have them, are over the parameters of the group.
 
         Args:
             param_group: a dictionary with ``"params"``, one or more tensors, and those values.
 
         Raises:
-            TypeError, ValueError: for a value that is not allowed.
+            TypeError, ValueError: for a value that is not allowed; the message has the group's
+                number.
         """
         if isinstance(param_group, dict):
-            inside = {name for names in TUPLES.values() for name in names}
-            for name in set(param_group) & inside - set(self.defaults):
-                raise TypeError(f"{name} in a group: allowed are {', '.join(self.defaults)}")
-            known = {"algorithm", *self.defaults, *ADAPTER}
-            own = {k: v for k, v in param_group.items() if k in known}
-            rest = {k: v for k, v in param_group.items() if k not in known}
-            param_group = rest | self._completed(self.defaults | own)
+            try:
+                param_group = group_of(param_group, self.algorithm, self.defaults)
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise type(error)(f"group {len(self.param_groups)}: {error}") from error
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        for name in self.defaults.keys() - arguments_of(self._rule(group)):
+            del group[name]  # torch's class has added it
         try:
             for p in group["params"]:
-                self._check_parameter(p, group["dialect"])
+                self._check_parameter(p, group)
         except (TypeError, ValueError):
             del self.param_groups[-1]
             raise
 
-    def _check_parameter(self, p: torch.Tensor, dialect: str | None) -> None:
+    def _check_parameter(self, p: torch.Tensor, group: dict[str, Any]) -> None:
         if p.dtype not in WORKING_DTYPE:
             raise TypeError(
                 f"parameter of dtype {p.dtype}: allowed are {', '.join(map(str, WORKING_DTYPE))}"
             )
-        if self.algorithm.check_shape is not None:
-            self.algorithm.check_shape(tuple(p.shape), dialect)
+        check_shape = self._rule(group).check_shape
+        if check_shape is not None:
+            check_shape(tuple(p.shape), group["dialect"])
 
     # The step.
 
@@ -132,8 +146,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         Args:
             closure: evaluates the loss and the gradients anew, and returns the loss.
             inputs: what the algorithm asks for besides (``algorithm.inputs``): ``value``, the loss,
-                where no closure returns it; ``hessian``, a tensor like each of the parameters, in
-                their order, as ``torch.autograd.grad`` returns them.
+                where no closure returns it; ``hessian``, a tensor like each of the parameters of
+                all groups, in their order, as ``torch.autograd.grad`` returns them (anything for
+                those of a group whose algorithm does not ask for it).
 
         Returns:
             what the closure returned, else ``None``.
@@ -156,14 +171,17 @@ class CoreOptimizer(torch.optim.Optimizer):
         they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
         parameters of their own may take steps at the same time.
         """
-        loss = None
+        loss, rules = None, self._rules()
+        asked = set().union(*(algorithm.inputs for algorithm in rules))
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-            if "value" in self.algorithm.inputs:
+            if "value" in asked:
                 inputs = {"value": loss} | inputs
         inputs = {name: x for name, x in inputs.items() if x is not None}
-        self.algorithm.check_inputs(inputs, ": call step(closure), or step(value=loss)")
+        for algorithm in rules:
+            own = [name for name in inputs if name in algorithm.inputs or name not in asked]
+            algorithm.check_inputs(own, ": call step(closure), or step(value=loss)")
         self._advance(self._inputs(inputs))
         return loss
 
@@ -171,8 +189,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         """Return what the algorithm is given: scalars, and tensors by parameter."""
         if not given:
             return NO_INPUTS
-        params = [p for group in self.param_groups for p in group["params"]]
-        scalars, tensors = {}, {}
+        params = [(p, group) for group in self.param_groups for p in group["params"]]
+        scalars: dict[str, torch.Tensor] = {}
+        tensors: dict[str, dict[Any, torch.Tensor]] = {}
         for name, x in given.items():
             if not INPUTS[name]:
                 scalar = (
@@ -186,12 +205,14 @@ class CoreOptimizer(torch.optim.Optimizer):
                 continue
             if len(x) != len(params):
                 raise ValueError(f"{name} of length {len(x)}: allowed is {len(params)}")
-            for p, own in zip(params, x, strict=True):
-                if p.grad is not None:
-                    check_gradient(p, own, name)
-                    if not is_memory(type(own)):
-                        raise TypeError(f"{name} of type {type(own).__name__}: {ALLOWED}")
-            tensors[name] = dict(zip(params, x, strict=True))
+            tensors[name] = {}
+            for (p, group), own in zip(params, x, strict=True):
+                if name in self._rule(group).inputs:
+                    tensors[name][p] = own
+                    if p.grad is not None:
+                        check_gradient(p, own, name)
+                        if not is_memory(type(own)):
+                            raise TypeError(f"{name} of type {type(own).__name__}: {ALLOWED}")
         return Inputs(scalars, tensors)
 
     @_outside_compilation
@@ -200,7 +221,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         with self._in_turn:
             ready = self._ready(inputs)
             with Uninterrupted():
-                self._write(ready, inputs)
+                self._write(ready)
 
     def _ready(self, inputs: Inputs) -> list[Ready]:
         """Refuse what can be refused, make room for states, and return what the step does."""
@@ -214,7 +235,8 @@ class CoreOptimizer(torch.optim.Optimizer):
                 continue
             check_memory(params, group)
             check_gradients(params)
-            plan = self._plan(number, group, inputs)
+            own_inputs = inputs.of(self._rule(group))
+            plan = self._plan(number, group, own_inputs)
             if group["compile"] and plan.machine is None:
                 _as_written.check_compiled(plan.algorithm, params)
             staged = self._staged.get(number)
@@ -228,7 +250,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                         check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
                     staged = Staged(plan, group["compile"], params)
-            ready.append(Ready(number, plan, params, group, staged))
+            ready.append(Ready(number, plan, params, group, staged, own_inputs))
             if staged is not None:
                 self._staged[number] = staged
         for own in ready:
@@ -241,11 +263,11 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._seen = list(self.state.values())
         return ready
 
-    def _write(self, ready: list[Ready], inputs: Inputs) -> None:
+    def _write(self, ready: list[Ready]) -> None:
         """Advance parameters and states; an error says which groups it left behind."""
         done, begun = 0, False
         try:
-            for _, plan, params, group, staged in ready:
+            for _, plan, params, group, staged, inputs in ready:
                 if staged is None:
                     computed = _as_written.computed(params, self.state, group, plan, inputs)
                     begun = True
@@ -264,7 +286,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         values = [value for name, value in group.items() if name != "params"]
         plan = self._plans.get(number)
         if plan is None or not are(values, plan.values) or plan.inputs != inputs.names:
-            chosen = selected(self.algorithm, group)
+            chosen = selected(self._rule(group), group)
             plan = self._plans[number] = Plan(values, *chosen, inputs.names)
         if not plan.is_fixed:
             del self._plans[number]
@@ -300,7 +322,7 @@ class CoreOptimizer(torch.optim.Optimizer):
 
         def keep_dtypes(_: Any) -> None:
             for saved, group in zip(loaded["param_groups"], self.param_groups, strict=True):
-                layout = Layout.of(*selected(self.algorithm, group))
+                layout = Layout.of(*selected(self._rule(group), group))
                 for i, p in zip(saved["params"], group["params"], strict=True):
                     for name, value in loaded["state"].get(i, {}).items():
                         # A copy, as torch makes one, but in the working dtype.
@@ -318,23 +340,21 @@ class CoreOptimizer(torch.optim.Optimizer):
             after.remove()
 
     def _check_saved(self, state_dict: dict[str, Any]) -> None:
-        own = self.algorithm.name
         groups, states = _parts_of(state_dict)
-        for group in groups:
-            found = group.get("algorithm")
-            if not isinstance(found, str) or found != own:
-                raise ValueError(
-                    f"state_dict of algorithm {found!r}: allowed for {type(self).__name__} is "
-                    f"{own!r}"
-                )
-        known = {"algorithm", *self.defaults, *ADAPTER}
         left = set(states)
-        for number, (saved, group) in enumerate(zip(groups, self.param_groups, strict=False)):
-            values = self.defaults | {k: v for k, v in saved.items() if k in known}
-            try:
-                algorithm, hyperparameters = selected(
-                    self.algorithm, self.defaults | self._completed(values)
+        pairs = list(zip(groups, self.param_groups, strict=False))
+        for number, (saved, group) in enumerate(pairs):
+            own, found = self._rule(group).name, saved.get("algorithm")
+            if not isinstance(found, str) or found != own:
+                where = f" in group {number}" if len(self.param_groups) > 1 else ""
+                raise ValueError(
+                    f"state_dict of algorithm {found!r}{where}: allowed for "
+                    f"{type(self).__name__} is {own!r}{' there' if where else ''}"
                 )
+        for number, (saved, group) in enumerate(pairs):
+            try:
+                values = values_of(saved, self.algorithm, self.defaults)
+                algorithm, hyperparameters = selected(self._rule(group), values)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"state_dict, group {number}: {error}") from error
             layout = Layout.of(algorithm, hyperparameters)
@@ -356,8 +376,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._forget()
         self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            if self._rule(group) is self.algorithm:
+                for name, value in self.defaults.items():
+                    group.setdefault(name, value)
 
 
 def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
@@ -443,7 +464,8 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
       that torch.optim runs;
     - ``foreach``: accepted, without effect; ``capturable``, ``differentiable``: refused.
 
-    A group takes all of them too, under the same names. ``None`` is the value of its dialect.
+    A group takes all of them too, under the same names. ``None`` is the value of its dialect. A
+    group may name its algorithm (see :meth:`CoreOptimizer.add_param_group`).
 
     Args:
         algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.

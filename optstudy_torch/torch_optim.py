@@ -17,7 +17,7 @@ import torch
 from optstudy_core import ALGORITHMS, Algorithm, muon
 from optstudy_core.arrays.numbers import is_number
 
-from ._arguments import TUPLES, names_of, selected
+from ._arguments import TUPLES, arguments_of, completed, selected
 from ._states import Layout, tensor_of
 
 _PREFIX = "torch.optim."
@@ -59,15 +59,16 @@ def to_torch_optim(optimizer: Any) -> dict[str, Any]:
     >>> theirs.state[model.bias]["step"]
     tensor(1.)
     """
-    title = _title(optimizer.algorithm)
+    own = _algorithm_of(optimizer)
+    title = _title(own)
     saved = optimizer.state_dict()
-    ours = frozenset({"algorithm", *optimizer.defaults, *_ADAPTER})
+    ours = frozenset({"algorithm", *arguments_of(own), *_ADAPTER}) - _HOW_IT_RUNS
     groups, states = [], {}
-    for own, group in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-        algorithm, values = selected(optimizer.algorithm, group)
+    for kept, group in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        algorithm, values = selected(own, group)
         _check_known(title, algorithm, values)
-        groups.append(_group_of_torch(title, own, ours))
-        for i, p in zip(own["params"], group["params"], strict=True):
+        groups.append(_group_of_torch(title, kept, ours))
+        for i, p in zip(kept["params"], group["params"], strict=True):
             if saved["state"].get(i):
                 states[i] = _state_of_torch(saved["state"][i], algorithm, values, p)
     return {"state": states, "param_groups": groups}
@@ -83,17 +84,18 @@ def from_torch_optim(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if it is of another class, or has other fields.
     """
-    title = _title(optimizer.algorithm)
+    named = _algorithm_of(optimizer)
+    title = _title(named)
     groups, states = [], {}
-    known = names_of(optimizer.algorithm) | set(optimizer.defaults)
+    known = arguments_of(named)
     for number, theirs in enumerate(saved["param_groups"]):
         where = f"state_dict, group {number}"
         theirs = _checked_group(title, theirs, where)
         own = {k: v for k, v in theirs.items() if k in known and k not in _HOW_IT_RUNS}
         rest = {k: v for k, v in theirs.items() if k not in own and k not in _arguments(title)}
         try:
-            group = optimizer._completed(own | {"dialect": "torch"})
-            algorithm, _ = selected(optimizer.algorithm, optimizer.defaults | group)
+            group = completed(named, own | {"dialect": "torch"})
+            algorithm, _ = selected(named, group)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
         groups.append(rest | group)
@@ -105,6 +107,16 @@ def from_torch_optim(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 # Classes of torch.optim.
+
+
+def _algorithm_of(optimizer: Any) -> Algorithm:
+    """Return the algorithm of all groups: a class of torch.optim has one."""
+    rules = {rule.name: rule for rule in optimizer._rules()}
+    if len(rules) > 1:
+        raise TypeError(
+            f"groups of {', '.join(rules)}: torch.optim has no optimizer of several algorithms"
+        )
+    return next(iter(rules.values()), optimizer.algorithm)
 
 
 def _title(algorithm: Algorithm) -> str:

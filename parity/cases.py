@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,8 @@ class Case:
         seed: of the values that are not special.
         patterns: how each leaf's values behave.
         specials: values put by hand.
-        groups: hyperparameters of each group of leaves; booleans and dialects included.
+        groups: hyperparameters of each group of leaves, truth values included. A group may name
+            its ``algorithm``; it has the dialect of that algorithm's defaults then.
         membership: for each leaf the number of its group.
         arrays: give the hyperparameters that are numbers as arrays (traced, tensors).
         dialect: whose mathematics.
@@ -96,7 +98,7 @@ class Case:
         return params, grads
 
     def inputs(self, algorithm: Algorithm) -> list[dict[str, Any]]:
-        """Return for each step what the algorithm is given besides the gradients.
+        """Return for each step what the algorithms are given besides the gradients.
 
         Scalars are of :meth:`array_dtype`; what is like the parameters, a list of arrays.
 
@@ -105,7 +107,8 @@ class Case:
         """
         leaves = STRUCTURES[self.structure]
         rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
-        for number, name in enumerate(sorted(algorithm.inputs), 1):
+        asked = {name for rule, _ in self.rules(algorithm) for name in rule.inputs}
+        for number, name in enumerate(sorted(asked), 1):
             rng = np.random.default_rng([self.seed, number])
             if not INPUTS[name]:
                 sizes = rng.choice([-1.0, 0.0, *[1.0] * 8], self.steps)
@@ -121,13 +124,37 @@ class Case:
                     row.setdefault(name, []).append(own)
         return rows
 
+    def rules(self, algorithm: Algorithm) -> list[tuple[Algorithm, str | None]]:
+        """Return the algorithm and the dialect of each group.
+
+        Args:
+            algorithm: the one that is tested: that of groups that name none.
+        """
+        named = [group.get("algorithm", algorithm.name) for group in self.groups]
+        others = {name: find(name) for name in named if name != algorithm.name}
+        return [
+            (others[name], others[name].default_dialect)
+            if name in others
+            else (algorithm, self.dialect)
+            for name in named
+        ]
+
     def resolved(self, algorithm: Algorithm) -> list[dict[str, Any]]:
         """Return all hyperparameters of each group, checked.
 
         Args:
             algorithm: the one that is tested.
         """
-        return [algorithm.resolve(self.dialect, group) for group in self.groups]
+        return self._resolved(algorithm, self.groups)
+
+    def _resolved(
+        self, algorithm: Algorithm, groups: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        pairs = zip(self.rules(algorithm), groups, strict=True)
+        return [
+            rule.resolve(dialect, {k: v for k, v in group.items() if k != "algorithm"})
+            for (rule, dialect), group in pairs
+        ]
 
     def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
         """Return the hyperparameters of a group that change, as they are at a step.
@@ -219,10 +246,12 @@ class Case:
         self.resolved(algorithm)
         if self.arrays or self.moving:  # as which they are rounded
             kind = self.array_dtype().type
-            for group in self.groups:
-                with np.errstate(over="ignore"):
-                    rounded = {k: float(kind(v)) if is_number(v) else v for k, v in group.items()}
-                algorithm.resolve(self.dialect, rounded)
+            with np.errstate(over="ignore"):
+                rounded = [
+                    {k: float(kind(v)) if is_number(v) else v for k, v in group.items()}
+                    for group in self.groups
+                ]
+            self._resolved(algorithm, rounded)
 
 
 def _to_json(value: Any) -> Any:
@@ -368,6 +397,11 @@ def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | Non
     return sets
 
 
+def _other(algorithm: Algorithm) -> str:
+    """Return the algorithm of a second group: one, as each is compiled."""
+    return "adamw" if algorithm.name != "adamw" else "sgd"
+
+
 @st.composite
 def cases(
     draw: st.DrawFn,
@@ -401,7 +435,11 @@ def cases(
         groups = [values]
     membership = [0] * len(leaves)
     if len(leaves) > 1 and draw(st.integers(0, 3)) == 0:  # a second group
-        groups.append(draw(hyperparameters(algorithm, dialect, arrays=True)) if arrays else {})
+        name = draw(st.sampled_from([algorithm.name, _other(algorithm)]))
+        own = find(name) if name != algorithm.name else algorithm
+        own_dialect = dialect if own is algorithm else own.default_dialect
+        groups.append(draw(hyperparameters(own, own_dialect, arrays=True)) if arrays else {})
+        groups[-1] |= {} if own is algorithm else {"algorithm": name}
         membership[-1] = 1
     numbers = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=False)
     if dtype == "float64":

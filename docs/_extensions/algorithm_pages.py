@@ -70,6 +70,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         f"`optstudy_core.{algorithm.name}`",
         "## Equations",
         _rst(equations.with_directives(rest)),
+        *_in_use(algorithm),
         "## Where it goes",
         f"![Paths on three functions of two variables]({algorithm.name}.svg)",
         paths.CAPTION + f" {paths.MATRIX}" * (algorithm.name in paths.FOR_MATRICES),
@@ -97,6 +98,24 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+IN_USE = {"muon": "Several algorithms in one optimizer"}
+"""The section of the how-to that shows an algorithm in use, by its two blocks in Python."""
+
+
+def _in_use(algorithm: Algorithm) -> list[str]:
+    """Return the beginning of that section, in PyTorch and in Flax, if there is one."""
+    title = IN_USE.get(algorithm.name)
+    if title is None:
+        return []
+    text = (_FOLDER / "howto.md").read_text(encoding="utf-8").partition(f"\n## {title}\n")[2]
+    shown = re.match(r"(.*?^```python\n.*?^```\n){2}", text, re.MULTILINE | re.DOTALL)
+    if shown is None:
+        raise ValueError(f"howto.md has no section {title!r} with two blocks in Python")
+    anchor = title.lower().replace(" ", "-")
+    more = f"[The rest](../../howto.md#{anchor}): heads, layers of your own, cautious weight decay."
+    return ["## In use", shown[0].strip(), more]
 
 
 def _sentence(text: str) -> str:

@@ -68,6 +68,7 @@ def update(
     maximize: bool = False,
     eps_root: Any = 1e-16,
     previous_mean: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[ACPropState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -83,6 +84,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: ε̄ ≥ 0, added to sₜ at every step.
         previous_mean: the variance about mₜ₋₁ (optax) instead of mₜ.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -106,5 +108,7 @@ def update(
     known = doubles.where(started, state.s, 1.0)
     c2 = doubles.where(started, correction(b2, state.t), 1.0)
     root = xp.sqrt(known) / doubles.sqrt(c2)
-    step = decoupled_decay(-lr * g / (root + eps), params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -lr * g / (root + eps), params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return ACPropState(m, s, state.t + 1), step

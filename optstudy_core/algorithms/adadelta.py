@@ -71,6 +71,7 @@ def update(
     weight_decay: Any = 0.0,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[AdadeltaState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -84,6 +85,7 @@ def update(
         weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
         maximize: climb instead of descend (the decay keeps its sign).
         decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -102,5 +104,5 @@ def update(
     v = rho * state.v + (1 - rho) * (g * g)
     d = xp.sqrt(state.u + eps) / xp.sqrt(v + eps) * g
     u = rho * state.u + (1 - rho) * (d * d)
-    step = decoupled_decay(-lr * d, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(-lr * d, params, lr=lr, weight_decay=decay, cautious=cautious_decay)
     return AdadeltaState(v, u, state.t + 1), step

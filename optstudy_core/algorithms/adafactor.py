@@ -125,6 +125,7 @@ def update(
     largest_axes: bool = False,
     large_only: bool = False,
     lr_in_decay: bool = True,
+    cautious_decay: bool = False,
 ) -> tuple[AdafactorState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -146,6 +147,7 @@ def update(
         largest_axes: factor the two largest axes instead of the last two.
         large_only: factor only where both axes have 128 entries or more.
         lr_in_decay: multiply the decay rate by the learning rate.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -186,5 +188,11 @@ def update(
     m = state.m
     if not absent(momentum):
         m = step = (1 - momentum) * step if m is None else momentum * m + (1 - momentum) * step
-    step = decoupled_decay(-step, params, lr=lr if lr_in_decay else 1.0, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -step,
+        params,
+        lr=lr if lr_in_decay else 1.0,
+        weight_decay=weight_decay,
+        cautious=cautious_decay,
+    )
     return AdafactorState(t, row, column, v, m), step

@@ -74,6 +74,7 @@ def update(
     maximize: bool = False,
     eps_in_root: bool = False,
     decoupled_weight_decay: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[AdagradState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -89,6 +90,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         eps_in_root: add ε inside the root instead of to it.
         decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -107,5 +109,7 @@ def update(
     s = state.s + g * g
     rate = lr if absent(lr_decay) else lr / (1 + doubles.of(state.t) * lr_decay)
     divisor = xp.sqrt(s + eps) if eps_in_root else xp.sqrt(s) + eps
-    step = decoupled_decay(-rate * g / divisor, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(
+        -rate * g / divisor, params, lr=lr, weight_decay=decay, cautious=cautious_decay
+    )
     return AdagradState(s, state.t + 1), step

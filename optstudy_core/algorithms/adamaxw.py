@@ -55,6 +55,7 @@ def update(
     weight_decay: Any = 1e-4,
     maximize: bool = False,
     eps_in_maximum: bool = True,
+    cautious_decay: bool = False,
 ) -> tuple[AdamaxWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -69,6 +70,7 @@ def update(
         weight_decay: decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_in_maximum: add ε to ``|gₜ|`` within the maximum instead of to the divisor.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -92,5 +94,5 @@ def update(
         maximize=maximize,
         eps_in_maximum=eps_in_maximum,
     )
-    step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay)
     return AdamaxWState(*moments), step

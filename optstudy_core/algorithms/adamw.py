@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optstudy_core.arrays.namespace import Array, absent
-from optstudy_core.parts.terms import needed
+from optstudy_core.arrays.namespace import Array
+from optstudy_core.parts.terms import decoupled_decay
 
 from . import adam
 
@@ -61,6 +61,7 @@ def update(
     lr_in_decay: bool = True,
     eps_root: Any = 0.0,
     eps_hat: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[AdamWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -78,6 +79,7 @@ def update(
         lr_in_decay: decay by lr·λ (torch, optax) or by λ alone (the paper, whose λ then holds
             the schedule's multiplier).
         maximize: climb instead of descend (the decay keeps its sign).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -101,7 +103,8 @@ def update(
         eps_hat=eps_hat,
         maximize=maximize,
     )
-    if not absent(weight_decay):
-        rate = lr * weight_decay if lr_in_decay else weight_decay
-        step = step - rate * needed(params, "weight_decay")
+    rate = lr if lr_in_decay else 1.0
+    step = decoupled_decay(
+        step, params, lr=rate, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return AdamWState(*moments), step

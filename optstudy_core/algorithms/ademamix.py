@@ -71,6 +71,7 @@ def update(
     weight_decay: Any = 0.0,
     maximize: bool = False,
     eps_root: Any = 0.0,
+    cautious_decay: bool = False,
 ) -> tuple[AdEMAMixState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -87,6 +88,7 @@ def update(
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added inside the root, ≥ 0.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -108,5 +110,5 @@ def update(
     c2 = correction(b2, t)
     direction = (lr / c1) * m1 + (lr * alpha) * m2
     step = -direction / (bias_correction.root(v, c2, eps_root) + eps)
-    step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay)
     return AdEMAMixState(m1, m2, v, t), step

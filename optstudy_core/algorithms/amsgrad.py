@@ -83,6 +83,7 @@ def update(
     eps_root: Any = 0.0,
     correct_bias: bool = True,
     corrected_maximum: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[AMSGradState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -100,6 +101,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         correct_bias: divide the moments by 1 − βᵗ.
         corrected_maximum: take the maximum after the bias correction instead of before it.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -131,5 +133,5 @@ def update(
         v_hat = v_max / c2 if correct_bias else v_max
     root = xp.sqrt(v_hat if absent(eps_root) else v_hat + eps_root)
     step = -lr * m_hat / (root + eps)
-    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay, cautious=cautious_decay)
     return AMSGradState(m, v, v_max, t), step

@@ -93,6 +93,7 @@ def update(
     maximize: bool = False,
     estim_lr0: Any = 1e-6,
     correct_bias: bool = True,
+    cautious_decay: bool = False,
 ) -> tuple[DAdaptAdamWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -108,6 +109,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         estim_lr0: first estimate d₀ > 0.
         correct_bias: correct the bias of the moments.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -139,5 +141,7 @@ def update(
     size = global_sum(abs(s))
     estimate = global_sum(r) / ((1 - b3) * size)
     new_d = xp.where(size > 0, xp.maximum(d, estimate), d)
-    step = decoupled_decay(-m / (xp.sqrt(v) + eps), params, lr=rate, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -m / (xp.sqrt(v) + eps), params, lr=rate, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return DAdaptAdamWState(m, v, s, new_d, r, t), step

@@ -46,6 +46,7 @@ def update(
     weight_decay: Any = 0.0,
     maximize: bool = False,
     eps_root: Any = 0.0,
+    cautious_decay: bool = False,
 ) -> tuple[GramsState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -60,6 +61,7 @@ def update(
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -77,5 +79,5 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     moments, adams = adam.update(state, g, lr=lr, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     step = -xp.sign(g) * abs(adams)
-    step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay)
     return GramsState(*moments), step

@@ -57,6 +57,7 @@ def update(
     b2: Any = 0.99,
     weight_decay: Any = 1e-3,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[LionState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -69,6 +70,7 @@ def update(
         b2: decay β₂ of the momentum, in [0, 1).
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -85,5 +87,7 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     c = b1 * state.m + (1 - b1) * g
     m = b2 * state.m + (1 - b2) * g
-    step = decoupled_decay(-lr * xp.sign(c), params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -lr * xp.sign(c), params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return LionState(m), step

@@ -64,6 +64,7 @@ def update(
     eps_root: Any = 0.0,
     plain_first_step: bool = True,
     clipping: bool = True,
+    cautious_decay: bool = False,
 ) -> tuple[MARSState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -81,6 +82,7 @@ def update(
         eps_root: added to v̂ₜ inside the root, ≥ 0.
         plain_first_step: take g₀ = g₁ instead of 0.
         clipping: divide cₜ by its norm, of each leaf, where that is above one.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -111,5 +113,6 @@ def update(
         eps=eps,
         eps_root=eps_root,
         weight_decay=weight_decay,
+        cautious_decay=cautious_decay,
     )
     return MARSState(moments, g), step

@@ -188,6 +188,7 @@ def update(
     adam_b2: Any = 0.999,
     adam_eps: Any = 1e-8,
     adam_weight_decay: Any = 0.0,
+    cautious_decay: bool = False,
 ) -> tuple[MuonState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -222,6 +223,8 @@ def update(
         adam_b2: decay β₂ of AdamW's second moment, in [0, 1).
         adam_eps: ε of AdamW.
         adam_weight_decay: λ ≥ 0 of AdamW.
+        cautious_decay: decay only what the step brings towards 0, or leaves
+            (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -247,6 +250,7 @@ def update(
             eps=adam_eps,
             weight_decay=adam_weight_decay,
             maximize=maximize,
+            cautious_decay=cautious_decay,
         )
         return MuonState(state.b, inner.m, inner.v, inner.t), step
     xp = namespace(grad)
@@ -273,7 +277,9 @@ def update(
         scale = math.sqrt(max(1.0, outputs / max(inputs, 1)))
     else:
         scale = math.sqrt(max(outputs, inputs)) * rms
-    step = decoupled_decay(-(lr * scale) * x, params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -(lr * scale) * x, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return MuonState(b, state.m, state.v, t), step
 
 

@@ -92,6 +92,7 @@ def update(
     scheduled_momentum: bool = True,
     scheduled_average: bool = False,
     b2_in_root: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[NAdamState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -111,6 +112,7 @@ def update(
         scheduled_momentum: let μₜ rise from about β₁/2 to β₁; else it is β₁.
         scheduled_average: average the gradients with μₜ instead of β₁.
         b2_in_root: multiply v̂ₜ by β₂.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -148,5 +150,5 @@ def update(
     of_m = lr * next_mu / next_left
     of_g = lr * rest / left
     step = -(of_m * m + of_g * g) / (root + eps)
-    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay, cautious=cautious_decay)
     return NAdamState(m, v, t, product), step

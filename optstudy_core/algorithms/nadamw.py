@@ -53,6 +53,7 @@ def update(
     weight_decay: Any = 1e-4,
     maximize: bool = False,
     eps_root: Any = 0.0,
+    cautious_decay: bool = False,
 ) -> tuple[NAdamWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -67,6 +68,7 @@ def update(
         weight_decay: decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -89,6 +91,7 @@ def update(
         b2=b2,
         eps=eps,
         weight_decay=weight_decay,
+        cautious_decay=cautious_decay,
         decoupled_weight_decay=True,
         maximize=maximize,
         eps_root=eps_root,

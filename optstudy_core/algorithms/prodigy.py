@@ -107,6 +107,7 @@ def update(
     correct_bias: bool = True,
     safeguard_warmup: bool = False,
     previous_d_in_eps: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[ProdigyState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -126,6 +127,7 @@ def update(
         correct_bias: correct the bias of the moments.
         safeguard_warmup: leave the learning rate out of sₖ, for schedules that start from 0.
         previous_d_in_eps: multiply ε by dₖ instead of dₖ₊₁.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -159,5 +161,7 @@ def update(
     estimate = estim_lr_coef * global_sum(r) / size
     new_d = xp.where(size > 0, xp.maximum(d, estimate), d)
     root = xp.sqrt(v) + (d if previous_d_in_eps else new_d) * eps
-    step = decoupled_decay(-rate * m / root, params, lr=rate, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -rate * m / root, params, lr=rate, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return ProdigyState(m, v, s, state.x0, new_d, r, t), step

@@ -80,6 +80,7 @@ def update(
     threshold: Any = 5.0,
     nesterov: bool = False,
     eps_hat: bool = True,
+    cautious_decay: bool = False,
 ) -> tuple[RAdamState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -98,6 +99,7 @@ def update(
         threshold: ρₜ above which the step is rectified; at least 4, where rₜ begins.
         nesterov: look ahead along the momentum, as optax's NAdam does.
         eps_hat: add ε (and ``eps_root``) before the bias correction of the root.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -140,5 +142,5 @@ def update(
     rectified = rho > threshold
     r = doubles.sqrt(doubles.where(rectified, squared, 1.0))
     step = -(r * d) / doubles.where(rectified, root + eps, 1.0)
-    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay, cautious=cautious_decay)
     return RAdamState(m, v, t), step

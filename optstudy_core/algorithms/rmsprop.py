@@ -107,6 +107,7 @@ def update(
     correct_bias: bool = False,
     lr_in_momentum: bool = False,
     decoupled_weight_decay: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[RMSpropState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -128,6 +129,7 @@ def update(
         correct_bias: divide the averages by 1 − αᵗ (optax: ``bias_correction``).
         lr_in_momentum: put the learning rate inside the buffer.
         decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -159,5 +161,5 @@ def update(
         b = u if state.b is None else momentum * state.b + u
         d = u + momentum * b if nesterov else b
     step = -d if lr_in_momentum else -lr * d
-    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay, cautious=cautious_decay)
     return RMSpropState(v, m, b, t), step

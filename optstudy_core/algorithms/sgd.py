@@ -84,6 +84,7 @@ def update(
     maximize: bool = False,
     lr_in_momentum: bool = False,
     decoupled_weight_decay: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[SGDState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -100,6 +101,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         lr_in_momentum: put the learning rate inside the buffer: the same for a constant rate.
         decoupled_weight_decay: subtract lr·λ·θ from the step instead (Keras).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -126,5 +128,5 @@ def update(
         d = u + momentum * b if nesterov else b
         t = t + 1
     step = -d if lr_in_momentum else -lr * d
-    step = decoupled_decay(step, params, lr=lr, weight_decay=decay)
+    step = decoupled_decay(step, params, lr=lr, weight_decay=decay, cautious=cautious_decay)
     return SGDState(b=b, t=t), step

@@ -108,6 +108,7 @@ def update(
     output_axis: Any = None,
     reduction_axis: Any = None,
     split: Any = None,
+    cautious_decay: bool = False,
 ) -> tuple[SOAPState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -129,6 +130,8 @@ def update(
             neither numbers the matrices of a stack.
         split: the number of blocks of outputs, or the outputs of each block: each is a matrix of
             its own. ``None``: one.
+        cautious_decay: decay only what the step brings towards 0, or leaves
+            (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -171,7 +174,9 @@ def update(
     v = b2 * reshaped(state.v, matrix) + (1 - b2) * (rotated * rotated)
     direction = (in_basis(reshaped(m, matrix), state.bases) / c1) / (xp.sqrt(v / c2) + eps)
     u = reshaped(in_basis(direction, state.bases, back=True), shape)
-    step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -lr * u, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay
+    )
     step = doubles.where(begins, 0.0, step)
     v = doubles.where(begins, reshaped(state.v, matrix), v)
     m = doubles.where(begins, state.m, m)

@@ -70,6 +70,7 @@ def update(
     maximize: bool = False,
     debias: bool = True,
     hessian_first: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[SophiaState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -89,6 +90,7 @@ def update(
         maximize: climb instead of descend (the Hessian is that of the objective, too).
         debias: divide mₜ by 1 − β₁ᵗ.
         hessian_first: take the estimate into h before the step.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -115,5 +117,7 @@ def update(
     scale = xp.maximum(gamma * (h if hessian_first else state.h), eps)
     u = (m / correction(b1, t) if debias else m) / scale
     u = xp.minimum(xp.maximum(u, -clip_threshold), clip_threshold)
-    step = decoupled_decay(-lr * u, params, lr=lr, weight_decay=weight_decay)
+    step = decoupled_decay(
+        -lr * u, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return SophiaState(m, h, t), step

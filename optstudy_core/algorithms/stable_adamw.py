@@ -49,6 +49,7 @@ def update(
     eps: Any = 1e-6,
     weight_decay: Any = 1e-2,
     maximize: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[StableAdamWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -62,6 +63,7 @@ def update(
         eps: ε ≥ 0, added to the root; its square is the least v̂ₜ that RMSₜ divides by.
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -83,5 +85,7 @@ def update(
     v_hat = moments.v / correction(b2, moments.t)
     rms = xp.sqrt(leaf_mean(grad * grad / xp.maximum(v_hat, eps * eps)))
     rate = lr / xp.maximum(rms, 1.0)
-    step = decoupled_decay(rate * u, params, lr=rate, weight_decay=weight_decay)
+    step = decoupled_decay(
+        rate * u, params, lr=rate, weight_decay=weight_decay, cautious=cautious_decay
+    )
     return StableAdamWState(*moments), step

@@ -198,6 +198,8 @@ class Algorithm:
             if value is not None:
                 check_value(name, value, values[name], dialect)
                 values[name] = _plain(value)
+        if values.get("cautious_decay") and values.get("decoupled_weight_decay") is False:
+            raise ValueError("cautious_decay = True: allowed with decoupled_weight_decay = True")
         if self.check is not None:
             self.check(values, dialect)
         return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optstudy_core.arrays.namespace import Array, absent
+from optstudy_core.arrays.namespace import Array, absent, namespace
 
 
 def objective_gradient(
@@ -30,15 +30,24 @@ def objective_value(value: Array, *, maximize: bool) -> Array:
     return -value if maximize else value
 
 
-def decoupled_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
+def decoupled_decay(
+    step: Array, params: Array, *, lr: Any, weight_decay: Any, cautious: bool = False
+) -> Array:
     """Return a step with weight decay that does not pass through the moments: step − lr·λ·θ.
+
+    A cautious decay is one of the elements with step·θ ≤ 0 only, which the step brings towards 0
+    or leaves (Chen et al. 2025, `chen2025cautious`).
 
     Raises:
         ValueError: if there is decay and ``params`` is ``None``.
     """
     if absent(weight_decay):
         return step
-    return step - (lr * weight_decay) * needed(params, "weight_decay")
+    decay = (lr * weight_decay) * needed(params, "weight_decay")
+    if cautious:
+        xp = namespace(step)
+        decay = xp.where(xp.sign(step) * params <= 0, decay, 0.0)  # a product could underflow
+    return step - decay
 
 
 def proximal_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:

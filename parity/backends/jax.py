@@ -59,13 +59,9 @@ class JAXBackend(Backend):
                 given |= case.moved(values, 0)
                 arrays.append(as_arrays(given))
                 numbers.append({k: v for k, v in values.items() if k not in given})
+            rules = tuple(case.rules(algorithm))
             make, advance = _functions(
-                algorithm,
-                case.structure,
-                case.membership,
-                _Frozen(numbers),
-                case.dialect,
-                self.jitted,
+                rules, case.structure, case.membership, _Frozen(numbers), self.jitted
             )
             run = Run()
             theta = nest(paths, [jnp.asarray(p) for p in params])
@@ -87,7 +83,8 @@ class JAXBackend(Backend):
                     for p, m in zip(params, case.membership, strict=True)
                 ]
                 inner = by_leaf(masked.inner_state.inner, nest(paths, mine))
-                for name, tree in _fields(algorithm, numbers[number] | arrays[number], inner):
+                values, (rule, _) = numbers[number] | arrays[number], rules[number]
+                for name, tree in _fields(rule, values, inner):
                     for path, member in zip(paths, case.membership, strict=True):
                         if member == number and at(tree, path) is not None:
                             run.state[f"{path}.{name}"] = _copy(at(tree, path))
@@ -124,11 +121,10 @@ class _Frozen:
 
 @cache
 def _functions(
-    algorithm: Algorithm,
+    rules: tuple[tuple[Algorithm, str | None], ...],
     structure: str,
     membership: tuple[int, ...],
     numbers: _Frozen,
-    dialect: str | None,
     jitted: bool,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the start and the step; cached, so that a case compiles only what is new."""
@@ -145,11 +141,12 @@ def _functions(
 
     def transformations(arrays: list[dict[str, Any]]) -> list[Any]:
         made = []
-        for number, (fixed, given) in enumerate(zip(numbers.values, arrays, strict=True)):
+        groups = zip(rules, numbers.values, arrays, strict=True)
+        for number, ((rule, dialect), fixed, given) in enumerate(groups):
             values = fixed | given
             if "lr" in values:
                 values["learning_rate"] = values.pop("lr")
-            tx = from_core(algorithm)(dialect=dialect, **values)
+            tx = from_core(rule)(dialect=dialect, **values)
             made.append(optax.masked(tx, masks[number], mask_compatible_extra_args=True))
         return made
 

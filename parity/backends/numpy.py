@@ -29,24 +29,26 @@ class NumPyBackend(Backend):
         params, grads = case.values()
         run = Run()
         groups = []
-        for number, values in enumerate(case.resolved(algorithm)):
+        resolved = zip(case.rules(algorithm), case.resolved(algorithm), strict=True)
+        for number, ((rule, _), values) in enumerate(resolved):
             indices = [i for i, m in enumerate(case.membership) if m == number]
             if indices:
                 work = _work(params, indices)
                 values = _as_arrays(values, case) if case.arrays else values
                 first = values | case.moved(values, 0)
-                groups.append(_Group(indices, values, algorithm.start(work, first)))
+                groups.append(_Group(rule, indices, values, rule.start(work, first)))
         theta = before = list(params)
         with np.errstate(all="ignore"):
             for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
                 before, theta = theta, list(theta)
                 for group in groups:
                     work = _work(before, group.indices)
-                    group.state, step = algorithm.update(
+                    own = {k: x for k, x in given.items() if k in group.rule.inputs}
+                    group.state, step = group.rule.update(
                         group.state,
                         _work(row, group.indices),
                         work,
-                        **_inputs(given, group.indices, work),
+                        **_inputs(own, group.indices, work),
                         **(group.values | case.moved(group.values, number)),
                     )
                     for i, s in zip(group.indices, step.values, strict=True):
@@ -64,8 +66,9 @@ class NumPyBackend(Backend):
 
 @dataclass
 class _Group:
-    """Leaves that share hyperparameters, and their state."""
+    """Leaves that share an algorithm and hyperparameters, and their state."""
 
+    rule: Algorithm
     indices: list[int]
     values: dict[str, Any]
     state: Any

@@ -37,25 +37,28 @@ class TorchBackend(Backend):
                 tensor = tensor.t().contiguous().t()
             theta.append(torch.nn.Parameter(tensor))
         groups = []
-        for number, values in enumerate(case.groups):
+        resolved = list(zip(case.rules(algorithm), case.resolved(algorithm), strict=True))
+        for number, ((rule, dialect), values) in enumerate(resolved):
             mine = [p for p, m in zip(theta, case.membership, strict=True) if m == number]
             if mine:
-                groups.append({"params": mine, **self._arguments(algorithm, case, values)})
+                named = {"params": mine, "algorithm": rule.name, "dialect": dialect}
+                groups.append(named | self._arguments(case, values))
         optimizer = from_core(algorithm)(groups, compile=self.compiled, dialect=case.dialect)
         run = Run()
         start = [p.detach().clone() for p in theta]
         before = start
         used = sorted({*case.membership})
-        resolved = [case.resolved(algorithm)[number] for number in used]
+        order = sorted(range(len(theta)), key=lambda i: case.membership[i])  # of the optimizer
+        of_groups = [resolved[number][1] for number in used]
         for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
-            for group, values in zip(optimizer.param_groups, resolved, strict=True):
+            for group, values in zip(optimizer.param_groups, of_groups, strict=True):
                 moved = case.moved(values, number)
                 group.update(join_tuples(values | moved) if moved else {})
             before = [p.detach().clone() for p in theta]
             for p, g in zip(theta, row, strict=True):
                 p.grad = self.tensor(g)
             inputs = {
-                k: [*map(self.tensor, x)] if isinstance(x, list) else self.tensor(x)
+                k: [self.tensor(x[i]) for i in order] if isinstance(x, list) else self.tensor(x)
                 for k, x in given.items()
             }
             optimizer.step(None, **inputs)
@@ -68,14 +71,11 @@ class TorchBackend(Backend):
         measure_on_host(run, [leaf.path for leaf in leaves], displacements)
         return run
 
-    def _arguments(
-        self, algorithm: Algorithm, case: Case, values: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _arguments(self, case: Case, values: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         from optstudy_torch._arguments import join_tuples
 
-        values = algorithm.resolve(case.dialect, values)
         if case.arrays:
             values = {
                 k: torch.tensor(case.array_dtype().type(v), device=self.device)

@@ -349,8 +349,10 @@ def test_a_state_dict_of_other_parameters() -> None:
 
 def test_a_group_of_another_class() -> None:
     group = optstudy_torch.SGD([torch.zeros(1)]).param_groups[0]
-    with refuses(ValueError, "algorithm = 'sgd'", "allowed is 'adam'"):
-        optstudy_torch.Adam([group])
+    assert optstudy_torch.Adam([group]).param_groups[0]["algorithm"] == "sgd"
+    saved = optstudy_torch.SGD([torch.zeros(1)]).state_dict()
+    with refuses(ValueError, "state_dict of algorithm 'sgd'", "allowed for Adam is 'adam'"):
+        optstudy_torch.Adam([torch.zeros(1)]).load_state_dict(saved)
 
 
 def test_an_algorithm_of_the_wrong_form() -> None:

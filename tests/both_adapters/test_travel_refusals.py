@@ -132,7 +132,7 @@ def test_rules_of_rows_and_columns_need_the_layout(file: Path) -> None:
     refused(lambda: optstudy_jax.import_run(file, net, own), str(file), text)
     heads = nnx.LinearGeneral(N, (N, 2), rngs=nnx.Rngs(0))
     flat = nn.Linear(N, 2 * N)
-    optstudy_torch.export_run(file, flat, optstudy_torch.Muon(flat.parameters()))
+    optstudy_torch.export_run(file, flat, optstudy_torch.Muon(flat.parameters(), dialect="paper"))
     refused(lambda: optstudy_jax.import_run(file, heads), ": muon looks at rows and columns")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from harness import same, slow
+from harness import HEAVY_BALL, same, slow
 
 import parity
 from optstudy_core import ALGORITHMS, Algorithm
-from parity import backends
+from parity import backends, suite
 from parity.__main__ import main
 from parity.cases import hyperparameters
 from parity.compare import Tolerated, first_difference, ulp_distance
@@ -312,6 +313,46 @@ def test_hyperparameters_stay_legal_as_arrays_of_float32() -> None:
     rounded()
 
 
+GROUPS_OF_SEVERAL = [
+    ("muon", {"lr": 0.02}, {"algorithm": "adamw", "lr": 3e-4, "b2": 0.95}),
+    ("adamw", {}, {"algorithm": "polyak_sgd", "max_lr": 0.5}),
+    ("sophia", {}, {"algorithm": "muon"}),
+    (HEAVY_BALL, {}, {"algorithm": "lamb", "lr": 0.1}),
+]
+
+
+@pytest.mark.parametrize("backend", ["torch", COMPILED, slow("jax"), slow("jax-jit")])
+@pytest.mark.parametrize(
+    ("rule", "first", "second"), GROUPS_OF_SEVERAL, ids=lambda x: getattr(x, "name", None)
+)
+def test_groups_of_several_algorithms(rule: Any, first: Any, second: Any, backend: str) -> None:
+    subject = suite.find_subject(rule)
+    case = parity.Case(
+        structure="nested",
+        dtype="float32",
+        steps=4,
+        seed=3,
+        patterns=("ordinary",) * 4,
+        groups=(first, second),
+        membership=(0, 1, 0, 1),
+        dialect=subject.default_dialect,
+        moving=rule == "muon",
+    )
+    case = parity.Case.from_json(json.loads(json.dumps(case.to_json())))
+    case.check(subject)
+    found = suite.run_case(subject, case, backends.make(backend), suite.Tolerated())
+    assert found == {}
+
+
+def test_a_group_of_an_algorithm_that_is_unknown() -> None:
+    case = parity.Case("scalar", "float32", 1, 0, ("ordinary",), groups=({"algorithm": "adamv"},))
+    with pytest.raises(ValueError, match="algorithm = 'adamv': did you mean"):
+        case.check(ALGORITHMS["adam"])
+    wrong = dataclasses.replace(case, groups=({"algorithm": "adamw", "b1": 2.0},))
+    with pytest.raises(ValueError, match="b1 = 2"):
+        wrong.check(ALGORITHMS["adam"])
+
+
 def test_cases_cover_what_they_promise() -> None:
     from hypothesis import Phase, find, settings
 
@@ -324,6 +365,8 @@ def test_cases_cover_what_they_promise() -> None:
 
     assert drawn(lambda c: any(math.isnan(s.value) for s in c.specials))
     assert drawn(lambda c: len(c.groups) == 2 and c.arrays)
+    assert drawn(lambda c: c.groups[-1].get("algorithm") == "adamw" and not c.moving)
+    assert drawn(lambda c: c.groups[-1].get("algorithm") == "adamw" and c.moving)
     assert drawn(lambda c: c.steps >= 100)
     assert drawn(lambda c: c.groups[0].get("maximize") is True)
     assert drawn(lambda c: c.structure == "mixed" and "sparse" in c.patterns)

@@ -311,3 +311,16 @@ def test_a_citation_names_the_very_file():
         re.search(r"SHA-256 of the file begins with (\w+)", text)[1]
         != re.search(r"SHA-256 of the file begins with (\w+)", other)[1]
     )
+
+
+def test_an_algorithm_in_use_is_a_section_of_the_how_to(monkeypatch):
+    pytest.importorskip("pygments")
+    monkeypatch.syspath_prepend(DOCS)
+    pages = importlib.import_module("_extensions.algorithm_pages")
+    shown = pages.page(ALGORITHMS["muon"], [])
+    assert "optstudy_torch.Muon(" in shown
+    assert "optax.multi_transform(rules" in shown
+    assert "## In use" not in pages.page(ALGORITHMS["sgd"], [])
+    monkeypatch.setitem(pages.IN_USE, "sgd", "A section that is not there")
+    with pytest.raises(ValueError, match="no section 'A section that is not there'"):
+        pages.page(ALGORITHMS["sgd"], [])

@@ -32,6 +32,14 @@ def helpers_do_what_they_say(modules: dict[str, ModuleType]) -> None:
             step = modules["terms"].proximal_decay(0 * leaf, leaf, lr=lr, weight_decay=0.7)
             wanted = (0 * theta - (lr * 0.7) * theta) / (1 + lr * 0.7)
             assert np.array_equal(step.values[0], wanted)
+        given = {"weight_decay": 0.5, "cautious": True}
+        decayed, tiny = modules["terms"].decoupled_decay, np.float32([1e-30, -1e-30])
+        kept = decayed(abs(tiny), tiny, lr=1.0, **given)  # step·θ is 0 in float32
+        assert np.array_equal(kept, np.float32([1e-30, 1.5e-30]))
+        grown = decayed(grad, np.array([-1.0, 1.0]), lr=-1.0, **given)  # by a negative rate
+        assert np.array_equal(grown, [0.5, 1.0])
+        far = decayed(grad, np.array([np.inf, -np.inf]), lr=1.0, **given)  # step/θ would be 0
+        assert np.array_equal(far, [1.0, np.inf])
     if "namespace" in modules:
         absent = modules["namespace"].absent
         assert all(absent(x) for x in (0, 0.0, -0.0))

@@ -28,6 +28,13 @@ def _adamw(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return adam(s, theta, g, t, lr) - 0.01 * theta
 
 
+def _adamw_cautious_decay(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Chen et al. 2025, Algorithm 1, with λ = 0.1: AdamW that decays where uₜ ⊙ θ ≥ 0."""
+    m, v = moments(s, g)
+    u = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return theta - lr * (u + 0.1 * np.where(u * theta >= 0, theta, 0.0))
+
+
 def _amsgrad(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     """Reddi et al. 2018, Algorithm 2."""
     m, v = moments(s, g)
@@ -171,6 +178,7 @@ PEERS = [
     pair("ademamix", _ademamix, weight_decay=0.1),
     pair("adam", adam),
     pair("adamw", _adamw, weight_decay=0.01),
+    pair("adamw", _adamw_cautious_decay, weight_decay=0.1, lr_in_decay=True, cautious_decay=True),
     pair("amsgrad", _amsgrad),
     pair("adamax", _adamax),
     pair("nadam", _nadam),

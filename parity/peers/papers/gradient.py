@@ -62,6 +62,13 @@ def _lion(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return theta - lr * (np.sign(c) + 0.1 * theta)
 
 
+def _lion_cautious_decay(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Chen et al. 2025, with λ = 0.1: Lion that decays where uₜ ⊙ θ ≥ 0."""
+    u = np.sign(0.9 * s["m"] + (1 - 0.9) * g)
+    s["m"] = 0.99 * s["m"] + (1 - 0.99) * g
+    return theta - lr * (u + 0.1 * np.where(u * theta >= 0, theta, 0.0))
+
+
 def optimistic(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     """Daskalakis et al. 2018, the update rule of optimistic mirror descent."""
     last, s["g"] = s["g"], g
@@ -110,6 +117,7 @@ PEERS = [
     ),
     pair("rprop", _rprop, lr=0.1, scheduled=False),
     pair("lion", _lion, lr=1e-4, weight_decay=0.1),
+    pair("lion", _lion_cautious_decay, lr=1e-4, weight_decay=0.1, cautious_decay=True),
     pair("optimistic_gradient_descent", optimistic),
     pair("madgrad", _madgrad, lr=1e-2),
 ]

@@ -1,0 +1,134 @@
+"""The leaves of a model by kind: labels for ``optax.multi_transform``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+
+from optstudy_core.catalogue import kinds as core
+from optstudy_core.catalogue.kinds import Kinds, Use
+
+from ._paths import leaf_name
+
+
+class Split(core.Split):
+    """The leaves of a model by kind; made by :func:`optstudy_jax.split`.
+
+    ``print(split)`` shows what went where.
+    """
+
+    def labels(self, labels: Iterable[str]) -> Callable[[Any], Any]:
+        """Return the labels of the leaves, as a function of a tree that has them.
+
+        Args:
+            labels: kinds, and ``"rest"`` for all others: the transformations by label will do.
+
+        Returns:
+            what ``optax.multi_transform`` takes for ``param_labels``.
+
+        Raises:
+            ValueError: for a kind that there is not, or one that has no label; from the function,
+                for a tree that has other leaves.
+        """
+        found = self.labels_by_name(labels)
+
+        def label(path: tuple[Any, ...], _: Any) -> str:
+            name = leaf_name(path)
+            if name not in found:
+                raise ValueError(f"leaf {name!r}: allowed are those of the model that was split")
+            return found[name]
+
+        return lambda tree: jax.tree_util.tree_map_with_path(label, tree)
+
+
+def split(model: Any, kinds: Kinds | None = None, *, wrt: Any = None) -> Split:
+    """Return the leaves of a model by kind, from the types of its layers.
+
+    The kinds are ``hidden`` (weights of linear layers, convolutions and attention), ``embedding``,
+    ``head`` (the weight of the last such layer that the model declares; none if its outputs are as
+    many as an embedding is wide), ``norm``, ``bias`` and ``other`` (what is in a layer of another
+    type).
+
+    Args:
+        model: of ``flax.nnx``; or any tree of arrays, whose leaves are ``other`` but for ``kinds``.
+        kinds: what the types do not say: a dictionary from patterns of names (``layers/0/kernel``)
+            to kinds, your own too, of which the first that fits decides; or a function of a name
+            and a leaf. Where it names a head, no other layer is one.
+        wrt: which variables of the model are trained, as ``nnx.Optimizer`` has it; ``None``:
+            ``nnx.Param``.
+
+    Raises:
+        ValueError: for a pattern that fits no leaf, and for a model of which the last layer is not
+            known, because it was copied.
+
+    >>> import optax
+    >>> from flax import nnx
+    >>> import optstudy_jax
+    >>> rngs = nnx.Rngs(0)
+    >>> model = nnx.Sequential(
+    ...     nnx.Embed(9, 4, rngs=rngs), nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 9, rngs=rngs)
+    ... )
+    >>> print(split(model))
+    hidden: 1 tensor, 32 elements
+      layers/1/kernel     Linear  (4, 8)
+    embedding: 1 tensor, 36 elements
+      layers/0/embedding  Embed   (9, 4)
+    head: 1 tensor, 72 elements
+      layers/2/kernel     Linear  (8, 9)
+    bias: 2 tensors, 17 elements
+      layers/1/bias       Linear  (8,)
+      layers/2/bias       Linear  (9,)
+    >>> rules = {
+    ...     "hidden": optstudy_jax.in_torch_layout(optstudy_jax.muon(0.02)),
+    ...     "rest": optstudy_jax.adamw(3e-4),
+    ... }
+    >>> tx = optax.multi_transform(rules, split(model).labels(rules))
+    """
+    nnx = sys.modules.get("flax.nnx")  # a model of it has imported it
+    if nnx is None or not isinstance(model, nnx.Module):
+        leaves = jax.tree_util.tree_leaves_with_path(model)
+        return Split([Use(leaf_name(path), (), "", leaf) for path, leaf in leaves], kinds)
+    uses, ordered = _uses(nnx, model, nnx.Param if wrt is None else wrt)
+    return Split(uses, kinds, ordered=ordered)
+
+
+def _uses(nnx: Any, model: Any, wrt: Any) -> tuple[list[Use], bool]:
+    """Return the places of a model's variables as they lie there.
+
+    Returns:
+        them, and whether their order is that of the declarations.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model, wrt))
+    trained = {leaf_name(path): leaf for path, leaf in leaves}
+    names = {
+        id(node): "/".join(map(str, path))
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, nnx.Variable)
+    }
+    seen: set[int] = set()
+    orders: list[bool] = []
+
+    def walk(node: Any) -> Iterator[Use]:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        types = tuple(kind.__name__ for kind in type(node).__mro__)
+        if isinstance(node, nnx.Pytree):  # modules too
+            children = vars(node).items()
+            if sum(isinstance(child, nnx.Pytree) for _, child in children) > 1:
+                orders.append([*vars(node)] != sorted(vars(node)))
+        else:
+            children = node.items() if isinstance(node, dict) else enumerate(node)
+        for attribute, child in children:
+            if isinstance(child, nnx.Variable):
+                name = names[id(child)]
+                if name in trained:
+                    outputs = getattr(node, "out_features", None)
+                    yield Use(name, types, str(attribute), trained[name], outputs)
+            elif isinstance(child, nnx.Pytree | dict | list | tuple):
+                yield from walk(child)
+
+    return list(walk(model)), all(orders)
