@@ -73,10 +73,10 @@ def _groups(training: Training, moved: Mapping[str, Move]) -> dict[str, Group]:
     for group in training.groups:
         algorithm = ALGORITHMS.get(group.algorithm)
         own = {n: m for n, m in moved.items() if {*m.sources} & {*group.parameters}}
-        # A rule of the user's own may have sums.
-        has_sums = algorithm is None or algorithm.has_sums
-        leafwise = algorithm is not None and algorithm.leafwise
-        check_rule(own, group.algorithm, has_sums, leafwise)
+        if algorithm is None:  # a rule of the user's own may have sums
+            check_rule(own, group.algorithm, has_sums=True, has_axes=False)
+        else:
+            check_rule(own, algorithm.name, algorithm.has_sums, algorithm.leafwise)
     groups = {}
     for name, move in moved.items():
         found = {id(by_name[s]): by_name[s] for s in move.sources if s in by_name}
