@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -28,9 +29,10 @@ from ._arguments import (
     signature_of,
 )
 from ._interrupts import Uninterrupted
+from ._meshes import Door, Entered, gathered, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._states import WORKING_DTYPE, Layout, check_fields, tensor_of
-from ._tensors import ALLOWED, check_gradient, check_gradients, check_memory, is_memory
+from ._tensors import check_gradient, check_gradients, check_kind, check_memory
 from .torch_optim import from_torch_optim
 
 # torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
@@ -46,6 +48,7 @@ class Ready(NamedTuple):
     params: list[Any]
     group: dict[str, Any]
     staged: Staged | None
+    entered: Entered
 
 
 def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
@@ -83,6 +86,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._plans: dict[int, Plan] = {}
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
+        self._door = Door()
         if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
             self._in_turn = threading.RLock()
 
@@ -169,7 +173,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         for name, x in given.items():
             if not INPUTS[name]:
                 scalar = (
-                    x.detach()
+                    whole(x.detach())
                     if isinstance(x, torch.Tensor)
                     else torch.tensor(float(x), device="cpu")
                 )
@@ -182,8 +186,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             for p, own in zip(params, x, strict=True):
                 if p.grad is not None:
                     check_gradient(p, own, name)
-                    if not is_memory(type(own)):
-                        raise TypeError(f"{name} of type {type(own).__name__}: {ALLOWED}")
+                    check_kind(name, own, p)
             tensors[name] = dict(zip(params, x, strict=True))
         return Inputs(scalars, tensors)
 
@@ -191,9 +194,12 @@ class CoreOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _advance(self, inputs: Inputs) -> None:
         with self._in_turn:
-            ready = self._ready(inputs)
-            with Uninterrupted():
-                self._write(ready, inputs)
+            try:
+                ready = self._ready(inputs)
+                with Uninterrupted():
+                    self._write(ready, inputs)
+            finally:
+                self._door.leave()
 
     def _ready(self, inputs: Inputs) -> list[Ready]:
         """Refuse what can be refused, make room for states, and return what the step does."""
@@ -210,27 +216,33 @@ class CoreOptimizer(torch.optim.Optimizer):
             plan = self._plan(number, group, inputs)
             if group["compile"] and plan.machine is None:
                 _as_written.check_compiled(plan.algorithm, params)
+            entered = Entered(params, [], {})
+            if plan.machine is not None:
+                entered = self._door.enter(params, self.state)
             staged = self._staged.get(number)
-            if staged is None or not staged.holds(plan, group["compile"], params):
+            held = staged is not None and entered.knows(self.state)
+            if not (held and staged and staged.holds(plan, group["compile"], entered.params)):
                 self._staged.pop(number, None)
                 staged = None
                 for p in params:
                     if self.state[p]:
-                        plan.complete(p, self.state[p])
+                        plan.complete(p, self.state[p], partial(started, plan))
                         what = f"the state of {plan.algorithm.name}"
                         check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
-                    staged = Staged(plan, group["compile"], params)
-            ready.append(Ready(number, plan, params, group, staged))
+                    entered.open(self.state)
+                    staged = Staged(plan, group["compile"], entered.params)
+            ready.append(Ready(number, plan, params, group, staged, entered))
             if staged is not None:
                 self._staged[number] = staged
         for own in ready:
             if own.staged is not None:
-                own.staged.prepare(own.plan, self.state)
+                own.staged.prepare(own.plan, own.entered.states, own.entered.joints)
+                own.entered.close(self.state)
                 continue
             for p in own.params:
                 if not self.state[p]:
-                    self.state[p].update(own.plan.started(p))
+                    self.state[p].update(started(own.plan, p))
         self._seen = list(self.state.values())
         return ready
 
@@ -238,14 +250,18 @@ class CoreOptimizer(torch.optim.Optimizer):
         """Advance parameters and states; an error says which groups it left behind."""
         done, begun = 0, False
         try:
-            for _, plan, params, group, staged in ready:
-                if staged is None:
-                    computed = _as_written.computed(params, self.state, group, plan, inputs)
+            for _, plan, params, group, staged, entered in ready:
+                if staged is not None:
                     begun = True
-                    _as_written.take(params, self.state, group, *computed)
+                    staged.run(plan, group["step_dtype"], entered.inputs(inputs))
+                    entered.written()
                 else:
-                    begun = True
-                    staged.run(plan, group["step_dtype"], inputs)
+                    for some in gathered(params, self.state, inputs):
+                        given = some.params, some.states, group
+                        computed = _as_written.computed(*given, plan, some.inputs)
+                        begun = True
+                        _as_written.take(*given, *computed)
+                        some.put_back()
                 done, begun = done + 1, False
         except BaseException as error:
             self._staged.clear()
@@ -298,7 +314,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                     for name, value in loaded["state"].get(i, {}).items():
                         # A copy, as torch makes one, but in the working dtype.
                         own = layout.converted(name, tensor_of(value).detach(), p)
-                        self.state[p][name] = own
+                        self.state[p][name] = placed(own, p)
 
         # After the hooks that change what is loaded, and before those that look at the result.
         before = self.register_load_state_dict_pre_hook(check)
