@@ -16,9 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ._plans import Inputs, Plan
+from optstudy_core import Algorithm
+
+from ._plans import Inputs
+from ._states import Layout
+from ._states import started as of_plain
 from ._tensors import is_shared
 from .engine.joined_sums import Joint
 
@@ -44,6 +47,11 @@ def placed(x: torch.Tensor, p: torch.Tensor) -> Any:
     if is_shared(x) and _where(x) == (mesh, placements):
         return x
     return _distributed(whole(x), p)
+
+
+def local(x: Any) -> Any:
+    """Return what this process holds of a tensor."""
+    return _local(x, x) if is_shared(x) else x
 
 
 def _where(x: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -177,8 +185,8 @@ class Door:
     """The parts of an optimizer's parameters, kept from step to step."""
 
     def __init__(self) -> None:
-        self._parts: Any = WeakTensorKeyDictionary()
-        self._inside: list[torch.Tensor] = []
+        self._parts: dict[Any, Part] = {}  # no weak references: torch.utils.swap_tensors minds them
+        self._inside: list[Any] = []
 
     def enter(self, given: Sequence[Any], states: Mapping[Any, dict[str, Any]]) -> Entered:
         """Return parameters with gradients as the engine sees them.
@@ -198,7 +206,7 @@ class Door:
             if part is None or not part.holds(p):
                 part = self._parts[p] = Part(p)
             _give(part.tensor, _local(p.grad, p))
-            self._inside.append(part.tensor)
+            self._inside.append(p)
             entered._parts.append((p, part))
             entered.params.append(part.tensor)
             entered.joints[part.tensor] = part.joint
@@ -206,10 +214,13 @@ class Door:
         entered.states = own
         return entered
 
-    def leave(self) -> None:
-        """Let go of the gradients."""
-        for tensor in self._inside:
-            tensor.grad = None
+    def leave(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Let go of the gradients, and of parameters that are no longer in the groups."""
+        for p in self._inside:
+            self._parts[p].tensor.grad = None
+        if len(self._parts) > len(self._inside):
+            present = {p for group in groups for p in group["params"]}
+            self._parts = {p: part for p, part in self._parts.items() if p in present}
         self._inside.clear()
 
 
@@ -224,9 +235,15 @@ def _give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
 # Whole tensors.
 
 
-def started(plan: Plan, p: Any) -> dict[str, Any]:
-    """Return the state of a parameter before its first step, made from the whole."""
-    return {name: placed(x, p) for name, x in plan.started(whole(p)).items()}
+def started(p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a parameter before its first step, as the optimizer keeps it."""
+    rule = algorithm, hyperparameters, Layout.of(algorithm, hyperparameters)
+    if algorithm.leafwise or not is_shared(p):
+        return {name: placed(x, p) for name, x in of_plain(whole(p), *rule).items()}
+    part, found = Part(p), dict[str, Any]()
+    part.state.update(of_plain(part.tensor, *rule, part.joint))
+    part.close(p, found)
+    return found
 
 
 class Gathered:

@@ -50,6 +50,11 @@ class Plan:
         parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
         self.is_fixed = all(isinstance(x, fixed) for x in parts)
 
+    @property
+    def rule(self) -> tuple[Algorithm, dict[str, Any]]:
+        """The algorithm and its hyperparameters."""
+        return self.algorithm, self.hyperparameters
+
     def started(self, p: torch.Tensor, joint: Joint | None = None) -> dict[str, torch.Tensor]:
         """Return the state of a parameter before its first step.
 
@@ -57,13 +62,13 @@ class Plan:
             p: the parameter.
             joint: if it is what this process holds of another one.
         """
-        return started(p, self.algorithm, self.hyperparameters, self.layout, joint)
+        return started(p, *self.rule, self.layout, joint)
 
     def complete(
         self,
         p: torch.Tensor,
         state: dict[str, torch.Tensor],
-        start: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+        start: Callable[[], dict[str, torch.Tensor]],
     ) -> None:
         """Let a term begin that the hyperparameters ask for since this step, as momentum does.
 
@@ -74,7 +79,7 @@ class Plan:
         """
         missing = [n for n in self.layout.shapes(p) if n not in state]
         if missing and state.keys() >= self._least.shapes(p).keys():
-            first = start(p)
+            first = start()
             state.update({name: first[name] for name in missing})
 
 

@@ -30,6 +30,14 @@ def is_shared(x: Any) -> bool:
     return hasattr(type(x), "placements")
 
 
+def check_dtypes(params: Sequence[torch.Tensor]) -> None:
+    """Refuse parameters of dtypes in which no step is computed."""
+    for p in params:
+        if p.dtype not in WORKING_DTYPE:
+            allowed = ", ".join(map(str, WORKING_DTYPE))
+            raise TypeError(f"parameter of dtype {p.dtype}: allowed are {allowed}")
+
+
 def check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
     """Refuse parameters and gradients of types that compute otherwise, by name or number."""
     if all(map(is_memory, {*map(type, params), *map(type, map(_GRADIENT, params))})):

@@ -28,11 +28,13 @@ from ._arguments import (
     selected,
     signature_of,
 )
+from ._callers import check_all_here, is_asked_by_checkpoint
+from ._flat import check_flat, has_matrices
 from ._interrupts import Uninterrupted
-from ._meshes import Door, Entered, gathered, placed, started, whole
+from ._meshes import Door, Entered, gathered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
-from ._states import WORKING_DTYPE, Layout, check_fields, tensor_of
-from ._tensors import check_gradient, check_gradients, check_kind, check_memory
+from ._states import Layout, check_fields, tensor_of
+from ._tensors import check_dtypes, check_gradient, check_gradients, check_kind, check_memory
 from .torch_optim import from_torch_optim
 
 # torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
@@ -87,6 +89,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
         self._door = Door()
+        self._had_matrices: dict[int, bool] = {}
         if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
             self._in_turn = threading.RLock()
 
@@ -113,13 +116,16 @@ class CoreOptimizer(torch.optim.Optimizer):
             rest = {k: v for k, v in param_group.items() if k not in known}
             param_group = rest | self._completed(self.defaults | own)
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            if p.dtype not in WORKING_DTYPE:
-                dtype = p.dtype
-                del self.param_groups[-1]
-                raise TypeError(
-                    f"parameter of dtype {dtype}: allowed are {', '.join(map(str, WORKING_DTYPE))}"
-                )
+        group = self.param_groups[-1]
+        try:
+            check_dtypes(group["params"])
+            algorithm, _ = selected(self.algorithm, group)
+            check_flat(group["params"], False, algorithm)
+            check_all_here(algorithm)
+        except (TypeError, ValueError):
+            del self.param_groups[-1]
+            raise
+        self._had_matrices[len(self.param_groups) - 1] = has_matrices(group["params"])
 
     # The step.
 
@@ -160,6 +166,9 @@ class CoreOptimizer(torch.optim.Optimizer):
             if "value" in self.algorithm.inputs:
                 inputs = {"value": loss} | inputs
         inputs = {name: x for name, x in inputs.items() if x is not None}
+        if closure is None and self._is_priming(inputs):
+            self._prime()
+            return None
         self.algorithm.check_inputs(inputs, ": call step(closure), or step(value=loss)")
         self._advance(self._inputs(inputs))
         return loss
@@ -190,6 +199,32 @@ class CoreOptimizer(torch.optim.Optimizer):
             tensors[name] = dict(zip(params, x, strict=True))
         return Inputs(scalars, tensors)
 
+    def _is_priming(self, inputs: dict[str, Any]) -> bool:
+        """Tell whether a first step has to do nothing but let states begin.
+
+        So torch.distributed.checkpoint calls it, which knows no inputs: rates and gradients are 0.
+        Some rules would divide by the norm of such gradients.
+        """
+        if any(self.state.values()) or any(g.get("lr", 0) != 0 for g in self.param_groups):
+            return False
+        required = {name for name, needed in self.algorithm.inputs.items() if needed}
+        if not (required - inputs.keys() or is_asked_by_checkpoint()):
+            return False
+        params = [p for group in self.param_groups for p in group["params"]]
+        grads = [p.grad for p in params if p.grad is not None]
+        return bool(grads) and not any(bool(local(g).any()) for g in grads)
+
+    @torch.no_grad()
+    def _prime(self) -> None:
+        """Let states begin, with stand-ins for the inputs."""
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        stand_ins = {name: grads if INPUTS[name] else 0.0 for name in self.algorithm.inputs}
+        with self._in_turn:
+            try:
+                self._ready(self._inputs(stand_ins))
+            finally:
+                self._door.leave(self.param_groups)
+
     @_outside_compilation
     @torch.no_grad()
     def _advance(self, inputs: Inputs) -> None:
@@ -199,7 +234,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 with Uninterrupted():
                     self._write(ready, inputs)
             finally:
-                self._door.leave()
+                self._door.leave(self.param_groups)
 
     def _ready(self, inputs: Inputs) -> list[Ready]:
         """Refuse what can be refused, make room for states, and return what the step does."""
@@ -224,9 +259,11 @@ class CoreOptimizer(torch.optim.Optimizer):
             if not (held and staged and staged.holds(plan, group["compile"], entered.params)):
                 self._staged.pop(number, None)
                 staged = None
+                had_matrices = self._had_matrices.get(number, False)
+                check_flat(group["params"], had_matrices, plan.algorithm)
                 for p in params:
                     if self.state[p]:
-                        plan.complete(p, self.state[p], partial(started, plan))
+                        plan.complete(p, self.state[p], partial(started, p, *plan.rule))
                         what = f"the state of {plan.algorithm.name}"
                         check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
@@ -242,7 +279,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 continue
             for p in own.params:
                 if not self.state[p]:
-                    self.state[p].update(started(own.plan, p))
+                    self.state[p].update(started(p, *own.plan.rule))
         self._seen = list(self.state.values())
         return ready
 
@@ -281,6 +318,35 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     # Saved states.
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as torch's optimizers do.
+
+        Once a parameter has a state, all have one that want a gradient: one that had none yet has
+        the state from which it will begin. So all processes save the same fields.
+        """
+
+        def complete(_: Any, saved: dict[str, Any]) -> None:
+            self._complete(saved)
+
+        hook = self.register_state_dict_post_hook(complete, prepend=True)
+        try:
+            with self._in_turn:
+                return super().state_dict()
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def _complete(self, saved: dict[str, Any]) -> None:
+        states = saved["state"]
+        if not any(states.values()):
+            return
+        for group, own in zip(self.param_groups, saved["param_groups"], strict=True):
+            pairs = zip(own["params"], group["params"], strict=True)
+            fresh = [(i, p) for i, p in pairs if p.requires_grad and not states.get(i)]
+            if fresh:
+                rule = selected(self.algorithm, group)
+                states.update({i: started(p, *rule) for i, p in fresh})
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by ``state_dict``; its dtypes stay (torch alone would cast them).
 
@@ -303,9 +369,11 @@ class CoreOptimizer(torch.optim.Optimizer):
         if groups and not any("algorithm" in group for group in groups):
             state_dict = from_torch_optim(self, state_dict)
 
-        def check(_: Any, state_dict: dict[str, Any]) -> None:
+        def check(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+            state_dict = _with_tuples(state_dict)
             self._check_saved(state_dict)
             loaded.update(state_dict)
+            return state_dict
 
         def keep_dtypes(_: Any) -> None:
             for saved, group in zip(loaded["param_groups"], self.param_groups, strict=True):
@@ -392,6 +460,20 @@ def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
     if not all(type(i) in (int, str) for i in numbers) or len(set(numbers)) != len(numbers):
         raise ValueError("state_dict: params of the groups: allowed are numbers, each once")
     return groups, state_dict["state"]
+
+
+def _with_tuples(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state whose hyperparameters are tuples where they come back as lists."""
+
+    def of_lists(x: Any) -> Any:
+        return tuple(map(of_lists, x)) if isinstance(x, list) else x
+
+    def group(saved: dict[str, Any]) -> dict[str, Any]:
+        numbers = {k: v for k, v in saved.items() if k in ("params", "param_names")}
+        return {k: of_lists(v) for k, v in saved.items()} | numbers
+
+    groups, _ = _parts_of(state_dict)
+    return state_dict | {"param_groups": [group(saved) for saved in groups]}
 
 
 # Classes.

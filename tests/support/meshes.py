@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
@@ -191,3 +192,254 @@ def trainings(cases: Sequence[Case], *shape: int, **more: Any) -> None:
 def worker(function: Callable[..., None], *args: Any, **given: Any) -> Callable[[], None]:
     """Return a function of no arguments that can be sent to a process."""
     return functools.partial(function, *args, **given)
+
+
+def in_turn(*workers: Callable[[], None]) -> None:
+    """Run workers, one after the other."""
+    for each in workers:
+        each()
+
+
+# Checkpoints.
+
+LAYERS: dict[str, tuple[int, ...]] = {"w": (7, 5), "row": (1, 9), "b": (6,), "u": (4, 3, 2)}
+"""Parameters of a model, one of which some processes have nothing of."""
+
+
+class Model(torch.nn.Module):
+    """Parameters of :data:`LAYERS`, sharded by FSDP2 if there are processes."""
+
+    def __init__(self, begin: Sequence[np.ndarray]) -> None:
+        super().__init__()
+        for name, x in zip(LAYERS, begin, strict=True):
+            self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(np.array(x))))
+        if torch.distributed.is_initialized():
+            from torch.distributed.fsdp import fully_shard
+
+            fully_shard(self)
+
+    def step(self, optimizer: Any, case: Case, grads: Arrays) -> None:
+        """Take a step with gradients."""
+        params = list(self.parameters())
+        for p, g in zip(params, grads, strict=True):
+            shared: Any = p
+            place = getattr(shared, "placements", None)
+            p.grad = distributed(g, shared.device_mesh if place else None, place)
+        optimizer.step(None, **inputs_of(case, params))
+
+
+WAYS: dict[str, dict[str, bool]] = {
+    "nested": {},
+    "flat": {"flatten_optimizer_state_dict": True},
+    "full": {"full_state_dict": True, "cpu_offload": True},
+}
+"""Options of ``torch.distributed.checkpoint``, by name."""
+
+
+def saved(cases: Sequence[Case], folder: Path, *ways: str) -> None:
+    """Train the first half of cases, and save."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    for case in cases:
+        model = Model(case.begin)
+        optimizer = optimizer_of(case, model.parameters())
+        for grads in case.grads[: len(case.grads) // 2]:
+            model.step(optimizer, case, grads)
+        for way in ways:
+            options = StateDictOptions(**WAYS[way])
+            states = get_state_dict(model, optimizer, options=options)
+            kept = dict(zip(("model", "optim"), states, strict=True))
+            path = folder / f"{case.name} {way}"
+            if way != "full":
+                dcp.save(kept, checkpoint_id=path)
+            elif torch.distributed.get_rank() == 0:
+                torch.save(kept, path)
+
+
+def loaded(cases: Sequence[Case], folder: Path, *ways: str) -> None:
+    """Load what was saved into a new model, train the second half, and compare."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_state_dict,
+        set_state_dict,
+    )
+
+    for case in cases:
+        for way in ways:
+            model = Model([0 * x for x in case.begin])
+            optimizer = optimizer_of(case, model.parameters())
+            path = folder / f"{case.name} {way}"
+            alone = not torch.distributed.is_initialized()
+            options = StateDictOptions(**WAYS[way])
+            if way == "full":
+                kept = torch.load(path, weights_only=True)
+            else:
+                states = get_state_dict(model, optimizer, options=options)
+                kept = dict(zip(("model", "optim"), states, strict=True))
+                dcp.load(kept, checkpoint_id=path, no_dist=alone)
+            set_state_dict(
+                model,
+                optimizer,
+                model_state_dict=kept["model"],
+                optim_state_dict=kept["optim"],
+                options=options,
+            )
+            for grads in case.grads[len(case.grads) // 2 :]:
+                model.step(optimizer, case, grads)
+            params = list(model.parameters())
+            for p, end, name in zip(params, case.ends, LAYERS, strict=True):
+                assert_same(whole(p), end, f"{case.name} {way} {name}")
+            check_states(optimizer, params, case)
+
+
+# What is sent.
+
+
+def sent(cases: Sequence[Case], expected: Sequence[dict[str, int]]) -> None:
+    """Count what a step sends, by the kind of communication: of a :class:`Model` under FSDP2."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    for case, counts in zip(cases, expected, strict=True):
+        model = Model(case.begin)
+        optimizer = optimizer_of(case, model.parameters())
+        model.step(optimizer, case, case.grads[0])
+        for p, g in zip(model.parameters(), case.grads[1], strict=True):
+            shared: Any = p
+            p.grad = distributed(g, shared.device_mesh, shared.placements)
+        inputs = inputs_of(case, list(model.parameters()))
+        with CommDebugMode() as mode:
+            optimizer.step(None, **inputs)
+        found = {op.__name__.partition(".")[0]: n for op, n in mode.get_comm_counts().items()}
+        assert found == counts, (case.name, found)
+
+
+# Every way to train on several processes.
+
+
+def _network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 5), torch.nn.LayerNorm(5)
+    return torch.nn.Sequential(*layers)
+
+
+def _ddp(model: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.parallel.DistributedDataParallel(model)
+
+
+def _fsdp2(model: torch.nn.Sequential) -> torch.nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model[0])
+    fully_shard(model)
+    return model
+
+
+def _hsdp(model: torch.nn.Module) -> torch.nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model, mesh=mesh_of(torch.distributed.get_world_size() // 2, 2))
+    return model
+
+
+def _tensor_parallel(model: torch.nn.Module, mesh: Any = None) -> torch.nn.Module:
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        SequenceParallel,
+        parallelize_module,
+    )
+
+    plan = {
+        "0": ColwiseParallel(),
+        "2": RowwiseParallel(output_layouts=Shard(0)),
+        "3": SequenceParallel(sequence_dim=0),
+    }
+    mesh = mesh or mesh_of(torch.distributed.get_world_size())
+    return parallelize_module(model, mesh, plan)
+
+
+def _tensor_parallel_and_fsdp2(model: torch.nn.Module) -> torch.nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = mesh_of(torch.distributed.get_world_size() // 2, 2)
+    fully_shard(_tensor_parallel(model, mesh["b"]), mesh=mesh["a"])
+    return model
+
+
+def _fsdp1(model: torch.nn.Module) -> torch.nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+
+
+WAYS_TO_TRAIN: dict[str, Callable[[Any], torch.nn.Module]] = {
+    "DDP": _ddp,
+    "FSDP2": _fsdp2,
+    "HSDP": _hsdp,
+    "TP": _tensor_parallel,
+    "TP and FSDP2": _tensor_parallel_and_fsdp2,
+    "FSDP1": _fsdp1,
+    "ZeRO": _ddp,
+}
+"""What makes a network one of several processes, by the name of the way."""
+
+
+def ways_to_train(cells: Sequence[tuple[str, str, str]]) -> None:
+    """Hold trainings against those of whole tensors in one process.
+
+    Args:
+        cells: a key of :data:`WAYS_TO_TRAIN`, an algorithm, and what it is told if it is refused.
+    """
+    for way, name, refusal in cells:
+        model = WAYS_TO_TRAIN[way](_network())
+        if not refusal:
+            _train(way, model, name)
+            continue
+        with pytest.raises(ValueError, match=refusal):
+            _optimizer_for(way, model, name)
+
+
+def _optimizer_for(way: str, model: torch.nn.Module, name: str) -> Any:
+    from optstudy_torch import from_core
+
+    if way != "ZeRO":
+        return from_core(rule(name))(model.parameters())
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(model.parameters(), optimizer_class=from_core(rule(name)))
+
+
+def _train(way: str, model: torch.nn.Module, name: str) -> None:
+    from optstudy_torch import from_core
+
+    optimizer = _optimizer_for(way, model, name)
+    alone = [torch.nn.Parameter(torch.from_numpy(x)) for x in _read(way, model)]
+    single = from_core(rule(name))(alone)
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss: Any = model(x)
+        loss = (loss**2).mean()
+        (loss.full_tensor() if hasattr(loss, "full_tensor") else loss).backward()
+        for p, g in zip(alone, _read(way, model, grads=True), strict=True):
+            p.grad = torch.from_numpy(g)
+        optimizer.step()
+        single.step()
+        for p, end in zip(alone, _read(way, model), strict=True):
+            assert_same(end, whole(p), f"{way} {name}")
+
+
+def _read(way: str, model: torch.nn.Module, grads: bool = False) -> Arrays:
+    """Return copies of the whole parameters, or of their gradients."""
+    if way != "FSDP1":
+        found: list[Any] = [p.grad if grads else p for p in model.parameters()]
+        return [whole(x.detach().clone()) for x in found]
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False, with_grads=grads):
+        found = [p.grad if grads else p for p in model.parameters()]
+        # Copies first: storage that NumPy has seen cannot be resized, as FSDP1 does.
+        return [whole(x.detach().clone()) for x in found]
