@@ -237,53 +237,46 @@ WAYS: dict[str, dict[str, bool]] = {
 
 
 def saved(cases: Sequence[Case], folder: Path, *ways: str) -> None:
-    """Train the first half of cases, and save."""
+    """Train the first half of cases, and save them all."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
 
+    runs = {}
     for case in cases:
-        model = Model(case.begin)
-        optimizer = optimizer_of(case, model.parameters())
+        model, optimizer = runs[case.name] = _begun(case, case.begin)
         for grads in case.grads[: len(case.grads) // 2]:
             model.step(optimizer, case, grads)
-        for way in ways:
-            options = StateDictOptions(**WAYS[way])
-            states = get_state_dict(model, optimizer, options=options)
-            kept = dict(zip(("model", "optim"), states, strict=True))
-            path = folder / f"{case.name} {way}"
-            if way != "full":
-                dcp.save(kept, checkpoint_id=path)
-            elif torch.distributed.get_rank() == 0:
-                torch.save(kept, path)
+    for way in ways:
+        options = StateDictOptions(**WAYS[way])
+        kept = {name: _states(*run, options) for name, run in runs.items()}
+        if way != "full":
+            dcp.save(kept, checkpoint_id=folder / way)
+        elif torch.distributed.get_rank() == 0:
+            torch.save(kept, folder / way)
 
 
 def loaded(cases: Sequence[Case], folder: Path, *ways: str) -> None:
-    """Load what was saved into a new model, train the second half, and compare."""
+    """Load what was saved into new models, train the second half, and compare."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_state_dict,
-        set_state_dict,
-    )
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-    for case in cases:
-        for way in ways:
-            model = Model([0 * x for x in case.begin])
-            optimizer = optimizer_of(case, model.parameters())
-            path = folder / f"{case.name} {way}"
+    for way in ways:
+        options = StateDictOptions(**WAYS[way])
+        runs = {case.name: _begun(case, [0 * x for x in case.begin]) for case in cases}
+        if way == "full":
+            kept = torch.load(folder / way, weights_only=True)
+        else:
+            kept = {name: _states(*run, options) for name, run in runs.items()}
             alone = not torch.distributed.is_initialized()
-            options = StateDictOptions(**WAYS[way])
-            if way == "full":
-                kept = torch.load(path, weights_only=True)
-            else:
-                states = get_state_dict(model, optimizer, options=options)
-                kept = dict(zip(("model", "optim"), states, strict=True))
-                dcp.load(kept, checkpoint_id=path, no_dist=alone)
+            dcp.load(kept, checkpoint_id=folder / way, no_dist=alone)
+        for case in cases:
+            model, optimizer = runs[case.name]
+            own = kept[case.name]
             set_state_dict(
                 model,
                 optimizer,
-                model_state_dict=kept["model"],
-                optim_state_dict=kept["optim"],
+                model_state_dict=own["model"],
+                optim_state_dict=own["optim"],
                 options=options,
             )
             for grads in case.grads[len(case.grads) // 2 :]:
@@ -292,6 +285,18 @@ def loaded(cases: Sequence[Case], folder: Path, *ways: str) -> None:
             for p, end, name in zip(params, case.ends, LAYERS, strict=True):
                 assert_same(whole(p), end, f"{case.name} {way} {name}")
             check_states(optimizer, params, case)
+
+
+def _begun(case: Case, begin: Arrays) -> tuple[Model, Any]:
+    model = Model(begin)
+    return model, optimizer_of(case, model.parameters())
+
+
+def _states(model: Model, optimizer: Any, options: Any) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    states = get_state_dict(model, optimizer, options=options)
+    return dict(zip(("model", "optim"), states, strict=True))
 
 
 # What is sent.

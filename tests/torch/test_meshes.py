@@ -1,11 +1,12 @@
 """Optimizers on meshes of processes: parameters and states have the bits of one process.
 
-Read `docs/beyond-one-process.md` beside it: each cell of its table is one of :data:`TABLE` here.
+Read `docs/beyond_one_process.md` beside it: each cell of its table is one of :data:`TABLE` here.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import LR, RULES, reference
-from harness import draw, inputs_for, slow, start
+from harness import ROOT, draw, inputs_for, slow, start
 
 from optstudy_torch import from_core
 
@@ -132,7 +133,9 @@ def test_checkpoints_of_every_rule(processes: int, fewer: int, tmp_path: Path) -
     meshes.on_processes(save, processes, tmp_path)
     load = meshes.worker(meshes.loaded, every, tmp_path, "nested", "flat")
     meshes.on_processes(load, fewer, tmp_path)
-    meshes.loaded(every, tmp_path, *meshes.WAYS)  # in one process, not sharded
+    # In one process, not sharded.
+    meshes.loaded(every, tmp_path, "nested", "flat")
+    meshes.loaded([c for c in every if any(c.states)], tmp_path, "full")  # torch wants a state
 
 
 SMALL = [(3, 4), (5,), ()]
@@ -242,3 +245,15 @@ def test_flat_parameters_of_fsdp1_are_refused_where_they_matter(name: str) -> No
         return
     with pytest.raises(ValueError, match=f"{name} with flat parameters of FSDP1"):
         from_core(name)([flat])
+
+
+# The page.
+
+
+def test_the_page_has_the_table() -> None:
+    page = (ROOT / "docs" / "beyond_one_process.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")]
+    cells = {re.sub(r" \(.*|, .*", "", way.strip()): own for way, *own in rows if len(own) == 3}
+    found = {way: tuple("refused" in cell for cell in own) for way, own in cells.items() if way}
+    tested = {way: tuple(map(bool, row)) for way, row in TABLE.items()}
+    assert found == tested | {"DCP": (False, False, False)}
