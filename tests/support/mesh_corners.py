@@ -10,6 +10,7 @@ from typing import Any
 import meshes
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from optstudy_torch import from_core, to_torch_optim
 
@@ -72,6 +73,27 @@ def parameters_are_replaced() -> None:
         pair.optimizer = from_core(name)(plain)
         pair.optimizer.param_groups[0]["params"] = list(pair.params)
         pair.step()
+
+
+def memory_is_let_go_of() -> None:
+    """Of gradients after a step, and of parameters that are no longer in the groups."""
+    for name in ("lamb", "sm3"):
+        pair = Pair(name)
+        pair.step()
+        kept = [weak(x.to_local()) for x in (pair.params[0].grad, pair.params[0])]
+        pair.optimizer.zero_grad()
+        assert kept[0].expired()
+        pair.params = _sharded(_numbers(0))
+        pair.optimizer.param_groups[0]["params"] = pair.params
+        pair.optimizer.state.clear()
+        _give(pair.params, _numbers(1))
+        pair.optimizer.step()
+        assert kept[1].expired()
+
+
+def weak(x: torch.Tensor) -> StorageWeakRef:
+    """Return what knows whether a tensor's memory is still there."""
+    return StorageWeakRef(x.untyped_storage())
 
 
 def memory_is_another() -> None:
@@ -157,6 +179,10 @@ def refused_steps_change_nothing() -> None:
             pair.optimizer.step()
         pair.optimizer.param_groups[0]["lr"] = pair.single.param_groups[0]["lr"]
         pair.step()
+    pair = Pair("sophia")
+    _give(pair.params, _numbers(1))
+    with _unchanged(pair, "hessian of type Tensor: allowed is DTensor"):
+        pair.optimizer.step(hessian=_numbers(2))
 
 
 @contextmanager
@@ -189,6 +215,7 @@ def small_dtypes() -> None:
 
 CORNERS: list[Callable[[], None]] = [
     parameters_are_replaced,
+    memory_is_let_go_of,
     memory_is_another,
     terms_begin_later,
     states_move_to_a_mesh_and_back,
@@ -196,9 +223,3 @@ CORNERS: list[Callable[[], None]] = [
     refused_steps_change_nothing,
     small_dtypes,
 ]
-
-
-def corners() -> None:
-    """Run all of them."""
-    for corner in CORNERS:
-        corner()
