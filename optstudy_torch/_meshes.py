@@ -80,11 +80,12 @@ def _shared(local: torch.Tensor, p: Any) -> Any:
 
 def _local(x: Any, p: Any) -> torch.Tensor:
     """Return what this process holds of ``x``, placed like ``p``."""
-    own: Any = x.detach()
-    if _where(own) != _where(p):  # such as a gradient that is still to be summed
-        own = own.redistribute(*_where(p))
-    own = own.to_local()
-    return own.wait() if hasattr(own, "wait") else own
+    if _where(x) != _where(p):  # such as a gradient that is still to be summed
+        x = x.detach().redistribute(*_where(p))
+    own: Any = x.to_local()
+    own = own.wait() if hasattr(own, "wait") else own
+    plain: torch.Tensor = own.detach()
+    return plain
 
 
 class Part:
@@ -97,7 +98,7 @@ class Part:
     """
 
     def __init__(self, p: Any) -> None:
-        self.tensor = _local(p, p).detach()
+        self.tensor = _local(p, p)
         self.joint, self._placements = Joint.of(p), tuple(p.placements)
         self.state: dict[str, Any] = {}
         self._pairs: dict[str, tuple[Any, Any]] = {}  # in the optimizer's state, and here
@@ -237,8 +238,9 @@ def _give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
 
 def started(p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Return the state of a parameter before its first step, as the optimizer keeps it."""
-    rule = algorithm, hyperparameters, Layout.of(algorithm, hyperparameters)
-    if algorithm.leafwise or not is_shared(p):
+    layout = Layout.of(algorithm, hyperparameters)
+    rule = algorithm, hyperparameters, layout
+    if not (is_shared(p) and layout.flat):
         return {name: placed(x, p) for name, x in of_plain(whole(p), *rule).items()}
     part, found = Part(p), dict[str, Any]()
     part.state.update(of_plain(part.tensor, *rule, part.joint))
@@ -289,12 +291,19 @@ class Gathered:
 
 
 def gathered(
-    given: Sequence[Any], states: Mapping[Any, dict[str, Any]], inputs: Inputs
+    given: Sequence[Any], states: Mapping[Any, dict[str, Any]], inputs: Inputs, apart: bool
 ) -> Iterator[Gathered]:
-    """Yield parameters as whole tensors; those of several processes some at a time."""
+    """Yield parameters as whole tensors.
+
+    Args:
+        given: parameters with gradients.
+        states: of each of them.
+        inputs: of the algorithm.
+        apart: whether the algorithm looks at each by itself: then some are yielded at a time.
+    """
     size, some = 0, list[Any]()
     for p in given:
-        if some and is_shared(p) and size + p.numel() > _GATHERED:
+        if apart and some and is_shared(p) and size + p.numel() > _GATHERED:
             yield Gathered(some, states, inputs)
             size, some = 0, []
         size += p.numel() if is_shared(p) else 0

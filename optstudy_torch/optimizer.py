@@ -293,7 +293,8 @@ class CoreOptimizer(torch.optim.Optimizer):
                     staged.run(plan, group["step_dtype"], entered.inputs(inputs))
                     entered.written()
                 else:
-                    for some in gathered(params, self.state, inputs):
+                    apart = plan.algorithm.leafwise
+                    for some in gathered(params, self.state, inputs, apart):
                         given = some.params, some.states, group
                         computed = _as_written.computed(*given, plan, some.inputs)
                         begun = True

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import meshes
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from optstudy_torch import from_core, to_torch_optim
+from optstudy_core import Algorithm, namespace
+from optstudy_core.arrays.reductions import global_norm, leaf_norm
+from optstudy_torch import _meshes, from_core, to_torch_optim
 
 SHAPES = [(7, 5), (1, 4), (6,)]
 
@@ -37,11 +39,29 @@ def _give(params: Sequence[Any], grads: Sequence[torch.Tensor]) -> None:
         p.grad = distribute_tensor(g, p.device_mesh, p.placements) if shared else g.clone()
 
 
+class Norms(NamedTuple):
+    """The state of :func:`by_norms`."""
+
+    m: Any
+    largest: Any
+
+
+def by_norms(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1) -> Any:
+    """A rule that branches on a value, so that it runs as it is written, and sums over all."""
+    xp = namespace(grad)
+    largest = xp.maximum(state.largest, global_norm(grad))
+    m = state.m + (grad if lr > 0.05 else 2 * grad)
+    return Norms(m, largest), -lr * m / largest
+
+
+BY_NORMS = Algorithm("by_norms", lambda p: Norms(0 * p, leaf_norm(p)), by_norms)
+
+
 class Pair:
     """The same training on a mesh and in one process."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32, **given: Any) -> None:
-        self.name, self.seed = name, 1
+    def __init__(self, name: Any, dtype: torch.dtype = torch.float32, **given: Any) -> None:
+        self.name, self.seed = str(name), 1
         begin = _numbers(0, dtype)
         self.alone = [torch.nn.Parameter(x.clone()) for x in begin]
         self.params: list[Any] = _sharded(begin)
@@ -73,6 +93,14 @@ def parameters_are_replaced() -> None:
         pair.optimizer = from_core(name)(plain)
         pair.optimizer.param_groups[0]["params"] = list(pair.params)
         pair.step()
+
+
+def rules_run_as_they_are_written() -> None:
+    """Some tensors are gathered at a time, but all where a rule sums over all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_meshes, "_GATHERED", 40)
+        for name in ("sm3", "muon", BY_NORMS):
+            Pair(name).step()
 
 
 def memory_is_let_go_of() -> None:
@@ -215,6 +243,7 @@ def small_dtypes() -> None:
 
 CORNERS: list[Callable[[], None]] = [
     parameters_are_replaced,
+    rules_run_as_they_are_written,
     memory_is_let_go_of,
     memory_is_another,
     terms_begin_later,

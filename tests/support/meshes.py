@@ -189,6 +189,24 @@ def trainings(cases: Sequence[Case], *shape: int, **more: Any) -> None:
         check_states(optimizer, params, case)
 
 
+def use_torch_operations(patch: pytest.MonkeyPatch) -> None:
+    """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
+    from optstudy_torch import _as_written, _plans
+    from optstudy_torch.engine import dispatch, stages
+
+    patch.setattr(dispatch, "KERNELS", {})
+    patch.setattr(stages, "HOST", "")
+    patch.setattr(_as_written, "HOST", "")
+    patch.setattr(_plans, "_MACHINES", _plans.Recent(64))
+
+
+def with_torch_operations(function: Callable[[], None]) -> None:
+    """Call a function while that is so."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_torch_operations(patch)
+        function()
+
+
 def worker(function: Callable[..., None], *args: Any, **given: Any) -> Callable[[], None]:
     """Return a function of no arguments that can be sent to a process."""
     return functools.partial(function, *args, **given)

@@ -92,6 +92,12 @@ def test_kernels_and_operations(compiled: bool, tmp_path: Path) -> None:
     meshes.on_processes(every, 2, tmp_path)
 
 
+@pytest.mark.slow
+def test_operations_of_torch(tmp_path: Path) -> None:
+    some = meshes.worker(meshes.trainings, cases(RULES, steps=3), 2)
+    meshes.on_processes(meshes.worker(meshes.with_torch_operations, some), 2, tmp_path)
+
+
 # The table of the documentation.
 
 TABLE: dict[str, tuple[str, str, str]] = {
