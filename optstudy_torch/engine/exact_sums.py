@@ -20,7 +20,7 @@ from optstudy_core.arrays.exact_sum import Vector
 from optstudy_core.arrays.passes import Blockwise
 
 from .exact_sums_in_c import IN_C, is_plain
-from .joined_sums import Function, Share, joined_sums, share_of
+from .joined_sums import Function, Job, Share, joined_sums, share_of
 from .rounding import apply
 
 _LENGTH = {"cpu": 1 << 14}  # float64 numbers: blocks stay in a core's second cache
@@ -95,15 +95,16 @@ def sums_of(
     """
     in_c = in_c and not torch.compiler.is_compiling()
     found: list[Any] = [None] * len(jobs)
-    shared = {}
+    shared: dict[int, Job] = {}
     with np.errstate(all="ignore"):
         for i, (function, vectors) in enumerate(jobs):
             rows = [share_of(row) for row in zip(*vectors, strict=True)]
             plain = [x.tensor if isinstance(x, Share) else x for row in rows for x in row]
-            library = IN_C if in_c and all(map(is_plain, plain)) else OPERATIONS
+            in_memory = all(is_plain(x) for x in plain if size(x))
+            library = IN_C if in_c and in_memory else OPERATIONS
             if any(isinstance(row[0], Share) for row in rows):
                 columns = [list(column) for column in zip(*rows, strict=True)]
-                shared[i] = (partial(function, exact=exact), columns, library)
+                shared[i] = Job(function, columns, exact, library)
             else:
                 found[i] = function(library, *vectors, exact=exact)
         for i, value in zip(shared, joined_sums(list(shared.values())), strict=True):

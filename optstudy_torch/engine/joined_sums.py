@@ -10,6 +10,7 @@ have joined it, so that the passes of many sums are joined in one reduction.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ import torch
 
 from optstudy_core.arrays.bits import from_bits, size, to_bits
 from optstudy_core.arrays.exact_sum import Library, Parts, Terms, Vector
+
+from .errors import NoKernelsError
+from .exact_sums_in_c import EACH, IN_C, kind_of_length
 
 Function = Callable[..., Any]
 """``vector_…`` of the core's geometry."""
@@ -112,10 +116,15 @@ class _Joined(Library):
         """Take what was asked, of all processes: vectors of int64, or of float64."""
         reduce = torch.amax if self.operation == "max" else torch.sum
         values = reduce(torch.stack(list(joined)), 0)
-        if self.operation == "max":
-            values = from_bits(values)
-        is_numpy = self.xp is np
-        self._known.append(list(values.cpu().numpy() if is_numpy else values.unbind()))
+        self._known.append(self._values(from_bits(values) if self.operation == "max" else values))
+
+    def _values(self, joined: torch.Tensor) -> list[Any]:
+        """Return the scalars of a vector of them."""
+        return list(joined.cpu().numpy() if self.xp is np else joined.unbind())
+
+    def _keeps(self, leaf: torch.Tensor) -> bool:
+        """Tell whether a pass goes over a leaf, of which others may have more."""
+        return size(leaf) > 0
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         def own(vectors: Sequence[Vector]) -> list[Any]:
@@ -168,7 +177,7 @@ class _Joined(Library):
             key = joint and (joint.mesh, joint.sharded)
             local = tuple(x.tensor if isinstance(x, Share) else x for x in row)
             joints[key] = joint
-            if size(local[0]):
+            if self._keeps(local[0]):
                 rows.setdefault(key, []).append(local)
         self.operation, self.asked = operation, []
         for key, joint in joints.items():
@@ -188,37 +197,126 @@ class _Joined(Library):
         return nothing.numpy() if self.xp is np else nothing
 
 
-def joined_sums(jobs: Sequence[tuple[Function, Sequence[Vector], Library]]) -> list[Any]:
-    """Return what functions make of vectors whose leaves are tensors and shares.
-
-    All processes of the meshes have to call it, with the same functions and wholes.
+class _JoinedEach(_Joined):
+    """The same for a sum over each leaf by itself: a scalar is an array with one for each.
 
     Args:
-        jobs: each a function, its vectors, and the library that passes over plain tensors.
+        leaves: how many there are.
     """
-    libraries = [_Joined(library) for _, _, library in jobs]
-    found: list[Any] = [None] * len(jobs)
-    waiting = list(range(len(jobs)))
+
+    def __init__(self, leaves: int) -> None:
+        super().__init__(EACH)
+        self._leaves = leaves
+
+    def count(self, vector: Vector) -> int:
+        return EACH.count(vector)
+
+    def sizes(self, vector: Vector) -> Any:
+        return EACH.sizes(vector)
+
+    def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
+        sums = self._pass("sum", lambda own: EACH.sums(parts, own), parts, vectors)
+        return EACH.padded(sums, parts, vectors)
+
+    def _keeps(self, leaf: torch.Tensor) -> bool:
+        return True
+
+    def _values(self, joined: torch.Tensor) -> list[Any]:
+        return list(joined.numpy().reshape(self._leaves, -1).T)
+
+
+class Job(NamedTuple):
+    """A sum: a function of vectors, and the library that passes over plain tensors."""
+
+    function: Function
+    vectors: Sequence[Vector]
+    exact: bool
+    library: Library
+
+    @property
+    def kind(self) -> Any:
+        """What is the same of jobs that are done together; the same on all processes."""
+        leaves = [x for vector in self.vectors for x in vector]
+        if not self.exact or len(leaves) > len(self.vectors) or not isinstance(leaves[0], Share):
+            return None
+        mesh, sharded, _ = leaves[0].joint
+        dtypes = tuple(x.dtype for x in leaves)
+        return self.function, mesh, sharded, kind_of_length(leaves[0]), dtypes
+
+
+class _Call:
+    """Jobs that are done together.
+
+    Args:
+        jobs: by their numbers.
+        each: whether by a pass over all leaves.
+    """
+
+    def __init__(self, jobs: dict[int, Job], each: bool) -> None:
+        self.jobs, first = jobs, next(iter(jobs.values()))
+        self._function, self._exact = first.function, first.exact
+        columns = zip(*(job.vectors for job in jobs.values()), strict=True)
+        self._vectors = [[x for vector in column for x in vector] for column in columns]
+        self.library = _JoinedEach(len(jobs)) if each else _Joined(first.library)
+        self._each = each
+
+    def run(self) -> dict[int, Any]:
+        """Return what the functions make of their vectors, by the numbers of the jobs.
+
+        Raises:
+            _Waiting: if the processes have to join what ``library`` asks for.
+            NoKernelsError: if they cannot be done together.
+        """
+        function = functools.partial(self._function, exact=self._exact)
+        found = self.library.call(function, self._vectors)
+        return dict(zip(self.jobs, found if self._each else [found], strict=True))
+
+
+def joined_sums(jobs: Sequence[Job]) -> list[Any]:
+    """Return what functions make of vectors whose leaves are tensors and shares.
+
+    All processes of the meshes have to call it, with the same functions and wholes. What they send
+    each other does not depend on how each of them computes.
+    """
+    alike: dict[Any, dict[int, Job]] = {}
+    for i, job in enumerate(jobs):
+        kind = job.kind
+        alike.setdefault(i if kind is None else kind, {})[i] = job
+    waiting: list[_Call] = []
+    for own in alike.values():
+        each = len(own) > 1 and all(job.library is IN_C for job in own.values())
+        parts = [own] if each else [{i: job} for i, job in own.items()]
+        waiting += [_Call(part, each) for part in parts]
+    found: dict[int, Any] = {}
     while waiting:
-        left = []
-        for i in waiting:
-            function, vectors, _ = jobs[i]
-            try:
-                found[i] = libraries[i].call(function, vectors)
-            except _Waiting:
-                left.append(i)
-        _join([libraries[i] for i in left], _device_of(jobs) if left else None)
+        left: list[_Call] = []
+        for call in waiting:
+            left += _left_of(call, found)
+        if left:
+            _join([call.library for call in left], _device_of(jobs))
         waiting = left
-    return found
+    return [found[i] for i in range(len(jobs))]
 
 
-def _device_of(jobs: Sequence[tuple[Function, Sequence[Vector], Library]]) -> torch.device:
-    leaves = [x for _, vectors, _ in jobs for vector in vectors for x in vector]
+def _left_of(call: _Call, found: dict[int, Any]) -> list[_Call]:
+    """Run a call; return it if it waits, or calls of each job if these cannot be done together."""
+    try:
+        found |= call.run()
+    except _Waiting:
+        return [call]
+    except NoKernelsError:
+        alone = [_Call({i: job}, False) for i, job in call.jobs.items()]
+        return [left for one in alone for left in _left_of(one, found)]
+    return []
+
+
+def _device_of(jobs: Sequence[Job]) -> torch.device:
+    leaves = [x for job in jobs for vector in job.vectors for x in vector]
     device: torch.device = next(x.tensor for x in leaves if isinstance(x, Share)).device
     return device
 
 
-def _join(libraries: Sequence[_Joined], device: torch.device | None) -> None:
+def _join(libraries: Sequence[_Joined], device: torch.device) -> None:
     """Join what they ask for, in one reduction for each operation and group of processes."""
     asked: dict[Any, list[torch.Tensor]] = {}
     where: list[list[tuple[Any, int]]] = []
@@ -235,7 +333,7 @@ def _join(libraries: Sequence[_Joined], device: torch.device | None) -> None:
         library.tell([joined[key][i] for key, i in own])
 
 
-def _vector(values: list[Any], operation: str, device: torch.device | None) -> torch.Tensor:
+def _vector(values: list[Any], operation: str, device: torch.device) -> torch.Tensor:
     """Return scalars as a vector that is reduced; maxima as integers.
 
     Positive numbers are in the order of their bits, then NaN; a maximum of floats loses NaN in
@@ -245,7 +343,8 @@ def _vector(values: list[Any], operation: str, device: torch.device | None) -> t
     if any(isinstance(x, torch.Tensor) for x in values):
         vector = torch.stack([torch.as_tensor(x, dtype=dtype, device=device) for x in values])
     else:
-        vector = torch.as_tensor(np.array(values), dtype=dtype, device=device)
+        # Of each leaf after the other, if there are several.
+        vector = torch.as_tensor(np.array(values).T.reshape(-1), dtype=dtype, device=device)
     if operation == "max":
         vector = to_bits(torch.where(vector < 0, 0.0, vector).abs())
     return vector

@@ -135,9 +135,21 @@ def memory_is_another() -> None:
             own = pair.optimizer.state[p]
             own |= {key: copy.deepcopy(x) for key, x in own.items()}
         pair.step()
+        for optimizer in (pair.optimizer, pair.single):
+            for own in optimizer.state.values():
+                own |= {key: x + x for key, x in own.items()}
+        pair.step()
         for p in (*pair.params, *pair.alone):  # as module.double() does
             p.grad = None
             torch.utils.swap_tensors(p, torch.nn.Parameter(p.detach().double()))
+        pair.step()
+
+
+def processes_compute_in_different_ways() -> None:
+    """What they send each other is the same, with kernels or without."""
+    for name in ("lamb", "prodigy"):
+        pair = Pair(name)
+        pair.optimizer.param_groups[0]["compile"] = torch.distributed.get_rank() == 0
         pair.step()
 
 
@@ -246,6 +258,7 @@ CORNERS: list[Callable[[], None]] = [
     rules_run_as_they_are_written,
     memory_is_let_go_of,
     memory_is_another,
+    processes_compute_in_different_ways,
     terms_begin_later,
     states_move_to_a_mesh_and_back,
     states_of_torch_optim,
