@@ -71,6 +71,10 @@ class CoreOptimizer(torch.optim.Optimizer):
     state under their names (``m``, ``v``, ``c1.value``, …), in float32 for float32, bfloat16 and
     float16 parameters and in float64 for float64. ``.grad`` is never written to. A parameter
     whose ``.grad`` is ``None`` keeps its state.
+
+    A parameter may be a ``DTensor``: fields with its shape are placed like it, others are plain
+    tensors. Then all processes have to call :meth:`step`, with gradients of the same
+    parameters.
     """
 
     algorithm: ClassVar[Algorithm]
@@ -143,7 +147,8 @@ class CoreOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: for a sparse or complex gradient, or an input that is missing or unknown.
-            ValueError: for a hyperparameter that is not allowed, or a tensor of the wrong shape.
+            ValueError: for a hyperparameter that is not allowed, a tensor of the wrong shape, or
+                flat parameters (FSDP1, DeepSpeed) for a rule with sums or of rows and columns.
 
         A step that is refused changes nothing. So does one that fails before the first parameter is
         written: by then all values are checked, kernels and memory for the states are there (a
