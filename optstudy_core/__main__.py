@@ -1,4 +1,4 @@
-"""``python -m optstudy_core``: list, cite and explain the algorithms."""
+"""``python -m optstudy_core``: list, cite and explain the algorithms, show a training's file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -37,10 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     }.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("names", nargs="+", metavar="NAME", help="of algorithms")
+    text = "what a file of export_run, or of torch.save, holds; nothing of it is run"
+    command = commands.add_parser("state", help=text)
+    command.add_argument("file", metavar="FILE")
     arguments = parser.parse_args(argv)
     if arguments.command == "list":
         print(table())
         return 0
+    if arguments.command == "state":
+        return _show(arguments.file)
     known = [*ALGORITHMS, *WRAPPERS]
     for name in arguments.names:
         if name not in known:
@@ -52,11 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _show(file: str) -> int:
+    from .travel.shown import shown  # what checkpoints need is an extra
+
+    try:
+        print(shown(file))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"optstudy_core: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def table() -> str:
     """Return one line for each algorithm, sorted by name, with a heading; then the wrappers.
 
-    ``state`` is the number of arrays like the parameters that the algorithm keeps by default (a
-    wrapper: besides), ``inputs`` what it is given besides the gradient.
+    ``state`` is the number of elements that the algorithm keeps by default for each element of a
+    square matrix (a wrapper: besides), ``inputs`` what it is given besides the gradient.
     """
     rows = [("name", "torch class", "year", "state", "inputs", "dialects", "paper")]
     rows += [
@@ -92,11 +107,20 @@ def table() -> str:
 
 
 def state_size(algorithm: Algorithm, dialect: str | None = None) -> int:
-    """Return how many numbers the state has for each parameter, scalars of a leaf apart."""
-    full: list[Any] = []
-    state = algorithm.start(Leaves([np.zeros(2)], NumPy()), algorithm.defaults(dialect))
-    map_leaves(lambda leaves: full.append(np.shape(leaves.values[0]) == (2,)), state)
-    return sum(full)
+    """Return how many elements the state has for each element of a square matrix."""
+    sizes: list[int] = []
+    state = algorithm.start(
+        Leaves([np.zeros((_SIDE, _SIDE))], NumPy()), algorithm.defaults(dialect)
+    )
+    # A field that the matrix does not need is None.
+    map_leaves(
+        lambda leaves: sizes.append(np.size(leaves.values[0]) - (leaves.values[0] is None)), state
+    )
+    return round(sum(sizes) / _SIDE**2)
+
+
+_SIDE = 64
+"""Rows and columns of a matrix: vectors of this length do not count."""
 
 
 def explained(name: str) -> str:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what _lazy imports
     from .states import TransformState as TransformState
     from .states import by_leaf as by_leaf
     from .states import side_by_side as side_by_side
+    from .travel import export_run as export_run
+    from .travel import import_run as import_run
 
 _PLACES = {
     "PerLeaf": "states:PerLeaf",
@@ -40,10 +42,12 @@ _PLACES = {
     "TransformState": "states:TransformState",
     "by_leaf": "states:by_leaf",
     "epoch": "epoch",
+    "export_run": "travel:export_run",
     "from_core": "functions:from_core",
     "from_optax": "optax_states:from_optax",
     "geometry": "geometry",
     "hutchinson": "hessian:hutchinson",
+    "import_run": "travel:import_run",
     "in_torch_layout": "layout:in_torch_layout",
     "recorder": "recorder",
     "selfcheck": "_selfcheck:selfcheck",

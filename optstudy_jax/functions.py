@@ -56,9 +56,14 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
     extra: dict[str, Any] = {"dialect": algorithm.default_dialect, "step_dtype": None}
     if "weight_decay" in algorithm.defaults() and not algorithm.has_global_sums:
         extra = {"mask": None} | extra  # leaves of two groups would not be one vector
+    if "output_axis" in algorithm.defaults():
+        extra = {f"{algorithm.name}{_DIMENSIONS}": None} | extra
     parameters += [parameter(name, kind, default=value) for name, value in extra.items()]
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
+
+_DIMENSIONS = "_weight_dimension_numbers"
+"""What an argument ends with that says which axes of each leaf are rows and columns."""
 
 _TORCH = {
     "lr": ("learning_rate",),
@@ -69,6 +74,7 @@ _TORCH = {
 """What the arguments of torch's classes are called here."""
 
 _OPTAX = {
+    "adam_learning_rate": ("adam_lr",),
     "beta": ("b1", "momentum"),
     "bias_correction": ("correct_bias",),
     "clipping_threshold": ("d",),
@@ -102,6 +108,10 @@ _MEANINGS = {
     "``optax.apply_updates`` rounds the sum only.",
 }
 """What the arguments mean that are the functions' own."""
+_OF_AXES = (
+    "a tree of optax's ``MuonDimensionNumbers``, or a function of the parameters that makes one: "
+    "``output_axis`` and ``reduction_axis`` of each leaf; ``None`` for a leaf that is no matrix."
+)
 _RETURNS = "the optax transformation; its updates hold the learning rate and the sign."
 _ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
 ValueError: for a value that is not allowed."""
@@ -112,6 +122,8 @@ def _documented(algorithm: Algorithm, signature: inspect.Signature) -> str:
     source = inspect.getmodule(algorithm.update)
     text = inspect.getdoc(algorithm.update) or ""
     meanings = {n: _MEANINGS.get(n) or meaning(text, n) for n in signature.parameters}
+    if algorithm.name + _DIMENSIONS in meanings:
+        meanings[algorithm.name + _DIMENSIONS] = _OF_AXES
     equations = source.__doc__ if source else None
     return with_arguments(equations, meanings, Returns=_RETURNS, Raises=_ERRORS)
 
@@ -133,7 +145,10 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
         bound.apply_defaults()
         given = dict(bound.arguments)
         dialect = given.pop("dialect")
-        mask = given.pop("mask", None)
+        options = {
+            "mask": given.pop("mask", None),
+            "dimension_numbers": given.pop(algorithm.name + _DIMENSIONS, None),
+        }
         step_dtype = given.pop("step_dtype")
         if step_dtype not in (None, "float32"):
             raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
@@ -145,7 +160,7 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
             else:
                 given["lr"] = rate
         return transformation(
-            algorithm, algorithm.resolve(dialect, given), schedule, mask, step_dtype
+            algorithm, algorithm.resolve(dialect, given), schedule, step_dtype, dialect, **options
         )
 
     ours = ALGORITHMS.get(algorithm.name) is algorithm

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import optax
 
+from optstudy_core.travel.layers import kernel_axes
+
 from ._paths import leaf_name
 
 Axes = Callable[[str, Any], Sequence[int] | None]
@@ -32,9 +34,7 @@ def torch_axes(name: str, leaf: Any) -> tuple[int, ...] | None:
     (3, 2, 0, 1)
     >>> torch_axes("layers/0/bias", np.zeros(8))
     """
-    if name.rpartition("/")[2] != "kernel" or leaf.ndim < 2:
-        return None
-    return (leaf.ndim - 1, leaf.ndim - 2, *range(leaf.ndim - 2))
+    return kernel_axes(leaf.ndim) if name.rpartition("/")[2] == "kernel" else None
 
 
 def in_torch_layout(
@@ -74,6 +74,11 @@ def in_torch_layout(
         updates, state = inner.update(_transposed(updates, orders), state, params, **extra)
         return _transposed(updates, [o if o is None else np.argsort(o) for o in orders]), state
 
+    update.torch_axes = axes  # type: ignore[attr-defined]  # see travel
+    if hasattr(tx.update, "parts"):
+        update.parts = lambda params: tx.update.parts(  # type: ignore[attr-defined]
+            _transposed(params, _orders(axes, params))
+        )
     return optax.GradientTransformationExtraArgs(
         lambda params: inner.init(_transposed(params, _orders(axes, params))), update
     )

@@ -2,7 +2,8 @@
 
 :func:`from_optax` makes the state of an optimizer here of one of optax's, :func:`to_optax` goes the
 other way. What the fields are called in optax stands in each algorithm's file (``ELSEWHERE``; a
-minus before a name: the sign is the other). A training goes on with the same mathematics, and other
+minus before a name: the sign is the other; a plus: a number of all leaves, of which ours are the
+parts). A training goes on with the same mathematics, and other
 roundings.
 """
 
@@ -20,6 +21,7 @@ import optax
 from optstudy_core import ALGORITHMS, Algorithm
 
 from ._backend import working_dtype
+from ._fields import nodes as _nodes
 from .states import PerLeaf, TransformState
 
 _PREFIX = "optax."
@@ -66,7 +68,10 @@ def from_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any
                 f"state of optax without {', '.join(sorted(lacking))} of {algorithm.name}: allowed "
                 f"is one with {' and '.join(names)}"
             )
-        inner = {k: _like(v, found[k], f"{k} of {algorithm.name}") for k, v in fields.items()}
+        parts = {k for own in names.values() for k, name in own.items() if name.startswith("+")}
+        inner = {
+            k: _like(v, found[k], f"{k} of {algorithm.name}", k in parts) for k, v in fields.items()
+        }
         count = jnp.asarray(count if steps is None else steps, jnp.int32)
         return x._replace(count=count, inner=x.inner._replace(**inner))
 
@@ -136,9 +141,12 @@ def to_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
             value = getattr(x.inner, field)
             if value is None:
                 raise ValueError(f"state of {algorithm.name} without {field}, which optax's has")
-            own = name.removeprefix("-")
-            value = value if own == name else jax.tree.map(jnp.negative, value)
-            fields[own] = _of_optax(getattr(node, own), value, own, algorithm)
+            own = name.lstrip("+-")
+            value = jax.tree.map(jnp.negative, value) if name.startswith("-") else value
+            template = getattr(node, own)
+            if isinstance(value, PerLeaf) and value.int32 is None and _is_number(template):
+                value = _of_all(value, name.startswith("+"), f"{field} of {algorithm.name}")
+            fields[own] = _of_optax(template, value, own, algorithm)
         counts = {name: x.count for name in _counts(node) if name not in fields}
         return node._replace(**fields, **counts)
 
@@ -162,16 +170,6 @@ def _check_all_taken(
 
 
 # What states are made of.
-
-
-def _nodes(state: Any) -> Iterator[Any]:
-    """Yield the named tuples of a state, from outside in; nothing of what is in ours."""
-    if hasattr(state, "_fields"):
-        yield state
-    if not isinstance(state, TransformState):
-        parts = state.values() if isinstance(state, dict) else state
-        for x in parts if isinstance(state, tuple | list | dict) else ():
-            yield from _nodes(x)
 
 
 def _injected(state: Any) -> Iterator[Any]:
@@ -209,7 +207,9 @@ def _rebuilt(x: Any, change: Callable[[Any], Any], injected: Iterator[Any]) -> A
         return type(x)(*map(inside, x))
     if isinstance(x, tuple | list):
         return type(x)(map(inside, x))
-    return {k: inside(v) for k, v in x.items()} if isinstance(x, dict) else x
+    if isinstance(x, dict):  # in the order of _nodes
+        return {k: inside(x[k]) for k in sorted(x, key=str)}
+    return x
 
 
 def _names_of(inner: Any) -> tuple[Algorithm, Mapping[str, Mapping[str, str]]]:
@@ -230,7 +230,7 @@ def _names_of(inner: Any) -> tuple[Algorithm, Mapping[str, Mapping[str, str]]]:
 
 def _signed(name: str, node: Any) -> Any:
     """Return a field of a state of optax, by its name in the table."""
-    value = getattr(node, name.removeprefix("-"))
+    value = getattr(node, name.lstrip("+-"))
     return jax.tree.map(jnp.negative, value) if name.startswith("-") else value
 
 
@@ -249,14 +249,38 @@ def _known() -> frozenset[str]:
 # Fields.
 
 
-def _like(template: Any, value: Any, what: str) -> Any:
-    """Return a field of optax's state as one of ours."""
+def _like(template: Any, value: Any, what: str, parts: bool) -> Any:
+    """Return a field of optax's state as one of ours; ``parts``: its leaves add up to optax's."""
     if not isinstance(template, PerLeaf):
         return _cast(template, value, what)
     if template.int32 is not None:
         return template._replace(int32=jnp.full_like(template.int32, value))
+    if _is_number(value):  # of all leaves
+        return _for_all(template, value, parts)
     made = PerLeaf.of(jax.tree.map(lambda x: x.astype(working_dtype(x.dtype)), value))
     return _cast(template, made, what)
+
+
+def _for_all(template: PerLeaf, value: Any, parts: bool) -> PerLeaf:
+    """Return one number as that of each leaf, or as the part of the first leaf."""
+    rest = {}
+    for name, x in template._asdict().items():
+        if x is not None:
+            rest[name] = jnp.zeros_like(x).at[0].set(value) if parts else jnp.full_like(x, value)
+            value = jnp.zeros_like(value) if parts else value
+    return template._replace(**rest)
+
+
+def _is_number(template: Any) -> bool:
+    return isinstance(template, jax.Array) and template.ndim == 0
+
+
+def _of_all(value: PerLeaf, parts: bool, what: str) -> Any:
+    """Return the one number of all leaves: the sum of the parts, or what is the same in each."""
+    numbers = jnp.concatenate([jnp.asarray(x, float) for x in value if x is not None])
+    if not parts and len({*numbers.tolist()}) > 1:
+        raise ValueError(f"{what} differs between leaves: optax has one for all")
+    return numbers.sum() if parts else numbers[0]
 
 
 def _of_optax(template: Any, value: Any, name: str, algorithm: Algorithm) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,32 @@ from ._stacks import in_stacks
 from .states import TransformState, merge, select
 
 
+class Part(NamedTuple):
+    """Leaves that a transformation trains alike: what ``parts`` of its ``update`` tells of them.
+
+    Attributes:
+        leaves: their numbers.
+        algorithm: of the transformation.
+        dialect: whose mathematics.
+        hyperparameters: all of them, by the core's names.
+        schedule: the learning rate, instead of that of the hyperparameters; ``None``: theirs.
+    """
+
+    leaves: list[int]
+    algorithm: Algorithm
+    dialect: str | None
+    hyperparameters: dict[str, Any]
+    schedule: Callable[[Any], Any] | None
+
+
 def transformation(
     algorithm: Algorithm,
     hyperparameters: dict[str, Any],
     schedule: Callable[[Any], Any] | None,
-    mask: Any,
     step_dtype: str | None,
+    dialect: str | None = None,
+    mask: Any = None,
+    dimension_numbers: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optax transformation of an algorithm.
 
@@ -35,26 +55,29 @@ def transformation(
         hyperparameters: all of them, by the core's names.
         schedule: the learning rate, a function of the number of steps, instead of that of the
             hyperparameters; ``None``: theirs.
+        step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
+        dialect: whose mathematics the hyperparameters are.
         mask: which leaves decay, a tree of truth values or a function of the parameters that makes
             one; ``None``: all.
-        step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
+        dimension_numbers: what axes of a leaf are rows and columns, a tree of what has an
+            ``output_axis`` and a ``reduction_axis`` (``None``: the leaf is no matrix), or a
+            function of the parameters that makes one; ``None``: as the hyperparameters say.
     """
 
     def groups(params_like: Any, treedef: Any) -> list[tuple[list[int], dict[str, Any]]]:
-        """Return the leaves and the hyperparameters of each group (two with a mask)."""
-        everything = list(range(treedef.num_leaves))
-        if mask is None or not everything:
-            return [(everything, hyperparameters)]
-        tree = mask(params_like) if callable(mask) else mask
-        prefix = jax.tree.leaves(
-            jax.tree.map(lambda m, sub: jax.tree.map(lambda _: bool(m), sub), tree, params_like)
-        )
-        decayed = [i for i in everything if prefix[i]]
-        others = [i for i in everything if not prefix[i]]
+        """Return the leaves and the hyperparameters of each group, those of leaves alike."""
+        count = treedef.num_leaves
+        decays = [True] * count if mask is None else [bool(m) for m in _spread(mask, params_like)]
+        axes: list[Any] = [()] * count
+        if dimension_numbers is not None:
+            axes = [_axes(x) for x in _spread(dimension_numbers, params_like, _is_axes)]
+        alike: dict[Any, list[int]] = {}
+        for i, kind in enumerate(zip(decays, axes, strict=True)):
+            alike.setdefault(kind, []).append(i)
         return [
-            (decayed, hyperparameters),
-            (others, hyperparameters | {"weight_decay": 0.0}),
-        ]
+            (leaves, hyperparameters | dict(own) | ({} if decay else {"weight_decay": 0.0}))
+            for (decay, own), leaves in alike.items()
+        ] or [([], hyperparameters)]
 
     def init(params: Any) -> TransformState:
         leaves, treedef = jax.tree.flatten(params)
@@ -124,8 +147,36 @@ def transformation(
         )
         return jax.tree.unflatten(treedef, steps), new_state
 
+    def parts(params: Any) -> list[Part]:
+        own = groups(params, jax.tree.structure(params))
+        return [Part(leaves, algorithm, dialect, values, schedule) for leaves, values in own]
+
     update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
+    update.parts = parts  # type: ignore[attr-defined]  # see travel
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _spread(given: Any, params: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """Return what a tree, or the tree that a function makes, says of each leaf."""
+    tree = given(params) if callable(given) else given
+    found: list[Any] = []
+    jax.tree.map(
+        lambda x, sub: found.extend([x] * len(jax.tree.leaves(sub))), tree, params, is_leaf=is_leaf
+    )
+    return found
+
+
+def _is_axes(value: Any) -> bool:
+    return value is None or hasattr(value, "output_axis")
+
+
+def _axes(value: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the hyperparameters that say which axes of a leaf are rows and columns."""
+    if value is None:
+        return (("output_axis", ()),)
+    names = ("output_axis", "reduction_axis")
+    found = ((name, getattr(value, name)) for name in names)
+    return tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in found)
 
 
 def _in_double(hyperparameters: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # what _lazy imports
     from .optimizer import from_core as from_core
     from .recorder import Recorder as Recorder
     from .torch_optim import to_torch_optim as to_torch_optim
+    from .travel import export_run as export_run
+    from .travel import import_run as import_run
 
 _PLACES = {
     "Backstep": "epoch:Backstep",
@@ -38,9 +40,11 @@ _PLACES = {
     "EpochMomentum": "epoch:EpochMomentum",
     "ExtrapolatedEpoch": "epoch:ExtrapolatedEpoch",
     "Recorder": "recorder:Recorder",
+    "export_run": "travel:export_run",
     "from_core": "optimizer:from_core",
     "geometry": "geometry",
     "hutchinson": "hessian:hutchinson",
+    "import_run": "travel:import_run",
     "lr_scheduler": "lr_scheduler",
     "selfcheck": "_selfcheck:selfcheck",
     "to_torch_optim": "torch_optim:to_torch_optim",

@@ -44,12 +44,6 @@ ELSEWHERE = {name: own for own, inside in TUPLES.items() for name in inside} | {
 }
 """What optax's arguments are called here."""
 
-OTHERWISE = {
-    "ns_steps": ("ns_coefficients", "a triple for each step"),
-    "adjust_lr_fn": ("consistent_rms", "0.2 for 'match_rms_adamw'"),
-}
-"""What stands for arguments of torch's Muon, and how."""
-
 POSITIONAL = {
     "adam": ("amsgrad",),
     "adamw": ("amsgrad",),

@@ -19,7 +19,6 @@ from . import _as_written
 from ._arguments import (
     ADAPTER,
     ELSEWHERE,
-    OTHERWISE,
     TUPLES,
     compiled_of,
     completed,
@@ -124,6 +123,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         try:
             check_dtypes(group["params"])
             algorithm, _ = selected(self.algorithm, group)
+            if self.algorithm.check_shape is not None:
+                for p in group["params"]:
+                    self.algorithm.check_shape(tuple(p.shape), group["dialect"])
             check_flat(group["params"], False, algorithm)
             check_all_here(algorithm)
         except (TypeError, ValueError):
@@ -493,9 +495,8 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 
     def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         for name in kwargs.keys() - signature.parameters.keys():
-            own, how = OTHERWISE.get(name, (ELSEWHERE.get(name), ""))
+            own = ELSEWHERE.get(name)
             known = f"it is called {own!r} here" if own in signature.parameters else None
-            known = f"{own!r} stands for it here, {how}" if known and how else known
             raise TypeError(
                 f"{algorithm.title} has no argument {name!r}: "
                 f"{known or nearest(name, signature.parameters)}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core import ALGORITHMS, Algorithm, muon
 from optstudy_core.arrays.numbers import is_number
 
 from ._arguments import TUPLES, names_of, selected
@@ -158,7 +158,7 @@ def _checked_group(title: str, group: dict[str, Any], where: str) -> dict[str, A
     decoupled = group.get("decoupled_weight_decay")
     if title == "AdamW" and decoupled is False:
         raise ValueError(f"{where} with decoupled_weight_decay = False: it is of torch.optim.Adam")
-    return _muon_of_ours(group) if title == "Muon" else group
+    return group
 
 
 def _state_of_ours(state: Any, algorithm: Algorithm, where: str) -> dict[str, Any]:
@@ -250,26 +250,18 @@ def _scalar_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
-# Muon, whose arguments have other names.
-
-
-def _muon_of_ours(group: dict[str, Any]) -> dict[str, Any]:
-    rest = {k: v for k, v in group.items() if k not in ("ns_steps", "adjust_lr_fn")}
-    rms = 0.2 if group["adjust_lr_fn"] == "match_rms_adamw" else 0.0
-    triples = (tuple(group["ns_coefficients"]),) * group["ns_steps"]
-    return rest | {"ns_coefficients": triples, "consistent_rms": rms}
+# Muon, which has more coefficients and scales than torch.optim's.
 
 
 def _muon_of_torch(group: dict[str, Any]) -> dict[str, Any]:
-    triples, rms = group["ns_coefficients"], group["consistent_rms"]
-    names = {0.0: None, 0.2: "match_rms_adamw"}
-    if len({*triples}) != 1 or rms not in names:
+    iterations = muon.triples(group["ns_coefficients"], group["ns_steps"])
+    rms, name = group["consistent_rms"], group["adjust_lr_fn"]
+    names = {0.0: name, 0.2: "match_rms_adamw"}
+    if len({*iterations}) != 1 or rms not in names:
         raise ValueError(
-            f"ns_coefficients = {triples!r} and consistent_rms = {rms!r}: torch.optim.Muon has one "
-            "triple for all iterations, and 0 or 0.2"
+            f"ns_coefficients = {group['ns_coefficients']!r}, ns_steps = {group['ns_steps']!r} and "
+            f"consistent_rms = {rms!r}: torch.optim.Muon has one triple for all iterations, and 0 "
+            "or 0.2"
         )
-    return {
-        "ns_coefficients": triples[0],
-        "ns_steps": len(triples),
-        "adjust_lr_fn": names[rms],
-    }
+    steps = {"ns_steps": len(iterations), "adjust_lr_fn": names[rms]}
+    return {"ns_coefficients": iterations[0]} | steps

@@ -328,6 +328,16 @@ def hyperparameters(
     return _accepted(algorithm, dialect, drawn)
 
 
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "adam_lr": (None, 0.003),
+    "adjust_lr_fn": (None, "match_rms_adamw"),
+    "ns_coefficients": ("quintic", "polar_express", (1.5, -0.5, 0.0)),
+    "ns_steps": (None, 3),
+    "output_axis": (None, -1),
+}
+"""Values of hyperparameters that are neither numbers nor truth values."""
+
+
 def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | None, dict[str, Any]]]:
     """Return the sets of hyperparameters that are given as numbers: few, as each is compiled.
 
@@ -342,7 +352,9 @@ def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | Non
         dialect = dialects[i % len(dialects)]
         values: dict[str, Any] = {}
         for name, default in algorithm.defaults(dialect).items():
-            if isinstance(default, bool):
+            if name in _CHOICES:
+                values[name] = random.choice(_CHOICES[name])
+            elif isinstance(default, bool):
                 values[name] = random.random() < 0.5
             elif is_number(default) and name in _SCALES:
                 low, high = map(math.log10, _SCALES[name])

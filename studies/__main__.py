@@ -6,6 +6,7 @@
     python -m studies run digits --epochs 10 --out runs/short
     python -m studies run digits --method careful --method eve_grid
     python -m studies twins digits --algorithm sgd
+    python -m studies travel digits
     python -m studies compare digits --vary method=plain,careful,eve-grid --seeds 5
     python -m studies compare digits --vary algorithm=adam,sgd --vary lr=0.01,0.1
     python -m studies run allcnn --events 200 --backend torch
@@ -27,13 +28,15 @@ from rich.console import Console
 from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.numbers import nearest
 from optstudy_core.catalogue.hyperparameters import RANGES
-from studies.problems.table import QUICK, STUDIES, check_name
+from studies.problems.table import QUICK, STUDIES, check_name, load
 
 from .comparisons.compare import VARIED, Comparison, cores, values
 from .comparisons.everything import Everything, Part
+from .comparisons.journey import Travel
 from .comparisons.processes import TerminatedError, terminable
 from .comparisons.runner import Plan, Prepared, Twins
 from .learners.methods import METHODS, PLAIN
+from .learners.optimizer import Optimizer
 from .learners.training import BACKENDS, installed_backends
 from .report import Report
 from .study import DEVICES
@@ -101,6 +104,13 @@ def _twins(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> li
     return [Twins(_plan(parser, arguments, arguments.name))]
 
 
+def _travel(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Travel]:
+    del parser
+    study = load(arguments.name, arguments.seed)
+    optimizer = Optimizer.of(study, arguments.algorithm, arguments.lr, None)
+    return [Travel(study, optimizer, arguments.epochs or study.epochs, arguments.out)]
+
+
 def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Comparison]:
     vary = dict(arguments.vary or DEFAULT_VARY)
     if arguments.vary and len(vary) < len(arguments.vary):
@@ -141,6 +151,7 @@ def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> l
 _COMMANDS: Final[Mapping[str, Callable[..., Sequence[Any]]]] = {
     "run": _run,
     "twins": _twins,
+    "travel": _travel,
     "compare": _compare,
     "all": _all,
     "report": _report,
@@ -192,6 +203,16 @@ def _parser() -> argparse.ArgumentParser:
     pair = commands.add_parser(
         "twins", help="the same training in PyTorch and in Flax: where do they part?"
     )
+    travel = commands.add_parser(
+        "travel", help="a training that moves: PyTorch, torch.optim, PyTorch, Flax, PyTorch"
+    )
+    travel.add_argument(
+        "--algorithm",
+        type=_name("algorithm", ALGORITHMS),
+        default="adam",
+        metavar="A",
+        help="one that torch.optim has (default: adam)",
+    )
     compare = commands.add_parser("compare", help="trainings that differ in what you vary")
     everything = commands.add_parser(
         "all", help="the quick studies with SGD and Adam, and their comparison"
@@ -224,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="trainings of each kind, from --seed on: median and spread (default: 1)",
     )
-    for command in (run, pair):
+    for command in (run, pair, travel):
         command.add_argument(
             "name",
             metavar="NAME",
@@ -279,12 +300,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="how many to generate, for allcnn and ddplus (default: the study's)",
         )
+    for command in (run, pair, travel, compare):
         command.add_argument(
             "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
         )
         command.add_argument(
             "--lr", type=_rate, metavar="X", help="learning rate (default: the study's)"
         )
+    for command in (run, pair, compare):
         command.add_argument(
             "--dialect", metavar="D", help="whose mathematics, e.g. torch or optax"
         )
@@ -295,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="B",
             help="torch, jax or both (default: what is installed)",
         )
-    for command in (run, pair, compare, everything):
+    for command in (run, pair, travel, compare, everything):
         command.add_argument(
             "--out",
             type=pathlib.Path,
@@ -310,6 +333,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"of all that is drawn at random (default: {DEFAULT_SEED})",
         )
+    for command in (run, pair, compare, everything):
         command.add_argument(
             "--overwrite", action="store_true", help="replace runs that are there already"
         )

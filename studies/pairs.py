@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -97,6 +97,32 @@ class Twins:
     hyperparameters: dict[str, Any]
     epochs: tuple[EpochPair, ...]
     conclusion: str
+
+
+LEGS: Final = ("PyTorch", "torch.optim", "PyTorch", "Flax", "PyTorch")
+"""Where a training is that moves, one after the other."""
+
+
+@dataclass(frozen=True)
+class Journey:
+    """A training that moves from library to library, beside one that stays.
+
+    Attributes:
+        algorithm: of the optimizer.
+        dtype: of the parameters.
+        moved: after each epoch ‖θ − θ′‖ / ‖θ′‖ to the training that stayed in PyTorch.
+        twin: the same of a training that was in JAX from the start.
+    """
+
+    algorithm: str
+    dtype: str
+    moved: tuple[float, ...]
+    twin: tuple[float, ...]
+
+    @property
+    def epochs(self) -> int:
+        """How many there were."""
+        return len(self.moved)
 
 
 def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

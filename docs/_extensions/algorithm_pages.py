@@ -116,11 +116,10 @@ def _state(algorithm: Algorithm) -> str:
         return "It carries nothing."
     rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in entries]
     size = state_size(algorithm)
-    apart = "what has a shape of its own" if algorithm.leafwise else "scalars of a tensor"
-    numbers = f"{size} number{'s' * (size != 1)}" if size else "No number"
+    elements = f"{size} element{'s' * (size != 1)}" if size else "Less than one element"
     return "\n".join(
         [
-            f"{numbers} for each parameter, {apart} apart (by default).",
+            f"{elements} for each element of a square matrix (by default).",
             "",
             "| field | meaning, shape and start |",
             "| --- | --- |",

@@ -23,6 +23,18 @@ BIBTEX = ("orabona2017training",)
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"eps": 0.0}}
 
 
+ELSEWHERE = {
+    "optax.COCOBState": {
+        "w1": "init_particles",
+        "theta": "cumulative_gradients",
+        "scale": "scale",
+        "total": "subgradients",
+        "reward": "reward",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
+
 class COCOBState(NamedTuple):
     """What COCOB carries.
 

@@ -34,6 +34,19 @@ BIBTEX = ("defazio2023learning",)
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"correct_bias": False}}
 
 
+ELSEWHERE = {
+    "optax.DAdaptAdamWState": {
+        "m": "exp_avg",
+        "v": "exp_avg_sq",
+        "s": "grad_sum",
+        "d": "estim_lr",
+        "r": "+numerator_weighted",
+        "t": "count",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
+
 class DAdaptAdamWState(NamedTuple):
     """What D-Adapt AdamW carries.
 

@@ -27,6 +27,16 @@ BIBTEX = ("khaled2023dowg",)
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"eps": 0.0}}
 
 
+ELSEWHERE = {
+    "optax.DoWGState": {
+        "x0": "init_params",
+        "r2": "estim_sq_dist",
+        "v": "+weighted_sq_norm_grads",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
+
 class DoWGState(NamedTuple):
     """What DoWG carries.
 

@@ -7,30 +7,39 @@
     θₜ = θₜ₋₁ − lr·λ·θₜ₋₁ − lr·s·X
 
 with the Frobenius norm, X turned so that it has at most as many rows as columns, and a triple of
-``ns_coefficients`` for each iteration. X comes out near the nearest orthogonal matrix: its singular
-values lie between about 0.7 and 1.2. The scale s is √max(1, rows/columns), or with
-``consistent_rms`` r > 0 the size of AdamW's steps, r·√max(rows, columns).
+``ns_coefficients`` for each iteration. X comes out near the nearest orthogonal matrix: with the
+default triple its singular values lie between about 0.7 and 1.2. The scale s is √max(1, n/m) for
+n outputs and m inputs, or with ``consistent_rms`` r > 0 the size of AdamW's steps, r·√max(n, m).
 
-A leaf that is no matrix takes :mod:`~optstudy_core.adamw`'s step with ``adam_b1`` and so on, as in
-optax; embeddings and output layers do better with AdamW too: give them to another optimizer.
+A leaf of two axes is a matrix with n rows and m columns, a leaf of more (the kernel of a
+convolution) one whose rows are its output axis, and whose columns are all others. ``output_axis``,
+``reduction_axis`` and ``split`` say what else is a matrix: see :mod:`optstudy_core.arrays.blocks`.
+Every other leaf takes :mod:`~optstudy_core.adamw`'s step with ``adam_lr``, ``adam_b1`` and so on.
+Embeddings and output layers do better with AdamW too.
 
-The products are those of :mod:`optstudy_core.matrix`, the same bits in every library.
-torch.optim.Muon rounds X to bfloat16 (and has no step for other leaves); its
-``adjust_lr_fn="match_rms_adamw"`` is ``consistent_rms=0.2``. optax adds ε to the norm instead of
-the maximum (``eps_added``), corrects the bias of both terms of M (``debias``) and, as its matrices
-stand to the right of the activations, has columns/rows in s (``rows_are_outputs=False``).
+The products are those of :mod:`optstudy_core.matrix`, the same bits in every library. For float32
+leaves they keep 20 bits (``rough``): X is within 1.3e-4 of the same iteration in float64, where
+torch.optim.Muon, which rounds X to bfloat16, is within 2e-2. torch.optim.Muon refuses leaves that
+are not of two axes. optax adds ε to the norm instead of the maximum (``eps_added``), corrects the
+bias of both terms of M (``debias``), has the outputs as the last axis, and takes AdamW's step for a
+leaf of more than two axes (``flatten=False``).
 
-Source: Jordan et al. 2024 (`jordan2024muon`); ``consistent_rms``: Liu et al. 2025 (`liu2025muon`).
+Source: Jordan et al. 2024 (`jordan2024muon`); ``consistent_rms``: Liu et al. 2025 (`liu2025muon`);
+the coefficients ``"polar_express"``: Amsel et al. 2025 (`amsel2025polar`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays.leafwise import nothing, shapewise
-from optstudy_core.arrays.matrix import matmul, transposed
+from optstudy_core.arrays import blocks
+from optstudy_core.arrays.blocks import matrixwise
+from optstudy_core.arrays.leafwise import is_nothing, nothing, shapewise
+from optstudy_core.arrays.matrix import gram, matmul, transposed
 from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
+from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.reductions import leaf_norm
 from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
@@ -38,7 +47,7 @@ from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 from . import adamw
 from .adamw import AdamWState
 
-BIBTEX = ("jordan2024muon", "liu2025muon")
+BIBTEX = ("jordan2024muon", "liu2025muon", "amsel2025polar")
 
 DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
@@ -47,7 +56,8 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "eps": 1e-8,
         "eps_added": True,
         "debias": True,
-        "rows_are_outputs": False,
+        "output_axis": (-1,),
+        "flatten": False,
     },
     "paper": {"weight_decay": 0.0},
 }
@@ -56,6 +66,42 @@ ELSEWHERE = {
     "torch.optim.Muon": {"b": "momentum_buffer"},
 }
 """What the fields of the state are called elsewhere."""
+
+STEPS = 5
+"""Iterations with one triple."""
+
+_POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+)
+
+COEFFICIENTS = {
+    "simple": ((3.4445, -4.775, 2.0315),) * STEPS,
+    "quintic": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+    "polar_express": (
+        *((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS),
+        (1.875, -1.25, 0.375),
+    ),
+}
+"""Triples by name.
+
+``"quintic"`` is Jiacheng You's, as NVIDIA's Emerging-Optimizers call it (optax: ``"dion"``);
+``"polar_express"`` that of Amsel et al., Algorithm 1, with the factor 1.01 for what is rounded.
+"""
+
+ADJUSTED = {"original": 0.0, "match_rms_adamw": 0.2}
+"""What ``consistent_rms`` is by torch's ``adjust_lr_fn``."""
 
 
 class MuonState(NamedTuple):
@@ -75,29 +121,47 @@ class MuonState(NamedTuple):
 
 
 @shapewise
-def init(params: Array) -> MuonState:
+def init(
+    params: Array,
+    *,
+    output_axis: Any = None,
+    reduction_axis: Any = None,
+    split: Any = None,
+    flatten: bool = True,
+) -> MuonState:
     """Return the state before the first step."""
     zeros, none, t = namespace(params).zeros_like(params), nothing(params), no_steps(params)
-    if len(params.shape) == 2:
+    if blocks.matrices_of(tuple(params.shape), output_axis, reduction_axis, split, flatten):
         return MuonState(b=zeros, m=none, v=none, t=t)
     return MuonState(b=none, m=zeros, v=zeros, t=t)
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse coefficients that are not a tuple of triples of numbers."""
-    value = hyperparameters["ns_coefficients"]
-    try:
-        good = all(len(t) == 3 and all(map(math.isfinite, t)) for t in value)
-    except TypeError:
-        good = False
-    if not good:
+    """Refuse coefficients and axes that cannot be."""
+    steps, name = hyperparameters["ns_steps"], hyperparameters["adjust_lr_fn"]
+    if not (steps is None or (type(steps) is int and 0 <= steps < 100)):
+        raise ValueError(f"ns_steps = {steps!r}: allowed are None and whole numbers below 100")
+    triples(hyperparameters["ns_coefficients"], steps)
+    if not (name is None or (isinstance(name, str) and name in ADJUSTED)):
         raise ValueError(
-            f"ns_coefficients = {value!r}: allowed are tuples with a triple of finite numbers for "
-            "each iteration"
+            f"adjust_lr_fn = {name!r}: allowed are None, {' and '.join(map(repr, ADJUSTED))}"
+        )
+    if name is not None and not absent(hyperparameters["consistent_rms"]):
+        raise ValueError(f"adjust_lr_fn = {name!r} and consistent_rms: allowed is one of both")
+    blocks.check(hyperparameters)
+
+
+def check_shape(shape: tuple[int, ...], dialect: str | None) -> None:
+    """Refuse a leaf that torch.optim.Muon does not take; one of more axes is a matrix here."""
+    if dialect == "torch" and len(shape) < 2:
+        raise ValueError(
+            f"a parameter of shape {shape} for Muon in torch's dialect: allowed are matrices and "
+            'tensors of more axes; give others to AdamW, or take them too with dialect="paper"'
         )
 
 
 @shapewise
+@matrixwise
 def update(
     state: MuonState,
     grad: Array,
@@ -107,13 +171,19 @@ def update(
     weight_decay: Any = 0.1,
     momentum: Any = 0.95,
     nesterov: bool = True,
-    ns_coefficients: Any = ((3.4445, -4.775, 2.0315),) * 5,
+    ns_coefficients: Any = (3.4445, -4.775, 2.0315),
     eps: Any = 1e-7,
+    ns_steps: Any = None,
+    adjust_lr_fn: Any = None,
     maximize: bool = False,
     consistent_rms: Any = 0.0,
-    rows_are_outputs: bool = True,
+    output_axis: Any = None,
+    reduction_axis: Any = None,
+    split: Any = None,
+    flatten: bool = True,
     eps_added: bool = False,
     debias: bool = False,
+    adam_lr: Any = None,
     adam_b1: Any = 0.9,
     adam_b2: Any = 0.999,
     adam_eps: Any = 1e-8,
@@ -125,18 +195,29 @@ def update(
         state: of :func:`init` or of the last update.
         grad: gradient Gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
-        lr: learning rate, ≥ 0, also of leaves that are no matrices.
+        lr: learning rate, ≥ 0.
         weight_decay: λ ≥ 0 of matrices, decoupled.
         momentum: μ ≥ 0.
         nesterov: look ahead.
-        ns_coefficients: a triple (a, b, c) for each iteration (torch: one triple and ``ns_steps``).
+        ns_coefficients: a triple (a, b, c) of all iterations, a tuple of triples, one for each, or
+            a name of them: ``"simple"``, ``"quintic"``, ``"polar_express"``.
         eps: ε ≥ 0, the least that M is divided by.
+        ns_steps: number of iterations, below 100; the last triple is repeated. ``None``: 5 with one
+            triple, else one for each triple.
+        adjust_lr_fn: torch's name of the scale: ``"original"``, or ``"match_rms_adamw"`` for
+            ``consistent_rms=0.2``.
         maximize: climb instead of descend.
-        consistent_rms: r ≥ 0; with 0 the scale is √max(1, rows/columns).
-        rows_are_outputs: whether a matrix has a row for each output, as torch's have; Flax's have a
-            column.
+        consistent_rms: r ≥ 0; with 0 the scale is √max(1, n/m).
+        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
+            have it; -1: the last, as Flax's have it; (): no leaf is a matrix.
+        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
+            neither numbers the matrices of a stack, each of which is made orthogonal.
+        split: the number of blocks of outputs (heads, say), or the outputs of each block (queries,
+            keys and values): each is made orthogonal. ``None``: one.
+        flatten: whether leaves of more than two axes are matrices without ``reduction_axis``.
         eps_added: divide by ‖M‖ + ε.
         debias: correct the bias of M.
+        adam_lr: learning rate ≥ 0 of AdamW; ``None``: ``lr``.
         adam_b1: decay β₁ of AdamW's first moment, in [0, 1).
         adam_b2: decay β₂ of AdamW's second moment, in [0, 1).
         adam_eps: ε of AdamW.
@@ -146,7 +227,8 @@ def update(
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
 
     Raises:
-        ValueError: if there is weight decay and ``params`` is ``None``.
+        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks an axis
+            that is named, or cannot be split.
 
     >>> import numpy as np
     >>> theta = np.zeros((2, 2))
@@ -154,12 +236,12 @@ def update(
     >>> step.round(2).tolist()  # both directions count alike
     [[-0.74, -0.0], [-0.0, -0.74]]
     """
-    if len(grad.shape) != 2:
+    if len(grad.shape) != 2 or is_nothing(state.b):
         inner, step = adamw.update(
             AdamWState(state.m, state.v, state.t),
             grad,
             params,
-            lr=lr,
+            lr=lr if adam_lr is None else adam_lr,
             b1=adam_b1,
             b2=adam_b2,
             eps=adam_eps,
@@ -179,22 +261,23 @@ def update(
         m = momentum * m + (1 - momentum) * g
     norm = leaf_norm(m)
     x = m / ((norm + eps) if eps_added else xp.maximum(norm, eps))
-    rows, columns = grad.shape
+    outputs, inputs = grad.shape
+    iterations = triples(ns_coefficients, ns_steps)
     x = (
-        orthogonalized(x, ns_coefficients)
-        if rows <= columns
-        else transposed(orthogonalized(transposed(x), ns_coefficients))
+        orthogonalized(x, iterations)
+        if outputs <= inputs
+        else transposed(orthogonalized(transposed(x), iterations))
     )
-    outputs, inputs = (rows, columns) if rows_are_outputs else (columns, rows)
-    if absent(consistent_rms):
+    rms = consistent_rms if adjust_lr_fn is None else ADJUSTED[adjust_lr_fn]
+    if absent(rms):
         scale = math.sqrt(max(1.0, outputs / max(inputs, 1)))
     else:
-        scale = math.sqrt(max(rows, columns)) * consistent_rms
+        scale = math.sqrt(max(outputs, inputs)) * rms
     step = decoupled_decay(-(lr * scale) * x, params, lr=lr, weight_decay=weight_decay)
     return MuonState(b, state.m, state.v, t), step
 
 
-def orthogonalized(x: Array, coefficients: Any) -> Array:
+def orthogonalized(x: Array, coefficients: Sequence[tuple[float, float, float]]) -> Array:
     """Return what Newton and Schulz's iteration makes of a matrix with singular values up to 1.
 
     >>> import numpy as np
@@ -203,6 +286,41 @@ def orthogonalized(x: Array, coefficients: Any) -> Array:
     [[0.894, 0.447], [-0.447, 0.894]]
     """
     for a, b, c in coefficients:
-        gram = matmul(x, transposed(x))
-        x = a * x + matmul(b * gram + c * matmul(gram, gram), x)
+        square = gram(x, rough=True)
+        # A is symmetric, so A·A is A·Aᵀ.
+        x = a * x + matmul(b * square + c * gram(square, rough=True), x, rough=True)
     return x
+
+
+def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, float, float]]:
+    """Return the triple of each iteration.
+
+    Raises:
+        ValueError: for anything but a triple of finite numbers, a tuple of them, and a name.
+
+    >>> triples((1.5, -0.5, 0.0), 2)
+    [(1.5, -0.5, 0.0), (1.5, -0.5, 0.0)]
+    """
+    known = isinstance(coefficients, str) and coefficients in COEFFICIENTS
+    given = COEFFICIENTS[coefficients] if known else coefficients
+    one = isinstance(given, tuple | list) and len(given) == 3 and all(map(is_number, given))
+    found = [given] * STEPS if one else given
+    if (
+        isinstance(found, str)
+        or not isinstance(found, tuple | list)
+        or not all(_is_triple(t) for t in found)
+        or (steps and not found)
+    ):
+        raise ValueError(
+            f"ns_coefficients = {coefficients!r}: allowed are a triple of finite numbers, a tuple "
+            f"with a triple for each iteration, and {', '.join(map(repr, COEFFICIENTS))}"
+        )
+    whole = [(float(a), float(b), float(c)) for a, b, c in found]
+    if steps is None:
+        return whole
+    return [*whole[:steps], *whole[-1:] * (steps - len(whole))]
+
+
+def _is_triple(value: Any) -> bool:
+    inside = isinstance(value, tuple | list) and len(value) == 3
+    return inside and all(is_number(x) and math.isfinite(x) for x in value)

@@ -40,6 +40,20 @@ DIALECTS: dict[str, dict[str, Any]] = {
 }
 
 
+ELSEWHERE = {
+    "optax.ProdigyState": {
+        "m": "exp_avg",
+        "v": "exp_avg_sq",
+        "s": "grad_sum",
+        "x0": "params0",
+        "d": "estim_lr",
+        "r": "+numerator_weighted",
+        "t": "count",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
+
 class ProdigyState(NamedTuple):
     """What Prodigy carries.
 

@@ -6,9 +6,10 @@
     θₜ = θₜ₋₁ − lr·Mₜ
 
 with the L2 penalty of ``weight_decay`` in Gₜ. A vector has L only, and −1/2 for −1/4; a tensor of
-more axes is a matrix with its first axis as rows. An axis longer than 1024 has the diagonal
-of its matrix instead. The roots are renewed every ``update_interval`` steps, the first of them
-included.
+more axes is a matrix with its output axis as rows, or several (``output_axis``,
+``reduction_axis``, ``split``: see :mod:`optstudy_core.arrays.blocks`). An axis longer than 1024 has
+the diagonal of its matrix instead. The roots are renewed every ``update_interval`` steps, the first
+of them included.
 
 Sums of squares lose the small eigenvalues, in float32 those below 1e-7 of the largest, which may
 come out negative. So the root is that of L + ridge·‖L‖·I (Frobenius norm), as proposed by Anil et
@@ -27,10 +28,11 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays import doubles
+from optstudy_core.arrays import blocks, doubles
 from optstudy_core.arrays.axes import axis_sum, flattened, parts, reshaped
+from optstudy_core.arrays.blocks import matrixwise
 from optstudy_core.arrays.leafwise import leafwise
-from optstudy_core.arrays.matrix import identity, inverse_root, matmul, transposed, when
+from optstudy_core.arrays.matrix import gram, identity, inverse_root, matmul, transposed, when
 from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
 from optstudy_core.arrays.reductions import leaf_norm
 from optstudy_core.parts.terms import objective_gradient
@@ -59,8 +61,36 @@ class ShampooState(NamedTuple):
     t: Array
 
 
+def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
+    """Refuse axes that no leaf can have."""
+    blocks.check(hyperparameters)
+
+
+def preconditioners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the shapes of L and, for more than a vector, of R: (n, n), or (n, 1) of a diagonal.
+
+    >>> preconditioners((3, 5000))
+    [(3, 3), (5000, 1)]
+    """
+    lengths = rows_and_columns(shape)[: 1 if len(shape) < 2 else 2]
+    return [(n, n if n <= LONGEST else 1) for n in lengths]
+
+
+def _length(shape: tuple[int, ...]) -> int:
+    return sum(map(math.prod, preconditioners(shape)))
+
+
 @leafwise
-def init(params: Array, *, eps: Any = 1e-4, momentum: Any = 0.0) -> ShampooState:
+@matrixwise(length=_length)
+def init(
+    params: Array,
+    *,
+    eps: Any = 1e-4,
+    momentum: Any = 0.0,
+    output_axis: Any = None,
+    reduction_axis: Any = None,
+    split: Any = None,
+) -> ShampooState:
     """Return the state before the first step; no momentum if it is the number 0."""
     xp = namespace(params)
     m = None if absent(momentum) else xp.zeros_like(params)
@@ -75,6 +105,7 @@ def init(params: Array, *, eps: Any = 1e-4, momentum: Any = 0.0) -> ShampooState
 
 
 @leafwise
+@matrixwise(length=_length)
 def update(
     state: ShampooState,
     grad: Array,
@@ -87,6 +118,9 @@ def update(
     maximize: bool = False,
     update_interval: Any = 1.0,
     ridge: Any = 1e-6,
+    output_axis: Any = None,
+    reduction_axis: Any = None,
+    split: Any = None,
 ) -> tuple[ShampooState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -101,6 +135,12 @@ def update(
         maximize: climb instead of descend (the penalty keeps its sign).
         update_interval: number ≥ 1 of steps from one renewal of the roots to the next.
         ridge: ≥ 0, relative to the norm of L, added to its diagonal for the root.
+        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
+            have it; -1: the last, as Flax's have it.
+        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
+            neither numbers the matrices of a stack.
+        split: the number of blocks of outputs, or the outputs of each block: each is a matrix of
+            its own. ``None``: one.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -120,7 +160,7 @@ def update(
     order = 2 * len(shapes)
     u = reshaped(g, rows_and_columns(grad.shape))
     grams = [
-        (matmul(x, transposed(x)) if is_full(shape) else axis_sum(x * x, 1))
+        (gram(x) if is_full(shape) else axis_sum(x * x, 1))
         for shape, x in zip(shapes, (u, transposed(u)), strict=False)
     ]
     sums = state.sums + flattened(grams)
@@ -147,16 +187,6 @@ def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the shape of a leaf as a matrix: a vector is one column."""
     rows = shape[0] if shape else 1
     return rows, math.prod(shape[1:])
-
-
-def preconditioners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return the shapes of L and, for more than a vector, of R: (n, n), or (n, 1) of a diagonal.
-
-    >>> preconditioners((3, 5000))
-    [(3, 3), (5000, 1)]
-    """
-    lengths = rows_and_columns(shape)[: 1 if len(shape) < 2 else 2]
-    return [(n, n if n <= LONGEST else 1) for n in lengths]
 
 
 def is_full(shape: tuple[int, int]) -> bool:

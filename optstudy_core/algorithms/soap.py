@@ -9,9 +9,10 @@
 
 QR is the orthonormal factor; before it the columns of Q, and with them Vₜ, are put in the order of
 the diagonal of Qᵀ·L·Q, the largest first. The first call takes no step: it begins L and R, and Q_L
-and Q_R are their eigenvectors. A leaf that is no matrix takes Adam's step (a vector) or is a matrix
-with its first axis as rows; an axis longer than 1024 is not turned. This is the authors' program,
-of which the paper's Algorithm 3 says less.
+and Q_R are their eigenvectors. A vector takes Adam's step; a leaf of more than two axes is a matrix
+with its output axis as rows, or several (``output_axis``, ``reduction_axis``, ``split``: see
+:mod:`optstudy_core.arrays.blocks`). An axis longer than 1024 is not turned. This is the authors'
+program, of which the paper's Algorithm 3 says less.
 
 Products, eigenvectors and QR are those of :mod:`optstudy_core.matrix` and
 :mod:`optstudy_core.eigen`, the same bits in every library; they cost far more than an elementwise
@@ -25,11 +26,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from optstudy_core.arrays import doubles
+from optstudy_core.arrays import blocks, doubles
 from optstudy_core.arrays.axes import axis_sum, flattened, parts, reshaped
+from optstudy_core.arrays.blocks import matrixwise
 from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
 from optstudy_core.arrays.leafwise import leafwise, nothing
-from optstudy_core.arrays.matrix import identity, matmul, transposed, when
+from optstudy_core.arrays.matrix import gram, identity, matmul, transposed, when
 from optstudy_core.arrays.namespace import Array, namespace, no_steps
 from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
@@ -60,8 +62,24 @@ class SOAPState(NamedTuple):
     t: Array
 
 
+def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
+    """Refuse axes that no leaf can have."""
+    blocks.check(hyperparameters)
+
+
+def _length(shape: tuple[int, ...]) -> int:
+    return sum(n * n for n in shape if n <= LONGEST)
+
+
 @leafwise
-def init(params: Array) -> SOAPState:
+@matrixwise(length=_length)
+def init(
+    params: Array,
+    *,
+    output_axis: Any = None,
+    reduction_axis: Any = None,
+    split: Any = None,
+) -> SOAPState:
     """Return the state before the first step."""
     xp = namespace(params)
     zeros = xp.zeros_like(params)
@@ -73,6 +91,7 @@ def init(params: Array) -> SOAPState:
 
 
 @leafwise
+@matrixwise(length=_length)
 def update(
     state: SOAPState,
     grad: Array,
@@ -86,6 +105,9 @@ def update(
     weight_decay: Any = 0.01,
     maximize: bool = False,
     precondition_frequency: Any = 10.0,
+    output_axis: Any = None,
+    reduction_axis: Any = None,
+    split: Any = None,
 ) -> tuple[SOAPState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -101,6 +123,12 @@ def update(
         weight_decay: λ ≥ 0, decoupled.
         maximize: climb instead of descend.
         precondition_frequency: number ≥ 1 of steps from one turn of the bases to the next.
+        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
+            have it; -1: the last, as Flax's have it.
+        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
+            neither numbers the matrices of a stack.
+        split: the number of blocks of outputs, or the outputs of each block: each is a matrix of
+            its own. ``None``: one.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -149,7 +177,7 @@ def update(
     m = doubles.where(begins, state.m, m)
     grams, bases = state.grams, state.bases
     if squares:
-        own = [matmul(x, transposed(x)) for x in _turned_axes(g2, shape)]
+        own = [gram(x) for x in _turned_axes(g2, shape)]
         grams = b3 * grams + (1 - b3) * flattened(own)
 
         def first(grams: Array) -> tuple[Array]:
@@ -160,8 +188,8 @@ def update(
             found = []
             for n in turned:
                 if n:
-                    gram, q = next(known)
-                    turned_gram = matmul(gram, q)
+                    own_gram, q = next(known)
+                    turned_gram = matmul(own_gram, q)
                     sizes = axis_sum(q * turned_gram, 0)
                     v = by_size(v, sizes, 0)
                     found.append(orthonormal(by_size(turned_gram, sizes, 1)))

@@ -68,12 +68,12 @@ def rest_max(x: Array, axis: int) -> Array:
     >>> rest_max(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), 0).tolist()
     [6.0, 0.5]
     """
-    return _rearranged(functools.partial(_rest_max, axis=axis), x)
+    return rearranged(functools.partial(_rest_max, axis=axis), x)
 
 
 def concatenated(vectors: Sequence[Array]) -> Array:
     """Return vectors, one after the other, as one."""
-    return _rearranged(lambda *parts: namespace(parts[0]).concat(parts), *vectors)
+    return rearranged(lambda *parts: namespace(parts[0]).concat(parts), *vectors)
 
 
 def flattened(arrays: Sequence[Array]) -> Array:
@@ -103,7 +103,7 @@ def parts(vector: Array, shapes: Sequence[Sequence[int]]) -> list[Array]:
     for shape in shapes:
         end = begin + math.prod(shape)
         found.append(
-            _rearranged(lambda v, b=begin, e=end, s=shape: v[b:e].reshape(tuple(s)), vector)
+            rearranged(lambda v, b=begin, e=end, s=shape: v[b:e].reshape(tuple(s)), vector)
         )
         begin = end
     return found
@@ -111,7 +111,7 @@ def parts(vector: Array, shapes: Sequence[Sequence[int]]) -> list[Array]:
 
 def reshaped(x: Array, shape: Sequence[int]) -> Array:
     """Return the elements in another shape."""
-    return _rearranged(lambda v: v.reshape(tuple(shape)), x)
+    return rearranged(lambda v: v.reshape(tuple(shape)), x)
 
 
 def _rest_max(x: Any, axis: int) -> Any:
@@ -168,7 +168,8 @@ def device_of(x: Any) -> Any:
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 
-def _rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
+def rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
+    """Return what a function of a library's arrays makes of them without rounding anything."""
     if isinstance(arrays[0], Leaves):
         return arrays[0].backend.rearrange(function, *arrays)
     return function(*arrays)

@@ -89,6 +89,11 @@ def nothing(like: Array) -> Array:
     return Leaves([None] * like.count, like.backend) if isinstance(like, Leaves) else None
 
 
+def is_nothing(field: Array) -> bool:
+    """Tell whether a field is one that the leaves do not need."""
+    return field is None or (isinstance(field, Leaves) and field.values[0] is None)
+
+
 _EXAMPLE = Leaves([np.zeros(())], NumPy())  # for a tree without leaves
 
 

@@ -36,6 +36,8 @@ class Algorithm:
         bibtex: keys of the sources in ``references.bib``.
         check: ``check(hyperparameters, dialect)`` refuses combinations of hyperparameters; values
             alone are checked by name.
+        check_shape: raises ``ValueError`` for a shape of a parameter, given with the dialect, that
+            the library does not take; asked by classes, which know all parameters.
         elsewhere: what the fields of the state are called in other libraries, by the class of
             the optimizer (``torch.optim.Adam``) or of its state (``optax.ScaleByAdamState``).
 
@@ -61,6 +63,7 @@ class Algorithm:
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bibtex: tuple[str, ...] = ()
     check: Callable[[dict[str, Any], str | None], None] | None = None
+    check_shape: Callable[[tuple[int, ...], str | None], None] | None = None
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,7 +197,7 @@ class Algorithm:
                 raise TypeError(f"{self.name} has no argument {name!r}; {nearest(name, values)}")
             if value is not None:
                 check_value(name, value, values[name], dialect)
-                values[name] = value.item() if isinstance(value, np.generic) else value
+                values[name] = _plain(value)
         if self.check is not None:
             self.check(values, dialect)
         return values
@@ -226,3 +229,10 @@ class Algorithm:
         """
         wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
         return self.init(params, **wanted)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as formulas know it: a list, which files make of a tuple, as a tuple."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value

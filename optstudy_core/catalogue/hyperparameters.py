@@ -69,6 +69,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "consistent_rms": NON_NEGATIVE,
     "ridge": NON_NEGATIVE,
     "precondition_frequency": Range(at_least=1.0),
+    "adam_lr": NON_NEGATIVE,
     "adam_b1": DECAY_RATE,
     "adam_b2": DECAY_RATE,
     "adam_eps": NON_NEGATIVE,
@@ -106,7 +107,7 @@ def check_value(name: str, value: Any, default: Any, dialect: str | None = None)
     if isinstance(default, bool):
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} = {value!r}: allowed are True and False")
-    elif is_number(default):
+    elif is_number(default) or (default is None and name in RANGES):
         allowed = RANGES_OF_DIALECTS.get(dialect or "", RANGES).get(name, ANY)
         if is_number(value):
             try:
@@ -117,11 +118,3 @@ def check_value(name: str, value: Any, default: Any, dialect: str | None = None)
                 raise ValueError(f"{name} = {value!r}: allowed are {allowed}")
         elif value is None or isinstance(value, bool | str | bytes | Number | list | tuple | dict):
             raise TypeError(f"{name} = {value!r}: allowed are {allowed}")
-    elif isinstance(default, tuple) and not _is_made_of_numbers(value):
-        raise TypeError(f"{name} = {value!r}: allowed are tuples of numbers, as {default!r}")
-
-
-def _is_made_of_numbers(value: Any) -> bool:
-    """Tell whether a value is a tuple of numbers, or of such tuples."""
-    inside = isinstance(value, tuple) and len(value) > 0
-    return inside and all(is_number(x) or _is_made_of_numbers(x) for x in value)

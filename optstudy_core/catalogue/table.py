@@ -62,6 +62,7 @@ def _algorithm(module: Any, name: str) -> Algorithm:
         dialects=module.DIALECTS,
         bibtex=module.BIBTEX,
         check=getattr(module, "check", None),
+        check_shape=getattr(module, "check_shape", None),
         elsewhere=getattr(module, "ELSEWHERE", {}),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from optstudy_core.arrays.blocks import ARGUMENTS
 from optstudy_core.arrays.leaves import Leaves, Reduction
 from optstudy_core.arrays.numpy_backend import NumPy
 
@@ -14,7 +15,11 @@ from optstudy_core.arrays.numpy_backend import NumPy
 def first_state(algorithm: Any, hyperparameters: Mapping[str, Any]) -> Any:
     """Return the state of a small matrix before its first step."""
     # A traced array has no value to compute with; one of NumPy is as little absent.
-    plain = {k: np.ones(()) if hasattr(v, "dtype") else v for k, v in hyperparameters.items()}
+    plain = {
+        k: np.ones(()) if hasattr(v, "dtype") else v
+        for k, v in hyperparameters.items()
+        if k not in ARGUMENTS  # the matrix may lack their axes
+    }
     return algorithm.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
 
 

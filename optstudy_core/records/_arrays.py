@@ -78,26 +78,8 @@ def write(
     file: pathlib.Path, epoch: int, arrays: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint whole or not at all."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    notes = {
-        "format": FORMAT,
-        "epoch": str(epoch),
-        "state": json.dumps(plain(state, "state")),
-    }
-    ready = check(arrays)
-    temporary = file.with_name(file.name + ".part")
-    temporary.unlink(missing_ok=True)
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    try:
-        save_file(ready, temporary, metadata=notes)
-    except SafetensorError as error:
-        temporary.unlink(missing_ok=True)
-        raise system_error(error) from error
-    temporary.chmod(mode)  # safetensors lets its files' owner alone read them
-    replace(temporary, file)
+    notes = {"format": FORMAT, "epoch": str(epoch)}
+    write_file(file, arrays, notes, state)
 
 
 def read(file: pathlib.Path, epoch: int) -> Checkpoint:
@@ -106,12 +88,60 @@ def read(file: pathlib.Path, epoch: int) -> Checkpoint:
     Raises:
         ValueError: if the file is not the checkpoint of that epoch.
     """
+    wanted = f"the checkpoint of epoch {epoch}"
+    arrays, notes, state = read_file(file, FORMAT, wanted)
+    if notes.get("epoch") != str(epoch):
+        raise ValueError(
+            f"{file}: is of format {FORMAT!r} and epoch {notes.get('epoch')}; expected is "
+            f"{FORMAT!r} and epoch {epoch}"
+        )
+    return Checkpoint(epoch, arrays, state, file)
+
+
+def write_file(
+    file: pathlib.Path,
+    arrays: Mapping[str, Any],
+    notes: Mapping[str, str],
+    state: Mapping[str, Any],
+) -> None:
+    """Write arrays, texts and a JSON value as a safetensors file, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    ready = check(arrays)
+    text = json.dumps(plain(state, "state"))
+    temporary = file.with_name(file.name + ".part")
+    temporary.unlink(missing_ok=True)
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    try:
+        save_file(ready, temporary, metadata={**notes, "state": text})
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise system_error(error) from error
+    temporary.chmod(mode)  # safetensors lets its files' owner alone read them
+    replace(temporary, file)
+
+
+def read_file(
+    file: pathlib.Path, form: str, wanted: str
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str], dict[str, Any]]:
+    """Read what :func:`write_file` wrote.
+
+    Args:
+        file: its path.
+        form: the text ``format`` among its notes.
+        wanted: what the file should be, for messages.
+
+    Raises:
+        ValueError: if it is no such file.
+    """
     from safetensors import safe_open
 
     with suppress(ImportError):
         import ml_dtypes  # noqa: F401 - tells NumPy, and safetensors, of bfloat16
     if not file.exists():
-        raise ValueError(f"{file}: is missing; expected is the checkpoint of epoch {epoch}")
+        raise ValueError(f"{file}: is missing; expected is {wanted}")
     try:
         with safe_open(file, framework="numpy") as content:
             notes = content.metadata() or {}
@@ -120,15 +150,13 @@ def read(file: pathlib.Path, epoch: int) -> Checkpoint:
         raise
     except Exception as error:  # whatever a decoder makes of foreign bytes
         raise ValueError(
-            f"{file}: is truncated or not a safetensors file ({error}); expected is the "
-            f"checkpoint of epoch {epoch}"
+            f"{file}: is truncated or not a safetensors file ({error}); expected is {wanted}"
         ) from error
-    if notes.get("format") != FORMAT or notes.get("epoch") != str(epoch) or "state" not in notes:
+    if notes.get("format") != form or "state" not in notes:
         raise ValueError(
-            f"{file}: is of format {notes.get('format')!r} and epoch {notes.get('epoch')}; "
-            f"expected is {FORMAT!r} and epoch {epoch}"
+            f"{file}: is of format {notes.get('format')!r}; expected is {form!r}, {wanted}"
         )
     state = parse_json(notes["state"], f"{file}, state")
     if not isinstance(state, dict):
         raise ValueError(f"{file}, state: is a {type(state).__name__}; expected is a JSON object")
-    return Checkpoint(epoch, arrays, state, file)
+    return arrays, notes, state

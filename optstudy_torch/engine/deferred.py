@@ -38,8 +38,6 @@ _MOST = 40
 _SCRATCH = 1 << 14
 """Numbers of float64 that stay in a core's second cache, for a sum along an axis."""
 
-_THREADED = ThreadedNumPy()
-
 
 class Loops(ThreadedNumPy):
     """NumPy's operations, those on large trees of one shape in C; exact sums in C.
@@ -87,9 +85,6 @@ class Loops(ThreadedNumPy):
         with np.errstate(all="ignore"):
             (block,) = function(_Wide(tree, kind), axis % len(kind.shape) + 1).values
             return _Rows(Alike.of_rows(block.astype(kind.dtype)), self)
-
-    def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
-        return _THREADED.doubled(function, *leaves)  # of what is computed so, most are products
 
     def joined(self, trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> Leaves:
         return trees[0] if len(parts) == 1 else Joined(trees, parts, self)

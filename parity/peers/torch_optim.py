@@ -185,14 +185,14 @@ def moving(algorithm: str, name: str, causes: Mapping[str, str] = NONE, **given:
     return peers
 
 
-def _muon(exact: bool, ours: dict[str, Any], **given: Any) -> Peer:
+def _muon(exact: bool, **given: Any) -> Peer:
     """Return our Muon and torch's, as it is or without its rounding to bfloat16."""
     return Peer(
         "muon",
         "torch",
         "torch.optim.Muon" + (" without bfloat16" if exact else ""),
         given,
-        runner(lambda p: optstudy_torch.from_core("muon")(p, **ours)),
+        runner(lambda p: optstudy_torch.Muon(p, dialect=None, **given)),  # vectors too
         runner(lambda p: _MuonAndAdamW(p, exact, **given)),
         "" if exact else "it iterates in bfloat16",
         gaps=True,
@@ -210,11 +210,11 @@ PEERS = [
         "torch's average starts from the first weights, ours corrects its bias",
         avg_fn=torch.optim.swa_utils.get_ema_avg_fn(0.97),
     ),
-    _muon(False, {}),
-    _muon(True, {}),
-    _muon(True, _PLAIN, **_PLAIN),
-    _muon(True, {"ns_coefficients": (_CUBIC,) * 3}, ns_coefficients=_CUBIC, ns_steps=3),
-    _muon(True, {"consistent_rms": 0.2}, adjust_lr_fn="match_rms_adamw"),
+    _muon(False),
+    _muon(True),
+    _muon(True, **_PLAIN),
+    _muon(True, ns_coefficients=_CUBIC, ns_steps=3),
+    _muon(True, adjust_lr_fn="match_rms_adamw"),
     pair("sgd", "SGD"),
     pair("sgd", "SGD", momentum=0.9),
     pair("sgd", "SGD", momentum=0.9, dampening=0.3),

@@ -13,12 +13,12 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from studies.learners.training import Learner
-from studies.pairs import Twins
+from studies.pairs import Journey, Twins
 from studies.records import Run
 from studies.study import Study
 
 from .comparison import draw_comparison, evaluations
-from .epochs import epoch_steps, layers, overview, parting, training_loss
+from .epochs import epoch_steps, layers, moving, overview, parting, training_loss
 from .landscape import Landscape, is_plane, path_on_contours, paths, surface
 from .predictions import class_probabilities, fitted_lines, softmax
 from .style import FORMATS, FRAMEWORKS, ROW, save, title
@@ -30,6 +30,7 @@ __all__ = [
     "Landscape",
     "class_probabilities",
     "draw_comparison",
+    "draw_journeys",
     "draw_overview",
     "draw_paths",
     "draw_run",
@@ -95,6 +96,11 @@ def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pa
 def draw_twins(study: Study, pair: Twins, folder: pathlib.Path) -> pathlib.Path:
     """Draw where a training parts between the frameworks; return the PNG file."""
     return save(folder, "twins", lambda figure: parting(figure, study, pair))
+
+
+def draw_journeys(study: Study, journeys: Sequence[Journey], folder: pathlib.Path) -> pathlib.Path:
+    """Draw how far trainings that moved are from those that stayed; return the PNG file."""
+    return save(folder, "journey", lambda figure: moving(figure, study, journeys))
 
 
 def draw_paths(

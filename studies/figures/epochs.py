@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studies.pairs import Twins
+from studies.pairs import LEGS, Journey, Twins
 from studies.records import Run
 from studies.study import Study
 
@@ -22,6 +22,7 @@ from .style import (
     BLUE,
     FRAMEWORKS,
     GREEN,
+    GREY,
     ROW,
     VERMILION,
     angle_axis,
@@ -104,6 +105,32 @@ def parting(figure: Figure, study: Study, pair: Twins) -> None:
     part.set_xlim(0.5, max([1, *epochs]) + 0.5)
     part.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(*part.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+
+
+def moving(figure: Figure, study: Study, journeys: Sequence[Journey]) -> None:
+    """Draw how far trainings that moved, and their twins, are from those that stayed."""
+    figure.set_size_inches(8.0, 1.6 + 3.0 * len(journeys))
+    panels = figure.subplots(len(journeys), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, journey in zip(panels, journeys, strict=True):
+        epochs = range(1, journey.epochs + 1)
+        whole = "in JAX from the start"
+        ax.plot(epochs, journey.twin, color=VERMILION, label=whole, **ABOVE)
+        ax.plot(epochs, journey.moved, color=BLUE, marker="o", markersize=4, label="moving")
+        ax.set_ylabel(f"{journey.dtype}: distance to\nthe run that stayed\n‖θ − θ′‖ / ‖θ′‖")
+        from_zero(ax)
+        length = journey.epochs / len(LEGS)
+        for i, leg in enumerate(LEGS):
+            if i:
+                ax.axvline(i * length + 0.5, color=GREY, linewidth=1.0, linestyle=":")
+            ax.text((i + 0.5) * length + 0.5, 1.01, leg, ha="center", va="bottom", fontsize=9,
+                    transform=ax.get_xaxis_transform())  # fmt: skip
+    first = journeys[0]
+    heading = f"{study.title}, {title(first.algorithm)}: a training that moves"
+    panels[0].set_title(heading, pad=18)
+    panels[-1].set_xlabel("epoch")
+    panels[-1].set_xlim(0.5, first.epochs + 0.5)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def layers(figure: Figure, study: Study, run: Run) -> None:

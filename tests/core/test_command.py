@@ -27,7 +27,7 @@ def test_the_table_has_every_algorithm() -> None:
 
 
 def test_state_sizes() -> None:
-    sizes = {"sgd": 0, "adam": 2, "amsgrad": 3, "lion": 1}
+    sizes = {"sgd": 0, "adam": 2, "amsgrad": 3, "lion": 1, "muon": 1, "shampoo": 4, "adafactor": 0}
     assert {name: state_size(ALGORITHMS[name]) for name in sizes} == sizes
 
 

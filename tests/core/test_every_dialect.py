@@ -156,12 +156,12 @@ def test_it_learns(name: str, dialect: str) -> None:
 
 
 def test_the_defaults_are_numbers_and_truth_values() -> None:
-    """Or tuples of them, which are never arrays."""
+    """Or tuples of them, which are never arrays, or ``None``: a choice that is left open."""
 
     def allowed(value: Any) -> bool:
         if isinstance(value, tuple):
             return all(map(allowed, value))
-        return isinstance(value, bool) or is_number(value)
+        return value is None or isinstance(value, bool) or is_number(value)
 
     for name, dialect in CASES:
         for key, value in ALGORITHMS[name].defaults(dialect).items():

@@ -12,9 +12,10 @@ import pytest
 import torch
 from harness import slow
 
+from optstudy_core import muon
 from optstudy_core.arrays.eigen import by_size, eigenvectors, orthonormal
 from optstudy_core.arrays.leaves import Leaves
-from optstudy_core.arrays.matrix import inverse_root, matmul, transposed, when
+from optstudy_core.arrays.matrix import gram, inverse_root, matmul, transposed, when
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_jax._backend import JAX
 from optstudy_jax._rounding import leaving, outside
@@ -72,6 +73,107 @@ def symmetric(rng: np.random.Generator, n: int, dtype: Any, decades: float = 3.0
     q = np.linalg.qr(rng.normal(size=(n, n)))[0]
     a = (q * np.geomspace(1, 10**decades, n)) @ q.T
     return np.asarray((a + a.T) / 2, dtype)
+
+
+def rough(x: Any, y: Any) -> Any:
+    return matmul(x, y, rough=True)
+
+
+def rough_gram(x: Any) -> Any:
+    return gram(x, rough=True)
+
+
+def scaled_integers(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return elements as integers of 20 bits and a sign, and the power of two of each row."""
+    tops = np.max(np.abs(x.astype(np.float64)), axis=axis, keepdims=True)
+    exponent = np.floor(np.log2(tops)).astype(int) - 19
+    return np.rint(np.ldexp(x.astype(np.float64), -exponent)).astype(np.int64), exponent
+
+
+def digits(x: np.ndarray) -> list[np.ndarray]:
+    """Return three digits from -64 to 64 of integers of 20 bits and a sign."""
+    low = (x + 64) % 128 - 64
+    middle = ((x - low) // 128 + 64) % 128 - 64
+    high = ((x - low) // 128 - middle) // 128
+    found = [high, middle, low]
+    assert all(np.abs(d).max() <= 64 for d in found)
+    return [d.astype(np.int8) for d in found]
+
+
+def test_a_rough_product_is_nine_products_of_small_integers() -> None:
+    """As integer tensor cores compute them: int8 digits, int32 sums."""
+    rng = np.random.default_rng(3)
+    for m, n, k in ((5, 7, 3), (20, 2000, 11)):
+        x, y = (np.exp(2 * rng.normal(size=s)).astype(np.float32) for s in ((m, n), (n, k)))
+        x *= rng.choice([-1, 1], x.shape)
+        (left, a), (right, b) = scaled_integers(x, 1), scaled_integers(y, 0)
+        total = np.zeros((m, k), np.int64)
+        for i, p in enumerate(digits(left)):
+            for j, q in enumerate(digits(right)):
+                part = p.astype(np.int32) @ q.astype(np.int32)
+                total += part.astype(np.int64) << 7 * (4 - i - j)
+        wanted = np.ldexp(total.astype(np.float64), a + b).astype(np.float32)
+        assert np.array_equal(in_numpy(rough, x, y), wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(4, 5), (6, 300), (1, 1), (3, 0), (0, 3)])
+def test_a_gram_matrix_is_the_product_with_the_transpose(shape: Any, dtype: Any) -> None:
+    x = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    for found, product in ((gram, matmul), (rough_gram, rough)):
+        wanted = in_numpy(lambda a, f=product: f(a, transposed(a)), x)
+        assert np.array_equal(in_numpy(found, x), wanted)
+
+
+@pytest.mark.parametrize("function", [rough_gram, slow(gram)])
+def test_a_gram_matrix_has_the_same_bits_everywhere(function: Any) -> None:
+    rng = np.random.default_rng(1)
+    for dtype in (np.float32, np.float64):
+        x = (rng.normal(size=(5, 40)) * 10.0 ** rng.integers(-20, 18, (5, 1))).astype(dtype)
+        everywhere(function, x)
+
+
+@pytest.mark.parametrize("n", [8, 1000, 8192, 8193, 40_000])
+def test_rough_products_are_as_near_as_is_said_and_know_no_order(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x, y = (rng.normal(size=s).astype(np.float32) for s in ((3, n), (n, 4)))
+    x[0], y[:, 0] = np.float32(1.9999999), np.float32(1.9999999)  # the largest sums
+    found, order = in_numpy(rough, x, y), rng.permutation(n)
+    assert np.array_equal(found, in_numpy(rough, x[:, order], y[order]))
+    bits = min(20, (53 - int(np.ceil(np.log2(n)))) // 2)
+    tops = np.abs(x).max(1, keepdims=True) * np.abs(y).max(0, keepdims=True)
+    exact = x.astype(np.float64) @ y.astype(np.float64)
+    bound = n * 2.0 ** (1 - bits) * (1 + 2.0**-bits) * tops + np.abs(exact) * 2.0**-23
+    assert (np.abs(found - exact) <= bound).all()
+    assert (np.abs(found - exact) > 0).any()
+
+
+@pytest.mark.parametrize("function", [rough, matmul])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_not_finite_makes_its_row_nan(function: Any, bad: float, dtype: Any) -> None:
+    x, y = np.ones((3, 4), dtype), np.zeros((4, 2), dtype)
+    x[1, 2] = bad
+    nan = np.isnan(in_numpy(function, x, y))
+    assert np.array_equal(nan, [[False] * 2, [True] * 2, [False] * 2])
+    y[0, 1] = bad
+    nan = np.isnan(in_numpy(function, np.zeros((3, 4), dtype), y))
+    assert np.array_equal(nan, [[False, True]] * 3)
+
+
+def test_muons_iteration_is_as_near_to_float64_as_is_said() -> None:
+    """Far nearer than torch's, which iterates in bfloat16."""
+    rng = np.random.default_rng(0)
+    for m, n in ((16, 16), (64, 200), (128, 512)):
+        g = rng.normal(size=(m, n)) @ np.diag(rng.uniform(0, 2, n) ** 3)
+        g /= np.linalg.norm(g)
+        simple = muon.triples("simple")
+        wanted = muon.orthogonalized(g, simple)
+        near = np.abs(muon.orthogonalized(g.astype(np.float32), simple) - wanted).max()
+        assert near < 1.3e-4
+        theirs = torch.optim._muon._zeropower_via_newtonschulz
+        rounded = theirs(torch.tensor(g).float(), (3.4445, -4.775, 2.0315), 5, 1e-7)
+        assert np.abs(rounded.float().numpy() - wanted).max() > 20 * near
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

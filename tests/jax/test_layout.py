@@ -130,3 +130,39 @@ def test_an_order_of_other_axes_is_refused() -> None:
         ValueError, match=r"axes of 'w' = \(0, 2\): allowed are orders of its 2 axes"
     ):
         tx.init({"w": jnp.ones((2, 3))})
+
+
+def test_dimension_numbers_say_which_axes_are_rows_and_columns() -> None:
+    """Against optax, in float64 and with its own words; leaves that are no matrices take AdamW."""
+    dims = optax.contrib.MuonDimensionNumbers
+    numbers = {"experts": dims(1, 2), "heads": dims((0,), (1, 2)), "plain": dims(), "bias": None}
+    rng = np.random.default_rng(0)
+    shapes = {"experts": (2, 4, 3), "heads": (4, 3, 2), "plain": (3, 5), "bias": (4,)}
+    with jax.enable_x64(True):
+        draw = [{k: jnp.asarray(rng.normal(size=s)) for k, s in shapes.items()} for _ in range(3)]
+        begin, *grads = draw
+        given = {"weight_decay": 0.1, "muon_weight_dimension_numbers": numbers, "ns_steps": 2}
+        rest = {"adam_learning_rate": 0.03, "adam_weight_decay": 0.2}
+        del begin["bias"], numbers["bias"]  # optax's AdamW looks ahead
+        grads = [{k: g[k] for k in begin} for g in grads]
+        theirs = optax.contrib.muon(0.1, **given, **rest)
+        ours = optstudy_jax.muon(0.1, dialect="optax", adam_lr=0.03, **given)
+        states, params = [ours.init(begin), theirs.init(begin)], [begin, begin]
+        for grad in grads:
+            for i, tx in enumerate((ours, theirs)):
+                updates, states[i] = jax.jit(tx.update)(grad, states[i], params[i])
+                params[i] = optax.apply_updates(params[i], updates)
+        for name in begin:
+            assert np.abs(params[0][name] - params[1][name]).max() < 1e-13  # roundings
+
+
+def test_a_leaf_without_dimension_numbers_is_no_matrix() -> None:
+    numbers = {"a": None, "b": optax.contrib.MuonDimensionNumbers()}
+    given = {"adam_lr": 0.5, "ns_steps": 0}
+    tx = optstudy_jax.muon(0.1, muon_weight_dimension_numbers=lambda _: numbers, **given)
+    params = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((2, 3))}
+    state = tx.init(params)
+    assert state.inner.b["a"] is None
+    assert state.inner.m["b"] is None
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert np.allclose(updates["a"], -0.5)

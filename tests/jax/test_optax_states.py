@@ -43,6 +43,10 @@ SAME: list[tuple[str, dict[str, Any], Make]] = [
     ("acprop", {}, optax.contrib.acprop),
     ("ademamix", {}, optax.contrib.ademamix),
     ("adopt", {}, optax.contrib.adopt),
+    ("prodigy", {}, optax.contrib.prodigy),
+    ("dadapt_adamw", {}, optax.contrib.dadapt_adamw),
+    ("dowg", {}, optax.contrib.dowg),
+    ("cocob", {}, optax.contrib.cocob),
 ]
 QUICK = {"adamw", "rmsprop", "novograd", "sgd"}
 cases = pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 from harness import ROOT
 from pages import Block, blocks, check_command, commands
@@ -17,7 +19,10 @@ def test_blocks_are_python_or_shell() -> None:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_python_block_runs(block: Block) -> None:
+def test_python_block_runs(
+    block: Block, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for what it writes
     block.run({"__name__": "readme"})
 
 

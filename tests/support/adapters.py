@@ -108,6 +108,8 @@ class TorchRun(Run):
         groups: Sequence[slice] = (slice(None),),
         **given: Any,
     ) -> None:
+        if (name, dialect) == ("muon", "torch"):
+            dialect = None  # the same values, and vectors are not refused
         self.made = name, dialect
         self.params = [torch.nn.Parameter(to_torch(p)) for p in begin]
         make = optstudy_torch.from_core(RULES[name])
@@ -173,7 +175,7 @@ class JaxRun(Run):
     def states(self) -> State:
         inner = optstudy_jax.by_leaf(self.state.inner, self.params)
         return [
-            {key: np.asarray(field[i]) for key, field in fields(inner).items()}
+            {k: np.asarray(field[i]) for k, field in fields(inner).items() if field[i] is not None}
             for i in range(len(self.params))
         ]
 

@@ -279,9 +279,9 @@ def without_a_sign_sizes_stay(modules: dict[str, ModuleType]) -> None:
         assert np.isnan(step)
 
 
-def _refuses(check: Callable[[dict[str, Any]], None], hyperparameters: dict[str, Any]) -> bool:
+def _refuses(check: Callable[..., Any], *arguments: Any) -> bool:
     try:
-        check(hyperparameters)
+        check(*arguments)
     except ValueError:
         return True
     return False
@@ -377,14 +377,14 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
 
 PRODUCTS = {
     "muon": (
-        1904656647,
-        1263497569,
-        1482764193,
-        977173193,
-        1934369220,
-        1495352418,
-        2504217728,
-        3318987969,
+        1327552092,
+        3398139583,
+        1081101035,
+        812697312,
+        4259090399,
+        44970626,
+        156217953,
+        3943571129,
     ),
     "shampoo": (783237496, 4076907924, 28081881, 2735950526, 3196745031, 1221486688),
     "soap": (3087451154, 3908963898, 1376064418, 696225739, 3646072008, 2690650713),
@@ -397,9 +397,9 @@ To Shampoo and SOAP some axes are too long for a matrix.
 PRODUCT_SETTINGS: dict[str, list[dict[str, Any]]] = {
     "muon": [
         {},
-        {"consistent_rms": 0.37, "rows_are_outputs": False, "eps_added": True, "eps": 0.31},
-        {"rows_are_outputs": False, "debias": True, "nesterov": False, "momentum": 0.7},
-        {"consistent_rms": 0.37},
+        {"consistent_rms": 0.37, "output_axis": -1, "eps_added": True, "eps": 0.31},
+        {"output_axis": -1, "debias": True, "nesterov": False, "momentum": 0.7},
+        {"adjust_lr_fn": "match_rms_adamw", "ns_coefficients": "quintic", "flatten": False},
     ],
     "shampoo": [
         {},
@@ -795,31 +795,62 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
     if "muon" not in modules:
         return
     muon = modules["muon"]
-    theta = Leaves([np.ones((2, 3, 2))], NumPy())  # no matrix
-    state = muon.init(theta)
-    assert np.allclose(muon.update(state, theta, theta, lr=1.0)[1].values[0], -1.0)
-    assert (state.b.values, state.m.shape, state.v.shape) == ((None,), (2, 3, 2), (2, 3, 2))
-    state = muon.init(Leaves([np.ones((2, 3))], NumPy()))
-    assert (state.b.shape, state.m.values, state.v.values) == ((2, 3), (None,), (None,))
+    theta = Leaves([np.ones((2, 3, 2))], NumPy())
+    for no_matrix in ({"flatten": False}, {"output_axis": ()}):
+        state = muon.init(theta, **no_matrix)
+        assert (state.b.values, state.m.shape, state.v.shape) == ((None,), (2, 3, 2), (2, 3, 2))
+        _, step = muon.update(state, theta, theta, lr=9.0, adam_lr=1.0, **no_matrix)
+        assert np.allclose(step.values[0], -1.0)
+        assert np.allclose(muon.update(state, theta, lr=1.0, **no_matrix)[1].values[0], -1.0)
+    for shape in ((2, 3), (2, 3, 2)):
+        state = muon.init(Leaves([np.ones(shape)], NumPy()))
+        assert (state.b.shape, state.m.values, state.v.values) == (shape, (None,), (None,))
     small = 2.0**-9 * np.eye(2)  # shorter than ε
     given = {"eps": 2.0, "adam_eps": 0.5, "adam_weight_decay": 0.25, "weight_decay": 0.0}
-    given |= {"lr": 1.0, "momentum": 0.0, "ns_coefficients": ((1.0, 0.0, 0.0),)}
+    given |= {"lr": 1.0, "momentum": 0.0, "ns_coefficients": (1.0, 0.0, 0.0)}
     assert np.array_equal(muon.update(muon.init(small), small, **given)[1], -small / 2)
     for rows, columns in ((7, 3), (11, 7), (3, 1), (3, 0)):
         tall = np.random.default_rng(0).normal(size=(rows, columns))
         tall_steps = [
-            muon.update(muon.init(tall), tall, **given, rows_are_outputs=wide)[1]
-            for wide in (True, False)
+            muon.update(muon.init(tall), tall, **given, output_axis=axis)[1] for axis in (0, 1)
         ]
         scale = math.sqrt(rows / columns) if columns else 1.0
         assert np.array_equal(tall_steps[0], scale * tall_steps[1])
-    for good in ((), ((1.5, -0.5, 0.0),) * 2, [[1, 2, 3]]):
-        muon.check({"ns_coefficients": good})
+    simple, cubic = (3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)
+    for coefficients, steps, wanted in (
+        (simple, None, [simple] * 5),
+        ("simple", None, [simple] * 5),
+        ("simple", 7, [simple] * 7),
+        ((simple, cubic), None, [simple, cubic]),
+        ([[*simple], cubic], 4, [simple, cubic, cubic, cubic]),
+        ((simple, cubic), 1, [simple]),
+        ((simple, cubic), 0, []),
+        ((), None, []),
+        ((1, 2, 3), 1, [(1.0, 2.0, 3.0)]),
+    ):
+        assert muon.triples(coefficients, steps) == wanted
+    assert [*map(len, map(muon.triples, muon.COEFFICIENTS))] == [5, 5, 8]
     for bad in (
-        *(None, 1.0, (1.0, 2.0, 3.0), "abc", ("abc",)),
+        *(None, 1.0, (1.0, 2.0, np.nan), "abc", ("abc",), (True, 2.0, 3.0)),
         *(((1.0, 2.0),), ((1.0,) * 4,), ((1.0, np.nan, 2.0),), ((np.inf,) * 3,)),
     ):
-        assert _refuses(muon.check, {"ns_coefficients": bad}), bad
+        assert _refuses(muon.triples, bad), bad
+    assert _refuses(muon.triples, (), 2)
+    usual = ALGORITHMS["muon"].defaults()
+    for given in (
+        *({"ns_steps": bad} for bad in (-1, 100, 2.0, True, "5")),
+        *({"adjust_lr_fn": bad} for bad in ("match", 0.2, True)),
+        {"adjust_lr_fn": "match_rms_adamw", "consistent_rms": 0.1},
+        {"ns_coefficients": "cubic"},
+        {"split": 0},
+    ):
+        assert _refuses(muon.check, usual | given), given
+    for given in ({"ns_steps": 99}, {"adjust_lr_fn": "original"}, {"consistent_rms": 0.1}):
+        muon.check(usual | given)
+    for refused in ((), (3,)):
+        assert _refuses(muon.check_shape, refused, "torch")
+        muon.check_shape(refused, "paper")
+    muon.check_shape((3, 4), "torch")
 
 
 def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> None:

@@ -202,7 +202,7 @@ def load(module: str, code: CodeType) -> dict[str, ModuleType]:
 
 # Functions that no mutant changes and that take most of the time of a rule with matrices.
 _OF_MATRICES = {
-    "arrays.matrix": ("matmul", "inverse_root"),
+    "arrays.matrix": ("matmul", "gram", "inverse_root"),
     "arrays.eigen": ("eigenvectors", "orthonormal"),
 }
 
@@ -220,15 +220,15 @@ def _remembering(module: ModuleType) -> ModuleType:
 def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     known: dict[Any, Any] = {}
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         # Another backend than NumPy's own lists what is computed.
         if not all(type(x.backend) is NumPy for x in args if isinstance(x, Leaves)):
-            return function(*args)
-        key = tuple(map(_bits, args))
+            return function(*args, **options)
+        key = tuple(map(_bits, args)), tuple(options.items())
         if key not in known:
             if len(known) > 20_000:  # of up to ten kilobytes each
                 known.clear()
-            known[key] = function(*args)
+            known[key] = function(*args, **options)
         return known[key]
 
     return call
@@ -253,8 +253,8 @@ def algorithms(modules: dict[str, ModuleType]) -> dict[str, Algorithm]:
         if name in golden_bits.WRAPPERS:
             found[name] = getattr(m, name)(golden_bits.WRAPPED)
         elif name in ALGORITHMS:
-            check = getattr(m, "check", None)
-            found[name] = Algorithm(name, m.init, m.update, m.DIALECTS, m.BIBTEX, check)
+            checks = (getattr(m, x, None) for x in ("check", "check_shape"))
+            found[name] = Algorithm(name, m.init, m.update, m.DIALECTS, m.BIBTEX, *checks)
     return found
 
 

@@ -144,6 +144,13 @@ PEERS = [
         consistent_rms=0.2,
         eps=1e-3,
     ),
+    pair(
+        "muon",
+        adapted.muon,
+        {"ns_coefficients": "quintic"},
+        name="muon for matrices",
+        ns_coeffs="dion",
+    ),
     pair("muon", optax.contrib.muon, {}, cause="its AdamW of other leaves looks ahead"),
     same("polyak_sgd", adapted.polyak_sgd, lr=1.0, name="polyak_sgd"),
     same("polyak_sgd", adapted.polyak_sgd, lr=0.1, max_lr=1e-6, f_min=-1.0, name="polyak_sgd"),

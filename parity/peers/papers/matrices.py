@@ -47,15 +47,27 @@ def _sm3(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return theta - lr * np.divide(g, np.sqrt(nu), out=np.zeros(theta.shape), where=nu != 0)
 
 
-def _muon(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+_POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+)
+"""The first polynomials of Amsel et al. 2025, Algorithm 1, before they are made safe."""
+
+
+def _muon(
+    s: State, theta: Any, g: Any, t: int, lr: float, triples: Any = ((3.4445, -4.775, 2.0315),) * 5
+) -> Any:
     """Jordan et al. 2024, with μ = 0.95 and Nesterov's momentum of an average; else Adam."""
     if np.ndim(theta) != 2:
         return adam(s, theta, g, t, lr)
     s["b"] = 0.95 * s["b"] + (1 - 0.95) * g
     x = (1 - 0.95) * g + 0.95 * s["b"]
     x = x / max(np.linalg.norm(x), 1e-7)
-    a, b, c = 3.4445, -4.775, 2.0315
-    for _ in range(5):
+    for a, b, c in triples:
         x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
     return theta - lr * np.sqrt(max(1, theta.shape[0] / theta.shape[1])) * x
 
@@ -105,6 +117,14 @@ PEERS = [
     pair("sm3", _sm3, lr=0.1),
     pair("adafactor", _adafactor, lr=1e-2),
     pair("muon", _muon),
+    pair(
+        "muon",
+        functools.partial(
+            _muon, triples=[(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS]
+        ),
+        ns_coefficients="polar_express",
+        ns_steps=6,
+    ),
     replace(pair("shampoo", _shampoo, eps=1.0), even=True),
     replace(
         pair("shampoo", functools.partial(_shampoo, ridge=1e-6), eps=1.0),

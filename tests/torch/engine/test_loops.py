@@ -301,7 +301,7 @@ TERMS = {"momentum": 0.9, "weight_decay": 0.1}
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("adafactor", {}),
     ("adafactor", TERMS | {"eps_in_square": True}),
-    ("muon", TERMS),
+    ("muon", TERMS | {"dialect": "paper"}),  # vectors too
     ("sm3", {}),
     ("soap", {"weight_decay": 0.1}),
 ]
@@ -312,7 +312,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     [
         ("adafactor", TERMS | {"eps_in_square": True}, torch.float32),
         ("adafactor", {}, torch.bfloat16),
-        ("muon", TERMS, torch.float32),
+        ("muon", TERMS | {"dialect": "paper"}, torch.float32),
         ("sm3", {}, torch.float64),
         *(
             slow(*rule, dtype)

@@ -1,0 +1,440 @@
+"""Trainings that move between JAX and PyTorch, in one file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core.travel import file as files
+from optstudy_core.travel.file import Group, Sample, Training
+from optstudy_core.travel.layers import Names
+from optstudy_core.travel.plan import Plan, known_algorithm
+
+from ._fields import Own, filled, nodes, owns, rebuilt, taken
+from ._models import Model, model_of, to_file
+from ._paths import leaf_name
+from .functions import from_core
+from .layout import in_torch_layout
+from .states import TransformState
+from .transform import Part
+
+Forward = Callable[..., Any]
+
+
+class Imported(NamedTuple):
+    """What was imported.
+
+    Attributes:
+        model: the module, which was written in place, or a new tree.
+        optimizer: that goes on: an ``nnx.Optimizer`` of a module, the transformation of a tree.
+        state: of the transformation.
+        steps: taken; ``None``: the file does not say.
+        notes: sentences about what differs between the two models, and what is not proved.
+        names: of the layers of the file, those of the model.
+    """
+
+    model: Any
+    optimizer: Any
+    state: Any
+    steps: int | None
+    notes: tuple[str, ...]
+    names: dict[str, str]
+
+
+def export_run(
+    file: Any,
+    model: Any,
+    optimizer: Any,
+    state: Any = None,
+    *,
+    sample: Any = None,
+    forward: Forward | None = None,
+    steps: int | None = None,
+) -> None:
+    """Write a training to one file, from which PyTorch or JAX goes on.
+
+    The file has parameters, buffers and the states of the optimizer by the parameters' names, in
+    PyTorch's order of axes; the algorithm, dialect and hyperparameters; the steps. The latter two
+    of a ``chain`` or an ``inject_hyperparams`` are not known to the file. Random states, and the
+    states of other transformations in a chain, stay behind.
+
+    Args:
+        file: its path; a safetensors file.
+        model: a module of nnx, a tree of parameters, or Linen's variables
+            (``{"params": …, "batch_stats": …}``).
+        optimizer: an ``nnx.Optimizer``, or the transformation.
+        state: of the transformation; of an ``nnx.Optimizer`` its own.
+        sample: an input of the model, an array or a tuple of them. The importing model has to give
+            the same output, else nothing is imported.
+        forward: ``forward(model, *sample)`` returns the output, an array; ``None``: a module does.
+        steps: taken; ``None``: those that the state counts.
+
+    Raises:
+        TypeError: for another model or optimizer.
+        ValueError: if the state cannot travel; the message says why.
+
+    >>> import tempfile
+    >>> from optstudy_jax import adamw, export_run, import_run
+    >>> file = tempfile.mkdtemp() + "/run.safetensors"
+    >>> params, tx = {"out": {"kernel": jnp.ones((2, 1))}}, adamw(0.5)
+    >>> export_run(file, params, tx, tx.init(params))
+    >>> import_run(file, params).state.inner.m["out"]["kernel"].shape
+    (2, 1)
+    """
+    tx, state, wrt = _optimizer(optimizer, state)
+    made = model_of(model, wrt)
+    params = made.params(made.arrays)
+    parts = _parts(tx, params)
+    own = _owns(tx, made, params, parts)
+    states: dict[str, dict[str, np.ndarray]] = {}
+    groups, counts = [], []
+    held = [x for x in nodes(state) if isinstance(x, TransformState)]
+    if len(held) != len(own):
+        raise ValueError("state: expected is one of this optimizer")
+    prefix = _prefix(made, params)
+    for x, one in zip(held, own, strict=True):
+        _check_layout(one.algorithm, tx, made, prefix, one.names)
+        counts.append(int(x.count))
+        for name, fields in taken(x, one, dict(_named(params))).items():
+            turn = made.turns[prefix + name]
+            turned = not one.in_torch_layout.get(name) and not _in_layout(tx, one.algorithm)
+            states[prefix + name] = {
+                k: np.asarray(turn.to_torch(v) if turned and v.shape == turn.shape else v)
+                for k, v in fields.items()
+            }
+        if parts is None:
+            names = tuple(prefix + name for name in one.names)
+            groups.append(Group(names, one.algorithm.name, None, {}))
+    if parts is not None:
+        order = [prefix + name for name, _ in _named(params)]
+        groups = [_group(part, order, max(counts, default=0)) for part in parts]
+    files.write(
+        file,
+        Training(
+            f"jax {jax.__version__}",
+            made.outline,
+            made.in_file(),
+            tuple(g for g in groups if g.parameters),
+            {name: fields for name, fields in states.items() if fields},
+            steps if steps is not None else max(counts, default=None),
+            None,
+            None if sample is None else _sampled(made, made.arrays, sample, forward),
+        ),
+    )
+
+
+def import_run(
+    file: Any,
+    model: Any,
+    optimizer: Any = None,
+    *,
+    names: Names | None = None,
+    forward: Forward | None = None,
+) -> Imported:
+    """Put a training of a file into a model and an optimizer.
+
+    Layers are matched by type, shape and declared order, where there are as many on both sides.
+    Nothing has changed where this raises an error.
+
+    Args:
+        file: of ``export_run`` of ``optstudy_torch`` or ``optstudy_jax``.
+        model: of the same layers; a module of nnx is written in place, of a tree a new one is made.
+        optimizer: an ``nnx.Optimizer`` of the module, which is written in place, or a
+            transformation; its hyperparameters hold, and those of the file that differ are noted.
+            ``None``: one is made, with the groups and the hyperparameters of the file.
+        names: layers of the model by those of the file, where they do not match by themselves; with
+            a tuple ``(name, axes)`` the axes of the file's parameter are put into that order.
+        forward: ``forward(model, *sample)`` returns the output for the sample of the file, where
+            the input has another order of axes here; ``None``: a module does.
+
+    Returns:
+        model, optimizer and state, the steps, and what differs between the two models.
+
+    Raises:
+        ValueError: if the file is damaged or of another training; the message names the file and
+            the entry.
+    """
+    found = files.read(file)
+    tx, wrt = (None, None) if optimizer is None else _optimizer(optimizer, None)[::2]
+    with files.named(file):
+        made = model_of(model, wrt)
+        plan = Plan.of(found, made.outline, names)
+        arrays = {name: made.from_file(name, x) for name, x in plan.arrays().items()}
+        params = made.params(arrays)
+        prefix = _prefix(made, params)
+        told = []
+        if tx is None:
+            tx = _made(plan.groups, made, prefix)
+        else:
+            told = _compared(tx, params, plan.groups, prefix)
+        state = _state(tx, made, params, prefix, plan)
+        if found.sample is not None and (forward or not isinstance(model, Mapping | list | tuple)):
+            try:
+                sample = _sampled(made, arrays, found.sample.inputs, forward)
+            except Exception as error:
+                raise ValueError(
+                    f"sample: the model does not take it ({type(error).__name__}: {error}); say in "
+                    "forward= how it is called"
+                ) from error
+            files.check_output(sample.output, found.sample, found.outline.dtypes)
+            proved = True
+        else:
+            proved = False
+    told += plan.notes(proved)
+    written = made.write(arrays)
+    result = _written(optimizer, tx, state, written, found.steps)
+    return Imported(
+        written,
+        result,
+        state,
+        found.steps,
+        tuple(told),
+        plan.names,
+    )
+
+
+# Optimizers.
+
+
+def _optimizer(optimizer: Any, state: Any) -> tuple[Any, Any, Any]:
+    """Return the transformation, its state and the filter of what it trains."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(optimizer, nnx.Optimizer):
+        return optimizer.tx, nnx.as_pure(optimizer.opt_state), optimizer.wrt
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer of type {type(optimizer).__name__}: allowed are nnx.Optimizer and "
+            "transformations"
+        )
+    return optimizer, state, None
+
+
+def _written(optimizer: Any, tx: Any, state: Any, model: Any, steps: int | None) -> Any:
+    """Return the optimizer with a state: an ``nnx.Optimizer`` of a module."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(model, nnx.Module):
+        return tx
+    if not isinstance(optimizer, nnx.Optimizer):
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    nnx.update(optimizer.opt_state, nnx.state(state))
+    optimizer.step.set_value(jnp.asarray(steps or 0, optimizer.step[...].dtype))
+    return optimizer
+
+
+def _parts(tx: Any, params: Any) -> list[Part] | None:
+    """Return what a transformation tells of its leaves; ``None``: nothing."""
+    return tx.update.parts(params) if hasattr(tx.update, "parts") else None
+
+
+def _group(part: Part, names: list[str], count: int) -> Group:
+    values = dict(part.hyperparameters)
+    if part.schedule is not None:
+        values["lr"] = part.schedule(jnp.asarray(count, jnp.int32))
+    plain = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
+    return Group(tuple(names[i] for i in part.leaves), part.algorithm.name, part.dialect, plain)
+
+
+def _owns(tx: Any, made: Model, params: Any, parts: list[Part] | None) -> list[Own]:
+    prefix = _prefix(made, params)
+
+    def torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        axes, flat = made.turns[prefix + name].axes, made.turns[prefix + name].flat
+        if axes is None or len(flat) != len(shape):
+            return shape
+        return tuple(shape[i] for i in axes)
+
+    known: dict[type, Algorithm] = {x.algorithm.state_type: x.algorithm for x in parts or ()}
+    return owns(tx, params, torch_shape, known)
+
+
+def _named(params: Any) -> Iterator[tuple[str, Any]]:
+    return ((leaf_name(path), x) for path, x in jax.tree.leaves_with_path(params))
+
+
+def _prefix(made: Model, params: Any) -> str:
+    """Return what stands before the names of the optimizer's parameters in those of the model."""
+    name = next((name for name, _ in _named(params)), "")
+    return "" if name in made.arrays else "params/"
+
+
+def _in_layout(tx: Any, algorithm: Algorithm) -> bool:
+    """Tell whether the state of a rule of rows and columns is that of arrays as in PyTorch."""
+    return algorithm.leafwise and hasattr(tx.update, "torch_axes")
+
+
+def _check_layout(
+    algorithm: Algorithm, tx: Any, made: Model, prefix: str, names: list[str]
+) -> None:
+    """Refuse a rule of rows and columns to which a kernel is not as in PyTorch."""
+    if not algorithm.leafwise:
+        return
+    axes_of = getattr(tx.update, "torch_axes", lambda name, leaf: None)
+    for name in names:
+        turn = made.turns[prefix + name]
+        axes = axes_of(name, made.arrays[prefix + name])
+        if turn.flat != turn.shape or (axes and tuple(axes)) != turn.axes:
+            raise ValueError(
+                f"{name}: {algorithm.name} looks at rows and columns, which are others in PyTorch: "
+                "expected is the optimizer in in_torch_layout, outside of everything else"
+            )
+
+
+# Groups.
+
+
+def _made(groups: Mapping[str, Group], made: Model, prefix: str) -> Any:
+    """Return a transformation with the groups of a file."""
+    labels: dict[str, str] = {}
+    kinds: dict[Any, str] = {}
+    txs: dict[str, Any] = {}
+    own: dict[str, Group] = {}
+    for name, group in groups.items():
+        label = kinds.setdefault(id(group), str(len(kinds)))
+        labels[name.removeprefix(prefix)] = label
+        if label not in txs:
+            txs[label], own[label] = _one(group), group
+    axes = None
+    if any(ALGORITHMS[g.algorithm].leafwise for g in own.values()):
+        for name in groups:
+            if made.turns[name].flat != made.turns[name].shape:
+                raise ValueError(
+                    f"{name}: {groups[name].algorithm} looks at rows and columns, and this has "
+                    "other axes in PyTorch: expected is an elementwise rule"
+                )
+        axes = {name: made.turns[prefix + name].axes for name in labels}
+    if len(txs) == 1 and len(labels) == len(made.outline.parameters):
+        tx = txs["0"]
+    else:
+        tx = _split(txs, labels)
+    return tx if axes is None else in_torch_layout(tx, lambda name, leaf: axes.get(name))
+
+
+def _one(group: Group) -> Any:
+    algorithm = known_algorithm(group)
+    values = dict(group.hyperparameters)
+    if "lr" in values:
+        values["learning_rate"] = values.pop("lr")
+    try:
+        return from_core(algorithm)(**values, dialect=group.dialect)
+    except TypeError as error:
+        raise ValueError(f"groups: {error}") from error
+
+
+def _split(txs: Mapping[str, Any], labels: Mapping[str, str]) -> Any:
+    """Return a transformation of several, each of its leaves; the other leaves stand still."""
+
+    def labelled(params: Any) -> Any:
+        return jax.tree.map_with_path(lambda path, _: labels.get(leaf_name(path), "-"), params)
+
+    tx = optax.multi_transform({**txs, "-": optax.set_to_zero()}, labelled)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        return tx.update(updates, state, params, **extra)
+
+    def parts(params: Any) -> list[Part]:
+        names = [name for name, _ in _named(params)]
+        found = []
+        for label, one in txs.items():
+            (part,) = one.update.parts(params)
+            leaves = [i for i, name in enumerate(names) if labels.get(name) == label]
+            found.append(part._replace(leaves=leaves))
+        return found
+
+    update.parts = parts  # type: ignore[attr-defined]
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _compared(tx: Any, params: Any, groups: Mapping[str, Group], prefix: str) -> list[str]:
+    """Refuse another dialect; return the hyperparameters that differ, a sentence each."""
+    parts = _parts(tx, params)
+    if parts is None:
+        return ["hyperparameters of the optimizer are not known here: compare those of the file"]
+    names = [prefix + name for name, _ in _named(params)]
+    told: dict[str, None] = {}
+    for part in parts:
+        mine = _group(part, names, 0)
+        for name in mine.parameters:
+            group = groups.get(name)
+            if group is None:
+                raise ValueError(f"optimizer: {name} is not trained in the file")
+            if len({group.dialect, mine.dialect} - {None}) > 1:
+                raise ValueError(
+                    f"dialect {group.dialect!r} of {name}; expected is {mine.dialect!r}"
+                )
+            for key, value in group.hyperparameters.items():
+                own = mine.hyperparameters.get(key)
+                if own != value and not (key == "lr" and part.schedule is not None):
+                    told[f"{key} = {own}, in the file {value} ({name})"] = None
+    return list(told)
+
+
+# States.
+
+
+def _state(tx: Any, made: Model, params: Any, prefix: str, plan: Plan) -> Any:
+    """Return the state of a transformation, with what the file has."""
+    own = _owns(tx, made, params, _parts(tx, params))
+    holders: dict[str, Own] = {name: one for one in own for name in one.names}
+    states = {}
+    for name, group in plan.groups.items():
+        short = name.removeprefix(prefix)
+        state = plan.state(name)
+        one = holders.get(short)
+        if one is None:
+            if state is not None:
+                raise ValueError(f"optimizer: {short} is trained in the file, and not by it")
+            continue
+        if group.algorithm != one.algorithm.name:
+            raise ValueError(
+                f"algorithm {group.algorithm!r} of {name}; expected is {one.algorithm.name!r}"
+            )
+        turn = made.turns[name]
+        turned = not one.in_torch_layout.get(short) and not _in_layout(tx, one.algorithm)
+        if state is not None:
+            states[short] = {
+                k: turn.from_torch(v) if turned and v.shape == turn.torch_shape else v
+                for k, v in state.items()
+            }
+    for one in own:
+        _check_layout(one.algorithm, tx, made, prefix, one.names)
+    rest = iter(own)
+    like = dict(_named(params))
+    steps = plan.training.steps
+
+    def change(x: Any) -> Any:
+        if isinstance(x, TransformState):
+            return filled(x, next(rest), like, states, steps)
+        if steps is not None and (
+            hasattr(x, "hyperparams") or type(x).__name__ == "ScaleByScheduleState"
+        ):
+            return x._replace(count=jnp.asarray(steps, jnp.int32))
+        return x
+
+    return rebuilt(tx.init(params), change)
+
+
+# The proof.
+
+
+def _sampled(made: Model, arrays: Mapping[str, Any], sample: Any, forward: Any) -> Sample:
+    inputs = sample if isinstance(sample, tuple) else (sample,)
+    given = tuple(map(jnp.asarray, inputs))
+    with jax.default_matmul_precision("highest"):
+        output = made.output(arrays, given, forward)
+    if not isinstance(output, jax.Array | np.ndarray):
+        raise TypeError(
+            f"output of type {type(output).__name__}: allowed is an array; say in forward= which"
+        )
+    if jnp.finfo(output.dtype).bits < 32:
+        output = jnp.asarray(output, jnp.float32)
+    return Sample(tuple(map(to_file, inputs)), np.asarray(output))
+
+
+__all__ = ["Imported", "export_run", "import_run"]
