@@ -62,6 +62,8 @@ class Pair:
 
     def __init__(self, name: Any, dtype: torch.dtype = torch.float32, **given: Any) -> None:
         self.name, self.seed = str(name), 1
+        if name == "muon":
+            given |= {"dialect": None}  # which takes vectors
         begin = _numbers(0, dtype)
         self.alone = [torch.nn.Parameter(x.clone()) for x in begin]
         self.params: list[Any] = _sharded(begin)
