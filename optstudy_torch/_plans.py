@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from ._recent import Recent
 from ._states import WORKING_DTYPE, Layout, flatten, is_static, started
 from .engine.dispatch import Machine
 from .engine.host_numbers import NotTraceableError
+from .engine.joined_sums import Joint
 from .engine.program import Program
 from .engine.stages import Stage
 
@@ -49,20 +50,36 @@ class Plan:
         parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
         self.is_fixed = all(isinstance(x, fixed) for x in parts)
 
-    def started(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the state of a parameter before its first step."""
-        return started(p, self.algorithm, self.hyperparameters, self.layout)
+    @property
+    def rule(self) -> tuple[Algorithm, dict[str, Any]]:
+        """The algorithm and its hyperparameters."""
+        return self.algorithm, self.hyperparameters
 
-    def complete(self, p: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
+    def started(self, p: torch.Tensor, joint: Joint | None = None) -> dict[str, torch.Tensor]:
+        """Return the state of a parameter before its first step.
+
+        Args:
+            p: the parameter.
+            joint: if it is what this process holds of another one.
+        """
+        return started(p, *self.rule, self.layout, joint)
+
+    def complete(
+        self,
+        p: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        start: Callable[[], dict[str, torch.Tensor]],
+    ) -> None:
         """Let a term begin that the hyperparameters ask for since this step, as momentum does.
 
         Args:
             p: the parameter.
             state: its fields; what is missing starts as it does before the first step.
+            start: makes the state that it has then.
         """
         missing = [n for n in self.layout.shapes(p) if n not in state]
         if missing and state.keys() >= self._least.shapes(p).keys():
-            first = self.started(p)
+            first = start()
             state.update({name: first[name] for name in missing})
 
 
@@ -111,15 +128,27 @@ class Staged:
             and all(stage.holds() for stage in self.stages)
         )
 
-    def prepare(self, plan: Plan, states: Mapping[Any, dict[str, Any]]) -> None:
-        """Make the stages, if there are none; a state that is empty starts."""
+    def prepare(
+        self, plan: Plan, states: Mapping[Any, dict[str, Any]], joints: Mapping[Any, Joint]
+    ) -> None:
+        """Make the stages, if there are none; a state that is empty starts.
+
+        Args:
+            plan: of the group.
+            states: of the parameters.
+            joints: of those that are what this process holds of others.
+        """
         if self.stages:
             return
         layout, program, stages = plan.layout, self._machine.program, []
+
+        def start(p: torch.Tensor) -> dict[str, torch.Tensor]:
+            return plan.started(p, joints.get(p))
+
         for (dtype, device), params in self._kinds.items():
             own, kernels = [states[p] for p in params], self._kernels[dtype, device]
             args = layout.names, layout.full, layout.counts, dtype, program, kernels
-            stages.append(Stage(params, own, *args, plan.started))
+            stages.append(Stage(params, own, *args, start, joints))
         self.stages = stages  # all of them or none
 
     def run(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> None:

@@ -16,7 +16,8 @@ from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 
 from ._recent import Recent
-from .engine.eager import EAGER
+from .engine.eager import EAGER, EagerPart
+from .engine.joined_sums import Joint
 
 WORKING_DTYPE = {
     torch.float32: torch.float32,
@@ -162,12 +163,25 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def started(
-    p: torch.Tensor, algorithm: Algorithm, hyperparameters: dict[str, Any], layout: Layout
+    p: torch.Tensor,
+    algorithm: Algorithm,
+    hyperparameters: dict[str, Any],
+    layout: Layout,
+    joint: Joint | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the state of a parameter before its first step."""
+    """Return the state of a parameter before its first step.
+
+    Args:
+        p: the parameter.
+        algorithm: of its group.
+        hyperparameters: of the algorithm.
+        layout: of the state.
+        joint: if it is what this process holds of another parameter.
+    """
     work = p.detach().to(WORKING_DTYPE[p.dtype])
-    values = in_double(hyperparameters, EAGER)
-    state = algorithm.start(Leaves([work], EAGER), values)
+    backend = EAGER if joint is None else EagerPart(joint)
+    values = in_double(hyperparameters, backend)
+    state = algorithm.start(Leaves([work], backend), values)
     fields = zip(layout.names, (leaves.values[0] for leaves in flatten(state)), strict=True)
     own = owned(work)
     return {name: own(x) for name, x in fields if x is not None}

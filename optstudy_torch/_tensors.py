@@ -15,14 +15,27 @@ _KIND = operator.attrgetter("layout", "dtype", "shape")
 
 
 ALLOWED = (
-    "allowed are tensors whose numbers lie in memory of their own, so none that compute them "
-    "otherwise, as DTensor does"
+    "allowed are tensors whose numbers lie in memory of their own, and DTensors of such, so none "
+    "that compute them otherwise"
 )
 
 
 def is_memory(kind: type) -> bool:
     """Tell whether tensors of a type are what their memory holds: others say how they compute."""
     return getattr(kind, "__torch_dispatch__", None) is torch.Tensor.__torch_dispatch__
+
+
+def is_shared(x: Any) -> bool:
+    """Tell whether several processes hold a tensor together: ``DTensor``, not imported for it."""
+    return hasattr(type(x), "placements")
+
+
+def check_dtypes(params: Sequence[torch.Tensor]) -> None:
+    """Refuse parameters of dtypes in which no step is computed."""
+    for p in params:
+        if p.dtype not in WORKING_DTYPE:
+            allowed = ", ".join(map(str, WORKING_DTYPE))
+            raise TypeError(f"parameter of dtype {p.dtype}: allowed are {allowed}")
 
 
 def check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
@@ -32,8 +45,22 @@ def check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
     names = group.get("param_names") or range(len(group["params"]))
     for name, p in zip(names, group["params"], strict=True):
         for what, x in (("parameter", p), ("gradient of parameter", p.grad)):
-            if x is not None and p.grad is not None and not is_memory(type(x)):
-                raise TypeError(f"{what} {name!r} of type {type(x).__name__}: {ALLOWED}")
+            if p.grad is not None:
+                check_kind(f"{what} {name!r}", x, p)
+
+
+def check_kind(what: str, x: Any, p: Any) -> None:
+    """Refuse a parameter, or a tensor like one, that computes otherwise or is shared otherwise."""
+    if is_shared(x) and is_shared(p):
+        if x is p and any(place.is_partial() for place in p.placements):
+            raise TypeError(f"{what} is Partial: allowed are Shard and Replicate")
+        local: Any = type(x.to_local())
+        if not is_memory(local) and not hasattr(local, "wait"):  # waits for what is being sent
+            raise TypeError(f"{what} of {local.__name__}: {ALLOWED}")
+    elif is_shared(x) or is_shared(p):
+        raise TypeError(f"{what} of type {type(x).__name__}: allowed is {type(p).__name__} here")
+    elif not is_memory(type(x)):
+        raise TypeError(f"{what} of type {type(x).__name__}: {ALLOWED}")
 
 
 def check_gradients(params: Sequence[torch.Tensor]) -> None:

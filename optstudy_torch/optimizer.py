@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -29,10 +30,13 @@ from ._arguments import (
     signature_of,
     values_of,
 )
+from ._callers import check_all_here, is_asked_by_checkpoint
+from ._flat import check_flat, has_matrices
 from ._interrupts import Uninterrupted
+from ._meshes import Door, Entered, gathered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
-from ._states import WORKING_DTYPE, Layout, check_fields, tensor_of
-from ._tensors import ALLOWED, check_gradient, check_gradients, check_memory, is_memory
+from ._states import Layout, check_fields, tensor_of
+from ._tensors import check_dtypes, check_gradient, check_gradients, check_kind, check_memory
 from .torch_optim import from_torch_optim
 
 # torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
@@ -49,6 +53,7 @@ class Ready(NamedTuple):
     group: dict[str, Any]
     staged: Staged | None
     inputs: Inputs
+    entered: Entered
 
 
 def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
@@ -69,6 +74,10 @@ class CoreOptimizer(torch.optim.Optimizer):
     state under their names (``m``, ``v``, ``c1.value``, …), in float32 for float32, bfloat16 and
     float16 parameters and in float64 for float64. ``.grad`` is never written to. A parameter
     whose ``.grad`` is ``None`` keeps its state.
+
+    A parameter may be a ``DTensor``: fields with its shape are placed like it, others are plain
+    tensors. Then all processes have to call :meth:`step`, with gradients of the same
+    parameters.
     """
 
     algorithm: ClassVar[Algorithm]
@@ -86,6 +95,8 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._plans: dict[int, Plan] = {}
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
+        self._door = Door()
+        self._had_matrices: dict[int, bool] = {}
         if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
             self._in_turn = threading.RLock()
 
@@ -123,20 +134,17 @@ class CoreOptimizer(torch.optim.Optimizer):
         for name in self.defaults.keys() - arguments_of(self._rule(group)):
             del group[name]  # torch's class has added it
         try:
-            for p in group["params"]:
-                self._check_parameter(p, group)
+            check_dtypes(group["params"])
+            algorithm, _ = selected(self._rule(group), group)
+            if algorithm.check_shape is not None:
+                for p in group["params"]:
+                    algorithm.check_shape(tuple(p.shape), group["dialect"])
+            check_flat(group["params"], False, algorithm)
+            check_all_here(algorithm)
         except (TypeError, ValueError):
             del self.param_groups[-1]
             raise
-
-    def _check_parameter(self, p: torch.Tensor, group: dict[str, Any]) -> None:
-        if p.dtype not in WORKING_DTYPE:
-            raise TypeError(
-                f"parameter of dtype {p.dtype}: allowed are {', '.join(map(str, WORKING_DTYPE))}"
-            )
-        check_shape = self._rule(group).check_shape
-        if check_shape is not None:
-            check_shape(tuple(p.shape), group["dialect"])
+        self._had_matrices[len(self.param_groups) - 1] = has_matrices(group["params"])
 
     # The step.
 
@@ -155,7 +163,8 @@ class CoreOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: for a sparse or complex gradient, or an input that is missing or unknown.
-            ValueError: for a hyperparameter that is not allowed, or a tensor of the wrong shape.
+            ValueError: for a hyperparameter that is not allowed, a tensor of the wrong shape, or
+                flat parameters (FSDP1, DeepSpeed) for a rule with sums or of rows and columns.
 
         A step that is refused changes nothing. So does one that fails before the first parameter is
         written: by then all values are checked, kernels and memory for the states are there (a
@@ -179,6 +188,9 @@ class CoreOptimizer(torch.optim.Optimizer):
             if "value" in asked:
                 inputs = {"value": loss} | inputs
         inputs = {name: x for name, x in inputs.items() if x is not None}
+        if closure is None and self._is_priming(inputs):
+            self._prime()
+            return None
         for algorithm in rules:
             own = [name for name in inputs if name in algorithm.inputs or name not in asked]
             algorithm.check_inputs(own, ": call step(closure), or step(value=loss)")
@@ -195,7 +207,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         for name, x in given.items():
             if not INPUTS[name]:
                 scalar = (
-                    x.detach()
+                    whole(x.detach())
                     if isinstance(x, torch.Tensor)
                     else torch.tensor(float(x), device="cpu")
                 )
@@ -211,17 +223,47 @@ class CoreOptimizer(torch.optim.Optimizer):
                     tensors[name][p] = own
                     if p.grad is not None:
                         check_gradient(p, own, name)
-                        if not is_memory(type(own)):
-                            raise TypeError(f"{name} of type {type(own).__name__}: {ALLOWED}")
+                        check_kind(name, own, p)
         return Inputs(scalars, tensors)
+
+    def _is_priming(self, inputs: dict[str, Any]) -> bool:
+        """Tell whether a first step has to do nothing but let states begin.
+
+        So torch.distributed.checkpoint calls it, which knows no inputs: rates and gradients are 0.
+        Some rules would divide by the norm of such gradients.
+        """
+        if any(self.state.values()) or any(g.get("lr", 0) != 0 for g in self.param_groups):
+            return False
+        rules = self._rules()
+        required = {name for rule in rules for name, needed in rule.inputs.items() if needed}
+        if not (required - inputs.keys() or is_asked_by_checkpoint()):
+            return False
+        params = [p for group in self.param_groups for p in group["params"]]
+        grads = [p.grad for p in params if p.grad is not None]
+        return bool(grads) and not any(bool(local(g).any()) for g in grads)
+
+    @torch.no_grad()
+    def _prime(self) -> None:
+        """Let states begin, with stand-ins for the inputs."""
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        asked = {name for rule in self._rules() for name in rule.inputs}
+        stand_ins = {name: grads if INPUTS[name] else 0.0 for name in asked}
+        with self._in_turn:
+            try:
+                self._ready(self._inputs(stand_ins))
+            finally:
+                self._door.leave(self.param_groups)
 
     @_outside_compilation
     @torch.no_grad()
     def _advance(self, inputs: Inputs) -> None:
         with self._in_turn:
-            ready = self._ready(inputs)
-            with Uninterrupted():
-                self._write(ready)
+            try:
+                ready = self._ready(inputs)
+                with Uninterrupted():
+                    self._write(ready)
+            finally:
+                self._door.leave(self.param_groups)
 
     def _ready(self, inputs: Inputs) -> list[Ready]:
         """Refuse what can be refused, make room for states, and return what the step does."""
@@ -239,27 +281,35 @@ class CoreOptimizer(torch.optim.Optimizer):
             plan = self._plan(number, group, own_inputs)
             if group["compile"] and plan.machine is None:
                 _as_written.check_compiled(plan.algorithm, params)
+            entered = Entered(params, [], {})
+            if plan.machine is not None:
+                entered = self._door.enter(params, self.state)
             staged = self._staged.get(number)
-            if staged is None or not staged.holds(plan, group["compile"], params):
+            held = staged is not None and entered.knows(self.state)
+            if not (held and staged and staged.holds(plan, group["compile"], entered.params)):
                 self._staged.pop(number, None)
                 staged = None
+                had_matrices = self._had_matrices.get(number, False)
+                check_flat(group["params"], had_matrices, plan.algorithm)
                 for p in params:
                     if self.state[p]:
-                        plan.complete(p, self.state[p])
+                        plan.complete(p, self.state[p], partial(started, p, *plan.rule))
                         what = f"the state of {plan.algorithm.name}"
                         check_fields(what, self.state[p], plan.layout, p)
                 if plan.machine is not None:
-                    staged = Staged(plan, group["compile"], params)
-            ready.append(Ready(number, plan, params, group, staged, own_inputs))
+                    entered.open(self.state)
+                    staged = Staged(plan, group["compile"], entered.params)
+            ready.append(Ready(number, plan, params, group, staged, own_inputs, entered))
             if staged is not None:
                 self._staged[number] = staged
         for own in ready:
             if own.staged is not None:
-                own.staged.prepare(own.plan, self.state)
+                own.staged.prepare(own.plan, own.entered.states, own.entered.joints)
+                own.entered.close(self.state)
                 continue
             for p in own.params:
                 if not self.state[p]:
-                    self.state[p].update(own.plan.started(p))
+                    self.state[p].update(started(p, *own.plan.rule))
         self._seen = list(self.state.values())
         return ready
 
@@ -267,14 +317,19 @@ class CoreOptimizer(torch.optim.Optimizer):
         """Advance parameters and states; an error says which groups it left behind."""
         done, begun = 0, False
         try:
-            for _, plan, params, group, staged, inputs in ready:
-                if staged is None:
-                    computed = _as_written.computed(params, self.state, group, plan, inputs)
+            for _, plan, params, group, staged, inputs, entered in ready:
+                if staged is not None:
                     begun = True
-                    _as_written.take(params, self.state, group, *computed)
+                    staged.run(plan, group["step_dtype"], entered.inputs(inputs))
+                    entered.written()
                 else:
-                    begun = True
-                    staged.run(plan, group["step_dtype"], inputs)
+                    apart = plan.algorithm.leafwise
+                    for some in gathered(params, self.state, inputs, apart):
+                        given = some.params, some.states, group
+                        computed = _as_written.computed(*given, plan, some.inputs)
+                        begun = True
+                        _as_written.take(*given, *computed)
+                        some.put_back()
                 done, begun = done + 1, False
         except BaseException as error:
             self._staged.clear()
@@ -293,6 +348,35 @@ class CoreOptimizer(torch.optim.Optimizer):
         return plan
 
     # Saved states.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as torch's optimizers do.
+
+        Once a parameter has a state, all have one that want a gradient: one that had none yet has
+        the state from which it will begin. So all processes save the same fields.
+        """
+
+        def complete(_: Any, saved: dict[str, Any]) -> None:
+            self._complete(saved)
+
+        hook = self.register_state_dict_post_hook(complete, prepend=True)
+        try:
+            with self._in_turn:
+                return super().state_dict()
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def _complete(self, saved: dict[str, Any]) -> None:
+        states = saved["state"]
+        if not any(states.values()):
+            return
+        for group, own in zip(self.param_groups, saved["param_groups"], strict=True):
+            pairs = zip(own["params"], group["params"], strict=True)
+            fresh = [(i, p) for i, p in pairs if p.requires_grad and not states.get(i)]
+            if fresh:
+                rule = selected(self._rule(group), group)
+                states.update({i: started(p, *rule) for i, p in fresh})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by ``state_dict``; its dtypes stay (torch alone would cast them).
@@ -316,9 +400,11 @@ class CoreOptimizer(torch.optim.Optimizer):
         if groups and not any("algorithm" in group for group in groups):
             state_dict = from_torch_optim(self, state_dict)
 
-        def check(_: Any, state_dict: dict[str, Any]) -> None:
+        def check(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+            state_dict = _with_tuples(state_dict)
             self._check_saved(state_dict)
             loaded.update(state_dict)
+            return state_dict
 
         def keep_dtypes(_: Any) -> None:
             for saved, group in zip(loaded["param_groups"], self.param_groups, strict=True):
@@ -327,7 +413,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                     for name, value in loaded["state"].get(i, {}).items():
                         # A copy, as torch makes one, but in the working dtype.
                         own = layout.converted(name, tensor_of(value).detach(), p)
-                        self.state[p][name] = own
+                        self.state[p][name] = placed(own, p)
 
         # After the hooks that change what is loaded, and before those that look at the result.
         before = self.register_load_state_dict_pre_hook(check)
@@ -404,6 +490,20 @@ def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
     if not all(type(i) in (int, str) for i in numbers) or len(set(numbers)) != len(numbers):
         raise ValueError("state_dict: params of the groups: allowed are numbers, each once")
     return groups, state_dict["state"]
+
+
+def _with_tuples(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state whose hyperparameters are tuples where they come back as lists."""
+
+    def of_lists(x: Any) -> Any:
+        return tuple(map(of_lists, x)) if isinstance(x, list) else x
+
+    def group(saved: dict[str, Any]) -> dict[str, Any]:
+        numbers = {k: v for k, v in saved.items() if k in ("params", "param_names")}
+        return {k: of_lists(v) for k, v in saved.items()} | numbers
+
+    groups, _ = _parts_of(state_dict)
+    return state_dict | {"param_groups": [group(saved) for saved in groups]}
 
 
 # Classes.

@@ -69,7 +69,7 @@ def to_torch_optim(optimizer: Any) -> dict[str, Any]:
         _check_known(title, algorithm, values)
         groups.append(_group_of_torch(title, kept, ours))
         for i, p in zip(kept["params"], group["params"], strict=True):
-            if saved["state"].get(i):
+            if optimizer.state.get(p):  # saved ones have what has not begun as well
                 states[i] = _state_of_torch(saved["state"][i], algorithm, values, p)
     return {"state": states, "param_groups": groups}
 

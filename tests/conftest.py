@@ -49,13 +49,9 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture
 def torch_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
-    from optstudy_torch import _as_written, _plans
-    from optstudy_torch.engine import dispatch, stages
+    from meshes import use_torch_operations
 
-    monkeypatch.setattr(dispatch, "KERNELS", {})
-    monkeypatch.setattr(stages, "HOST", "")
-    monkeypatch.setattr(_as_written, "HOST", "")
-    monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
+    use_torch_operations(monkeypatch)
 
 
 @pytest.fixture(params=["kernels", "operations"])

@@ -21,7 +21,8 @@
 
     host_numbers.py      what is formed of hyperparameters and counts of steps, in double
     rounding.py          the one place that knows what torch does to a rounding
-    exact_sums.py        torch's operations, any device; exact_sums_in_c.py loops in C, CPU
+    exact_sums.py        torch's operations, any device; exact_sums_in_c.py loops in C, CPU;
+                         joined_sums.py over what several processes hold together
     c_source.py          writes C; c_compiler.py compiles and loads it, cache.py keeps it
     threads.py           as many threads as torch has
     errors.py            what the engine cannot do

@@ -20,11 +20,14 @@ from typing import Any
 
 import torch
 
+from optstudy_core.arrays.bits import size
+
 from . import kernels_in_c, kernels_in_triton
 from .blockwise import Blockwise
 from .errors import NoKernelsError
-from .exact_sums import sum_of
+from .exact_sums import sums_of
 from .exact_sums_in_c import scalars_of
+from .joined_sums import Share
 from .kernels import Kernels
 from .operations import Operations
 from .program import Program, Sum
@@ -114,8 +117,7 @@ class Machine:
                 for stage, units in everything:
                     self._compute(number, stage, hyperparameters)
                     self._body(number, stage, units, hyperparameters, step_dtype)
-                for sums in phase.sums:
-                    _sum(sums, stages)
+                _sum(phase.sums, stages)
             for stage, units in everything:
                 stage.store(units, step_dtype)
         for stage in stages:
@@ -149,21 +151,34 @@ class Machine:
             unit.move(own, step_dtype)
 
 
-def _sum(sums: Sum, stages: Sequence[Stage]) -> None:
+def _sum(sums: Sequence[Sum], stages: Sequence[Stage]) -> None:
+    """Compute the sums of a phase, all that several processes hold together at once."""
     compiled = all(stage.kernels for stage in stages)
-
-    def scalar(rows: Sequence[list[torch.Tensor]]) -> Any:
-        full = [row for row in rows if row[0].numel()]
-        columns = [[row[k] for row in full] for k in range(len(sums.args))]
-        return sum_of(sums.function, columns, in_c=compiled)
-
-    name = sums.result.name
-    if sums.whole:
-        value = scalar([row for stage in stages for row in stage.vectors(sums)])
+    jobs: list[tuple[Any, Any]] = []
+    wanted: list[tuple[Sum, Stage, Any]] = []  # with its values, or which of the jobs they are
+    for one in sums:
+        if one.whole:
+            rows = [row for stage in stages for row in stage.vectors(one)]
+            jobs.append((one.function, _columns(one, rows)))
+            wanted += [(one, stage, len(jobs) - 1) for stage in stages]
+            continue
         for stage in stages:
-            stage.scalars[name] = stage.spread(value)
-        return
-    for stage in stages:
-        rows = list(stage.vectors(sums))
-        found = scalars_of(sums.function, rows) if compiled and stage.on_host else None
-        stage.scalars[name] = stage.rounded(found or [scalar([row]) for row in rows])
+            rows = list(stage.vectors(one))
+            plain = compiled and stage.on_host and not any(isinstance(r[0], Share) for r in rows)
+            values = scalars_of(one.function, rows) if plain else None
+            wanted.append((one, stage, values or range(len(jobs), len(jobs) + len(rows))))
+            if not values:
+                jobs += [(one.function, _columns(one, [row])) for row in rows]
+    found = sums_of(jobs, in_c=compiled)
+    for one, stage, values in wanted:
+        if one.whole:
+            scalars = stage.spread(found[values])
+        else:
+            own = [found[i] for i in values] if isinstance(values, range) else values
+            scalars = stage.rounded(own)
+        stage.scalars[one.result.name] = scalars
+
+
+def _columns(one: Sum, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    full = [row for row in rows if size(row[0])]
+    return [[row[k] for row in full] for k in range(len(one.args))]

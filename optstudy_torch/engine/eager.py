@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from optstudy_core.arrays.bits import size
 from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
 
 from . import rounding
 from .exact_sums import sum_of
+from .joined_sums import Joint, Share
 
 
 class Eager(Backend):
@@ -52,3 +54,20 @@ class Eager(Backend):
 
 
 EAGER = Eager()
+
+
+class EagerPart(Eager):
+    """The same, on what this process holds of one leaf.
+
+    Args:
+        joint: how the processes hold it together.
+    """
+
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
+
+    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
+        del whole  # of one leaf
+        shares: list[Any] = [Share(tree.values[0], self._joint) for tree in trees]
+        value = self.scalar_of(function, [[x] if size(x) else [] for x in shares])
+        return self.fulls([value], trees[0])

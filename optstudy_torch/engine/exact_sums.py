@@ -1,7 +1,8 @@
 """Exact sums over torch tensors, on their device: the core's lines on torch's own operations.
 
-Sharded tensors (``DTensor``) are summed as the whole: each process passes over its part, and the
-parts are joined by reductions of integers, which are exact in any order.
+What several processes hold together (``DTensor``, or a :class:`Share` of it) is summed as the
+whole: each process passes over its part, and the parts are joined by reductions of integers, which
+are exact in any order. Many sums are joined at once (:func:`sums_of`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from optstudy_core.arrays.bits import from_bits, size, to_bits
+from optstudy_core.arrays.bits import size
 from optstudy_core.arrays.exact_sum import Vector
 from optstudy_core.arrays.passes import Blockwise
 
 from .exact_sums_in_c import IN_C, is_plain
+from .joined_sums import Function, Job, Share, joined_sums, share_of
 from .rounding import apply
 
 _LENGTH = {"cpu": 1 << 14}  # float64 numbers: blocks stay in a core's second cache
@@ -34,13 +36,11 @@ class _Torch(Blockwise):
     xp = _NAMESPACE
 
     def groups(self, vectors: Sequence[Vector]) -> Iterable[tuple[Any, Iterator[Any]]]:
-        rows: dict[Any, list[tuple[torch.Tensor, ...]]] = {}
+        rows: dict[torch.device, list[tuple[torch.Tensor, ...]]] = {}
         for leaves in zip(*vectors, strict=True):
-            group, local = _local(leaves)
-            rows.setdefault((local[0].device, group), []).append(local)
-        for (device, group), local_rows in rows.items():
-            length = _LENGTH.get(device.type, _DEVICE_LENGTH)
-            yield group, self.blocks(local_rows, length)
+            rows.setdefault(leaves[0].device, []).append(tuple(x.detach() for x in leaves))
+        for device, own in rows.items():
+            yield None, self.blocks(own, _LENGTH.get(device.type, _DEVICE_LENGTH))
 
     def cut(
         self, leaves: tuple[torch.Tensor, ...], length: int
@@ -56,8 +56,6 @@ class _Torch(Blockwise):
         )
 
     def reduce(self, operation: str, x: torch.Tensor, axis: int | None = None) -> torch.Tensor:
-        if x.numel() == 0:  # a process without a part
-            return x.new_zeros(())
         dim = () if axis is None else axis
         if operation == "sum":
             return torch.sum(x, dim)
@@ -68,20 +66,6 @@ class _Torch(Blockwise):
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.sum(x * y)  # a dot product of BLAS wakes its threads for every block
-
-    def joined(self, group: Any, values: torch.Tensor, operation: str) -> torch.Tensor:
-        if group is None:
-            return values
-        from torch.distributed.tensor import DTensor, Partial, Replicate
-
-        mesh, sharded = group
-        if operation == "max":
-            # As integers (positive ones are in the order of their numbers, then NaN), because
-            # a maximum of floats loses NaN in some communication libraries.
-            values = to_bits(torch.where(values < 0, 0.0, values).abs())
-        placements = [Partial(operation) if i in sharded else Replicate() for i in range(mesh.ndim)]
-        whole = DTensor.from_local(values, mesh, placements, run_check=False).full_tensor()
-        return from_bits(whole) if operation == "max" else whole
 
 
 OPERATIONS = _Torch()
@@ -95,32 +79,34 @@ def sum_of(
 
     Args:
         function: ``vector_…`` of the core's geometry.
-        vectors: its arguments.
+        vectors: its arguments; a leaf may be a ``DTensor`` or a :class:`Share`.
         exact: of the function.
         in_c: whether to pass over plain tensors on the CPU in C.
     """
+    return sums_of([(function, vectors)], exact, in_c)[0]
+
+
+def sums_of(
+    jobs: Sequence[tuple[Function, Sequence[Vector]]], exact: bool = True, in_c: bool = True
+) -> list[Any]:
+    """Return what :func:`sum_of` does of several functions and their vectors.
+
+    What processes have to tell each other of all of them is told at once.
+    """
     in_c = in_c and not torch.compiler.is_compiling()
-    in_c = in_c and all(is_plain(x) for vector in vectors for x in vector)
+    found: list[Any] = [None] * len(jobs)
+    shared: dict[int, Job] = {}
     with np.errstate(all="ignore"):
-        return function(IN_C if in_c else OPERATIONS, *vectors, exact=exact)
-
-
-def _local(leaves: tuple[Any, ...]) -> tuple[Any, tuple[torch.Tensor, ...]]:
-    """Return where the sums of leaves are joined, and the parts that this process holds."""
-    first = leaves[0]
-    if not any(hasattr(x, "placements") for x in leaves):
-        return None, tuple(x.detach() for x in leaves)
-    from torch.distributed.tensor import Replicate
-
-    for x in leaves:
-        if not hasattr(x, "placements"):
-            raise ValueError(
-                f"trees differ: a sharded tensor and one of {type(x).__name__}; allowed are two "
-                "sharded ones or two others"
-            )
-    mesh = first.device_mesh
-    placements = [Replicate() if p.is_partial() else p for p in first.placements]
-    sharded = tuple(i for i, p in enumerate(placements) if not p.is_replicate())
-    return (mesh, sharded), tuple(
-        x.detach().redistribute(mesh, placements).to_local() for x in leaves
-    )
+        for i, (function, vectors) in enumerate(jobs):
+            rows = [share_of(row) for row in zip(*vectors, strict=True)]
+            plain = [x.tensor if isinstance(x, Share) else x for row in rows for x in row]
+            in_memory = all(is_plain(x) for x in plain if size(x))
+            library = IN_C if in_c and in_memory else OPERATIONS
+            if any(isinstance(row[0], Share) for row in rows):
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                shared[i] = Job(function, columns, exact, library)
+            else:
+                found[i] = function(library, *vectors, exact=exact)
+        for i, value in zip(shared, joined_sums(list(shared.values())), strict=True):
+            found[i] = value
+    return found

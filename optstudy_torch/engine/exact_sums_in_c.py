@@ -103,12 +103,19 @@ class _Each(Host):
         return _pairs(_needed(passed(_products_of(terms), vectors, True)).T)
 
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
-        found = _needed(passed(parts, vectors, False)).T
+        return self.padded(self.sums(parts, vectors), parts, vectors)
+
+    def sums(self, parts: Parts, vectors: Sequence[Vector]) -> list[Any]:
+        """Return :meth:`totals` without the padding."""
+        return list(_needed(passed(parts, vectors, False)).T)
+
+    def padded(self, sums: list[Any], parts: Parts, vectors: Sequence[Vector]) -> list[Any]:
+        """Return such sums with the zeros of the padding."""
         missing = self.count(vectors[0]) - _sizes(vectors[0])
         zeros = (np.zeros(len(missing)) for _ in vectors)
         return [
             total + missing * part.view(np.int64)
-            for total, part in zip(found, parts(*zeros), strict=True)
+            for total, part in zip(sums, parts(*zeros), strict=True)
         ]
 
     def count(self, vector: Vector) -> int:
@@ -119,7 +126,16 @@ class _Each(Host):
 
 
 IN_C = InC()
-_EACH = _Each()
+EACH = _Each()
+
+
+def kind_of_length(x: Any) -> int:
+    """Return what is the same of arrays that :data:`EACH` may be given together; 0 of empty ones.
+
+    Sums of as many numbers have the same folds: the bits are those of a sum alone.
+    """
+    fewest = 1 << (Columns.most.bit_length() - 2)
+    return max(size(x) - 1, fewest).bit_length() if size(x) else 0
 
 
 def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
@@ -131,9 +147,7 @@ def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] 
     """
     alike: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
-        # Sums of as many numbers have the same folds: the bits are those of a sum alone.
-        length = max(size(row[0]) - 1, 1 << (Columns.most.bit_length() - 2)).bit_length()
-        alike.setdefault((length if size(row[0]) else 0, *(x.dtype for x in row)), []).append(i)
+        alike.setdefault((kind_of_length(row[0]), *(x.dtype for x in row)), []).append(i)
     found: dict[int, Any] = {}
     for (length, *_), numbers in alike.items():
         if not length:
@@ -156,7 +170,7 @@ def scalars_of_similar(function: Reduction, vectors: Sequence[Vector]) -> np.nda
     """
     try:
         with np.errstate(all="ignore"):
-            found: np.ndarray = function(_EACH, *vectors, exact=True)
+            found: np.ndarray = function(EACH, *vectors, exact=True)
     except NoKernelsError:
         return None
     return found
@@ -303,7 +317,7 @@ def _tables(
     rows: dict[Any, list[tuple[torch.Tensor, ...]]] = {}
     for leaves in zip(*vectors, strict=True):
         row = tuple(x for leaf in leaves if (x := _tensor(leaf)) is not None)
-        if len(row) < len(leaves) or not all(x.data_ptr() for x in row):
+        if len(row) < len(leaves) or not all(x.data_ptr() or not x.numel() for x in row):
             return None
         rows.setdefault(tuple(x.dtype for x in row), []).append(row)
     return [

@@ -25,6 +25,7 @@ import torch
 
 from . import rounding
 from .host_numbers import HostNumber
+from .joined_sums import Joint, Share
 from .kernels import Kernels, Places
 from .program import INPUT, Line, Program, Sum, Symbol
 from .rounding import NUMPY
@@ -59,6 +60,7 @@ class Stage:
         kernels: what will run it on all leaves as they are, if not one operation after another.
         start: makes the state of a parameter that has none. It is called unit by unit, so that
             memory for the states is not needed twice.
+        joints: of parameters that are what this process holds of others.
 
     Attributes:
         scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
@@ -76,6 +78,7 @@ class Stage:
         program: Program,
         kernels: Kernels | None,
         start: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+        joints: Mapping[torch.Tensor, Joint],
     ) -> None:
         self.dtype, self.device = dtype, params[0].device
         self.on_host = self.device.type == HOST
@@ -88,6 +91,7 @@ class Stage:
         order = sorted(range(len(params)), key=lambda i: str(params[i].dtype))
         self.params = [params[i] for i in order]
         self.states = [states[i] for i in order]
+        self._joints = [joints.get(p) for p in self.params]
         self.count = len(params)
         self._arrays = {f"s{i}": name for i, name in enumerate(names) if full[i]}
         self.scalars: dict[str, Any] = {}
@@ -426,11 +430,11 @@ class Stage:
         columns = np.array([unit.first for unit in units], np.int32)
         return Places(len(leaf), *(_to(self.device, x) for x in (leaf, part, columns, sizes)))
 
-    def vectors(self, sums: Sum) -> Iterator[list[torch.Tensor]]:
+    def vectors(self, sums: Sum) -> Iterator[list[Any]]:
         """Yield for each leaf the vectors that are summed."""
         for unit in self._units:
             columns = [
-                unit.parts(a.name)
+                self._shares(unit, unit.parts(a.name))
                 if a.is_array
                 else [
                     torch.as_tensor(x, device=self.device)
@@ -439,6 +443,10 @@ class Stage:
                 for a in sums.args
             ]
             yield from map(list, zip(*columns, strict=True))
+
+    def _shares(self, unit: Unit, parts: Sequence[torch.Tensor]) -> list[Any]:
+        pairs = zip(parts, self._joints[unit.leaves], strict=True)
+        return [x if joint is None else Share(x, joint) for x, joint in pairs]
 
 
 def _number(counts: np.ndarray) -> Any:

@@ -21,7 +21,16 @@ import optstudy_torch
 from optstudy_core import ALGORITHMS, defaults
 
 DOCS = ROOT / "docs"
-GUIDES = ("start", "porting", "numerics", "epoch_methods", "howto", "instruments", "records")
+GUIDES = (
+    "start",
+    "porting",
+    "numerics",
+    "epoch_methods",
+    "howto",
+    "instruments",
+    "records",
+    "beyond_one_process",
+)
 PAGES = {name: blocks(DOCS / f"{name}.md") for name in GUIDES}
 COMMANDS = {
     command: None
@@ -51,7 +60,7 @@ def those(how: str) -> list[Any]:
     return [pytest.param(block, id=f"{name}-{block.line}") for name, block in found]
 
 
-LONG = ("howto", "porting")  # a quarter of a minute each
+LONG = ("howto", "porting", "beyond_one_process")  # a quarter of a minute each
 
 
 @pytest.mark.parametrize("name", [slow(n) if n in LONG else n for n in GUIDES])

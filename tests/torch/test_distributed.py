@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from meshes import on_processes
 
 from optstudy_core import geometry
 
@@ -22,28 +22,6 @@ def entries(seed: int, *shape: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     x = 10.0 ** rng.uniform(-7, 7, shape) * rng.choice([-1.0, 0.0, 1.0], shape, p=[0.4, 0.2, 0.4])
     return np.asarray(x).astype(np.float32)
-
-
-def on_processes(worker: Any, processes: int, folder: Path) -> None:
-    # All are forked from one process, which has imported for seconds what each of them needs.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch.distributed.fsdp"])
-    torch.multiprocessing.start_processes(
-        _joined,
-        (worker, processes, str(folder / "store")),
-        nprocs=processes,
-        start_method="forkserver",
-    )
-
-
-def _joined(rank: int, worker: Any, processes: int, store: str) -> None:
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
-    try:
-        worker()
-    finally:
-        dist.destroy_process_group()
 
 
 def check_sums(

@@ -1,0 +1,311 @@
+"""The door of the step: parameters that several processes hold together are taken apart here.
+
+A parameter that is a ``DTensor`` (FSDP2, HSDP, tensor parallel) enters as the plain tensor that
+this process holds of it, and so do its gradient and the fields of its state. The engine knows no
+``DTensor``: it computes on plain tensors, and joins sums where a tensor has a
+:class:`~optstudy_torch.engine.joined_sums.Joint`. A rule that runs as it is written looks at rows
+and columns, so it is handed whole tensors, which are gathered for it.
+
+In ``optimizer.state`` a field with the shape of the parameter is a ``DTensor`` with its placements.
+Others are plain tensors, which every process has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optstudy_core import Algorithm
+
+from ._plans import Inputs
+from ._states import Layout
+from ._states import started as of_plain
+from ._tensors import is_shared
+from .engine.joined_sums import Joint
+
+_GATHERED = 1 << 26
+"""Elements of the parameters that are gathered at once."""
+
+
+def whole(x: Any) -> Any:
+    """Return a ``DTensor`` put together, for which all processes have to call; others as is."""
+    return x.detach().full_tensor() if is_shared(x) else x
+
+
+def placed(x: torch.Tensor, p: torch.Tensor) -> Any:
+    """Return a field of the state of a parameter as this parameter needs it.
+
+    Args:
+        x: a plain tensor, which every process has, or a ``DTensor``.
+        p: the parameter: of the field's shape, the field is placed like it.
+    """
+    if not is_shared(p) or x.shape != p.shape or x.ndim == 0:
+        return whole(x)
+    mesh, placements = _where(p)
+    if is_shared(x) and _where(x) == (mesh, placements):
+        return x
+    return _distributed(whole(x), p)
+
+
+def local(x: Any) -> Any:
+    """Return what this process holds of a tensor."""
+    return _local(x, x) if is_shared(x) else x
+
+
+def _where(x: Any) -> tuple[Any, tuple[Any, ...]]:
+    return x.device_mesh, tuple(x.placements)
+
+
+def _distributed(x: torch.Tensor, p: Any) -> Any:
+    """Return a tensor that every process has as a ``DTensor`` like ``p``; nothing is sent."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = _where(p)
+    everywhere = [Replicate() for _ in placements]
+    whole = DTensor.from_local(x, mesh, everywhere, run_check=False)
+    local = whole.redistribute(mesh, placements).to_local()
+    return _shared(local.clone(), p)  # a view would keep the whole in memory
+
+
+def _shared(local: torch.Tensor, p: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = _where(p)
+    return DTensor.from_local(
+        local, mesh, placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
+
+
+def _local(x: Any, p: Any) -> torch.Tensor:
+    """Return what this process holds of ``x``, placed like ``p``."""
+    if _where(x) != _where(p):  # such as a gradient that is still to be summed
+        x = x.detach().redistribute(*_where(p))
+    own: Any = x.to_local()
+    own = own.wait() if hasattr(own, "wait") else own
+    plain: torch.Tensor = own.detach()
+    return plain
+
+
+class Part:
+    """What this process holds of a parameter and of its state.
+
+    Attributes:
+        tensor: in the memory of the parameter, kept from step to step.
+        joint: how the processes hold the parameter together.
+        state: plain tensors by name.
+    """
+
+    def __init__(self, p: Any) -> None:
+        self.tensor = _local(p, p)
+        self.joint, self._placements = Joint.of(p), tuple(p.placements)
+        self.state: dict[str, Any] = {}
+        self._pairs: dict[str, tuple[Any, Any]] = {}  # in the optimizer's state, and here
+
+    def holds(self, p: Any) -> bool:
+        """Tell whether the parameter still lies where it did."""
+        own, kept = _local(p, p), self.tensor
+        return (
+            _where(p) == (self.joint.mesh, self._placements)
+            and tuple(p.shape) == self.joint.shape
+            and own.data_ptr() == kept.data_ptr()
+            and (own.shape, own.stride()) == (kept.shape, kept.stride())
+            and (own.dtype, own.device) == (kept.dtype, kept.device)
+        )
+
+    def knows(self, state: dict[str, Any]) -> bool:
+        """Tell whether the optimizer's state is what :meth:`close` left."""
+        pairs = self._pairs
+        return state.keys() == pairs.keys() and all(x is pairs[n][0] for n, x in state.items())
+
+    def open(self, p: Any, state: dict[str, Any]) -> None:
+        """Take in the optimizer's state."""
+        self.state.clear()
+        for name, x in state.items():
+            own = state[name] = placed(x, p)
+            self.state[name] = _local(own, p) if is_shared(own) else own
+        self._pairs = {name: (x, self.state[name]) for name, x in state.items()}
+
+    def close(self, p: Any, state: dict[str, Any]) -> None:
+        """Give the optimizer's state what is new here."""
+        for name, x in self.state.items():
+            if name not in self._pairs or self._pairs[name][1] is not x:
+                like = x.shape == self.tensor.shape and x.ndim
+                state[name] = _shared(x, p) if like else x
+                self._pairs[name] = state[name], x
+
+
+class Entered:
+    """Parameters as the engine sees them, between the door and the step.
+
+    Attributes:
+        params: plain tensors with gradients.
+        states: of each of them.
+        joints: of those that are parts.
+    """
+
+    def __init__(self, given: Sequence[Any], params: list[Any], states: Mapping[Any, Any]) -> None:
+        self.params, self.states = params, states
+        self.joints: dict[torch.Tensor, Joint] = {}
+        self._given = given
+        self._parts: list[tuple[Any, Part]] = []
+
+    def inputs(self, inputs: Inputs) -> Inputs:
+        """Return what the algorithm is given, by the tensors that entered."""
+        if not self._parts or not inputs.tensors:
+            return inputs
+        pairs = list(zip(self._given, self.params, strict=True))
+        tensors = {
+            name: {own: own_of[p] if own is p else _local(own_of[p], p) for p, own in pairs}
+            for name, own_of in inputs.tensors.items()
+        }
+        return Inputs(inputs.scalars, tensors)
+
+    def knows(self, states: Mapping[Any, dict[str, Any]]) -> bool:
+        """Tell whether the optimizer's states are what the parts have."""
+        return all(part.knows(states[p]) for p, part in self._parts)
+
+    def open(self, states: Mapping[Any, dict[str, Any]]) -> None:
+        """Take in the optimizer's states, which are checked."""
+        for p, part in self._parts:
+            part.open(p, states[p])
+
+    def close(self, states: Mapping[Any, dict[str, Any]]) -> None:
+        """Give the optimizer's states what is new."""
+        for p, part in self._parts:
+            part.close(p, states[p])
+
+    def written(self) -> None:
+        """Tell autograd that parameters have been written."""
+        if self._parts:
+            torch.autograd.graph.increment_version([p for p, _ in self._parts])
+
+
+class Door:
+    """The parts of an optimizer's parameters, kept from step to step."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Any, Part] = {}  # no weak references: torch.utils.swap_tensors minds them
+        self._inside: list[Any] = []
+
+    def enter(self, given: Sequence[Any], states: Mapping[Any, dict[str, Any]]) -> Entered:
+        """Return parameters with gradients as the engine sees them.
+
+        A gradient that is placed otherwise than its parameter is redistributed first.
+        """
+        if not any(map(is_shared, given)):
+            return Entered(given, list(given), states)
+        entered = Entered(given, [], {})
+        own: dict[Any, dict[str, Any]] = {}
+        for p in given:
+            if not is_shared(p):
+                entered.params.append(p)
+                own[p] = states[p]
+                continue
+            part = self._parts.get(p)
+            if part is None or not part.holds(p):
+                part = self._parts[p] = Part(p)
+            _give(part.tensor, _local(p.grad, p))
+            self._inside.append(p)
+            entered._parts.append((p, part))
+            entered.params.append(part.tensor)
+            entered.joints[part.tensor] = part.joint
+            own[part.tensor] = part.state
+        entered.states = own
+        return entered
+
+    def leave(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Let go of the gradients, and of parameters that are no longer in the groups."""
+        for p in self._inside:
+            self._parts[p].tensor.grad = None
+        if len(self._parts) > len(self._inside):
+            present = {p for group in groups for p in group["params"]}
+            self._parts = {p: part for p, part in self._parts.items() if p in present}
+        self._inside.clear()
+
+
+def _give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
+    """Let a tensor have a gradient, of any dtype."""
+    tensor.grad = None
+    if grad.dtype != tensor.dtype:
+        tensor.grad_dtype = grad.dtype
+    tensor.grad = grad
+
+
+# Whole tensors.
+
+
+def started(p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a parameter before its first step, as the optimizer keeps it."""
+    layout = Layout.of(algorithm, hyperparameters)
+    rule = algorithm, hyperparameters, layout
+    if not (is_shared(p) and layout.flat):
+        return {name: placed(x, p) for name, x in of_plain(whole(p), *rule).items()}
+    part, found = Part(p), dict[str, Any]()
+    part.state.update(of_plain(part.tensor, *rule, part.joint))
+    part.close(p, found)
+    return found
+
+
+class Gathered:
+    """Whole tensors of some parameters, with gradients and states.
+
+    Attributes:
+        params: plain tensors.
+        states: of each of them.
+        inputs: by these tensors.
+    """
+
+    def __init__(
+        self, given: Sequence[Any], states: Mapping[Any, dict[str, Any]], inputs: Inputs
+    ) -> None:
+        self._given, self._states = given, states
+        self.params = [self._whole(p) for p in given]
+        pairs = list(zip(given, self.params, strict=True))
+        self.states = {
+            full: {n: whole(x) for n, x in states[p].items()} if is_shared(p) else states[p]
+            for p, full in pairs
+        }
+        tensors = {
+            name: {full: whole(own_of[p]) for p, full in pairs}
+            for name, own_of in inputs.tensors.items()
+        }
+        self.inputs = Inputs(inputs.scalars, tensors)
+
+    @staticmethod
+    def _whole(p: Any) -> Any:
+        if not is_shared(p):
+            return p
+        full = whole(p).detach()
+        _give(full, whole(p.grad))
+        return full
+
+    def put_back(self) -> None:
+        """Let each process keep its part of the parameters and states."""
+        for p, full in zip(self._given, self.params, strict=True):
+            if is_shared(p):
+                p.copy_(_distributed(full, p))
+                own = {n: placed(x, p) for n, x in self.states[full].items()}
+                self._states[p].update(own)
+
+
+def gathered(
+    given: Sequence[Any], states: Mapping[Any, dict[str, Any]], inputs: Inputs, apart: bool
+) -> Iterator[Gathered]:
+    """Yield parameters as whole tensors.
+
+    Args:
+        given: parameters with gradients.
+        states: of each of them.
+        inputs: of the algorithm.
+        apart: whether the algorithm looks at each by itself: then some are yielded at a time.
+    """
+    size, some = 0, list[Any]()
+    for p in given:
+        if apart and some and is_shared(p) and size + p.numel() > _GATHERED:
+            yield Gathered(some, states, inputs)
+            size, some = 0, []
+        size += p.numel() if is_shared(p) else 0
+        some.append(p)
+    yield Gathered(some, states, inputs)
