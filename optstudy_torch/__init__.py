@@ -22,13 +22,13 @@ if TYPE_CHECKING:  # what _lazy imports
     from . import lr_scheduler as lr_scheduler
     from ._selfcheck import selfcheck as selfcheck
     from ._split import split as split
+    from .classes import from_core as from_core
     from .epoch import Backstep as Backstep
     from .epoch import EpochMomentum as EpochMomentum
     from .epoch import ExtrapolatedEpoch as ExtrapolatedEpoch
     from .eve import EVE as EVE
     from .hessian import hutchinson as hutchinson
     from .optimizer import CoreOptimizer as CoreOptimizer
-    from .optimizer import from_core as from_core
     from .recorder import Recorder as Recorder
     from .torch_optim import to_torch_optim as to_torch_optim
     from .travel import export_run as export_run
@@ -42,7 +42,7 @@ _PLACES = {
     "ExtrapolatedEpoch": "epoch:ExtrapolatedEpoch",
     "Recorder": "recorder:Recorder",
     "export_run": "travel:export_run",
-    "from_core": "optimizer:from_core",
+    "from_core": "classes:from_core",
     "geometry": "geometry",
     "hutchinson": "hessian:hutchinson",
     "import_run": "travel:import_run",

@@ -10,7 +10,7 @@ import torch
 from optstudy_core import Algorithm
 from optstudy_core import random_formulas as formulas
 
-from .optimizer import from_core
+from .classes import from_core
 
 
 def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,30 +10,24 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from optstudy_core import Algorithm
-from optstudy_core.arrays.numbers import nearest
 from optstudy_core.catalogue.algorithm import INPUTS
-from optstudy_core.catalogue.table import find
 
 from . import _as_written
 from ._arguments import (
     ADAPTER,
-    ELSEWHERE,
     arguments_of,
     compiled_of,
     completed,
-    documented,
     group_of,
-    is_ours,
     rule_of,
     selected,
-    signature_of,
-    values_of,
 )
 from ._callers import check_all_here, is_asked_by_checkpoint
 from ._flat import check_flat, has_matrices
 from ._interrupts import Uninterrupted
 from ._meshes import Door, Entered, gathered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
+from ._saved import check_saved, complete_states, parts_of, with_tuples
 from ._states import Layout, check_fields, tensor_of
 from ._tensors import check_dtypes, check_gradient, check_gradients, check_kind, check_memory
 from .torch_optim import from_torch_optim
@@ -70,7 +63,7 @@ def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
 class CoreOptimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` that runs an algorithm of the core.
 
-    Made by :func:`from_core`. Per parameter, ``state[p]`` holds the fields of the algorithm's
+    Made by :func:`~optstudy_torch.from_core`. Per parameter, ``state[p]`` holds the fields of the algorithm's
     state under their names (``m``, ``v``, ``c1.value``, …), in float32 for float32, bfloat16 and
     float16 parameters and in float64 for float64. ``.grad`` is never written to. A parameter
     whose ``.grad`` is ``None`` keeps its state.
@@ -355,28 +348,12 @@ class CoreOptimizer(torch.optim.Optimizer):
         Once a parameter has a state, all have one that want a gradient: one that had none yet has
         the state from which it will begin. So all processes save the same fields.
         """
-
-        def complete(_: Any, saved: dict[str, Any]) -> None:
-            self._complete(saved)
-
-        hook = self.register_state_dict_post_hook(complete, prepend=True)
+        hook = self.register_state_dict_post_hook(complete_states, prepend=True)
         try:
             with self._in_turn:
                 return super().state_dict()
         finally:
             hook.remove()
-
-    @torch.no_grad()
-    def _complete(self, saved: dict[str, Any]) -> None:
-        states = saved["state"]
-        if not any(states.values()):
-            return
-        for group, own in zip(self.param_groups, saved["param_groups"], strict=True):
-            pairs = zip(own["params"], group["params"], strict=True)
-            fresh = [(i, p) for i, p in pairs if p.requires_grad and not states.get(i)]
-            if fresh:
-                rule = selected(self._rule(group), group)
-                states.update({i: started(p, *rule) for i, p in fresh})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by ``state_dict``; its dtypes stay (torch alone would cast them).
@@ -396,13 +373,13 @@ class CoreOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"state_dict of type {type(state_dict).__name__}: allowed are saved ones"
             )
-        groups, _ = _parts_of(state_dict)
+        groups, _ = parts_of(state_dict)
         if groups and not any("algorithm" in group for group in groups):
             state_dict = from_torch_optim(self, state_dict)
 
         def check(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-            state_dict = _with_tuples(state_dict)
-            self._check_saved(state_dict)
+            state_dict = with_tuples(state_dict)
+            check_saved(self, state_dict)
             loaded.update(state_dict)
             return state_dict
 
@@ -425,38 +402,6 @@ class CoreOptimizer(torch.optim.Optimizer):
             before.remove()
             after.remove()
 
-    def _check_saved(self, state_dict: dict[str, Any]) -> None:
-        groups, states = _parts_of(state_dict)
-        left = set(states)
-        pairs = list(zip(groups, self.param_groups, strict=False))
-        for number, (saved, group) in enumerate(pairs):
-            own, found = self._rule(group).name, saved.get("algorithm")
-            if not isinstance(found, str) or found != own:
-                where = f" in group {number}" if len(self.param_groups) > 1 else ""
-                raise ValueError(
-                    f"state_dict of algorithm {found!r}{where}: allowed for "
-                    f"{type(self).__name__} is {own!r}{' there' if where else ''}"
-                )
-        for number, (saved, group) in enumerate(pairs):
-            try:
-                values = values_of(saved, self.algorithm, self.defaults)
-                algorithm, hyperparameters = selected(self._rule(group), values)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"state_dict, group {number}: {error}") from error
-            layout = Layout.of(algorithm, hyperparameters)
-            for i, p in zip(saved["params"], group["params"], strict=False):
-                left.discard(i)
-                if i in states:
-                    if not isinstance(states[i], dict):
-                        raise ValueError(f"state_dict, state {i}: allowed are dictionaries")
-                    if states[i]:
-                        check_fields("state_dict", states[i], layout, p)
-        # Numbers of groups and of parameters that differ are refused by torch.
-        if left and [len(g["params"]) for g in groups] == [
-            len(g["params"]) for g in self.param_groups
-        ]:
-            raise ValueError(f"state_dict has states of {left}: allowed are those of its groups")
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._forget()
@@ -465,120 +410,3 @@ class CoreOptimizer(torch.optim.Optimizer):
             if self._rule(group) is self.algorithm:
                 for name, value in self.defaults.items():
                     group.setdefault(name, value)
-
-
-def _parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
-    """Return the groups and the states of a saved state.
-
-    Raises:
-        ValueError: if it is not made of lists and dictionaries as ``state_dict`` makes them.
-    """
-    for name, kind in (("param_groups", list), ("state", dict)):
-        if not isinstance(state_dict.get(name), kind):
-            raise ValueError(
-                f"state_dict without a {kind.__name__} {name!r}: allowed are saved ones"
-            )
-    groups = state_dict["param_groups"]
-    numbers: list[Any] = []
-    for i, group in enumerate(groups):
-        params = group.get("params") if isinstance(group, dict) else None
-        if not isinstance(params, list):
-            raise ValueError(
-                f"state_dict, group {i}: allowed are dictionaries with a list 'params'"
-            )
-        numbers += params
-    if not all(type(i) in (int, str) for i in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError("state_dict: params of the groups: allowed are numbers, each once")
-    return groups, state_dict["state"]
-
-
-def _with_tuples(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return a saved state whose hyperparameters are tuples where they come back as lists."""
-
-    def of_lists(x: Any) -> Any:
-        return tuple(map(of_lists, x)) if isinstance(x, list) else x
-
-    def group(saved: dict[str, Any]) -> dict[str, Any]:
-        numbers = {k: v for k, v in saved.items() if k in ("params", "param_names")}
-        return {k: of_lists(v) for k, v in saved.items()} | numbers
-
-    groups, _ = _parts_of(state_dict)
-    return state_dict | {"param_groups": [group(saved) for saved in groups]}
-
-
-# Classes.
-
-_CLASSES: dict[str, type[CoreOptimizer]] = {}
-
-
-def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
-    dialect = algorithm.default_dialect
-    signature = signature_of(algorithm, dialect)
-
-    def __init__(self: CoreOptimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        for name in kwargs.keys() - signature.parameters.keys():
-            own = ELSEWHERE.get(name)
-            known = f"it is called {own!r} here" if own in signature.parameters else None
-            raise TypeError(
-                f"{algorithm.title} has no argument {name!r}: "
-                f"{known or nearest(name, signature.parameters)}"
-            )
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        CoreOptimizer.__init__(self, **bound.arguments)
-
-    __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *signature.parameters.values(),
-        ]
-    )
-    return type(
-        algorithm.title,
-        (CoreOptimizer,),
-        {
-            "__init__": __init__,
-            "__doc__": documented(algorithm, signature),
-            "__module__": "optstudy_torch" if is_ours(algorithm) else algorithm.update.__module__,
-            "algorithm": algorithm,
-        },
-    )
-
-
-def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
-    """Return the ``torch.optim.Optimizer`` class of an algorithm.
-
-    Its arguments are the algorithm's hyperparameters, several of them in one tuple where
-    torch.optim has one (``b1`` and ``b2`` in ``betas``), and
-
-    - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
-    - ``compile``: run the step as one kernel for all parameters (the same bits; ``fused`` means
-      this too): a loop in C on the CPU, made by the machine's C compiler (``cc``, or ``$CC``) and
-      kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``; on a GPU one of Triton. A rule
-      that depends on the shape of a parameter takes several loops on the CPU, none on a GPU.
-      ``None``: where a kernel can be made; ``True``: the same, or an error; ``False``: NumPy's
-      operations on the CPU, elsewhere torch's;
-    - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter
-      with one rounding, instead of rounding the step first;
-    - ``amsgrad`` and ``decoupled_weight_decay``, where torch.optim has them: run the algorithm
-      that torch.optim runs;
-    - ``foreach``: accepted, without effect; ``capturable``, ``differentiable``: refused.
-
-    A group takes all of them too, under the same names. ``None`` is the value of its dialect. A
-    group may name its algorithm (see :meth:`CoreOptimizer.add_param_group`).
-
-    Args:
-        algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.
-
-    Raises:
-        ValueError: if the name is unknown.
-
-    >>> from_core("adam").__name__
-    'Adam'
-    """
-    algorithm = find(algorithm)
-    if not is_ours(algorithm):
-        return _make_class(algorithm)
-    if algorithm.name not in _CLASSES:
-        _CLASSES.setdefault(algorithm.name, _make_class(algorithm))  # one for all threads
-    return _CLASSES[algorithm.name]

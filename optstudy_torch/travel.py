@@ -18,7 +18,8 @@ from optstudy_core.travel.plan import Plan, known_algorithm
 from ._arguments import join_tuples, selected
 from ._layers import outline, tensors_of
 from ._states import tensor_of
-from .optimizer import CoreOptimizer, from_core
+from .classes import from_core
+from .optimizer import CoreOptimizer
 
 Forward = Callable[..., Any]
 

@@ -1,0 +1,101 @@
+"""Saved states: what they lack is added, what does not fit is refused before any is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ._arguments import rule_of, selected, values_of
+from ._meshes import started
+from ._states import Layout, check_fields
+
+
+@torch.no_grad()
+def complete_states(optimizer: Any, saved: dict[str, Any]) -> None:
+    """Add the states that have not begun, once there is one: so all processes save the same."""
+    states = saved["state"]
+    if not any(states.values()):
+        return
+    for group, own in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        pairs = zip(own["params"], group["params"], strict=True)
+        fresh = [(i, p) for i, p in pairs if p.requires_grad and not states.get(i)]
+        if fresh:
+            rule = selected(rule_of(group, optimizer.algorithm), group)
+            states.update({i: started(p, *rule) for i, p in fresh})
+
+
+def check_saved(optimizer: Any, state_dict: dict[str, Any]) -> None:
+    """Refuse a saved state of another algorithm or of other parameters.
+
+    Raises:
+        ValueError: naming what does not fit. Numbers of groups and of parameters that differ are
+            left to torch, which refuses them.
+    """
+    groups, states = parts_of(state_dict)
+    left = set(states)
+    pairs = list(zip(groups, optimizer.param_groups, strict=False))
+    for number, (saved, group) in enumerate(pairs):
+        own, found = rule_of(group, optimizer.algorithm).name, saved.get("algorithm")
+        if not isinstance(found, str) or found != own:
+            where = f" in group {number}" if len(optimizer.param_groups) > 1 else ""
+            raise ValueError(
+                f"state_dict of algorithm {found!r}{where}: allowed for "
+                f"{type(optimizer).__name__} is {own!r}{' there' if where else ''}"
+            )
+    for number, (saved, group) in enumerate(pairs):
+        try:
+            values = values_of(saved, optimizer.algorithm, optimizer.defaults)
+            rule = selected(rule_of(group, optimizer.algorithm), values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"state_dict, group {number}: {error}") from error
+        layout = Layout.of(*rule)
+        for i, p in zip(saved["params"], group["params"], strict=False):
+            left.discard(i)
+            if i in states:
+                if not isinstance(states[i], dict):
+                    raise ValueError(f"state_dict, state {i}: allowed are dictionaries")
+                if states[i]:
+                    check_fields("state_dict", states[i], layout, p)
+    sizes = ([len(g["params"]) for g in x] for x in (groups, optimizer.param_groups))
+    if left and next(sizes) == next(sizes):
+        raise ValueError(f"state_dict has states of {left}: allowed are those of its groups")
+
+
+def parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+    """Return the groups and the states of a saved state.
+
+    Raises:
+        ValueError: if it is not made of lists and dictionaries as ``state_dict`` makes them.
+    """
+    for name, kind in (("param_groups", list), ("state", dict)):
+        if not isinstance(state_dict.get(name), kind):
+            raise ValueError(
+                f"state_dict without a {kind.__name__} {name!r}: allowed are saved ones"
+            )
+    groups = state_dict["param_groups"]
+    numbers: list[Any] = []
+    for i, group in enumerate(groups):
+        params = group.get("params") if isinstance(group, dict) else None
+        if not isinstance(params, list):
+            raise ValueError(
+                f"state_dict, group {i}: allowed are dictionaries with a list 'params'"
+            )
+        numbers += params
+    if not all(type(i) in (int, str) for i in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError("state_dict: params of the groups: allowed are numbers, each once")
+    return groups, state_dict["state"]
+
+
+def with_tuples(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state whose hyperparameters are tuples where they come back as lists."""
+
+    def of_lists(x: Any) -> Any:
+        return tuple(map(of_lists, x)) if isinstance(x, list) else x
+
+    def group(saved: dict[str, Any]) -> dict[str, Any]:
+        numbers = {k: v for k, v in saved.items() if k in ("params", "param_names")}
+        return {k: of_lists(v) for k, v in saved.items()} | numbers
+
+    groups, _ = parts_of(state_dict)
+    return state_dict | {"param_groups": [group(saved) for saved in groups]}
