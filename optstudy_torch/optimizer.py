@@ -63,9 +63,9 @@ def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
 class CoreOptimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` that runs an algorithm of the core.
 
-    Made by :func:`~optstudy_torch.from_core`. Per parameter, ``state[p]`` holds the fields of the algorithm's
-    state under their names (``m``, ``v``, ``c1.value``, …), in float32 for float32, bfloat16 and
-    float16 parameters and in float64 for float64. ``.grad`` is never written to. A parameter
+    Made by :func:`~optstudy_torch.from_core`. Per parameter, ``state[p]`` holds the fields of the
+    algorithm's state under their names (``m``, ``v``, ``t``, …), in float32 for float32, bfloat16
+    and float16 parameters and in float64 for float64. ``.grad`` is never written to. A parameter
     whose ``.grad`` is ``None`` keeps its state.
 
     A parameter may be a ``DTensor``: fields with its shape are placed like it, others are plain

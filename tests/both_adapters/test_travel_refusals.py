@@ -324,7 +324,7 @@ def test_entries_that_do_not_fit(exported: Path) -> None:
     into_torch(algorithm, "algorithm 'adamz': give an optimizer that has it")
     into_torch(lambda s: s["groups"][0][3].pop("lr"), "without hyperparameters of adamw")
     into_torch(lambda s: s["groups"][0][3].update(b1=2.0), "b1 = 2.0")
-    into_torch(lambda s: s["groups"][0][3].update(b1="x"), "groups: b1 = 'x'")
+    into_torch(lambda s: s["groups"][0][3].update(b1="x"), "groups: group 0: b1 = 'x'")
     into_torch(lambda s: s["groups"][0][0].append("w"), "groups have w: expected are")
     into_torch(lambda s: s["groups"].clear(), "algorithms none; expected is one for all groups")
     into_torch(lambda s: s.pop("layers"), "entry 'layers' is missing or damaged")

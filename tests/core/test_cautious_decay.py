@@ -19,13 +19,15 @@ def steps(name: str, **given: Any) -> list[np.ndarray]:
     rule, theta = ALGORITHMS[name], np.array([4.0, -4.0, 0.0, 2.0, -2.0], np.float32)
     if "decoupled_weight_decay" in rule.defaults():
         given["decoupled_weight_decay"] = True
+    shape = (1, 5) if name == "muon" else (5,)  # whose decay of vectors is another argument
+    theta = theta.reshape(shape)
     values = rule.resolve(None, {"lr": 0.01, **given})
     state = rule.start(theta, values)
     found = []
     for (grad,) in draw([(5,)], 4):
         more = {"hessian": np.ones_like(theta)} if "hessian" in rule.inputs else {}
-        state, step = rule.update(state, grad, theta, **more, **values)
-        found.append(step)
+        state, step = rule.update(state, grad.reshape(shape), theta, **more, **values)
+        found.append(step.reshape(5))
     return found
 
 

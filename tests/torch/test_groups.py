@@ -73,8 +73,8 @@ def test_one_optimizer_of_two_algorithms_is_two_optimizers(grads: Any, compiled:
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_a_group_of_any_algorithm_has_the_defaults_of_its_class(name: str) -> None:
-    made = optstudy_torch.from_core(name)([torch.zeros(2)], compile=False)
-    optimizer = Muon([{"params": [torch.zeros(2)], "algorithm": name}], lr=7.0, compile=False)
+    made = optstudy_torch.from_core(name)([torch.zeros(2, 2)], compile=False)
+    optimizer = Muon([{"params": [torch.zeros(2, 2)], "algorithm": name}], lr=7.0, compile=False)
     if name == "muon":
         assert optimizer.param_groups[0].pop("lr") == 7.0
         assert made.param_groups[0].pop("lr") == 1e-3
