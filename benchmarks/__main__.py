@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import platform
 import statistics
 import sys
@@ -25,11 +26,20 @@ import optstudy_core
 import optstudy_jax
 import optstudy_torch
 
-SHAPES: dict[str, list[int]] = {
+Sizes = Sequence["int | tuple[int, int]"]
+"""Of each tensor, its elements or, where rows and columns matter, its shape."""
+
+SHAPES: dict[str, Sizes] = {
     "1 of 4 million": [4_000_000],
     "1 of 16 million": [16_000_000],
     "200 of 20,000": [20_000] * 200,
     "400 of 64": [64] * 400,
+}
+MATRICES: dict[str, Sizes] = {
+    "256 × 256": [(256, 256)],
+    "1024 × 1024": [(1024, 1024)],
+    "768 × 3072": [(768, 3072)],
+    "a block of GPT-2 small": [(2304, 768), (768, 768), (3072, 768), (768, 3072)],
 }
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9},
@@ -38,7 +48,11 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rmsprop": {},
     "lion": {},
     "adafactor": {},
+    "muon": {},
 }
+OF_MATRICES = ("muon",)
+"""Algorithms that multiply matrices."""
+
 FUSED = ("sgd", "adam", "adamw")
 """Algorithms that torch.optim has as one kernel."""
 
@@ -69,27 +83,27 @@ class HandLion(torch.optim.Optimizer):
             torch._foreach_add_(m, grads, alpha=0.01)
 
 
-def torch_step(
-    ours: bool, name: str, shapes: Sequence[int], device: str = "cpu", **options: Any
-) -> Step:
+def torch_step(ours: bool, name: str, shapes: Sizes, device: str = "cpu", **options: Any) -> Step:
     """Return a step of a torch optimizer, ours or torch's, with constant gradients."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(_draw(n, generator).to(device)) for n in shapes]
     for p in params:
-        p.grad = _draw(p.numel(), generator).to(device).view(p.shape)
+        p.grad = torch.randn(p.shape, generator=generator).to(device)
     title = optstudy_core.ALGORITHMS[name].title
     cls = getattr(optstudy_torch if ours else torch.optim, title, HandLion)
     optimizer = cls(params, lr=1e-3, **ALGORITHMS[name], **options)
     return lambda: optimizer.step()
 
 
-def _draw(size: int, generator: torch.Generator) -> torch.Tensor:
+def _draw(size: int | tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    if isinstance(size, tuple):
+        return torch.randn(size, generator=generator)
     x = torch.randn(size, generator=generator)
     rows = next(r for r in (2000, 100, 8, 1) if size % r == 0 and size >= r * r)
     return x.view(rows, -1) if rows > 1 else x  # Adafactor has rows and columns
 
 
-def jax_step(module: Any, name: str, shapes: Sequence[int]) -> Step:
+def jax_step(module: Any, name: str, shapes: Sizes) -> Step:
     """Return a jitted and donated step of a transformation with constant gradients."""
     jitted, params, state, grads = jax_parts(module, name, shapes)
     held = [params, state]
@@ -101,13 +115,14 @@ def jax_step(module: Any, name: str, shapes: Sequence[int]) -> Step:
     return step
 
 
-def jax_parts(module: Any, name: str, shapes: Sequence[int]) -> tuple[Any, Any, Any, Any]:
+def jax_parts(module: Any, name: str, shapes: Sizes) -> tuple[Any, Any, Any, Any]:
     """Return a jitted step, parameters, the state and gradients."""
     generator = torch.Generator().manual_seed(0)
     params, grads = (
         [jax.numpy.asarray(_draw(n, generator).numpy()) for n in shapes] for _ in range(2)
     )
-    tx = getattr(module, name)(1e-3, **ALGORITHMS[name])
+    make = getattr(module, name, None) or getattr(module.contrib, name)
+    tx = make(1e-3, **ALGORITHMS[name])
 
     def advance(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)
@@ -116,13 +131,13 @@ def jax_parts(module: Any, name: str, shapes: Sequence[int]) -> tuple[Any, Any, 
     return jax.jit(advance, donate_argnums=(0, 1)), params, tx.init(params), grads
 
 
-Pair = Callable[[str, Sequence[int]], tuple[Step, Step]]
+Pair = Callable[[str, Sizes], tuple[Step, Step]]
 
 
 def pairs(device: str = "cpu") -> dict[str, Pair]:
     """Return what is compared: ours first."""
 
-    def torch_pair(name: str, shapes: Sequence[int], **options: Any) -> tuple[Step, Step]:
+    def torch_pair(name: str, shapes: Sizes, **options: Any) -> tuple[Step, Step]:
         fused = {"fused": True} if options.get("compile") and name in FUSED else {}
         ours = torch_step(True, name, shapes, device, **options)
         return ours, torch_step(False, name, shapes, device, **fused)
@@ -209,19 +224,28 @@ def about() -> dict[str, Any]:
     return found
 
 
+def tensors(name: str) -> dict[str, Sizes]:
+    """Return what an algorithm is measured on."""
+    return MATRICES if name in OF_MATRICES else SHAPES
+
+
 def speed(
     rounds: int, names: Sequence[str] = tuple(ALGORITHMS), device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Return a row for each pair, algorithm and set of tensors."""
     rows: list[dict[str, Any]] = []
     copied = bandwidth(device)
-    work = [(p, n, s) for p in pairs(device) for n in names for s in SHAPES]
+    work = [(p, n, s) for p in pairs(device) for n in names for s in tensors(n)]
     for pair, name, shapes in track(work, console=Console(stderr=True), transient=True):
         leafwise = optstudy_core.ALGORITHMS[name].leafwise
+        if "compile=" in pair and name in OF_MATRICES:
+            continue  # the products are the library's in any case
         if "compile=" in pair and leafwise and device != "cpu":
             continue  # it depends on shapes, and is refused
-        found = measure(*pairs(device)[pair](name, SHAPES[shapes]), rounds)
-        share = moved(name, sum(SHAPES[shapes])) / (found["ours_ms"] / 1e3) / copied
+        sizes = tensors(name)[shapes]
+        found = measure(*pairs(device)[pair](name, sizes), rounds)
+        elements = sum(math.prod(n) if isinstance(n, tuple) else n for n in sizes)
+        share = moved(name, elements) / (found["ours_ms"] / 1e3) / copied
         row = {"pair": pair, "algorithm": name, "tensors": shapes}
         rows.append(row | found | {"share_of_copy": share})
     return rows

@@ -67,6 +67,8 @@ def transformation(
     def groups(params_like: Any, treedef: Any) -> list[tuple[list[int], dict[str, Any]]]:
         """Return the leaves and the hyperparameters of each group, those of leaves alike."""
         count = treedef.num_leaves
+        if not count:  # what tools of optax put in the place of parameters has no leaves
+            return [([], hyperparameters)]
         decays = [True] * count if mask is None else [bool(m) for m in _spread(mask, params_like)]
         axes: list[Any] = [()] * count
         if dimension_numbers is not None:
@@ -77,7 +79,7 @@ def transformation(
         return [
             (leaves, hyperparameters | dict(own) | ({} if decay else {"weight_decay": 0.0}))
             for (decay, own), leaves in alike.items()
-        ] or [([], hyperparameters)]
+        ]
 
     def init(params: Any) -> TransformState:
         leaves, treedef = jax.tree.flatten(params)

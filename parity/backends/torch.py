@@ -41,9 +41,10 @@ class TorchBackend(Backend):
         for number, ((rule, dialect), values) in enumerate(resolved):
             mine = [p for p, m in zip(theta, case.membership, strict=True) if m == number]
             if mine:
-                named = {"params": mine, "algorithm": rule.name, "dialect": dialect}
+                named = {"params": mine, "algorithm": rule.name, "dialect": _of(rule, dialect)}
                 groups.append(named | self._arguments(case, values))
-        optimizer = from_core(algorithm)(groups, compile=self.compiled, dialect=case.dialect)
+        dialect = _of(algorithm, case.dialect)
+        optimizer = from_core(algorithm)(groups, compile=self.compiled, dialect=dialect)
         run = Run()
         start = [p.detach().clone() for p in theta]
         before = start
@@ -104,3 +105,11 @@ def from_torch(tensor: Any) -> np.ndarray:
         return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
     copied: np.ndarray = tensor.numpy().copy()
     return copied
+
+
+def _of(rule: Algorithm, dialect: str | None) -> str | None:
+    """Return the dialect that a group names; all its values are given.
+
+    torch's refuses leaves that the pure function takes.
+    """
+    return None if dialect == "torch" and rule.check_shape is not None else dialect
