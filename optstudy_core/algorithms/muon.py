@@ -24,6 +24,12 @@ are not of two axes. optax adds ε to the norm instead of the maximum (``eps_add
 bias of both terms of M (``debias``), has the outputs as the last axis, and takes AdamW's step for a
 leaf of more than two axes (``flatten=False``).
 
+A step multiplies three times in each iteration, in float64 on a CPU. Two of the three products are
+of a matrix with its own transpose, half the work in NumPy. Measured, CPU seconds of one core of a
+Xeon for a matrix of 1024 × 1024: ours 0.64 in PyTorch and 1.07 in JAX; optax, in float32, 0.66;
+torch.optim.Muon 0.05 with the processor's matrix unit (AMX), 0.48 without it, 1.4 without its
+bfloat16 instructions either.
+
 Source: Jordan et al. 2024 (`jordan2024muon`); ``consistent_rms``: Liu et al. 2025 (`liu2025muon`);
 the coefficients ``"polar_express"``: Amsel et al. 2025 (`amsel2025polar`).
 """

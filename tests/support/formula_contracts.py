@@ -810,6 +810,7 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         _, step = muon.update(state, theta, theta, lr=9.0, adam_lr=1.0, **no_matrix)
         assert np.allclose(step.values[0], -1.0)
         assert np.allclose(muon.update(state, theta, lr=1.0, **no_matrix)[1].values[0], -1.0)
+    assert muon.init(np.ones((6, 4)), split=3).b.shape == (6, 4)
     for shape in ((2, 3), (2, 3, 2)):
         state = muon.init(Leaves([np.ones(shape)], NumPy()))
         assert (state.b.shape, state.m.values, state.v.values) == (shape, (None,), (None,))
