@@ -34,9 +34,10 @@ test-all: setup  ## run all tests (hours); SHARD=2/6 for the second of six parts
 	@echo "All tests, the slow ones too$(if $(SHARD),: part $(SHARD),; SHARD=1/6 to 6/6 run parts)."
 	SHARD=$(SHARD) $(PYTEST) -m 'slow or not slow' $(TESTS)
 
-lint: setup  ## check style, types and what may import what
+lint: setup  ## check style, spelling, types and what may import what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -31,7 +31,7 @@ By default, and with `compile=True`, torch on the CPU runs loops that the machin
 made: one for a rule, or several for one that depends on shapes (Adafactor), by default only where
 tensors are not small. With `compile=False`, or where there is no compiler, it runs NumPy.
 torch.optim has no Lion: the peer is the same rule written with torch's operations on lists. Where
-torch.optim has no fused kernel (RMSprop, Lion, Adafactor), `compile=True` is held against its
+torch.optim has no fused kernel (RMSprop, Lion, Adafactor), `compile=True` is compared with its
 default.
 
 ## Why some ratios are above 1, and what was tried

@@ -39,7 +39,7 @@ def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str
 
     Args:
         algorithm: a name of :data:`ALGORITHMS`, or an algorithm.
-        dialect: whose defaults: ``"torch"``, ``"optax"``, ``"paper"``, …; ``None`` for ours.
+        dialect: which defaults: ``"torch"``, ``"optax"``, ``"paper"``, …; ``None`` for ours.
 
     Raises:
         ValueError: if there is no such algorithm or dialect.

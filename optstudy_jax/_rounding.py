@@ -12,7 +12,7 @@ can be no NaN, as what is made of a count of steps: so a count is made to look a
 value therefore
 remembers what made it, and is isolated only when the next operation calls for it. A divisor is
 spread over the dividend in the same manner, x / where(x == x, s, nan), as it may be one scalar
-everywhere without looking like one. That is in vain where the dividend is one scalar everywhere
+everywhere without looking like one. That does not help where the dividend is one scalar everywhere
 too: hyperparameters of several leaves are behind an optimization barrier.
 
 Quotients and roots are hidden as soon as they are made, by a look at an operand instead:
@@ -286,7 +286,7 @@ class Operations(Backend):
 
 
 def of_counts(t: Any) -> Any:
-    """Return counts of steps as float64 numbers, which may be NaN for all that a compiler knows.
+    """Return counts of steps as float64 numbers, which may be NaN as far as a compiler knows.
 
     It is called where float64 is enabled.
     """

@@ -5,7 +5,7 @@ leaf, however small it is. So small leaves of one shape and dtype are put side b
 axis, computed by ``jax.vmap`` of what is done for one leaf, and taken apart again. No sum goes
 across leaves, so every element has the bits that it has otherwise.
 
-XLA on the CPU would fuse all of it into what takes the leaves apart, and compute it anew for every
+XLA on the CPU would fuse all of it into what takes the leaves apart, and compute it again for every
 leaf; it does not fuse across the bounds of a loop. So the two halves of a stack are a loop of two
 turns (of one XLA would make no loop).
 """

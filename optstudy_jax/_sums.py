@@ -27,7 +27,7 @@ class _Traced(Library):
     """Each pass is one reduction a leaf, into which XLA fuses the terms.
 
     All sums of a pass are one reduction of several operands: of several reductions each would
-    compute the terms anew, or XLA would keep them in memory in full.
+    compute the terms again, or XLA would keep them in memory in full.
     """
 
     xp = namespace_of(Leaves((), _OPERATIONS))

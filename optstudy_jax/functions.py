@@ -103,7 +103,8 @@ _MEANINGS = {
     "learning_rate": "a number, or a schedule: a function of the number of steps.",
     "mask": "a tree of truth values, or a function of the parameters that makes one: which leaves "
     "decay.",
-    "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
+    "dialect": "which library's formulas and defaults to use; an argument that is ``None`` has the "
+    "dialect's value.",
     "step_dtype": '``"float32"``: float32 updates for bfloat16 and float16 parameters, so that '
     "``optax.apply_updates`` rounds the sum only.",
 }
@@ -181,7 +182,7 @@ def from_core(
 
     - ``mask``: where there is weight decay (and no sum over all leaves), a tree of truth values,
       or a function of the parameters that makes one: which leaves decay;
-    - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
+    - ``dialect``: which library's formulas and defaults (see ``optstudy_core.defaults``);
     - ``step_dtype``: ``"float32"`` makes float32 updates for bfloat16 and float16 parameters, so
       that ``optax.apply_updates`` rounds the sum only, instead of the step first.
 

@@ -27,7 +27,7 @@ class Part(NamedTuple):
     Attributes:
         leaves: their numbers.
         algorithm: of the transformation.
-        dialect: whose mathematics.
+        dialect: which library's formulas.
         hyperparameters: all of them, by the core's names.
         schedule: the learning rate, instead of that of the hyperparameters; ``None``: theirs.
     """
@@ -56,7 +56,7 @@ def transformation(
         schedule: the learning rate, a function of the number of steps, instead of that of the
             hyperparameters; ``None``: theirs.
         step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
-        dialect: whose mathematics the hyperparameters are.
+        dialect: which library's formulas the hyperparameters are for.
         mask: which leaves decay, a tree of truth values or a function of the parameters that makes
             one; ``None``: all.
         dimension_numbers: what axes of a leaf are rows and columns, a tree of what has an

@@ -291,7 +291,8 @@ def signature_of(algorithm: Algorithm, dialect: str | None) -> inspect.Signature
 
 _MEANINGS = {
     "params": "the tensors to train, or dictionaries of groups, as for any optimizer of torch.",
-    "dialect": "whose mathematics and defaults you get; an argument of ``None`` is the dialect's.",
+    "dialect": "which library's formulas and defaults to use; an argument that is ``None`` has the "
+    "dialect's value.",
     "compile": "run the step as one kernel for all parameters; ``None``: where one can be made, "
     "``False``: nowhere. The bits are the same.",
     "step_dtype": '``"float32"``: add the float32 step to a bfloat16 or float16 parameter with one '

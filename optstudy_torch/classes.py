@@ -55,7 +55,7 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     Its arguments are the algorithm's hyperparameters, several of them in one tuple where
     torch.optim has one (``b1`` and ``b2`` in ``betas``), and
 
-    - ``dialect``: whose mathematics and defaults (see ``optstudy_core.defaults``);
+    - ``dialect``: which library's formulas and defaults (see ``optstudy_core.defaults``);
     - ``compile``: run the step as one kernel for all parameters (the same bits; ``fused`` means
       this too): a loop in C on the CPU, made by the machine's C compiler (``cc``, or ``$CC``) and
       kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``; on a GPU one of Triton. A rule

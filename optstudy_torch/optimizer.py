@@ -145,7 +145,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         """Advance every parameter that has a gradient.
 
         Args:
-            closure: evaluates the loss and the gradients anew, and returns the loss.
+            closure: evaluates the loss and the gradients again, and returns the loss.
             inputs: what the algorithm asks for besides (``algorithm.inputs``): ``value``, the loss,
                 where no closure returns it; ``hessian``, a tensor like each of the parameters of
                 all groups, in their order, as ``torch.autograd.grad`` returns them (anything for
@@ -330,7 +330,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             raise
 
     def _plan(self, number: int, group: dict[str, Any], inputs: Inputs) -> Plan:
-        """Return what a group's values ask for, made anew if one of them is another object."""
+        """Return what a group's values ask for, made again if one of them is another object."""
         values = [value for name, value in group.items() if name != "params"]
         plan = self._plans.get(number)
         if plan is None or not are(values, plan.values) or plan.inputs != inputs.names:

@@ -60,7 +60,7 @@ class Case:
             its ``algorithm``; it has the dialect of that algorithm's defaults then.
         membership: for each leaf the number of its group.
         arrays: give the hyperparameters that are numbers as arrays (traced, tensors).
-        dialect: whose mathematics.
+        dialect: which library's formulas.
         moving: change the hyperparameters that schedules change before every step, as numbers in
             NumPy and torch and as arrays in JAX.
     """
@@ -345,7 +345,7 @@ def hyperparameters(
     Args:
         draw: given by Hypothesis.
         algorithm: whose hyperparameters.
-        dialect: whose defaults the others have.
+        dialect: which defaults the others have.
         arrays: whether they will be given as arrays.
     """
     drawn: dict[str, Any] = {}

@@ -54,7 +54,7 @@ class Peer:
 
     Attributes:
         algorithm: a name of ``ALGORITHMS``, or of ``WRAPPERS``: then it goes around Adam.
-        dialect: whose mathematics.
+        dialect: which library's formulas.
         name: of the peer, e.g. ``torch.optim.Adam``.
         settings: its arguments, for the table.
         ours: runs ours.
@@ -110,7 +110,7 @@ def core(
 
     Args:
         algorithm: an algorithm, or a name for :func:`rule`.
-        dialect: whose mathematics.
+        dialect: which library's formulas.
         seen: what is compared, of the state and the parameters after a step; the parameters.
         move: the hyperparameters that change, as they are at a step.
         hyperparameters: those that are not the dialect's.

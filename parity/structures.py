@@ -1,4 +1,4 @@
-"""The trees of parameters that cases are made of: few, because a compiler starts anew for each."""
+"""The trees of parameters that cases are made of: few, because a compiler starts for each."""
 
 from __future__ import annotations
 

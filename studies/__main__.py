@@ -309,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     for command in (run, pair, compare):
         command.add_argument(
-            "--dialect", metavar="D", help="whose mathematics, e.g. torch or optax"
+            "--dialect", metavar="D", help="which library's formulas, e.g. torch or optax"
         )
     for command in (run, compare, everything):
         command.add_argument(

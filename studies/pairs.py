@@ -89,7 +89,7 @@ class Twins:
         algorithm: of the optimizer.
         hyperparameters: the optimizer's.
         epochs: one entry an epoch.
-        conclusion: one sentence that says where the trainings part and why.
+        conclusion: one sentence that says where the trainings diverge and why.
     """
 
     study: str

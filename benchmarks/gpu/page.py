@@ -249,7 +249,7 @@ def _first(rows: Sequence[Mapping[str, Any]]) -> str:
     first = max(row["first default"] for row in rows if row["algorithm"] != "adafactor") / 1e3
     return (
         f"The first step of torch, with what Triton compiles, takes at most {first:.1f} s; kernels "
-        "are kept on disk, and are not made anew for other rates, sizes or numbers of tensors."
+        "are kept on disk, and are not made again for other rates, sizes or numbers of tensors."
     )
 
 

@@ -78,7 +78,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _state(algorithm),
         *_elsewhere(algorithm),
         "## Hyperparameters and dialects",
-        "A `dialect` names whose mathematics and whose defaults you get; the first is the default.",
+        "`dialect` selects which library's formulas and defaults to use; the first is the default.",
         _hyperparameters(algorithm),
         "## Conformance",
         _measured(algorithm, conformance),

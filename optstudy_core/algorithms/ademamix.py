@@ -6,7 +6,7 @@
     θₜ = θₜ₋₁ − lr·(aₜ / (1 − β₁ᵗ) + α·bₜ) / (√(vₜ / (1 − β₂ᵗ)) + ε) − lr·λ·θₜ₋₁
 
 The slow average is not corrected. The paper's warm-ups of α and β₃ are inputs: give them as
-arrays, anew for each step. The paper gives no number for λ.
+arrays, computed again for each step. The paper gives no number for λ.
 
 Source: Pagliardini, Ablin and Grangier 2025, Algorithm 1 (`pagliardini2025ademamix`).
 """

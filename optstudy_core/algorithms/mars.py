@@ -3,7 +3,7 @@
     cₜ = gₜ + (γ·β₁ / (1 − β₁))·(gₜ − gₜ₋₁)              (c₁ = g₁)
     θₜ by AdamW with the gradient cₜ
 
-The exact form takes the last gradient anew at the new batch; the approximate one, here, keeps it.
+The exact form takes the last gradient again at the new batch; the approximate one, here, keeps it.
 Where the norm of cₜ is above one, leaf by leaf, cₜ is scaled to norm one (``clipping``). The
 authors' code takes g₀ = 0 in place of c₁ = g₁ (``plain_first_step=False``), and AdamW itself for
 leaves that are no matrices: use a parameter group or ``optax.multi_transform``. The defaults are

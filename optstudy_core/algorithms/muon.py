@@ -137,7 +137,7 @@ def init(
 ) -> MuonState:
     """Return the state before the first step."""
     zeros, none, t = namespace(params).zeros_like(params), nothing(params), no_steps(params)
-    if blocks.matrices_of(tuple(params.shape), output_axis, reduction_axis, split, flatten):
+    if blocks.matrices_of(params.shape, output_axis, reduction_axis, split, flatten):
         return MuonState(b=zeros, m=none, v=none, t=t)
     return MuonState(b=none, m=zeros, v=zeros, t=t)
 

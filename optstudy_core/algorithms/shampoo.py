@@ -16,8 +16,8 @@ come out negative. So the root is that of L + ridge·‖L‖·I (Frobenius norm)
 al.; the paper has none.
 
 Products and roots are those of :mod:`optstudy_core.matrix`, the same bits in every library; they
-cost far more than an elementwise rule: renew the roots every ten steps or more in earnest. On a GPU
-the iteration for the roots waits for the device.
+cost far more than an elementwise rule: in practice, renew the roots every ten steps or more. On a
+GPU the iteration for the roots waits for the device.
 
 Source: Gupta, Koren and Singer 2018, Algorithms 1 and 2 (`gupta2018shampoo`); Anil, Gupta, Koren,
 Regan and Singer 2020 (`anil2020scalable`).

@@ -159,7 +159,7 @@ class Backend:
     def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
         """Return ``function(*trees)`` if ``condition``, one truth, holds, else ``otherwise``.
 
-        The function is not called in vain; a device is waited for.
+        The function is called only where it is needed; a device is waited for.
         """
         (truth,) = condition.values
         return function(*trees) if bool(truth) else otherwise

@@ -124,7 +124,7 @@ def when(
 ) -> tuple[Array, ...]:
     """Return ``function(*arguments)`` where ``condition`` holds, else ``otherwise``.
 
-    What ``where`` returns, but the function is not called in vain.
+    What ``where`` returns, but the function is called only where it is needed.
 
     Args:
         condition: one truth, of shape ().

@@ -29,7 +29,7 @@ class Group(NamedTuple):
     Attributes:
         parameters: their names.
         algorithm: of the optimizer.
-        dialect: whose mathematics; ``None``: not known, or none.
+        dialect: which library's formulas; ``None``: not known, or none.
         hyperparameters: by the core's names; those that are not known are missing.
     """
 

@@ -33,7 +33,7 @@ _CALL = 1 << 10
 """Numbers that NumPy computes in the time of a call, which it needs for every leaf."""
 
 _MOST = 40
-"""Operations of the longest loop: what is asked for again and again is not computed anew."""
+"""Operations of the longest loop: what is asked for again and again is not computed again."""
 
 _SCRATCH = 1 << 14
 """Numbers of float64 that stay in a core's second cache, for a sum along an axis."""

@@ -23,7 +23,7 @@ def take_steps(params: Sequence[torch.Tensor], step: Leaves) -> set[int]:
         step: for each of them.
 
     Returns:
-        the numbers of the parameters that took their step.
+        the indices of the parameters that took their step.
     """
     if isinstance(step, Deferred):
         parts: Any = [(step, range(len(params)))]

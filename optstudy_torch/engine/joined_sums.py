@@ -4,7 +4,7 @@ A sum is a few passes over its vectors: the largest magnitude, then whole number
 passes over its part, and the parts are joined by a reduction: of maxima, or of integers modulo 2⁶⁴,
 exact in any order. So the result has the bits that one process gives.
 
-A function of the core that needs such a pass is ended there and called anew once the processes
+A function of the core that needs such a pass is ended there and called again once the processes
 have joined it, so that the passes of many sums are joined in one reduction.
 """
 

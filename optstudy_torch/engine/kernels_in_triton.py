@@ -5,7 +5,7 @@ is in the others, so that a step is one launch for the scalars of all leaves and
 however many leaves there are; nothing is copied together, and parameters are read and written in
 their own dtype.
 
-What differs from IEEE 754 in Triton, and is mended here:
+What differs from IEEE 754 in Triton, and is fixed here:
 
 - A product and a sum are contracted to one fused multiply-add: ``enable_fp_fusion=False``.
 - ``x / y`` of float32 is ``div.full``, off by a unit in the last place for a fifth of quotients:
@@ -43,7 +43,7 @@ _ALIGNED = 16
 """Bytes: where all addresses are multiples of them, distances are counted in them, so that the
 compiler knows, and reads and writes four floats at once."""
 
-_COUNTS = ["count", "leaves"]  # arguments for whose values no kernel is made anew
+_COUNTS = ["count", "leaves"]  # arguments for whose values no kernel is made again
 _LANGUAGE = {
     torch.float32: "tl.float32",
     torch.float64: "tl.float64",

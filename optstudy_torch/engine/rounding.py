@@ -1,6 +1,6 @@
 """How torch computes an operation rounded once: the one place that knows torch's rounding.
 
-What differs from IEEE 754 in torch, and is mended here:
+What differs from IEEE 754 in torch, and is fixed here:
 
 - ``torch.sqrt`` on the CPU goes through a vector library that is off by one unit in the last
   place for 17 % of float32 numbers. NumPy's is exact, and a CPU tensor shares its memory.
@@ -58,7 +58,7 @@ def filled(
 
 
 def apply(operation: str, *args: Any) -> torch.Tensor:
-    """Return ``operation`` of tensors and numbers: torch's own, or mended (see the module)."""
+    """Return ``operation`` of tensors and numbers: torch's own, or fixed (see the module)."""
     if operation in _NEED_TENSORS:
         args = tuple(a if isinstance(a, torch.Tensor) else number_like(a, args) for a in args)
     match operation, args:

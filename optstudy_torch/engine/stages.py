@@ -391,7 +391,7 @@ class Stage:
     # What a kernel for all leaves is handed.
 
     def put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
-        """Return what was made of values, which is made anew if they are others."""
+        """Return what was made of values, which is made again if they are others."""
         kept = self._on_device.get(key)
         if kept is None or kept[0] != values:
             kept = self._on_device[key] = (values, made())

@@ -1,4 +1,4 @@
-"""Leaves that are computed as one flat array, and where the numbers of a tensor lie in memory."""
+"""Leaves that are computed as one flat array, and where the elements of a tensor lie in memory."""
 
 from __future__ import annotations
 

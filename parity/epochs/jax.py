@@ -67,7 +67,7 @@ def _functions(
     structure: str,
     jitted: bool,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]:
-    """Return the start, one epoch and, jitted, all of them; cached, as each compiles anew."""
+    """Return the start, one epoch and, jitted, all of them; cached, as each compiles again."""
     import jax
     import jax.numpy as jnp
     import optax

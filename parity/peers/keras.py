@@ -28,7 +28,7 @@ def runner(name: str, moving: tuple[str, ...] = (), **given: Any) -> Runner:
 
     Args:
         name: of the class.
-        moving: attributes of the optimizer that are set anew before each step.
+        moving: attributes of the optimizer that are set again before each step.
         given: its arguments.
     """
 
@@ -116,7 +116,7 @@ def pair(
 
 
 def moving(algorithm: str, name: str, *attributes: str, **given: Any) -> Peer:
-    """Return a pair in which attributes of Keras's optimizer are set anew before each step.
+    """Return a pair in which attributes of Keras's optimizer are set again before each step.
 
     Args:
         algorithm: a name of ``ALGORITHMS``.

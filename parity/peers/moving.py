@@ -119,7 +119,7 @@ MOVES: Mapping[str, Move] = {
     "CyclicLR": _scheduler(_cyclic),
     "LambdaLR": _scheduler(_lambda),
     "changes by hand": _by_hand,
-    "a tensor as lr, filled anew": _tensor,
+    "a tensor as lr, filled again": _tensor,
 }
 """Every way in which the groups of torch's optimizers change."""
 

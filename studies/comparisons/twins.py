@@ -118,7 +118,7 @@ def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Grad
 
 
 def conclude(pairs: Sequence[EpochPair]) -> str:
-    """Return one sentence that says where two trainings part and why."""
+    """Return one sentence that says where two trainings diverge and why."""
     elements = pairs[0].parameters.elements
     parted = next((p for p in pairs if p.parameters.differing), None)
     optimizer = next((p for p in pairs if p.optimizer.differing), None)
@@ -136,7 +136,7 @@ def conclude(pairs: Sequence[EpochPair]) -> str:
         )
     if parted is None:
         return f"The two trainings do not part (0 of {elements} parameters differ), and {alike}."
-    start = f"The two trainings part in epoch {parted.epoch}"
+    start = f"The two trainings diverge in epoch {parted.epoch}"
     if gradients is None:
         return (
             f"{start}, though at the points of the PyTorch training both frameworks compute "

@@ -94,7 +94,7 @@ def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pa
 
 
 def draw_twins(study: Study, pair: Twins, folder: pathlib.Path) -> pathlib.Path:
-    """Draw where a training parts between the frameworks; return the PNG file."""
+    """Draw where a training diverges between the frameworks; return the PNG file."""
     return save(folder, "twins", lambda figure: parting(figure, study, pair))
 
 

@@ -37,7 +37,7 @@ def save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pat
     ):
         figure = Figure()
         draw(figure)
-        # Laid out once, not for each format anew.
+        # Laid out once, not for each format again.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for form in FORMATS:

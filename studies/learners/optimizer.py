@@ -20,7 +20,7 @@ class Optimizer:
     Attributes:
         algorithm: a name of ``optstudy_core.ALGORITHMS``.
         lr: learning rate.
-        dialect: whose mathematics; ``None``: the algorithm's default.
+        dialect: which library's formulas; ``None``: the algorithm's default.
         method: a name of :data:`studies.learners.methods.METHODS`.
     """
 

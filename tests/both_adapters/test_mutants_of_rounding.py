@@ -293,7 +293,7 @@ def numbers_on_the_left_differ() -> bool:
 
 
 def torch_mutants() -> dict[str, Patch]:
-    """Return what computes one operation as torch does without being mended, or as another."""
+    """Return what computes one operation as torch does without being fixed, or as another."""
     import torch
 
     from optstudy_torch.engine import rounding

@@ -67,7 +67,8 @@ def test_bits_are_those_of_the_file(path):
         pytest.skip("no file")
     golden = read(path)
     if FILES[path][0] in LONG:
-        golden = golden._replace(cases=[x for x in golden.cases if is_ordinary(x)])
+        cases = [x for x in golden.cases if is_ordinary(x)]
+        golden = golden._replace(cases=cases[:: 3 if FILES[path][0] == "shampoo" else 1])
     assert golden.cases
     assert_bits(path, golden)
 
@@ -75,8 +76,7 @@ def test_bits_are_those_of_the_file(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in FILES if FILES[p][0] in LONG], ids=lambda p: p.stem)
 def test_bits_of_long_rules_are_those_of_the_file(path):
-    golden = read(path)
-    assert_bits(path, golden._replace(cases=[x for x in golden.cases if not is_ordinary(x)]))
+    assert_bits(path, read(path))
 
 
 def test_no_file_is_stale():

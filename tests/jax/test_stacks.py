@@ -214,7 +214,7 @@ def test_what_is_computed_for_a_stack_is_not_computed_anew_for_each_leaf() -> No
 
 
 def test_a_step_that_is_not_jitted_compiles_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would compile it anew at every step."""
+    """It would compile it again at every step."""
     monkeypatch.setattr(jax.lax, "scan", None)
     begin, (g,) = drawn([(FLOAT32, (3, 2))] * 4, 1)
     tx = from_core("sgd")(0.5)

@@ -124,7 +124,7 @@ def test_compare(tmp_path, capsys, monkeypatch, backends):
                 asked = sum(row["method"]["evaluations"] for row in run.rows)
                 assert asked == 18 * (method == "eve_grid")
     assert "Linear regression, Adam, learning rate 1" in said
-    # What is done is not done again; other numbers are refused; an interrupted run is made anew.
+    # What is done is not done again; other numbers are refused; an interrupted run is made again.
     rows = sorted(folder.rglob("records.sqlite"))
     before = {file: file.stat().st_mtime_ns for file in rows}
     gone = folder / "adam" / "seed_2022" / "torch"

@@ -811,6 +811,8 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         assert np.allclose(step.values[0], -1.0)
         assert np.allclose(muon.update(state, theta, lr=1.0, **no_matrix)[1].values[0], -1.0)
     assert muon.init(np.ones((6, 4)), split=3).b.shape == (6, 4)
+    stack = {"output_axis": 1, "reduction_axis": 2}
+    assert muon.init(np.ones((4, 3, 2)), **stack).b.shape == (4, 3, 2)
     for shape in ((2, 3), (2, 3, 2)):
         state = muon.init(Leaves([np.ones(shape)], NumPy()))
         assert (state.b.shape, state.m.values, state.v.values) == (shape, (None,), (None,))
@@ -848,17 +850,18 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
     usual = ALGORITHMS["muon"].defaults()
     for given in (
         *({"ns_steps": bad} for bad in (-1, 100, 2.0, True, "5")),
-        *({"adjust_lr_fn": bad} for bad in ("match", 0.2, True)),
+        *({"adjust_lr_fn": bad} for bad in ("match", 0.2, True, ["original"])),
         {"adjust_lr_fn": "match_rms_adamw", "consistent_rms": 0.1},
         {"ns_coefficients": "cubic"},
         {"split": 0},
     ):
         assert _refuses(muon.check, usual | given), given
-    for given in ({"ns_steps": 99}, {"adjust_lr_fn": "original"}, {"consistent_rms": 0.1}):
+    for given in ({"ns_steps": 0}, {"ns_steps": 99}, {"adjust_lr_fn": "original"}, {"consistent_rms": 0.1}):
         muon.check(usual | given)
     for refused in ((), (3,)):
         assert _refuses(muon.check_shape, refused, "torch")
         muon.check_shape(refused, "paper")
+        muon.check_shape(refused, "vendor")
     muon.check_shape((3, 4), "torch")
 
 

@@ -5,7 +5,7 @@ made from ``optstudy_core.ALGORITHMS``: a new algorithm needs its files written,
 Wrappers are run around Lion.
 
     python tests/support/golden_bits.py            adds what is missing: files, settings, defaults
-    python tests/support/golden_bits.py --rewrite  writes all files anew, and removes stale ones
+    python tests/support/golden_bits.py --rewrite  writes all files again, and removes stale ones
 
 A file holds the defaults of the dialect, combinations of hyperparameters that are refused, and
 trajectories for the settings of :func:`settings`: the parameters are a vector and a scalar, whose
@@ -602,7 +602,7 @@ def stale() -> list[Path]:
 def main(arguments: list[str]) -> None:
     """Write golden files."""
     parser = argparse.ArgumentParser(description="Write the golden bits of every algorithm.")
-    parser.add_argument("--rewrite", action="store_true", help="write everything anew")
+    parser.add_argument("--rewrite", action="store_true", help="write everything again")
     rewrite = parser.parse_args(arguments).rewrite
     for path, (name, dialect) in golden_files().items():
         if write(path, RULES[name], dialect, rewrite):

@@ -64,7 +64,7 @@ def test_optimizers_in_threads_have_the_bits_of_one_thread(
         return after(from_core(name), 3, compile=compiled, lr=0.015625)
 
     expected = list(map(trained, RULES))
-    for module, table in ((_plans, "_MACHINES"), (_states, "_LAYOUTS")):  # made anew, in threads
+    for module, table in ((_plans, "_MACHINES"), (_states, "_LAYOUTS")):  # made again, in threads
         monkeypatch.setattr(module, table, Recent(64))
     monkeypatch.setattr(optimizer, "_CLASSES", {})
     with ThreadPoolExecutor(8) as pool:
@@ -297,7 +297,7 @@ def test_a_second_dtype_without_memory_takes_its_steps_later(monkeypatch: Any) -
     params[1].data, params[1].grad = params[1].data.double(), params[1].grad.double()
     own = Adam(params)
     own.step()
-    params[2].grad = None  # so that the others are put together anew
+    params[2].grad = None  # so that the others are put together again
     before = [p.tolist() for p in params[:2]]
     failing(monkeypatch, Stage, "__init__", 2)
     with pytest.raises(MemoryError):

@@ -12,7 +12,7 @@ Z_MIN: Final = -100.0
 BIN_WIDTH: Final = 0.1
 """Bins along the beam: their number, where the first begins and how wide each is (mm)."""
 MIN_TRACKS: Final = 5
-"""A vertex of fewer tracks cannot be reconstructed: it is not asked for, nor held against."""
+"""A vertex of fewer tracks cannot be reconstructed: finding it or not changes no score."""
 FEATURES: Final = 9
 """Of a track: x, y, z of its point of closest approach, and six numbers of its ellipsoid."""
 

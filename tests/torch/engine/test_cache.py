@@ -110,11 +110,11 @@ def of_a_group(folder: Path) -> None:
     folder.parent.chmod(0o770)
 
 
-def anothers(folder: Path) -> None:
+def not_ours(folder: Path) -> None:
     os.chown(folder, OTHER, -1)
 
 
-def below_anothers(folder: Path) -> None:
+def below_not_ours(folder: Path) -> None:
     os.chown(folder.parent, OTHER, -1)
 
 
@@ -138,8 +138,8 @@ as_root = pytest.mark.skipif(
     [
         (swappable, "cache: others may write to it"),
         pytest.param(of_a_group, "cache: others may write to it", marks=as_root),
-        pytest.param(anothers, "optstudy: it belongs to another user, number 12345", marks=as_root),
-        pytest.param(below_anothers, "cache belongs to another user, number 12345", marks=as_root),
+        pytest.param(not_ours, "optstudy: it belongs to another user, number 12345", marks=as_root),
+        pytest.param(below_not_ours, "cache belongs to another user, number 12345", marks=as_root),
         (a_link, "optstudy is a symbolic link"),
         (a_file, "optstudy is no folder"),
     ],

@@ -60,7 +60,7 @@ def _interpret(*names: str) -> None:
 
 
 def test_kernels_have_the_definitions_bits() -> None:
-    _interpret("adam", "lamb")  # without sums over a leaf, and with them
+    _interpret("lamb")  # its moments are Adam's, and it has sums over a leaf
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ const bool has_threads = false;
         patch.setattr(
             kernels_in_c, "library_of", lambda text: libraries.append(make(text)) or libraries[-1]
         )
-        mine = Algorithm("mine", sgd.init, sgd.update)  # its program is made anew
+        mine = Algorithm("mine", sgd.init, sgd.update)  # its program is made again
         optstudy_torch.from_core(mine)([p], lr=0.1, compile=True).step()
     assert [c_compiler.has_threads(x) for x in libraries] == [there]
 
