@@ -856,7 +856,10 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         {"split": 0},
     ):
         assert _refuses(muon.check, usual | given), given
-    for given in ({"ns_steps": 0}, {"ns_steps": 99}, {"adjust_lr_fn": "original"}, {"consistent_rms": 0.1}):
+    for given in (
+        *({"ns_steps": 0}, {"ns_steps": 99}),
+        *({"adjust_lr_fn": "original"}, {"consistent_rms": 0.1}),
+    ):
         muon.check(usual | given)
     for refused in ((), (3,)):
         assert _refuses(muon.check_shape, refused, "torch")
