@@ -811,6 +811,10 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         assert np.allclose(step.values[0], -1.0)
         assert np.allclose(muon.update(state, theta, lr=1.0, **no_matrix)[1].values[0], -1.0)
     assert muon.init(np.ones((6, 4)), split=3).b.shape == (6, 4)
+    empty, flat = Leaves([], NumPy()), Leaves([np.ones((2, 3))], NumPy())
+    assert muon.update(muon.init(empty), empty, empty)[1].values == ()
+    state = muon.init(flat, output_axis=())
+    assert np.allclose(muon.update(state, flat, lr=1.0, output_axis=())[1].values[0], -1.0)
     stack = {"output_axis": 1, "reduction_axis": 2}
     assert muon.init(np.ones((4, 3, 2)), **stack).b.shape == (4, 3, 2)
     for shape in ((2, 3), (2, 3, 2)):
