@@ -245,7 +245,7 @@ def update(
     >>> step.round(2).tolist()  # both directions count alike
     [[-0.74, -0.0], [-0.0, -0.74]]
     """
-    if len(grad.shape) != 2 or is_nothing(state.b):
+    if not grad.shape or is_nothing(state.b):
         inner, step = adamw.update(
             AdamWState(state.m, state.v, state.t),
             grad,

@@ -22,11 +22,14 @@ the product of float32 matrices has s = 1 slice of
 
     β = min(20, (53 − log₂ n)/2)
 
-bits, rounded down, and costs one float64 product; |result − Σ x·y| ≤ n·2¹⁻ᵝ·(1 + 2⁻ᵝ)·X·Y. The 20
-bits with their sign are three digits of 7 bits with theirs, so nine products of int8 matrices with
-sums in int32 have the same result on integer tensor cores. For n > 8192 fewer bits are kept,
-instead of rounding between blocks of columns: so the order of the columns, and how they lie on a
-mesh, does not show.
+bits, rounded down, and costs one float64 product, with
+
+    |result − Σ x·y| ≤ n·2¹⁻ᵝ·(1 + 2⁻ᵝ)·X·Y + rounding to float32
+
+The 20 bits with their sign are three digits of 7 bits with theirs, so nine products of int8
+matrices with sums in int32 have the same result on integer tensor cores. For n > 8192 fewer bits
+are kept, instead of rounding between blocks of columns: so the order of the columns, and how they
+lie on a mesh, does not show.
 
 The slices are those of Ozaki, Ogita, Oishi and Rump 2012 (`ozaki2012error`), on int8 those of
 Ootomo, Ozaki and Yokota 2024 (`ootomo2024dgemm`).

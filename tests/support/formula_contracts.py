@@ -832,6 +832,11 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         scale = math.sqrt(rows / columns) if columns else 1.0
         assert np.array_equal(tall_steps[0], scale * tall_steps[1])
     simple, cubic = (3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)
+    twice = [
+        muon.update(muon.init(small), small, weight_decay=0.0, **own)[1]
+        for own in ({"ns_coefficients": cubic, "ns_steps": 2}, {"ns_coefficients": (cubic, cubic)})
+    ]
+    assert np.array_equal(*twice)
     for coefficients, steps, wanted in (
         (simple, None, [simple] * 5),
         ("simple", None, [simple] * 5),
@@ -839,6 +844,8 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         ((simple, cubic), None, [simple, cubic]),
         ([[*simple], cubic], 4, [simple, cubic, cubic, cubic]),
         ((simple, cubic), 1, [simple]),
+        ((cubic, simple, cubic), None, [cubic, simple, cubic]),
+        ([*cubic], 2, [cubic] * 2),
         ((simple, cubic), 0, []),
         ((), None, []),
         ((1, 2, 3), 1, [(1.0, 2.0, 3.0)]),
