@@ -64,6 +64,8 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "torch.optim.Muon": {"b": "momentum_buffer"},
+    "optax.MuonState": {"b": "mu", "t": "count"},
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
 """What the fields of the state are called elsewhere."""
 

@@ -49,6 +49,8 @@ ELSEWHERE = {
     },
     "optax.ScaleByRmsState": {"v": "nu"},
     "optax.ScaleByRStdDevState": {"v": "nu", "m": "mu"},
+    "optax.ScaleByRmsWithCountState": {"v": "nu", "t": "count"},
+    "optax.ScaleByRStdDevWithCountState": {"v": "nu", "m": "mu", "t": "count"},
     "optax.TraceState": {"b": "-trace"},
     "keras.optimizers.RMSprop": {
         "v": "velocity",
