@@ -56,7 +56,7 @@ ELSEWHERE = {
         "v": "velocity",
         "m": "average_gradient",
         "b": "momentum",
-        "t": "iterations",
+        "t": "iteration",
     },
 }
 """What the fields of the state are called elsewhere; a minus: with the other sign."""
