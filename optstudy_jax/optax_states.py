@@ -250,7 +250,7 @@ def _names_of(inner: Any) -> tuple[Algorithm, Names]:
     name = type(inner).__module__.rpartition(".")[2]
     algorithm = ALGORITHMS.get(name)
     if algorithm is None or not isinstance(inner, algorithm.state_type):
-        raise TypeError(f"state of {type(inner).__name__}: allowed are those of optstudy's own")
+        raise TypeError(f"no state of {type(inner).__name__} in optax is known")
     names = {
         kind.removeprefix(_PREFIX): fields
         for kind, fields in algorithm.elsewhere.items()
