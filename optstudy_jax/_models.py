@@ -230,7 +230,7 @@ class _Module(Model):
             yield layer
             placed = {place.name for place in layer.places.values()}
             self._seen.update(id(self._variables[name]) for name in placed)
-        for key, child in _children(node, nnx):
+        for key, child in children(node, nnx):
             for x in self._walk(child, f"{path}/{key}" if path else str(key)):
                 if isinstance(node, nnx.MultiHeadAttention) and key == "query":
                     x = x._replace(conventions=_attention(node))
@@ -285,20 +285,20 @@ class _Module(Model):
         return call(tried, *inputs)
 
 
-def _children(node: Any, nnx: Any) -> Iterator[tuple[Any, Any]]:
+def children(node: Any, nnx: Any) -> Iterator[tuple[Any, Any]]:
     """Yield what may hold layers, in declared order."""
     if isinstance(node, nnx.List | list | tuple):
         entries: Any = enumerate(node)
     elif isinstance(node, Mapping):
         entries = node.items()
-    elif isinstance(node, nnx.Module):
+    elif isinstance(node, nnx.Pytree):  # modules too
         # The attributes themselves are in alphabetical order after ``nnx.jit`` and ``nnx.merge``.
         declared = getattr(node, "_pytree__nodes", {})
         names = dict.fromkeys([*(k for k in declared if k in vars(node)), *vars(node)])
         entries = ((k, getattr(node, k)) for k in names)
     else:
         return
-    kinds = (nnx.Module, nnx.Variable, nnx.List, list, tuple, dict)
+    kinds = (nnx.Pytree, nnx.Variable, list, tuple, dict)
     yield from ((k, x) for k, x in entries if isinstance(x, kinds))
 
 

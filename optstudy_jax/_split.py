@@ -11,6 +11,7 @@ import jax
 from optstudy_core.catalogue import kinds as core
 from optstudy_core.catalogue.kinds import Kinds, Use
 
+from ._models import children
 from ._paths import leaf_name
 
 
@@ -61,8 +62,7 @@ def split(model: Any, kinds: Kinds | None = None, *, wrt: Any = None) -> Split:
             ``nnx.Param``.
 
     Raises:
-        ValueError: for a pattern that fits no leaf, and for a model of which the last layer is not
-            known, because it was copied.
+        ValueError: for a pattern that fits no leaf.
 
     >>> import optax
     >>> from flax import nnx
@@ -91,16 +91,11 @@ def split(model: Any, kinds: Kinds | None = None, *, wrt: Any = None) -> Split:
     if nnx is None or not isinstance(model, nnx.Module):
         leaves = jax.tree_util.tree_leaves_with_path(model)
         return Split([Use(leaf_name(path), (), "", leaf) for path, leaf in leaves], kinds)
-    uses, ordered = _uses(nnx, model, nnx.Param if wrt is None else wrt)
-    return Split(uses, kinds, ordered=ordered)
+    return Split(_uses(nnx, model, nnx.Param if wrt is None else wrt), kinds)
 
 
-def _uses(nnx: Any, model: Any, wrt: Any) -> tuple[list[Use], bool]:
-    """Return the places of a model's variables as they lie there.
-
-    Returns:
-        them, and whether their order is that of the declarations.
-    """
+def _uses(nnx: Any, model: Any, wrt: Any) -> list[Use]:
+    """Return the places of a model's variables, in the order of the declarations."""
     leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model, wrt))
     trained = {leaf_name(path): leaf for path, leaf in leaves}
     names = {
@@ -109,26 +104,17 @@ def _uses(nnx: Any, model: Any, wrt: Any) -> tuple[list[Use], bool]:
         if isinstance(node, nnx.Variable)
     }
     seen: set[int] = set()
-    orders: list[bool] = []
 
     def walk(node: Any) -> Iterator[Use]:
         if id(node) in seen:
             return
         seen.add(id(node))
         types = tuple(kind.__name__ for kind in type(node).__mro__)
-        if isinstance(node, nnx.Pytree):  # modules too
-            children = vars(node).items()
-            if sum(isinstance(child, nnx.Pytree) for _, child in children) > 1:
-                orders.append([*vars(node)] != sorted(vars(node)))
-        else:
-            children = node.items() if isinstance(node, dict) else enumerate(node)
-        for attribute, child in children:
-            if isinstance(child, nnx.Variable):
-                name = names[id(child)]
-                if name in trained:
-                    outputs = getattr(node, "out_features", None)
-                    yield Use(name, types, str(attribute), trained[name], outputs)
-            elif isinstance(child, nnx.Pytree | dict | list | tuple):
+        for attribute, child in children(node, nnx):
+            if not isinstance(child, nnx.Variable):
                 yield from walk(child)
+            elif names[id(child)] in trained:
+                name, outputs = names[id(child)], getattr(node, "out_features", None)
+                yield Use(name, types, str(attribute), trained[name], outputs)
 
-    return list(walk(model)), all(orders)
+    return list(walk(model))

@@ -1,17 +1,18 @@
 """States that travel: of optax's own optimizers, taken over and given back.
 
 :func:`from_optax` makes the state of an optimizer here of one of optax's, :func:`to_optax` goes the
-other way. What the fields are called in optax stands in each algorithm's file (``ELSEWHERE``; a
-minus before a name: the sign is the other; a plus: a number of all leaves, of which ours are the
-parts). A training goes on with the same mathematics, and other
-roundings.
+other way. What the fields are called in optax stands in each algorithm's file (``ELSEWHERE``).
+There a minus before a name says that the sign is the other, a plus that it is a number of all
+leaves, of which ours are the parts, ``~`` that axes of length 1 are missing; ``[]`` after a name
+that it is a list of each leaf, ``-1`` that it counts from 1. A training goes on with the same
+mathematics, and other roundings.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,15 @@ import optax
 from optstudy_core import ALGORITHMS, Algorithm
 
 from ._backend import working_dtype
-from ._fields import nodes as _nodes
+from ._fields import fields, nodes, rebuilt, replaced
+from .functions import from_core
 from .states import PerLeaf, TransformState
+
+Names = Mapping[str, Mapping[str, str]]
 
 _PREFIX = "optax."
 _SCHEDULE = "ScaleByScheduleState"
+_BEGUN = "begun"
 
 
 def from_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
@@ -52,50 +57,67 @@ def from_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any
     >>> from_optax(state, params, adamw(1e-3, dialect="optax")).inner.t.int32.tolist()
     [1]
     """
-    nodes = list(_nodes(state))
-    steps = next((x.count for x in nodes if type(x).__name__ == _SCHEDULE), None)
+    waiting = list(nodes(state))
+    injected = _injected(waiting)
+    steps = next((x.count for x in waiting if type(x).__name__ == _SCHEDULE), None)
 
     def own(x: Any) -> Any:
         if not isinstance(x, TransformState):
-            return None
+            return _as_injected(x, injected)
         algorithm, names = _names_of(x.inner)
-        found = _taken(nodes, algorithm, names)
-        count = found.setdefault("t", 0 if steps is None else steps)
-        fields = {k: v for k, v in x.inner._asdict().items() if v is not None}
-        lacking = fields.keys() - found.keys()
+        there = dict(fields(x.inner, algorithm))
+        found = _taken(waiting, algorithm, names, there)
+        derived = {k for name, k in _DERIVED if name == algorithm.name}
+        lacking = {k for k in there if not _is_count(k)} - found.keys() - derived
         if lacking:
             raise ValueError(
                 f"state of optax without {', '.join(sorted(lacking))} of {algorithm.name}: allowed "
                 f"is one with {' and '.join(names)}"
             )
+        flag = found.pop(_BEGUN, 0)  # without a count all that is known is whether there were steps
+        count = next(
+            (v for k, v in found.items() if _is_count(k)), flag if steps is None else steps
+        )
         parts = {k for own in names.values() for k, name in own.items() if name.startswith("+")}
         inner = {
-            k: _like(v, found[k], f"{k} of {algorithm.name}", k in parts) for k, v in fields.items()
+            k: _like(v, found.get(k, count), f"{k} of {algorithm.name}", k in parts)
+            for k, v in there.items()
+            if k not in derived
         }
+        inner |= {k: _DERIVED[algorithm.name, k](inner) for k in derived & there.keys()}
         count = jnp.asarray(count if steps is None else steps, jnp.int32)
-        return x._replace(count=count, inner=x.inner._replace(**inner))
+        return TransformState(count, replaced(x.inner, algorithm, inner))
 
-    made = _rebuilt(tx.init(params), own, _injected(state))
-    left = sorted({type(x).__name__ for x in nodes} & _known())
+    made = rebuilt(tx.init(params), own)
+    left = sorted({type(x).__name__ for x in waiting} & _known())
     if left:
         raise ValueError(f"state of optax has {', '.join(left)} besides, which tx has not")
     return made
 
 
-def _taken(nodes: list[Any], algorithm: Algorithm, names: Any) -> dict[str, Any]:
+def _taken(
+    waiting: list[Any], algorithm: Algorithm, names: Names, there: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the fields of one optimizer, and take the nodes that hold them off the list."""
     found: dict[str, Any] = {}
     used: set[str] = set()
-    while nodes and type(nodes[0]).__name__ not in used:
-        node = nodes.pop(0)
-        kind = type(node).__name__
-        if kind in names:
-            used.add(kind)
-            found |= {ours: _signed(name, node) for ours, name in names[kind].items()}
-            for name in _counts(node):
-                found.setdefault("t", getattr(node, name))
-        elif kind in _known():
+    while names and waiting:
+        kind = type(waiting[0]).__name__
+        is_own = kind in names and not names[kind].keys().isdisjoint(there)
+        if kind in used or (used and kind in _known() and not is_own):
+            break  # of the next optimizer
+        if kind in _known() and not is_own:
             raise ValueError(f"state of optax has {kind}, which {algorithm.name} has not")
+        node = waiting.pop(0)
+        if is_own:
+            used.add(kind)
+            found |= {ours: _named(node, name) for ours, name in names[kind].items()}
+            for name in _counts(node, names[kind]):
+                value = getattr(node, name)
+                if value.dtype == bool:
+                    found[_BEGUN] = 1 - value.astype(jnp.int32)
+                else:
+                    found.setdefault("t", value)
     return found
 
 
@@ -122,121 +144,135 @@ def to_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
     >>> int(to_optax(state, params, theirs)[0].count)
     1
     """
-    waiting = [(*_names_of(x.inner), x) for x in _nodes(state) if isinstance(x, TransformState)]
+    held = [x for x in nodes(state) if isinstance(x, TransformState)]
+    waiting = [_Waiting(x, *_names_of(x.inner)) for x in held]
+    injected = _injected(list(nodes(state)))
     used: dict[str, set[str]] = {}  # of the first that waits: kinds, and the fields that they took
 
     def theirs(node: Any) -> Any:
-        kind = type(node).__name__
-        if kind in used:
-            _check_all_taken(*waiting.pop(0), used)
+        node, kind = _as_injected(node, injected), type(node).__name__
+        if kind in used or (used and len(waiting) > 1 and waiting[1].has(kind, waiting[0])):
+            _check_all_taken(waiting.pop(0), used)
             used.clear()
         if waiting and kind == _SCHEDULE:
-            return node._replace(count=waiting[0][2].count)
-        if not waiting or kind not in waiting[0][1]:
-            return None
-        algorithm, names, x = waiting[0]
-        used[kind] = {*names[kind]}
-        fields = {}
-        for field, name in names[kind].items():
-            value = getattr(x.inner, field)
-            if value is None:
-                raise ValueError(f"state of {algorithm.name} without {field}, which optax's has")
-            own = name.lstrip("+-")
-            value = jax.tree.map(jnp.negative, value) if name.startswith("-") else value
-            template = getattr(node, own)
-            if isinstance(value, PerLeaf) and value.int32 is None and _is_number(template):
-                value = _of_all(value, name.startswith("+"), f"{field} of {algorithm.name}")
-            fields[own] = _of_optax(template, value, own, algorithm)
-        counts = {name: x.count for name in _counts(node) if name not in fields}
-        return node._replace(**fields, **counts)
+            return node._replace(count=waiting[0].state.count)
+        if not waiting or kind not in waiting[0].names:
+            return node
+        used[kind] = {*waiting[0].names[kind]}
+        return _filled(node, *waiting[0])
 
-    made = _rebuilt(tx.init(params), theirs, _injected(state))
-    for algorithm, names, x in waiting:
-        _check_all_taken(algorithm, names, x, used)
+    made = rebuilt(tx.init(params), theirs)
+    for one in waiting:
+        _check_all_taken(one, used)
         used.clear()
     return made
 
 
-def _check_all_taken(
-    algorithm: Algorithm, names: Any, x: TransformState, used: dict[str, set[str]]
-) -> None:
-    there = {k for k, v in x.inner._asdict().items() if v is not None and k != "t"}
-    lost = there.difference(*used.values())
+class _Waiting(NamedTuple):
+    """A state of ours that goes into one of optax.
+
+    Attributes:
+        state: of ours.
+        algorithm: of it.
+        names: what optax calls its fields, by the kind of state.
+    """
+
+    state: TransformState
+    algorithm: Algorithm
+    names: Names
+
+    def has(self, kind: str, before: _Waiting) -> bool:
+        """Tell whether a state of optax is this one's, and not that of the one before."""
+        there = {k for k, _ in fields(before.state.inner, before.algorithm)}
+        own = before.names.get(kind, {})
+        return kind in self.names and there.isdisjoint(own)
+
+
+def _filled(node: Any, x: TransformState, algorithm: Algorithm, names: Names) -> Any:
+    """Return a state of optax with the fields of ours."""
+    there = dict(fields(x.inner, algorithm))
+    found = {}
+    for field, name in names[type(node).__name__].items():
+        if field not in there:
+            raise ValueError(f"state of {algorithm.name} without {field}, which optax's has")
+        value, own, what = there[field], _bare(name), f"{field} of {algorithm.name}"
+        template = getattr(node, own)
+        if isinstance(value, PerLeaf) and value.int32 is not None:
+            value = _count_of_all(value, algorithm)
+        elif isinstance(value, PerLeaf) and _is_number(template):
+            value = _of_all(value, name.startswith("+"), what)
+        elif isinstance(value, PerLeaf):
+            value = value.tree(template)
+        new = _cast(template, _renamed(value, name, template), f"{own} of optax")
+        if int(x.count) or any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(value)):
+            found[own] = new
+        # What has not begun begins as optax's does, which may be at another value than 0.
+    counts = {
+        k: jnp.asarray(x.count == 0 if getattr(node, k).dtype == bool else x.count)
+        for k in _counts(node, names[type(node).__name__])
+    }
+    return node._replace(**found, **counts)
+
+
+def _check_all_taken(one: _Waiting, used: dict[str, set[str]]) -> None:
+    name = one.algorithm.name
+    there = {k for k, _ in fields(one.state.inner, one.algorithm) if not _is_count(k)}
+    lost = there.difference(*used.values(), {k for owner, k in _DERIVED if owner == name})
     if lost:
         raise ValueError(
-            f"state of {algorithm.name} has {', '.join(sorted(lost))}: allowed is a tx of "
-            f"optax with {' and '.join(names)}"
+            f"state of {name} has {', '.join(sorted(lost))}: allowed is a tx of optax with "
+            f"{' and '.join(one.names)}"
         )
 
 
 # What states are made of.
 
 
-def _injected(state: Any) -> Iterator[Any]:
-    """Yield the states of ``optax.inject_hyperparams``."""
-    return (x for x in _nodes(state) if hasattr(x, "hyperparams"))
+def _injected(found: list[Any]) -> Iterator[Any]:
+    """Return the states of ``optax.inject_hyperparams`` among nodes."""
+    return iter([x for x in found if hasattr(x, "hyperparams")])
 
 
-def _rebuilt(x: Any, change: Callable[[Any], Any], injected: Iterator[Any]) -> Any:
-    """Return a state with its nodes changed.
-
-    Args:
-        x: of the transformation that goes on.
-        change: returns what takes the place of a named tuple, or ``None``.
-        injected: states of ``inject_hyperparams`` of the other library, in order.
-    """
-
-    def inside(part: Any) -> Any:
-        return _rebuilt(part, change, injected)
-
-    if hasattr(x, "_fields"):
-        changed = change(x)
-        if changed is not None:
-            return changed
-    if hasattr(x, "hyperparams"):
-        other = next(injected, None)
-        x = x._replace(inner_state=inside(x.inner_state))
-        if other is None:
-            return x
-        same = {
-            name: {k: getattr(other, name).get(k, v) for k, v in getattr(x, name).items()}
-            for name in ("hyperparams", "hyperparams_states")
-        }
-        return x._replace(count=other.count, **same)
-    if hasattr(x, "_fields"):
-        return type(x)(*map(inside, x))
-    if isinstance(x, tuple | list):
-        return type(x)(map(inside, x))
-    if isinstance(x, dict):  # in the order of _nodes
-        return {k: inside(x[k]) for k in sorted(x, key=str)}
-    return x
+def _as_injected(x: Any, injected: Iterator[Any]) -> Any:
+    """Return a state of ``inject_hyperparams`` with the values of the next; others as they are."""
+    other = next(injected, None) if hasattr(x, "hyperparams") else None
+    if other is None:
+        return x
+    same = {
+        name: {k: getattr(other, name).get(k, v) for k, v in getattr(x, name).items()}
+        for name in ("hyperparams", "hyperparams_states")
+    }
+    return x._replace(count=other.count, **same)
 
 
-def _names_of(inner: Any) -> tuple[Algorithm, Mapping[str, Mapping[str, str]]]:
+def _names_of(inner: Any) -> tuple[Algorithm, Names]:
     """Return the algorithm of a state, and what optax calls its fields, by the kind of state."""
     name = type(inner).__module__.rpartition(".")[2]
     algorithm = ALGORITHMS.get(name)
     if algorithm is None or not isinstance(inner, algorithm.state_type):
-        raise TypeError(f"state of {type(inner).__name__}: allowed are those of optstudy's own")
+        raise TypeError(f"no state of {type(inner).__name__} in optax is known")
     names = {
         kind.removeprefix(_PREFIX): fields
         for kind, fields in algorithm.elsewhere.items()
         if kind.startswith(_PREFIX)
     }
-    if not names:
+    if not names and dict(fields(inner, algorithm)):
         raise TypeError(f"no state of {name} in optax is known")
     return algorithm, names
 
 
-def _signed(name: str, node: Any) -> Any:
-    """Return a field of a state of optax, by its name in the table."""
-    value = getattr(node, name.lstrip("+-"))
-    return jax.tree.map(jnp.negative, value) if name.startswith("-") else value
+def _is_count(field: str) -> bool:
+    return field.rpartition(".")[2] == "t"
 
 
-def _counts(node: Any) -> list[str]:
-    """Return the names of the fields of a state of optax that count steps."""
-    return [k for k, v in node._asdict().items() if getattr(v, "dtype", None) == jnp.int32]
+def _counts(node: Any, names: Mapping[str, str]) -> list[str]:
+    """Return the fields of a state of optax that count steps, or tell whether there were any."""
+    named = {_bare(name) for name in names.values()}
+    return [
+        k
+        for k, v in node._asdict().items()
+        if k not in named and getattr(v, "dtype", None) in (jnp.int32, bool)
+    ]
 
 
 @functools.cache
@@ -248,9 +284,70 @@ def _known() -> frozenset[str]:
 
 # Fields.
 
+_DERIVED: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
+    ("dog", "norm0"): lambda made: from_core("dog")().init(made["x0"]).inner.norm0,
+    ("rprop", "sign"): lambda made: jax.tree.map(lambda x: -jnp.sign(x), made["last"]),
+}
+"""Fields that are formed of others."""
+
+
+def _bare(name: str) -> str:
+    """Return the name of a field of optax without what the table says about it."""
+    return name.lstrip("+-~").removesuffix("-1").removesuffix("[]")
+
+
+def _named(node: Any, name: str) -> Any:
+    """Return a field of a state of optax, by its name in the table, as ours has it."""
+    value = getattr(node, _bare(name))
+    if name.startswith("-"):
+        return jax.tree.map(jnp.negative, value)
+    if name.endswith("-1"):
+        return value - 1
+    if name.endswith("[]"):
+        lists = {"is_leaf": lambda x: isinstance(x, list)}
+        return jax.tree.map(lambda x: jnp.concatenate(x) if x else jnp.zeros(()), value, **lists)
+    return _Squeezed(value) if name.startswith("~") else value
+
+
+def _renamed(value: Any, name: str, template: Any) -> Any:
+    """Return a field of ours as the field of optax that has this name in the table."""
+    if name.startswith("-"):
+        return jax.tree.map(jnp.negative, value)
+    if name.endswith("-1"):
+        return value + 1
+    if name.endswith("[]"):
+        return jax.tree.map(_cut, value, template)
+    return _squeezed(template, value) if name.startswith("~") else value
+
+
+def _cut(x: Any, parts: list[Any]) -> list[Any]:
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return jnp.split(x, ends) if parts else []
+
+
+class _Squeezed(NamedTuple):
+    """A tree whose leaves lack axes of length 1, and have one element where ours have none."""
+
+    tree: Any
+
+
+def _squeezed(template: Any, value: Any) -> Any:
+    """Return a tree with axes of length 1 as another has them."""
+    found = dict(jax.tree.leaves_with_path(value))
+
+    def one(path: Any, like: Any) -> Any:
+        x = found.get(path, like if like.shape == (1,) else None)
+        if x is None or [n for n in x.shape if n != 1] != [n for n in like.shape if n != 1]:
+            return x
+        return x.reshape(like.shape)
+
+    return jax.tree.map_with_path(one, template)
+
 
 def _like(template: Any, value: Any, what: str, parts: bool) -> Any:
     """Return a field of optax's state as one of ours; ``parts``: its leaves add up to optax's."""
+    if isinstance(value, _Squeezed):
+        value = _squeezed(template, value.tree)
     if not isinstance(template, PerLeaf):
         return _cast(template, value, what)
     if template.int32 is not None:
@@ -283,30 +380,34 @@ def _of_all(value: PerLeaf, parts: bool, what: str) -> Any:
     return numbers.sum() if parts else numbers[0]
 
 
-def _of_optax(template: Any, value: Any, name: str, algorithm: Algorithm) -> Any:
-    """Return a field of our state as one of optax's."""
-    if not isinstance(value, PerLeaf):
-        return _cast(template, value, f"{name} of optax")
-    if value.int32 is None:
-        return _cast(template, value.tree(template), f"{name} of optax")
+def _count_of_all(value: PerLeaf, algorithm: Algorithm) -> Any:
+    """Return how many steps all leaves have taken."""
     counts = sorted({int(t) for t in np.asarray(value.int32)}) or [0]
     if len(counts) > 1:
         raise ValueError(
             f"leaves of {algorithm.name} have taken {', '.join(map(str, counts))} steps: optax "
             "counts them once for all"
         )
-    return jnp.asarray(counts[0], template.dtype)
+    return jnp.asarray(counts[0])
 
 
 def _cast(template: Any, value: Any, what: str) -> Any:
-    """Return a tree with the dtypes of another of the same structure and shapes."""
+    """Return a tree with the dtypes of another of the same leaves and shapes."""
+    found = dict(jax.tree.leaves_with_path(value))
 
-    def one(like: Any, x: Any) -> Any:
+    def one(path: Any, like: Any) -> Any:
+        x = found.pop(path, None)
+        if x is None:
+            raise wrong()
         if jnp.shape(like) != jnp.shape(x):
             raise ValueError(f"{what} of shape {jnp.shape(x)}: allowed is {jnp.shape(like)}")
         return jnp.asarray(x, like.dtype)
 
-    allowed, found = map(jax.tree.structure, (template, value))
-    if str(allowed) != str(found):
-        raise ValueError(f"{what} of structure {found}: allowed is {allowed}")
-    return jax.tree.map(one, template, value)
+    def wrong() -> ValueError:
+        allowed, own = map(jax.tree.structure, (template, value))
+        return ValueError(f"{what} of structure {own}: allowed is {allowed}")
+
+    made = jax.tree.map_with_path(one, template)
+    if found:
+        raise wrong()
+    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core import Algorithm
 from optstudy_core.travel import file as files
 from optstudy_core.travel.file import Group, Sample, Training
 from optstudy_core.travel.layers import Names
-from optstudy_core.travel.plan import Plan, known_algorithm
+from optstudy_core.travel.plan import Plan
 
-from ._fields import Own, filled, nodes, owns, rebuilt, taken
+from ._fields import Own, filled, named, nodes, owns, rebuilt, taken
+from ._groups import (
+    check_layout,
+    compared,
+    group_of,
+    in_layout,
+    made_of,
+    parts_of,
+    prefix_of,
+)
 from ._models import Model, model_of, to_file
-from ._paths import leaf_name
-from .functions import from_core
-from .layout import in_torch_layout
 from .states import TransformState
 from .transform import Part
 
@@ -91,20 +97,20 @@ def export_run(
     tx, state, wrt = _optimizer(optimizer, state)
     made = model_of(model, wrt)
     params = made.params(made.arrays)
-    parts = _parts(tx, params)
+    parts = parts_of(tx, params)
     own = _owns(tx, made, params, parts)
     states: dict[str, dict[str, np.ndarray]] = {}
     groups, counts = [], []
     held = [x for x in nodes(state) if isinstance(x, TransformState)]
     if len(held) != len(own):
         raise ValueError("state: expected is one of this optimizer")
-    prefix = _prefix(made, params)
+    prefix = prefix_of(made, params)
     for x, one in zip(held, own, strict=True):
-        _check_layout(one.algorithm, tx, made, prefix, one.names)
+        check_layout(one.algorithm, tx, made, one.names, params)
         counts.append(int(x.count))
-        for name, fields in taken(x, one, dict(_named(params))).items():
+        for name, fields in taken(x, one, dict(named(params))).items():
             turn = made.turns[prefix + name]
-            turned = not one.in_torch_layout.get(name) and not _in_layout(tx, one.algorithm)
+            turned = not one.in_torch_layout.get(name) and not in_layout(tx, one.algorithm)
             states[prefix + name] = {
                 k: np.asarray(turn.to_torch(v) if turned and v.shape == turn.shape else v)
                 for k, v in fields.items()
@@ -113,8 +119,8 @@ def export_run(
             names = tuple(prefix + name for name in one.names)
             groups.append(Group(names, one.algorithm.name, None, {}))
     if parts is not None:
-        order = [prefix + name for name, _ in _named(params)]
-        groups = [_group(part, order, max(counts, default=0)) for part in parts]
+        order = [prefix + name for name, _ in named(params)]
+        groups = [group_of(part, order, max(counts, default=0), tx) for part in parts]
     files.write(
         file,
         Training(
@@ -168,12 +174,12 @@ def import_run(
         plan = Plan.of(found, made.outline, names)
         arrays = {name: made.from_file(name, x) for name, x in plan.arrays().items()}
         params = made.params(arrays)
-        prefix = _prefix(made, params)
+        prefix = prefix_of(made, params)
         told = []
         if tx is None:
-            tx = _made(plan.groups, made, prefix)
+            tx = made_of(plan.groups, made, prefix)
         else:
-            told = _compared(tx, params, plan.groups, prefix)
+            told = compared(tx, params, plan.groups, prefix)
         state = _state(tx, made, params, prefix, plan)
         if found.sample is not None and (forward or not isinstance(model, Mapping | list | tuple)):
             try:
@@ -228,21 +234,8 @@ def _written(optimizer: Any, tx: Any, state: Any, model: Any, steps: int | None)
     return optimizer
 
 
-def _parts(tx: Any, params: Any) -> list[Part] | None:
-    """Return what a transformation tells of its leaves; ``None``: nothing."""
-    return tx.update.parts(params) if hasattr(tx.update, "parts") else None
-
-
-def _group(part: Part, names: list[str], count: int) -> Group:
-    values = dict(part.hyperparameters)
-    if part.schedule is not None:
-        values["lr"] = part.schedule(jnp.asarray(count, jnp.int32))
-    plain = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
-    return Group(tuple(names[i] for i in part.leaves), part.algorithm.name, part.dialect, plain)
-
-
 def _owns(tx: Any, made: Model, params: Any, parts: list[Part] | None) -> list[Own]:
-    prefix = _prefix(made, params)
+    prefix = prefix_of(made, params)
 
     def torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         axes, flat = made.turns[prefix + name].axes, made.turns[prefix + name].flat
@@ -254,133 +247,12 @@ def _owns(tx: Any, made: Model, params: Any, parts: list[Part] | None) -> list[O
     return owns(tx, params, torch_shape, known)
 
 
-def _named(params: Any) -> Iterator[tuple[str, Any]]:
-    return ((leaf_name(path), x) for path, x in jax.tree.leaves_with_path(params))
-
-
-def _prefix(made: Model, params: Any) -> str:
-    """Return what stands before the names of the optimizer's parameters in those of the model."""
-    name = next((name for name, _ in _named(params)), "")
-    return "" if name in made.arrays else "params/"
-
-
-def _in_layout(tx: Any, algorithm: Algorithm) -> bool:
-    """Tell whether the state of a rule of rows and columns is that of arrays as in PyTorch."""
-    return algorithm.leafwise and hasattr(tx.update, "torch_axes")
-
-
-def _check_layout(
-    algorithm: Algorithm, tx: Any, made: Model, prefix: str, names: list[str]
-) -> None:
-    """Refuse a rule of rows and columns to which a kernel is not as in PyTorch."""
-    if not algorithm.leafwise:
-        return
-    axes_of = getattr(tx.update, "torch_axes", lambda name, leaf: None)
-    for name in names:
-        turn = made.turns[prefix + name]
-        axes = axes_of(name, made.arrays[prefix + name])
-        if turn.flat != turn.shape or (axes and tuple(axes)) != turn.axes:
-            raise ValueError(
-                f"{name}: {algorithm.name} looks at rows and columns, which are others in PyTorch: "
-                "expected is the optimizer in in_torch_layout, outside of everything else"
-            )
-
-
-# Groups.
-
-
-def _made(groups: Mapping[str, Group], made: Model, prefix: str) -> Any:
-    """Return a transformation with the groups of a file."""
-    labels: dict[str, str] = {}
-    kinds: dict[Any, str] = {}
-    txs: dict[str, Any] = {}
-    own: dict[str, Group] = {}
-    for name, group in groups.items():
-        label = kinds.setdefault(id(group), str(len(kinds)))
-        labels[name.removeprefix(prefix)] = label
-        if label not in txs:
-            txs[label], own[label] = _one(group), group
-    axes = None
-    if any(ALGORITHMS[g.algorithm].leafwise for g in own.values()):
-        for name in groups:
-            if made.turns[name].flat != made.turns[name].shape:
-                raise ValueError(
-                    f"{name}: {groups[name].algorithm} looks at rows and columns, and this has "
-                    "other axes in PyTorch: expected is an elementwise rule"
-                )
-        axes = {name: made.turns[prefix + name].axes for name in labels}
-    if len(txs) == 1 and len(labels) == len(made.outline.parameters):
-        tx = txs["0"]
-    else:
-        tx = _split(txs, labels)
-    return tx if axes is None else in_torch_layout(tx, lambda name, leaf: axes.get(name))
-
-
-def _one(group: Group) -> Any:
-    algorithm = known_algorithm(group)
-    values = dict(group.hyperparameters)
-    if "lr" in values:
-        values["learning_rate"] = values.pop("lr")
-    try:
-        return from_core(algorithm)(**values, dialect=group.dialect)
-    except TypeError as error:
-        raise ValueError(f"groups: {error}") from error
-
-
-def _split(txs: Mapping[str, Any], labels: Mapping[str, str]) -> Any:
-    """Return a transformation of several, each of its leaves; the other leaves stand still."""
-
-    def labelled(params: Any) -> Any:
-        return jax.tree.map_with_path(lambda path, _: labels.get(leaf_name(path), "-"), params)
-
-    tx = optax.multi_transform({**txs, "-": optax.set_to_zero()}, labelled)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        return tx.update(updates, state, params, **extra)
-
-    def parts(params: Any) -> list[Part]:
-        names = [name for name, _ in _named(params)]
-        found = []
-        for label, one in txs.items():
-            (part,) = one.update.parts(params)
-            leaves = [i for i, name in enumerate(names) if labels.get(name) == label]
-            found.append(part._replace(leaves=leaves))
-        return found
-
-    update.parts = parts  # type: ignore[attr-defined]
-    return optax.GradientTransformationExtraArgs(tx.init, update)
-
-
-def _compared(tx: Any, params: Any, groups: Mapping[str, Group], prefix: str) -> list[str]:
-    """Refuse another dialect; return the hyperparameters that differ, a sentence each."""
-    parts = _parts(tx, params)
-    if parts is None:
-        return ["hyperparameters of the optimizer are not known here: compare those of the file"]
-    names = [prefix + name for name, _ in _named(params)]
-    told: dict[str, None] = {}
-    for part in parts:
-        mine = _group(part, names, 0)
-        for name in mine.parameters:
-            group = groups.get(name)
-            if group is None:
-                raise ValueError(f"optimizer: {name} is not trained in the file")
-            if len({group.dialect, mine.dialect} - {None}) > 1:
-                raise ValueError(
-                    f"dialect {group.dialect!r} of {name}; expected is {mine.dialect!r}"
-                )
-            for key, value in group.hyperparameters.items():
-                own = mine.hyperparameters.get(key)
-                if own != value and not (key == "lr" and part.schedule is not None):
-                    told[f"{key} = {own}, in the file {value} ({name})"] = None
-    return list(told)
-
-
 # States.
 
 
 def _state(tx: Any, made: Model, params: Any, prefix: str, plan: Plan) -> Any:
     """Return the state of a transformation, with what the file has."""
-    own = _owns(tx, made, params, _parts(tx, params))
+    own = _owns(tx, made, params, parts_of(tx, params))
     holders: dict[str, Own] = {name: one for one in own for name in one.names}
     states = {}
     for name, group in plan.groups.items():
@@ -396,16 +268,16 @@ def _state(tx: Any, made: Model, params: Any, prefix: str, plan: Plan) -> Any:
                 f"algorithm {group.algorithm!r} of {name}; expected is {one.algorithm.name!r}"
             )
         turn = made.turns[name]
-        turned = not one.in_torch_layout.get(short) and not _in_layout(tx, one.algorithm)
+        turned = not one.in_torch_layout.get(short) and not in_layout(tx, one.algorithm)
         if state is not None:
             states[short] = {
                 k: turn.from_torch(v) if turned and v.shape == turn.torch_shape else v
                 for k, v in state.items()
             }
     for one in own:
-        _check_layout(one.algorithm, tx, made, prefix, one.names)
+        check_layout(one.algorithm, tx, made, one.names, params)
     rest = iter(own)
-    like = dict(_named(params))
+    like = dict(named(params))
     steps = plan.training.steps
 
     def change(x: Any) -> Any:

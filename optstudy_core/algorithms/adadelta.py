@@ -34,7 +34,7 @@ ELSEWHERE = {
     "keras.optimizers.Adadelta": {
         "v": "accumulated_grad",
         "u": "accumulated_delta_var",
-        "t": "iterations",
+        "t": "iteration",
     },
 }
 """What the fields of the state are called elsewhere."""

@@ -50,6 +50,9 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "torch.optim.Adafactor": {"row": "row_var", "column": "col_var", "v": "variance", "t": "step"},
+    "optax.FactoredState": {"row": "~v_row", "column": "~v_col", "v": "~v", "t": "count"},
+    "optax.EmaState": {"m": "ema"},
+    "keras.optimizers.Adafactor": {"v": "velocity", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

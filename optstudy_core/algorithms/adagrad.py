@@ -38,7 +38,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "torch.optim.Adagrad": {"s": "sum", "t": "step"},
     "optax.ScaleByRssState": {"s": "sum_of_squares"},
-    "keras.optimizers.Adagrad": {"s": "accumulator", "t": "iterations"},
+    "keras.optimizers.Adagrad": {"s": "accumulator", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

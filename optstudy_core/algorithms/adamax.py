@@ -33,7 +33,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "torch.optim.Adamax": {"m": "exp_avg", "u": "exp_inf", "t": "step"},
     "optax.ScaleByAdamState": {"m": "mu", "u": "nu", "t": "count"},
-    "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iterations"},
+    "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

@@ -27,7 +27,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "u": "nu", "t": "count"},
-    "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iterations"},
+    "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

@@ -31,7 +31,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "torch.optim.AdamW": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step"},
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
-    "keras.optimizers.AdamW": {"m": "momentum", "v": "velocity", "t": "iterations"},
+    "keras.optimizers.AdamW": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

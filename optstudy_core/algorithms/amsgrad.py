@@ -34,7 +34,7 @@ ELSEWHERE = {
     "keras.optimizers.Adam": {
         "m": "momentum",
         "v": "velocity",
-        "t": "iterations",
+        "t": "iteration",
         "v_max": "velocity_hat",
     },
 }

@@ -32,6 +32,15 @@ BIBTEX = ("ivgi2023dog",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"eps": 0.0}}
 
+ELSEWHERE = {
+    "optax.DoGState": {
+        "x0": "init_params",
+        "r": "max_dist",
+        "G": "+sum_sq_norm_grads",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class DoGState(NamedTuple):
     """What DoG carries.

@@ -32,7 +32,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
-    "keras.optimizers.Lamb": {"m": "momentum", "v": "velocity", "t": "iterations"},
+    "keras.optimizers.Lamb": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

@@ -24,6 +24,11 @@ BIBTEX = ("you2017large",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"separate_norms": True}}
 
+ELSEWHERE = {
+    "optax.TraceState": {"b": "-trace"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class LARSState(NamedTuple):
     """What LARS carries.

@@ -28,6 +28,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps_in_rate": False},
 }
 
+ELSEWHERE = {
+    "optax.MadgradState": {"s": "s", "v": "grad_sum_sq", "x0": "x0", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class MADGRADState(NamedTuple):
     """What MADGRAD carries.

@@ -36,6 +36,17 @@ BIBTEX = ("schaipp2024momo",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"sq_norm_floor": 0.0}}
 
+ELSEWHERE = {
+    "optax.MomoState": {
+        "m": "exp_avg",
+        "model.f_bar": "barf",
+        "model.gamma": "+gamma",
+        "model.f_min": "lb",
+        "t": "count",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class MomoState(NamedTuple):
     """What MoMo carries.

@@ -34,6 +34,18 @@ BIBTEX = ("schaipp2024momo",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"sq_norm_floor": 0.0}}
 
+ELSEWHERE = {
+    "optax.MomoAdamState": {
+        "m": "exp_avg",
+        "v": "exp_avg_sq",
+        "model.f_bar": "barf",
+        "model.gamma": "+gamma",
+        "model.f_min": "lb",
+        "t": "count",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class MomoAdamState(NamedTuple):
     """What MoMo-Adam carries.

@@ -70,6 +70,8 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "torch.optim.Muon": {"b": "momentum_buffer"},
+    "optax.MuonState": {"b": "mu", "t": "count"},
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
 """What the fields of the state are called elsewhere."""
 
@@ -318,8 +320,7 @@ def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, fl
     one = isinstance(given, tuple | list) and len(given) == 3 and all(map(is_number, given))
     found = [given] * STEPS if one else given
     if (
-        isinstance(found, str)
-        or not isinstance(found, tuple | list)
+        not isinstance(found, tuple | list)
         or not all(_is_triple(t) for t in found)
         or (steps and not found)
     ):

@@ -43,7 +43,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "torch.optim.NAdam": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step", "product": "mu_product"},
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
-    "keras.optimizers.Nadam": {"m": "momentum", "v": "velocity", "t": "iterations"},
+    "keras.optimizers.Nadam": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

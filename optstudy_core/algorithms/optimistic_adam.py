@@ -31,6 +31,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"nesterov": False, "plain_first_step": False},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "optimism.t": "count"},
+    "optax.ScaleByOptimisticGradientState": {"optimism.previous": "previous_gradient"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class OptimisticAdamState(NamedTuple):
     """What optimistic Adam carries.

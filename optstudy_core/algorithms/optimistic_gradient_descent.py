@@ -25,6 +25,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"plain_first_step": False},
 }
 
+ELSEWHERE = {
+    "optax.ScaleByOptimisticGradientState": {"previous": "previous_gradient"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class OptimisticGradientDescentState(NamedTuple):
     """What optimistic gradient descent carries.

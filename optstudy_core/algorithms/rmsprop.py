@@ -49,12 +49,14 @@ ELSEWHERE = {
     },
     "optax.ScaleByRmsState": {"v": "nu"},
     "optax.ScaleByRStdDevState": {"v": "nu", "m": "mu"},
+    "optax.ScaleByRmsWithCountState": {"v": "nu", "t": "count"},
+    "optax.ScaleByRStdDevWithCountState": {"v": "nu", "m": "mu", "t": "count"},
     "optax.TraceState": {"b": "-trace"},
     "keras.optimizers.RMSprop": {
         "v": "velocity",
         "m": "average_gradient",
         "b": "momentum",
-        "t": "iterations",
+        "t": "iteration",
     },
 }
 """What the fields of the state are called elsewhere; a minus: with the other sign."""

@@ -32,6 +32,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "torch.optim.Rprop": {"size": "step_size", "sign": "prev", "t": "step"},
+    "optax.ScaleByRpropState": {"size": "step_sizes", "last": "-prev_updates"},
 }
 """What the fields of the state are called elsewhere."""
 

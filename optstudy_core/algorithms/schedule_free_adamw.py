@@ -29,6 +29,17 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"bias_in_lr": True},
 }
 
+ELSEWHERE = {
+    "optax.ScheduleFreeState": {
+        "average.z": "z",
+        "average.weights": "weight_sum",
+        "average.max_lr": "max_lr",
+        "average.t": "step_count-1",
+    },
+    "optax.ScaleByRmsWithCountState": {"v": "nu"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class ScheduleFreeAdamWState(NamedTuple):
     """What Schedule-Free AdamW carries.

@@ -26,6 +26,16 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {},
 }
 
+ELSEWHERE = {
+    "optax.ScheduleFreeState": {
+        "average.z": "z",
+        "average.weights": "weight_sum",
+        "average.max_lr": "max_lr",
+        "average.t": "step_count-1",
+    },
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class ScheduleFreeSGDState(NamedTuple):
     """What Schedule-Free SGD carries.

@@ -34,7 +34,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "torch.optim.SGD": {"b": "momentum_buffer"},
     "optax.TraceState": {"b": "trace"},
-    "keras.optimizers.SGD": {"b": "momentum"},
+    "keras.optimizers.SGD": {"b": "momentum", "t": "iteration"},
 }
 """What the fields of the state are called elsewhere."""
 

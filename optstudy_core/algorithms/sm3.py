@@ -29,6 +29,11 @@ BIBTEX = ("anil2019memory",)
 
 DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"momentum": 0.0, "eps": 0.0}}
 
+ELSEWHERE = {
+    "optax.ScaleBySM3State": {"m": "nu", "mu": "mu[]"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class SM3State(NamedTuple):
     """What SM3 carries.

@@ -32,6 +32,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "paper": {"eps": 1e-12, "weight_decay": 0.2, "debias": False, "hessian_first": True},
 }
 
+ELSEWHERE = {
+    "optax.SophiaState": {"m": "mu", "h": "nu", "t": "count"},
+}
+"""What the fields of the state are called elsewhere."""
+
 
 class SophiaState(NamedTuple):
     """What Sophia carries.

@@ -96,20 +96,10 @@ class Split:
         parts: a :class:`Part` for each parameter, in the order of the model.
     """
 
-    def __init__(
-        self, uses: Sequence[Use], kinds: Kinds | None = None, *, ordered: bool = True
-    ) -> None:
+    def __init__(self, uses: Sequence[Use], kinds: Kinds | None = None) -> None:
         said = _said(uses, kinds)
         found: dict[str, list[str]] = {}
         head = None if "head" in said.values() else _head(uses)
-        if head is not None and not ordered:
-            hidden = [use.name for use in uses if _kind(use) == "hidden"]
-            if len(hidden) > 1 and not said.keys() >= {*hidden}:
-                raise ValueError(
-                    "the model has its layers in the order of their names, as nnx.jit, nnx.clone, "
-                    "nnx.merge and copy leave them, so that the last one is not known: split it "
-                    f"before, or name the head, as in kinds={{{hidden[-1]!r}: 'head'}}"
-                )
         for i, use in enumerate(uses):
             found.setdefault(use.name, []).append("head" if i == head else _kind(use))
         first = {use.name: use for use in reversed(uses)}

@@ -127,9 +127,17 @@ def test_rules_of_rows_and_columns_need_the_layout(file: Path) -> None:
     text = "adafactor looks at rows and columns, which are others in PyTorch"
     refused(lambda: optstudy_jax.export_run(file, net, own), text, "in_torch_layout")
     assert not file.exists()
-    model, optimizer = torch_run(optstudy_torch.Adafactor, 1)
+    model, optimizer = torch_run(optstudy_torch.Adafactor, 0)
     optstudy_torch.export_run(file, model, optimizer)
     refused(lambda: optstudy_jax.import_run(file, net, own), str(file), text)
+    table = {"embedding": jnp.ones((N, N))}
+    for tree, tx in (
+        (table, optstudy_jax.muon(output_axis=-1)),  # as it is in PyTorch, and not the first axis
+        ({"kernel": jnp.ones((N, N))}, optstudy_jax.muon()),
+        ({"kernel": jnp.ones((N, N))}, optstudy_jax.shampoo(output_axis=-1)),
+    ):
+        refused(lambda tree=tree, tx=tx: optstudy_jax.export_run(file, tree, tx, tx.init(tree)),
+                "looks at rows and columns", "in_torch_layout")  # fmt: skip
     heads = nnx.LinearGeneral(N, (N, 2), rngs=nnx.Rngs(0))
     flat = nn.Linear(N, 2 * N)
     optstudy_torch.export_run(file, flat, optstudy_torch.Muon(flat.parameters(), dialect="paper"))

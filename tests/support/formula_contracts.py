@@ -876,7 +876,8 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         assert _refuses(muon.check_shape, refused, "torch")
         muon.check_shape(refused, "paper")
         muon.check_shape(refused, "vendor")
-    muon.check_shape((3, 4), "torch")
+    for taken in ((3, 4), (3, 4, 2)):
+        muon.check_shape(taken, "torch")
 
 
 def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> None:
