@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from optstudy_core import Algorithm, namespace
 from optstudy_core.arrays.reductions import global_norm, leaf_norm
-from optstudy_torch import _meshes, from_core, to_torch_optim
+from optstudy_torch import _gathered, from_core, to_torch_optim
 
 SHAPES = [(7, 5), (1, 4), (6,)]
 
@@ -100,7 +100,7 @@ def parameters_are_replaced() -> None:
 def rules_run_as_they_are_written() -> None:
     """Some tensors are gathered at a time, but all where a rule sums over all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_meshes, "_GATHERED", 40)
+        patch.setattr(_gathered, "_GATHERED", 40)
         for name in ("sm3", "muon", BY_NORMS):
             Pair(name).step()
 

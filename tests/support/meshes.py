@@ -75,7 +75,7 @@ def rule(name: str) -> Algorithm:
 SHAPES: dict[str, tuple[int, ...]] = {
     "even": (8, 3),
     "uneven": (7, 5),
-    "columns": (3, 5),
+    "columns": (4, 3),
     "one row": (1, 9),  # all but one process have nothing of it
     "vector": (6,),
     "replicated": (4, 6),
@@ -140,16 +140,21 @@ def assert_same(found: Any, expected: Any, what: str) -> None:
 
 
 def optimizer_of(case: Case, params: Any, **more: Any) -> Any:
-    """Return an optimizer of a case."""
+    """Return an optimizer of a case; ``muon + adamw``: matrices, and the rest in a second group."""
     from optstudy_torch import from_core
 
-    return from_core(rule(case.name))(params, dialect=case.dialect, **case.given | more)
+    first, _, rest = case.name.partition(" + ")
+    if rest:
+        params = list(params)
+        matrices, others = ([p for p in params if (p.ndim > 1) == two] for two in (True, False))
+        params = [{"params": matrices}, {"params": others, "algorithm": rest, **case.given}]
+    return from_core(rule(first))(params, dialect=case.dialect, **case.given | more)
 
 
 def inputs_of(case: Case, params: Sequence[torch.Tensor]) -> dict[str, Any]:
     """Return what the algorithm is given besides the gradients."""
     given = {"value": 1.0, "hessian": [torch.ones_like(p) for p in params]}
-    return {name: given[name] for name in rule(case.name).inputs}
+    return {name: given[name] for part in case.name.split(" + ") for name in rule(part).inputs}
 
 
 def check_states(optimizer: Any, params: Sequence[Any], case: Case) -> None:
@@ -236,14 +241,17 @@ class Model(torch.nn.Module):
 
             fully_shard(self)
 
-    def step(self, optimizer: Any, case: Case, grads: Arrays) -> None:
-        """Take a step with gradients."""
-        params = list(self.parameters())
-        for p, g in zip(params, grads, strict=True):
+    def give(self, grads: Arrays) -> None:
+        """Let the parameters have gradients."""
+        for p, g in zip(self.parameters(), grads, strict=True):
             shared: Any = p
             place = getattr(shared, "placements", None)
             p.grad = distributed(g, shared.device_mesh if place else None, place)
-        optimizer.step(None, **inputs_of(case, params))
+
+    def step(self, optimizer: Any, case: Case, grads: Arrays) -> None:
+        """Take a step with gradients."""
+        self.give(grads)
+        optimizer.step(None, **inputs_of(case, list(self.parameters())))
 
 
 WAYS: dict[str, dict[str, bool]] = {
@@ -320,22 +328,20 @@ def _states(model: Model, optimizer: Any, options: Any) -> dict[str, Any]:
 # What is sent.
 
 
-def sent(cases: Sequence[Case], expected: Sequence[dict[str, int]]) -> None:
-    """Count what a step sends, by the kind of communication: of a :class:`Model` under FSDP2."""
+def sent(cases: Sequence[Case], expected: Sequence[Sequence[dict[str, int]]]) -> None:
+    """Count what each step sends, by the kind of communication: of a :class:`Model` under FSDP2."""
     from torch.distributed.tensor.debug import CommDebugMode
 
-    for case, counts in zip(cases, expected, strict=True):
+    for case, steps in zip(cases, expected, strict=True):
         model = Model(case.begin)
         optimizer = optimizer_of(case, model.parameters())
-        model.step(optimizer, case, case.grads[0])
-        for p, g in zip(model.parameters(), case.grads[1], strict=True):
-            shared: Any = p
-            p.grad = distributed(g, shared.device_mesh, shared.placements)
-        inputs = inputs_of(case, list(model.parameters()))
-        with CommDebugMode() as mode:
-            optimizer.step(None, **inputs)
-        found = {op.__name__.partition(".")[0]: n for op, n in mode.get_comm_counts().items()}
-        assert found == counts, (case.name, found)
+        for grads, counts in zip(case.grads, steps, strict=True):
+            model.give(grads)
+            inputs = inputs_of(case, list(model.parameters()))
+            with CommDebugMode() as mode:
+                optimizer.step(None, **inputs)
+            found = {op.__name__.partition(".")[0]: n for op, n in mode.get_comm_counts().items()}
+            assert found == counts, (case.name, found)
 
 
 # Every way to train on several processes.
