@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from optstudy_core import Algorithm, namespace
 from optstudy_core.arrays.reductions import global_norm, leaf_norm
+from optstudy_core.records import Run
 from optstudy_torch import _gathered, from_core, to_torch_optim
 
 SHAPES = [(7, 5), (1, 4), (6,)]
@@ -255,6 +257,50 @@ def small_dtypes() -> None:
             assert torch.equal(p.full_tensor(), q)
 
 
+def rows_of_the_whole() -> None:
+    """A recorder measures what it does in one process, and goes on on other processes."""
+    from optstudy_core.instruments import QUANTITIES
+    from optstudy_torch import Recorder
+
+    pair = Pair("adamw")
+    names = [name for name in QUANTITIES if name != "loss"]
+    folder = [tempfile.mkdtemp()]
+    torch.distributed.broadcast_object_list(folder)
+
+    def recorded(optimizer: Any, run: Any = None) -> Any:
+        return Recorder(optimizer, epoch=names, step=names, run=run)
+
+    def epoch(*recorders: Any) -> None:
+        for _ in range(2):
+            pair.step(1)
+            for recorder in recorders:
+                recorder.step(0.5)
+        for recorder in recorders:
+            recorder.end_epoch()
+            recorder.close()
+
+    ours, theirs = first = recorded(pair.optimizer), recorded(pair.single)
+    epoch(*first)
+    _assert_same_rows(ours, theirs)
+    others = recorded(pair.optimizer), recorded(pair.single)
+    for other, kept in zip(others, (theirs.state_dict(), ours.state_dict()), strict=True):
+        other.load_state_dict(kept)  # each goes on from what the other saved
+    written = Recorder(pair.optimizer, run=folder[0])
+    epoch(*others, written)
+    _assert_same_rows(*others)
+    assert not written.epochs
+    if torch.distributed.get_rank() == 0:
+        (row,) = Run.read(folder[0]).epochs
+        assert row["step_size"] == others[1].epochs[1]["step_size"]
+
+
+def _assert_same_rows(ours: Any, theirs: Any) -> None:
+    assert len(ours.steps) == 2 * len(ours.epochs) > 0
+    # A number is written with all its digits, and NaN is NaN.
+    assert str(ours.epochs) == str(theirs.epochs)
+    assert str(ours.steps) == str(theirs.steps)
+
+
 CORNERS: list[Callable[[], None]] = [
     parameters_are_replaced,
     rules_run_as_they_are_written,
@@ -266,4 +312,5 @@ CORNERS: list[Callable[[], None]] = [
     states_of_torch_optim,
     refused_steps_change_nothing,
     small_dtypes,
+    rows_of_the_whole,
 ]

@@ -24,7 +24,8 @@ def on_processes(worker: Callable[[], None], processes: int, folder: Path) -> No
     """Run a function on several processes, which have a group together."""
     # All are forked from one process, which has imported for seconds what each of them needs.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint"])
+    preload = ["fsdp", "checkpoint", "tensor.debug", "_functional_collectives"]
+    context.set_forkserver_preload([*(f"torch.distributed.{n}" for n in preload), "mesh_corners"])
     torch.multiprocessing.start_processes(
         _joined,
         (worker, processes, str(folder / f"store{processes}")),
@@ -255,11 +256,11 @@ class Model(torch.nn.Module):
 
 
 WAYS: dict[str, dict[str, bool]] = {
-    "nested": {},
-    "flat": {"flatten_optimizer_state_dict": True},
     "full": {"full_state_dict": True, "cpu_offload": True},
+    "flat": {"flatten_optimizer_state_dict": True},
+    "nested": {},
 }
-"""Options of ``torch.distributed.checkpoint``, by name."""
+"""Options of ``torch.distributed.checkpoint``, by name; saved in this order."""
 
 
 def saved(cases: Sequence[Case], folder: Path, *ways: str) -> None:
@@ -275,7 +276,15 @@ def saved(cases: Sequence[Case], folder: Path, *ways: str) -> None:
     for way in ways:
         options = StateDictOptions(**WAYS[way])
         kept = {name: _states(*run, options) for name, run in runs.items()}
-        if way != "full":
+        if way == "nested":  # training goes on while it is saved
+            # Steps and the thread that saves wait for each other in one group.
+            own = torch.distributed.new_group(backend="gloo")
+            saving: Any = dcp.async_save(kept, checkpoint_id=folder / way, process_group=own)
+            for case in cases:
+                model, optimizer = runs[case.name]
+                model.step(optimizer, case, case.grads[-1])
+            saving.result()
+        elif way != "full":
             dcp.save(kept, checkpoint_id=folder / way)
         elif torch.distributed.get_rank() == 0:
             torch.save(kept, folder / way)

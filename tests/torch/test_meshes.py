@@ -94,12 +94,12 @@ def test_two_processes_and_a_checkpoint_for_one(tmp_path: Path) -> None:
         meshes.in_turn,
         meshes.worker(meshes.trainings, cases(QUICK, steps=4), 2),
         meshes.worker(meshes.sent, sent, list(SENT.values())),
-        meshes.worker(meshes.saved, kept, tmp_path, "nested", "full"),
+        meshes.worker(meshes.saved, kept, tmp_path, "full", "nested"),
         meshes.worker(meshes.ways_to_train, [("ZeRO", "dog", SOME)]),
         *mesh_corners.CORNERS,
     )
     meshes.on_processes(quick, 2, tmp_path)
-    meshes.loaded(kept, tmp_path, "nested", "full")
+    meshes.loaded(kept, tmp_path, "full", "nested")
 
 
 @pytest.mark.slow
