@@ -16,8 +16,9 @@ import torch
 from optstudy_core import Algorithm
 from optstudy_core.arrays.blocks import ARGUMENTS, matrices_of
 
-from ._meshes import distributed, give, local_like, placed, shared, whole
+from ._meshes import distributed, give, local, local_like, placed, shared, whole
 from ._plans import Inputs
+from ._states import WORKING_DTYPE
 from ._tensors import is_shared
 
 _GATHERED = 1 << 26
@@ -195,13 +196,13 @@ class Batch:
         return {p: [torch.cat(next(pieces), self._cuts[p].dim) for _ in tensors[p]] for p in mine}
 
     def scatter(
-        self, made: Mapping[Any, Sequence[torch.Tensor]], like: Mapping[Any, Sequence[Any]]
+        self, made: Mapping[Any, Sequence[torch.Tensor]], like: Mapping[Any, Sequence[Like]]
     ) -> dict[Any, list[torch.Tensor]]:
         """Return what this process keeps of the results: pieces, and all of what is not cut.
 
         Args:
             made: whole tensors, of each parameter that this process computes.
-            like: what is kept now, of each parameter.
+            like: shape, dtype and device of what this process keeps, of each parameter.
         """
         if all(self._owner[p] is None for p in self.params):
             return {p: [self._kept(p, x, self._rank) for x in made[p]] for p in self.params}
@@ -211,14 +212,7 @@ class Batch:
                 [self._kept(p, x, rank) for p in self._of(self._rank) for x in made[p]]
                 for rank in every
             ],
-            [
-                [
-                    (tuple((x.to_local() if is_shared(x) else x).shape), x.dtype, x.device)
-                    for p in self._of(rank)
-                    for x in like[p]
-                ]
-                for rank in every
-            ],
+            [[x for p in self._of(rank) for x in like[p]] for rank in every],
             self._group,
             self._device,
         )
@@ -313,12 +307,24 @@ class Gathered:
             for p in batch.params
             if p in self._whole
         }
-        like = {p: [p, *(self._states[p][n] for n in names[p])] for p in batch.params}
+        like = {
+            p: [
+                _kind(p, p.dtype),
+                *(_kind(self._states[p][n], WORKING_DTYPE[p.dtype]) for n in names[p]),
+            ]
+            for p in batch.params
+        }
         for p, (own, *fields) in batch.scatter(made, like).items():
             p.copy_(shared(own, p))
-            for name, x, before in zip(names[p], fields, like[p][1:], strict=True):
+            state = self._states[p]
+            for name, x in zip(names[p], fields, strict=True):
                 # A view would keep the whole in memory.
-                self._states[p][name] = shared(x.clone(), p) if is_shared(before) else x.clone()
+                state[name] = shared(x.clone(), p) if is_shared(state[name]) else x.clone()
+
+
+def _kind(x: torch.Tensor, dtype: torch.dtype) -> Like:
+    """Return what becomes of a parameter or a field here; ``dtype``: of one that is no count."""
+    return tuple(local(x).shape), dtype if x.is_floating_point() else x.dtype, x.device
 
 
 def gathered(

@@ -130,7 +130,7 @@ def weak(x: torch.Tensor) -> StorageWeakRef:
 
 def memory_is_another() -> None:
     """A parameter's memory, its dtype or its state are replaced between steps."""
-    for name in ("adamw", "lamb", "sm3"):
+    for name in ("adamw", "lamb", "sm3", "muon"):
         pair = Pair(name)
         pair.step()
         for p in pair.params:
@@ -154,6 +154,18 @@ def processes_compute_in_different_ways() -> None:
     for name in ("lamb", "prodigy"):
         pair = Pair(name)
         pair.optimizer.param_groups[0]["compile"] = torch.distributed.get_rank() == 0
+        pair.step()
+
+
+def states_are_given_whole() -> None:
+    """Plain tensors of the parameter's shape stand in the state; they are placed like it."""
+    for name in ("adamw", "sm3", "muon"):
+        pair = Pair(name, **{"momentum": 0.9} if name == "sm3" else {})
+        pair.step()
+        for p in pair.params:
+            own = pair.optimizer.state[p]
+            for key, x in own.items():
+                own[key] = x.full_tensor() if hasattr(x, "placements") else x
         pair.step()
 
 
@@ -241,7 +253,7 @@ def _unchanged(pair: Pair, message: str) -> Iterator[None]:
 
 def small_dtypes() -> None:
     """bfloat16 parameters, also with a float32 gradient."""
-    for name in ("adamw", "lamb", "sm3"):
+    for name in ("adamw", "lamb", "sm3", "muon"):
         pair = Pair(name, torch.bfloat16)
         pair.alone = [torch.nn.Parameter(p.detach()) for p in pair.alone]
         for _ in range(2):
@@ -250,7 +262,8 @@ def small_dtypes() -> None:
                     p.grad_dtype = torch.float32
                 _give(params, _numbers(pair.seed))
             pair.seed += 1
-            pair.single = from_core(name)(pair.alone) if pair.seed == 2 else pair.single
+            given = {"dialect": None} if name == "muon" else {}
+            pair.single = from_core(name)(pair.alone, **given) if pair.seed == 2 else pair.single
             pair.optimizer.step()
             pair.single.step()
         for p, q in zip(pair.params, pair.alone, strict=True):
@@ -307,6 +320,7 @@ CORNERS: list[Callable[[], None]] = [
     memory_is_let_go_of,
     memory_is_another,
     processes_compute_in_different_ways,
+    states_are_given_whole,
     terms_begin_later,
     states_move_to_a_mesh_and_back,
     states_of_torch_optim,
