@@ -12,7 +12,7 @@ Others are plain tensors, which every process has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,6 @@ from ._states import Layout
 from ._states import started as of_plain
 from ._tensors import is_shared
 from .engine.joined_sums import Joint
-
-_GATHERED = 1 << 26
-"""Elements of the parameters that are gathered at once."""
 
 
 def whole(x: Any) -> Any:
@@ -46,19 +43,19 @@ def placed(x: torch.Tensor, p: torch.Tensor) -> Any:
     mesh, placements = _where(p)
     if is_shared(x) and _where(x) == (mesh, placements):
         return x
-    return _distributed(whole(x), p)
+    return distributed(whole(x), p)
 
 
 def local(x: Any) -> Any:
     """Return what this process holds of a tensor."""
-    return _local(x, x) if is_shared(x) else x
+    return local_like(x, x) if is_shared(x) else x
 
 
 def _where(x: Any) -> tuple[Any, tuple[Any, ...]]:
     return x.device_mesh, tuple(x.placements)
 
 
-def _distributed(x: torch.Tensor, p: Any) -> Any:
+def distributed(x: torch.Tensor, p: Any) -> Any:
     """Return a tensor that every process has as a ``DTensor`` like ``p``; nothing is sent."""
     from torch.distributed.tensor import DTensor, Replicate
 
@@ -66,10 +63,11 @@ def _distributed(x: torch.Tensor, p: Any) -> Any:
     everywhere = [Replicate() for _ in placements]
     whole = DTensor.from_local(x, mesh, everywhere, run_check=False)
     local = whole.redistribute(mesh, placements).to_local()
-    return _shared(local.clone(), p)  # a view would keep the whole in memory
+    return shared(local.clone(), p)  # a view would keep the whole in memory
 
 
-def _shared(local: torch.Tensor, p: Any) -> Any:
+def shared(local: torch.Tensor, p: Any) -> Any:
+    """Return a ``DTensor`` like ``p`` of what this process holds."""
     from torch.distributed.tensor import DTensor
 
     mesh, placements = _where(p)
@@ -78,7 +76,7 @@ def _shared(local: torch.Tensor, p: Any) -> Any:
     )
 
 
-def _local(x: Any, p: Any) -> torch.Tensor:
+def local_like(x: Any, p: Any) -> torch.Tensor:
     """Return what this process holds of ``x``, placed like ``p``."""
     if _where(x) != _where(p):  # such as a gradient that is still to be summed
         x = x.detach().redistribute(*_where(p))
@@ -98,14 +96,14 @@ class Part:
     """
 
     def __init__(self, p: Any) -> None:
-        self.tensor = _local(p, p)
+        self.tensor = local_like(p, p)
         self.joint, self._placements = Joint.of(p), tuple(p.placements)
         self.state: dict[str, Any] = {}
         self._pairs: dict[str, tuple[Any, Any]] = {}  # in the optimizer's state, and here
 
     def holds(self, p: Any) -> bool:
         """Tell whether the parameter still lies where it did."""
-        own, kept = _local(p, p), self.tensor
+        own, kept = local_like(p, p), self.tensor
         return (
             _where(p) == (self.joint.mesh, self._placements)
             and tuple(p.shape) == self.joint.shape
@@ -124,7 +122,7 @@ class Part:
         self.state.clear()
         for name, x in state.items():
             own = state[name] = placed(x, p)
-            self.state[name] = _local(own, p) if is_shared(own) else own
+            self.state[name] = local_like(own, p) if is_shared(own) else own
         self._pairs = {name: (x, self.state[name]) for name, x in state.items()}
 
     def close(self, p: Any, state: dict[str, Any]) -> None:
@@ -132,7 +130,7 @@ class Part:
         for name, x in self.state.items():
             if name not in self._pairs or self._pairs[name][1] is not x:
                 like = x.shape == self.tensor.shape and x.ndim
-                state[name] = _shared(x, p) if like else x
+                state[name] = shared(x, p) if like else x
                 self._pairs[name] = state[name], x
 
 
@@ -157,7 +155,7 @@ class Entered:
             return inputs
         pairs = list(zip(self._given, self.params, strict=True))
         tensors = {
-            name: {own: own_of[p] if own is p else _local(own_of[p], p) for p, own in pairs}
+            name: {own: own_of[p] if own is p else local_like(own_of[p], p) for p, own in pairs}
             for name, own_of in inputs.tensors.items()
         }
         return Inputs(inputs.scalars, tensors)
@@ -206,7 +204,7 @@ class Door:
             part = self._parts.get(p)
             if part is None or not part.holds(p):
                 part = self._parts[p] = Part(p)
-            _give(part.tensor, _local(p.grad, p))
+            give(part.tensor, local_like(p.grad, p))
             self._inside.append(p)
             entered._parts.append((p, part))
             entered.params.append(part.tensor)
@@ -225,7 +223,7 @@ class Door:
         self._inside.clear()
 
 
-def _give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
+def give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
     """Let a tensor have a gradient, of any dtype."""
     tensor.grad = None
     if grad.dtype != tensor.dtype:
@@ -233,79 +231,13 @@ def _give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
     tensor.grad = grad
 
 
-# Whole tensors.
-
-
 def started(p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Return the state of a parameter before its first step, as the optimizer keeps it."""
     layout = Layout.of(algorithm, hyperparameters)
     rule = algorithm, hyperparameters, layout
     if not (is_shared(p) and layout.flat):
-        return {name: placed(x, p) for name, x in of_plain(whole(p), *rule).items()}
+        return {name: placed(x, p) for name, x in of_plain([whole(p)], *rule)[0].items()}
     part, found = Part(p), dict[str, Any]()
-    part.state.update(of_plain(part.tensor, *rule, part.joint))
+    part.state.update(of_plain([part.tensor], *rule, [part.joint])[0])
     part.close(p, found)
     return found
-
-
-class Gathered:
-    """Whole tensors of some parameters, with gradients and states.
-
-    Attributes:
-        params: plain tensors.
-        states: of each of them.
-        inputs: by these tensors.
-    """
-
-    def __init__(
-        self, given: Sequence[Any], states: Mapping[Any, dict[str, Any]], inputs: Inputs
-    ) -> None:
-        self._given, self._states = given, states
-        self.params = [self._whole(p) for p in given]
-        pairs = list(zip(given, self.params, strict=True))
-        self.states = {
-            full: {n: whole(x) for n, x in states[p].items()} if is_shared(p) else states[p]
-            for p, full in pairs
-        }
-        tensors = {
-            name: {full: whole(own_of[p]) for p, full in pairs}
-            for name, own_of in inputs.tensors.items()
-        }
-        self.inputs = Inputs(inputs.scalars, tensors)
-
-    @staticmethod
-    def _whole(p: Any) -> Any:
-        if not is_shared(p):
-            return p
-        full = whole(p).detach()
-        _give(full, whole(p.grad))
-        return full
-
-    def put_back(self) -> None:
-        """Let each process keep its part of the parameters and states."""
-        for p, full in zip(self._given, self.params, strict=True):
-            if is_shared(p):
-                p.copy_(_distributed(full, p))
-                own = {n: placed(x, p) for n, x in self.states[full].items()}
-                self._states[p].update(own)
-
-
-def gathered(
-    given: Sequence[Any], states: Mapping[Any, dict[str, Any]], inputs: Inputs, apart: bool
-) -> Iterator[Gathered]:
-    """Yield parameters as whole tensors.
-
-    Args:
-        given: parameters with gradients.
-        states: of each of them.
-        inputs: of the algorithm.
-        apart: whether the algorithm looks at each by itself: then some are yielded at a time.
-    """
-    size, some = 0, list[Any]()
-    for p in given:
-        if apart and some and is_shared(p) and size + p.numel() > _GATHERED:
-            yield Gathered(some, states, inputs)
-            size, some = 0, []
-        size += p.numel() if is_shared(p) else 0
-        some.append(p)
-    yield Gathered(some, states, inputs)

@@ -55,14 +55,16 @@ class Plan:
         """The algorithm and its hyperparameters."""
         return self.algorithm, self.hyperparameters
 
-    def started(self, p: torch.Tensor, joint: Joint | None = None) -> dict[str, torch.Tensor]:
-        """Return the state of a parameter before its first step.
+    def started(
+        self, params: Sequence[torch.Tensor], joints: Sequence[Joint] = ()
+    ) -> list[dict[str, torch.Tensor]]:
+        """Return the state of each parameter before its first step.
 
         Args:
-            p: the parameter.
-            joint: if it is what this process holds of another one.
+            params: the parameters; one, if there are no joints.
+            joints: of each of them, if they are what this process holds of others.
         """
-        return started(p, *self.rule, self.layout, joint)
+        return started(params, *self.rule, self.layout, joints) if params else []
 
     def complete(
         self,
@@ -142,8 +144,13 @@ class Staged:
             return
         layout, program, stages = plan.layout, self._machine.program, []
 
+        fresh = [p for p in joints if not states[p]]
+        begun = plan.started(fresh, [joints[p] for p in fresh])
+        for p, state in zip(fresh, begun, strict=True):
+            states[p].update(state)
+
         def start(p: torch.Tensor) -> dict[str, torch.Tensor]:
-            return plan.started(p, joints.get(p))
+            return plan.started([p])[0]
 
         for (dtype, device), params in self._kinds.items():
             own, kernels = [states[p] for p in params], self._kernels[dtype, device]

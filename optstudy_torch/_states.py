@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,28 +163,31 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def started(
-    p: torch.Tensor,
+    params: Sequence[torch.Tensor],
     algorithm: Algorithm,
     hyperparameters: dict[str, Any],
     layout: Layout,
-    joint: Joint | None = None,
-) -> dict[str, torch.Tensor]:
-    """Return the state of a parameter before its first step.
+    joints: Sequence[Joint] = (),
+) -> list[dict[str, torch.Tensor]]:
+    """Return the state of each parameter before its first step.
 
     Args:
-        p: the parameter.
-        algorithm: of its group.
+        params: the parameters; one, if there are no joints.
+        algorithm: of their group.
         hyperparameters: of the algorithm.
         layout: of the state.
-        joint: if it is what this process holds of another parameter.
+        joints: of each of them, if they are what this process holds of other parameters: what the
+            processes tell each other of all of them is told at once.
     """
-    work = p.detach().to(WORKING_DTYPE[p.dtype])
-    backend = EAGER if joint is None else EagerPart(joint)
-    values = in_double(hyperparameters, backend)
-    state = algorithm.start(Leaves([work], backend), values)
-    fields = zip(layout.names, (leaves.values[0] for leaves in flatten(state)), strict=True)
-    own = owned(work)
-    return {name: own(x) for name, x in fields if x is not None}
+    work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
+    backend = EagerPart(joints) if joints else EAGER
+    state = algorithm.start(Leaves(work, backend), in_double(hyperparameters, backend))
+    found, fields = [], [leaves.values for leaves in flatten(state)]
+    for i, w in enumerate(work):
+        own = owned(w)
+        pairs = zip(layout.names, (values[i] for values in fields), strict=True)
+        found.append({name: own(x) for name, x in pairs if x is not None})
+    return found
 
 
 def in_double(hyperparameters: dict[str, Any], backend: Backend) -> dict[str, Any]:

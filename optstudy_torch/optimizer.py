@@ -24,8 +24,9 @@ from ._arguments import (
 )
 from ._callers import check_all_here, is_asked_by_checkpoint
 from ._flat import check_flat, has_matrices
+from ._gathered import gathered
 from ._interrupts import Uninterrupted
-from ._meshes import Door, Entered, gathered, local, placed, started, whole
+from ._meshes import Door, Entered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._saved import check_saved, complete_states, parts_of, with_tuples
 from ._states import Layout, check_fields, tensor_of
@@ -316,8 +317,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                     staged.run(plan, group["step_dtype"], entered.inputs(inputs))
                     entered.written()
                 else:
-                    apart = plan.algorithm.leafwise
-                    for some in gathered(params, self.state, inputs, apart):
+                    for some in gathered(params, self.state, inputs, plan.rule):
                         given = some.params, some.states, group
                         computed = _as_written.computed(*given, plan, some.inputs)
                         begun = True

@@ -191,6 +191,7 @@ class Exact:
         vectors: each a list of arrays, of NumPy, torch or JAX.
         given: ``loss``, ``lr``.
         measures: has ``norm``, ``cosine`` and ``angle``; every library's have the same bits.
+        to_host: returns an array as NumPy's, for the other sums.
     """
 
     def __init__(
@@ -198,8 +199,10 @@ class Exact:
         vectors: Mapping[str, Sequence[Array]],
         given: Mapping[str, Any],
         measures: Any = geometry,
+        to_host: Callable[[Any], Any] = to_numpy,
     ) -> None:
         self._vectors, self._given, self._measures = vectors, given, measures
+        self._to_host = to_host
 
     def norm(self, u: str) -> Any:
         leaves = self._list(u)
@@ -243,7 +246,7 @@ class Exact:
     def _reduce(self, kind: str, join: Callable[[Any], Any], *names: str) -> Any:
         columns = geometry.leaves(*(self._list(u) for u in names))
         parts = [
-            float(REDUCE[kind](*(to_numpy(x).astype(np.float64, copy=False) for x in row)))
+            float(REDUCE[kind](*(self._to_host(x).astype(np.float64, copy=False) for x in row)))
             for row in zip(*columns, strict=True)
         ]
         return join(np.array(parts)) if parts else np.float64(EMPTY.get(kind, math.nan))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from optstudy_core.arrays import geometry
 from optstudy_core.arrays.namespace import Array
+from optstudy_core.arrays.passes import to_numpy
 
 from .measured import EMPTY, REDUCE, Exact, Measured, Reduction, Sums
 from .quantities import OF_THE_WHOLE, QUANTITIES, reductions, select
@@ -64,6 +65,7 @@ def exact_row(
     given: Mapping[str, Any],
     layers: Mapping[str, Mapping[str, Any]] | None,
     measures: Any = geometry,
+    to_host: Callable[[Any], Any] = to_numpy,
 ) -> dict[str, Any]:
     """Return a row from exact sums.
 
@@ -74,14 +76,15 @@ def exact_row(
         given: ``loss``, ``lr`` of the whole.
         layers: for each layer, by name and in order, what is given of it; ``None`` for no layers.
         measures: see :class:`Exact`.
+        to_host: see :class:`Exact`.
     """
     each = None
     if layers is not None:
         each = {
-            layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures)
+            layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
             for i, (layer, own) in enumerate(layers.items())
         }
-    return row(head, names, Exact(vectors, given, measures), each)
+    return row(head, names, Exact(vectors, given, measures, to_host), each)
 
 
 def plain_row(

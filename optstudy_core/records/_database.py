@@ -280,7 +280,8 @@ class Lock:
             if _code(error) != sqlite3.SQLITE_BUSY:
                 raise
             raise BlockingIOError(
-                f"folder = {str(folder)!r}: a living process writes to this run"
+                f"folder = {str(folder)!r}: a living process writes to this run; of several "
+                "processes of a training one opens it, or each gives the Recorder this folder"
             ) from error
 
     def release(self) -> None:

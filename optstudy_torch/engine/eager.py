@@ -11,7 +11,7 @@ from optstudy_core.arrays.bits import size
 from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
 
 from . import rounding
-from .exact_sums import sum_of
+from .exact_sums import sum_of, sums_of
 from .joined_sums import Joint, Share
 
 
@@ -57,17 +57,21 @@ EAGER = Eager()
 
 
 class EagerPart(Eager):
-    """The same, on what this process holds of one leaf.
+    """The same, on what this process holds of leaves.
 
     Args:
-        joint: how the processes hold it together.
+        joints: for each leaf, how the processes hold it together.
     """
 
-    def __init__(self, joint: Joint) -> None:
-        self._joint = joint
+    def __init__(self, joints: Sequence[Joint]) -> None:
+        self._joints = joints
 
     def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
-        del whole  # of one leaf
-        shares: list[Any] = [Share(tree.values[0], self._joint) for tree in trees]
-        value = self.scalar_of(function, [[x] if size(x) else [] for x in shares])
-        return self.fulls([value], trees[0])
+        del whole  # a state begins leaf by leaf
+        jobs: list[Any] = []
+        for row, joint in zip(
+            zip(*(t.values for t in trees), strict=True), self._joints, strict=True
+        ):
+            shares = [Share(x, joint) for x in row]
+            jobs.append((function, [[x] if size(x) else [] for x in shares]))
+        return self.fulls(sums_of(jobs), trees[0])

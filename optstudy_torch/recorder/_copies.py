@@ -1,6 +1,8 @@
 """Copies of parameters, and how far the parameters have moved from them since.
 
-What is read here is flat: a tensor, or a difference that is formed where it is read.
+What is read here is flat: a tensor, or a difference that is formed where it is read. Of a parameter
+that several processes hold together (``DTensor``) each copies what it holds; what is measured is a
+``DTensor``, or put together layer by layer.
 """
 
 from __future__ import annotations
@@ -11,14 +13,21 @@ from typing import Any
 
 import torch
 
+from optstudy_torch._meshes import distributed, local, shared, whole
+from optstudy_torch._tensors import is_shared
+
 
 @dataclass(frozen=True)
 class Difference:
-    """θ − base, flat, formed when it is read; ``in_place``: in the memory of ``base``."""
+    """θ − base, flat, formed when it is read; ``in_place``: in the memory of ``base``.
+
+    Where ``like`` is a ``DTensor``, these are what this process holds of them.
+    """
 
     now: torch.Tensor
     base: torch.Tensor
     in_place: bool
+    like: torch.Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -32,7 +41,7 @@ class Difference:
 
     def numel(self) -> int:
         """Return how many elements it has."""
-        return self.base.numel()
+        return (self.base if self.like is None else self.like).numel()
 
     def split(self, length: int) -> list[Difference]:
         """Return parts of so many elements; the last may have fewer."""
@@ -41,7 +50,8 @@ class Difference:
 
     def formed(self) -> torch.Tensor:
         """Form it."""
-        return torch.sub(self.now, self.base, out=self.base if self.in_place else None)
+        made = torch.sub(self.now, self.base, out=self.base if self.in_place else None)
+        return made if self.like is None else of_all(made, self.like)
 
 
 Column = torch.Tensor | Difference  # flat
@@ -59,20 +69,27 @@ class Copies:
         old, self.tensors = self.tensors, {}
         for name, p in zip(names, params, strict=True):
             kept = old.get(name)
-            wanted = (p.numel(), p.dtype, p.device)
+            own = local(p)
+            wanted = (own.numel(), p.dtype, p.device)
             if kept is None or (kept.numel(), kept.dtype, kept.device) != wanted:
-                kept = torch.empty(p.numel(), dtype=p.dtype, device=p.device)
+                kept = torch.empty(own.numel(), dtype=p.dtype, device=p.device)
             self.tensors[name] = kept
         if self.tensors:
-            views = [self.tensors[n].view(p.shape) for n, p in zip(names, params, strict=True)]
-            torch._foreach_copy_(views, [p.detach() for p in params])
+            every = [local(p).detach() for p in params]
+            views = [self.tensors[n].view(p.shape) for n, p in zip(names, every, strict=True)]
+            torch._foreach_copy_(views, every)
 
     def differences(
         self, names: Sequence[str], params: Sequence[torch.Tensor], *, in_place: bool
     ) -> list[Difference | None]:
         """Return θ minus the copies; ``None`` for a parameter that was added since."""
         return [
-            Difference(p.detach().reshape(-1), self.tensors[name], in_place)
+            Difference(
+                local(p).detach().reshape(-1),
+                self.tensors[name],
+                in_place,
+                p if is_shared(p) else None,
+            )
             if name in self.tensors
             else None
             for name, p in zip(names, params, strict=True)
@@ -90,17 +107,37 @@ class Copies:
         names: Sequence[str],
         params: Sequence[torch.Tensor],
     ) -> None:
-        """Take saved copies, on the parameters' devices."""
-        self.tensors = {
-            name: saved[name].detach().reshape(-1).to(p.device, p.dtype, copy=True)
-            for name, p in zip(names, params, strict=True)
-            if name in saved
-        }
+        """Take saved copies, which are whole, on the parameters' devices."""
+        self.tensors = {}
+        for name, p in zip(names, params, strict=True):
+            if name in saved:
+                own = saved[name].detach().to(p.device, p.dtype, copy=True)
+                if is_shared(p):
+                    own = local(distributed(own.reshape(p.shape), p))
+                self.tensors[name] = own.reshape(-1)
+
+    def saved(
+        self, names: Sequence[str], params: Sequence[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return copies of them, whole; all processes have to call."""
+        known = dict(zip(names, params, strict=True))
+        found = {}
+        for name, own in self.tensors.items():
+            p = known.get(name)
+            found[name] = own.clone() if p is None else whole(of_all(own, p)).reshape(-1).clone()
+        return found
+
+
+def of_all(own: torch.Tensor, p: torch.Tensor) -> Any:
+    """Return a ``DTensor`` like a parameter from what this process holds of it, if that is one."""
+    return shared(own.view(local(p).shape), p) if is_shared(p) else own
 
 
 def flat(x: Any) -> Any:
-    """Return a tensor flat; a difference is."""
-    return x if isinstance(x, Difference) else x.reshape(-1)
+    """Return a tensor flat, and whole; a difference is, but of a ``DTensor``."""
+    if isinstance(x, Difference):
+        return x if x.like is None else flat(x.formed())
+    return whole(x).reshape(-1)
 
 
 def read(x: Column) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from optstudy_core import instruments as core
 
-from ._copies import Copies, Vectors
+from ._copies import Copies, Vectors, of_all
 
 MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
 """Names of the moments in an optimizer's state: ours, and torch's."""
@@ -87,7 +87,10 @@ class Layers:
             elif u == "displacement":
                 found[u] = origin.differences(self.names, self.params, in_place=False)
             elif u == "previous":
-                kept = [previous.tensors.get(name) for name in self.names]
+                kept = [
+                    None if (own := previous.tensors.get(name)) is None else of_all(own, p)
+                    for name, p in zip(self.names, self.params, strict=True)
+                ]
                 # An angle is between vectors of the same layers.
                 found[u] = [None] * len(kept) if any(t is None for t in kept) else kept
             else:

@@ -58,8 +58,8 @@ class State:
             "origin": self.origin,
         }
 
-    def saved(self) -> dict[str, Any]:
-        """Return it as tensors, numbers, lists and dicts: copies."""
+    def saved(self, layers: Layers) -> dict[str, Any]:
+        """Return it as tensors, numbers, lists and dicts: copies, of whole parameters."""
         return {
             "epoch_count": self.epoch_count,
             "step_count": self.step_count,
@@ -68,7 +68,7 @@ class State:
             "rates": None if self.rates is None else [float(r) for r in self.rates],
             "step_squares": None if self.step_squares is None else self.step_squares.tolist(),
             "copies": {
-                kind: {n: t.clone() for n, t in copies.tensors.items()}
+                kind: copies.saved(layers.names, layers.params)
                 for kind, copies in self.copies().items()
             },
         }

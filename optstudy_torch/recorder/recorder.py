@@ -13,12 +13,16 @@ import torch
 from optstudy_core import geometry as on_host
 from optstudy_core import instruments as core
 from optstudy_core.arrays.numbers import is_number
+from optstudy_core.arrays.passes import to_numpy
 from optstudy_torch import geometry
+from optstudy_torch._meshes import whole
 from optstudy_torch._rates import Rates
+from optstudy_torch._tensors import is_shared
 
 from ._copies import Copies, Vectors, read
 from ._layers import Layers
 from ._pending import Fetch, Pending, fetched
+from ._runs import run_in
 from ._state import State
 from ._sums import Blocks, Layout, Scratch, sum_blocks
 
@@ -48,7 +52,8 @@ class Recorder:
         every: record the steps whose number, counted from 1, is a multiple of it.
         exact: sums of epochs are exact, independent of order, split and library.
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
-            ``None``: into the lists ``epochs`` and ``steps``.
+            ``None``: into the lists ``epochs`` and ``steps``. With a folder, the first of several
+            processes writes, and the others do not.
 
     Attributes:
         epochs: rows of the epochs, where there is no run.
@@ -57,6 +62,11 @@ class Recorder:
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
     ``distance``. All in the parameters' dtype.
+
+    Parameters of FSDP2 or tensor parallel (``DTensor``): each process copies what it holds, and
+    what is measured is that of the whole, with the bits of one process. All processes make a
+    recorder and call its methods, with the same losses. Exact norms and angles join integers; plain
+    sums gather one layer at a time.
 
     Raises:
         TypeError: for an argument of the wrong kind.
@@ -96,9 +106,7 @@ class Recorder:
             self._refuse_without_optimizer()
         self._run, self._own_run = run, isinstance(run, str | PathLike)
         if self._own_run:
-            from optstudy_core.records import Run  # SQLite and more, only where asked
-
-            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
+            self._run = run_in(run, {"recorder": self._options.config})
         self.epochs: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self._pending: list[Pending] = []
@@ -248,7 +256,7 @@ class Recorder:
         self.flush()
         return {
             "config": self._options.config,
-            **self._state.saved(),
+            **self._state.saved(self._layers),
             "epochs": list(self.epochs),
             "steps": list(self.steps),
         }
@@ -338,7 +346,8 @@ class Recorder:
             arrays,
             {"loss": mean, "lr": _of(rates, 0)},
             own if self._options.per_layer else None,
-            on_host if all(p.device.type == "cpu" for p in layers.params) else geometry,
+            on_host if all(map(_is_on_host, layers.params)) else geometry,
+            lambda x: to_numpy(whole(x)),
         )
 
     def _plain_row(
@@ -370,6 +379,10 @@ class Recorder:
         return [group["lr"] for group in groups]
 
 
+def _is_on_host(p: torch.Tensor) -> bool:
+    return p.device.type == "cpu" and not is_shared(p)
+
+
 def _tensor(x: Any) -> torch.Tensor | None:
     return None if x is None else read(x)
 
@@ -389,7 +402,7 @@ def _scalar(name: str, value: Any) -> torch.Tensor:
             raise ValueError(
                 f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
             )
-        return value.detach().reshape(()).to(torch.float64, copy=True)
+        return whole(value.detach()).reshape(()).to(torch.float64, copy=True)
     if not is_number(value):
         raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors of one")
     return torch.tensor(float(value), dtype=torch.float64)

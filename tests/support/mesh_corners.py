@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from optstudy_core import Algorithm, namespace
 from optstudy_core.arrays.reductions import global_norm, leaf_norm
-from optstudy_torch import _meshes, from_core, to_torch_optim
+from optstudy_core.records import Run
+from optstudy_torch import _gathered, from_core, to_torch_optim
 
 SHAPES = [(7, 5), (1, 4), (6,)]
 
@@ -100,7 +102,7 @@ def parameters_are_replaced() -> None:
 def rules_run_as_they_are_written() -> None:
     """Some tensors are gathered at a time, but all where a rule sums over all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_meshes, "_GATHERED", 40)
+        patch.setattr(_gathered, "_GATHERED", 40)
         for name in ("sm3", "muon", BY_NORMS):
             Pair(name).step()
 
@@ -128,7 +130,7 @@ def weak(x: torch.Tensor) -> StorageWeakRef:
 
 def memory_is_another() -> None:
     """A parameter's memory, its dtype or its state are replaced between steps."""
-    for name in ("adamw", "lamb", "sm3"):
+    for name in ("adamw", "lamb", "sm3", "muon"):
         pair = Pair(name)
         pair.step()
         for p in pair.params:
@@ -152,6 +154,18 @@ def processes_compute_in_different_ways() -> None:
     for name in ("lamb", "prodigy"):
         pair = Pair(name)
         pair.optimizer.param_groups[0]["compile"] = torch.distributed.get_rank() == 0
+        pair.step()
+
+
+def states_are_given_whole() -> None:
+    """Plain tensors of the parameter's shape stand in the state; they are placed like it."""
+    for name in ("adamw", "sm3", "muon"):
+        pair = Pair(name, **{"momentum": 0.9} if name == "sm3" else {})
+        pair.step()
+        for p in pair.params:
+            own = pair.optimizer.state[p]
+            for key, x in own.items():
+                own[key] = x.full_tensor() if hasattr(x, "placements") else x
         pair.step()
 
 
@@ -239,7 +253,7 @@ def _unchanged(pair: Pair, message: str) -> Iterator[None]:
 
 def small_dtypes() -> None:
     """bfloat16 parameters, also with a float32 gradient."""
-    for name in ("adamw", "lamb", "sm3"):
+    for name in ("adamw", "lamb", "sm3", "muon"):
         pair = Pair(name, torch.bfloat16)
         pair.alone = [torch.nn.Parameter(p.detach()) for p in pair.alone]
         for _ in range(2):
@@ -248,11 +262,56 @@ def small_dtypes() -> None:
                     p.grad_dtype = torch.float32
                 _give(params, _numbers(pair.seed))
             pair.seed += 1
-            pair.single = from_core(name)(pair.alone) if pair.seed == 2 else pair.single
+            given = {"dialect": None} if name == "muon" else {}
+            pair.single = from_core(name)(pair.alone, **given) if pair.seed == 2 else pair.single
             pair.optimizer.step()
             pair.single.step()
         for p, q in zip(pair.params, pair.alone, strict=True):
             assert torch.equal(p.full_tensor(), q)
+
+
+def rows_of_the_whole() -> None:
+    """A recorder measures what it does in one process, and goes on on other processes."""
+    from optstudy_core.instruments import QUANTITIES
+    from optstudy_torch import Recorder
+
+    pair = Pair("adamw")
+    names = [name for name in QUANTITIES if name != "loss"]
+    folder = [tempfile.mkdtemp()]
+    torch.distributed.broadcast_object_list(folder)
+
+    def recorded(optimizer: Any, run: Any = None) -> Any:
+        return Recorder(optimizer, epoch=names, step=names, run=run)
+
+    def epoch(*recorders: Any) -> None:
+        for _ in range(2):
+            pair.step(1)
+            for recorder in recorders:
+                recorder.step(0.5)
+        for recorder in recorders:
+            recorder.end_epoch()
+            recorder.close()
+
+    ours, theirs = first = recorded(pair.optimizer), recorded(pair.single)
+    epoch(*first)
+    _assert_same_rows(ours, theirs)
+    others = recorded(pair.optimizer), recorded(pair.single)
+    for other, kept in zip(others, (theirs.state_dict(), ours.state_dict()), strict=True):
+        other.load_state_dict(kept)  # each goes on from what the other saved
+    written = Recorder(pair.optimizer, run=folder[0])
+    epoch(*others, written)
+    _assert_same_rows(*others)
+    assert not written.epochs
+    if torch.distributed.get_rank() == 0:
+        (row,) = Run.read(folder[0]).epochs
+        assert row["step_size"] == others[1].epochs[1]["step_size"]
+
+
+def _assert_same_rows(ours: Any, theirs: Any) -> None:
+    assert len(ours.steps) == 2 * len(ours.epochs) > 0
+    # A number is written with all its digits, and NaN is NaN.
+    assert str(ours.epochs) == str(theirs.epochs)
+    assert str(ours.steps) == str(theirs.steps)
 
 
 CORNERS: list[Callable[[], None]] = [
@@ -261,9 +320,11 @@ CORNERS: list[Callable[[], None]] = [
     memory_is_let_go_of,
     memory_is_another,
     processes_compute_in_different_ways,
+    states_are_given_whole,
     terms_begin_later,
     states_move_to_a_mesh_and_back,
     states_of_torch_optim,
     refused_steps_change_nothing,
     small_dtypes,
+    rows_of_the_whole,
 ]

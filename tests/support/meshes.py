@@ -24,7 +24,8 @@ def on_processes(worker: Callable[[], None], processes: int, folder: Path) -> No
     """Run a function on several processes, which have a group together."""
     # All are forked from one process, which has imported for seconds what each of them needs.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint"])
+    preload = ["fsdp", "checkpoint", "tensor.debug", "_functional_collectives"]
+    context.set_forkserver_preload([*(f"torch.distributed.{n}" for n in preload), "mesh_corners"])
     torch.multiprocessing.start_processes(
         _joined,
         (worker, processes, str(folder / f"store{processes}")),
@@ -75,7 +76,7 @@ def rule(name: str) -> Algorithm:
 SHAPES: dict[str, tuple[int, ...]] = {
     "even": (8, 3),
     "uneven": (7, 5),
-    "columns": (3, 5),
+    "columns": (4, 3),
     "one row": (1, 9),  # all but one process have nothing of it
     "vector": (6,),
     "replicated": (4, 6),
@@ -140,16 +141,21 @@ def assert_same(found: Any, expected: Any, what: str) -> None:
 
 
 def optimizer_of(case: Case, params: Any, **more: Any) -> Any:
-    """Return an optimizer of a case."""
+    """Return an optimizer of a case; ``muon + adamw``: matrices, and the rest in a second group."""
     from optstudy_torch import from_core
 
-    return from_core(rule(case.name))(params, dialect=case.dialect, **case.given | more)
+    first, _, rest = case.name.partition(" + ")
+    if rest:
+        params = list(params)
+        matrices, others = ([p for p in params if (p.ndim > 1) == two] for two in (True, False))
+        params = [{"params": matrices}, {"params": others, "algorithm": rest, **case.given}]
+    return from_core(rule(first))(params, dialect=case.dialect, **case.given | more)
 
 
 def inputs_of(case: Case, params: Sequence[torch.Tensor]) -> dict[str, Any]:
     """Return what the algorithm is given besides the gradients."""
     given = {"value": 1.0, "hessian": [torch.ones_like(p) for p in params]}
-    return {name: given[name] for name in rule(case.name).inputs}
+    return {name: given[name] for part in case.name.split(" + ") for name in rule(part).inputs}
 
 
 def check_states(optimizer: Any, params: Sequence[Any], case: Case) -> None:
@@ -236,22 +242,25 @@ class Model(torch.nn.Module):
 
             fully_shard(self)
 
-    def step(self, optimizer: Any, case: Case, grads: Arrays) -> None:
-        """Take a step with gradients."""
-        params = list(self.parameters())
-        for p, g in zip(params, grads, strict=True):
+    def give(self, grads: Arrays) -> None:
+        """Let the parameters have gradients."""
+        for p, g in zip(self.parameters(), grads, strict=True):
             shared: Any = p
             place = getattr(shared, "placements", None)
             p.grad = distributed(g, shared.device_mesh if place else None, place)
-        optimizer.step(None, **inputs_of(case, params))
+
+    def step(self, optimizer: Any, case: Case, grads: Arrays) -> None:
+        """Take a step with gradients."""
+        self.give(grads)
+        optimizer.step(None, **inputs_of(case, list(self.parameters())))
 
 
 WAYS: dict[str, dict[str, bool]] = {
-    "nested": {},
-    "flat": {"flatten_optimizer_state_dict": True},
     "full": {"full_state_dict": True, "cpu_offload": True},
+    "flat": {"flatten_optimizer_state_dict": True},
+    "nested": {},
 }
-"""Options of ``torch.distributed.checkpoint``, by name."""
+"""Options of ``torch.distributed.checkpoint``, by name; saved in this order."""
 
 
 def saved(cases: Sequence[Case], folder: Path, *ways: str) -> None:
@@ -267,7 +276,15 @@ def saved(cases: Sequence[Case], folder: Path, *ways: str) -> None:
     for way in ways:
         options = StateDictOptions(**WAYS[way])
         kept = {name: _states(*run, options) for name, run in runs.items()}
-        if way != "full":
+        if way == "nested":  # training goes on while it is saved
+            # Steps and the thread that saves wait for each other in one group.
+            own = torch.distributed.new_group(backend="gloo")
+            saving: Any = dcp.async_save(kept, checkpoint_id=folder / way, process_group=own)
+            for case in cases:
+                model, optimizer = runs[case.name]
+                model.step(optimizer, case, case.grads[-1])
+            saving.result()
+        elif way != "full":
             dcp.save(kept, checkpoint_id=folder / way)
         elif torch.distributed.get_rank() == 0:
             torch.save(kept, folder / way)
@@ -320,22 +337,20 @@ def _states(model: Model, optimizer: Any, options: Any) -> dict[str, Any]:
 # What is sent.
 
 
-def sent(cases: Sequence[Case], expected: Sequence[dict[str, int]]) -> None:
-    """Count what a step sends, by the kind of communication: of a :class:`Model` under FSDP2."""
+def sent(cases: Sequence[Case], expected: Sequence[Sequence[dict[str, int]]]) -> None:
+    """Count what each step sends, by the kind of communication: of a :class:`Model` under FSDP2."""
     from torch.distributed.tensor.debug import CommDebugMode
 
-    for case, counts in zip(cases, expected, strict=True):
+    for case, steps in zip(cases, expected, strict=True):
         model = Model(case.begin)
         optimizer = optimizer_of(case, model.parameters())
-        model.step(optimizer, case, case.grads[0])
-        for p, g in zip(model.parameters(), case.grads[1], strict=True):
-            shared: Any = p
-            p.grad = distributed(g, shared.device_mesh, shared.placements)
-        inputs = inputs_of(case, list(model.parameters()))
-        with CommDebugMode() as mode:
-            optimizer.step(None, **inputs)
-        found = {op.__name__.partition(".")[0]: n for op, n in mode.get_comm_counts().items()}
-        assert found == counts, (case.name, found)
+        for grads, counts in zip(case.grads, steps, strict=True):
+            model.give(grads)
+            inputs = inputs_of(case, list(model.parameters()))
+            with CommDebugMode() as mode:
+                optimizer.step(None, **inputs)
+            found = {op.__name__.partition(".")[0]: n for op, n in mode.get_comm_counts().items()}
+            assert found == counts, (case.name, found)
 
 
 # Every way to train on several processes.

@@ -52,34 +52,54 @@ def cases(
     return found
 
 
+def of_two(first: str, rest: str, steps: int) -> meshes.Case:
+    """Return a training of matrices by one rule, and of all else by another, in one optimizer."""
+    pair = [cases([name], meshes.LAYERS, steps)[0] for name in (first, rest)]
+    two = [len(shape) > 1 for shape in meshes.LAYERS.values()]
+    ends, states = (
+        [own[0] if matrix else own[1] for matrix, *own in zip(two, *both, strict=True)]
+        for both in ([c.ends for c in pair], [c.states for c in pair])
+    )
+    return pair[0]._replace(name=f"{first} + {rest}", ends=ends, states=states)
+
+
 FLAT, SOME = "flat parameters of FSDP1", "some of the parameters"
 """Of messages, why a rule is refused."""
 
-SENT: dict[str, dict[str, int]] = {
-    "adamw": {},
-    "sophia": {},
-    "lamb": {"allreduce_": 2},
-    "dog": {"allreduce_": 2},
-    "momo": {"allreduce_": 2},
-    "sm3": {"all_gather_into_tensor": 13},
+TWO, FOUR = {"allreduce_": 2}, {"allreduce_": 4}
+ONCE, AND_BACK = {"alltoall_base_": 1}, {"alltoall_base_": 2}
+BEGINS = {"all_gather_into_tensor": 4}  # a state begins with what its parameter is
+SENT: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "adamw": ({}, {}),
+    "sophia": ({}, {}),
+    "lamb": (TWO, TWO),
+    "dog": (FOUR, TWO),
+    "momo": (TWO, TWO),
+    "sm3": (BEGINS | ONCE, ONCE),
+    "muon": (BEGINS | AND_BACK, AND_BACK),
+    "shampoo": (BEGINS | AND_BACK, AND_BACK),
 }
-"""What a step sends of four tensors: elementwise nothing, sums two reductions a phase."""
+"""What the first step and the second send of four tensors.
+
+Elementwise rules send nothing, sums two reductions a phase (that of a norm in the first state is
+one more), rules of rows and columns all pieces at once, those of matrices the results as well.
+"""
 
 
 @NO_GROUP
 def test_two_processes_and_a_checkpoint_for_one(tmp_path: Path) -> None:
-    kept = cases([*QUICK, "momo"], meshes.LAYERS, 4)
+    kept = [*cases([*QUICK, "momo"], meshes.LAYERS, 4), of_two("muon", "adamw", 4)]
     sent = cases(SENT, meshes.LAYERS, 2)
     quick = meshes.worker(
         meshes.in_turn,
         meshes.worker(meshes.trainings, cases(QUICK, steps=4), 2),
         meshes.worker(meshes.sent, sent, list(SENT.values())),
-        meshes.worker(meshes.saved, kept, tmp_path, "nested", "full"),
+        meshes.worker(meshes.saved, kept, tmp_path, "full", "nested"),
         meshes.worker(meshes.ways_to_train, [("ZeRO", "dog", SOME)]),
         *mesh_corners.CORNERS,
     )
     meshes.on_processes(quick, 2, tmp_path)
-    meshes.loaded(kept, tmp_path, "nested", "full")
+    meshes.loaded(kept, tmp_path, "full", "nested")
 
 
 @pytest.mark.slow
