@@ -17,7 +17,7 @@ import pytest
 import torch
 from harness import slow
 
-from optstudy_torch import Adafactor, Adam, _as_written, _plans, _states, from_core, optimizer
+from optstudy_torch import Adafactor, Adam, _as_written, _plans, _states, classes, from_core
 from optstudy_torch._interrupts import Uninterrupted
 from optstudy_torch._plans import Staged
 from optstudy_torch._recent import Recent
@@ -66,20 +66,20 @@ def test_optimizers_in_threads_have_the_bits_of_one_thread(
     expected = list(map(trained, RULES))
     for module, table in ((_plans, "_MACHINES"), (_states, "_LAYOUTS")):  # made again, in threads
         monkeypatch.setattr(module, table, Recent(64))
-    monkeypatch.setattr(optimizer, "_CLASSES", {})
+    monkeypatch.setattr(classes, "_CLASSES", {})
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(trained, RULES)) == expected
 
 
 def test_a_class_is_made_once_in_whatever_threads(monkeypatch: Any) -> None:
-    monkeypatch.setattr(optimizer, "_CLASSES", {})
-    make, together = optimizer._make_class, threading.Barrier(2)
+    monkeypatch.setattr(classes, "_CLASSES", {})
+    make, together = classes._make_class, threading.Barrier(2)
 
     def made(algorithm: Any) -> Any:
         together.wait(5)
         return make(algorithm)
 
-    monkeypatch.setattr(optimizer, "_make_class", made)
+    monkeypatch.setattr(classes, "_make_class", made)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(from_core, ["adam", "adam"])
     assert first is second
