@@ -34,7 +34,8 @@ def test_the_fields_are_called_so(name: str, kind: str, names: dict[str, str]) -
     optimizer = vars(keras.optimizers)[title](**GIVEN.get(name, GIVEN.get(title, {})))
     optimizer.build([keras.Variable(np.zeros(shape), name="w") for shape in ((3, 4), (4,))])
     paths = {v.path.rpartition("/")[2].removeprefix("w_") for v in optimizer.variables}
-    assert {*names.values()} == paths - {"learning_rate", "w", "variable"} - _unread(names)
+    named = {path for path in paths if not path.startswith("variable")}  # else "variable_5"
+    assert {*names.values()} == named - {"learning_rate", "w"} - _unread(names)
     state = ALGORITHMS[name].state_type._fields
     assert {*state} - names.keys() == NAMELESS.get(title, set())
 

@@ -75,7 +75,7 @@ def pair_of(parted=0, gradients=0, optimizer=None, by=1e-7) -> pairs.EpochPair:
 def test_the_conclusion_says_what_was_measured():
     assert twins.conclude([pair_of()]).startswith("The two trainings do not part")
     because = twins.conclude([pair_of(parted=2, gradients=3)])
-    assert "part in epoch 1 because of their gradients" in because
+    assert "diverge in epoch 1 because of their gradients" in because
     assert "step 3 of epoch 1" in because
     assert "in an order of its own" in because
     assert "more than rounding" in twins.conclude([pair_of(parted=2, gradients=3, by=0.1)])
