@@ -37,7 +37,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"lr": 1e-2, "momentum": 0.9, "nesterov": True}),
     ("Adafactor", {"momentum": 0.5}),
     ("LAMB", {"lr": 1e-2}),
-    ("Muon", {"lr": 1e-2}),
+    ("Muon", {"lr": 1e-2, "dialect": "paper"}),
     ("ScheduleFreeAdamW", {"lr": 1e-2}),
     ("SM3", {"lr": 1e-2}),
     ("Prodigy", {}),
