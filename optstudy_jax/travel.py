@@ -181,18 +181,10 @@ def import_run(
         else:
             told = compared(tx, params, plan.groups, prefix)
         state = _state(tx, made, params, prefix, plan)
-        if found.sample is not None and (forward or not isinstance(model, Mapping | list | tuple)):
-            try:
-                sample = _sampled(made, arrays, found.sample.inputs, forward)
-            except Exception as error:
-                raise ValueError(
-                    f"sample: the model does not take it ({type(error).__name__}: {error}); say in "
-                    "forward= how it is called"
-                ) from error
-            files.check_output(sample.output, found.sample, found.outline.dtypes)
-            proved = True
-        else:
-            proved = False
+        is_called = bool(forward) or not isinstance(model, Mapping | list | tuple)
+        proved = found.sample is not None and is_called
+        if proved:
+            files.prove(lambda inputs: _sampled(made, arrays, inputs, forward), found)
     told += plan.notes(proved)
     written = made.write(arrays)
     result = _written(optimizer, tx, state, written, found.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -169,10 +169,12 @@ def import_run(
             state = plan.state(by_id[id(p)])
             if state is not None:
                 saved["state"][i] = {k: torch.from_numpy(np.array(x)) for k, x in state.items()}
-        if found.sample:
-            _prove(model, own, found, forward)
+        proved = found.sample is not None
+        if proved:
+            tried = _copy_with(model, own)
+            files.prove(lambda inputs: _sampled(tried, _on(tried, inputs), forward), found)
         _put(optimizer, scheduler, saved, found, tensors, own)
-    told = plan.notes(proved=found.sample is not None)
+    told = plan.notes(proved)
     return Imported(optimizer, found.steps, tuple(told), plan.names)
 
 
@@ -312,22 +314,17 @@ def _call(model: torch.nn.Module, *inputs: Any) -> Any:
     return model(*inputs)
 
 
-def _prove(
-    model: torch.nn.Module, own: Mapping[str, torch.Tensor], found: Training, forward: Any
-) -> None:
-    assert found.sample is not None
+def _copy_with(model: torch.nn.Module, own: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """Return a copy of the model that has these parameters and buffers."""
     tried = copy.deepcopy(model)
-    device = next((x.device for x in tried.parameters()), torch.device("cpu"))
     _write(tensors_of(tried), own)
-    inputs = tuple(torch.from_numpy(np.array(x)).to(device) for x in found.sample.inputs)
-    try:
-        output = _sampled(tried, inputs, forward).output
-    except Exception as error:
-        raise ValueError(
-            f"sample: the model does not take it ({type(error).__name__}: {error}); say in "
-            "forward= how it is called"
-        ) from error
-    files.check_output(output, found.sample, found.outline.dtypes)
+    return tried
+
+
+def _on(model: torch.nn.Module, inputs: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+    """Return arrays as tensors on the device of a model."""
+    device = next((x.device for x in model.parameters()), torch.device("cpu"))
+    return tuple(torch.from_numpy(np.array(x)).to(device) for x in inputs)
 
 
 def _write(tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:

@@ -317,8 +317,7 @@ def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, fl
     """
     known = isinstance(coefficients, str) and coefficients in COEFFICIENTS
     given = COEFFICIENTS[coefficients] if known else coefficients
-    one = isinstance(given, tuple | list) and len(given) == 3 and all(map(is_number, given))
-    found = [given] * STEPS if one else given
+    found = [given] * STEPS if _is_triple(given) else given
     if (
         not isinstance(found, tuple | list)
         or not all(_is_triple(t) for t in found)
@@ -328,7 +327,7 @@ def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, fl
             f"ns_coefficients = {coefficients!r}: allowed are a triple of finite numbers, a tuple "
             f"with a triple for each iteration, and {', '.join(map(repr, COEFFICIENTS))}"
         )
-    whole = [(float(a), float(b), float(c)) for a, b, c in found]
+    whole: list[Any] = [tuple(triple) for triple in found]
     if steps is None:
         return whole
     return [*whole[:steps], *whole[-1:] * (steps - len(whole))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -230,7 +230,28 @@ def _count(value: Any, most: int = 2**31) -> int:
 _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
-def check_output(found: Array, sample: Sample, dtypes: Mapping[str, str]) -> None:
+def prove(computed: Callable[[Sequence[Array]], Sample], training: Training) -> None:
+    """Refuse a model that does not give the output of a file's sample.
+
+    Args:
+        computed: from the sample's inputs, what the model makes of them.
+        training: of a file with a sample.
+
+    Raises:
+        ValueError: if the model does not take the inputs, or its output is another.
+    """
+    assert training.sample is not None
+    try:
+        found = computed(training.sample.inputs)
+    except Exception as error:
+        raise ValueError(
+            f"sample: the model does not take it ({type(error).__name__}: {error}); say in "
+            "forward= how it is called"
+        ) from error
+    _check_output(found.output, training.sample, training.outline.dtypes)
+
+
+def _check_output(found: Array, sample: Sample, dtypes: Mapping[str, str]) -> None:
     """Refuse a model whose output is not the exported model's, to rounding.
 
     Args:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -15,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from harness import ROOT, definition, draw, fields, inputs_for, same, slow, start
+from harness import definition, draw, fields, inputs_for, on_eight_devices, same, slow, start
 from jax.extend.core import jaxprs_in_params
 
 from optstudy_core import ALGORITHMS, Algorithm
@@ -298,17 +295,4 @@ for x, place in zip(moved, places):
 
 def test_sharded_over_eight_devices() -> None:
     """Without communication, under both kinds of meshes."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    on_eight_devices(SHARDED)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import flax.nnx as nnx
@@ -20,11 +18,11 @@ from flax.training.train_state import TrainState
 from harness import (
     DELAYED,
     HEAVY_BALL,
-    ROOT,
     definition,
     draw,
     fields,
     inputs_for,
+    on_eight_devices,
     same,
     slow,
     slow_unless_quick,
@@ -573,22 +571,7 @@ assert state.inner.m[0].sharding.is_equivalent_to(params[0].sharding, 2)
 
 
 def test_sharded_over_eight_devices() -> None:
-    environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PATH": "/usr/bin:/bin",
-    }
-    root = ROOT
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    on_eight_devices(SHARDED)
 
 
 @pytest.mark.parametrize("wrap", ["no", "inject", "finite", "multi"])

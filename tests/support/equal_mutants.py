@@ -124,7 +124,7 @@ EQUIVALENT = {
     ("muon", "update", "grad", "m"): ONLY_THE_SHAPE,
     ("muon", "update", "1.0", "1.0000000000000002"): ROOT_OF_ONE,
     ("muon", "update", "max(inputs, 1)", "max(1, inputs)"): COMMUTES,
-    ("muon", "triples", "len(given) == 3", "len(given) >= 3"): "four numbers are no triple either",
+    ("muon", "triples", "found", "given"): "of one triple both are full, and tuples",
     ("muon", "update", "max(outputs, inputs)", "max(inputs, outputs)"): COMMUTES,
     ("muon", "update", "1", "0.5"): "without inputs the matrix is empty, and else there is one",
     (

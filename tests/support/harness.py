@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +24,24 @@ Hyperparameters = dict[str, Any]
 
 QUICK = frozenset({"sgd", "adam", "madgrad"})
 """Algorithms that `make test` compiles, of every form and length; `make test-all` takes all."""
+
+
+def on_eight_devices(code: str) -> None:
+    """Run code in a process whose CPU is eight devices to JAX."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def slow(*values: Any, **given: Any) -> Any:
