@@ -85,6 +85,7 @@ def update(
     eps_root: Any = 0.0,
     proximal_decay: bool = True,
     complement_weight: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[AdanState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -102,6 +103,7 @@ def update(
         eps_root: added inside the root, ≥ 0 (optax).
         proximal_decay: divide by 1 + lr·λ instead of subtracting lr·λ·θ.
         complement_weight: weigh the difference by κ = 1 − β₂ (optax) instead of β₂.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -128,5 +130,5 @@ def update(
     direction = (lr / c1) * m + ((lr * weight) / c2) * v
     step = -direction / (bias_correction.root(n, c3, eps_root) + eps)
     decay = terms.proximal_decay if proximal_decay else terms.decoupled_decay
-    step = decay(step, params, lr=lr, weight_decay=weight_decay)
+    step = decay(step, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay)
     return AdanState(m, v, n, g, t), step

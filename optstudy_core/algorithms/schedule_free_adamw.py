@@ -76,6 +76,7 @@ def update(
     equal_weights: bool = False,
     late_warmup: bool = False,
     bias_in_lr: bool = False,
+    cautious_decay: bool = False,
 ) -> tuple[ScheduleFreeAdamWState, Array]:
     """Return the new state and the step, which is added to the parameters.
 
@@ -93,6 +94,7 @@ def update(
         equal_weights: weigh all steps alike instead of by the square of the largest rate so far.
         late_warmup: take the step before's rate in the warm-up, which begins with 0 (optax).
         bias_in_lr: correct the bias of the root in the rate, for the decay and the weights as well.
+        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -119,7 +121,8 @@ def update(
         rate, base = doubles.sqrt(c2) * rate, doubles.sqrt(c2) * base
     else:
         root = root / doubles.sqrt(c2)
-    u = decoupled_decay(-base * g / (root + eps), params, lr=base, weight_decay=weight_decay)
+    u = -base * g / (root + eps)
+    u = decoupled_decay(u, params, lr=base, weight_decay=weight_decay, cautious=cautious_decay)
     average, step = schedule_free.advance(
         state.average, u, params, rate=rate, b1=b1, equal_weights=equal_weights
     )

@@ -43,15 +43,16 @@ def decoupled_decay(
     """
     if absent(weight_decay):
         return step
-    decay = (lr * weight_decay) * needed(params, "weight_decay")
-    if cautious:
-        xp = namespace(step)
-        decay = xp.where(xp.sign(step) * params <= 0, decay, 0.0)  # a product could underflow
-    return step - decay
+    decayed = step - (lr * weight_decay) * needed(params, "weight_decay")
+    return _cautious(step, params, decayed) if cautious else decayed
 
 
-def proximal_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
+def proximal_decay(
+    step: Array, params: Array, *, lr: Any, weight_decay: Any, cautious: bool = False
+) -> Array:
     """Return a step with decay towards zero from where it leads: (θ + step) / (1 + lr·λ) − θ.
+
+    ``cautious`` is that of :func:`decoupled_decay`.
 
     Raises:
         ValueError: if there is decay and ``params`` is ``None``.
@@ -59,7 +60,14 @@ def proximal_decay(step: Array, params: Array, *, lr: Any, weight_decay: Any) ->
     if absent(weight_decay):
         return step
     rate = lr * weight_decay
-    return (step - rate * needed(params, "weight_decay")) / (1 + rate)
+    decayed = (step - rate * needed(params, "weight_decay")) / (1 + rate)
+    return _cautious(step, params, decayed) if cautious else decayed
+
+
+def _cautious(step: Array, params: Array, decayed: Array) -> Array:
+    """Return ``decayed`` where step·θ ≤ 0, and ``step`` elsewhere."""
+    xp = namespace(step)
+    return xp.where(xp.sign(step) * params <= 0, decayed, step)  # step·θ itself could underflow
 
 
 def needed(params: Array, argument: str) -> Array:

@@ -37,17 +37,19 @@ def test_the_decay_of_an_element_is_whole_or_absent(name: str) -> None:
     cautious = steps(name, weight_decay=0.5, cautious_decay=True)
     theta = np.array([4.0, -4.0, 0.0, 2.0, -2.0], np.float32)
     seen = set()
-    for none, full, own in zip(without, whole, cautious, strict=True):
+    same = 1 if name.startswith("schedule_free") else None  # its state has a copy of the parameters
+    for none, full, own in list(zip(without, whole, cautious, strict=True))[:same]:
         towards = np.sign(none) * theta <= 0
         assert np.array_equal(own, np.where(towards, full, none))
         seen |= {*towards[full != none].tolist()}
     assert seen == {True, False}
 
 
-def test_a_product_that_underflows_keeps_its_sign() -> None:
-    tiny = np.float32([1e-30, -1e-30])
+@pytest.mark.parametrize("decay", [terms.decoupled_decay, terms.proximal_decay])
+def test_a_product_that_underflows_keeps_its_sign(decay: Any) -> None:
+    tiny = np.float32([1e-30, -3e-30])
     given = {"lr": 1.0, "weight_decay": 0.5, "cautious": True}
-    step = terms.decoupled_decay(np.float32([1e-30, 1e-30]), tiny, **given)
+    step = decay(np.float32([1e-30, 1e-30]), tiny, **given)
     assert step[0] == np.float32(1e-30)  # away from zero
     assert step[1] > np.float32(1e-30)  # towards it: more of it
 
