@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import torch as _torch  # noqa: F401  (where it is missing, it is missed now and not later)
-
 from optstudy_core import ALGORITHMS
 from optstudy_core import __version__ as __version__
+from optstudy_core._extras import extra
 from optstudy_core._lazy import Lazy
+
+with extra("torch"):  # missed now, not at the first optimizer
+    import torch as _torch  # noqa: F401
 
 if TYPE_CHECKING:  # what _lazy imports
     from . import geometry as geometry

@@ -7,10 +7,12 @@ has the Hypothesis strategies.
 from __future__ import annotations
 
 from optstudy_core import Algorithm
+from optstudy_core._extras import extra
 
-from .cases import Case, cases, hyperparameters
-from .compare import Difference, ulp_distance
-from .suite import Cell, Report, check, replay, write_failure
+with extra("parity"):
+    from .cases import Case, cases, hyperparameters
+    from .compare import Difference, ulp_distance
+    from .suite import Cell, Report, check, replay, write_failure
 
 __all__ = [
     "Algorithm",

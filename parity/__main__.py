@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
 from optstudy_core import ALGORITHMS
+from optstudy_core._extras import extra
 
 from . import backends, conformance
 from .epochs import METHODS
@@ -29,6 +26,11 @@ from .suite import (
     replay,
 )
 from .suite import write_failure as write
+
+with extra("parity"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,23 +23,26 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console
+from optstudy_core._extras import extra
 
-from optstudy_core import ALGORITHMS
-from optstudy_core.arrays.numbers import nearest
-from optstudy_core.catalogue.hyperparameters import RANGES
-from studies.problems.table import QUICK, STUDIES, check_name, load
+with extra("studies"):
+    from rich.console import Console
 
-from .comparisons.compare import VARIED, Comparison, cores, values
-from .comparisons.everything import Everything, Part
-from .comparisons.journey import Travel
-from .comparisons.processes import TerminatedError, terminable
-from .comparisons.runner import Plan, Prepared, Twins
-from .learners.methods import METHODS, PLAIN
-from .learners.optimizer import Optimizer
-from .learners.training import BACKENDS, installed_backends
-from .report import Report
-from .study import DEVICES
+    from optstudy_core import ALGORITHMS
+    from optstudy_core.arrays.numbers import nearest
+    from optstudy_core.catalogue.hyperparameters import RANGES
+    from studies.problems.table import QUICK, STUDIES, check_name, load
+
+    from .comparisons.compare import VARIED, Comparison, cores, values
+    from .comparisons.everything import Everything, Part
+    from .comparisons.journey import Travel
+    from .comparisons.processes import TerminatedError, terminable
+    from .comparisons.runner import Plan, Prepared, Twins
+    from .learners.methods import METHODS, PLAIN
+    from .learners.optimizer import Optimizer
+    from .learners.training import BACKENDS, installed_backends
+    from .report import Report
+    from .study import DEVICES
 
 DEFAULT_ALGORITHMS = ("sgd", "adam")
 DEFAULT_SEED = 2021

@@ -19,7 +19,7 @@ from optstudy_core.arrays.numbers import ANY, is_number
 from optstudy_core.catalogue.citation import field
 from optstudy_core.catalogue.hyperparameters import RANGES
 
-from . import docstrings, equations, paths
+from . import docstrings, equations, paths, usage
 
 _FOLDER = pathlib.Path(__file__).parents[1]
 GENERATED = _FOLDER / "_generated" / "algorithms"
@@ -66,11 +66,13 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
     parts = [
         f"# {algorithm.title}",
         _sentence(first.partition(": ")[2] or first),
-        f"`optstudy_torch.{algorithm.title}`, `optstudy_jax.{algorithm.name}`, "
-        f"`optstudy_core.{algorithm.name}`",
+        f"{{py:class}}`optstudy_torch.{algorithm.title}`, "
+        f"{{py:func}}`optstudy_jax.{algorithm.name}`, "
+        f"[`optstudy_core.{algorithm.name}`](#the-function)",
+        "## In use",
+        usage.shown(algorithm),
         "## Equations",
         _rst(equations.with_directives(rest)),
-        *_in_use(algorithm),
         "## Where it goes",
         f"![Paths on three functions of two variables]({algorithm.name}.svg)",
         paths.CAPTION + f" {paths.MATRIX}" * (algorithm.name in paths.FOR_MATRICES),
@@ -78,7 +80,6 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _state(algorithm),
         *_elsewhere(algorithm),
         "## Hyperparameters and dialects",
-        "`dialect` selects which library's formulas and defaults to use; the first is the default.",
         _hyperparameters(algorithm),
         "## Conformance",
         _measured(algorithm, conformance),
@@ -87,6 +88,8 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         "Every line has an anchor: click its number. Functions and classes have one by name, which "
         "stays theirs when lines move:",
         _source(pathlib.Path(module.__file__)),
+        "## Signatures",
+        usage.signatures(algorithm),
         "## How to cite",
         "The sources, and this implementation at its version. Into a bibliography of BibTeX: "
         f"`python -m optstudy_core cite {algorithm.name} >> references.bib`, and then "
@@ -98,24 +101,6 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-IN_USE = {"muon": "Several algorithms in one optimizer"}
-"""The section of the how-to that shows an algorithm in use, by its two blocks in Python."""
-
-
-def _in_use(algorithm: Algorithm) -> list[str]:
-    """Return the beginning of that section, in PyTorch and in Flax, if there is one."""
-    title = IN_USE.get(algorithm.name)
-    if title is None:
-        return []
-    text = (_FOLDER / "howto.md").read_text(encoding="utf-8").partition(f"\n## {title}\n")[2]
-    shown = re.match(r"(.*?^```python\n.*?^```\n){2}", text, re.MULTILINE | re.DOTALL)
-    if shown is None:
-        raise ValueError(f"howto.md has no section {title!r} with two blocks in Python")
-    anchor = title.lower().replace(" ", "-")
-    more = f"[The rest](../../howto.md#{anchor}): heads, layers of your own, cautious weight decay."
-    return ["## In use", shown[0].strip(), more]
 
 
 def _sentence(text: str) -> str:
@@ -163,21 +148,37 @@ def _cell(text: str) -> str:
 
 
 def _hyperparameters(algorithm: Algorithm) -> str:
+    """Return two narrow tables: each argument, and what the other dialects do differently."""
     text = inspect.cleandoc(algorithm.update.__doc__ or "")
-    dialects = sorted(algorithm.dialects, key=lambda name: name != algorithm.default_dialect)
-    values = {name: algorithm.defaults(name) for name in dialects}
     rows = []
-    for name, default in algorithm.defaults().items():
-        own = [values[dialect][name] for dialect in dialects]
-        shown = [f"`{value}`" for value in own]
-        if len(set(map(repr, own))) > 1:
-            shown = [f"**{value}**" if repr(v) != repr(own[0]) else value
-                     for value, v in zip(shown, own, strict=True)]  # fmt: skip
-        allowed = str(RANGES.get(name, ANY)) if is_number(default) else ""
-        meaning = _cell(described(text, name).removeprefix(": "))
-        rows.append(f"| `{name}` | " + " | ".join(shown) + f" | {meaning} | {allowed} |")
-    heads = ["", *dialects, "meaning", "allowed"]
-    return "\n".join(["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|", *rows])
+    for name, default in algorithm.defaults(algorithm.default_dialect).items():
+        meaning = _cell(described(text, name).removeprefix(": ")).removesuffix(".")
+        if is_number(default) and not re.search(r"[≥>≤<]| in \[", meaning):
+            meaning += f"; {RANGES.get(name, ANY)}"
+        rows.append(f"| `{name}` | `{default}` | {meaning} |")
+    head = ["| argument | default | meaning and range |", "| --- | --- | --- |"]
+    return "\n".join([*head, *rows, "", *_dialects(algorithm)])
+
+
+def _dialects(algorithm: Algorithm) -> list[str]:
+    """Return the table of the arguments that the dialects set differently."""
+    names = sorted(algorithm.dialects, key=lambda name: name != algorithm.default_dialect)
+    values = [algorithm.defaults(name) for name in names]
+    rows = [
+        f"| `{argument}` | " + " | ".join(f"`{own[argument]}`" for own in values) + " |"
+        for argument in values[0]
+        if len({repr(own[argument]) for own in values}) > 1
+    ]
+    if not rows:
+        return []
+    heads = ["", *(f'`"{name}"`' for name in names)]
+    return [
+        "`dialect` selects which library's formula and defaults to use. The first is the default.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "| --- " * len(heads) + "|",
+        *rows,
+    ]
 
 
 def _conformance() -> dict[str, list[str]]:

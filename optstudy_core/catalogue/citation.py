@@ -7,7 +7,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from optstudy_core._version import __date__, __version__
+from optstudy_core._version import REPOSITORY, __date__, __version__
 from optstudy_core.arrays.numbers import nearest
 
 from .algorithm import Algorithm
@@ -64,11 +64,11 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
         name, keys = found.name, found.bibtex
     entries = [entry(key) for key in keys]
     if implementation:
-        entries.append(_implementation(name, __version__, __date__))
+        entries.append(_implementation(name, __version__, __date__, REPOSITORY))
     return "\n\n".join(entries)
 
 
-def _implementation(name: str, version: str, date: str) -> str:
+def _implementation(name: str, version: str, date: str, repository: str) -> str:
     """Return the BibTeX entry of one pure function of this project.
 
     The digest is of the file's bytes, so that a reader can tell which lines were run. The entry's
@@ -78,6 +78,7 @@ def _implementation(name: str, version: str, date: str) -> str:
         name: of the algorithm or the wrapper.
         version: of this project.
         date: of its release, year first; empty: it is not released.
+        repository: the address of the repository; empty: there is none.
 
     Raises:
         ValueError: if there is no such file: a rule of one's own, or a wrapped one.
@@ -94,6 +95,7 @@ def _implementation(name: str, version: str, date: str) -> str:
             "  title   = {optstudy: neural-network optimizers written once, with the same bits on",
             "             {NumPy}, {PyTorch} and {JAX}},",
             f"  howpublished = {{Version {version}}},",
+            *[f"  url     = {{{repository}}},"] * bool(repository),
             f"  note    = {{The pure function {shown};",
             f"             SHA-256 of the file begins with {digest.hexdigest()[:32]}}},",
             f"  year    = {{{date[:4] or 'n.d.'}}}",

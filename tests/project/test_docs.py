@@ -11,9 +11,13 @@ import sys
 import types
 import urllib.parse
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import ROOT
+import torch
+from flax import nnx
+from harness import ROOT, slow_unless_quick
 
 import optstudy_core
 import optstudy_jax
@@ -313,14 +317,38 @@ def test_a_citation_names_the_very_file():
     )
 
 
-def test_an_algorithm_in_use_is_a_section_of_the_how_to(monkeypatch):
+IN_USE = ("adam", "polyak_sgd", "sophia", "cocob")  # one for each form that the blocks have
+
+
+@pytest.mark.parametrize("name", slow_unless_quick([n for n in ALGORITHMS if n != "muon"], IN_USE))
+def test_the_beginning_of_a_page_runs(name, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    usage = importlib.import_module("_extensions.usage")
+    model = torch.nn.Linear(3, 2)
+    loss, before = (model(torch.ones(4, 3)) ** 2).mean(), model.weight.detach().clone()
+    exec(usage.torch_code(ALGORITHMS[name]), {"model": model, "loss": loss})
+    net = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    kernel = jnp.copy(net.kernel[...])
+
+    def loss_of(params):
+        return jnp.mean((jnp.ones((4, 3)) @ params["kernel"][...] + params["bias"][...]) ** 2)
+
+    loss, gradients = jax.value_and_grad(loss_of)(nnx.state(net, nnx.Param))
+    given = {"model": net, "loss": loss, "loss_of": loss_of, "key": jax.random.key(0)}
+    exec(usage.jax_code(ALGORITHMS[name]), {**given, "gradients": gradients})
+    still = name in {"adopt", "soap"}  # the first gradient only starts their averages
+    assert torch.equal(model.weight, before) == still
+    assert jnp.array_equal(net.kernel[...], kernel) == still
+
+
+def test_the_page_of_muon_begins_with_a_section_of_the_guide(monkeypatch):
     pytest.importorskip("pygments")
     monkeypatch.syspath_prepend(DOCS)
     pages = importlib.import_module("_extensions.algorithm_pages")
     shown = pages.page(ALGORITHMS["muon"], [])
     assert "optstudy_torch.Muon(" in shown
     assert "optax.multi_transform(rules" in shown
-    assert "## In use" not in pages.page(ALGORITHMS["sgd"], [])
-    monkeypatch.setitem(pages.IN_USE, "sgd", "A section that is not there")
+    usage = importlib.import_module("_extensions.usage")
+    monkeypatch.setitem(usage.SECTIONS, "sgd", "A section that is not there")
     with pytest.raises(ValueError, match="no section 'A section that is not there'"):
         pages.page(ALGORITHMS["sgd"], [])

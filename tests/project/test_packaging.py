@@ -13,6 +13,8 @@ import pytest
 from harness import ROOT
 
 import optstudy_core
+from optstudy_core._version import REPOSITORY
+from optstudy_core.catalogue import citation
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +124,53 @@ def test_the_wheel_alone_works_in_a_clean_environment(
             cwd=tmp_path,
             check=False,
         )
-        assert f"No module named '{absent}'" in refusal.stderr
+        assert f"pip install 'optstudy[{absent}]'" in refusal.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "extra"),
+    [
+        ("import optstudy_torch", "torch", "torch"),
+        ("import optstudy_jax", "jax", "jax"),
+        ("import parity", "hypothesis", "parity"),
+        ("import studies.__main__", "rich", "studies"),
+    ],
+)
+def test_a_missing_package_names_the_extra(command: str, missing: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; {command}"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    said = f"{missing} is not installed. Install it with: pip install 'optstudy[{extra}]'"
+    assert said in run.stderr.splitlines()[-1]
 
 
 def test_the_version_is_the_same_everywhere() -> None:
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {optstudy_core.__version__}\n" in text
+
+
+LINES = {
+    "CITATION.cff": "repository-code: {}",
+    "pyproject.toml": 'Repository = "{}"',
+    "README.md": "[Repository]({})",
+}
+"""What names the address of the repository, once there is one."""
+
+
+@pytest.mark.parametrize("file", LINES)
+def test_the_repository_is_the_same_everywhere(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    before, after = LINES[file].split("{}")
+    found = [rest.partition(after or "\n")[0] for rest in text.split(before)[1:]]
+    expected = [REPOSITORY] if REPOSITORY else []
+    assert found == expected, f"write {LINES[file].format(REPOSITORY)!r} into {file}"
+
+
+@pytest.mark.parametrize("address", ["", "https://example.org/optstudy"])
+def test_a_citation_names_the_repository_where_there_is_one(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(citation, "REPOSITORY", address)
+    text = optstudy_core.citation("lion", implementation=True)
+    assert (f"  url     = {{{address}}}," in text) == bool(address)
