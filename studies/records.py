@@ -75,10 +75,11 @@ class Run:
         folder: where it is.
         config: what was asked for, and the versions.
         rows: one an epoch.
-        parameters: the final parameters; ``None`` if the run did not end.
-        path: the parameters on the way; ``None`` if the run did not end.
+        parameters: the final parameters of a study; ``None`` if the run did not end, or is of a
+            training loop of the user's own.
+        path: the parameters on the way; ``None`` as there.
         loss: at the final parameters, the mean over the mini-batches of the training data without
-            dropout; ``None`` if the run did not end.
+            dropout; ``None`` as there.
     """
 
     folder: pathlib.Path
@@ -87,6 +88,11 @@ class Run:
     parameters: Parameters | None
     path: Path | None
     loss: float | None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a study's training has not ended; of other loops nobody knows the end."""
+        return "source" in self.config and self.parameters is None
 
     def column(self, name: str) -> np.ndarray:
         """Return a measurement over the epochs, float64; see ``optstudy_core.records.Run``."""
@@ -120,7 +126,8 @@ def read(folder: pathlib.Path) -> Run:
             tree = records.unpack(last.arrays, last.state)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        parameters, path, loss = _finished(tree, where)
+        if "source" in run.config or (isinstance(tree, dict) and "path" in tree):
+            parameters, path, loss = _finished(tree, where)
     return Run(folder, run.config, run.epochs, parameters, path, loss)
 
 

@@ -24,10 +24,21 @@ for (const name of metrics) {
   CHARTS.push({ key: name, title: name.slice(7).replaceAll("_", " "), log: false });
 }
 
-const chosen = new Set(data.runs.keys());
+const studies = [...new Set(data.runs.map((run) => run.study))];
+const EVERY = ""; // the choice of all studies together
+const ofStudy = (study) =>
+  [...data.runs.keys()].filter((i) => study === EVERY || data.runs[i].study === study);
+const MOST = 24; // runs that a study begins with: more lines cannot be told apart
+const chosen = new Set();
 // The same training in both frameworks has one colour; dashes tell them apart.
-const kinds = [...new Set(data.runs.map((run) => run.kind))];
-const colour = (i) => COLOURS[kinds.indexOf(data.runs[i].kind) % COLOURS.length];
+const kinds = new Map(studies.map((study) =>
+  [study, [...new Set(ofStudy(study).map((i) => data.runs[i].kind))]]));
+function colour(i) {
+  const own = kinds.get(data.runs[i].study);
+  const k = own.indexOf(data.runs[i].kind);
+  if (own.length <= COLOURS.length) return COLOURS[k];
+  return `hsl(${Math.round((360 * k) / own.length)}, 65%, ${k % 2 ? 38 : 55}%)`;
+}
 let current = null;
 
 function element(tag, text, attributes = {}) {
@@ -84,7 +95,6 @@ function listRuns() {
   const list = byId("runs");
   data.runs.forEach((run, i) => {
     const box = element("input", undefined, { type: "checkbox", "data-run": i });
-    box.checked = true;
     box.addEventListener("change", () => choose([i], box.checked));
     const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     line.setAttribute("width", 28);
@@ -98,24 +108,52 @@ function listRuns() {
     item.append(label);
     list.append(item);
   });
-  byId("filter").addEventListener("input", () => {
-    const words = byId("filter").value.toLowerCase().split(/\s+/);
-    data.runs.forEach((run, i) => {
-      const text = `${run.label} ${run.folder}`.toLowerCase();
-      list.children[i].hidden = !words.every((word) => text.includes(word));
-    });
-  });
+  byId("filter").addEventListener("input", filterRuns);
   const shown = () => [...data.runs.keys()].filter((i) => !list.children[i].hidden);
   byId("all").addEventListener("click", () => choose(shown(), true));
   byId("none").addEventListener("click", () => choose(shown(), false));
 }
 
-function choose(which, on) {
-  for (const i of which) {
-    if (on) chosen.add(i);
-    else chosen.delete(i);
-    document.querySelector(`[data-run="${i}"]`).checked = on;
+function filterRuns() {
+  const words = byId("filter").value.toLowerCase().split(/\s+/);
+  const own = new Set(ofStudy(byId("study").value));
+  data.runs.forEach((run, i) => {
+    const text = `${run.label} ${run.folder}`.toLowerCase();
+    byId("runs").children[i].hidden = !own.has(i) || !words.every((word) => text.includes(word));
+  });
+}
+
+function listStudies() {
+  const named = studies.map((name) => [name, `${name.replaceAll("_", " ")} (${ofStudy(name).length})`]);
+  for (const [value, text] of [...named, [EVERY, `all together (${data.runs.length})`]]) {
+    byId("study").append(element("option", text, { value }));
   }
+  byId("study-choice").hidden = studies.length < 2;
+  byId("study").value = studies.includes(data.own) ? data.own : studies[0];
+  byId("study").addEventListener("change", openStudy);
+}
+
+// The study's first runs, and nothing of the others.
+function openStudy() {
+  const runs = ofStudy(byId("study").value);
+  for (const i of data.runs.keys()) set(i, false);
+  for (const i of runs.slice(0, MOST)) set(i, true);
+  filterRuns();
+  show();
+}
+
+function set(i, on) {
+  if (on) chosen.add(i);
+  else chosen.delete(i);
+  byId("runs").children[i].querySelector("input").checked = on;
+}
+
+function choose(which, on) {
+  for (const i of which) set(i, on);
+  show();
+}
+
+function show() {
   for (const row of byId("table").tBodies[0].rows) row.hidden = !chosen.has(Number(row.dataset.of));
   drawCharts();
   fillSelects();
@@ -430,7 +468,6 @@ function sortBy(column) {
 // Begin.
 
 function summary() {
-  const studies = [...new Set(data.runs.map((run) => run.study).filter(Boolean))];
   const words = studies.map((name) => name.replaceAll("_", " ")).join(", ");
   byId("summary").textContent = `${data.runs.length} runs${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
 }
@@ -438,11 +475,11 @@ function summary() {
 summary();
 showProblems();
 listRuns();
+listStudies();
 makeCharts();
 fillTable();
 showVerdicts();
-drawCharts();
-fillSelects();
+openStudy();
 byId("across").addEventListener("change", drawCharts);
 byId("log").addEventListener("change", drawCharts);
 byId("measure").addEventListener("change", drawRun);

@@ -18,7 +18,7 @@ from studies import records
 from studies.progress import progress
 
 from . import extras
-from .runs import Problem, describe, find, read, verdicts
+from .runs import OWN, Problem, describe, find, read, verdicts
 from .source import named
 
 
@@ -66,6 +66,7 @@ class Report:
             console.print(f"{problem.place}: {problem.what}", soft_wrap=True, highlight=False)
         data = {
             "version": __version__,
+            "own": OWN,
             "runs": described,
             "problems": [asdict(problem) for problem in problems],
             "verdicts": verdicts(self._folders),

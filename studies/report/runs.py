@@ -68,7 +68,7 @@ def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Probl
         if not run.rows:
             problems.append(Problem(str(folder), "the run has no epoch yet"))
             continue
-        if run.parameters is None:
+        if run.is_unfinished:
             problems.append(Problem(str(folder), f"the run ended after {len(run.rows)} epochs"))
         runs.append(run)
     return runs, problems
@@ -81,15 +81,20 @@ def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
 
 def labels(runs: Sequence[records.Run]) -> list[str]:
     """Return a name for each run: what it is, and what tells it from the others."""
-    keys = ("study", "algorithm", "method", "dialect", "lr", "backend", "seed")
-    differing = [key for key in keys if len({json.dumps(run.config.get(key)) for run in runs}) > 1]
-    shown = [key for key in keys if key in differing or key in {"algorithm", "backend"}]
+    configs = [run.config for run in runs]
+    own = dict.fromkeys(key for run in runs if "study" not in run.config for key in run.config)
+    keys = dict.fromkeys((*_KEYS, *own))
+    differing = {key for key in keys if len({json.dumps(c.get(key)) for c in configs}) > 1}
     names = []
-    for run in runs:
+    for config, run in zip(configs, runs, strict=True):
         words = [
-            _word(key, run.config.get(key)) for key in shown if run.config.get(key) is not None
+            _word(key, config[key])
+            for key in (_KEYS if "study" in config else keys)
+            if (key in differing or key in _ALWAYS)
+            and isinstance(config.get(key), str | int | float)
+            and key not in _HIDDEN
         ]
-        names.append(" · ".join(words) or run.folder.name)
+        names.append(" · ".join(words[:_MOST]) or run.folder.name)
     # Two of the same name: their folders tell them apart.
     return [
         f"{name} · {run.folder}" if names.count(name) > 1 else name
@@ -97,15 +102,24 @@ def labels(runs: Sequence[records.Run]) -> list[str]:
     ]
 
 
+_KEYS: Final = ("study", "algorithm", "method", "dialect", "lr", "backend", "seed")
+_ALWAYS: Final = frozenset({"algorithm", "backend"})
+_MOST: Final = 6
+"""Entries of a configuration that a name has at most."""
+
+
 def _word(key: str, value: Any) -> str:
+    """Return an entry of a configuration in a name: of ``lr`` and the user's own with its key."""
     if key == "backend":
         return figures.FRAMEWORKS.get(value, str(value))
-    return {"lr": f"lr {value}", "seed": f"seed {value}"}.get(key, str(value).replace("_", " "))
+    text = str(value).replace("_", " ")
+    return text if key in _KEYS[:4] else f"{key} {text}"
 
 
 def _describe(run: records.Run, label: str) -> dict[str, Any]:
     config = {k: v for k, v in run.config.items() if k not in _HIDDEN and k != "versions"}
     versions = run.config.get("versions", {})
+    versions = versions if isinstance(versions, dict) else {}
     rate = run.config.get("lr")
     factor = column(run, "method/lr_factor", 1.0)
     columns = {name: column(run, name) for name in ("loss", "step_size", "angle")}
@@ -113,16 +127,18 @@ def _describe(run: records.Run, label: str) -> dict[str, Any]:
     if np.isnan(columns["rate"]).all() and isinstance(rate, int | float) and abs(rate) < 2**1023:
         # A factor holds from the end of its epoch on.
         columns["rate"] = rate * np.concatenate([[1.0], factor[:-1]])
-    metrics = [name for name, value in run.rows[0].items() if _is_metric(name, value)]
-    columns |= {f"metric:{name}": run.column(name) for name in metrics}
-    layers = list(run.rows[0].get("layers", {}))
+    entries = [(name, value) for row in run.rows for name, value in row.items()]
+    metrics = dict.fromkeys(name for name, value in entries if _is_metric(name, value))
+    columns |= {f"metric:{name}": column(run, name) for name in metrics}
+    by_layer = [row["layers"] for row in run.rows if isinstance(row.get("layers"), dict)]
+    layers = list(dict.fromkeys(layer for found in by_layer for layer in found))
     return {
         "label": label,
         "kind": json.dumps({k: v for k, v in config.items() if k != "backend"}, sort_keys=True),
         "folder": str(run.folder),
-        "study": run.config.get("study", ""),
-        "backend": run.config.get("backend", ""),
-        "config": records.encode(config),
+        "study": _text(run.config.get("study", OWN)),
+        "backend": _text(run.config.get("backend", "")),
+        "config": records.encode({key: _plain(value) for key, value in config.items()}),
         "versions": versions,
         "epoch": run.column("epoch").astype(int).tolist(),
         "evaluations": numbers(_evaluations(run)),
@@ -133,9 +149,26 @@ def _describe(run: records.Run, label: str) -> dict[str, Any]:
             for name in ("step_size", "angle")
         },
         "undone": (np.flatnonzero(column(run, "method/undone") > 0) + 1).tolist(),
-        "final_loss": number(run.loss),
-        "ended": run.parameters is not None,
+        "final_loss": number(_last(columns["loss"]) if run.loss is None else run.loss),
+        "ended": not run.is_unfinished,
     }
+
+
+OWN: Final = "own runs"
+"""The study of a run that names none: of a training loop of the user's own."""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return an entry of a configuration for a cell of the table: a number, a text or nothing."""
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _last(values: np.ndarray) -> float:
+    return float(values[-1])
 
 
 def column(run: records.Run, name: str, otherwise: float = math.nan) -> np.ndarray:

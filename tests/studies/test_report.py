@@ -10,6 +10,7 @@ import pytest
 from run_folders import data_of, write_run
 
 from optstudy_core.records import Run
+from optstudy_torch import checkpoint
 from studies import records
 from studies.__main__ import main
 from studies.report import extras, page, runs
@@ -69,6 +70,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_shown(tmp_path, capsy
             ended=name != "unfinished",
             epochs=0 if name == "empty" else 3,
             seed=len(name),
+            **({"source": "digits"} if name == "unfinished" else {}),
         )
     (tmp_path / "bad" / "config.json").write_text("{")
     shutil.rmtree(tmp_path / "without" / "checkpoints")
@@ -97,15 +99,45 @@ def test_a_folder_without_runs(tmp_path, capsys, place):
     assert not (tmp_path / "out.html").exists()
 
 
-def test_a_run_of_a_recorder_is_shown(tmp_path):
-    with Run.create(tmp_path / "run", {"lr": 0.5}, tensorboard=False) as run:
-        for epoch in (1, 2):
-            run.epoch(epoch, {"epoch": epoch, "loss": 1 / epoch, "lr": 0.1 * epoch})
+def test_a_training_loop_of_ones_own_is_shown_whole(tmp_path):
+    """Its checkpoints are not those of a study, and nobody wrote down that it ended."""
+    for width in (8, 16):
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        config = {"lr": 0.5, "width": width, "layout": [width, 1], "seed": 3}
+        with Run.create(tmp_path / f"run{width}", config, tensorboard=False) as run:
+            for epoch in (1, 2, 3):
+                row = {"loss": 1 / epoch, "lr": 0.1 * epoch}
+                row |= {"test_loss": 2 / epoch} if epoch > 1 else {}  # measured from then on
+                row |= {"layers": {"weight": {"angle": 9.0}}} if epoch == 3 else {}
+                checkpoint.save(run, epoch, row=row, model=model, optimizer=optimizer)
     found, problems = runs.read(runs.find([tmp_path]))
-    (entry,) = runs.describe(found)
-    assert entry["columns"]["rate"] == [0.1, 0.2]
-    assert entry["evaluations"] == [1, 2]
-    assert len(problems) == 1  # it did not end
+    assert problems == []
+    entries = runs.describe(found)
+    assert [entry["label"] for entry in entries] == ["width 16", "width 8"]
+    for entry in entries:
+        assert entry["ended"]
+        assert entry["final_loss"] == 0.33333
+        assert entry["columns"]["rate"] == [0.1, 0.2, 0.3]
+        assert entry["columns"]["metric:test_loss"] == [None, 1.0, 0.66667]
+        assert entry["layers"] == ["weight"]
+        assert entry["heat"]["angle"] == [[None, None, 9.0]]
+        assert entry["study"] == "own runs"
+        assert entry["evaluations"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("odd", [["a", "b"], {"a": 1}, 7, None, True])
+@pytest.mark.parametrize(
+    "key", ["study", "algorithm", "method", "backend", "seed", "lr", "versions"]
+)
+def test_an_odd_entry_of_a_configuration_is_shown_as_it_is(tmp_path, key, odd):
+    for name in "ab":
+        write_run(tmp_path / name, seed=name)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {key: odd}))
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path), "--out", str(out)]) == 0
+    assert len(data_of(out)["runs"]) == 2
 
 
 def test_labels_tell_runs_apart(tmp_path):
@@ -227,6 +259,31 @@ def test_names_are_shown_and_not_run(tmp_path, tab):
     assert tab.locator("img[src='x']").count() == 0
 
 
+def test_a_page_begins_with_one_study(tmp_path, tab):
+    for i in range(14):
+        write_run(tmp_path / "runs" / f"a{i:02}", study="digits", seed=i)
+        write_run(tmp_path / "runs" / f"b{i:02}", study="allcnn", seed=i)
+    for i in range(2):
+        with Run.create(tmp_path / "runs" / f"own{i}", {"width": i}, tensorboard=False) as run:
+            run.epoch(1, {"loss": 1.0})
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    open_report(tab, out)
+    assert tab.inner_text("#count") == "2 of 30 shown"  # the user's own
+    listed = tab.locator("#runs li:visible")
+    assert listed.all_inner_texts() == ["width 0", "width 1"]
+    tab.select_option("#study", "digits")
+    assert drawn(tab, "chart-loss") == listed.count() == 14
+    colours = "new Set([...chosen].map(colour)).size"
+    assert tab.evaluate(colours) == 14
+    tab.select_option("#study", label="all together (30)")
+    assert tab.inner_text("#count") == "24 of 30 shown"
+    tab.click("#all")
+    assert drawn(tab, "chart-loss") == 30
+    tab.fill("#filter", "own1")
+    assert listed.count() == 1
+
+
 @pytest.mark.slow
 def test_fifty_runs_are_quick_to_open(tmp_path, tab):
     layers = [f"layer{i}.weight" for i in range(12)]
@@ -239,4 +296,4 @@ def test_fifty_runs_are_quick_to_open(tmp_path, tab):
     open_report(tab, out)
     print(f"{size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s to open")
     assert size < 15e6
-    assert drawn(tab, "chart-loss") == 50
+    assert drawn(tab, "chart-loss") == 24  # what a page begins with
