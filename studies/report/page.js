@@ -139,6 +139,8 @@ function openStudy() {
   for (const i of data.runs.keys()) set(i, false);
   for (const i of runs.slice(0, MOST)) set(i, true);
   filterRuns();
+  fillTable();
+  showVerdicts();
   show();
 }
 
@@ -317,14 +319,17 @@ function drawHeat(run) {
 }
 
 function drawPath(run) {
-  byId("path-section").hidden = !data.runs.some((other) => other.landscapes);
+  byId("path-section").hidden = ![...chosen].some((i) => data.runs[i].landscapes);
   const scapes = run.landscapes ?? {};
   for (const option of byId("along").options) option.disabled = !(option.value in scapes);
   if (!(byId("along").value in scapes)) byId("along").value = "path";
   const scape = scapes[byId("along").value];
   const div = byId("path");
   if (!scape) {
-    Plotly.react(div, [], look({ annotations: [{ text: "No path of this run.", showarrow: false }] }), OPTIONS);
+    Plotly.react(div, [], look({
+      annotations: [{ text: "No path of this run.", showarrow: false }],
+      xaxis: { visible: false }, yaxis: { visible: false },
+    }), OPTIONS);
     return;
   }
   const at = scape.at_epochs;
@@ -375,7 +380,7 @@ function markPath(epoch) {
 
 function drawVertices(run) {
   const section = byId("vertices-section");
-  section.hidden = !data.runs.some((other) => other.z?.length);
+  section.hidden = ![...chosen].some((i) => data.runs[i].z?.length);
   if (section.hidden) return;
   const events = byId("event");
   const number = run.truth?.length ?? 0;
@@ -405,12 +410,15 @@ function drawVertices(run) {
 // What the two frameworks make of the same training; what was asked for; what could not be read.
 
 function showVerdicts() {
-  byId("parity-section").hidden = !data.verdicts.length;
-  for (const verdict of data.verdicts) {
+  const study = byId("study").value;
+  const verdicts = data.verdicts.filter((one) => study === EVERY || one.study === study);
+  byId("parity-section").hidden = !verdicts.length;
+  byId("parity").replaceChildren();
+  for (const verdict of verdicts) {
     const box = element("div", undefined, { class: verdict.identical ? "verdict" : "verdict bad" });
     const title = element("p");
     title.append(element("strong", `${verdict.title}: `),
-      verdict.identical ? "fed the same gradients, the optimizers are identical" : "the optimizers part");
+      verdict.identical ? "fed the same gradients, the optimizers are identical" : "the optimizers diverge");
     box.append(title, element("p", verdict.conclusion));
     byId("parity").append(box);
   }
@@ -425,11 +433,17 @@ function showProblems() {
 
 const DESCRIBED = ["study", "algorithm", "method", "dialect", "lr", "seed", "epochs", "backend", "data", "events"];
 
+// The runs of the study that is open, with the columns that they have.
 function fillTable() {
-  const columns = DESCRIBED.filter((key) => data.runs.some((run) => (run.config[key] ?? null) !== null));
-  const versions = [...new Set(data.runs.flatMap((run) => Object.keys(run.versions)))];
+  const shown = ofStudy(byId("study").value);
+  const runs = shown.map((i) => data.runs[i]);
+  const ofOwn = runs.filter((run) => run.study === data.own).flatMap((run) => Object.keys(run.config));
+  const columns = [...new Set([...DESCRIBED, ...ofOwn])]
+    .filter((key) => runs.some((run) => (run.config[key] ?? null) !== null));
+  const measured = metrics.filter((name) => runs.some((run) => name in run.columns));
+  const versions = [...new Set(runs.flatMap((run) => Object.keys(run.versions)))];
   const end = (values) => (values ? values[values.length - 1] : null);
-  const heads = [...columns, "final loss", ...metrics.map((name) => name.slice(7).replaceAll("_", " ")),
+  const heads = [...columns, "final loss", ...measured.map((name) => name.slice(7).replaceAll("_", " ")),
     "loss evaluations", "epochs undone", ...versions, "folder"];
   const head = element("tr");
   heads.forEach((name, column) => {
@@ -437,21 +451,23 @@ function fillTable() {
     cell.addEventListener("click", () => sortBy(column));
     head.append(cell);
   });
-  byId("table").tHead.append(head);
-  data.runs.forEach((run, i) => {
+  byId("table").tHead.replaceChildren(head);
+  byId("table").tBodies[0].replaceChildren();
+  for (const i of shown) {
+    const run = data.runs[i];
     const row = element("tr", undefined, { "data-of": i });
     const evaluations = end(run.evaluations) - end(run.epoch);
     const cells = [
       ...columns.map((key) => run.config[key]),
       run.ended ? run.final_loss ?? "not finite" : "not ended",
-      ...metrics.map((name) => end(run.columns[name])),
+      ...measured.map((name) => end(run.columns[name])),
       evaluations, run.undone.length, ...versions.map((name) => run.versions[name]), run.folder,
     ];
     for (const value of cells) {
       row.append(element("td", value ?? "–", typeof value === "number" ? { class: "number" } : {}));
     }
     byId("table").tBodies[0].append(row);
-  });
+  }
 }
 
 function sortBy(column) {
@@ -468,7 +484,8 @@ function sortBy(column) {
 // Begin.
 
 function summary() {
-  const words = studies.map((name) => name.replaceAll("_", " ")).join(", ");
+  const words = studies.filter((name) => name !== data.own)
+    .map((name) => name.replaceAll("_", " ")).join(", ");
   byId("summary").textContent = `${data.runs.length} runs${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
 }
 
@@ -477,8 +494,6 @@ showProblems();
 listRuns();
 listStudies();
 makeCharts();
-fillTable();
-showVerdicts();
 openStudy();
 byId("across").addEventListener("change", drawCharts);
 byId("log").addEventListener("change", drawCharts);

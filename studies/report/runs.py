@@ -81,17 +81,20 @@ def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
 
 def labels(runs: Sequence[records.Run]) -> list[str]:
     """Return a name for each run: what it is, and what tells it from the others."""
-    configs = [run.config for run in runs]
-    own = dict.fromkeys(key for run in runs if "study" not in run.config for key in run.config)
-    keys = dict.fromkeys((*_KEYS, *own))
-    differing = {key for key in keys if len({json.dumps(c.get(key)) for c in configs}) > 1}
+    own = dict.fromkeys(key for run in runs if _is_own(run) for key in run.config)
+    keys = {True: list(dict.fromkeys((*_KEYS, *own))), False: list(_KEYS)}
+    differing = {
+        kind: {key for key in keys[kind] if _differs(key, [r for r in runs if _is_own(r) == kind])}
+        for kind in keys
+    }
     names = []
-    for config, run in zip(configs, runs, strict=True):
+    for run in runs:
+        kind = _is_own(run)
         words = [
-            _word(key, config[key])
-            for key in (_KEYS if "study" in config else keys)
-            if (key in differing or key in _ALWAYS)
-            and isinstance(config.get(key), str | int | float)
+            _word(key, run.config[key])
+            for key in keys[kind]
+            if (key in differing[kind] or key in _ALWAYS)
+            and isinstance(run.config.get(key), str | int | float)
             and key not in _HIDDEN
         ]
         names.append(" · ".join(words[:_MOST]) or run.folder.name)
@@ -100,6 +103,14 @@ def labels(runs: Sequence[records.Run]) -> list[str]:
         f"{name} · {run.folder}" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)
     ]
+
+
+def _is_own(run: records.Run) -> bool:
+    return "study" not in run.config
+
+
+def _differs(key: str, runs: Sequence[records.Run]) -> bool:
+    return len({json.dumps(run.config.get(key)) for run in runs}) > 1
 
 
 _KEYS: Final = ("study", "algorithm", "method", "dialect", "lr", "backend", "seed")
@@ -199,6 +210,7 @@ def verdicts(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
             epochs = pair["epochs"]
             result.append(
                 {
+                    "study": pair["study"],
                     "title": f"{pair['study']}, {figures.title(pair['algorithm'])}",
                     "conclusion": pair["conclusion"],
                     "identical": all(e["optimizer"]["differing"] == 0 for e in epochs),
