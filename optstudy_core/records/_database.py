@@ -6,13 +6,20 @@ anything behind in the process, and a run that is only read holds nothing open.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 Table = Literal["epochs", "steps"]
 
@@ -260,7 +267,9 @@ def _one(connection: sqlite3.Connection, query: str) -> Any:
 class Lock:
     """Keeps other processes from writing to a folder, until it is released or the process ends.
 
-    SQLite knows how to lock a file on every system; this one holds nothing else.
+    On POSIX the lock belongs to the open file (``flock``): the locks of SQLite belong to the
+    process, which loses them when it closes any other handle of the file, as a copy of the folder
+    does. Elsewhere SQLite locks a file that holds nothing else.
 
     Args:
         folder: of the run.
@@ -270,20 +279,49 @@ class Lock:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self._connection = sqlite3.connect(
-            folder / "lock", timeout=0.0, isolation_level=None, check_same_thread=False
-        )
+        lock = _locked_by_sqlite if fcntl is None else _locked_by_flock
         try:
-            self._connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
-            self.release()
-            if _code(error) != sqlite3.SQLITE_BUSY:
-                raise
+            self.release = lock(folder / "lock")
+        except BlockingIOError as error:
             raise BlockingIOError(
                 f"folder = {str(folder)!r}: a living process writes to this run; of several "
                 "processes of a training one opens it, or each gives the Recorder this folder"
             ) from error
 
-    def release(self) -> None:
-        """Let others write."""
-        self._connection.close()
+
+def _locked_by_flock(file: pathlib.Path) -> Callable[[], None]:
+    """Lock a file; return what lets others have it."""
+    stream = file.open("ab")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        stream.close()
+        raise
+    _held.add(stream)
+    return stream.close
+
+
+_held: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """Close the files of a process that was copied: the lock stays with the original alone."""
+    for stream in _held:
+        stream.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _locked_by_sqlite(file: pathlib.Path) -> Callable[[], None]:
+    """Lock a file; return what lets others have it."""
+    connection = sqlite3.connect(file, timeout=0.0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        connection.close()
+        if _code(error) != sqlite3.SQLITE_BUSY:
+            raise
+        raise BlockingIOError(str(error)) from error
+    return connection.close

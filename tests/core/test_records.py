@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from harness import ROOT
 
-from optstudy_core.records import Run, WriteError, pack, random_state, unpack
+from optstudy_core.records import Run, WriteError, _database, pack, random_state, unpack
 from optstudy_core.records._arrays import DTYPES
 
 SCRIPT = ROOT / "tests" / "support" / "kill_and_resume.py"
@@ -171,7 +171,6 @@ def test_a_checkpoint_is_replaced(tmp_path):
 
 
 def test_a_checkpoint_and_its_row_are_one_transaction(tmp_path, monkeypatch):
-    from optstudy_core.records import _database
 
     made, transaction = [], _database._transaction
     with Run.create(tmp_path, {}) as run:
@@ -315,6 +314,47 @@ def test_one_process_writes(tmp_path):
     with Run.resume(tmp_path) as run:
         run.epoch(2, {"loss": 2.0})
     assert len(Run.read(tmp_path).epochs) == 2
+
+
+def test_one_process_writes_where_there_is_no_flock(tmp_path, monkeypatch):
+    monkeypatch.setattr(_database, "fcntl", None)  # as on Windows
+    with Run.create(tmp_path, {}, tensorboard=False):
+        with pytest.raises(BlockingIOError, match="a living process writes to this run"):
+            Run.resume(tmp_path)
+    Run.resume(tmp_path).close()
+
+
+def test_a_copy_of_the_folder_leaves_the_lock(tmp_path):
+    code = f"""
+import shutil, subprocess, sys
+from optstudy_core.records import Run
+run = Run.create({str(tmp_path / "run")!r}, {{}}, tensorboard=False)
+shutil.copytree({str(tmp_path / "run")!r}, {str(tmp_path / "copy")!r})
+other = "from optstudy_core.records import Run; Run.resume(sys.argv[1])"
+for name, refused in (("run", True), ("copy", False)):
+    command = [sys.executable, "-c", "import sys; " + other, {str(tmp_path)!r} + "/" + name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert ("BlockingIOError" in done.stderr) == refused, done.stderr
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_child_that_outlives_its_parent_holds_no_lock(tmp_path):
+    code = f"""
+import os, time
+from optstudy_core.records import Run
+run = Run.create({str(tmp_path)!r}, {{}}, tensorboard=False)
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.close(1), os.close(2)
+    os.write(writing, b"!")  # by now the child has let go
+    time.sleep(5)
+else:
+    os.read(reading, 1)
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+    Run.resume(tmp_path).close()
 
 
 def test_a_run_that_is_forgotten_is_closed(tmp_path):
