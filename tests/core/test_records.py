@@ -318,9 +318,10 @@ def test_one_process_writes(tmp_path):
 
 def test_one_process_writes_where_there_is_no_flock(tmp_path, monkeypatch):
     monkeypatch.setattr(_database, "fcntl", None)  # as on Windows
-    with Run.create(tmp_path, {}, tensorboard=False):
-        with pytest.raises(BlockingIOError, match="a living process writes to this run"):
-            Run.resume(tmp_path)
+    run = Run.create(tmp_path, {}, tensorboard=False)
+    with pytest.raises(BlockingIOError, match="a living process writes to this run"):
+        Run.resume(tmp_path)
+    run.close()
     Run.resume(tmp_path).close()
 
 
