@@ -118,6 +118,7 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     vary = dict(arguments.vary or DEFAULT_VARY)
     if arguments.vary and len(vary) < len(arguments.vary):
         raise ValueError("vary: the same was given twice; allowed are several values, x=1,2")
+    rates = dict(arguments.tune or ()).get("lr", ())
     names = QUICK if arguments.name == "all" else (arguments.name,)
     algorithms = arguments.algorithm or ["adam"]
     return [
@@ -126,6 +127,7 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
             vary,
             seeds=arguments.seeds,
             jobs=arguments.jobs,
+            rates=rates,
         )
         for name in names
     ]
@@ -184,6 +186,7 @@ def _plan(
         events=arguments.events,
         device=arguments.device,
         go_on=arguments.command == "all",
+        all_backends=arguments.backend is not None,
     )
 
 
@@ -240,6 +243,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"KEY is one of {', '.join(VARIED)}; may be given several times, then every "
         "combination is trained (default: every method, at the learning rate and at 16 times that, "
         "where the loss jumps)",
+    )
+    compare.add_argument(
+        "--tune",
+        action="append",
+        type=_tune,
+        metavar="lr=A,B,…",
+        help="compare each at its best of these learning rates: that with the lowest final loss of "
+        "one training each (default: each at the study's or the algorithm's own rate)",
     )
     compare.add_argument(
         "--seeds",
@@ -429,6 +440,12 @@ def _vary(text: str) -> tuple[str, list[Any]]:
         return key, values(key, some)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _tune(text: str) -> tuple[str, list[Any]]:
+    if not text.startswith("lr="):
+        raise argparse.ArgumentTypeError(f"tune = {text!r}: allowed are lr=value,value,…")
+    return _vary(text)
 
 
 def _rate(text: str) -> float:

@@ -94,11 +94,17 @@ class NnxLeaf(NamedTuple):
         return None if self.axes is None else tuple(np.argsort(self.axes).tolist())
 
 
-@dataclass(frozen=True, eq=False)
-class Study:
-    """An experiment, the same in both frameworks.
+def _absent(*given: Any) -> Any:
+    """Stand for the model and the loss of a framework that a study has not."""
+    raise ValueError("the study has no model in this framework")
 
-    Nothing here imports a framework before one of its functions is called.
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Study:
+    """An experiment, the same in both frameworks, or in one of them.
+
+    Nothing here imports a framework before one of its functions is called. A study in one
+    framework leaves the model and the loss of the other away.
 
     Attributes:
         name: of the folder for its runs.
@@ -107,7 +113,7 @@ class Study:
         train: the training data; its size is a multiple of ``batch_size``, so that every
             mini-batch counts the same in an epoch's mean loss.
         initial: initial parameters, float32, under the names of the PyTorch model.
-        nnx_leaves: where each of them is in the nnx model.
+        nnx_leaves: where each of them is in the nnx model, if there is one.
         torch_model: makes the ``torch.nn.Module``.
         nnx_model: makes the ``flax.nnx.Module``.
         torch_loss: ``(outputs, targets) -> 0-d tensor``.
@@ -129,7 +135,8 @@ class Study:
         grid: points along each side of that drawing.
 
     Raises:
-        ValueError: if the mini-batches do not divide the data, or the names do not fit.
+        ValueError: if the mini-batches do not divide the data, the names do not fit, or no
+            framework has both a model and a loss.
     """
 
     name: str
@@ -137,11 +144,11 @@ class Study:
     seed: int
     train: Batch
     initial: Mapping[str, np.ndarray]
-    nnx_leaves: Mapping[str, NnxLeaf]
-    torch_model: Callable[[], Any]
-    nnx_model: Callable[[], Any]
-    torch_loss: Callable[[Any, Any], Any]
-    jax_loss: Callable[[Any, Any], Any]
+    nnx_leaves: Mapping[str, NnxLeaf] = field(default_factory=dict)
+    torch_model: Callable[[], Any] = _absent
+    nnx_model: Callable[[], Any] = _absent
+    torch_loss: Callable[[Any, Any], Any] = _absent
+    jax_loss: Callable[[Any, Any], Any] = _absent
     batch_size: int
     epochs: int
     test: Batch | None = None
@@ -161,10 +168,22 @@ class Study:
         size = len(self.train.targets)
         if size % self.batch_size:
             raise ValueError(f"batch_size = {self.batch_size}: allowed are divisors of {size}")
-        if set(self.initial) != set(self.nnx_leaves):
+        for model, loss in (("torch_model", "torch_loss"), ("nnx_model", "jax_loss")):
+            given = [name for name in (model, loss) if getattr(self, name) is not _absent]
+            if len(given) == 1:
+                raise ValueError(f"{given[0]} alone: allowed are {model} and {loss} together")
+        if not self.backends:
+            raise ValueError("neither torch_model nor nnx_model: allowed is one of them, or both")
+        if "jax" in self.backends and set(self.initial) != set(self.nnx_leaves):
             raise ValueError(
                 f"nnx_leaves names {sorted(self.nnx_leaves)}: allowed are {sorted(self.initial)}"
             )
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The frameworks that the study has a model in."""
+        models = {"torch": self.torch_model, "jax": self.nnx_model}
+        return tuple(name for name, model in models.items() if model is not _absent)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -105,6 +105,8 @@ class Comparison:
         vary: the values of each of :data:`VARIED` that is varied.
         seeds: how many seeds, from the plan's on.
         jobs: how many processes train.
+        rates: of which each combination is given the best before it is compared: that with the
+            lowest final loss, of one training each, with the plan's seed and first framework.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -113,10 +115,17 @@ class Comparison:
     """
 
     def __init__(
-        self, plan: Plan, vary: Mapping[str, Sequence[Any]], seeds: int = 1, jobs: int = 1
+        self,
+        plan: Plan,
+        vary: Mapping[str, Sequence[Any]],
+        seeds: int = 1,
+        jobs: int = 1,
+        rates: Sequence[float] = (),
     ) -> None:
-        self.plan = plan
+        if rates and {"lr", "lr_factor"} & set(vary):
+            raise ValueError("tune: allowed without a rate in vary")
         self.study = load(plan.study, plan.seed, plan.data, plan.events)
+        self.plan = plan = plan.of(self.study)
         self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.folder = plan.out / self.study.name / "compare"
         self.jobs = jobs
@@ -125,17 +134,35 @@ class Comparison:
             for values in itertools.product(*vary.values())
         ]
         self.seeds = range(plan.seed, plan.seed + seeds)
-        self.tasks = [
+        self.rates = rates
+        self._search = {
+            cell.name: [self._task(_at(cell, lr), plan.seed, plan.backends[0]) for lr in rates]
+            for cell in self.cells
+        }
+        # Where rates are searched, what is compared is known after the search.
+        found = [task for tasks in self._search.values() for task in tasks]
+        self.waiting = self._not_done(found or self.tasks)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The trainings that are compared."""
+        return [
             self._task(cell, seed, backend)
             for seed in self.seeds
             for cell in self.cells
-            for backend in plan.backends
+            for backend in self.plan.backends
         ]
-        for task in self.tasks:
+
+    def _not_done(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the trainings that are not there yet.
+
+        Raises:
+            FileExistsError: if a folder holds another run.
+            NotADirectoryError: if a folder is a file.
+        """
+        for task in tasks:
             Folder.check_free(task.folder, overwrite=True)
-        self.waiting = [
-            task for task in self.tasks if plan.overwrite or not done(task.folder, task.config)
-        ]
+        return [t for t in tasks if self.plan.overwrite or not done(t.folder, t.config)]
 
     def _cell(self, varied: dict[str, Any]) -> Cell:
         plan = self.plan
@@ -168,13 +195,9 @@ class Comparison:
         Args:
             console: for progress and the table.
         """
-        known = len(self.tasks) - len(self.waiting)
-        if known:
-            console.print(f"{known} of {len(self.tasks)} trainings are there already")
-        what = f"{self.study.name}: {len(self.waiting)} trainings, epochs"
-        with progress(console, what, self.epochs * len(self.waiting)) as tick:
-            _carry_out(self.waiting, self.jobs, tick)
-        runs = {task.folder: records.read(task.folder) for task in self.tasks}
+        if self.rates:
+            self._tune(console)
+        runs = self._train(self.tasks, "trainings", console)
         by_cell = {
             cell.name: [
                 runs[self._task(cell, seed, backend).folder]
@@ -186,6 +209,29 @@ class Comparison:
         for group in self.groups():
             self._report(group, by_cell, console)
         return list(runs)
+
+    def _train(self, tasks: Sequence[Task], what: str, console: Console) -> dict[pathlib.Path, Run]:
+        """Carry out the trainings that are not there yet; return all runs by folder."""
+        waiting = self._not_done(tasks)
+        if len(waiting) < len(tasks):
+            known = len(tasks) - len(waiting)
+            console.print(f"{known} of {len(tasks)} {what} are there already")
+        title = f"{self.study.name}: {len(waiting)} {what}, epochs"
+        with progress(console, title, self.epochs * len(waiting)) as tick:
+            _carry_out(waiting, self.jobs, tick)
+        return {task.folder: records.read(task.folder) for task in tasks}
+
+    def _tune(self, console: Console) -> None:
+        """Give each cell the best of the rates."""
+        tasks = [task for some in self._search.values() for task in some]
+        runs = self._train(tasks, "trainings of the search for rates", console)
+        for number, cell in enumerate(self.cells):
+            losses = [runs[task.folder].loss for task in self._search[cell.name]]
+            lr, loss = best(self.rates, losses)
+            console.print(f"{cell.label or cell.name}: learning rate {lr:g}, loss {loss:.4g}")
+            if lr in {min(self.rates), max(self.rates)} and len(self.rates) > 1:
+                console.print("  the best is at the end of the rates: try more beyond it")
+            self.cells[number] = _at(cell, lr)
 
     def groups(self) -> list[list[Cell]]:
         """Return the cells by all that is varied but the method; its first is what others meet.
@@ -216,7 +262,13 @@ class Comparison:
         ]
         console.print(table.for_terminal(heading, rows))
         file = self.folder / f"{name}.md"
-        write_text(file, table.markdown(heading, rows, len(self.seeds)))
+        text = table.markdown(heading, rows, len(self.seeds))
+        if self.rates:
+            text += (
+                f"Learning rates: the best of {', '.join(f'{lr:g}' for lr in self.rates)} by the "
+                f"final loss of one training each, seed {self.plan.seed}.\n"
+            )
+        write_text(file, text)
         console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
         drawn = figures.draw_comparison(self.study, heading, shown, self.folder / f"{name}_figures")
         if drawn and figures.is_plane(self.study):
@@ -231,13 +283,30 @@ class Comparison:
         words = [self.study.title]
         if methods or "algorithm" not in cell.varied:
             words.append(figures.title(optimizer.algorithm))
-        if methods or not {"algorithm", "lr", "lr_factor"} & set(cell.varied):
+        if methods or not (self.rates or {"algorithm", "lr", "lr_factor"} & set(cell.varied)):
             words.append(f"learning rate {optimizer.lr:g}")
         if methods and "dialect" in cell.varied:
             words.append(f"dialect {optimizer.dialect}")
         if not methods and optimizer.method != PLAIN:
             words.append(METHODS[optimizer.method].title)
         return ", ".join(words)
+
+
+def _at(cell: Cell, lr: float) -> Cell:
+    """Return a cell at another learning rate."""
+    name = f"{cell.name}_lr_{lr:g}"
+    return replace(cell, optimizer=replace(cell.optimizer, lr=lr), name=name)
+
+
+def best(rates: Sequence[float], losses: Sequence[float | None]) -> tuple[float, float]:
+    """Return the rate with the lowest loss, and that loss; a loss that is not finite is the worst.
+
+    >>> best([0.1, 1.0, 10.0], [0.5, 0.25, math.nan])
+    (1.0, 0.25)
+    """
+    worst = (math.inf if loss is None or math.isnan(loss) else loss for loss in losses)
+    loss, lr = min(zip(worst, rates, strict=True))
+    return lr, loss
 
 
 # In several processes.

@@ -28,7 +28,8 @@ class Plan:
         study: its name.
         algorithms: one training each, with each of the methods.
         methods: of :data:`studies.learners.methods.METHODS`.
-        backends: of ``"torch"`` and ``"jax"``.
+        backends: of ``"torch"`` and ``"jax"``; a study in one framework takes that one.
+        all_backends: refuse a study that has no model in one of them.
         out: the folder for everything.
         epochs: how many.
         lr: learning rate.
@@ -57,6 +58,22 @@ class Plan:
     events: int | None = None
     device: str = "cpu"
     go_on: bool = False
+    all_backends: bool = False
+
+    def of(self, study: Study) -> Plan:
+        """Return the plan with the frameworks in which a study has a model.
+
+        Raises:
+            ValueError: if it has none in one that was asked for.
+        """
+        chosen = [name for name in self.backends if name in study.backends]
+        if not chosen or (self.all_backends and len(chosen) < len(self.backends)):
+            lacking = next(name for name in self.backends if name not in study.backends)
+            raise ValueError(
+                f"backend = {lacking!r}: the study {study.name!r} has no model in it; "
+                f"allowed is {' or '.join(map(repr, study.backends))}"
+            )
+        return replace(self, backends=chosen)
 
 
 class Prepared:
@@ -73,8 +90,8 @@ class Prepared:
     """
 
     def __init__(self, plan: Plan, below: str = "") -> None:
-        self.plan = plan
         study = load(plan.study, plan.seed, plan.data, plan.events)
+        self.plan = plan = plan.of(study)
         self.study: Study = replace(study, device=training.checked(plan.device, plan.backends))
         self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.optimizers = [

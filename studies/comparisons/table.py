@@ -44,6 +44,7 @@ class Row:
     Attributes:
         label: of the cell.
         backend: the framework.
+        lr: the learning rate, without the method's factor.
         loss: at the final parameters, the mean over the mini-batches of the training data.
         ratio: of that to the first cell's, seed by seed.
         metrics: of the test data, after the last epoch.
@@ -54,6 +55,7 @@ class Row:
 
     label: str
     backend: str
+    lr: float
     loss: Spread
     ratio: Spread
     metrics: Mapping[str, Spread]
@@ -81,6 +83,7 @@ class Row:
         return cls(
             label=label,
             backend=backend,
+            lr=float(runs[0].config["lr"]),
             loss=Spread.of(losses),
             ratio=Spread.of(ratios.tolist()),
             metrics={
@@ -106,6 +109,7 @@ class Row:
         return {
             "": self.label,
             "framework": figures.FRAMEWORKS[self.backend],
+            "learning rate": format(self.lr, ".3g"),
             "final loss": self.loss.text(".4g"),
             "/ the first's": self.ratio.text(".3g"),
             **{name.replace("_", " "): text(s, ".3g") for name, s in self.metrics.items()},

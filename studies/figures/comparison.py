@@ -23,6 +23,7 @@ from .style import (
     BLUE,
     FRAMEWORKS,
     GREY,
+    MANY_COLOURS,
     angle_axis,
     epoch_axis,
     logarithmic,
@@ -51,6 +52,7 @@ def draw_comparison(
         return []
     words: dict[str, Any] = {"study": study, "heading": heading, "runs": runs}
     drawings = {
+        "together": partial(together, **words),
         "overview": partial(small_multiples, **words),
         "evaluations": partial(small_multiples, **words, over="evaluations"),
     }
@@ -92,6 +94,41 @@ def against_first(
     figure.legend(handles, labels, loc="outside lower center", ncols=2, title=_of_seeds(shown))
 
 
+def together(figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]]) -> None:
+    """Draw the loss of every kind of training in one panel, the best at the end first in the list.
+
+    Args:
+        figure: is drawn on.
+        study: what was trained.
+        heading: what the trainings have in common.
+        runs: by label.
+    """
+    shown = [run for several in runs.values() for run in several]
+    both = len({run.config["backend"] for run in shown}) > 1
+    order = sorted(runs, key=lambda label: _final(runs[label]))
+    figure.set_size_inches(9.5, max(5.0, 1.4 + 0.24 * len(order)))
+    loss = figure.subplots()
+    loss.set_title(heading)
+    for i, label in enumerate(order):
+        colour = MANY_COLOURS[i % len(MANY_COLOURS)]
+        dashes = _DASHES[i // len(MANY_COLOURS) % len(_DASHES)]
+        for several, look in _looks(runs[label], colour, label):
+            if not both:
+                look["label"] = label
+            _band(loss, several, _epochs_of, "loss", {"linestyle": dashes, **look})
+    loss_axis(loss, study, shown)
+    epoch_axis(loss, shown)
+    figure.legend(loc="outside right upper", title=_of_seeds(shown), fontsize=9, title_fontsize=9)
+
+
+_DASHES: Final = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+
+
+def _final(runs: Sequence[Run]) -> float:
+    """Return the median of the last losses; NaN counts as the largest."""
+    return float(np.median(np.nan_to_num([r.column("loss")[-1] for r in runs], nan=np.inf)))
+
+
 def small_multiples(
     figure: Figure,
     study: Study,
@@ -124,7 +161,7 @@ def small_multiples(
         name = others[i]
         ax.set_title(name, fontsize=12)
         for label, colour in ((first, GREY), (name, BLUE)):
-            word = first if label == first else "the panel's"
+            word = first if label == first else "the one named above the panel"
             for several, look in _looks(runs[label], colour, word):
                 _band(ax, several, across, "loss", look)
             for run in runs[label]:
@@ -185,7 +222,7 @@ def _band(
 
 def _of_seeds(runs: Sequence[Run]) -> str | None:
     seeds = {run.config["seed"] for run in runs}
-    return f"median of {len(seeds)} seeds, and all between the extremes" if len(seeds) > 1 else None
+    return f"median of {len(seeds)} seeds; band: smallest to largest" if len(seeds) > 1 else None
 
 
 def _file_name(label: str) -> str:

@@ -23,6 +23,10 @@ FORMATS: Final = ("png", "svg", "pdf")
 FRAMEWORKS: Final = {"torch": "PyTorch", "jax": "JAX"}
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 GREY: Final = "#666666"
+MANY_COLOURS: Final = (
+    BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", GREY, "#66A61E",
+)  # fmt: skip
+"""Okabe and Ito's colours, which colour-blind readers can tell apart, and some more."""
 HALO: Final = [withStroke(linewidth=3.5, foreground="white")]
 RIGHT_ANGLE: Final = 90.0
 ANGLES: Final = (0, 45, 90, 135, 180)

@@ -14,7 +14,7 @@ from studies import figures, pairs, records
 from studies.__main__ import main
 from studies.comparisons import table, twins
 from studies.learners import training
-from studies.study import Study
+from studies.study import Batch, Study
 
 pytest.importorskip("torch")
 pytest.importorskip("flax")
@@ -106,7 +106,7 @@ def test_compare(tmp_path, capsys, monkeypatch, backends):
     folder = tmp_path / "linear_regression" / "compare"
     assert_figures(
         folder / "adam_figures",
-        {"overview", "evaluations", "paths", "careful_rate_rollback", "eve_grid"},
+        {"together", "overview", "evaluations", "paths", "careful_rate_rollback", "eve_grid"},
     )
     table = (folder / "adam.md").read_text()
     for method, label in {
@@ -159,6 +159,89 @@ def test_compare_varies_all_that_can_be(tmp_path, capsys):
     }.items():
         assert main([*COMPARE, "--vary", bad, "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
+
+
+OF_ONE_FRAMEWORK = """
+import numpy as np
+from studies import Batch, NnxLeaf, Study
+
+def torch_model():
+    from torch import nn
+    return nn.Linear(3, 1)
+
+def nnx_model():
+    from flax import nnx
+    return nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+
+def mean_square(outputs, targets):
+    return ((outputs[:, 0] - targets) ** 2).mean()
+
+def study(seed):
+    x = np.random.default_rng(seed).standard_normal((64, 3)).astype(np.float32)
+    initial = {"weight": np.ones((1, 3), np.float32), "bias": np.zeros(1, np.float32)}
+    return Study(name="mine", title="Mine", seed=seed, train=Batch(x, x @ np.float32([1, -2, 3])),
+                 initial=initial, batch_size=16, epochs=2, FRAMEWORK)
+"""
+FRAMEWORK = {
+    "torch": "torch_model=torch_model, torch_loss=mean_square",
+    "jax": "nnx_model=nnx_model, jax_loss=mean_square, nnx_leaves={"
+    "'weight': NnxLeaf(('kernel',), (1, 0)), 'bias': NnxLeaf(('bias',))}",
+}
+
+
+@pytest.mark.parametrize(("backend", "other"), [("torch", "jax"), ("jax", "torch")])
+def test_a_study_of_one_framework_at_the_best_of_some_rates(
+    tmp_path, capsys, monkeypatch, backend, other
+):
+    file = tmp_path / "mine.py"
+    file.write_text(OF_ONE_FRAMEWORK.replace("FRAMEWORK", FRAMEWORK[backend]))
+    out = ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr(figures, "draw_comparison", lambda *_: [])
+    tuned = ["--vary", "algorithm=sgd,adam", "--tune", "lr=1e-4,0.1,1e-3", "--seeds", "2"]
+    assert main(["compare", str(file), "--jobs", "1", *tuned, *out]) == 0
+    said = capsys.readouterr().out
+    assert "SGD: learning rate 0.1, loss" in said
+    assert "the best is at the end of the rates" in said
+    assert "2 of 4 trainings are there already" in said  # the first seed's are of the search
+    folder = tmp_path / "out" / "mine" / "compare"
+    losses = {
+        lr: records.read(folder / f"sgd_lr_{lr}" / "seed_2021" / backend).loss
+        for lr in ("0.0001", "0.001", "0.1")
+    }
+    assert min(losses, key=losses.get) == "0.1"
+    table = (folder / "all.md").read_text()
+    assert table.count(" | 0.1 | ") == 2
+    assert "the best of 0.0001, 0.1, 0.001 by the final loss of one training each" in table
+    name = {"torch": "torch", "jax": "jax"}[other]
+    for command in (["compare", str(file), "--backend", other], ["twins", str(file)]):
+        assert main([*command, *out]) == 2
+        said = capsys.readouterr().err
+        assert f"backend = {name!r}: the study 'mine' has no model in it; allowed is" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--tune", "lr"], "tune = 'lr': allowed are lr=value,value"),
+        (["--tune", "b1=0.5"], "tune = 'b1=0.5': allowed are lr="),
+        (["--tune", "lr=-1"], "lr = -1: allowed are finite numbers > 0"),
+        (["--tune", "lr=1", "--vary", "lr=1,2"], "tune: allowed without a rate in vary"),
+    ],
+)
+def test_rates_that_cannot_be_searched(tmp_path, capsys, given, message):
+    assert main([*COMPARE, *given, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_study_has_the_model_and_the_loss_of_a_framework():
+    given = {
+        "name": "a", "title": "A", "seed": 1, "train": Batch(np.ones((4, 1)), np.ones(4)),
+        "initial": {}, "batch_size": 2, "epochs": 1,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="torch_model alone: allowed are torch_model and torch_l"):
+        Study(**given, torch_model=lambda: None)
+    with pytest.raises(ValueError, match="neither torch_model nor nnx_model"):
+        Study(**given)
 
 
 @pytest.mark.slow
