@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 	@echo "Ready. Activate it with: . .venv/bin/activate"
 
-study: setup  ## train two networks in both frameworks and draw; goes on where it ended
+study: setup  ## train two networks in both frameworks, draw, and make runs/index.html; goes on where it ended
 	$(BIN)/python -m studies all --out runs
 
 parity: setup  ## hold every backend against NumPy, bit by bit (long)

@@ -21,6 +21,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from optstudy_core._extras import extra
@@ -133,13 +134,24 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     ]
 
 
-def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Everything]:
+def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Any]:
     parts = []
     for name in QUICK:
         parts.append(Part(_plan(parser, arguments, name)))
         plan = _plan(parser, arguments, name, algorithms=("adam",))
         parts.append(Part(plan, dict(DEFAULT_VARY)))
-    return [Everything(parts, arguments.jobs)]
+    return [Everything(parts, arguments.jobs), _Index(arguments.out)]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The page of all runs in a folder, made when they are there."""
+
+    folder: pathlib.Path
+
+    def carry_out(self, console: Console) -> None:
+        file = Report([self.folder], self.folder / "index.html").carry_out(console)
+        console.print(f"Open {file.resolve().as_uri()}", soft_wrap=True, highlight=False)
 
 
 def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Report]:

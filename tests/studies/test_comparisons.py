@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from harness import slow, slow_unless_quick
+from run_folders import data_of
 from trainings import BACKENDS, assert_figures
 
 from optstudy_core import ALGORITHMS
@@ -296,6 +297,9 @@ def test_everything_side_by_side(tmp_path, capsys):
             folder / "adam_figures", {f.stem for f in (folder / "adam_figures").iterdir()}
         )
         assert (folder / "adam_lr_factor_16.md").is_file()
+    page = tmp_path / "index.html"
+    assert f"Open {page.as_uri()}" in said
+    assert len(data_of(page)["runs"]) == len([*tmp_path.rglob("config.json")])
     runs = {f: f.read_bytes() for f in tmp_path.glob("*/*/torch/records.sqlite")}
     assert len(runs) == 4
     assert main(["all", "--backend", "torch", "--out", str(tmp_path)]) == 0
