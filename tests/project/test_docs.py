@@ -148,7 +148,8 @@ LOOK = """() => {
   };
 }"""
 LOOKED_AT = (
-    *("index", "start", "numerics", "porting", "howto", "epoch_methods", "instruments", "gallery"),
+    *("index", "start", "numerics", "porting", "schedules", "howto", "epoch_methods"),
+    *("instruments", "gallery"),
     *("algorithms", "conformance", "performance", "api", "references"),
     *(f"_generated/algorithms/{name}" for name in ("adam", "adafactor", "cocob", "soap")),
 )

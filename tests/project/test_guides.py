@@ -24,6 +24,7 @@ DOCS = ROOT / "docs"
 GUIDES = (
     "start",
     "porting",
+    "schedules",
     "numerics",
     "epoch_methods",
     "howto",
