@@ -144,9 +144,9 @@ def find_subject(name: str | Subject) -> Subject:
 
 @functools.cache
 def _named(name: str) -> Algorithm:
-    for outer, wrapper in WRAPPERS.items():
+    for outer in sorted(WRAPPERS, key=len, reverse=True):  # clipped_by_value is not clipped
         if name.startswith(f"{outer}_"):
-            return wrapper(_named(name.removeprefix(f"{outer}_")))
+            return WRAPPERS[outer](_named(name.removeprefix(f"{outer}_")))
     return find(name)
 
 

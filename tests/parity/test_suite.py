@@ -371,6 +371,7 @@ def test_a_wrapped_algorithm_is_found_by_its_name() -> None:
     found = suite.find_subject("averaged_lookahead_adam")
     assert {"sync_period", "average_decay"} <= found.defaults().keys()
     assert suite.subject_name(found) == "averaged_lookahead_adam"
+    assert "max_value" in suite.find_subject("clipped_by_value_sgd").defaults()
     with pytest.raises(ValueError, match="algorithm = 'adamv'"):
         suite.find_subject("lookahead_adamv")
 

@@ -149,7 +149,7 @@ LOOK = """() => {
 }"""
 LOOKED_AT = (
     *("index", "start", "numerics", "porting", "schedules", "howto", "epoch_methods"),
-    *("instruments", "gallery"),
+    *("around", "instruments", "gallery"),
     *("algorithms", "conformance", "performance", "api", "references"),
     *(f"_generated/algorithms/{name}" for name in ("adam", "adafactor", "cocob", "soap")),
 )

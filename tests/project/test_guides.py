@@ -25,6 +25,7 @@ GUIDES = (
     "start",
     "porting",
     "schedules",
+    "around",
     "numerics",
     "epoch_methods",
     "howto",

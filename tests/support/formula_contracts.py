@@ -598,6 +598,8 @@ MECHANIC = {"mechanic_decay": 3.1, "initial_scale_factor": 0.13}
 WRAPPED = {
     "averaged": 3466865898,
     "cautious": 912268596,
+    "clipped": 3498264347,
+    "clipped_by_value": 4151416152,
     "lookahead": 2580905166,
     "mechanic": 3881492719,
     "sam": 2557881304,
@@ -626,6 +628,9 @@ def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
                 found.append(state.average.values[0].astype(np.float64))
         mark = zlib.crc32(np.concatenate(found).tobytes())
         assert mark == wanted, f"{name}: {mark}"
+    if "clipped" in modules:
+        own = modules["clipped"].clipped(ALGORITHMS["sgd"]).defaults
+        assert (own("torch")["clip_eps"], own("optax")["clip_eps"]) == (1e-6, 0.0)
     if "mechanic" in modules:  # where nothing has moved, a part of the wealth is all that there is
         rule, one = modules["mechanic"].mechanic(ALGORITHMS["sgd"]), np.ones(1)
         for x in np.random.default_rng(0).uniform(0.1, 1, 50).tolist():
