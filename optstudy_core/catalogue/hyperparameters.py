@@ -66,6 +66,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "initial_scale_factor": Range(above=0.0),
     "mechanic_decay": NON_NEGATIVE,
     "mechanic_eps": Range(above=0.0),
+    "accumulation_steps": Range(at_least=1.0),
     "max_norm": Range(above=0.0),
     "clip_eps": NON_NEGATIVE,
     "max_value": Range(above=0.0),

@@ -167,6 +167,37 @@ class _Prepared:
         self._adam.step()
 
 
+class _Accumulating:
+    """torch's Adam, which takes a step for the mean of some gradients, added up in ``.grad``."""
+
+    def __init__(self, params: list[Any], k: int) -> None:
+        self._params, self._k, self._sums = params, k, [torch.zeros_like(p) for p in params]
+        self._adam = torch.optim.Adam(params, foreach=False)
+        self.param_groups, self._n = self._adam.param_groups, 0
+
+    def step(self) -> None:
+        for p, total in zip(self._params, self._sums, strict=True):
+            total += p.grad / self._k
+        self._n += 1
+        if self._n % self._k == 0:
+            for p, total in zip(self._params, self._sums, strict=True):
+                p.grad = total.clone()
+                total.zero_()
+            self._adam.step()
+
+
+def _accumulated(k: int) -> Peer:
+    made = optstudy_torch.from_core(rule("accumulated"))
+    return Peer(
+        "accumulated",
+        "torch",
+        "torch.optim.Adam, loss / k",
+        {"k": k},
+        runner(lambda p: made(p, accumulation_steps=k)),
+        runner(lambda p: _Accumulating(p, k)),
+    )
+
+
 def _clipped(wrapper: str, function: Callable[..., Any], bound: float, **ours: Any) -> Peer:
     """Return Adam with a wrapper, and torch's Adam after a function of torch.nn.utils."""
     made = optstudy_torch.from_core(rule(wrapper))
@@ -238,6 +269,7 @@ PEERS = [
         "torch's average starts from the first weights, ours corrects its bias",
         avg_fn=torch.optim.swa_utils.get_ema_avg_fn(0.97),
     ),
+    _accumulated(4),
     _clipped("clipped", torch.nn.utils.clip_grad_norm_, 1.0, max_norm=1.0),
     _clipped("clipped", torch.nn.utils.clip_grad_norm_, 300.0, max_norm=300.0),
     _clipped("clipped_by_value", torch.nn.utils.clip_grad_value_, 0.7, max_value=0.7),

@@ -149,6 +149,12 @@ def clip(rate: Any, max_delta: float) -> Any:
     return optax.chain(optax.clip(max_delta), optax.adam(rate))
 
 
+def multi_steps(rate: Any, every_k_schedule: int) -> Any:
+    """Return optax's around Adam, with a mean in the parameters' dtype: its own is float32."""
+    tx = optax.MultiSteps(optax.adam(rate), every_k_schedule, accumulator_dtype=np.float64)
+    return tx.gradient_transformation()
+
+
 def ema(rate: Any, decay: float) -> Any:
     """Return Adam with optax's average of the parameters at the end of its state."""
     tx, mean = optax.adam(rate), optax.ema(decay)
