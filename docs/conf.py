@@ -12,7 +12,7 @@ import optstudy_core
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _extensions import algorithm_pages, docstrings, equations
+from _extensions import algorithm_pages, curves, docstrings, equations
 
 # Pages use the short public paths (optstudy_core.geometry), wherever the file is.
 for short in optstudy_core.__all__:
@@ -20,6 +20,7 @@ for short in optstudy_core.__all__:
         sys.modules[f"optstudy_core.{short}"] = thing
 
 algorithm_pages.write()
+curves.draw(Path(__file__).parent / "_generated" / "schedules.svg")
 equations.write_font()
 
 project = "optstudy"

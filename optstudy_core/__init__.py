@@ -64,6 +64,7 @@ _PLACES = {
     "instruments": "instruments",
     "namespace": "arrays.namespace:namespace",
     "records": "records",
+    "schedules": "schedules",
     **{name: f"wrappers.{name}:{name}" for name in WRAPPERS},
     **{x: f"{folder}.{x}" for folder, names in _PUBLIC.items() for x in names.split()},
 }

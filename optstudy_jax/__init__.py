@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from .optax_states import from_optax as from_optax
     from .optax_states import to_optax as to_optax
     from .recorder import Recorder as Recorder
+    from .schedules import schedule as schedule
     from .states import PerLeaf as PerLeaf
     from .states import TransformState as TransformState
     from .states import by_leaf as by_leaf
@@ -53,6 +54,7 @@ _PLACES = {
     "import_run": "travel:import_run",
     "in_torch_layout": "layout:in_torch_layout",
     "recorder": "recorder",
+    "schedule": "schedules:schedule",
     "selfcheck": "_selfcheck:selfcheck",
     "side_by_side": "states:side_by_side",
     "split": "_split:split",

@@ -18,6 +18,7 @@ from ._models import Model
 from ._paths import leaf_name
 from .functions import from_core
 from .layout import in_torch_layout
+from .schedules import at
 from .transform import Part
 
 
@@ -36,8 +37,7 @@ def group_of(part: Part, names: Sequence[str], count: int, tx: Any) -> Group:
         tx: the transformation.
     """
     values = dict(part.hyperparameters)
-    if part.schedule is not None:
-        values["lr"] = part.schedule(jnp.asarray(count, jnp.int32))
+    values |= {k: at(f, jnp.asarray(count, jnp.int32)) for k, f in part.schedules.items()}
     if _has_outputs_last(part, tx):
         usual = part.algorithm.defaults(part.dialect)["output_axis"]
         values["output_axis"] = None if usual is None else 0
@@ -184,6 +184,6 @@ def compared(tx: Any, params: Any, groups: Mapping[str, Group], prefix: str) -> 
                 )
             for key, value in group.hyperparameters.items():
                 own = mine.hyperparameters.get(key)
-                if own != value and not (key == "lr" and part.schedule is not None):
+                if own != value and key not in part.schedules:
                     told[f"{key} = {own}, in the file {value} ({name})"] = None
     return list(told)

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optstudy_core import ALGORITHMS, Algorithm
@@ -13,6 +15,7 @@ from optstudy_core.arrays.numbers import is_number, nearest
 from optstudy_core.catalogue.docstring import meaning, with_arguments
 from optstudy_core.catalogue.table import find
 
+from .schedules import at
 from .transform import transformation
 
 _FUNCTIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
@@ -153,15 +156,13 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
         step_dtype = given.pop("step_dtype")
         if step_dtype not in (None, "float32"):
             raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
-        schedule = None
         if "learning_rate" in given:
-            rate = given.pop("learning_rate")
-            if callable(rate):
-                schedule = rate
-            else:
-                given["lr"] = rate
+            given["lr"] = given.pop("learning_rate")
+        schedules = {name: given.pop(name) for name, x in [*given.items()] if callable(x)}
+        for name in schedules.keys() - {"lr"}:  # an array: what it is a factor of is never absent
+            given[name] = np.asarray(at(schedules[name], jnp.zeros((), jnp.int32)))
         return transformation(
-            algorithm, algorithm.resolve(dialect, given), schedule, step_dtype, dialect, **options
+            algorithm, algorithm.resolve(dialect, given), schedules, step_dtype, dialect, **options
         )
 
     ours = ALGORITHMS.get(algorithm.name) is algorithm
@@ -177,8 +178,9 @@ def from_core(
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
     """Return the function that makes an optax transformation of an algorithm.
 
-    Its arguments are the algorithm's hyperparameters under optax's names (``learning_rate``, a
-    number or a schedule, ``b1``, ``b2``, ``eps``, …) and
+    Its arguments are the algorithm's hyperparameters under optax's names (``learning_rate``,
+    ``b1``, ``b2``, ``eps``, …), each a number or a schedule: one of ``optstudy_core.schedules``,
+    which has the bits of ``optstudy_torch``, or another function of the number of steps. And
 
     - ``mask``: where there is weight decay (and no sum over all leaves), a tree of truth values,
       or a function of the parameters that makes one: which leaves decay;

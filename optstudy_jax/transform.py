@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 from ._backend import BACKEND, working_dtype
 from ._rounding import PLAIN, Node, isolate, outside, rounded
 from ._stacks import in_stacks
+from .schedules import at
 from .states import TransformState, merge, select
 
 
@@ -29,20 +30,20 @@ class Part(NamedTuple):
         algorithm: of the transformation.
         dialect: which library's formulas.
         hyperparameters: all of them, by the core's names.
-        schedule: the learning rate, instead of that of the hyperparameters; ``None``: theirs.
+        schedules: what takes the place of hyperparameters, functions of the number of steps.
     """
 
     leaves: list[int]
     algorithm: Algorithm
     dialect: str | None
     hyperparameters: dict[str, Any]
-    schedule: Callable[[Any], Any] | None
+    schedules: Mapping[str, Callable[[Any], Any]]
 
 
 def transformation(
     algorithm: Algorithm,
     hyperparameters: dict[str, Any],
-    schedule: Callable[[Any], Any] | None,
+    schedules: Mapping[str, Callable[[Any], Any]],
     step_dtype: str | None,
     dialect: str | None = None,
     mask: Any = None,
@@ -53,8 +54,8 @@ def transformation(
     Args:
         algorithm: the pure function.
         hyperparameters: all of them, by the core's names.
-        schedule: the learning rate, a function of the number of steps, instead of that of the
-            hyperparameters; ``None``: theirs.
+        schedules: functions of the number of steps by the names of hyperparameters, whose place
+            they take at each step.
         step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
         dialect: which library's formulas the hyperparameters are for.
         mask: which leaves decay, a tree of truth values or a function of the parameters that makes
@@ -64,7 +65,9 @@ def transformation(
             function of the parameters that makes one; ``None``: as the hyperparameters say.
     """
 
-    def groups(params_like: Any, treedef: Any) -> list[tuple[list[int], dict[str, Any]]]:
+    def groups(
+        params_like: Any, treedef: Any, hyperparameters: dict[str, Any] = hyperparameters
+    ) -> list[tuple[list[int], dict[str, Any]]]:
         """Return the leaves and the hyperparameters of each group, those of leaves alike."""
         count = treedef.num_leaves
         if not count:  # what tools of optax put in the place of parameters has no leaves
@@ -118,15 +121,15 @@ def transformation(
                 _check(name, x, g)
         given = {k: jnp.asarray(x) for k, x in given.items()}
         count = jnp.asarray(state.count)
-        rate = {} if schedule is None else {"lr": schedule(count)}
+        now = hyperparameters | {name: at(f, count) for name, f in schedules.items()}
         skeleton = algorithm.skeleton(hyperparameters)
         columns = {"grad": grads} | ({} if params is None else {"params": param_leaves}) | trees
         like = grads if params is None else param_leaves
         targets = [_step_dtype(jnp.result_type(x), step_dtype) for x in like]
         parts: list[tuple[list[int], Any]] = []
         steps: list[Any] = [None] * len(grads)
-        for indices, values in groups(updates if params is None else params, treedef):
-            values = _in_double(values | rate)
+        for indices, values in groups(updates if params is None else params, treedef, now):
+            values = _in_double(values)
             whole = select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
 
             def advance(part: list[int], own: Any, arrays: Any, values: Any = values) -> Any:
@@ -151,7 +154,7 @@ def transformation(
 
     def parts(params: Any) -> list[Part]:
         own = groups(params, jax.tree.structure(params))
-        return [Part(leaves, algorithm, dialect, values, schedule) for leaves, values in own]
+        return [Part(leaves, algorithm, dialect, values, schedules) for leaves, values in own]
 
     update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
     update.parts = parts  # type: ignore[attr-defined]  # see travel

@@ -53,7 +53,10 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     """Return the ``torch.optim.Optimizer`` class of an algorithm.
 
     Its arguments are the algorithm's hyperparameters, several of them in one tuple where
-    torch.optim has one (``b1`` and ``b2`` in ``betas``), and
+    torch.optim has one (``b1`` and ``b2`` in ``betas``), each a number or a schedule: one of
+    ``optstudy_core.schedules``, which has the bits of ``optstudy_jax``, or another function of the
+    number of steps. It is asked after each step for the value of the next one, which the group
+    then holds, whatever has been written there. And
 
     - ``dialect``: which library's formulas and defaults (see ``optstudy_core.defaults``);
     - ``compile``: run the step as one kernel for all parameters (the same bits; ``fused`` means

@@ -1,4 +1,6 @@
-"""Learning-rate schedulers that look at each epoch's step and loss.
+"""Learning-rate schedulers: schedules of the core, and those that look at each epoch.
+
+``ScheduleLR`` follows a schedule of ``optstudy_core.schedules``.
 
 ``DirectionLR``, ``CarefulLR`` and ``DirectionCarefulLR`` are stepped once an epoch, and work with
 any ``torch.optim.Optimizer``. Each holds a factor on the rate of each parameter group. The rate
@@ -43,8 +45,9 @@ from optstudy_core.epoch import (
 
 from . import _snapshot, geometry
 from ._rates import Rates
+from ._schedule_lr import ScheduleLR
 
-__all__ = ["CarefulLR", "DirectionCarefulLR", "DirectionLR"]
+__all__ = ["CarefulLR", "DirectionCarefulLR", "DirectionLR", "ScheduleLR"]
 
 
 class EpochLR(LRScheduler):

@@ -29,6 +29,7 @@ from ._interrupts import Uninterrupted
 from ._meshes import Door, Entered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._saved import check_saved, complete_states, parts_of, with_tuples
+from ._scheduled import COUNT, Schedules, apart, at, own_values, steps_of
 from ._states import Layout, check_fields, tensor_of
 from ._tensors import check_dtypes, check_gradient, check_gradients, check_kind, check_memory
 from .torch_optim import from_torch_optim
@@ -72,11 +73,18 @@ class CoreOptimizer(torch.optim.Optimizer):
     A parameter may be a ``DTensor``: fields with its shape are placed like it, others are plain
     tensors. Then all processes have to call :meth:`step`, with gradients of the same
     parameters.
+
+    Attributes:
+        schedules: for each group, what takes the place of its hyperparameters: functions of
+            ``group["scheduled_steps"]``, by the core's names. ``state_dict`` has the count, and
+            copies and pickles have the functions as well.
     """
 
     algorithm: ClassVar[Algorithm]
 
     def __init__(self, params: Any, **arguments: Any) -> None:
+        arguments, self._class_schedules = apart(self.algorithm, arguments)
+        self.schedules: list[Schedules] = []
         completed(self.algorithm, arguments)  # refused here, even if each group has its own
         # None stays: in a group it is the value of the group's dialect.
         defaults = {k: v for k, v in arguments.items() if k not in ADAPTER}
@@ -118,8 +126,17 @@ class CoreOptimizer(torch.optim.Optimizer):
             TypeError, ValueError: for a value that is not allowed; the message has the group's
                 number.
         """
+        schedules: Schedules = {}
         if isinstance(param_group, dict):
             try:
+                rule = rule_of(param_group, self.algorithm)
+                given = own_values(rule, param_group)
+                param_group, schedules = apart(rule, param_group)
+                if rule is self.algorithm:
+                    inherited = self._class_schedules.items()
+                    schedules = {k: f for k, f in inherited if k not in given} | schedules
+                if schedules:
+                    param_group.setdefault(COUNT, 0)
                 param_group = group_of(param_group, self.algorithm, self.defaults)
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise type(error)(f"group {len(self.param_groups)}: {error}") from error
@@ -139,6 +156,15 @@ class CoreOptimizer(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
         self._had_matrices[len(self.param_groups) - 1] = has_matrices(group["params"])
+        self.schedules.append(schedules)
+        self._set_scheduled()
+
+    def _set_scheduled(self, steps: int = 0) -> None:
+        """Let schedules set the hyperparameters of the next step, after so many more steps."""
+        for group, schedules in zip(self.param_groups, self.schedules, strict=False):
+            if schedules:
+                group[COUNT] += steps
+                group |= at(self._rule(group), group, schedules, group[COUNT])
 
     # The step.
 
@@ -256,6 +282,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 ready = self._ready(inputs)
                 with Uninterrupted():
                     self._write(ready)
+                    self._set_scheduled(steps=1)
             finally:
                 self._door.leave(self.param_groups)
 
@@ -398,12 +425,22 @@ class CoreOptimizer(torch.optim.Optimizer):
         try:
             with self._in_turn:
                 super().load_state_dict(state_dict)
+                for group, schedules in zip(self.param_groups, self.schedules, strict=False):
+                    if schedules and COUNT not in group:
+                        group[COUNT] = steps_of(self._rule(group), group, self.state)
+                self._set_scheduled()
         finally:
             before.remove()
             after.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"schedules": self.schedules, "_class_schedules": self._class_schedules}
+        return {**super().__getstate__(), **own}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("schedules", [{} for _ in self.param_groups])
+        self.__dict__.setdefault("_class_schedules", {})
         self._forget()
         self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
         for group in self.param_groups:

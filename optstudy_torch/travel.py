@@ -17,6 +17,7 @@ from optstudy_core.travel.plan import Plan, known_algorithm
 
 from ._arguments import join_tuples, selected
 from ._layers import outline, tensors_of
+from ._scheduled import COUNT
 from ._states import tensor_of
 from .classes import from_core
 from .optimizer import CoreOptimizer
@@ -65,7 +66,7 @@ def export_run(
         sample: an input of the model, a tensor or a tuple of them. The importing model has to give
             the same output, else nothing is imported.
         forward: ``forward(model, *sample)`` returns the output, a tensor; ``None``: the model does.
-        steps: taken; ``None``: the most of any parameter, where the rule counts them.
+        steps: taken; ``None``: the most of any parameter, where the rule or a schedule counts them.
 
     Raises:
         TypeError: for another optimizer, or a model with what the file cannot hold.
@@ -104,6 +105,7 @@ def export_run(
         groups.append(Group(own, algorithm.name, group["dialect"], values))
     fields = [entry for own in states.values() for entry in own.items()]
     counts = [int(x) for name, x in fields if name.rpartition(".")[2] == "t"]
+    counts += [group[COUNT] for group in optimizer.param_groups if COUNT in group]
     position = None
     if scheduler is not None:
         state = scheduler.state_dict()
@@ -344,6 +346,9 @@ def _put(
     """Write everything, or nothing."""
     before = optimizer.state_dict(), {n: x.detach().clone() for n, x in tensors.items()}
     position = None if scheduler is None else scheduler.state_dict()
+    for group, schedules in zip(saved["param_groups"], optimizer.schedules, strict=False):
+        if schedules and found.steps is not None:
+            group[COUNT] = found.steps
     try:
         optimizer.load_state_dict(saved)
         if scheduler is not None:

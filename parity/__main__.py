@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from optstudy_core import ALGORITHMS
+from optstudy_core import ALGORITHMS, WRAPPERS
 from optstudy_core._extras import extra
 
 from . import backends, conformance
@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--algorithms",
         default="all",
-        help="names joined by commas, epoch methods as epoch.NAME, or all (default)",
+        help="names joined by commas, wrapped as lookahead_adam, epoch methods as epoch.NAME, or "
+        "all (default)",
     )
     parser.add_argument(
         "--backends",
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             names = _split(arguments.algorithms)
             if names == ["all"]:
-                names = [*ALGORITHMS, *(EPOCH + method for method in METHODS)]
+                wrapped = [f"{wrapper}_adam" for wrapper in WRAPPERS]
+                names = [*ALGORITHMS, *wrapped, *(EPOCH + method for method in METHODS)]
             subjects = [find_subject(name) for name in names]
             dtypes = _split(arguments.dtypes)
             chosen = check_arguments(

@@ -15,7 +15,9 @@ from optstudy_core.arrays.numbers import is_number
 from optstudy_core.catalogue.algorithm import INPUTS
 from optstudy_core.catalogue.hyperparameters import RANGES
 from optstudy_core.catalogue.table import find
+from optstudy_core.schedules import Chained, Constant, Schedule
 
+from .curves import CURVES
 from .saved import MOST_STEPS, Saved, hexadecimal, plain, text, whole
 from .structures import DTYPES, STRUCTURES, leaf_dtype, working_dtype
 
@@ -63,6 +65,7 @@ class Case:
         dialect: which library's formulas.
         moving: change the hyperparameters that schedules change before every step, as numbers in
             NumPy and torch and as arrays in JAX.
+        curve: of ``CURVES``, by which the learning rate is multiplied; ``None``: by none.
     """
 
     structure: str
@@ -76,6 +79,7 @@ class Case:
     arrays: bool = False
     dialect: str | None = None
     moving: bool = False
+    curve: str | None = None
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
         """Return the parameters and, for each step, the gradients: arrays in the leaves' dtypes."""
@@ -179,6 +183,16 @@ class Case:
             moved[name] = rounded if rounded and RANGES[name].holds(rounded) else float(kind(value))
         return moved
 
+    def schedules(self, values: dict[str, Any]) -> dict[str, Schedule]:
+        """Return the hyperparameters of a group that are schedules.
+
+        Args:
+            values: all hyperparameters of the group.
+        """
+        if self.curve is None or not is_number(values.get("lr")):
+            return {}
+        return {"lr": Chained((Constant(values["lr"]), CURVES[self.curve]))}
+
     def array_dtype(self) -> np.dtype[Any]:
         """Return the dtype in which hyperparameters are given as arrays."""
         mixed = any(leaf.dtype is not None for leaf in STRUCTURES[self.structure])
@@ -198,6 +212,7 @@ class Case:
             "arrays": self.arrays,
             "dialect": self.dialect,
             "moving": self.moving,
+            "curve": self.curve,
         }
 
     @classmethod
@@ -232,6 +247,7 @@ class Case:
             arrays=saved.truth("arrays"),
             dialect=None if data.get("dialect") is None else saved.text("dialect"),
             moving="moving" in data and saved.truth("moving"),
+            curve=None if data.get("curve") is None else saved.text("curve", CURVES),
         )
 
     def check(self, algorithm: Algorithm) -> None:
@@ -397,6 +413,18 @@ def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | Non
     return sets
 
 
+def one_curve(algorithm: Algorithm, seed: int) -> str:
+    """Return the curve that an algorithm is tried with: one, as each is compiled.
+
+    Args:
+        algorithm: any.
+        seed: chooses among them.
+    """
+    from random import Random
+
+    return Random(f"{algorithm.name} {seed}").choice(sorted(CURVES))
+
+
 def _other(algorithm: Algorithm) -> str:
     """Return the algorithm of a second group: one, as each is compiled."""
     return "adamw" if algorithm.name != "adamw" else "sgd"
@@ -451,6 +479,8 @@ def cases(
         index=st.integers(0, 20),
         value=st.sampled_from([0.0, -0.0, 1.0, math.nan, math.inf, -math.inf]) | numbers,
     )
+    moving = not arrays and draw(st.booleans())
+    curve = None if arrays or moving else draw(st.sampled_from([None, one_curve(algorithm, seed)]))
     return Case(
         structure=structure,
         dtype=dtype,
@@ -462,5 +492,6 @@ def cases(
         membership=tuple(membership),
         arrays=arrays,
         dialect=dialect,
-        moving=not arrays and draw(st.booleans()),
+        moving=moving,
+        curve=curve,
     )

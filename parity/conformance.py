@@ -286,7 +286,7 @@ _PREFACE = (
     "are `None`. Up to 1e-12 it is the same mathematics in another order of roundings.",
     "**float32**: the same after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
     "maximum: how far two programs part that are both right. **The paper's pseudocode**: a loop",
-    "written from it. **Wrappers** (averaged, cautious, lookahead, mechanic, sam): around Adam.",
+    "written from it. **Wrappers**, the last rows, are around Adam.",
     "**under**: hyperparameters that move, by a scheduler, by hand or injected.",
     "",
     "A dialect accepts what its library accepts and computes finitely. Refused in the",

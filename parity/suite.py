@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 
-from optstudy_core import Algorithm
+from optstudy_core import WRAPPERS, Algorithm
 from optstudy_core.arrays.numbers import nearest
 from optstudy_core.catalogue.table import find
 
@@ -125,6 +126,8 @@ Subject = Algorithm | EpochMethod
 def find_subject(name: str | Subject) -> Subject:
     """Return an algorithm by its name, or an epoch method by ``epoch.NAME``.
 
+    An algorithm may be wrapped, once or several times: ``averaged_lookahead_adam``.
+
     Raises:
         ValueError: if there is none of that name.
     """
@@ -136,6 +139,14 @@ def find_subject(name: str | Subject) -> Subject:
             known = [EPOCH + m for m in epoch_methods.METHODS]
             raise ValueError(f"epoch method = {name!r}: {nearest(name, known)}")
         return epoch_methods.METHODS[method]
+    return find(name) if isinstance(name, Algorithm) else _named(name)
+
+
+@functools.cache
+def _named(name: str) -> Algorithm:
+    for outer in sorted(WRAPPERS, key=len, reverse=True):  # clipped_by_value is not clipped
+        if name.startswith(f"{outer}_"):
+            return WRAPPERS[outer](_named(name.removeprefix(f"{outer}_")))
     return find(name)
 
 
@@ -263,8 +274,9 @@ def check(
     """Hold an algorithm to the numerics contract: the same bits on every backend.
 
     Args:
-        algorithm: a name of ``optstudy_core.ALGORITHMS``, an ``Algorithm`` of your own, or an
-            epoch method, such as ``"epoch.careful"`` (see ``parity.epochs.METHODS``).
+        algorithm: a name of ``optstudy_core.ALGORITHMS``, wrapped (``lookahead_adam``) or not, an
+            ``Algorithm`` of your own, or an epoch method, such as ``"epoch.careful"`` (see
+            ``parity.epochs.METHODS``).
         backends: some of ``numpy``, ``torch``, ``torch-compiled``, ``jax`` and ``jax-jit``;
             ``None`` for all.
         dtypes: of the parameters: ``float32``, ``float64``, ``bfloat16``, ``float16``.

@@ -28,7 +28,7 @@ FOR_MATRICES = ("adafactor", "muon", "soap")
 """What treats a vector as another algorithm does."""
 MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
 _GOLDEN = pathlib.Path(__file__).parents[2] / "tests" / "golden"
-_STYLE = pathlib.Path(__file__).parents[2] / "studies" / "figures" / "studies.mplstyle"
+STYLE = pathlib.Path(__file__).parents[2] / "studies" / "figures" / "studies.mplstyle"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def draw(algorithm: Algorithm, file: pathlib.Path) -> None:
     mark = f"<!-- {hashlib.sha256((text + algorithm.name).encode()).hexdigest()} -->"
     if file.is_file() and file.read_text(encoding="utf-8").endswith(mark):
         return
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(11.0, 3.9))
         for ax, function in zip(figure.subplots(1, 3), FUNCTIONS, strict=True):
             _panel(ax, function, *best(algorithm, function))

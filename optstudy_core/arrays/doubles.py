@@ -155,7 +155,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     if not isinstance(condition, bool | np.bool_):
         return _function("where", max, condition, x, y)
     chosen, other = (x, y) if condition else (y, x)
-    if _is_number(chosen) and not _is_number(other):
+    if _is_number(chosen) and not isinstance(other, int | float | Doubles):
         return namespace(other).full_like(other, chosen)
     return chosen
 

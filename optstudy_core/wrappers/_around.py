@@ -31,6 +31,10 @@ class Wrappable(Protocol):
     def bibtex(self) -> tuple[str, ...]: ...
     @property
     def leafwise(self) -> bool: ...
+    @property
+    def dialects(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def inputs(self) -> Mapping[str, bool]: ...
     def defaults(self) -> dict[str, Any]: ...
 
 
@@ -44,6 +48,9 @@ def around(
     update: Callable[..., tuple[Any, Any]],
     own: Mapping[str, Any],
     bibtex: tuple[str, ...],
+    *,
+    dialects: Mapping[str, Mapping[str, Any]] | None = None,
+    looks_at: tuple[str, ...] = (),
 ) -> Rule:
     """Return an algorithm around ``inner``, with its dialects.
 
@@ -54,9 +61,13 @@ def around(
             that it asks for.
         update: ``update(advance, state, g, params, **own)``, which returns the new state and step;
             ``advance(inner state)`` takes the inner step (``advance(inner state, elsewhere)`` from
-            other parameters), and g is the gradient of what is minimized.
+            other parameters, ``advance(inner state, gradient=other)`` with another gradient), and
+            g is the gradient of what is minimized.
         own: its hyperparameters with their defaults.
         bibtex: its sources.
+        dialects: values of its own in dialects of the inner algorithm, where they are not ``own``.
+        looks_at: inputs besides the gradient that ``update`` is given too; ``None`` if there is
+            none.
 
     Raises:
         TypeError: if both have a hyperparameter of the same name.
@@ -71,12 +82,18 @@ def around(
 
     def advance(state: Any, grad: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
         values = {k: given.pop(k, default) for k, default in own.items()}
-        g = objective_gradient(grad, None, maximize=given.get("maximize", False))
+        values |= {k: given.get(k) for k in looks_at}
+        given = {k: x for k, x in given.items() if k in inner.inputs or k not in looks_at}
+        maximize = given.get("maximize", False)
 
-        def take(state: Any, theta: Any = params) -> tuple[Any, Any]:
-            return inner.update(state, grad, theta, **given)
+        def take(state: Any, theta: Any = params, gradient: Any = None) -> tuple[Any, Any]:
+            changed = None if gradient is None else objective(gradient)
+            return inner.update(state, grad if changed is None else changed, theta, **given)
 
-        return update(take, state, g, params, **values)
+        def objective(x: Any) -> Any:
+            return objective_gradient(x, None, maximize=maximize)
+
+        return update(take, state, objective(grad), params, **values)
 
     def keywords(defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -88,7 +105,8 @@ def around(
 
     begins = {k: own[k] for k in inspect.signature(init).parameters if k in own}
     start.__signature__ = with_keywords(inner.init, begins)  # type: ignore[attr-defined]
-    advance.__signature__ = with_keywords(inner.update, own)  # type: ignore[attr-defined]
+    more = dict.fromkeys(k for k in looks_at if k not in inner.inputs)
+    advance.__signature__ = with_keywords(inner.update, {**own, **more})  # type: ignore[attr-defined]
     advance.leafwise = inner.leafwise  # type: ignore[attr-defined]
     advance.one_by_one = inner.one_by_one  # type: ignore[attr-defined]
     return replace(  # type: ignore[type-var]
@@ -97,5 +115,6 @@ def around(
         init=start,
         update=advance,
         bibtex=(*bibtex, *inner.bibtex),
+        dialects={k: {**x, **(dialects or {}).get(k, {})} for k, x in inner.dialects.items()},
         elsewhere={},
     )

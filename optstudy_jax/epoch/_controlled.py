@@ -13,6 +13,7 @@ from optstudy_core import epoch as core
 from optstudy_core.catalogue.hyperparameters import check_value
 from optstudy_jax._backend import working_dtype
 from optstudy_jax._rounding import leaving
+from optstudy_jax.schedules import at
 
 from ._control import Control, ControlState, Kept
 from ._trees import arrays, copies, number, times, where
@@ -98,7 +99,7 @@ def with_control(
         _check_steps(control, steps_per_epoch)
 
     def base(count: Any) -> Any:
-        return learning_rate(count) if callable(learning_rate) else learning_rate
+        return at(learning_rate, count) if callable(learning_rate) else learning_rate
 
     def optimizer(rate: Any) -> optax.GradientTransformationExtraArgs:
         return optax.with_extra_args_support(make(rate))

@@ -58,7 +58,8 @@ class JAXBackend(Backend):
                 given = {k: v for k, v in values.items() if case.arrays and is_number(v)}
                 given |= case.moved(values, 0)
                 arrays.append(as_arrays(given))
-                numbers.append({k: v for k, v in values.items() if k not in given})
+                own = values | case.schedules(values)
+                numbers.append({k: v for k, v in own.items() if k not in given})
             rules = tuple(case.rules(algorithm))
             make, advance = _functions(
                 rules, case.structure, case.membership, _Frozen(numbers), self.jitted

@@ -42,6 +42,8 @@ class NumPyBackend(Backend):
             for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
                 before, theta = theta, list(theta)
                 for group in groups:
+                    curves = case.schedules(group.values).items()
+                    now = case.moved(group.values, number) | {k: f(number) for k, f in curves}
                     work = _work(before, group.indices)
                     own = {k: x for k, x in given.items() if k in group.rule.inputs}
                     group.state, step = group.rule.update(
@@ -49,7 +51,7 @@ class NumPyBackend(Backend):
                         _work(row, group.indices),
                         work,
                         **_inputs(own, group.indices, work),
-                        **(group.values | case.moved(group.values, number)),
+                        **(group.values | now),
                     )
                     for i, s in zip(group.indices, step.values, strict=True):
                         theta[i] = np.asarray(before[i] + np.asarray(s).astype(before[i].dtype))

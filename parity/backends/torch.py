@@ -42,7 +42,8 @@ class TorchBackend(Backend):
             mine = [p for p, m in zip(theta, case.membership, strict=True) if m == number]
             if mine:
                 named = {"params": mine, "algorithm": rule.name, "dialect": _of(rule, dialect)}
-                groups.append(named | self._arguments(case, values))
+                own = values | case.schedules(values)
+                groups.append(named | self._arguments(case, own))
         dialect = _of(algorithm, case.dialect)
         optimizer = from_core(algorithm)(groups, compile=self.compiled, dialect=dialect)
         run = Run()

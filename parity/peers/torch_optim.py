@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import optstudy_torch
-from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core
+from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core, rule
 
 from .moving import CYCLES, MOVES, Move
 
@@ -153,6 +153,65 @@ def _averaged(given: dict[str, Any], ours: dict[str, Any], cause: str = "", **th
     )
 
 
+class _Prepared:
+    """torch's Adam, whose gradients are changed before each step."""
+
+    def __init__(self, params: list[Any], prepare: Callable[[list[Any]], Any]) -> None:
+        self._params, self._prepare = params, prepare
+        self._adam = torch.optim.Adam(params, foreach=False)
+        self.param_groups = self._adam.param_groups
+
+    def step(self) -> None:
+        if any(p.grad is not None for p in self._params):  # torch fails without
+            self._prepare(self._params)
+        self._adam.step()
+
+
+class _Accumulating:
+    """torch's Adam, which takes a step for the mean of some gradients, added up in ``.grad``."""
+
+    def __init__(self, params: list[Any], k: int) -> None:
+        self._params, self._k, self._sums = params, k, [torch.zeros_like(p) for p in params]
+        self._adam = torch.optim.Adam(params, foreach=False)
+        self.param_groups, self._n = self._adam.param_groups, 0
+
+    def step(self) -> None:
+        for p, total in zip(self._params, self._sums, strict=True):
+            total += p.grad / self._k
+        self._n += 1
+        if self._n % self._k == 0:
+            for p, total in zip(self._params, self._sums, strict=True):
+                p.grad = total.clone()
+                total.zero_()
+            self._adam.step()
+
+
+def _accumulated(k: int) -> Peer:
+    made = optstudy_torch.from_core(rule("accumulated"))
+    return Peer(
+        "accumulated",
+        "torch",
+        "torch.optim.Adam, loss / k",
+        {"k": k},
+        runner(lambda p: made(p, accumulation_steps=k)),
+        runner(lambda p: _Accumulating(p, k)),
+    )
+
+
+def _clipped(wrapper: str, function: Callable[..., Any], bound: float, **ours: Any) -> Peer:
+    """Return Adam with a wrapper, and torch's Adam after a function of torch.nn.utils."""
+    made = optstudy_torch.from_core(rule(wrapper))
+    return Peer(
+        wrapper,
+        "torch",
+        f"torch.nn.utils.{function.__name__}",
+        ours,
+        runner(lambda p: made(p, **ours)),
+        runner(lambda p: _Prepared(p, lambda params: function(params, bound, foreach=False))),
+        gaps=True,
+    )
+
+
 def moving(algorithm: str, name: str, causes: Mapping[str, str] = NONE, **given: Any) -> list[Peer]:
     """Return a pair for each way in which hyperparameters move, and for a group that comes late.
 
@@ -210,6 +269,10 @@ PEERS = [
         "torch's average starts from the first weights, ours corrects its bias",
         avg_fn=torch.optim.swa_utils.get_ema_avg_fn(0.97),
     ),
+    _accumulated(4),
+    _clipped("clipped", torch.nn.utils.clip_grad_norm_, 1.0, max_norm=1.0),
+    _clipped("clipped", torch.nn.utils.clip_grad_norm_, 300.0, max_norm=300.0),
+    _clipped("clipped_by_value", torch.nn.utils.clip_grad_value_, 0.7, max_value=0.7),
     _muon(False),
     _muon(True),
     _muon(True, **_PLAIN),

@@ -66,7 +66,7 @@ def test_a_wrapper_is_explained_and_cited(name: str, capsys: pytest.CaptureFixtu
     assert main(["cite", name]) == 0
     text = capsys.readouterr().out
     assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == [wrapped.bibtex[0]]
-    assert f"optstudy\\_core/wrappers/{name}.py" in text
+    assert f"optstudy_core/wrappers/{name}.py".replace("_", r"\_") in text
     with pytest.raises(ValueError, match=f"'{wrapped.name}' is no file of optstudy_core"):
         citation(wrapped, implementation=True)
 

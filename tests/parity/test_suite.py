@@ -344,6 +344,38 @@ def test_groups_of_several_algorithms(rule: Any, first: Any, second: Any, backen
     assert found == {}
 
 
+@pytest.mark.parametrize("backend", ["torch", COMPILED, "jax", slow("jax-jit")])
+@pytest.mark.parametrize("name", ["sgd", slow("averaged_lookahead_adam")])
+def test_a_rate_may_follow_a_curve(name: str, backend: str) -> None:
+    subject = suite.find_subject(name)
+    case = parity.Case(
+        structure="scalar",
+        dtype="float32",
+        steps=6,
+        seed=3,
+        patterns=("ordinary",),
+        groups=({"lr": 0.3},),
+        membership=(0,),
+        dialect="torch",
+        curve="growing restarts",
+    )
+    case = parity.Case.from_json(json.loads(json.dumps(case.to_json())))
+    assert case.curve == "growing restarts"
+    assert suite.run_case(subject, case, backends.make(backend), suite.Tolerated()) == {}
+    constant = dataclasses.replace(case, curve=None)
+    runs = [backends.make(backend).run(subject, x).trajectory[-1][0] for x in (case, constant)]
+    assert runs[0] != runs[1]
+
+
+def test_a_wrapped_algorithm_is_found_by_its_name() -> None:
+    found = suite.find_subject("averaged_lookahead_adam")
+    assert {"sync_period", "average_decay"} <= found.defaults().keys()
+    assert suite.subject_name(found) == "averaged_lookahead_adam"
+    assert "max_value" in suite.find_subject("clipped_by_value_sgd").defaults()
+    with pytest.raises(ValueError, match="algorithm = 'adamv'"):
+        suite.find_subject("lookahead_adamv")
+
+
 def test_a_group_of_an_algorithm_that_is_unknown() -> None:
     case = parity.Case("scalar", "float32", 1, 0, ("ordinary",), groups=({"algorithm": "adamv"},))
     with pytest.raises(ValueError, match="algorithm = 'adamv': did you mean"):
@@ -371,6 +403,7 @@ def test_cases_cover_what_they_promise() -> None:
     assert drawn(lambda c: c.groups[0].get("maximize") is True)
     assert drawn(lambda c: c.structure == "mixed" and "sparse" in c.patterns)
     assert drawn(lambda c: c.dialect == "optax")
+    assert drawn(lambda c: c.curve is not None and not c.moving and not c.arrays)
 
 
 def test_what_is_refused_everywhere_does_not_count_as_not_run(

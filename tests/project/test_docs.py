@@ -152,7 +152,8 @@ LOOK = """() => {
   };
 }"""
 LOOKED_AT = (
-    *("index", "start", "numerics", "porting", "howto", "epoch_methods", "instruments", "gallery"),
+    *("index", "start", "numerics", "porting", "schedules", "howto", "epoch_methods"),
+    *("around", "instruments", "gallery"),
     *("algorithms", "conformance", "performance", "api", "references"),
     *(f"_generated/algorithms/{name}" for name in ("adam", "adafactor", "cocob", "soap")),
 )

@@ -24,6 +24,8 @@ DOCS = ROOT / "docs"
 GUIDES = (
     "start",
     "porting",
+    "schedules",
+    "around",
     "numerics",
     "epoch_methods",
     "howto",

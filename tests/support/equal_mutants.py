@@ -41,6 +41,7 @@ EQUIVALENT = {
     ("sam", "sam", "t == 0", "t <= 0"): NOT_NEGATIVE,
     ("sam", "sam", "t", "state.t"): AS_A_NUMBER,
     ("sam", "sam", "0.0", "5e-324"): A_COUNT,
+    ("accumulated", "accumulated", "0.0", "5e-324"): A_COUNT,
     ("lookahead", "lookahead", "0.0", "5e-324"): A_COUNT,
     ("mechanic", "mechanic", "0.0", "5e-324"): NEXT_TO_0,
     ("terms", "decoupled_decay", "0.0", "5e-324"): NEXT_TO_0,

@@ -463,7 +463,11 @@ def _ranked(dtype: str) -> tuple[Leaves, list[Leaves]]:
     return begin, grads
 
 
-PERIODS = {"lookahead": "sync_period", "sam": "ascent_period"}
+PERIODS = {
+    "accumulated": "accumulation_steps",
+    "lookahead": "sync_period",
+    "sam": "ascent_period",
+}
 
 
 def a_period_ends_with_the_step_that_reaches_it(modules: dict[str, ModuleType]) -> None:
@@ -596,8 +600,11 @@ def bounds_are_met_to_the_last_bit(rule: ModuleType) -> None:
 
 MECHANIC = {"mechanic_decay": 3.1, "initial_scale_factor": 0.13}
 WRAPPED = {
+    "accumulated": 247823750,
     "averaged": 3466865898,
     "cautious": 912268596,
+    "clipped": 3498264347,
+    "clipped_by_value": 4151416152,
     "lookahead": 2580905166,
     "mechanic": 3881492719,
     "sam": 2557881304,
@@ -626,6 +633,14 @@ def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
                 found.append(state.average.values[0].astype(np.float64))
         mark = zlib.crc32(np.concatenate(found).tobytes())
         assert mark == wanted, f"{name}: {mark}"
+    if "accumulated" in modules:  # also where the algorithm does not move
+        rule, one = modules["accumulated"].accumulated(ALGORITHMS["adam"]), np.ones(1)
+        given = {"lr": 0.0, "b1": 0.75, "accumulation_steps": 1.0}
+        state, _ = rule.update(rule.init(one), one, one, **given)
+        assert (state.mean[0], state.inner.m[0]) == (0.0, 0.25)
+    if "clipped" in modules:
+        own = modules["clipped"].clipped(ALGORITHMS["sgd"]).defaults
+        assert (own("torch")["clip_eps"], own("optax")["clip_eps"]) == (1e-6, 0.0)
     if "mechanic" in modules:  # where nothing has moved, a part of the wealth is all that there is
         rule, one = modules["mechanic"].mechanic(ALGORITHMS["sgd"]), np.ones(1)
         for x in np.random.default_rng(0).uniform(0.1, 1, 50).tolist():

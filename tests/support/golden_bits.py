@@ -93,6 +93,10 @@ ORDINARY = {
     "ascent_period": 3.0,
     "ascent_eps": 0.31,
     "sq_norm_floor": 37.0,  # so that some gradients are below it
+    "accumulation_steps": 3.0,
+    "max_norm": 2.7,  # so that some gradients are longer, others not
+    "clip_eps": 0.31,
+    "max_value": 1.3,
     "ridge": 0.017,
     "precondition_frequency": 2.0,
     "adam_b1": 0.83,

@@ -18,6 +18,20 @@ from .pairs import runner as runner
 PEERS = [
     pair("averaged", adapted.ema, {"average_decay": 0.999}, average=True, name="ema", decay=0.999),
     pair("averaged", adapted.ema, {"average_decay": 0.7}, average=True, name="ema", decay=0.7),
+    *(
+        pair(
+            "accumulated",
+            adapted.multi_steps,
+            {"accumulation_steps": k},
+            scheduled=False,  # optax's counts its own steps
+            name="MultiSteps",
+            every_k_schedule=k,
+        )
+        for k in (3, 4)
+    ),
+    same("clipped", adapted.clip_by_global_norm, max_norm=1.0),
+    same("clipped", adapted.clip_by_global_norm, max_norm=300.0),
+    pair("clipped_by_value", adapted.clip, {"max_value": 0.7}, max_delta=0.7),
     same("lookahead", adapted.lookahead, name="lookahead", sync_period=5, slow_step_size=0.5),
     same("lookahead", adapted.lookahead, name="lookahead", sync_period=3, slow_step_size=0.3),
     pair(

@@ -139,6 +139,22 @@ def mechanize(rate: Any, **given: Any) -> Any:
     return optax.contrib.mechanize(optax.adam(rate), **given)
 
 
+def clip_by_global_norm(rate: Any, max_norm: float) -> Any:
+    """Return optax's before Adam."""
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(rate))
+
+
+def clip(rate: Any, max_delta: float) -> Any:
+    """Return optax's before Adam."""
+    return optax.chain(optax.clip(max_delta), optax.adam(rate))
+
+
+def multi_steps(rate: Any, every_k_schedule: int) -> Any:
+    """Return optax's around Adam, with a mean in the parameters' dtype: its own is float32."""
+    tx = optax.MultiSteps(optax.adam(rate), every_k_schedule, accumulator_dtype=np.float64)
+    return tx.gradient_transformation()
+
+
 def ema(rate: Any, decay: float) -> Any:
     """Return Adam with optax's average of the parameters at the end of its state."""
     tx, mean = optax.adam(rate), optax.ema(decay)

@@ -1,0 +1,36 @@
+"""Schedules: a learning rate, or another hyperparameter, as a pure function of the count of steps.
+
+One definition for PyTorch and JAX, in double precision, with the same bits in both, also under
+``jit``. A schedule is the ``lr=`` of a class of ``optstudy_torch`` and the ``learning_rate=`` of a
+function of ``optstudy_jax``; ``optstudy_torch.lr_scheduler.ScheduleLR`` makes an ``LRScheduler`` of
+it for any optimizer of torch, and ``optstudy_jax.schedule`` a schedule of optax.
+
+>>> rate = joined(Linear(0.0, 1e-3, 100), Cosine(1e-3, 0.0, 900), at=[100])
+>>> [rate(0), rate(50), rate(100), rate(1000)]
+[0.0, 0.0005, 0.001, 0.0]
+
+The curves are classes, so that a schedule can be printed, compared, copied and pickled. Counts go
+on after the end of a curve, which keeps its last value. Torch's and optax's curves of the same name
+are the same within roundings, but for :data:`DIALECTS`.
+"""
+
+from __future__ import annotations
+
+from .combined import DIALECTS as DIALECTS
+from .combined import Chained as Chained
+from .combined import Joined as Joined
+from .combined import PerEpoch as PerEpoch
+from .combined import Restarts as Restarts
+from .combined import joined as joined
+from .combined import one_cycle as one_cycle
+from .combined import one_cycle_momentum as one_cycle_momentum
+from .combined import warmup_stable_decay as warmup_stable_decay
+from .curves import Constant as Constant
+from .curves import Cosine as Cosine
+from .curves import Exponential as Exponential
+from .curves import InverseRoot as InverseRoot
+from .curves import Linear as Linear
+from .curves import Milestones as Milestones
+from .curves import Polynomial as Polynomial
+from .curves import Steps as Steps
+from .schedule import Schedule as Schedule

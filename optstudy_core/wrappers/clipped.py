@@ -1,0 +1,75 @@
+"""Clipping: gradients whose norm is too large are made shorter before the algorithm sees them.
+
+    ĝ = min(c / (‖g‖ + ε), 1)·g
+
+The norm is that of all leaves together (in torch: of a group), an exact sum: the same on any mesh
+and in either framework. torch adds ε = 1e-6, optax and Keras nothing.
+
+Source: Pascanu, Mikolov and Bengio 2013 (`pascanu2013difficulty`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays.reductions import global_norm
+
+from ._around import Rule, around
+
+
+class ClippedState(NamedTuple):
+    """What an algorithm with clipping carries.
+
+    Attributes:
+        inner: the state of the algorithm.
+        norm: ‖g‖ of the last step; shape () per leaf, the same for all; 0 at the start.
+        clipped_norm: ‖ĝ‖, as it follows from the factor.
+    """
+
+    inner: Any
+    norm: Array
+    clipped_norm: Array
+
+
+def clipped(algorithm: Rule) -> Rule:
+    """Return an algorithm whose gradients have a largest norm.
+
+    It has two hyperparameters more: ``max_norm``, c > 0 (1), and ``clip_eps``, ε ≥ 0 (0; 1e-6 in
+    the dialect of torch).
+
+    Args:
+        algorithm: what takes the steps.
+
+    >>> import numpy as np
+    >>> from optstudy_core import ALGORITHMS
+    >>> rule = clipped(ALGORITHMS["sgd"])
+    >>> state, step = rule.update(rule.init(np.zeros(2)), np.array([3.0, 4.0]), lr=1.0)
+    >>> step.round(3).tolist(), float(state.norm), float(state.clipped_norm)
+    ([-0.6, -0.8], 5.0, 1.0)
+    """
+
+    def init(inner: Any, params: Array) -> ClippedState:
+        zero = scalar(params, 0.0)
+        return ClippedState(inner, zero, zero)
+
+    def update(
+        advance: Callable[..., Any],
+        state: ClippedState,
+        g: Array,
+        params: Array,
+        *,
+        max_norm: Any,
+        clip_eps: Any,
+    ) -> tuple[ClippedState, Array]:
+        norm = global_norm(g)
+        scale = namespace(g).minimum(max_norm / (norm + clip_eps), 1.0)
+        inner, u = advance(state.inner, gradient=scale * g)
+        return ClippedState(inner, norm, scale * norm), u
+
+    own = {"max_norm": 1.0, "clip_eps": 0.0}
+    dialects = {"torch": {"clip_eps": 1e-6}}
+    return around(
+        algorithm, "clipped", init, update, own, ("pascanu2013difficulty",), dialects=dialects
+    )

@@ -1,0 +1,69 @@
+"""Clipping by value: elements of the gradient that are too large are cut.
+
+    ĝ = min(max(g, −c), c)
+
+torch: ``clip_grad_value_``; optax: ``clip``.
+
+Source: Mikolov 2012 (`mikolov2012statistical`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays.reductions import global_norm
+
+from ._around import Rule, around
+
+
+class ClippedByValueState(NamedTuple):
+    """What an algorithm with clipping by value carries.
+
+    Attributes:
+        inner: the state of the algorithm.
+        norm: ‖g‖ of the last step, over all leaves (in torch: of a group); shape () per leaf, the
+            same for all; 0 at the start.
+        clipped_norm: ‖ĝ‖.
+    """
+
+    inner: Any
+    norm: Array
+    clipped_norm: Array
+
+
+def clipped_by_value(algorithm: Rule) -> Rule:
+    """Return an algorithm whose gradients have a largest element.
+
+    It has one hyperparameter more: ``max_value``, c > 0 (1).
+
+    Args:
+        algorithm: what takes the steps.
+
+    >>> import numpy as np
+    >>> from optstudy_core import ALGORITHMS
+    >>> rule = clipped_by_value(ALGORITHMS["sgd"])
+    >>> rule.update(rule.init(np.zeros(2)), np.array([0.5, -4.0]), lr=1.0)[1].tolist()
+    [-0.5, 1.0]
+    """
+
+    def init(inner: Any, params: Array) -> ClippedByValueState:
+        zero = scalar(params, 0.0)
+        return ClippedByValueState(inner, zero, zero)
+
+    def update(
+        advance: Callable[..., Any],
+        state: ClippedByValueState,
+        g: Array,
+        params: Array,
+        *,
+        max_value: Any,
+    ) -> tuple[ClippedByValueState, Array]:
+        xp = namespace(g)
+        cut = xp.minimum(xp.maximum(g, -max_value), max_value)
+        inner, u = advance(state.inner, gradient=cut)
+        return ClippedByValueState(inner, global_norm(g), global_norm(cut)), u
+
+    own = {"max_value": 1.0}
+    return around(algorithm, "clipped_by_value", init, update, own, ("mikolov2012statistical",))
