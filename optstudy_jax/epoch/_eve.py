@@ -11,6 +11,7 @@ import optax
 
 from optstudy_core import epoch as core
 from optstudy_core.epoch.eve import GRID, STEP_GRID, Choice
+from optstudy_jax._nnx import in_place
 from optstudy_jax._rounding import leaving, not_known
 
 from ._trees import arrays, further, loss_scalar, map_trees, number, times
@@ -28,6 +29,7 @@ class EveState(NamedTuple):
     loss: Any
 
 
+@in_place("params", "")
 def eve(
     params: Any, start: Any, value_fn: Callable[[Any], Any], *, grid: Sequence[float] = GRID
 ) -> tuple[Any, Choice]:
@@ -53,6 +55,7 @@ def eve(
     return further(params, step, choice.s), choice
 
 
+@in_place("params", "")
 def eve_march(
     params: Any,
     start: Any,
