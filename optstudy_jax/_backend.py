@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from optstudy_core.arrays.leaves import Leaves, Reduction, Step, Trees
 
+from ._derivatives import rule_of, with_derivative
 from ._rounding import OUTSIDE, PLAIN, Node, Operations, leaving
 from ._sums import on_device
 
@@ -24,10 +25,14 @@ class JAX(Operations):
         return Node(function(*map(leaving, leaves)), PLAIN)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
-        with jax.enable_x64(True):
-            wide = [Leaves([Node(leaving(x).astype(jnp.float64), PLAIN)], self) for x in leaves]
-            result = leaving(function(*wide).values[0])
-            return Node(result.astype(leaves[0].dtype), PLAIN)
+        def compute(*arrays: Any) -> Any:
+            with jax.enable_x64(True):
+                wide = [Leaves([Node(x.astype(jnp.float64), PLAIN)], self) for x in arrays]
+                return leaving(function(*wide).values[0]).astype(leaves[0].dtype)
+
+        rule = rule_of(function)
+        known = compute if rule is None else with_derivative(compute, rule)
+        return Node(known(*map(leaving, leaves)), PLAIN)
 
     def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
         def yes(values: Any) -> Any:

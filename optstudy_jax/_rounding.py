@@ -64,12 +64,22 @@ def isolate(x: Any) -> Any:
     """Return ``x``, but hide from the compiler what made it; whole numbers are not rounded."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    return jnp.where(x == x, x, jnp.asarray(jnp.nan, x.dtype))
+    return jnp.where(x == x, x, _nan(x))
+
+
+def _nan(x: Any) -> Any:
+    """Return NaN in a dtype; an operation of JAX that makes one stops its search for NaN."""
+    return np.asarray(np.nan, x.dtype)
+
+
+def not_known() -> jax.Array:
+    """Return a measurement that there is not yet: NaN, in float32."""
+    return jnp.asarray(np.float32(np.nan))
 
 
 def _isolate_dividend(x: Any) -> Any:
     """Return what :func:`isolate` does, in words that no other loop shares."""
-    return jnp.where(x != x, jnp.asarray(jnp.nan, x.dtype), x)
+    return jnp.where(x != x, _nan(x), x)
 
 
 def _rounded_once(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,7 +213,7 @@ class Operations(Backend):
     def _hidden(result: Any, args: Any) -> Any:
         """Return a result that is NaN where an operand is; the operand has its shape."""
         x = next(a.value for a in args if isinstance(a, Node) and a.value.ndim == result.ndim)
-        return jnp.where(x == x, result, jnp.asarray(jnp.nan, result.dtype))
+        return jnp.where(x == x, result, _nan(result))
 
     @staticmethod
     def _spread(x: Any, y: Any, dividend: Any) -> list[Any]:
@@ -213,8 +223,7 @@ class Operations(Backend):
         if isinstance(y, Node) and y.value.ndim > dividend.ndim:
             return [dividend, isolate(y.value)]
         divisor = y.value if isinstance(y, Node) else jnp.asarray(y, x.dtype)
-        nan = jnp.asarray(jnp.nan, x.dtype)
-        return [dividend, jnp.where(dividend == dividend, divisor, nan)]
+        return [dividend, jnp.where(dividend == dividend, divisor, _nan(dividend))]
 
     @staticmethod
     def _origin(operation: str, args: Any, values: list[Any]) -> Origin:

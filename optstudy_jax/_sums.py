@@ -18,6 +18,7 @@ from optstudy_core.arrays.bits import to_bits
 from optstudy_core.arrays.exact_sum import Library, Parts, Terms, Vector, product
 from optstudy_core.arrays.leaves import Leaves, namespace_of
 
+from ._derivatives import of_sum, with_derivative
 from ._rounding import PLAIN, Node, Operations, isolate, leaving, outside
 
 _OPERATIONS = Operations()
@@ -100,18 +101,50 @@ def _float64(x: Any) -> Leaves:
     return Leaves([outside(x, jnp.float64)], _OPERATIONS)
 
 
-_TRACED = _Traced()
+class _Smooth(Operations):
+    """Operations with derivatives everywhere: of the root of 0, where a norm has none, it is 0."""
+
+    def apply(self, operation: str, *args: Any) -> Node:
+        if operation != "sqrt":
+            return super().apply(operation, *args)
+        (x,) = args
+        zero = x.value == 0
+        root = jnp.sqrt(jnp.where(zero, jnp.ones_like(x.value), x.value))
+        return Node(jnp.where(zero, jnp.zeros_like(root), root), PLAIN)
+
+
+_SMOOTH = _Smooth()
+
+
+class _Plain(_Traced):
+    """Plain sums that have derivatives."""
+
+    xp = namespace_of(Leaves((), _SMOOTH))
+
+    def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
+        sums: list[Any] = []
+        for leaves in zip(*vectors, strict=True):
+            block = [Leaves([Node(x.astype(jnp.float64), PLAIN)], _OPERATIONS) for x in leaves]
+            own = list(map(jnp.sum, _products(terms, block)))
+            sums = [a + b for a, b in zip(sums, own, strict=True)] if sums else own
+        return [Leaves([Node(x, PLAIN)], _SMOOTH) for x in sums]
+
+
+_TRACED, _PLAIN = _Traced(), _Plain()
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
     """Return what a function of a library finds, exactly or not, of vectors: float64 scalars."""
-    with jax.enable_x64(True):
-        vectors = [[jnp.asarray(x) for x in column if jnp.size(x) > 0] for column in columns]
-        result = function(_TRACED, *vectors, exact=exact)
-        if isinstance(result, tuple):
-            return tuple(map(_value, result))
-        return _value(result)
+
+    def found(*columns: Any, library: Library = _TRACED, exact: bool = exact) -> Any:
+        with jax.enable_x64(True):
+            vectors = [[jnp.asarray(x) for x in column if jnp.size(x) > 0] for column in columns]
+            result = function(library, *vectors, exact=exact)
+            return tuple(map(_value, result)) if isinstance(result, tuple) else _value(result)
+
+    plain = partial(found, library=_PLAIN, exact=False)
+    return with_derivative(found, of_sum(plain))(*columns)
 
 
 def _value(result: Any) -> Any:

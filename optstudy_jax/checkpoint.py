@@ -1,8 +1,9 @@
 """Checkpoints of a JAX training in a run's folder, to the last bit.
 
 What is saved are trees of arrays, each under a name: parameters, an optimizer's state, a
-TrainState, ``nnx.state(model)``, random keys; generators of NumPy and Python may be leaves, too.
-They are loaded into trees of the same structure, so that nothing is pickled.
+TrainState, random keys; generators of NumPy and Python may be leaves, too. They are loaded into
+trees of the same structure, so that nothing is pickled. A module and an optimizer of nnx are saved
+with all their arrays, and loaded in place.
 
 >>> import tempfile
 >>> import jax.numpy as jnp, optax
@@ -26,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optstudy_core.records import Run, check_names, pack, random_state, restore_random_state, unpack
+
+from ._nnx import is_of_nnx, update, whole
 
 __all__ = ["Loaded", "load", "restore", "save", "state"]
 
@@ -73,7 +76,7 @@ def load(run: Run, **like: Any) -> Loaded | None:
 
     Raises:
         ValueError: if it is not of such trees, or its file is not what it should be; no generator
-            has changed then.
+            and no module has changed then.
     """
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
@@ -90,7 +93,7 @@ def state(**trees: Any) -> dict[str, Any]:
         **trees: of arrays, numbers, strings and random generators.
     """
     return {
-        name: {path: _to_host(leaf, f"{name}{path}") for path, leaf in _leaves(tree)}
+        name: {path: _to_host(leaf, f"{name}{path}") for path, leaf in _leaves(whole(tree))}
         for name, tree in trees.items()
     }
 
@@ -100,12 +103,14 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
 
     Args:
         packed: its result, a dictionary.
-        **like: trees of the same structure, shapes and dtypes.
+        **like: trees of the same structure, shapes and dtypes. A module and an optimizer of nnx
+            are written in place.
 
     Raises:
-        ValueError: if they differ; no generator has changed then.
+        ValueError: if they differ; no generator and no module has changed then.
     """
     check_names(packed, like)
+    modules, like = like, {name: whole(tree) for name, tree in like.items()}
     for name, tree in like.items():
         found, wanted = packed[name], [path for path, _ in _leaves(tree)]
         if not isinstance(found, Mapping) or list(found) != wanted:
@@ -128,7 +133,7 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
         if _kind(leaf) == "generator"
     ]
     _put_generators(generators)  # last, as they change
-    return restored
+    return {k: update(x, restored[k]) if is_of_nnx(x) else restored[k] for k, x in modules.items()}
 
 
 def _put_generators(generators: list[tuple[str, Any, Any]]) -> None:

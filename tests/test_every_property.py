@@ -22,6 +22,7 @@ import pytest
 import torch
 from adapters import ADAPTERS, RULES, JaxRun, Run, TorchRun, reference
 from harness import draw, inputs_for, same, start, to_numpy, to_torch
+from home import every_tool_takes_its_state, switches_of_jax_find_nothing
 
 from optstudy_torch import _plans
 
@@ -59,6 +60,7 @@ NOT_WRITABLE = "arrays of JAX cannot be written to"
 ONE_LAYOUT = "arrays of JAX have no strides that one can choose"
 NOT_ITS_OWN = "the state of JAX's arrays may share memory: nobody writes to it"
 REFUSES = "torch's step refuses an input that no rule asks for"
+OF_JAX = "tools and switches of JAX are of its own"
 OPTAX = "wrappers of optax go around transformations of optax"
 
 EXCEPT: dict[tuple[str, str, str], str] = {
@@ -68,6 +70,8 @@ EXCEPT: dict[tuple[str, str, str], str] = {
     ("memory may be laid out in any way", "jax", "*"): ONE_LAYOUT,
     ("state is memory of its own", "jax", "*"): NOT_ITS_OWN,
     ("wrappers of optax go around it", "torch", "*"): OPTAX,
+    ("switches of jax find nothing", "torch", "*"): OF_JAX,
+    ("every tool takes its state", "torch", "*"): OF_JAX,
     ("unknown inputs are ignored", "torch", "*"): REFUSES,
     ("a pickle goes on", "torch", "wrapper"): NO_PATH,
 }
@@ -344,6 +348,8 @@ PROPERTIES = {
         what_is_not_finite_propagates,
         unknown_inputs_are_ignored,
         wrappers_of_optax_go_around_it,
+        switches_of_jax_find_nothing,
+        every_tool_takes_its_state,
     )
 }
 

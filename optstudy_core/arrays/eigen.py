@@ -40,7 +40,7 @@ def eigenvectors(x: Array) -> Array:
     >>> abs(v).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
-    return _in_double(_eigenvectors, x)
+    return _in_double(jacobi, x)
 
 
 def orthonormal(x: Array) -> Array:
@@ -54,7 +54,7 @@ def orthonormal(x: Array) -> Array:
     >>> abs(q).round(12).tolist()
     [[0.6, 0.8], [0.8, 0.6]]
     """
-    return _in_double(_orthonormal, x)
+    return _in_double(householder, x)
 
 
 def by_size(x: Array, sizes: Array, axis: int) -> Array:
@@ -91,7 +91,7 @@ def _moved(function: Callable[..., Any], *trees: Leaves) -> Leaves:
 # steps pairs every row with every other.
 
 
-def _eigenvectors(a: Leaves) -> Leaves:
+def jacobi(a: Leaves) -> Leaves:
     """Return the eigenvectors of a float64 matrix."""
     size = a.shape[0]
     if size < 2:
@@ -214,7 +214,7 @@ def _true(x: Any) -> Any:
 # that the next one is always the first; the row that is done leaves the mask.
 
 
-def _orthonormal(x: Leaves) -> Leaves:
+def householder(x: Leaves) -> Leaves:
     """Return Q of a float64 matrix."""
     size = x.shape[0]
 

@@ -72,7 +72,7 @@ def matmul(x: Array, y: Array, *, rough: bool = False) -> Array:
     """
     if isinstance(x, Leaves):
         slices = _slices(x, rough)
-        return x.backend.in_double(lambda a, b: _product(a, b, slices), x, y)
+        return x.backend.in_double(functools.partial(sliced_product, slices=slices), x, y)
     product: Leaves = matmul(*(Leaves([to_numpy(a)], NumPy()) for a in (x, y)), rough=rough)
     return namespace(x).asarray(product.values[0], dtype=x.dtype)
 
@@ -90,7 +90,7 @@ def gram(x: Array, *, rough: bool = False) -> Array:
     """
     if isinstance(x, Leaves):
         slices = _slices(x, rough)
-        return x.backend.in_double(lambda a: _product(a, None, slices), x)
+        return x.backend.in_double(functools.partial(sliced_product, slices=slices), x)
     product: Leaves = gram(Leaves([to_numpy(x)], NumPy()), rough=rough)
     return namespace(x).asarray(product.values[0], dtype=x.dtype)
 
@@ -114,7 +114,7 @@ def inverse_root(x: Array, order: int) -> Array:
     [[0.5, 0.0], [0.0, 0.25]]
     """
     if isinstance(x, Leaves):
-        return x.backend.in_double(lambda a: _inverse_root(a, order), x)
+        return x.backend.in_double(functools.partial(coupled_root, order=order), x)
     root = inverse_root(Leaves([to_numpy(x)], NumPy()), order).values[0]
     return namespace(x).asarray(root, dtype=x.dtype)
 
@@ -168,8 +168,8 @@ def _identity(x: Any) -> Any:
     return namespace(x).eye(x.shape[0], dtype=x.dtype, device=device_of(x))
 
 
-def _inverse_root(a: Leaves, order: int) -> Leaves:
-    """Return the root of a float64 matrix."""
+def coupled_root(a: Leaves, order: int) -> Leaves:
+    """Return what :func:`inverse_root` does of a float64 matrix."""
     xp = namespace(a)
     norm = leaf_norm(a)
     scale, root = (
@@ -210,7 +210,7 @@ def _slices(x: Leaves, rough: bool) -> int:
     return _SLICES[rough][x.values[0].dtype.itemsize]
 
 
-def _product(x: Leaves, y: Leaves | None, slices: int) -> Leaves:
+def sliced_product(x: Leaves, y: Leaves | None = None, *, slices: int) -> Leaves:
     """Return the product of float64 matrices, of the first with its transpose without a second."""
     length = x.shape[1]
     if not length:

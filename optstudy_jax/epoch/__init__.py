@@ -29,7 +29,9 @@ As a factor on the learning rate of an optimizer that takes one, which gives the
 
 :func:`eve`, :func:`eve_march` and :func:`eve_step` search for the lowest loss, with ``value_fn``;
 :func:`extrapolate` and :func:`epoch_momentum` move the parameters at the end of an epoch. All work
-in ``jit`` and ``scan``. The formulas are those of ``optstudy_core.epoch``.
+in ``jit`` and ``scan``. Where they take parameters or an optimizer's state, they take a module and
+an optimizer of nnx, too: these are written in place, and returned. The formulas are those of
+``optstudy_core.epoch``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import optax
 from optstudy_core import epoch as core
 from optstudy_core.catalogue.hyperparameters import check_value
 from optstudy_jax._backend import working_dtype
+from optstudy_jax._nnx import in_place
 from optstudy_jax._rounding import leaving
 from optstudy_jax.schedules import at
 
@@ -23,6 +24,8 @@ class ControlledState(NamedTuple):
     """State of :func:`scale_by` and :func:`with_control`.
 
     Attributes:
+        learning_rate: of the last step, with the factor, float32: what a recorder finds (``None``
+            in :func:`scale_by`, which does not know it).
         control: the method's state; ``control.metrics`` is of the last epoch.
         count: steps taken, int32; what a schedule is called with.
         steps: of them in this epoch, int32.
@@ -31,6 +34,7 @@ class ControlledState(NamedTuple):
         inner: the optimizer's state (``None`` in :func:`scale_by`).
     """
 
+    learning_rate: Any
     control: ControlState
     count: Any
     steps: Any
@@ -57,7 +61,7 @@ def scale_by(control: Control, steps_per_epoch: int) -> optax.GradientTransforma
     _check_steps(control, steps_per_epoch)
 
     def init(params: Any) -> ControlledState:
-        return _start(control, params, None, 1.0)
+        return _start(control, params, None, 1.0)._replace(learning_rate=None)
 
     def update(
         updates: Any, state: ControlledState, params: Any = None, *, value: Any = None, **extra: Any
@@ -122,11 +126,13 @@ def with_control(
         if hasattr(tx.update, "takes_double"):
             tx = optimizer(control.rate(lr, state.control, jnp.float64))
         updates, inner = tx.update(updates, state.inner, params, **extra)
-        return updates, state._replace(inner=inner)
+        used = control.rate(lr, state.control)
+        return updates, state._replace(learning_rate=used, inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@in_place("params", "state")
 def end_epoch(
     control: Control,
     params: Any,
@@ -162,6 +168,7 @@ def end_epoch(
     return params, state
 
 
+@in_place("state")
 def begin_epoch(control: Control, params: Any, state: ControlledState) -> ControlledState:
     """Begin the epoch here: what has moved the parameters since the last one ended is no part.
 
@@ -187,6 +194,7 @@ def begin_epoch(control: Control, params: Any, state: ControlledState) -> Contro
 
 def _start(control: Control, params: Any, inner: Any, lr: Any) -> ControlledState:
     return ControlledState(
+        learning_rate=jnp.asarray(lr).astype(jnp.float32),
         control=control.init(params, inner),
         count=jnp.zeros((), jnp.int32),
         steps=jnp.zeros((), jnp.int32),

@@ -11,7 +11,8 @@ import optax
 
 from optstudy_core import epoch as core
 from optstudy_core.epoch.eve import GRID, STEP_GRID, Choice
-from optstudy_jax._rounding import leaving
+from optstudy_jax._nnx import in_place
+from optstudy_jax._rounding import leaving, not_known
 
 from ._trees import arrays, further, loss_scalar, map_trees, number, times
 
@@ -28,6 +29,7 @@ class EveState(NamedTuple):
     loss: Any
 
 
+@in_place("params", "")
 def eve(
     params: Any, start: Any, value_fn: Callable[[Any], Any], *, grid: Sequence[float] = GRID
 ) -> tuple[Any, Choice]:
@@ -53,6 +55,7 @@ def eve(
     return further(params, step, choice.s), choice
 
 
+@in_place("params", "")
 def eve_march(
     params: Any,
     start: Any,
@@ -148,7 +151,7 @@ def scale_by_eve(grid: Sequence[float] = STEP_GRID) -> optax.GradientTransformat
 
     def init(params: Any) -> EveState:
         del params
-        return EveState(jnp.ones((), jnp.float32), jnp.full((), jnp.nan, jnp.float32))
+        return EveState(jnp.ones((), jnp.float32), not_known())
 
     def update(
         updates: Any, state: EveState, params: Any = None, *, value_fn: Any = None, **extra: Any

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from optstudy_core import epoch as core
 from optstudy_jax import geometry
 from optstudy_jax._backend import working_dtype
+from optstudy_jax._nnx import in_place
 from optstudy_jax._rounding import leaving, rounded
 
 from ._trees import map_trees, number, to_float32, where
 
 
+@in_place("params", "")
 def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> tuple[Any, Any]:
     """Move on by lr·cos φₖ·Δₖ (see ``optstudy_core.epoch.extrapolation``).
 
@@ -34,6 +36,7 @@ def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> t
     return map_trees(core.extrapolation.moved, params, step, scalars=(c,)), step
 
 
+@in_place("")
 def epoch_momentum_init(params: Any) -> core.momentum.MomentumState:
     """Return the state of :func:`epoch_momentum` before the first epoch, in the working dtype.
 
@@ -45,6 +48,7 @@ def epoch_momentum_init(params: Any) -> core.momentum.MomentumState:
     )
 
 
+@in_place("", "params")
 def epoch_momentum(
     state: core.momentum.MomentumState,
     params: Any,
@@ -82,6 +86,7 @@ def epoch_momentum(
     return core.momentum.MomentumState(m), moved
 
 
+@in_place("", "tree")
 def backstep(
     state: core.backstep.BackstepState, tree: Any, undo: Any
 ) -> tuple[core.backstep.BackstepState, Any]:

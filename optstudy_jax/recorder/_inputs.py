@@ -75,7 +75,7 @@ def moment_of(state: Any, u: str) -> Any:
 
 
 def rate_of(lr: Any, state: Any) -> Any:
-    """Return the learning rate, that of the state (``inject_hyperparams``) if it is not given."""
+    """Return the learning rate; that of the state, if it has one and none is given."""
     if lr is not None or state is None:
         return lr
     found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from optstudy_core import instruments as core
+from optstudy_jax._rounding import not_known
 
 from ._inputs import MOMENTS, columns_of, flatten, require, single
 
@@ -103,7 +104,7 @@ def record(
     moving = "previous" in wanted
 
     def init(params: Any) -> RecordState:
-        nan = jnp.full((), jnp.nan, jnp.float32)
+        nan = not_known()
         own = [name for name in chosen if name not in core.OF_THE_WHOLE]
         return RecordState(
             metrics=dict.fromkeys(chosen, nan),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optstudy_core import instruments as core
+from optstudy_jax._nnx import trained
 
 from ._inputs import MOMENTS, add, copied, flatten, moment_of, rate_of, require, scalar
 
@@ -29,10 +30,11 @@ class Recorder:
     """Records quantities of epochs and steps, of the network and of each layer.
 
     For an ordinary training loop: :meth:`step` after each step, :meth:`end_epoch` after each
-    epoch. It works with any tree of parameters: ``TrainState.params`` of linen,
-    ``nnx.state(model, nnx.Param)``. Layers are named by their path, ``Dense_0/kernel``. A step
-    does not wait for the device; its values are fetched when the epoch ends. Parameters may be
-    donated to the training step: what is needed later is copied.
+    epoch. It takes any tree of parameters (``TrainState.params`` of linen), and a module and an
+    optimizer of nnx as they are: of a module its ``nnx.Param``, or give ``nnx.state(model, wrt)``.
+    Layers are named by their path, ``Dense_0/kernel``. A step does not wait for the device; its
+    values are fetched when the epoch ends. Parameters may be donated to the training step: what is
+    needed later is copied.
 
     Args:
         params: the parameters at the start.
@@ -72,7 +74,7 @@ class Recorder:
             epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
         )
         self._epoch, self._step = self._options.epoch, self._options.step
-        self._layers, self._structure = flatten(params)
+        self._layers, self._structure = flatten(trained(params))
         leaves = self._leaves("params", params)
         self._sizes = np.array([math.prod(np.shape(x)) for x in leaves], int)
         for name, x in zip(self._layers, leaves, strict=True):
@@ -140,14 +142,14 @@ class Recorder:
                 that the last call was given, of which a copy is kept.
             value: the loss of the mini-batch, a number or 0-d array; goes into the epoch's mean.
             state: the optimizer's, for its moments, and for the learning rate of
-                ``optax.inject_hyperparams``.
+                ``optax.inject_hyperparams`` and ``epoch.with_control``.
             lr: the learning rate, a number or 0-d array.
 
         Raises:
             TypeError: if something is missing that a quantity is made of.
             ValueError: if structures differ.
         """
-        number = self._step_count + 1
+        number, state = self._step_count + 1, trained(state)
         leaves = self._leaves("params", params)
         recorded = self._options.recorded(number)
         found = self._given(self._step, leaves, grads, state) if recorded else {}
@@ -195,6 +197,7 @@ class Recorder:
             the row, ``{"epoch": 1, "loss": …, "step_size": …, "layers": {"fc1/kernel": {…}}}``.
         """
         self.flush()
+        state = trained(state)
         leaves = [np.asarray(x) for x in self._leaves("params", params)]
         found = self._given(self._epoch, leaves, grads, state)
         vectors: dict[str, Any] = {u: list(map(np.asarray, x)) for u, x in found.items()}
@@ -326,6 +329,7 @@ class Recorder:
 
     def _leaves(self, argument: str, tree: Any) -> list[Any]:
         """Return the leaves of a tree like the parameters."""
+        tree = trained(tree)
         layers, structure = flatten(tree)
         if layers != self._layers:
             raise ValueError(
