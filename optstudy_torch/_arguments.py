@@ -166,8 +166,6 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]
                     "and tensors of one real number"
                 )
             check_value(name, value.item(), algorithm.defaults()[name])
-        elif isinstance(value, np.ndarray):
-            raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
     group = {"algorithm": algorithm.name} | join_tuples(values) | flags
     group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
     selected(algorithm, group)
@@ -191,6 +189,9 @@ def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, di
             )
         given = {k: v for k, v in given.items() if k in known} | flagged.hyperparameters
     values = algorithm.resolve(group["dialect"], given)
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
     return algorithm, {
         k: v.detach().reshape(()) if isinstance(v, torch.Tensor) else v for k, v in values.items()
     }

@@ -12,10 +12,10 @@ import torch
 
 from optstudy_core import geometry as on_host
 from optstudy_core import instruments as core
-from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.passes import to_numpy
 from optstudy_torch import geometry
 from optstudy_torch._meshes import whole
+from optstudy_torch._ranks import scalar
 from optstudy_torch._rates import Rates
 from optstudy_torch._tensors import is_shared
 
@@ -172,7 +172,7 @@ class Recorder:
         made, self._open_step = self._open_step, None
         if loss is None:
             return
-        value = _scalar("loss", loss)
+        value = scalar("loss", loss)
         self._state.add_loss(value)
         if made is not None:
             made.loss.append(value)
@@ -191,7 +191,7 @@ class Recorder:
         state = self._state
         self._layers.collect()
         self.flush()
-        mean = state.mean_loss() if loss is None else _scalar("loss", loss).item()
+        mean = state.mean_loss() if loss is None else scalar("loss", loss).item()
         state.epoch_count += 1
         rates = [float(rate) for rate in state.rates or self._current_rates()]
         row = self._epoch_row(mean, rates)
@@ -393,16 +393,3 @@ def _kept_rate(rate: Any) -> Any:
 
 def _of(rates: Sequence[float], group: int) -> float:
     return rates[group] if 0 <= group < len(rates) else math.nan
-
-
-def _scalar(name: str, value: Any) -> torch.Tensor:
-    """Return a 0-d float64 tensor of its own, where the value is."""
-    if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
-            )
-        return whole(value.detach()).reshape(()).to(torch.float64, copy=True)
-    if not is_number(value):
-        raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors of one")
-    return torch.tensor(float(value), dtype=torch.float64)
