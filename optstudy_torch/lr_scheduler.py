@@ -229,11 +229,8 @@ class EpochLR(LRScheduler):
 
         A number; of a group whose rate is a tensor, a tensor.
         """
-        rates = ((i, group["lr"]) for i, group in enumerate(self.optimizer.param_groups))
-        return [
-            self.scaled(i, lr.detach().clone() if isinstance(lr, torch.Tensor) else float(lr))
-            for i, lr in rates
-        ]
+        rates = [self.scaled(i, g["lr"]) for i, g in enumerate(self.optimizer.param_groups)]
+        return [lr if isinstance(lr, torch.Tensor) else float(lr) for lr in rates]
 
     def get_lr(self) -> list[Any]:
         """Return :meth:`get_last_lr`."""

@@ -263,8 +263,8 @@ def test_a_step_without_a_loss_takes_the_mean_of_what_was_observed() -> None:
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_sequence_resumes(kind: str, at: int) -> None:
-    def training() -> Any:
-        p, optimizer = make()
+    def training(lr: float) -> Any:
+        p, optimizer = make("torch", lr)
         parts = [theirs.LinearLR(optimizer, 0.5, total_iters=3), SCHEDULERS[kind](optimizer)]
         return p, optimizer, theirs.SequentialLR(optimizer, parts, [3])
 
@@ -277,14 +277,14 @@ def test_a_sequence_resumes(kind: str, at: int) -> None:
             sequence.step()
         return rates
 
-    one = training()
+    one = training(0.25)
     go_on(one, range(at))
-    one[2]._schedulers[1].observe(1.0)  # in the midst of an epoch
+    one[2]._schedulers[1].observe(50.0)  # in the midst of an epoch
     file = io.BytesIO()
     torch.save([one[0].detach(), one[1].state_dict(), one[2].state_dict()], file)
     file.seek(0)
     values, of_optimizer, of_sequence = torch.load(file, weights_only=True)
-    other = training()
+    other = training(0.75)
     with torch.no_grad():
         other[0].copy_(values)
     other[1].load_state_dict(of_optimizer)
