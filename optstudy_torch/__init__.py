@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import torch as _torch  # noqa: F401  (where it is missing, it is missed now and not later)
+import torch as _torch  # where it is missing, it is missed now and not later
 
-from optstudy_core import ALGORITHMS
+from optstudy_core import ALGORITHMS, _processes
 from optstudy_core import __version__ as __version__
 from optstudy_core._lazy import Lazy
 
@@ -51,6 +51,15 @@ _PLACES = {
     "split": "_split:split",
     "to_torch_optim": "torch_optim:to_torch_optim",
 }
+
+
+def _rank() -> int:
+    distributed = _torch.distributed
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    return 0 if alone else distributed.get_rank()
+
+
+_processes.ask(_rank)
 
 
 def _class(name: str) -> type:

@@ -48,6 +48,7 @@ from optstudy_core.epoch import (
 )
 
 from . import _snapshot, geometry
+from ._ranks import average as average_of
 from ._ranks import scalar
 from ._rates import Rates
 
@@ -74,16 +75,19 @@ class EpochLR(LRScheduler):
         *,
         rollback: bool = False,
         model: torch.nn.Module | None = None,
+        average: bool = True,
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
         _snapshot.check_model(optimizer, model)
-        if not isinstance(rollback, bool):
-            raise TypeError(f"rollback = {rollback!r}: allowed are True and False")
+        for name, flag in (("rollback", rollback), ("average", average)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} = {flag!r}: allowed are True and False")
         self._method.check(**values)
         rate.check_limits(min_lr, max_lr)
         self.min_lr, self.max_lr = float(min_lr), float(max_lr)
         self._values, self._rollback, self._model = values, rollback, model
+        self._average = average
         super().__init__(optimizer)  # which calls step
         Rates.of(optimizer).add(self)
 
@@ -187,7 +191,8 @@ class EpochLR(LRScheduler):
             raise TypeError(
                 "metrics = None: allowed is the epoch's mean training loss, or observe(loss) before"
             )
-        return float(scalar("metrics", metrics))
+        loss = float(scalar("metrics", metrics))
+        return average_of(loss, _snapshot.parameters(self.optimizer)) if self._average else loss
 
     @torch.no_grad()
     def _measure(self) -> list[torch.Tensor] | None:
@@ -288,9 +293,8 @@ class EpochLR(LRScheduler):
         start = _snapshot.loaded("start", state_dict["start"], params)
         previous = _snapshot.loaded("previous", state_dict["previous"], params)
         if kept is not None:
-            kept = kept | {
-                name: _snapshot.loaded(name, kept[name], params) for name in ("params", "previous")
-            }
+            before = _snapshot.loaded("previous", kept["previous"], params)
+            kept = _snapshot.loaded_all(kept, params) | {"previous": before}
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = int(state_dict["step_count"])
         self.base_lrs = list(state_dict["base_lrs"])
@@ -358,6 +362,9 @@ class CarefulLR(EpochLR):
         rollback: undo the epoch as well: parameters, the optimizer's state, the buffers of
             ``model`` and torch's random state return to what they were before the (first) jump.
         model: whose buffers are restored.
+        average: of several processes (``torch.distributed``) all decide alike, by the mean of
+            their losses; a message of eight bytes an epoch, so all must step. ``False``: the loss
+            is the same on all of them already.
         min_lr: the rate never falls below it.
         max_lr: the rate never grows above it.
 
@@ -379,6 +386,7 @@ class CarefulLR(EpochLR):
         reference: str = "last",
         rollback: bool = False,
         model: torch.nn.Module | None = None,
+        average: bool = True,
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
@@ -390,7 +398,13 @@ class CarefulLR(EpochLR):
             "reference": reference,
         }
         super().__init__(
-            optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
+            optimizer,
+            values,
+            rollback=rollback,
+            model=model,
+            average=average,
+            min_lr=min_lr,
+            max_lr=max_lr,
         )
 
 
@@ -416,6 +430,7 @@ class DirectionCarefulLR(EpochLR):
         reference: str = "last",
         rollback: bool = False,
         model: torch.nn.Module | None = None,
+        average: bool = True,
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
@@ -430,5 +445,11 @@ class DirectionCarefulLR(EpochLR):
             "rollback": rollback,
         }
         super().__init__(
-            optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
+            optimizer,
+            values,
+            rollback=rollback,
+            model=model,
+            average=average,
+            min_lr=min_lr,
+            max_lr=max_lr,
         )

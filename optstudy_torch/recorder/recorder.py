@@ -22,7 +22,6 @@ from optstudy_torch._tensors import is_shared
 from ._copies import Copies, Vectors, read
 from ._layers import Layers
 from ._pending import Fetch, Pending, fetched
-from ._runs import run_in
 from ._state import State
 from ._sums import Blocks, Layout, Scratch, sum_blocks
 
@@ -52,8 +51,8 @@ class Recorder:
         every: record the steps whose number, counted from 1, is a multiple of it.
         exact: sums of epochs are exact, independent of order, split and library.
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
-            ``None``: into the lists ``epochs`` and ``steps``. With a folder, the first of several
-            processes writes, and the others do not.
+            ``None``: into the lists ``epochs`` and ``steps``. Of several processes the first
+            writes.
 
     Attributes:
         epochs: rows of the epochs, where there is no run.
@@ -106,7 +105,9 @@ class Recorder:
             self._refuse_without_optimizer()
         self._run, self._own_run = run, isinstance(run, str | PathLike)
         if self._own_run:
-            self._run = run_in(run, {"recorder": self._options.config})
+            from optstudy_core.records import Run  # SQLite and more, only where asked
+
+            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
         self.epochs: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self._pending: list[Pending] = []
