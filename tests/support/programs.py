@@ -207,10 +207,14 @@ def trained(way: str, folder: Path, epochs: int, optimizer_of: Any = AdamW) -> N
         objects = {"model": bare, **parts, "recorder": recorder, **drawn}
         first = 1 + (checkpoint.load(run, **objects) or 0)
         for epoch in range(first, epochs + 1):
+            if epoch % 2 == 0:  # undone, to where it was before the run was resumed
+                epoch_of(model, optimizer, 77)
+                backstep.undo()
             loss = epoch_of(model, optimizer, epoch)
             noise = torch.randn((), generator=drawn["noise"]).item() + drawn["lists"][0].random()
             recorder.step(loss + torch.rand(()).item() + noise)
             momentum.step()
+            backstep.step()
             scheduler.begin_epoch()
             with torch.no_grad():
                 loss_of(model, 50)

@@ -12,7 +12,7 @@ import torch
 from meshes import in_turn, on_processes, worker
 
 from optstudy_core.records import Run
-from optstudy_torch import AdamW
+from optstudy_torch import AdamW, checkpoint
 
 
 def test_all_processes_decide_alike(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def check(folder: Path, wanted: Path) -> None:
     for optimizer_of in OPTIMIZERS:
         rows, arrays = ends(folder, optimizer_of)
         others, theirs = ends(wanted, optimizer_of)
-        assert len(rows) == 4 + 8
+        assert len(rows) == 4 + 12
         assert str(rows) == str(others)  # NaN is NaN
         for name in theirs:
             np.testing.assert_array_equal(arrays[name], theirs[name], err_msg=name)
@@ -55,6 +55,28 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     for way in ("DDP", "FSDP2"):
         programs.runs("alone", tmp_path / way, 4, OPTIMIZERS)
         check(tmp_path / way, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_process_that_the_checkpoint_has_none_of(
+    alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the random state that all the others had, or keeps its own."""
+
+    def state(seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        return checkpoint.state(own=[torch.Generator().manual_seed(seed)])
+
+    first, second = state(1), state(1 if alike else 2)
+    own = [torch.Generator().manual_seed(3)]
+    torch.manual_seed(3)
+    monkeypatch.setattr(checkpoint, "several", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    monkeypatch.setattr(checkpoint, "state", lambda **_: first)  # needs the other processes
+    checkpoint.restore(first | {"of each process": [first, second]}, own=own)
+    wanted = torch.Generator().manual_seed(1 if alike else 3)
+    assert torch.equal(own[0].get_state(), wanted.get_state())
+    assert torch.equal(torch.get_rng_state(), wanted.get_state())
 
 
 @pytest.mark.slow
