@@ -62,8 +62,9 @@ SHARED = ("compile", "step_dtype", "maximize")
 """What a group of another algorithm has of the class: the rest is that algorithm's own."""
 
 REFUSED = {
-    "capturable": "the step is not captured in CUDA graphs yet",
-    "differentiable": "the step is not differentiable yet; use the pure function in optstudy_core",
+    "capturable": "the step is not captured in CUDA graphs",
+    "differentiable": "a step writes where its numbers lie; differentiate the pure function in "
+    "optstudy_core",
 }
 
 
