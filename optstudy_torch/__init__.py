@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from optstudy_core import ALGORITHMS
+from optstudy_core import ALGORITHMS, _processes
 from optstudy_core import __version__ as __version__
 from optstudy_core._extras import extra
 from optstudy_core._lazy import Lazy
 
 with extra("torch"):  # missed now, not at the first optimizer
-    import torch as _torch  # noqa: F401
+    import torch as _torch
 
 if TYPE_CHECKING:  # what _lazy imports
     from . import geometry as geometry
@@ -53,6 +53,15 @@ _PLACES = {
     "split": "_split:split",
     "to_torch_optim": "torch_optim:to_torch_optim",
 }
+
+
+def _rank() -> int:
+    distributed = _torch.distributed
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    return 0 if alone else distributed.get_rank()
+
+
+_processes.ask(_rank)
 
 
 def _class(name: str) -> type:

@@ -62,8 +62,9 @@ SHARED = ("compile", "step_dtype", "maximize")
 """What a group of another algorithm has of the class: the rest is that algorithm's own."""
 
 REFUSED = {
-    "capturable": "the step is not captured in CUDA graphs yet",
-    "differentiable": "the step is not differentiable yet; use the pure function in optstudy_core",
+    "capturable": "the step is not captured in CUDA graphs",
+    "differentiable": "a step writes where its numbers lie; differentiate the pure function in "
+    "optstudy_core",
 }
 
 
@@ -166,8 +167,6 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]
                     "and tensors of one real number"
                 )
             check_value(name, value.item(), algorithm.defaults()[name])
-        elif isinstance(value, np.ndarray):
-            raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
     group = {"algorithm": algorithm.name} | join_tuples(values) | flags
     group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
     selected(algorithm, group)
@@ -191,6 +190,9 @@ def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, di
             )
         given = {k: v for k, v in given.items() if k in known} | flagged.hyperparameters
     values = algorithm.resolve(group["dialect"], given)
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
     return algorithm, {
         k: v.detach().reshape(()) if isinstance(v, torch.Tensor) else v for k, v in values.items()
     }

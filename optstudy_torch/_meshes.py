@@ -51,6 +51,17 @@ def local(x: Any) -> Any:
     return local_like(x, x) if is_shared(x) else x
 
 
+def let_go_of_gathered(model: torch.nn.Module | None) -> None:
+    """Let FSDP2 drop whole parameters that it has gathered.
+
+    A forward pass without gradients, such as an evaluation, leaves them: they stand in the model in
+    the place of its parameters, and the next pass uses them, whatever became of the parameters.
+    """
+    for module in [] if model is None else model.modules():
+        if hasattr(module, "unshard") and hasattr(module, "reshard"):  # FSDPModule, not imported
+            module.reshard()  # type: ignore[operator]
+
+
 def _where(x: Any) -> tuple[Any, tuple[Any, ...]]:
     return x.device_mesh, tuple(x.placements)
 

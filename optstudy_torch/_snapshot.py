@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ._meshes import let_go_of_gathered, placed
+
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Return the parameters of every group, in order."""
@@ -87,6 +89,7 @@ def restore(
 ) -> None:
     """Put back what :func:`take` returned; parameters added since stay as they are."""
     assign(parameters(optimizer)[: len(kept["params"])], kept["params"])
+    let_go_of_gathered(model)
     restore_optimizer_state(optimizer, kept["optimizer"])
     restore_buffers(model, kept["buffers"])
     restore_random_state(kept["random"])
@@ -105,7 +108,20 @@ def loaded(
     shapes, wanted = [tuple(t.shape) for t in tensors], [tuple(p.shape) for p in params]
     if shapes != wanted:
         raise ValueError(f"state_dict with {name} of shapes {shapes}: allowed are {wanted}")
-    return [t.detach().to(p.device, copy=True) for t, p in zip(tensors, params, strict=True)]
+    copies = [t.detach().to(p.device, copy=True) for t, p in zip(tensors, params, strict=True)]
+    return [placed(t, p) for t, p in zip(copies, params, strict=True)]
+
+
+def loaded_all(kept: dict[str, Any], params: list[torch.Tensor]) -> dict[str, Any]:
+    """Return what was saved of :func:`take`, as the parameters need it; errors of :func:`loaded`.
+
+    States of a mesh are whole where they were saved on another number of processes.
+    """
+    states = {
+        i: {n: placed(x, params[i]) if isinstance(x, torch.Tensor) else x for n, x in own.items()}
+        for i, own in kept["optimizer"].items()
+    }
+    return kept | {"params": loaded("params", kept["params"], params), "optimizer": states}
 
 
 def check_saved(state_dict: dict[str, Any], own: dict[str, Any]) -> None:

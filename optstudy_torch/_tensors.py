@@ -30,6 +30,14 @@ def is_shared(x: Any) -> bool:
     return hasattr(type(x), "placements")
 
 
+def check_once(params: Sequence[torch.Tensor]) -> None:
+    """Refuse a parameter that a group has twice, of which torch says that it will be an error."""
+    first: dict[Any, int] = {}
+    for i, p in enumerate(params):
+        if first.setdefault(p, i) != i:
+            raise ValueError(f"parameters {first[p]} and {i} of the group are one: allowed is once")
+
+
 def check_dtypes(params: Sequence[torch.Tensor]) -> None:
     """Refuse parameters of dtypes in which no step is computed."""
     for p in params:

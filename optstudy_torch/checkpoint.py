@@ -6,6 +6,11 @@ them, each under a name. The states of torch's own generators, of the CPU and of
 checkpoint. Nothing is pickled: a state holds tensors, arrays, numbers, strings, ``None``, and
 lists, tuples and dictionaries of them.
 
+Of several processes (``torch.distributed``) all call these functions, with their own objects. The
+first writes. What they hold together (``DTensor``) is saved whole, and goes on with another number
+of processes; each has its own random state again. Give the model without DDP around it, whose names
+are the same without DDP.
+
 >>> import tempfile, torch
 >>> from optstudy_core.records import Run
 >>> model = torch.nn.Linear(2, 1)
@@ -30,11 +35,16 @@ import torch
 
 from optstudy_core.records import Run, check_names, pack, random_state, restore_random_state, unpack
 
+from ._meshes import placed, whole
+from ._ranks import several
+from ._tensors import is_shared
+
 __all__ = ["load", "restore", "save", "state"]
 
 # A tensor is a dictionary of one entry, whose name is this and the dtype.
 _MARK = "torch."
 _GENERATORS = "torch's generators"
+_PROCESSES = "of each process"
 
 
 def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **objects: Any) -> None:
@@ -50,7 +60,7 @@ def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **object
         WriteError: if it cannot be written; nothing has changed then.
         TypeError: for an object that has no state, or a state that cannot be saved.
     """
-    arrays, structure = pack(state(**objects))
+    arrays, structure = pack(state(**objects))  # of all processes
     run.checkpoint(epoch, arrays, structure, row=row)
 
 
@@ -68,6 +78,8 @@ def load(run: Run, **objects: Any) -> int | None:
         ValueError: if it is not of these objects, or its file is not what it should be; nothing
             has changed then.
     """
+    if several():
+        torch.distributed.barrier()  # the first has opened the run, and written what it writes
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         return None
@@ -88,7 +100,13 @@ def state(**objects: Any) -> dict[str, Any]:
             f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())
         }
     tree = {name: _state_of(entry, name) for name, entry in objects.items()}
-    return {"objects": tree, _GENERATORS: _to_arrays(generators, _GENERATORS)}
+    random = _to_arrays(generators, _GENERATORS)
+    if not several():
+        return {"objects": tree, _GENERATORS: random}
+    own = {"objects": {n: _random(x, tree[n]) for n, x in objects.items()}, _GENERATORS: random}
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, own)
+    return {"objects": tree, _GENERATORS: random, _PROCESSES: every}
 
 
 def restore(tree: Mapping[str, Any], **objects: Any) -> None:
@@ -102,7 +120,7 @@ def restore(tree: Mapping[str, Any], **objects: Any) -> None:
         ValueError: if the tree is not of these objects, or one of them refuses its state; all are
             as before then.
     """
-    if not isinstance(tree, Mapping) or {*tree} != {"objects", _GENERATORS}:
+    if not isinstance(tree, Mapping) or {*tree} - {_PROCESSES} != {"objects", _GENERATORS}:
         raise ValueError(f"tree: allowed is one made by state, of objects and {_GENERATORS}")
     check_names(tree["objects"], objects)
     for name, entry in objects.items():
@@ -116,11 +134,15 @@ def restore(tree: Mapping[str, Any], **objects: Any) -> None:
 
 
 def _put(tree: Mapping[str, Any], objects: Mapping[str, Any]) -> None:
+    with _named(_PROCESSES):
+        parts, random = _of_this_process(tree, objects)
     for name, entry in objects.items():
         with _named(name):
-            _load(entry, tree["objects"][name])
+            _load(entry, parts[name])
+    if random is None:
+        return
     with _named(_GENERATORS):  # last: loading may draw random numbers
-        generators = _to_tensors(tree[_GENERATORS])
+        generators = _to_tensors(random)
         torch.set_rng_state(generators["cpu"])
         for device, value in generators.items():
             if device != "cpu" and torch.cuda.is_available():
@@ -137,9 +159,6 @@ def _named(name: str) -> Iterator[None]:
         raise ValueError(
             f"{name}: allowed is a state of this object, which it takes ({what})"
         ) from error
-
-
-# One object.
 
 
 def _methods(entry: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
@@ -167,6 +186,60 @@ def _state_of(entry: Any, where: str) -> Any:
     return {"state": _to_arrays(found, where), "versions": _to_arrays(versions, where)}
 
 
+# Several processes: each has its own random states.
+
+
+def _of_this_process(
+    tree: Mapping[str, Any], objects: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Any]:
+    """Return the states of the objects, and of torch's generators, for this process.
+
+    Where the checkpoint is of fewer processes and these had different random states, there is
+    ``None`` for those of this one.
+    """
+    if _PROCESSES not in tree:
+        return tree["objects"], tree[_GENERATORS]
+    every = tree[_PROCESSES]
+    rank = torch.distributed.get_rank() if several() else 0
+    if rank < len(every):
+        own = every[rank]
+    elif all(_is_equal(every[0], other) for other in every):
+        own = every[0]
+    else:
+        return {n: _shared(x, tree["objects"][n], None) for n, x in objects.items()}, None
+    parts = {n: _shared(x, tree["objects"][n], own["objects"][n]) for n, x in objects.items()}
+    return parts, own[_GENERATORS]
+
+
+def _shared(entry: Any, part: Any, own: Any) -> Any:
+    """Return the state of an object; of a random generator that of this process."""
+    if isinstance(entry, list | tuple):
+        of_each = [None] * len(part) if own is None else own
+        return [_shared(*each) for each in zip(entry, part, of_each, strict=True)]
+    return own if _is_random(entry) else part
+
+
+def _random(entry: Any, part: Any) -> Any:
+    """Return the states of the random generators alone."""
+    if isinstance(entry, list | tuple):
+        return [_random(*each) for each in zip(entry, part, strict=True)]
+    return part if _is_random(entry) else None
+
+
+def _is_random(entry: Any) -> bool:
+    return not hasattr(entry, "state_dict")
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    (arrays, structure), (others, another) = pack(one), pack(other)
+    return (structure, arrays.keys()) == (another, others.keys()) and all(
+        np.array_equal(x, others[name]) for name, x in arrays.items()
+    )
+
+
+# One object.
+
+
 def _check_like(entry: Any, tree: Any, where: str) -> None:
     ours = len(entry) if isinstance(entry, list | tuple) else None
     theirs = len(tree) if isinstance(tree, list) else None
@@ -178,6 +251,8 @@ def _check_like(entry: Any, tree: Any, where: str) -> None:
 
 
 def _load(entry: Any, tree: Any) -> None:
+    if tree is None:
+        return
     if isinstance(entry, list | tuple):
         for one, part in zip(entry, tree, strict=True):
             _load(one, part)
@@ -188,7 +263,22 @@ def _load(entry: Any, tree: Any) -> None:
         found._metadata = OrderedDict(tree["versions"])  # type: ignore[attr-defined]
     methods = _methods(entry)
     assert methods is not None  # it had a state when the checkpoint was made
-    methods[1](found)
+    methods[1](_placed(entry, found))
+
+
+def _placed(entry: Any, found: Any) -> Any:
+    """Return a state of whole tensors as a model or an optimizer of ``DTensor``s takes it."""
+    if isinstance(entry, torch.nn.Module):
+        if any(map(is_shared, entry.parameters())):
+            own = entry.state_dict()
+            found |= {n: placed(x, own[n]) for n, x in found.items() if n in own}
+    elif isinstance(entry, torch.optim.Optimizer):
+        params = [p for group in entry.param_groups for p in group["params"]]
+        for i, p in enumerate(params):
+            for name, x in found["state"].get(i, {}).items() if is_shared(p) else ():
+                if isinstance(x, torch.Tensor):
+                    found["state"][i][name] = placed(x, p)
+    return found
 
 
 # Between tensors and arrays.
@@ -196,6 +286,7 @@ def _load(entry: Any, tree: Any) -> None:
 
 def _to_arrays(value: Any, where: str) -> Any:
     if isinstance(value, torch.Tensor):
+        value = whole(value)
         if value.layout != torch.strided or value.is_quantized:
             raise TypeError(f"{where}: a tensor of layout {value.layout}: allowed are dense ones")
         dtype = str(value.dtype).removeprefix(_MARK)

@@ -28,6 +28,7 @@ from optstudy_core.epoch import extrapolation, momentum
 from optstudy_torch.engine.eager import EAGER
 
 from . import _snapshot, geometry
+from ._meshes import let_go_of_gathered
 from ._states import WORKING_DTYPE
 
 __all__ = ["Backstep", "EpochMomentum", "ExtrapolatedEpoch"]
@@ -38,15 +39,24 @@ class EpochMove:
 
     _carried: tuple[str, ...] = ()  # attributes that are lists of tensors, or None
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        _snapshot.check_model(optimizer, None)
-        self.optimizer = optimizer
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None
+    ) -> None:
+        _snapshot.check_model(optimizer, model)
+        self.optimizer, self._model = optimizer, model
         self._start: list[torch.Tensor] = []
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
         """Begin the epoch here (``step`` does it itself): Δ is measured from now on."""
         self._start = _snapshot.clones(_snapshot.parameters(self.optimizer))
+
+    @torch.no_grad()
+    def _put(self, params: list[torch.Tensor], values: Leaves) -> None:
+        for p, value in zip(params, values.values, strict=True):
+            p.copy_(value)
+        let_go_of_gathered(self._model)
+        self.begin_epoch()
 
     def _parameters(self) -> list[torch.Tensor]:
         params = _snapshot.parameters(self.optimizer)
@@ -83,6 +93,8 @@ class ExtrapolatedEpoch(EpochMove):
     Args:
         optimizer: any ``torch.optim.Optimizer``.
         lr: ≥ 0.
+        model: for FSDP2, if it is evaluated at the end of an epoch: what an evaluation has gathered
+            is let go of.
 
     Attributes:
         size: of the last epoch's step ‖Δₖ‖₂; NaN before there is one.
@@ -94,12 +106,17 @@ class ExtrapolatedEpoch(EpochMove):
 
     _carried = ("previous",)
 
-    def __init__(self, optimizer: torch.optim.Optimizer, lr: float = 0.1) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        lr: float = 0.1,
+        model: torch.nn.Module | None = None,
+    ) -> None:
         extrapolation.check(lr=lr)
         self._lr = lr
         self.size = self.cosine = math.nan
         self._previous: list[torch.Tensor] | None = None
-        super().__init__(optimizer)
+        super().__init__(optimizer, model)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -110,9 +127,8 @@ class ExtrapolatedEpoch(EpochMove):
         if self._previous is not None:
             self.cosine = float(geometry.cosine(delta, self._previous))
         c = extrapolation.coefficient(self.cosine, lr=self._lr)
-        _put(params, extrapolation.moved(_work(params), _work(delta), c))
+        self._put(params, extrapolation.moved(_work(params), _work(delta), c))
         self._previous = delta
-        self.begin_epoch()
 
 
 class EpochMomentum(EpochMove):
@@ -125,6 +141,7 @@ class EpochMomentum(EpochMove):
         optimizer: any ``torch.optim.Optimizer``.
         lr: ≥ 0.
         beta: β in [0, 1).
+        model: as for :class:`ExtrapolatedEpoch`.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -133,11 +150,15 @@ class EpochMomentum(EpochMove):
     _carried = ("m",)
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, lr: float = 1.0, beta: float = 0.9
+        self,
+        optimizer: torch.optim.Optimizer,
+        lr: float = 1.0,
+        beta: float = 0.9,
+        model: torch.nn.Module | None = None,
     ) -> None:
         momentum.check(lr=lr, beta=beta)
         self._lr, self._beta = lr, beta
-        super().__init__(optimizer)
+        super().__init__(optimizer, model)
         self._m = list(momentum.init(_work(self._start)).m.values)
 
     @torch.no_grad()
@@ -148,9 +169,8 @@ class EpochMomentum(EpochMove):
         state, moved = momentum.update(
             state, _work(params), _work(self._start), lr=self._lr, beta=self._beta
         )
-        _put(params, moved)
+        self._put(params, moved)
         self._m = list(state.m.values)
-        self.begin_epoch()
 
 
 class Backstep:
@@ -207,14 +227,9 @@ class Backstep:
         """
         _snapshot.check_saved(state_dict, self.state_dict())
         kept, params = state_dict["kept"], _snapshot.parameters(self.optimizer)
-        self._kept = kept | {"params": _snapshot.loaded("params", kept["params"], params)}
+        self._kept = _snapshot.loaded_all(kept, params)
 
 
 def _work(tensors: list[torch.Tensor]) -> Leaves:
     """Return the tensors as one array of the core, in their working dtypes."""
     return Leaves((t.detach().to(WORKING_DTYPE.get(t.dtype, t.dtype)) for t in tensors), EAGER)
-
-
-def _put(params: list[torch.Tensor], values: Leaves) -> None:
-    for p, value in zip(params, values.values, strict=True):
-        p.copy_(value)

@@ -29,6 +29,9 @@ from optstudy_core.epoch import eve as core
 from optstudy_core.epoch.eve import Choice
 
 from . import _snapshot
+from ._meshes import let_go_of_gathered
+from ._ranks import average as average_of
+from ._ranks import scalar
 from ._states import WORKING_DTYPE
 
 __all__ = ["EVE", "Choice"]
@@ -42,7 +45,8 @@ class EVE:
 
     Args:
         optimizer: any ``torch.optim.Optimizer``: its parameters are moved.
-        model: whose mode (train or eval) and buffers are as before after a search.
+        model: whose mode (train or eval) and buffers are as before after a search. Under FSDP2 it
+            is needed: what an evaluation has gathered is let go of.
         along: ``"epoch"``: :meth:`step` is called at the end of an epoch. ``"step"``: it is called
             in the place of ``optimizer.step()``, with the gradients there.
         search: ``"grid"`` or ``"march"``.
@@ -50,6 +54,9 @@ class EVE:
         h: length of a march, > 0.
         marches: at most so many, ≥ 1.
         include_extension: count what EVE added in :attr:`delta`.
+        average: of several processes (``torch.distributed``) all go to where the mean of their
+            losses is lowest; a message of eight bytes an evaluation, so all must step. ``False``:
+            the loss is the same on all of them already.
 
     Attributes:
         delta: Δ of the last epoch (or step), a list of tensors; ``None`` before there is one.
@@ -69,23 +76,23 @@ class EVE:
         h: float = 0.1,
         marches: int = 100,
         include_extension: bool = False,
+        average: bool = True,
     ) -> None:
         _snapshot.check_model(optimizer, model)
         if along not in _ALONG:
             raise ValueError(f"along = {along!r}: allowed are 'epoch' and 'step'")
         if search not in _SEARCHES:
             raise ValueError(f"search = {search!r}: allowed are 'grid' and 'march'")
-        if not isinstance(include_extension, bool):
-            raise TypeError(
-                f"include_extension = {include_extension!r}: allowed are True and False"
-            )
+        for name, flag in (("include_extension", include_extension), ("average", average)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} = {flag!r}: allowed are True and False")
         core.check_march(h, marches)
         default = core.GRID if along == "epoch" else core.STEP_GRID
         self._grid = core.check_grid(default if grid is None else grid)
         self._optimizer, self._model = optimizer, model
         self._along, self._search = along, search
         self._h, self._marches = h, marches
-        self._include_extension = include_extension
+        self._include_extension, self._average = include_extension, average
         self._start: list[torch.Tensor] | None = None
         self.delta: list[torch.Tensor] | None = None
         if along == "epoch":
@@ -131,6 +138,8 @@ class EVE:
         from_start = self._along == "step" and self._search == "grid"
         base = start if from_start else end
 
+        model = self._model
+
         def go_to(s: float) -> None:
             for p, b, e, d in zip(params, base, end, delta, strict=True):
                 if from_start and s == 1:
@@ -139,8 +148,8 @@ class EVE:
                     p.copy_(b)
                 else:
                     p.copy_(b + (s * d.to(WORKING_DTYPE.get(d.dtype, d.dtype))).to(d.dtype))
+            let_go_of_gathered(model)
 
-        model = self._model
         modes, buffers = _snapshot.modes(model), _snapshot.buffers(model)
         random = _snapshot.random_state(params)
 
@@ -152,9 +161,10 @@ class EVE:
         def loss_at(s: float) -> float:
             go_to(s)
             try:
-                return float(closure())
+                loss = float(scalar("loss", closure()))
             finally:
                 back()
+            return average_of(loss, params) if self._average else loss
 
         try:
             if self._search == "grid":
@@ -163,6 +173,7 @@ class EVE:
                 choice = core.on_march(loss_at, h=self._h, marches=self._marches)
         except BaseException:
             _snapshot.assign(params, end)
+            let_go_of_gathered(model)
             raise
         go_to(float(choice.s))
         if self._include_extension:

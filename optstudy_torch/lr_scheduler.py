@@ -15,6 +15,12 @@ CosineAnnealingLR) alike. ``get_last_lr()`` tells the rates with the factors. Se
 schedulers on one optimizer multiply, in the order in which they were made; one that is deleted
 stops doing so.
 
+They are ``LRScheduler``s: copied or pickled together with their optimizer, they have the copy's
+rates; ``SequentialLR`` and ``ChainedScheduler`` take them. These two call ``step()`` without a
+loss, which is then the mean of what :meth:`~EpochLR.observe` was told. When ``SequentialLR`` comes
+to one of them, the rate is the base rate and an epoch begins; when it goes on to the next
+scheduler, the factor stays.
+
 >>> import torch
 >>> model = torch.nn.Linear(2, 1)
 >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -44,6 +50,8 @@ from optstudy_core.epoch import (
 )
 
 from . import _snapshot, geometry
+from ._ranks import average as average_of
+from ._ranks import scalar
 from ._rates import Rates
 from ._schedule_lr import ScheduleLR
 
@@ -70,27 +78,34 @@ class EpochLR(LRScheduler):
         *,
         rollback: bool = False,
         model: torch.nn.Module | None = None,
+        average: bool = True,
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
         _snapshot.check_model(optimizer, model)
-        if not isinstance(rollback, bool):
-            raise TypeError(f"rollback = {rollback!r}: allowed are True and False")
+        for name, flag in (("rollback", rollback), ("average", average)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} = {flag!r}: allowed are True and False")
         self._method.check(**values)
         rate.check_limits(min_lr, max_lr)
-        self.optimizer = optimizer
-        self.last_epoch = 0
         self.min_lr, self.max_lr = float(min_lr), float(max_lr)
-        self.factors = np.ones(len(optimizer.param_groups), np.float32)
+        self._values, self._rollback, self._model = values, rollback, model
+        self._average = average
+        super().__init__(optimizer)  # which calls step
+        Rates.of(optimizer).add(self)
+
+    def _restart(self) -> None:
+        """Begin with nothing seen."""
+        self.factors = np.ones(len(self.optimizer.param_groups), np.float32)
         self.decision: Decision | None = None
         self.size = self.cosine = math.nan
-        self._values, self._rollback, self._model = values, rollback, model
         self._state = self._method.init()
+        self._observed: Any = 0.0  # the sum of the losses
+        self._count = 0
         self._previous: list[torch.Tensor] | None = None
         self._kept: dict[str, Any] | None = None
         self._start: list[torch.Tensor] | None = None
         self.begin_epoch()
-        Rates.of(optimizer).add(self)
 
     def begin_epoch(self) -> None:
         """Begin the epoch here: what has moved the parameters since the last ``step`` is no part.
@@ -108,17 +123,48 @@ class EpochLR(LRScheduler):
             kept = _snapshot.take(self.optimizer, self._model, self._start)
             self._kept = kept | {"previous": self._previous}
 
+    def observe(self, loss: Any) -> None:
+        """Note a loss of the epoch, for a :meth:`step` that is called without one.
+
+        That step takes the mean of what was noted since the last one. Nothing is read from the
+        device before.
+
+        Args:
+            loss: of a mini-batch or of the epoch, a number or a tensor of one.
+        """
+        self._observed = self._observed + scalar("loss", loss)
+        self._count += 1
+
     def step(self, metrics: Any = None) -> None:
         """End an epoch.
 
         Args:
-            metrics: its mean training loss, a number or a tensor of one; ``DirectionLR`` does not
-                read it.
+            metrics: its mean training loss, a number or a tensor of one; ``None``: that of
+                :meth:`observe`. ``DirectionLR`` does not read it.
 
         Raises:
             TypeError: if there is none, but one is read.
         """
-        loss = self._loss(metrics)
+        if self._is_initial:  # torch's constructors call it: nothing has ended
+            self._restart()
+        else:
+            self._end_epoch(self._loss(metrics))
+        self._step_count += 1
+        self.last_epoch += 1
+        self._last_lr = self.get_last_lr()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Begin here, from the base rate: ``SequentialLR`` has come to this scheduler."""
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=False):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self._restart()
+        self.last_epoch = epoch or 0
+        self._last_lr = self.get_last_lr()
+
+    def _end_epoch(self, loss: float) -> None:
         groups = self.optimizer.param_groups
         added = len(groups) - len(self.factors)
         self.factors = np.append(self.factors, np.ones(max(added, 0), np.float32))
@@ -134,18 +180,22 @@ class EpochLR(LRScheduler):
         )
         self.factors = self._state.factor
         self.decision = decision
-        self.last_epoch += 1
+        self._observed, self._count = 0.0, 0
         if self._rollback and bool(decision.cut):
             self._undo()
         else:
             self._previous = delta
         self.begin_epoch()
-        self._last_lr = [*self.get_last_lr()]
 
     def _loss(self, metrics: Any) -> float:
+        if metrics is None and self._count:
+            metrics = self._observed / self._count
         if metrics is None:
-            raise TypeError("metrics = None: allowed is the epoch's mean training loss")
-        return float(metrics.detach() if isinstance(metrics, torch.Tensor) else metrics)
+            raise TypeError(
+                "metrics = None: allowed is the epoch's mean training loss, or observe(loss) before"
+            )
+        loss = float(scalar("metrics", metrics))
+        return average_of(loss, _snapshot.parameters(self.optimizer)) if self._average else loss
 
     @torch.no_grad()
     def _measure(self) -> list[torch.Tensor] | None:
@@ -182,21 +232,33 @@ class EpochLR(LRScheduler):
             return lr
         return float(rate.scaled(lr, np.float64(factor), min_lr=self.min_lr, max_lr=self.max_lr))
 
-    def get_last_lr(self) -> list[float]:  # type: ignore[override]
-        """Return the rate of each group as this scheduler makes it of what the group has now."""
-        return [float(self.scaled(i, g["lr"])) for i, g in enumerate(self.optimizer.param_groups)]
+    def get_last_lr(self) -> list[Any]:
+        """Return the rate of each group as this scheduler makes it of what the group has now.
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]
+        A number; of a group whose rate is a tensor, a tensor.
+        """
+        rates = [self.scaled(i, g["lr"]) for i, g in enumerate(self.optimizer.param_groups)]
+        return [lr if isinstance(lr, torch.Tensor) else float(lr) for lr in rates]
+
+    def get_lr(self) -> list[Any]:
         """Return :meth:`get_last_lr`."""
         return self.get_last_lr()
 
-    # Saved states: tensors, numbers, lists and dictionaries only.
+    # Copied and saved states; the latter are tensors, numbers, lists and dictionaries only.
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        Rates.of(self.optimizer).add(self)  # a copy's: the optimizer's hooks are not copied
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the scheduler carries; ``torch.load(weights_only=True)`` takes it."""
         state: dict[str, Any] = {
             "method": type(self).__name__,
             "last_epoch": self.last_epoch,
+            "step_count": self._step_count,
+            "base_lrs": self.base_lrs,
+            "observed": float(self._observed),
+            "count": self._count,
             "factors": [float(f) for f in self.factors],
             "size": self.size,
             "cosine": self.cosine,
@@ -234,10 +296,12 @@ class EpochLR(LRScheduler):
         start = _snapshot.loaded("start", state_dict["start"], params)
         previous = _snapshot.loaded("previous", state_dict["previous"], params)
         if kept is not None:
-            kept = kept | {
-                name: _snapshot.loaded(name, kept[name], params) for name in ("params", "previous")
-            }
+            before = _snapshot.loaded("previous", kept["previous"], params)
+            kept = _snapshot.loaded_all(kept, params) | {"previous": before}
         self.last_epoch = int(state_dict["last_epoch"])
+        self._step_count = int(state_dict["step_count"])
+        self.base_lrs = list(state_dict["base_lrs"])
+        self._observed, self._count = float(state_dict["observed"]), int(state_dict["count"])
         self.factors = np.asarray(state_dict["factors"], np.float32)
         self.size, self.cosine = float(state_dict["size"]), float(state_dict["cosine"])
         self._start, self._previous = start, previous
@@ -245,7 +309,7 @@ class EpochLR(LRScheduler):
         self._state = self._state._replace(
             **{n: np.float32(state_dict[n]) for n in ("reference", "jumps") if n in state_dict}
         )
-        self._last_lr = [*self.get_last_lr()]
+        self._last_lr = self.get_last_lr()
 
 
 class DirectionLR(EpochLR):
@@ -301,6 +365,9 @@ class CarefulLR(EpochLR):
         rollback: undo the epoch as well: parameters, the optimizer's state, the buffers of
             ``model`` and torch's random state return to what they were before the (first) jump.
         model: whose buffers are restored.
+        average: of several processes (``torch.distributed``) all decide alike, by the mean of
+            their losses; a message of eight bytes an epoch, so all must step. ``False``: the loss
+            is the same on all of them already.
         min_lr: the rate never falls below it.
         max_lr: the rate never grows above it.
 
@@ -322,6 +389,7 @@ class CarefulLR(EpochLR):
         reference: str = "last",
         rollback: bool = False,
         model: torch.nn.Module | None = None,
+        average: bool = True,
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
@@ -333,7 +401,13 @@ class CarefulLR(EpochLR):
             "reference": reference,
         }
         super().__init__(
-            optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
+            optimizer,
+            values,
+            rollback=rollback,
+            model=model,
+            average=average,
+            min_lr=min_lr,
+            max_lr=max_lr,
         )
 
 
@@ -359,6 +433,7 @@ class DirectionCarefulLR(EpochLR):
         reference: str = "last",
         rollback: bool = False,
         model: torch.nn.Module | None = None,
+        average: bool = True,
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
@@ -373,5 +448,11 @@ class DirectionCarefulLR(EpochLR):
             "rollback": rollback,
         }
         super().__init__(
-            optimizer, values, rollback=rollback, model=model, min_lr=min_lr, max_lr=max_lr
+            optimizer,
+            values,
+            rollback=rollback,
+            model=model,
+            average=average,
+            min_lr=min_lr,
+            max_lr=max_lr,
         )

@@ -31,7 +31,14 @@ from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._saved import check_saved, complete_states, parts_of, with_tuples
 from ._scheduled import COUNT, Schedules, apart, at, own_values, steps_of
 from ._states import Layout, check_fields, tensor_of
-from ._tensors import check_dtypes, check_gradient, check_gradients, check_kind, check_memory
+from ._tensors import (
+    check_dtypes,
+    check_gradient,
+    check_gradients,
+    check_kind,
+    check_memory,
+    check_once,
+)
 from .torch_optim import from_torch_optim
 
 # torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
@@ -145,6 +152,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         for name in self.defaults.keys() - arguments_of(self._rule(group)):
             del group[name]  # torch's class has added it
         try:
+            check_once(group["params"])
             check_dtypes(group["params"])
             algorithm, _ = selected(self._rule(group), group)
             if algorithm.check_shape is not None:

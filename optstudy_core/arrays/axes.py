@@ -19,7 +19,7 @@ import array_api_compat
 from .leaves import Leaves
 from .namespace import Array, namespace
 from .numpy_backend import NumPy
-from .passes import to_numpy
+from .passes import constant, to_numpy
 
 _TERMS = 4
 """Parts that a sum along an axis takes at once, a power of two.
@@ -185,5 +185,5 @@ def _in_double(function: Callable[[Leaves, int], Leaves], x: Array, axis: int) -
 def _on_leaves(function: Callable[[Leaves], Leaves], x: Array) -> Array:
     if isinstance(x, Leaves):
         return function(x)
-    result = function(Leaves([to_numpy(x)], NumPy())).values[0]
+    result = function(Leaves([to_numpy(constant(x))], NumPy())).values[0]
     return namespace(x).asarray(result, dtype=x.dtype, device=device_of(x))

@@ -21,7 +21,7 @@ from .leaves import Leaves
 from .matrix import identity, largest, transposed
 from .namespace import Array, namespace
 from .numpy_backend import NumPy
-from .passes import to_numpy
+from .passes import constant, to_numpy
 
 _SWEEPS = 30
 _NEAR = 1e-15  # of the largest eigenvalue: what is left beside the diagonal
@@ -78,7 +78,7 @@ def _by_size(x: Any, sizes: Any, axis: int) -> Any:
 def _in_double(function: Callable[[Leaves], Leaves], x: Array) -> Array:
     if isinstance(x, Leaves):
         return x.backend.in_double(function, x)
-    result = _in_double(function, Leaves([to_numpy(x)], NumPy())).values[0]
+    result = _in_double(function, Leaves([to_numpy(constant(x))], NumPy())).values[0]
     return namespace(x).asarray(result, dtype=x.dtype)
 
 

@@ -48,7 +48,7 @@ from .doubles import Doubles
 from .leaves import Leaves
 from .namespace import Array, namespace
 from .numpy_backend import NumPy
-from .passes import to_numpy
+from .passes import constant, to_numpy
 from .reductions import leaf_norm
 
 _DIGITS = 53
@@ -73,7 +73,9 @@ def matmul(x: Array, y: Array, *, rough: bool = False) -> Array:
     if isinstance(x, Leaves):
         slices = _slices(x, rough)
         return x.backend.in_double(functools.partial(sliced_product, slices=slices), x, y)
-    product: Leaves = matmul(*(Leaves([to_numpy(a)], NumPy()) for a in (x, y)), rough=rough)
+    product: Leaves = matmul(
+        *(Leaves([to_numpy(constant(a))], NumPy()) for a in (x, y)), rough=rough
+    )
     return namespace(x).asarray(product.values[0], dtype=x.dtype)
 
 
@@ -91,7 +93,7 @@ def gram(x: Array, *, rough: bool = False) -> Array:
     if isinstance(x, Leaves):
         slices = _slices(x, rough)
         return x.backend.in_double(functools.partial(sliced_product, slices=slices), x)
-    product: Leaves = gram(Leaves([to_numpy(x)], NumPy()), rough=rough)
+    product: Leaves = gram(Leaves([to_numpy(constant(x))], NumPy()), rough=rough)
     return namespace(x).asarray(product.values[0], dtype=x.dtype)
 
 
@@ -115,7 +117,7 @@ def inverse_root(x: Array, order: int) -> Array:
     """
     if isinstance(x, Leaves):
         return x.backend.in_double(functools.partial(coupled_root, order=order), x)
-    root = inverse_root(Leaves([to_numpy(x)], NumPy()), order).values[0]
+    root = inverse_root(Leaves([to_numpy(constant(x))], NumPy()), order).values[0]
     return namespace(x).asarray(root, dtype=x.dtype)
 
 

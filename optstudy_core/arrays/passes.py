@@ -205,6 +205,21 @@ def _pieces(leaves: tuple[Array, ...]) -> Iterator[tuple[np.ndarray, ...]]:
         yield tuple(to_numpy(x[i : i + _CHUNK]) for x in flat)
 
 
+def constant(x: Array) -> Array:
+    """Return an array through which no gradient of torch is to flow.
+
+    Raises:
+        ValueError: if one is: exact sums and products are whole numbers to a library, so that its
+            gradients would silently be others.
+    """
+    if array_api_compat.is_torch_array(x) and (1 * x.reshape(-1)[:0]).requires_grad:
+        raise ValueError(
+            "array with requires_grad: sums, norms and products of matrices carry no gradient; "
+            "allowed are x.detach() and torch.no_grad()"
+        )
+    return x
+
+
 def _must_be_copied(x: Array) -> bool:
     return array_api_compat.is_torch_array(x) and (
         x.device.type != "cpu" or not _has_numpy_dtype(x)

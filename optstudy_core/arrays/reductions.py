@@ -30,7 +30,7 @@ from .exact_sum import Library, Vector
 from .geometry import vector_dot, vector_norm, vector_total
 from .leaves import Leaves
 from .namespace import Array, scalar
-from .passes import HOST
+from .passes import HOST, constant
 
 
 def leaf_norm(x: Array) -> Array:
@@ -119,5 +119,5 @@ def _reduce(function: Callable[..., Any], *arrays: Array, whole: bool = False) -
     first = arrays[0]
     if isinstance(first, Leaves):
         return first.backend.reduce(function, arrays, whole)
-    vectors = [[x] if math.prod(x.shape) else [] for x in arrays]
+    vectors = [[constant(x)] if math.prod(x.shape) else [] for x in arrays]
     return scalar(first, float(function(HOST, *vectors, exact=True)))

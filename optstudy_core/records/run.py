@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from optstudy_core import _processes
+
 from . import _arrays, _files
 from ._arrays import Checkpoint
 from ._config import environment, read_config
@@ -33,6 +35,10 @@ class Run:
 
     A context manager that closes it.
 
+    Of several processes that train together (``torch.distributed``) all may call the same methods:
+    the first writes, and what the others are to write is left to it. They touch no file unless
+    they are asked for something in it.
+
     Attributes:
         folder: where it is.
         config: what was asked for, with ``versions`` and ``platform``.
@@ -41,13 +47,19 @@ class Run:
     folder: pathlib.Path
     config: dict[str, Any]
 
-    def __init__(self, folder: pathlib.Path, writing: Writing | None) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        writing: Writing | None,
+        elsewhere: dict[str, Any] | None = None,  # the configuration of a run that another writes
+    ) -> None:
         self.folder = folder
+        self._is_elsewhere = elsewhere is not None
         self._database = Database(folder)
         self._writing = writing
         self._closed = False
         self._mutex = threading.RLock()
-        self.config = read_config(folder / CONFIG)
+        self.config = read_config(folder / CONFIG) if elsewhere is None else elsewhere
         # A run that is not closed by hand is closed with its object or its process.
         self._close = weakref.finalize(self, writing.close) if writing else lambda: None
 
@@ -87,6 +99,8 @@ class Run:
         if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
             raise ValueError(f"keep = {keep!r}: allowed are None and whole numbers >= 1")
         complete = {**plain(config, "config"), **environment()}
+        if not _processes.is_first():
+            return cls(folder, None, complete)
         if tensorboard:
             need_tensorboard()
         cls.check_free(folder, overwrite=overwrite)
@@ -130,6 +144,8 @@ class Run:
             ValueError: if a file is not what it should be.
         """
         folder = _existing(folder)
+        if not _processes.is_first():
+            return cls(folder, None, read_config(folder / CONFIG))
         with _files.writing(folder, "to the run"):
             lock = Lock(folder)
         try:
@@ -276,6 +292,8 @@ class Run:
             TypeError, ValueError: for a value that is not allowed.
             ImportError: if ``safetensors`` is not installed.
         """
+        if self._is_elsewhere:
+            return
         need_safetensors()
         rows = [] if row is None else [(epoch, row)]
         check_number("epoch", epoch)
@@ -292,6 +310,8 @@ class Run:
             writing.show("epochs", encoded)
 
     def _write(self, table: Table, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        if self._is_elsewhere:
+            return
         encoded = encode(table, rows)
         what = f"rows of {table}"
         if len(encoded) == 1:

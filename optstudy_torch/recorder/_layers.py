@@ -7,6 +7,7 @@ from typing import Final
 import torch
 
 from optstudy_core import instruments as core
+from optstudy_torch._meshes import let_go_of_gathered
 
 from ._copies import Copies, Vectors, of_all
 
@@ -40,6 +41,7 @@ class Layers:
 
     def collect(self) -> None:
         """Look up the parameters, their names and groups."""
+        let_go_of_gathered(self._model)
         known = {p: name for name, p in self._model.named_parameters()}
         if self._optimizer is None:
             found = [(name, p, -1) for p, name in known.items()]

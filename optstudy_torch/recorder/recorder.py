@@ -12,17 +12,16 @@ import torch
 
 from optstudy_core import geometry as on_host
 from optstudy_core import instruments as core
-from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.passes import to_numpy
 from optstudy_torch import geometry
 from optstudy_torch._meshes import whole
+from optstudy_torch._ranks import scalar
 from optstudy_torch._rates import Rates
 from optstudy_torch._tensors import is_shared
 
 from ._copies import Copies, Vectors, read
 from ._layers import Layers
 from ._pending import Fetch, Pending, fetched
-from ._runs import run_in
 from ._state import State
 from ._sums import Blocks, Layout, Scratch, sum_blocks
 
@@ -52,8 +51,8 @@ class Recorder:
         every: record the steps whose number, counted from 1, is a multiple of it.
         exact: sums of epochs are exact, independent of order, split and library.
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
-            ``None``: into the lists ``epochs`` and ``steps``. With a folder, the first of several
-            processes writes, and the others do not.
+            ``None``: into the lists ``epochs`` and ``steps``. Of several processes the first
+            writes.
 
     Attributes:
         epochs: rows of the epochs, where there is no run.
@@ -106,7 +105,9 @@ class Recorder:
             self._refuse_without_optimizer()
         self._run, self._own_run = run, isinstance(run, str | PathLike)
         if self._own_run:
-            self._run = run_in(run, {"recorder": self._options.config})
+            from optstudy_core.records import Run  # SQLite and more, only where asked
+
+            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
         self.epochs: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self._pending: list[Pending] = []
@@ -172,7 +173,7 @@ class Recorder:
         made, self._open_step = self._open_step, None
         if loss is None:
             return
-        value = _scalar("loss", loss)
+        value = scalar("loss", loss)
         self._state.add_loss(value)
         if made is not None:
             made.loss.append(value)
@@ -191,7 +192,7 @@ class Recorder:
         state = self._state
         self._layers.collect()
         self.flush()
-        mean = state.mean_loss() if loss is None else _scalar("loss", loss).item()
+        mean = state.mean_loss() if loss is None else scalar("loss", loss).item()
         state.epoch_count += 1
         rates = [float(rate) for rate in state.rates or self._current_rates()]
         row = self._epoch_row(mean, rates)
@@ -393,16 +394,3 @@ def _kept_rate(rate: Any) -> Any:
 
 def _of(rates: Sequence[float], group: int) -> float:
     return rates[group] if 0 <= group < len(rates) else math.nan
-
-
-def _scalar(name: str, value: Any) -> torch.Tensor:
-    """Return a 0-d float64 tensor of its own, where the value is."""
-    if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
-            )
-        return whole(value.detach()).reshape(()).to(torch.float64, copy=True)
-    if not is_number(value):
-        raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors of one")
-    return torch.tensor(float(value), dtype=torch.float64)

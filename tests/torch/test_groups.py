@@ -182,6 +182,29 @@ def test_what_a_group_may_not_say(more: Any, error: type[Exception], message: st
         Muon(groups(parameters(), **more))
 
 
+def test_a_parameter_that_comes_twice_is_refused() -> None:
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = optstudy_torch.Lion([p])
+    with (
+        pytest.warns(UserWarning, match="duplicate parameters"),  # torch's
+        pytest.raises(ValueError, match="parameters 1 and 2 of the group are one"),
+    ):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1)), q, q]})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [q]})
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_an_array_that_is_written_to_a_group_is_answered(name: str) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = optstudy_torch.AdamW([p])
+    p.grad = torch.ones(3)
+    optimizer.param_groups[0][name] = np.array(0.25)
+    with pytest.raises(TypeError, match=f"{name} of type ndarray: allowed are numbers and tensors"):
+        optimizer.step()
+    assert p.tolist() == [1, 1, 1]
+
+
 def test_a_group_that_is_refused_later_is_named() -> None:
     params = parameters()
     optimizer = Muon(groups(params)[:1])
