@@ -76,10 +76,13 @@ function logarithmicBar(title, rows) {
   for (let decade = Math.floor(low); decade <= high; decade += stride) {
     values.push(...factors.map((factor) => factor * 10 ** decade));
   }
+  const inside = values.filter((value) => Math.log10(value) >= low && Math.log10(value) <= high);
+  const few = inside.length < 2; // less than a decade: some numbers of it
+  const shown = few ? [0, 1, 2, 3].map((i) => 10 ** (low + ((high - low) * i) / 3)) : inside;
   return {
     title: { text: title },
-    tickvals: values.map(Math.log10),
-    ticktext: values.map((value) => String(Number(value.toPrecision(1)))),
+    tickvals: shown.map(Math.log10),
+    ticktext: shown.map((value) => String(Number(value.toPrecision(few ? 3 : 1)))),
   };
 }
 

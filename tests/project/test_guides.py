@@ -32,6 +32,7 @@ GUIDES = (
     "instruments",
     "records",
     "beyond_one_process",
+    "compare",
 )
 PAGES = {name: blocks(DOCS / f"{name}.md") for name in GUIDES}
 COMMANDS = {

@@ -247,6 +247,22 @@ def test_clicks(trained, tmp_path, tab):
     assert tab.locator(".verdict").count() == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([[0.37, 0.42]], ["0.37", "0.386", "0.403", "0.42"]),
+        ([[0.01, None], [0.4, 0.0]], ["0.01", "0.02", "0.05", "0.1", "0.2"]),
+        ([[1e-9, 1e9]], ["1e-9", "0.000001", "0.001", "1", "1000", "1000000", "1000000000"]),
+    ],
+)
+def test_a_colour_bar_has_numbers(tmp_path, tab, values, ticks):
+    write_run(tmp_path / "runs")
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    open_report(tab, out)
+    assert tab.evaluate(f"logarithmicBar('', {json.dumps(values)}).ticktext") == ticks
+
+
 def test_names_are_shown_and_not_run(tmp_path, tab):
     tab.on("dialog", lambda dialog: dialog.dismiss() or pytest.fail("a script ran"))
     for i, name in enumerate(NAMES):
