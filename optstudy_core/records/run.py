@@ -53,11 +53,12 @@ class Run:
         writing: Writing | None,
         elsewhere: dict[str, Any] | None = None,  # the configuration of a run that another writes
     ) -> None:
-        self.folder = folder
+        self.folder = folder = folder.absolute()  # wherever the process goes
         self._is_elsewhere = elsewhere is not None
         self._database = Database(folder)
         self._writing = writing
         self._closed = False
+        self._recorder: weakref.ref[Any] | None = None
         self._mutex = threading.RLock()
         self.config = read_config(folder / CONFIG) if elsewhere is None else elsewhere
         # A run that is not closed by hand is closed with its object or its process.
@@ -79,7 +80,7 @@ class Run:
 
         Args:
             folder: is made if it does not exist; other files in it are left alone.
-            config: JSON values by name; ``versions`` and ``platform`` are added.
+            config: JSON values by name; ``versions`` and ``platform`` are added, and refused.
             overwrite: replace a run that is there.
             tensorboard: write event files as well.
             keep: the last so many checkpoints stay, ≥ 1; ``None``: all.
@@ -98,7 +99,10 @@ class Run:
         folder = pathlib.Path(folder)
         if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
             raise ValueError(f"keep = {keep!r}: allowed are None and whole numbers >= 1")
-        complete = {**plain(config, "config"), **environment()}
+        asked, added = plain(config, "config"), environment()
+        for name in added.keys() & asked.keys():
+            raise ValueError(f"config[{name!r}]: is written by the run; allowed are other names")
+        complete = {**asked, **added}
         if not _processes.is_first():
             return cls(folder, None, complete)
         if tensorboard:
@@ -229,6 +233,25 @@ class Run:
         if tensorboard:
             writing.open_mirrors(folder, database)
         return run
+
+    def attach(self, recorder: Any) -> None:
+        """Let a recorder write rows; rows of two would replace each other.
+
+        Raises:
+            ValueError: if another one writes, which is neither closed nor gone.
+        """
+        other = None if self._recorder is None else self._recorder()
+        if other is not None and other is not recorder:
+            raise ValueError(
+                f"run = {str(self.folder)!r}: another recorder writes its rows; close it first, "
+                "or give each recorder a run"
+            )
+        self._recorder = weakref.ref(recorder)
+
+    def detach(self, recorder: Any) -> None:
+        """Let another recorder write rows."""
+        if self._recorder is not None and self._recorder() is recorder:
+            self._recorder = None
 
     def close(self) -> None:
         """Let other processes write; may be called twice."""

@@ -104,6 +104,8 @@ class Recorder:
             from optstudy_core.records import Run  # SQLite and more, only where asked
 
             self._run = Run.create_or_resume(run, {"recorder": self._options.config})
+        if self._run is not None:
+            self._run.attach(self)
 
     def __enter__(self) -> Recorder:
         return self
@@ -262,6 +264,8 @@ class Recorder:
     def close(self) -> None:
         """Write what is pending."""
         self.flush()
+        if self._run is not None:
+            self._run.detach(self)
         if self._own_run:
             self._run.close()
             self._own_run = False

@@ -57,7 +57,7 @@ class Layers:
         for name, p, _ in found:
             if not p.is_floating_point():
                 raise TypeError(f"{name} of dtype {p.dtype}: allowed are real floating dtypes")
-        self.names = [name for name, _, _ in found]
+        self.names = _told_apart([name for name, _, _ in found])
         self.params = [p for _, p, _ in found]
         self.groups = [i for _, _, i in found]
 
@@ -105,6 +105,22 @@ class Layers:
             if isinstance(state.get(name), torch.Tensor):
                 return state[name].detach()
         return None
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Return names of which no two are equal: two modules may share theirs.
+
+    >>> _told_apart(["weight", "bias", "weight"])
+    ['weight', 'bias', 'weight (2)']
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        own, number = name, 1
+        while own in found:
+            number += 1
+            own = f"{name} ({number})"
+        found[own] = None
+    return list(found)
 
 
 def _gradient(p: torch.Tensor) -> torch.Tensor | None:

@@ -108,6 +108,8 @@ class Recorder:
             from optstudy_core.records import Run  # SQLite and more, only where asked
 
             self._run = Run.create_or_resume(run, {"recorder": self._options.config})
+        if self._run is not None:
+            self._run.attach(self)
         self.epochs: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self._pending: list[Pending] = []
@@ -243,6 +245,8 @@ class Recorder:
             hook.remove()
         self._hooks = []
         self.flush()
+        if self._run is not None:
+            self._run.detach(self)
         if self._own_run:
             self._run.close()
             self._own_run = False

@@ -325,6 +325,24 @@ def test_one_process_writes_where_there_is_no_flock(tmp_path, monkeypatch):
     Run.resume(tmp_path).close()
 
 
+def test_a_run_stays_where_it_was_made(tmp_path, monkeypatch):
+    for folder in ("a", "b/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        monkeypatch.chdir((tmp_path / folder).parent)
+        with Run.create("a", {}, tensorboard=False) as run:
+            monkeypatch.chdir(tmp_path if folder != "a" else "/")
+            run.epoch(1, {"loss": 1.0, "where": folder})
+    for folder in ("a", "b/a"):
+        assert [row["where"] for row in Run.read(tmp_path / folder).epochs] == [folder]
+
+
+@pytest.mark.parametrize("name", ["versions", "platform"])
+def test_names_that_the_run_writes_itself(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"config\['{name}'\]: is written by the run"):
+        Run.create(tmp_path, {name: "mine"})
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_copy_of_the_folder_leaves_the_lock(tmp_path):
     code = f"""
 import shutil, subprocess, sys

@@ -432,6 +432,13 @@ class FakeRun:
     def steps(self, rows: Any) -> None:
         self.rows["steps"] += list(rows)
 
+    def attach(self, recorder: Any) -> None:
+        self.recorder = recorder
+
+    def detach(self, recorder: Any) -> None:
+        assert self.recorder is recorder
+        self.recorder = None
+
 
 def test_rows_go_to_a_run() -> None:
     run = FakeRun()

@@ -16,6 +16,7 @@ import torch
 import optstudy_torch
 from optstudy_core import geometry
 from optstudy_core import instruments as core
+from optstudy_core.records import Run
 from optstudy_torch import Recorder
 from optstudy_torch.lr_scheduler import CarefulLR
 from optstudy_torch.recorder import _sums
@@ -513,6 +514,31 @@ def test_names() -> None:
     assert row["step_size"] == pytest.approx(math.sqrt(18), rel=1e-6)  # 3 is added in float32
 
 
+def test_modules_that_share_names() -> None:
+    modules = [torch.nn.Linear(2, 1), torch.nn.Linear(3, 1), torch.nn.Linear(2, 1)]
+    named = [pair for module in modules for pair in module.named_parameters()]
+    recorder = Recorder(torch.optim.SGD(named, lr=0.1), epoch=["param_norm"])
+    row = recorder.end_epoch()
+    assert list(row["layers"]) == [
+        "weight", "bias", "weight (2)", "bias (2)", "weight (3)", "bias (3)"
+    ]  # fmt: skip
+    with torch.no_grad():
+        norms = [p.double().norm().item() for _, p in named]
+    assert [layer["param_norm"] for layer in row["layers"].values()] == pytest.approx(norms)
+    assert row["param_norm"] == pytest.approx(math.hypot(*norms))
+
+
+def test_two_recorders_of_a_run(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    with Run.create(tmp_path, {}, tensorboard=False) as run:
+        first = Recorder(model, run=run)
+        with pytest.raises(ValueError, match="another recorder writes its rows; close it first"):
+            Recorder(model, run=run)
+        first.close()
+        Recorder(model, run=run).end_epoch(1.0)
+    assert len(Run.read(tmp_path).epochs) == 1
+
+
 def test_parameters_may_be_added() -> None:
     first, second = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([first], lr=1.0)
@@ -665,6 +691,13 @@ class FakeRun:
 
     def steps(self, rows: Any) -> None:
         self.rows["steps"] += list(rows)
+
+    def attach(self, recorder: Any) -> None:
+        self.recorder = recorder
+
+    def detach(self, recorder: Any) -> None:
+        assert self.recorder is recorder
+        self.recorder = None
 
 
 def test_rows_go_to_a_run() -> None:
