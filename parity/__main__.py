@@ -12,7 +12,7 @@ from typing import NoReturn
 from optstudy_core import ALGORITHMS, WRAPPERS
 from optstudy_core._extras import extra
 
-from . import backends, conformance
+from . import backends, conformance, digest
 from .epochs import METHODS
 from .suite import (
     DTYPE_NAMES,
@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Train drawn cases on every backend and compare with NumPy, bit by bit. "
         "Exit status: 0 if every cell ran and is identical, 1 if not, 2 for bad arguments.",
-        epilog="parity conformance --help: hold every dialect against its library instead.",
+        epilog="parity conformance --help: hold every dialect against its library instead. "
+        "parity digest --help: a digest of the bits of each algorithm.",
     )
     parser.add_argument(
         "--algorithms",
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "conformance":
         return conformance.main(argv[1:])
+    if argv and argv[0] == "digest":
+        return digest.main(argv[1:])
     arguments = _parser().parse_args(argv)
     console = Console()
 

@@ -16,6 +16,7 @@ import optstudy_core
 from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.__main__ import described, state_size
 from optstudy_core.arrays.numbers import ANY, is_number
+from optstudy_core.catalogue import digests
 from optstudy_core.catalogue.citation import field
 from optstudy_core.catalogue.hyperparameters import RANGES
 
@@ -33,6 +34,7 @@ def write() -> None:
         _write(GENERATED / f"{name}.md", page(algorithm, conformance.get(name, [])))
         paths.draw(algorithm, GENERATED / f"{name}.svg")
     _write(GENERATED / "table.md", table())
+    _write(GENERATED / "digests.md", digest_table())
 
 
 def table() -> str:
@@ -56,6 +58,15 @@ def table() -> str:
     ]
     names = "\n".join(f"_generated/algorithms/{name}" for name in sorted(ALGORITHMS))
     return "\n".join([*rows, "", "```{toctree}", ":hidden:", "", names, "```", ""])
+
+
+def digest_table() -> str:
+    """Return the recorded digests of every algorithm and dialect; wrappers go around Adam."""
+    rows = [
+        "| " + " | ".join(f"`{cell}`" for cell in (*key.split(" "), value)) + " |"
+        for key, value in sorted(digests.recorded().items())
+    ]
+    return "\n".join(["| algorithm | dialect | digest |", "| --- | --- | --- |", *rows, ""])
 
 
 def page(algorithm: Algorithm, conformance: list[str]) -> str:

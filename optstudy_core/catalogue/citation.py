@@ -10,6 +10,7 @@ from importlib.resources import files
 from optstudy_core._version import REPOSITORY, __date__, __version__
 from optstudy_core.arrays.numbers import nearest
 
+from . import digests
 from .algorithm import Algorithm
 from .table import ALGORITHMS, WRAPPERS, find
 
@@ -54,7 +55,7 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
 
     >>> print(citation("adam").splitlines()[0])
     @inproceedings{kingma2015adam,
-    >>> print(citation("adam", implementation=True).splitlines()[-9])
+    >>> print(citation("adam", implementation=True).splitlines()[-10])
     @misc{optstudy-adam-0.1.0,
     """
     if isinstance(algorithm, str) and algorithm in WRAPPERS:
@@ -66,6 +67,13 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
     if implementation:
         entries.append(_implementation(name, __version__, __date__, REPOSITORY))
     return "\n\n".join(entries)
+
+
+def _digests(name: str) -> str:
+    """Return the digests of a file's dialects; of a wrapper those around Adam."""
+    wanted = {name, f"{name}_adam"} if name in WRAPPERS else {name}
+    found = ((*key.partition(" "), value) for key, value in digests.recorded().items())
+    return ", ".join(f"{dialect} {value}" for own, _, dialect, value in found if own in wanted)
 
 
 def _implementation(name: str, version: str, date: str, repository: str) -> str:
@@ -97,7 +105,8 @@ def _implementation(name: str, version: str, date: str, repository: str) -> str:
             f"  howpublished = {{Version {version}}},",
             *[f"  url     = {{{repository}}},"] * bool(repository),
             f"  note    = {{The pure function {shown};",
-            f"             SHA-256 of the file begins with {digest.hexdigest()[:32]}}},",
+            f"             SHA-256 of the file begins with {digest.hexdigest()[:32]};",
+            f"             digests of its bits: {_digests(name)}}},",
             f"  year    = {{{date[:4] or 'n.d.'}}}",
             "}",
         ]

@@ -2,8 +2,8 @@
 
     make algorithm NAME=heavy_ball
 
-writes its golden bits, its rows in ``docs/conformance.md`` and the count in the README, and says
-what is left to write by hand, and where.
+writes its golden bits and digests, its rows in ``docs/conformance.md`` and the count in the README,
+and says what is left to write by hand, and where.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import golden_bits
 from harness import ROOT
 
 from optstudy_core import ALGORITHMS
+from optstudy_core.catalogue import digests
 from optstudy_core.catalogue.citation import entries
-from parity import conformance, peers
+from parity import conformance, digest, peers
 
 README, CHANGELOG, TABLE = ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "docs/conformance.md"
 COUNT = re.compile(r"\b\d+(?= algorithms\b)|(?<=\| algorithms \| )\d+")
@@ -64,6 +65,9 @@ def stale(name: str) -> list[str]:
         for path, (own, _) in golden_bits.golden_files().items()
         if own == name and not path.exists()
     ]
+    own_keys = {digests.key(*pair) for pair in digest.names() if pair[0] == name}
+    if own_keys - digests.recorded().keys():
+        found.append("optstudy_core/digests.json")
     if f"\n| {name} |" not in TABLE.read_text(encoding="utf-8"):
         found.append("docs/conformance.md")
     if {*COUNT.findall(README.read_text(encoding="utf-8"))} != {str(len(ALGORITHMS))}:
@@ -79,6 +83,8 @@ def write(name: str) -> None:
     text = README.read_text(encoding="utf-8")
     README.write_text(COUNT.sub(str(len(ALGORITHMS)), text), encoding="utf-8")
     conformance.main(["--algorithms", name, "--write", str(TABLE)])
+    digest.main(["--algorithms", name, "--write"])
+    digests.recorded.cache_clear()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     write(name)
     rest = stale(name)
-    print("Written: golden bits, rows of docs/conformance.md, the count in README.md.")
+    print("Written: golden bits, digests, rows of docs/conformance.md, the count in README.md.")
     if rest:
         print("Still stale:", *rest, sep="\n- ")
         return 1

@@ -1,0 +1,269 @@
+"""``python -m parity digest``: one short text for the bits of an algorithm in a dialect.
+
+A digest is of a standard run: parameters of four shapes in four dtypes, 200 steps (20 of rules that
+multiply matrices), and hyperparameters that change before every step. Half of the leaves have the
+defaults of the dialect, the other half has every term of the formula switched on. Every input comes
+from SHAKE-256 and is exact in float64, so it is the same on every machine. Whoever finds the same
+digest has computed the same parameters and states, to the last bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core._extras import extra
+from optstudy_core.arrays.numbers import is_number
+from optstudy_core.catalogue import digests
+from optstudy_core.catalogue.algorithm import INPUTS
+from optstudy_core.catalogue.hyperparameters import RANGES
+
+from . import backends
+from .cases import MOVING, Case
+from .structures import DTYPES, STRUCTURES, leaf_dtype
+from .suite import find_subject
+
+with extra("parity"):
+    from rich.console import Console
+    from rich.progress import track
+
+STEPS: Final = 200
+STEPS_OF_MATRICES: Final = 20
+LENGTH: Final = 12
+"""Hexadecimal digits of a digest."""
+_STRUCTURE: Final = "nested"
+_MEMBERSHIP: Final = (0, 0, 1, 1)  # a matrix and a vector; a matrix and a scalar
+_SWITCHED_ON: Final = 2.0**-6  # for a number whose term is absent by default
+
+
+class StandardRun(Case):
+    """The case of which a digest is."""
+
+    def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+        """Return the parameters and, for each step, the gradients."""
+        columns = [
+            drawn(f"leaf {leaf.path}", (self.steps + 1, *leaf.shape)).astype(
+                leaf_dtype(leaf, self.dtype)
+            )
+            for leaf in STRUCTURES[self.structure]
+        ]
+        steps = range(1, self.steps + 1)
+        first = [np.asarray(column[0]) for column in columns]
+        return first, [[np.asarray(column[t]) for column in columns] for t in steps]
+
+    def inputs(self, algorithm: Algorithm) -> list[dict[str, Any]]:
+        """Return for each step what the algorithm is given besides the gradients."""
+        rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
+        for name in sorted(algorithm.inputs):
+            if not INPUTS[name]:
+                for row, x in zip(rows, drawn(name, (self.steps,)), strict=True):
+                    row[name] = self.array_dtype().type(x)
+                continue
+            for leaf in STRUCTURES[self.structure]:
+                column = drawn(f"{name} {leaf.path}", (self.steps, *leaf.shape))
+                for row, x in zip(rows, column, strict=True):
+                    own = np.asarray(x).astype(leaf_dtype(leaf, self.dtype))
+                    row.setdefault(name, []).append(own)
+        return rows
+
+    def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
+        """Return the hyperparameters that change, between half of their value and the whole.
+
+        Of a decay rate β it is 1 − β that changes. They are rounded to float32.
+        """
+        moved = {}
+        for name in MOVING:
+            value: Any = values.get(name)
+            if not is_number(value) or value == 0:
+                continue
+            share = 0.5 + 0.5 * float(_fractions(name, self.steps)[step])
+            changed = 1 - (1 - value) * share if RANGES[name].below == 1.0 else value * share
+            moved[name] = float(np.float32(changed))
+        return moved
+
+
+@functools.cache
+def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return float64 numbers of 20 bits, of both signs, from 2⁻²⁰ to 2⁵; every 16th is 0.
+
+    Args:
+        name: of the stream; each name has numbers of its own.
+        shape: of the array.
+    """
+    words = _words(name, math.prod(shape))
+    mantissa = 1 + (words >> np.uint64(40)).astype(np.float64) / 2**24
+    mantissa = np.floor(mantissa * 2**19) / 2**19
+    exponent = (words & np.uint64(31)).astype(np.int32) * 25 // 32 - 20
+    sign = 1.0 - 2.0 * ((words >> np.uint64(5)) & np.uint64(1)).astype(np.float64)
+    kept = ((words >> np.uint64(6)) & np.uint64(15)) > 0
+    return np.asarray(np.ldexp(sign * mantissa, exponent) * kept).reshape(shape)
+
+
+@functools.cache
+def _fractions(name: str, number: int) -> np.ndarray:
+    """Return multiples of 2⁻¹⁰ in [0, 1)."""
+    words = _words(f"hyperparameter {name}", number)
+    return np.asarray((words & np.uint64(1023)).astype(np.float64) / 1024)
+
+
+def _words(name: str, number: int) -> np.ndarray:
+    data = hashlib.shake_256(f"optstudy digest 1: {name}".encode()).digest(8 * number)
+    return np.frombuffer(data, dtype="<u8")
+
+
+def case(algorithm: Algorithm, dialect: str | None, dtype: str) -> StandardRun:
+    """Return the standard run of an algorithm in a dialect, with parameters of one dtype."""
+    return StandardRun(
+        structure=_STRUCTURE,
+        dtype=dtype,
+        steps=STEPS_OF_MATRICES if "output_axis" in algorithm.defaults() else STEPS,
+        seed=0,
+        patterns=(),
+        groups=({}, switched_on(algorithm, dialect)),
+        membership=_MEMBERSHIP,
+        dialect=dialect,
+        moving=True,
+    )
+
+
+def switched_on(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
+    """Return hyperparameters with which as many terms of the formula count as fit together."""
+    chosen: dict[str, Any] = {}
+    for name, default in algorithm.defaults(dialect).items():
+        if isinstance(default, bool) and name != "maximize":
+            tried: Any = True
+        elif is_number(default) and default == 0:
+            tried = _SWITCHED_ON
+        else:
+            continue
+        try:
+            algorithm.resolve(dialect, chosen | {name: tried})
+        except ValueError:
+            continue  # not beside what is chosen already
+        chosen[name] = tried
+    return chosen
+
+
+def digest(
+    algorithm: str | Algorithm, dialect: str | None = None, *, backend: str = "numpy"
+) -> str:
+    """Return the digest of an algorithm.
+
+    Args:
+        algorithm: a name, wrapped (``averaged_adam``) or not, or an algorithm.
+        dialect: whose formula and defaults; ``None``: the algorithm's default.
+        backend: what computes: one of ``parity.backends.NAMES``.
+
+    Returns:
+        the first 12 hexadecimal digits of SHA-256 of all parameters after each step and of the
+        last state, in float32, float64, bfloat16 and float16.
+
+    Raises:
+        ValueError: for an unknown algorithm or dialect.
+        parity.backends.NotRunError: if the backend cannot run here.
+    """
+    rule = find_subject(algorithm)
+    if not isinstance(rule, Algorithm):
+        raise ValueError(f"algorithm = {algorithm!r}: an epoch method has no digest")
+    machine = backends.make(backend, "cpu", rule)
+    total = hashlib.sha256()
+    for dtype in DTYPES:
+        drawn_case = case(rule, dialect, dtype)
+        drawn_case.values()
+        with backends.whole_range():
+            run = machine.run(rule, drawn_case)
+        for row in run.trajectory:
+            for x in row:
+                total.update(_bytes(x))
+        for name in sorted(run.state):
+            total.update(name.encode())
+            total.update(_bytes(run.state[name]))
+    return total.hexdigest()[:LENGTH]
+
+
+def _bytes(x: np.ndarray) -> bytes:
+    """Return the bits of an array in little-endian order, with one NaN and one zero."""
+    x = np.array(x)  # a copy in the order of its indices
+    if x.dtype.kind not in "iub":
+        x[np.isnan(x)] = np.nan
+        x[x == 0] = 0
+    width = x.dtype.itemsize
+    return x.view(f"u{width}").astype(f"<u{width}").tobytes()
+
+
+def names() -> list[tuple[str, str | None]]:
+    """Return every algorithm and dialect of which there is a digest; wrappers go around Adam."""
+    found: list[tuple[str, str | None]] = []
+    for name in (*ALGORITHMS, *(f"{wrapper}_adam" for wrapper in WRAPPERS)):
+        rule = find_subject(name)
+        assert isinstance(rule, Algorithm)
+        found += [(name, dialect) for dialect in rule.dialects]
+    return found
+
+
+def _chosen(text: str) -> Iterator[tuple[str, str | None]]:
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name == "all":
+            yield from names()
+            continue
+        rule = find_subject(name)
+        if not isinstance(rule, Algorithm):
+            raise ValueError(f"algorithm = {name!r}: an epoch method has no digest")
+        yield from ((name, dialect) for dialect in rule.dialects)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return 0 if all digests are the recorded ones, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="parity digest",
+        allow_abbrev=False,
+        description="Print a digest of the bits of each algorithm and dialect in a standard run. "
+        "Exit status: 0 if all are those that this version of optstudy records, 1 if one is "
+        "another, 2 for bad arguments.",
+    )
+    parser.add_argument(
+        "--algorithms", default="all", help="names joined by commas, or all (default)"
+    )
+    parser.add_argument(
+        "--backend",
+        default="numpy",
+        choices=backends.NAMES,
+        help="what computes (default: %(default)s)",
+    )
+    parser.add_argument("--write", action="store_true", help="record them in the package")
+    arguments = parser.parse_args(argv)
+    try:
+        chosen = list(_chosen(arguments.algorithms))
+    except ValueError as error:
+        parser.error(str(error))
+    console = Console()
+    recorded, found, others = digests.recorded(), {}, 0
+    for name, dialect in track(chosen, "digests", console=Console(stderr=True), transient=True):
+        try:
+            own = digest(name, dialect, backend=arguments.backend)
+        except backends.NotRunError as error:
+            parser.error(str(error))
+        found[digests.key(name, dialect)] = own
+        expected = recorded.get(digests.key(name, dialect))
+        verdict = "" if own == expected else f"  recorded is {expected or 'none'}"
+        others += own != expected
+        console.print(f"{own}  {name} {dialect}{verdict}", highlight=False, soft_wrap=True)
+    if arguments.write:
+        place = Path(str(files("optstudy_core"))) / "digests.json"
+        known = {digests.key(*pair) for pair in names()}
+        kept = {k: v for k, v in {**recorded, **found}.items() if k in known}
+        place.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        return 0
+    if others:
+        console.print(f"{others} of {len(chosen)} digests are not the recorded ones")
+    return int(others > 0)

@@ -1,0 +1,99 @@
+"""Digests: the same on every backend, those that are recorded, and others for other formulas."""
+
+from __future__ import annotations
+
+import mutants
+import numpy as np
+import pytest
+from equal_mutants import EQUIVALENT
+from harness import slow
+
+import optstudy_core
+from optstudy_core import ALGORITHMS
+from optstudy_core.catalogue import digests
+from parity import digest
+from parity.__main__ import main
+
+QUICK = ("adam keras", "sgd torch", "averaged_adam torch")
+
+
+def pair(key: str) -> tuple[str, str]:
+    name, _, dialect = key.partition(" ")
+    return name, dialect
+
+
+@pytest.mark.parametrize("key", [k if k in QUICK else slow(k) for k in digests.recorded()])
+def test_numpy_finds_what_is_recorded(key: str) -> None:
+    assert digest.digest(*pair(key)) == digests.recorded()[key]
+
+
+def test_every_algorithm_and_dialect_is_recorded() -> None:
+    missing = {digests.key(*found) for found in digest.names()} ^ set(digests.recorded())
+    assert not missing, f"python -m parity digest --write: {sorted(missing)}"
+
+
+def _backends() -> list[object]:
+    names = ("torch", "torch-compiled", "jax-jit")
+    quick = [pytest.param("sgd torch", name) for name in names]
+    keys = [k for k in digests.recorded() if not k.startswith(("shampoo", "soap", "sgd torch"))]
+    return quick + [slow(key, name) for key in keys for name in names]
+
+
+@pytest.mark.parametrize(("key", "backend"), _backends())
+def test_every_backend_finds_it(key: str, backend: str) -> None:
+    assert digest.digest(*pair(key), backend=backend) == digests.recorded()[key]
+
+
+def test_the_stream_is_the_same_for_ever() -> None:
+    """What is drawn comes from SHAKE-256 and is exact: a change makes all digests others."""
+    found = digest.drawn("leaf hidden/bias", (4,)).tolist()
+    assert found == FIRST
+    values = digest.drawn("leaf hidden/kernel", (500, 4, 3))
+    assert 0.04 < (values == 0).mean() < 0.09
+    sizes = np.abs(values[values != 0])
+    assert 2.0**-20 <= sizes.min() < 2.0**-18
+    assert 2.0**4 < sizes.max() < 2.0**5
+    assert np.array_equal(np.float32(values), values)
+
+
+FIRST = [0.09588122367858887, -2.30413818359375, -4.161552429199219, -0.9991865158081055]
+
+
+@pytest.mark.parametrize("name", ["sgd", *map(slow, ("adam", "lion", "rmsprop", "lamb"))])
+def test_another_formula_has_another_digest(name: str) -> None:
+    found = {dialect: digest.digest(name, dialect) for dialect in ALGORITHMS[name].dialects}
+    same = []
+    for mutant in mutants.mutants(name):
+        if mutant.key in EQUIVALENT:
+            continue
+        changed = mutants.algorithms(mutants.load(name, mutant.code))[name]
+        try:
+            others = {dialect: digest.digest(changed, dialect) for dialect in found}
+        except Exception:  # a mutant that cannot run is another formula
+            continue
+        if others == found:
+            same.append(mutant)
+    assert not same, "\n".join(f"{m.where}: {m.before} -> {m.after}" for m in same)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(digest, "digest", lambda name, dialect, backend: f"{name}-{dialect}")
+    assert main(["digest", "--algorithms", "sgd"]) == 1
+    said = capsys.readouterr().out
+    recorded = digests.recorded()["sgd torch"]
+    assert f"sgd-torch  sgd torch  recorded is {recorded}" in said
+    assert "4 of 4 digests are not the recorded ones" in said
+    for bad, message in {
+        "sgdd": "did you mean 'sgd'",
+        "epoch.careful": "an epoch method has no digest",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            main(["digest", "--algorithms", bad])
+        assert message in capsys.readouterr().err
+
+
+def test_a_citation_names_the_digests() -> None:
+    text = optstudy_core.citation("adamw", implementation=True)
+    for dialect in ALGORITHMS["adamw"].dialects:
+        assert f"{dialect} {digests.recorded()[digests.key('adamw', dialect)]}" in text
+    assert "digests" in optstudy_core.citation("lookahead", implementation=True)
