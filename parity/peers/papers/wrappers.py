@@ -37,8 +37,32 @@ def _sam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     return adam(s, s["w"], g, t // 2, lr)
 
 
+def _skipping(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Kumar et al. 2025, running moments of the norm, and of the loss: Adam without what jumps."""
+    now = np.array([np.sqrt(np.sum(g**2)), s["value"]], np.float64)
+    seen = s.setdefault("seen", [])
+    if len(seen) >= 5 and s["row"] < 3:
+        w = 0.9 ** np.arange(len(seen))[::-1]
+        mean = np.average(seen, axis=0, weights=w)
+        deviation = np.sqrt(np.average((np.array(seen) - mean) ** 2, axis=0, weights=w))
+        if np.any(now > mean + 0.7 * deviation):
+            s["row"] += 1
+            return theta
+    seen.append(now)
+    s["row"] = 0
+    return adam(s, theta, g, len(seen), lr)
+
+
+_OFTEN: dict[str, Any] = {
+    "jump_threshold": 0.7,
+    "level_decay": 0.9,
+    "jump_warmup": 5,
+    "most_jumps": 3,
+}
+
 PEERS = [
     pair("cautious", _cautious),
     pair("lookahead", _lookahead),
     pair("sam", _sam, whole=True),
+    pair("skipping", _skipping, whole=True, **_OFTEN),
 ]
