@@ -74,6 +74,8 @@ RANGES: Final[Mapping[str, Range]] = {
     "max_norm": Range(above=0.0),
     "clip_eps": NON_NEGATIVE,
     "max_value": Range(above=0.0),
+    "clip_factor": Range(above=0.0),
+    "unit_eps": NON_NEGATIVE,
     "consistent_rms": NON_NEGATIVE,
     "ridge": NON_NEGATIVE,
     "precondition_frequency": Range(at_least=1.0),

@@ -604,6 +604,7 @@ WRAPPED = {
     "averaged": 3466865898,
     "cautious": 912268596,
     "clipped": 3498264347,
+    "clipped_by_unit": 1214609462,
     "clipped_by_value": 4151416152,
     "lookahead": 2580905166,
     "mechanic": 3881492719,
@@ -611,6 +612,38 @@ WRAPPED = {
     "skipping": 4203660050,
 }
 """CRC-32 of steps of wrapped momentum on many elements, of which few agree with their gradient."""
+
+
+UNITS: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {
+    (): ((), ()),
+    (5,): ((0,), (0,)),
+    (1, 5): ((1,), (0, 1)),
+    (5, 1): ((1,), (0, 1)),
+    (4, 5): ((1,), (0,)),
+    (2, 3, 4): ((1, 2), (0,)),
+    (2, 1, 4): ((1, 2), (0,)),
+    (2, 3, 4, 5): ((1, 2, 3), (0, 1, 2)),
+    (2, 1, 3, 2, 4): ((1, 2, 3, 4), (0, 1, 2, 3)),
+}
+"""The axes over which a unit extends, where the outputs are the first axis, and the last."""
+
+
+def _units_are_those_of_the_layout(module: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    own = module.clipped_by_unit(ALGORITHMS["sgd"])
+    assert own.leafwise
+    assert [own.defaults(d)["units_last"] for d in ("torch", "optax")] == [False, True]
+    for shape, axes in UNITS.items():
+        g, theta = rng.normal(size=(2, *shape))
+        for units_last, over in zip((False, True), axes, strict=True):
+            u, v = (np.sqrt(np.sum(x * x, axis=over, keepdims=True)) for x in (g, theta))
+            for eps in (0.0, 2.0):
+                bound = 0.7 * np.maximum(v, eps)
+                found = module._clipped(g, theta, 0.7, eps, units_last)
+                assert np.allclose(found, np.where(u < bound, g, g * (bound / u)), rtol=1e-12)
+    tiny, zero = np.array([2.0**-30]), np.zeros(1)  # a norm at the bound, below the least divisor
+    found = module._clipped(tiny, zero, 1.0, 2.0**-30, False)
+    assert found[0] == 2.0**-30 * (2.0**-30 / 1e-6)
 
 
 def _jumps_begin_above_their_bound(module: ModuleType) -> None:
@@ -683,6 +716,8 @@ def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         mark = zlib.crc32(np.concatenate([*_skipped(modules["skipping"])]).tobytes())
         assert mark == SKIPPED, f"skipped: {mark}"
         _jumps_begin_above_their_bound(modules["skipping"])
+    if "clipped_by_unit" in modules:
+        _units_are_those_of_the_layout(modules["clipped_by_unit"])
     if "clipped" in modules:
         own = modules["clipped"].clipped(ALGORITHMS["sgd"]).defaults
         assert (own("torch")["clip_eps"], own("optax")["clip_eps"]) == (1e-6, 0.0)

@@ -101,6 +101,8 @@ ORDINARY = {
     "max_norm": 2.7,  # so that some gradients are longer, others not
     "clip_eps": 0.31,
     "max_value": 1.3,
+    "clip_factor": 0.37,
+    "unit_eps": 0.29,
     "ridge": 0.017,
     "precondition_frequency": 2.0,
     "adam_b1": 0.83,
