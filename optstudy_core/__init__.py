@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from .arrays import geometry as geometry
     from .arrays.namespace import namespace as namespace
     from .catalogue.citation import citation as citation
+    from .parts.evaluation import eval_params as eval_params
 
 
 def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str, Any]:
@@ -60,6 +61,7 @@ _PUBLIC = {
 
 _PLACES = {
     "citation": "catalogue.citation:citation",
+    "eval_params": "parts.evaluation:eval_params",
     "epoch": "epoch",
     "instruments": "instruments",
     "namespace": "arrays.namespace:namespace",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from . import recorder as recorder
     from ._selfcheck import selfcheck as selfcheck
     from ._split import split as split
+    from .evaluation import eval_params as eval_params
     from .functions import from_core as from_core
     from .hessian import hutchinson as hutchinson
     from .layout import in_torch_layout as in_torch_layout
@@ -46,6 +47,7 @@ _PLACES = {
     "TransformState": "states:TransformState",
     "by_leaf": "states:by_leaf",
     "epoch": "epoch",
+    "eval_params": "evaluation:eval_params",
     "export_run": "travel:export_run",
     "from_core": "functions:from_core",
     "from_optax": "optax_states:from_optax",

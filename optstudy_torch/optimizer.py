@@ -23,6 +23,7 @@ from ._arguments import (
     selected,
 )
 from ._callers import check_all_here, is_asked_by_checkpoint
+from ._evaluation import exchanged, put_back
 from ._flat import check_flat, has_matrices
 from ._gathered import gathered
 from ._interrupts import Uninterrupted
@@ -105,6 +106,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
         self._door = Door()
+        self._trained: list[tuple[Any, torch.Tensor]] | None = None
         self._had_matrices: dict[int, bool] = {}
         if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
             self._in_turn = threading.RLock()
@@ -193,6 +195,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             TypeError: for a sparse or complex gradient, or an input that is missing or unknown.
             ValueError: for a hyperparameter that is not allowed, a tensor of the wrong shape, or
                 flat parameters (FSDP1, DeepSpeed) for a rule with sums or of rows and columns.
+            RuntimeError: after :meth:`eval`.
 
         A step that is refused changes nothing. So does one that fails before the first parameter is
         written: by then all values are checked, kernels and memory for the states are there (a
@@ -208,6 +211,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
         parameters of their own may take steps at the same time.
         """
+        self._check_trained("step")
         loss, rules = None, self._rules()
         asked = set().union(*(algorithm.inputs for algorithm in rules))
         if closure is not None:
@@ -375,6 +379,28 @@ class CoreOptimizer(torch.optim.Optimizer):
             del self._plans[number]
         return plan
 
+    # Parameters to evaluate with.
+
+    def eval(self) -> None:
+        """Let the parameters be those to evaluate with, until :meth:`train`.
+
+        These are averages, where the algorithm keeps them: of ``averaged``, and of schedule-free
+        algorithms. Of others nothing changes. The model can be evaluated and saved then; the
+        optimizer takes no step, and is not saved.
+        """
+        if self._trained is None:
+            self._trained = exchanged(self)
+
+    def train(self) -> None:
+        """Let the parameters be those that are trained, to the last bit as before :meth:`eval`."""
+        if self._trained is not None:
+            put_back(self._trained)
+            self._trained = None
+
+    def _check_trained(self, what: str) -> None:
+        if self._trained:
+            raise RuntimeError(f"{what} after eval(): allowed after train()")
+
     # Saved states.
 
     def state_dict(self) -> dict[str, Any]:
@@ -383,6 +409,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         Once a parameter has a state, all have one that want a gradient: one that had none yet has
         the state from which it will begin. So all processes save the same fields.
         """
+        self._check_trained("state_dict")
         hook = self.register_state_dict_post_hook(complete_states, prepend=True)
         try:
             with self._in_turn:
@@ -403,6 +430,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the state is of another algorithm or other parameters.
         """
+        self._check_trained("load_state_dict")
         loaded: dict[str, Any] = {}
         if not isinstance(state_dict, dict):
             raise ValueError(
@@ -442,6 +470,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
+        self._check_trained("a copy")
         own = {"schedules": self.schedules, "_class_schedules": self._class_schedules}
         return {**super().__getstate__(), **own}
 

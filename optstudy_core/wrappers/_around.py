@@ -51,6 +51,7 @@ def around(
     *,
     dialects: Mapping[str, Mapping[str, Any]] | None = None,
     looks_at: tuple[str, ...] = (),
+    leafwise: bool = False,
 ) -> Rule:
     """Return an algorithm around ``inner``, with its dialects.
 
@@ -66,6 +67,7 @@ def around(
         own: its hyperparameters with their defaults.
         bibtex: its sources.
         dialects: values of its own in dialects of the inner algorithm, where they are not ``own``.
+        leafwise: whether it asks for the shape of a leaf itself.
         looks_at: inputs besides the gradient that ``update`` is given too; ``None`` if there is
             none.
 
@@ -107,7 +109,7 @@ def around(
     start.__signature__ = with_keywords(inner.init, begins)  # type: ignore[attr-defined]
     more = dict.fromkeys(k for k in looks_at if k not in inner.inputs)
     advance.__signature__ = with_keywords(inner.update, {**own, **more})  # type: ignore[attr-defined]
-    advance.leafwise = inner.leafwise  # type: ignore[attr-defined]
+    advance.leafwise = leafwise or inner.leafwise  # type: ignore[attr-defined]
     advance.one_by_one = inner.one_by_one  # type: ignore[attr-defined]
     return replace(  # type: ignore[type-var]
         inner,

@@ -75,7 +75,7 @@ class Kernels:
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         phases = program.phases
-        kept = kept_names(phases, program.new_scalars.values())
+        kept = kept_names(phases, program.kept)
         self.scalars = [_Scalars(f"scalars_{i}", phase, kept) for i, phase in enumerate(phases)]
         self.arrays = [_Body(f"arrays_{i}", phase.body) for i, phase in enumerate(phases)]
         functions: list[_Scalars | _Arrays] = [*self.scalars]

@@ -302,7 +302,7 @@ class Kernels:
         if not _has_triton():
             raise NoKernelsError("there is no Triton, or no C compiler for its launcher")
         phases = program.phases
-        kept = kept_names(phases, program.new_scalars.values())
+        kept = kept_names(phases, program.kept)
         self.scalars = [Scalars(phase, kept) for phase in phases]
         self.arrays = [Arrays(phase.body) for phase in phases]
 

@@ -18,7 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from optstudy_core import Algorithm
 from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
@@ -55,6 +58,44 @@ class Sum(NamedTuple):
     whole: bool
 
 
+class Choice(NamedTuple):
+    """A count of steps that a truth chooses, which is known after sums: one of two counts.
+
+    Attributes:
+        condition: the truth, a scalar.
+        new: the count where it holds.
+        old: the count where it does not.
+    """
+
+    condition: Symbol
+    new: HostNumber | Choice
+    old: HostNumber | Choice
+
+    def value(self, known: dict[str, Any], scalars: dict[str, Any]) -> Any:
+        """Return the count, one for each leaf.
+
+        Args:
+            known: of :meth:`HostNumber.value`.
+            scalars: by name, NumPy's or tensors.
+        """
+        truths = scalars[self.condition.name]
+        truths = truths.cpu().numpy() if hasattr(truths, "cpu") else truths
+        return np.where(truths, *(count_of(x, known, scalars) for x in (self.new, self.old)))
+
+    @property
+    def conditions(self) -> list[Symbol]:
+        """All truths that have to be known."""
+        parts = [x.conditions for x in (self.new, self.old) if isinstance(x, Choice)]
+        return [self.condition, *chain.from_iterable(parts)]
+
+
+def count_of(number: HostNumber | Choice, known: dict[str, Any], scalars: dict[str, Any]) -> Any:
+    """Return a count of steps, for all leaves or for each; args as for :meth:`Choice.value`."""
+    if isinstance(number, HostNumber):
+        return number.value(known)
+    return number.value(known, scalars)
+
+
 class _Tracer(Backend):
     """Writes a line for every operation instead of computing it."""
 
@@ -64,6 +105,13 @@ class _Tracer(Backend):
         self.lines: list[Line] = []
         self.sums: list[Sum] = []
         self.numbers: dict[str, tuple[Symbol, HostNumber]] = {}
+        self.choices: dict[str, Choice] = {}
+
+    def _count(self, x: Any) -> HostNumber | Choice | None:
+        """Return the number of each leaf that an argument is, exactly; ``None`` if it is none."""
+        if isinstance(x, HostNumber):
+            return x if x.per_leaf and not x.is_truth else None
+        return self.choices.get(x.name) if isinstance(x, Symbol) else None
 
     def _scalar(self, x: Any) -> Any:
         """Return the scalar that a number for each leaf, or a truth, is; others as they are."""
@@ -73,6 +121,7 @@ class _Tracer(Backend):
         return self.numbers.setdefault(x.key, (symbol, x))[0]
 
     def apply(self, operation: str, *args: Any) -> Symbol:
+        counts = [self._count(x) for x in args[1:]] if operation == "where" else []
         args = tuple(map(self._scalar, args))
         symbols = [a for a in args if isinstance(a, Symbol)]
         result = Symbol(
@@ -82,6 +131,8 @@ class _Tracer(Backend):
             operation in COMPARISONS or operation in LOGICAL,
         )
         self.lines.append(Line(result, operation, args))
+        if len(counts) == 2 and counts[0] is not None and counts[1] is not None:
+            self.choices[result.name] = Choice(args[0], counts[0], counts[1])
         return result
 
     def of_numbers(self, operation: str, *args: Any) -> Any:
@@ -166,6 +217,7 @@ class Program:
         phases: in order; the last one makes the state and the step.
         new_scalars: the scalar for each field of the state that is one, by the field's index.
         new_counts: the number for each field of the state that is a count, by the field's index.
+        kept: scalars that are read when the step is done: the new ones, and what chooses counts.
         numbers: what is formed of counts and read by lines: scalars by name.
         reads_params: whether the parameters are read.
         inputs: symbols of the inputs that are arrays.
@@ -203,18 +255,23 @@ class Program:
             rebuild(list(fields)), leaf("g", True), leaf("p", True), **hyperparameters
         )
         new = dict(enumerate(flatten(state)))
-        self.new_counts = {i: new.pop(i) for i, is_count in enumerate(counts) if is_count}
+        self.new_counts: dict[int, HostNumber | Choice] = {
+            i: tracer.choices[x.values[0].name] if isinstance(x, Leaves) else x
+            for i, x in ((i, new.pop(i)) for i, is_count in enumerate(counts) if is_count)
+        }
         symbols = {i: x.values[0] for i, x in new.items()}
         self.new_scalars = {i: s for i, s in symbols.items() if not full[i]}
         ends = [Output(f"s{i}", s) for i, s in symbols.items() if full[i]]
         ends = [output for output in ends if output.source.name != output.target]
         ends.append(Output("step", step.values[0]))
-        self.phases = _phases(tracer, ends, list(self.new_scalars.values()))
+        choices = [x for x in self.new_counts.values() if isinstance(x, Choice)]
+        self.kept = [*self.new_scalars.values(), *chain(*(x.conditions for x in choices))]
+        self.phases = _phases(tracer, ends, self.kept)
         moved = [o.source.name for phase in self.phases for o in phase.body.moved]
         summed = [a.name for phase in self.phases for sums in phase.sums for a in sums.args]
         read = [name for phase in self.phases for name in phase.body.arrays]
         self.reads_params = "p" in {*read, *summed, *moved}
-        used = {s.name for s in self.new_scalars.values()}
+        used = {s.name for s in self.kept}
         for phase in self.phases:
             used = used.union(*(_names(x.args) for x in phase.scalars), phase.body.scalars)
             used = used.union(*(_names(sums.args) for sums in phase.sums))

@@ -27,7 +27,7 @@ from . import rounding
 from .host_numbers import HostNumber
 from .joined_sums import Joint, Share
 from .kernels import Kernels, Places
-from .program import INPUT, Line, Program, Sum, Symbol
+from .program import INPUT, Choice, Line, Program, Sum, Symbol, count_of
 from .rounding import NUMPY
 from .threads import BLOCK, HOST, in_threads
 from .units import Unit, add, flat, is_flat, like_memory, memory_order, unflat
@@ -233,10 +233,10 @@ class Stage:
                 value = number.value(self._host)
                 self.scalars[name] = self._truths(value) if symbol.is_truth else self.spread(value)
 
-    def end(self, new: dict[int, Symbol], counts: dict[int, HostNumber]) -> None:
+    def end(self, new: dict[int, Symbol], counts: dict[int, HostNumber | Choice]) -> None:
         """Write the new scalars and counts to the states."""
         for i, number in counts.items():
-            self._counts[f"s{i}"][...] = number.value(self._host)
+            self._counts[f"s{i}"][...] = count_of(number, self._host, self.scalars)
         values = {f"s{i}": self.scalars[symbol.name] for i, symbol in new.items()}
         moved = {n: x for n, x in values.items() if x is not self._fields[n]}
         olds = {id(x) for x in self._fields.values()}

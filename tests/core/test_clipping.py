@@ -9,7 +9,14 @@ import pytest
 import torch
 
 import optstudy_torch
-from optstudy_core import ALGORITHMS, averaged, clipped, clipped_by_value, lookahead
+from optstudy_core import (
+    ALGORITHMS,
+    averaged,
+    clipped,
+    clipped_by_unit,
+    clipped_by_value,
+    lookahead,
+)
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 
@@ -71,3 +78,20 @@ def test_bounds_are_checked() -> None:
         make([p], max_norm=0)
     with pytest.raises(TypeError, match="both have clip_eps, max_norm"):
         clipped(clipped(ALGORITHMS["adam"]))
+
+
+def test_a_unit_is_bounded_by_its_weights() -> None:
+    """The layout of torch and that of Flax give the same, transposed."""
+    rng = np.random.default_rng(0)
+    theta, g = np.float32(rng.normal(size=(2, 4, 3)))
+    found = {}
+    for units_last in (False, True):
+        rule = clipped_by_unit(ALGORITHMS["sgd"])
+        own = [x.T if units_last else x for x in (g, theta)]
+        g_own, theta_own = (Leaves([np.ascontiguousarray(x)], NumPy()) for x in own)
+        given = {"lr": 1.0, "clip_factor": 0.1, "units_last": units_last}
+        _, step = rule.update(rule.init(theta_own), g_own, theta_own, **given)
+        found[units_last] = -step.values[0]
+    assert np.array_equal(found[True], found[False].T)
+    lengths = np.linalg.norm(found[False], axis=1)
+    assert np.allclose(lengths, 0.1 * np.linalg.norm(theta, axis=1), rtol=1e-6)

@@ -35,7 +35,41 @@ UNUSED = "without the correction it is not used"
 ZEROS_AND_ONES = "the unit matrix has no other numbers: a product with it is not rounded"
 LAST_AXIS = "the second axis of a matrix is the last, the first the one before"
 ONLY_THE_LIBRARY = "only the library counts"
+PRODUCT = "the product of truths is whether both hold"
+RESET = "where a step is taken it becomes 0 anyway"
+BELOW_1 = "a weight is 0 or at least 1, and 0 divided by any positive number is 0"
 EQUIVALENT = {
+    ("clipped_by_unit", "_norms", "tuple(x.shape)", "x.shape"): SAME_NAME,
+    ("clipped_by_unit", "_norms", "1", "-1"): LAST_AXIS,
+    ("clipped_by_unit", "_clipped", "g", "theta"): ONLY_THE_LIBRARY,
+    (
+        "skipping",
+        "skipping",
+        "finite & xp.isfinite(value)",
+        "finite * xp.isfinite(value)",
+    ): PRODUCT,
+    ("skipping", "skipping", "jumped & finite", "jumped * finite"): PRODUCT,
+    (
+        "skipping",
+        "skipping",
+        "jumped & (state.taken >= jump_warmup)",
+        "jumped * (state.taken >= jump_warmup)",
+    ): PRODUCT,
+    (
+        "skipping",
+        "skipping",
+        "jumped & (state.taken >= jump_warmup) & (state.in_a_row < most_jumps)",
+        "(jumped & (state.taken >= jump_warmup)) * (state.in_a_row < most_jumps)",
+    ): PRODUCT,
+    (
+        "skipping",
+        "skipping",
+        "xp.logical_and(finite, xp.logical_not(jumped))",
+        "xp.logical_and(xp.logical_not(jumped), finite)",
+    ): COMMUTES,
+    ("skipping", "skipping", "state.loss", "loss"): NOT_YET_CHANGED,
+    ("skipping", "skipping", "finite", "jumped"): RESET,
+    ("skipping", "_above", "1.0", "0.5"): BELOW_1,
     ("averaged", "averaged", "1 / doubles.of(t)", "1 * (1.0 / doubles.of(t))"): TIMES_ONE,
     ("mechanic", "mechanic", "global_dot(g, moved)", "global_dot(moved, g)"): COMMUTES,
     ("sam", "sam", "t == 0", "t <= 0"): NOT_NEGATIVE,

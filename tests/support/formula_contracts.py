@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from optstudy_core import ALGORITHMS, doubles
-from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.arrays.leaves import Leaves, fields_of
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 
@@ -604,12 +604,86 @@ WRAPPED = {
     "averaged": 3466865898,
     "cautious": 912268596,
     "clipped": 3498264347,
+    "clipped_by_unit": 1214609462,
     "clipped_by_value": 4151416152,
     "lookahead": 2580905166,
     "mechanic": 3881492719,
     "sam": 2557881304,
+    "skipping": 4203660050,
 }
 """CRC-32 of steps of wrapped momentum on many elements, of which few agree with their gradient."""
+
+
+UNITS: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {
+    (): ((), ()),
+    (5,): ((0,), (0,)),
+    (1, 5): ((1,), (0, 1)),
+    (5, 1): ((1,), (0, 1)),
+    (4, 5): ((1,), (0,)),
+    (2, 3, 4): ((1, 2), (0,)),
+    (2, 1, 4): ((1, 2), (0,)),
+    (2, 3, 4, 5): ((1, 2, 3), (0, 1, 2)),
+    (2, 1, 3, 2, 4): ((1, 2, 3, 4), (0, 1, 2, 3)),
+}
+"""The axes over which a unit extends, where the outputs are the first axis, and the last."""
+
+
+def _units_are_those_of_the_layout(module: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    own = module.clipped_by_unit(ALGORITHMS["sgd"])
+    assert own.leafwise
+    assert [own.defaults(d)["units_last"] for d in ("torch", "optax")] == [False, True]
+    for shape, axes in UNITS.items():
+        g, theta = rng.normal(size=(2, *shape))
+        for units_last, over in zip((False, True), axes, strict=True):
+            u, v = (np.sqrt(np.sum(x * x, axis=over, keepdims=True)) for x in (g, theta))
+            for eps in (0.0, 2.0):
+                bound = 0.7 * np.maximum(v, eps)
+                found = module._clipped(g, theta, 0.7, eps, units_last)
+                assert np.allclose(found, np.where(u < bound, g, g * (bound / u)), rtol=1e-12)
+    tiny, zero = np.array([2.0**-30]), np.zeros(1)  # a norm at the bound, below the least divisor
+    found = module._clipped(tiny, zero, 1.0, 2.0**-30, False)
+    assert found[0] == 2.0**-30 * (2.0**-30 / 1e-6)
+
+
+def _jumps_begin_above_their_bound(module: ModuleType) -> None:
+    nothing = module.Level(*np.zeros(3))
+    assert module._above(nothing, np.float64(1.0), 2.0)
+    for dtype in (np.float32, np.float64):
+        mutants.working_dtype(np.dtype(dtype).name)
+        rng = np.random.default_rng(0)
+        for n in range(300):
+            mean, spread, weight = rng.uniform(1, 3, 3).astype(dtype)
+            weight = weight if n % 3 else dtype(1.0)
+            z = float(dtype(rng.uniform(0.1, 3)))
+            bound = mean + dtype(z) * np.sqrt(spread / weight)
+            level = module.Level(mean, spread, weight)
+            assert not module._above(level, bound, z)
+            assert module._above(level, np.nextafter(bound, dtype(np.inf)), z)
+
+
+SKIPPED = 221916029
+"""CRC-32 of steps and states where norms and losses jump, and some are not finite."""
+
+
+def _skipped(module: ModuleType) -> Iterator[np.ndarray]:
+    rule = module.skipping(ALGORITHMS["adam"])
+    for seed in range(8):
+        rng, dtype = np.random.default_rng(seed), (np.float32, np.float64)[seed % 2]
+        state = rule.init(Leaves([np.ones(9, dtype)], NumPy()))
+        for t in range(40):
+            given = {"jump_threshold": rng.uniform(0.2, 1.5), "level_decay": 0.83}
+            given |= {"jump_warmup": 3.0, "most_jumps": (2.5, 3.0)[seed // 2 % 2]}
+            size = 1.0 if t < 6 and seed < 2 else 2.0 ** rng.uniform(-1, 1)  # of one size, exactly
+            g, value = size * np.r_[np.ones(1), np.zeros(8)], rng.uniform(1, 3)
+            if t % 17 == 16:
+                g[3] = (np.nan, np.inf)[t % 2]
+            if t % 5:
+                given["value"] = Leaves([dtype(np.inf if t % 23 == 22 else value)], NumPy())
+            own = Leaves([g.astype(dtype)], NumPy())
+            state, step = rule.update(state, own, own, **given)
+            found = [x.values[0] for x in (step, *fields_of(state))]
+            yield np.concatenate([np.ravel(x).astype(np.float64) for x in found])
 
 
 @np.errstate(all="ignore")
@@ -638,6 +712,12 @@ def wrappers_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         given = {"lr": 0.0, "b1": 0.75, "accumulation_steps": 1.0}
         state, _ = rule.update(rule.init(one), one, one, **given)
         assert (state.mean[0], state.inner.m[0]) == (0.0, 0.25)
+    if "skipping" in modules:
+        mark = zlib.crc32(np.concatenate([*_skipped(modules["skipping"])]).tobytes())
+        assert mark == SKIPPED, f"skipped: {mark}"
+        _jumps_begin_above_their_bound(modules["skipping"])
+    if "clipped_by_unit" in modules:
+        _units_are_those_of_the_layout(modules["clipped_by_unit"])
     if "clipped" in modules:
         own = modules["clipped"].clipped(ALGORITHMS["sgd"]).defaults
         assert (own("torch")["clip_eps"], own("optax")["clip_eps"]) == (1e-6, 0.0)

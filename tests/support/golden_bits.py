@@ -94,9 +94,15 @@ ORDINARY = {
     "ascent_eps": 0.31,
     "sq_norm_floor": 37.0,  # so that some gradients are below it
     "accumulation_steps": 3.0,
+    "jump_threshold": 1.37,
+    "level_decay": 0.83,
+    "jump_warmup": 1.3,
+    "most_jumps": 2.0,
     "max_norm": 2.7,  # so that some gradients are longer, others not
     "clip_eps": 0.31,
     "max_value": 1.3,
+    "clip_factor": 0.37,
+    "unit_eps": 0.29,
     "ridge": 0.017,
     "precondition_frequency": 2.0,
     "adam_b1": 0.83,

@@ -31,6 +31,13 @@ PEERS = [
     ),
     same("clipped", adapted.clip_by_global_norm, max_norm=1.0),
     same("clipped", adapted.clip_by_global_norm, max_norm=300.0),
+    pair(
+        "clipped_by_unit",
+        adapted.adaptive_grad_clip,
+        {"clip_factor": 0.01},
+        name="adaptive_grad_clip",
+        clipping=0.01,
+    ),
     pair("clipped_by_value", adapted.clip, {"max_value": 0.7}, max_delta=0.7),
     same("lookahead", adapted.lookahead, name="lookahead", sync_period=5, slow_step_size=0.5),
     same("lookahead", adapted.lookahead, name="lookahead", sync_period=3, slow_step_size=0.3),

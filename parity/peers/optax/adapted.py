@@ -149,6 +149,11 @@ def clip(rate: Any, max_delta: float) -> Any:
     return optax.chain(optax.clip(max_delta), optax.adam(rate))
 
 
+def adaptive_grad_clip(rate: Any, clipping: float) -> Any:
+    """Return optax's before Adam."""
+    return optax.chain(optax.adaptive_grad_clip(clipping), optax.adam(rate))
+
+
 def multi_steps(rate: Any, every_k_schedule: int) -> Any:
     """Return optax's around Adam, with a mean in the parameters' dtype: its own is float32."""
     tx = optax.MultiSteps(optax.adam(rate), every_k_schedule, accumulator_dtype=np.float64)

@@ -1,0 +1,51 @@
+"""The parameters to evaluate with, of algorithms that keep an average of those they train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optstudy_core.arrays.namespace import Array
+
+from .schedule_free import schedule_free_eval_params
+
+
+def average_of(state: Any) -> Any:
+    """Return the outermost average that a state holds; ``None``: there is none.
+
+    It is an array (or leaves), or the ``Average`` of a schedule-free algorithm.
+    """
+    while not hasattr(state, "average"):
+        if not hasattr(state, "inner"):
+            return None
+        state = state.inner
+    return state.average
+
+
+def eval_params(state: Any, params: Array, *, b1: Any = None) -> Array | None:
+    """Return the average that a state holds: of ``averaged``, or of a schedule-free algorithm.
+
+    Args:
+        state: of an algorithm, wrapped or not, with arrays of any shape; of several averages the
+            outermost one counts.
+        params: the parameters that are trained, of any shape.
+        b1: β of a schedule-free algorithm, a number in (0, 1); others do not read it.
+
+    Returns:
+        An array (or leaves) in the dtype of the state; ``None`` if there is no average.
+
+    Raises:
+        ValueError: if β is missing.
+
+    >>> import numpy as np
+    >>> from optstudy_core import ALGORITHMS, averaged
+    >>> rule, theta = averaged(ALGORITHMS["sgd"]), np.array([1.0])
+    >>> state, step = rule.update(rule.init(theta), np.ones(1), theta, lr=0.25)
+    >>> eval_params(state, theta + step), eval_params(state.inner, theta + step)
+    (array([0.75]), None)
+    """
+    average = average_of(state)
+    if not hasattr(average, "z"):
+        return average
+    if b1 is None:
+        raise ValueError("b1 = None: allowed is that of the updates of the schedule-free algorithm")
+    return schedule_free_eval_params(average, params, b1)

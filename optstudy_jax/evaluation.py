@@ -1,0 +1,71 @@
+"""The parameters to evaluate with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optstudy_core.arrays.leaves import Leaves
+from optstudy_core.parts import evaluation
+
+from ._backend import BACKEND, working_dtype
+from ._fields import nodes
+from ._rounding import isolate, outside, rounded
+from .states import TransformState
+
+
+class Held(NamedTuple):
+    """A state that is an average."""
+
+    average: Any
+
+
+def eval_params(state: Any, params: Any, *, b1: Any = None) -> Any:
+    """Return the parameters to evaluate with: averages, where an optimizer within keeps them.
+
+    Of ``averaged`` and of schedule-free algorithms; other leaves stay as they are. The bits are
+    those of ``optimizer.eval()`` in PyTorch.
+
+    Args:
+        state: of a transformation with optimizers of ``optstudy_jax`` within.
+        params: tree of the parameters that are trained.
+        b1: β of a schedule-free algorithm, a number in (0, 1); others do not read it.
+
+    Raises:
+        ValueError: if β is missing.
+
+    >>> from optstudy_core import ALGORITHMS, averaged
+    >>> from optstudy_jax import from_core
+    >>> tx, params = from_core(averaged(ALGORITHMS["sgd"]))(0.25), jnp.ones(2)
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> eval_params(state, optax.apply_updates(params, updates)).tolist()
+    [0.75, 0.75]
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    for node in nodes(state):
+        if isinstance(node, TransformState):
+            leaves = _of_one(node.inner, leaves, treedef, b1)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _of_one(inner: Any, leaves: list[Any], treedef: Any, b1: Any) -> list[Any]:
+    """Return the leaves, of which an optimizer has an average of some or of all."""
+    average = evaluation.average_of(inner)
+    if average is None:
+        return leaves
+    z = getattr(average, "z", None)
+    found = []
+    for leaf, kept in zip(leaves, treedef.flatten_up_to(average if z is None else z), strict=True):
+        if isinstance(kept, optax.MaskedNode):  # a leaf of another optimizer
+            found.append(leaf)
+            continue
+        dtype = working_dtype(jnp.result_type(leaf))
+        theta, own = (Leaves([outside(x, dtype)], BACKEND) for x in (leaf, kept))
+        held = Held(own if z is None else average._replace(z=own))
+        result = evaluation.eval_params(held, theta, b1=b1)
+        assert result is not None
+        found.append(rounded(isolate(result.values[0].value), jnp.result_type(leaf)))
+    return found
