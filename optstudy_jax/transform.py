@@ -17,6 +17,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
 from ._mesh import gathering, laid_out, whole
+from ._nnx import unmarked
 from ._rounding import PLAIN, Node, isolate, outside, rounded
 from ._stacks import in_stacks
 from .states import TransformState, merge, select
@@ -95,7 +96,8 @@ def transformation(
         # Within one jit the first update must not be simplified for a state of known zeros.
         merged = merge(parts, algorithm.skeleton(hyperparameters), treedef, dtypes)
         inner = jax.lax.optimization_barrier(merged)
-        return laid_out(TransformState(jnp.zeros((), jnp.int32), inner), leaves, treedef)
+        state = laid_out(TransformState(jnp.zeros((), jnp.int32), inner), leaves, treedef)
+        return unmarked(state, params)
 
     def update(
         updates: Any, state: TransformState, params: Any = None, **extra: Any

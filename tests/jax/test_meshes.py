@@ -43,6 +43,11 @@ def test_a_matrix_is_gathered_once() -> None:
     run("communicates_no_more_than_optax", [])
 
 
+@pytest.mark.parametrize("names", [["sm3"], slow(["adamw", "adafactor", "muon", "shampoo"])])
+def test_models_of_nnx_say_where_they_lie(names: list[str]) -> None:
+    run("models_of_nnx_say_where_they_lie", names)
+
+
 def test_checkpoints_are_loaded_onto_another_mesh(tmp_path: Path) -> None:
     run("checkpoints_onto_other_meshes", [str(tmp_path)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
@@ -141,6 +142,24 @@ def checkpoints_onto_other_meshes(folder: str) -> None:
         steps, _ = step(second, own, second)
         assert all(same(np.asarray(steps[k]), np.asarray(wanted[k])) for k in begin)
         assert own[1].inner.m["w"].sharding == second["w"].sharding
+
+
+def models_of_nnx_say_where_they_lie(*names: str) -> None:
+    """Only fields with a parameter's shape lie as it does; rows and columns do not."""
+    from flax import nnx
+
+    normal = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("a", "b"))
+    for kind, name in itertools.product((AxisType.Auto, AxisType.Explicit), names):
+        mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
+        with jax.set_mesh(mesh):
+            model = nnx.Linear(8, 4, kernel_init=normal, rngs=nnx.Rngs(0))
+            optimizer = nnx.Optimizer(model, transformation(name), wrt=nnx.Param)
+            grads = nnx.state(model, nnx.Param)
+            optimizer.update(model, jax.tree.map(jnp.copy, grads))
+        specs = jax.tree.leaves(nnx.get_partition_spec(nnx.state(optimizer)))
+        state = jax.tree.leaves(nnx.as_pure(nnx.state(optimizer)))
+        for x, spec in zip(state, specs, strict=True):
+            assert (spec == PartitionSpec("a", "b")) == (x.shape == (8, 4)), (name, x.shape, spec)
 
 
 def one_of_two_processes(index: str, port: str, folder: str) -> None:
