@@ -28,6 +28,7 @@ import numpy as np
 
 from optstudy_core.records import Run, check_names, pack, random_state, restore_random_state, unpack
 
+from ._mesh import on_host
 from ._nnx import is_of_nnx, update, whole
 
 __all__ = ["Loaded", "load", "restore", "save", "state"]
@@ -45,20 +46,27 @@ class Loaded(NamedTuple):
     trees: dict[str, Any]
 
 
-def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **trees: Any) -> None:
+def save(
+    run: Run | None, epoch: int, *, row: Mapping[str, Any] | None = None, **trees: Any
+) -> None:
     """Write a checkpoint; when this returns, it is on the disk.
 
     Args:
-        run: open for writing.
+        run: open for writing. Of several processes (``jax.distributed``) all call; the first one
+            has the run, the others give ``None``.
         epoch: after which it is, ≥ 0.
         row: a dictionary of the epoch's measurements, written in the same transaction.
         **trees: of arrays, by the names under which :func:`load` finds them.
 
     Raises:
         WriteError: if it cannot be written; nothing has changed then.
-        TypeError: for a leaf that cannot be saved.
+        TypeError: for a leaf that cannot be saved, and without a run.
     """
     arrays, structure = pack(state(**trees))
+    if run is None:
+        if jax.process_index() == 0:
+            raise TypeError("run = None: allowed are runs; None where another process writes")
+        return
     run.checkpoint(epoch, arrays, structure, row=row)
 
 
@@ -66,7 +74,7 @@ def load(run: Run, **like: Any) -> Loaded | None:
     """Return the trees of the last checkpoint.
 
     Args:
-        run: the run.
+        run: the run; on a process that does not write it, ``Run.read(folder)``.
         **like: trees of the same structure, shapes and dtypes, by the same names, such as those
             with which training starts. The results lie on their devices. The states of random
             generators are put into the generators themselves.
@@ -163,9 +171,9 @@ def _is_key(leaf: Any) -> bool:
 
 def _to_host(leaf: Any, where: str) -> Any:
     if _is_key(leaf):
-        return {"key": np.asarray(jax.random.key_data(leaf)), "of": str(jax.random.key_impl(leaf))}
+        return {"key": on_host(jax.random.key_data(leaf)), "of": str(jax.random.key_impl(leaf))}
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
-        array = np.asarray(leaf)
+        array = on_host(leaf)
         # What safetensors does not give back (float8, …) goes as its bits.
         bits = array.dtype.kind == "V" and array.dtype.name != "bfloat16"
         return {
@@ -227,7 +235,12 @@ def _to_device(found: Any, like: Any, where: str) -> Any:
         weak = like.weak_type and array.ndim == 0
         value = jnp.asarray(array.item() if weak else array)
         value = value if value.dtype == dtype else jnp.asarray(array)
-        return jax.device_put(value, like.sharding)
+        return _placed(value, like)
+
+
+def _placed(value: Any, like: Any) -> Any:
+    """Return an array where another lies; one that is bound to no device goes where it is used."""
+    return jax.device_put(value, like.sharding) if like.committed else value
 
 
 def _key(found: Mapping[str, Any], like: Any, where: str) -> Any:
@@ -242,7 +255,7 @@ def _key(found: Mapping[str, Any], like: Any, where: str) -> Any:
         )
     with _width(False):
         value = jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
-        return jax.device_put(value, like.sharding)
+        return _placed(value, like)
 
 
 def _says(found: Mapping[str, Any], entry: str, text: str) -> bool:

@@ -16,6 +16,8 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
+from ._mesh import gathering, laid_out, whole
+from ._nnx import unmarked
 from ._rounding import PLAIN, Node, isolate, outside, rounded
 from ._stacks import in_stacks
 from .schedules import at
@@ -91,12 +93,14 @@ def transformation(
         dtypes = [working_dtype(jnp.result_type(x)) for x in leaves]
         parts = []
         for indices, values in groups(params, treedef):
-            work = [outside(leaves[i], dtypes[i]) for i in indices]
+            own = [whole(leaves[i]) if algorithm.leafwise else leaves[i] for i in indices]
+            work = [outside(x, dtypes[i]) for x, i in zip(own, indices, strict=True)]
             parts.append((indices, algorithm.start(Leaves(work, BACKEND), _in_double(values))))
         # Within one jit the first update must not be simplified for a state of known zeros.
         merged = merge(parts, algorithm.skeleton(hyperparameters), treedef, dtypes)
         inner = jax.lax.optimization_barrier(merged)
-        return TransformState(jnp.zeros((), jnp.int32), inner)
+        state = laid_out(TransformState(jnp.zeros((), jnp.int32), inner), leaves, treedef)
+        return unmarked(state, params)
 
     def update(
         updates: Any, state: TransformState, params: Any = None, **extra: Any
@@ -156,6 +160,8 @@ def transformation(
         own = groups(params, jax.tree.structure(params))
         return [Part(leaves, algorithm, dialect, values, schedules) for leaves, values in own]
 
+    if algorithm.leafwise:
+        update = gathering(update)
     update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
     update.parts = parts  # type: ignore[attr-defined]  # see travel
     return optax.GradientTransformationExtraArgs(init, update)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optstudy_core import instruments as core
+from optstudy_jax._mesh import on_host
 from optstudy_jax._nnx import trained
 
 from ._inputs import MOMENTS, add, copied, flatten, moment_of, rate_of, require, scalar
@@ -24,6 +25,14 @@ class Pending(NamedTuple):
     epoch: int
     values: dict[str, Any]
     has_previous: bool
+
+
+class _Elsewhere:
+    """A run that another process writes."""
+
+    def epoch(self, number: int, row: Any) -> None: ...
+
+    def steps(self, rows: Any) -> None: ...
 
 
 class Recorder:
@@ -44,7 +53,8 @@ class Recorder:
         every: record the steps whose number, counted from 1, is a multiple of it.
         exact: sums of epochs are exact, independent of order, split and library.
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
-            ``None``: into the lists ``epochs`` and ``steps``.
+            ``None``: into the lists ``epochs`` and ``steps``. Of several processes
+            (``jax.distributed``) all make a recorder and call its methods; the first one writes.
 
     Attributes:
         epochs: rows of the epochs, where there is no run.
@@ -100,7 +110,9 @@ class Recorder:
             self._before = copied(leaves)
         self.begin_epoch(params)
         self._run, self._own_run = run, isinstance(run, str | PathLike)
-        if self._own_run:
+        if self._own_run and jax.process_index() > 0:
+            self._run, self._own_run = _Elsewhere(), False
+        elif self._own_run:
             from optstudy_core.records import Run  # SQLite and more, only where asked
 
             self._run = Run.create_or_resume(run, {"recorder": self._options.config})
@@ -123,7 +135,7 @@ class Recorder:
         """
         self._losses, self._loss_count = None, 0
         if "step" in self._epoch.vectors:
-            self._start = [np.array(x) for x in self._leaves("params", params)]
+            self._start = [np.array(on_host(x)) for x in self._leaves("params", params)]
 
     def step(
         self,
@@ -200,9 +212,9 @@ class Recorder:
         """
         self.flush()
         state = trained(state)
-        leaves = [np.asarray(x) for x in self._leaves("params", params)]
+        leaves = list(map(on_host, self._leaves("params", params)))
         found = self._given(self._epoch, leaves, grads, state)
-        vectors: dict[str, Any] = {u: list(map(np.asarray, x)) for u, x in found.items()}
+        vectors: dict[str, Any] = {u: list(map(on_host, x)) for u, x in found.items()}
         with np.errstate(all="ignore"):
             if self._start is not None:
                 vectors["step"] = [x - y for x, y in zip(leaves, self._start, strict=True)]
@@ -287,7 +299,7 @@ class Recorder:
             "loss_count": self._loss_count,
             "lr": float(self._lr),
             "copies": {
-                kind: None if column is None else [np.array(x) for x in column]
+                kind: None if column is None else [np.array(on_host(x)) for x in column]
                 for kind, column in self._all_copies().items()
             },
             "epochs": list(self.epochs),

@@ -1,0 +1,60 @@
+"""Meshes of devices, of one process and of two (what they do: ``support/jax_meshes.py``)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from adapters import RULES
+from harness import ROOT, slow
+
+QUICK = {"sgd", "adamw", "sm3"}
+
+
+def run(function: str, *calls: Sequence[str], devices: int = 8) -> None:
+    """Run a function with the arguments of each call in a process of its own, all at once."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, str(ROOT / "tests" / "support" / "jax_meshes.py"), function]
+    started = [
+        subprocess.Popen([*command, *own], env=environment, stderr=subprocess.PIPE, text=True)
+        for own in calls
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in started]
+    for process, error in zip(started, errors, strict=True):
+        assert process.returncode == 0, error
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in RULES])
+def test_the_state_lies_where_the_parameters_lie_and_the_step_is_compiled_once(name: str) -> None:
+    """With the bits of one device, on axes of both kinds."""
+    run("trained_on_a_mesh", [name])
+
+
+def test_a_matrix_is_gathered_once() -> None:
+    run("communicates_no_more_than_optax", [])
+
+
+@pytest.mark.parametrize("names", [["sm3"], slow(["adamw", "adafactor", "muon", "shampoo"])])
+def test_models_of_nnx_say_where_they_lie(names: list[str]) -> None:
+    run("models_of_nnx_say_where_they_lie", names)
+
+
+def test_checkpoints_are_loaded_onto_another_mesh(tmp_path: Path) -> None:
+    run("checkpoints_onto_other_meshes", [str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_two_processes_record_and_save_what_they_hold_together(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    run("one_of_two_processes", *[[i, port, str(tmp_path)] for i in "01"], devices=2)
