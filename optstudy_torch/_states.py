@@ -28,6 +28,10 @@ WORKING_DTYPE = {
 """The dtype in which a parameter's step is computed and its state kept."""
 
 
+TRAINED = "trained"
+"""The field of the parameters that are trained, while they are away for an evaluation."""
+
+
 class Layout:
     """The names of a state's fields, and how to build a state of them.
 
@@ -46,6 +50,8 @@ class Layout:
         shapes = [None if x is None else np.shape(x) for x in fields]
         self.full = [shape == (2,) for shape in shapes]
         self.counts = [getattr(x, "dtype", None) == np.int32 for x in fields]
+        if algorithm.evaluate is not None:
+            self.optional.add(TRAINED)
         self.flat = not algorithm.leafwise and all(shape in {(), (2,)} for shape in shapes)
         self._start = functools.partial(algorithm.start, hyperparameters=hyperparameters)
         self._shapes: Recent[tuple[int, ...], dict[str, tuple[int, ...]]] = Recent(1024)
@@ -129,6 +135,8 @@ def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Ten
             f"{what} has the fields {sorted(map(str, fields))} for a parameter: allowed are "
             f"{sorted(shapes)}{_of_before(fields)}"
         )
+    if TRAINED in fields:
+        shapes = shapes | {TRAINED: tuple(p.shape)}
     for name, shape in shapes.items():
         found = _shape(fields[name])
         if found is None:

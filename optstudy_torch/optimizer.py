@@ -23,6 +23,7 @@ from ._arguments import (
     selected,
 )
 from ._callers import check_all_here, is_asked_by_checkpoint
+from ._evaluated import bring_average, bring_back, check_trained
 from ._flat import check_flat, has_matrices
 from ._gathered import gathered
 from ._interrupts import Uninterrupted
@@ -281,6 +282,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             check_gradients(params)
             own_inputs = inputs.of(self._rule(group))
             plan = self._plan(number, group, own_inputs)
+            if plan.algorithm.evaluate is not None:
+                check_trained(type(self).__name__, params, self.state)
             if group["compile"] and plan.machine is None:
                 _as_written.check_compiled(plan.algorithm, params)
             entered = Entered(params, [], {})
@@ -347,6 +350,32 @@ class CoreOptimizer(torch.optim.Optimizer):
         if not plan.is_fixed:
             del self._plans[number]
         return plan
+
+    # The average of the weights.
+
+    def eval(self) -> None:
+        """Put the average of the weights into the parameters, where the rule keeps one.
+
+        To be called before an evaluation or a saving of the model, as by Accelerate and the
+        Trainer of transformers, with Schedule-Free SGD and AdamW and rules that are ``averaged``;
+        for others nothing happens. Until :meth:`train` there is no step.
+
+        Under FSDP2 call ``model.reshard()`` after it and after :meth:`train`, if the model was just
+        evaluated: what FSDP2 has gathered then are the parameters of before.
+
+        Raises:
+            ValueError: for Schedule-Free rules with β₁ = 0, whose average cannot be found.
+        """
+        with self._in_turn:
+            for group in self.param_groups:
+                rule = selected(self._rule(group), group)
+                bring_average(group["params"], self.state, *rule)
+
+    def train(self) -> None:
+        """Put the parameters back that are trained, bit for bit; nothing without :meth:`eval`."""
+        with self._in_turn:
+            for group in self.param_groups:
+                bring_back(group["params"], self.state)
 
     # Saved states.
 

@@ -22,6 +22,8 @@ from optstudy_core.parts.bias_correction import correction
 from optstudy_core.parts.schedule_free import Average, warmed_up
 from optstudy_core.parts.terms import decoupled_decay, needed, objective_gradient
 
+evaluate = schedule_free.schedule_free_eval_params
+
 BIBTEX = ("defazio2024road",)
 
 DIALECTS: dict[str, dict[str, Any]] = {

@@ -19,6 +19,8 @@ from optstudy_core.parts import schedule_free
 from optstudy_core.parts.schedule_free import Average, warmed_up
 from optstudy_core.parts.terms import needed, objective_gradient
 
+evaluate = schedule_free.schedule_free_eval_params
+
 BIBTEX = ("defazio2024road",)
 
 DIALECTS: dict[str, dict[str, Any]] = {

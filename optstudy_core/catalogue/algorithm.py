@@ -40,6 +40,8 @@ class Algorithm:
             the library does not take; asked by classes, which know all parameters.
         elsewhere: what the fields of the state are called in other libraries, by the class of
             the optimizer (``torch.optim.Adam``) or of its state (``optax.ScaleByAdamState``).
+        evaluate: ``evaluate(state, params, some of the hyperparameters)``, the average that the
+            state keeps of the weights, to evaluate with; ``None`` where it keeps none.
 
     Raises:
         TypeError: if the functions do not have this form.
@@ -65,6 +67,7 @@ class Algorithm:
     check: Callable[[dict[str, Any], str | None], None] | None = None
     check_shape: Callable[[tuple[int, ...], str | None], None] | None = None
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    evaluate: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -231,6 +234,23 @@ class Algorithm:
         """
         wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
         return self.init(params, **wanted)
+
+    def evaluated(self, state: Any, params: Any, hyperparameters: Mapping[str, Any]) -> Any:
+        """Return the parameters to evaluate with, an average where the state keeps one.
+
+        Args:
+            state: of the last update.
+            params: the parameters that are trained.
+            hyperparameters: of :meth:`resolve`.
+
+        Raises:
+            ValueError: if the hyperparameters are such that the average cannot be found.
+        """
+        if self.evaluate is None:
+            return params
+        wanted = inspect.signature(self.evaluate).parameters
+        given = {k: v for k, v in hyperparameters.items() if k in wanted}
+        return self.evaluate(state, params, **given)
 
 
 def _plain(value: Any) -> Any:

@@ -64,6 +64,7 @@ def _algorithm(module: Any, name: str) -> Algorithm:
         check=getattr(module, "check", None),
         check_shape=getattr(module, "check_shape", None),
         elsewhere=getattr(module, "ELSEWHERE", {}),
+        evaluate=getattr(module, "evaluate", None),
     )
 
 

@@ -44,6 +44,7 @@ def around(
     update: Callable[..., tuple[Any, Any]],
     own: Mapping[str, Any],
     bibtex: tuple[str, ...],
+    evaluate: Callable[..., Any] | None = None,
 ) -> Rule:
     """Return an algorithm around ``inner``, with its dialects.
 
@@ -57,6 +58,7 @@ def around(
             other parameters), and g is the gradient of what is minimized.
         own: its hyperparameters with their defaults.
         bibtex: its sources.
+        evaluate: an average of the weights in its own state; one of ``inner`` is of other steps.
 
     Raises:
         TypeError: if both have a hyperparameter of the same name.
@@ -98,4 +100,5 @@ def around(
         update=advance,
         bibtex=(*bibtex, *inner.bibtex),
         elsewhere={},
+        evaluate=evaluate,
     )

@@ -80,4 +80,5 @@ def averaged(algorithm: Rule) -> Rule:
         return AveragedState(inner, average, t), u
 
     own = {"average_decay": 0.999, "plain_mean": False}
-    return around(algorithm, "averaged", init, update, own, ("polyak1992acceleration",))
+    sources = ("polyak1992acceleration",)
+    return around(algorithm, "averaged", init, update, own, sources, lambda state, _: state.average)
