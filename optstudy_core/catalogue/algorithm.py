@@ -239,8 +239,8 @@ class Algorithm:
         """Return the parameters to evaluate with, an average where the state keeps one.
 
         Args:
-            state: of the last update.
-            params: the parameters that are trained.
+            state: a NamedTuple, of the last update.
+            params: an array of the parameters that are trained, or leaves.
             hyperparameters: of :meth:`resolve`.
 
         Raises:

@@ -196,7 +196,7 @@ def averages_of_shards() -> None:
                 epoch_of(model, optimizer, i)
                 optimizer.eval()
                 loss = loss_of(model, 50).item()
-                average = [whole(p) for p in optimizer.param_groups[0]["params"]]
+                average = [whole(p).copy() for p in optimizer.param_groups[0]["params"]]
                 optimizer.train()
                 if shards:
                     model.reshard()  # as the docstring of eval asks
