@@ -239,7 +239,7 @@ class Algorithm:
         """Return the parameters to evaluate with, an average where the state keeps one.
 
         Args:
-            state: a NamedTuple, of the last update.
+            state: arrays in a NamedTuple, of the last update.
             params: an array of the parameters that are trained, or leaves.
             hyperparameters: of :meth:`resolve`.
 
