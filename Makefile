@@ -6,10 +6,10 @@ SITE := docs/_build/html
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study parity test test-all lint bench docs algorithm clean
+.PHONY: help setup study parity test test-all test-trainers lint bench docs algorithm clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## make .venv with the tested versions of everything (minutes, once)
 
@@ -34,6 +34,12 @@ test-all: setup  ## run all tests (hours); SHARD=2/6 for the second of six parts
 	@echo "All tests, the slow ones too$(if $(SHARD),: part $(SHARD),; SHARD=1/6 to 6/6 run parts)."
 	SHARD=$(SHARD) $(PYTEST) -m 'slow or not slow' $(TESTS)
 
+test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in .venv-trainers
+	test -x .venv-trainers/bin/python || $(PYTHON) -m venv .venv-trainers
+	.venv-trainers/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[trainers]'
+	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers
+
 lint: setup  ## check style, spelling, types and what may import what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -53,4 +59,4 @@ algorithm: setup  ## write what follows from a new file optstudy_core/algorithms
 	PYTHONPATH=tests/support $(BIN)/python -m new_algorithm $(NAME)
 
 clean:  ## remove .venv, the site and the runs
-	rm -rf .venv docs/_build runs
+	rm -rf .venv .venv-trainers docs/_build runs

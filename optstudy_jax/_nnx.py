@@ -72,7 +72,7 @@ def unmarked(state: Any, params: Any) -> Any:
         return state
 
     def is_field(x: Any) -> bool:
-        return jax.tree.structure(x, is_leaf=is_variable) == structure
+        return bool(jax.tree.structure(x, is_leaf=is_variable) == structure)
 
     def own(x: Any, like: Any) -> Any:
         value = x.get_value()

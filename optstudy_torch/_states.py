@@ -14,6 +14,7 @@ from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Backend, Leaves, map_leaves
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.parts.evaluation import average_of
 
 from ._recent import Recent
 from .engine.eager import EAGER, EagerPart
@@ -28,6 +29,10 @@ WORKING_DTYPE = {
 """The dtype in which a parameter's step is computed and its state kept."""
 
 
+TRAINED = "trained"
+"""The field of the parameters that are trained, while they are away for an evaluation."""
+
+
 class Layout:
     """The names of a state's fields, and how to build a state of them.
 
@@ -36,6 +41,7 @@ class Layout:
         optional: names of fields that other hyperparameters ask for: kept, but not read.
         full: for each field, whether it is an array like the parameter.
         counts: for each field, whether it is a count of steps.
+        averages: whether the state keeps an average of the parameters, to evaluate with.
         flat: whether every field is such an array or a scalar, whatever the shape.
     """
 
@@ -46,6 +52,9 @@ class Layout:
         shapes = [None if x is None else np.shape(x) for x in fields]
         self.full = [shape == (2,) for shape in shapes]
         self.counts = [getattr(x, "dtype", None) == np.int32 for x in fields]
+        self.averages = average_of(self._skeleton) is not None
+        if self.averages:
+            self.optional.add(TRAINED)
         self.flat = not algorithm.leafwise and all(shape in {(), (2,)} for shape in shapes)
         self._start = functools.partial(algorithm.start, hyperparameters=hyperparameters)
         self._shapes: Recent[tuple[int, ...], dict[str, tuple[int, ...]]] = Recent(1024)
@@ -129,6 +138,8 @@ def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Ten
             f"{what} has the fields {sorted(map(str, fields))} for a parameter: allowed are "
             f"{sorted(shapes)}{_of_before(fields)}"
         )
+    if TRAINED in fields:
+        shapes = shapes | {TRAINED: tuple(p.shape)}
     for name, shape in shapes.items():
         found = _shape(fields[name])
         if found is None:

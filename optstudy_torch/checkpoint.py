@@ -105,7 +105,7 @@ def state(**objects: Any) -> dict[str, Any]:
         return {"objects": tree, _GENERATORS: random}
     own = {"objects": {n: _random(x, tree[n]) for n, x in objects.items()}, _GENERATORS: random}
     every: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, own)
+    torch.distributed.all_gather_object(every, own)  # pickled for each other, never in a file
     return {"objects": tree, _GENERATORS: random, _PROCESSES: every}
 
 

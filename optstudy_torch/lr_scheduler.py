@@ -17,9 +17,9 @@ stops doing so.
 
 They are ``LRScheduler``s: copied or pickled together with their optimizer, they have the copy's
 rates; ``SequentialLR`` and ``ChainedScheduler`` take them. These two call ``step()`` without a
-loss, which is then the mean of what :meth:`~EpochLR.observe` was told. When ``SequentialLR`` comes
-to one of them, the rate is the base rate and an epoch begins; when it goes on to the next
-scheduler, the factor stays.
+loss, which is then the mean of what ``observe(loss)`` was told. When ``SequentialLR`` comes to one
+of them, the rate is the base rate and an epoch begins; when it goes on to the next scheduler, the
+factor stays.
 
 >>> import torch
 >>> model = torch.nn.Linear(2, 1)

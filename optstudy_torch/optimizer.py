@@ -23,7 +23,7 @@ from ._arguments import (
     selected,
 )
 from ._callers import check_all_here, is_asked_by_checkpoint
-from ._evaluation import exchanged, put_back
+from ._evaluated import bring_average, bring_back, check_trained
 from ._flat import check_flat, has_matrices
 from ._gathered import gathered
 from ._interrupts import Uninterrupted
@@ -106,7 +106,6 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
         self._door = Door()
-        self._trained: list[tuple[Any, torch.Tensor]] | None = None
         self._had_matrices: dict[int, bool] = {}
         if not hasattr(self, "_in_turn"):  # no part of the state: copies have one of their own
             self._in_turn = threading.RLock()
@@ -211,7 +210,6 @@ class CoreOptimizer(torch.optim.Optimizer):
         they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
         parameters of their own may take steps at the same time.
         """
-        self._check_trained("step")
         loss, rules = None, self._rules()
         asked = set().union(*(algorithm.inputs for algorithm in rules))
         if closure is not None:
@@ -312,6 +310,8 @@ class CoreOptimizer(torch.optim.Optimizer):
             check_gradients(params)
             own_inputs = inputs.of(self._rule(group))
             plan = self._plan(number, group, own_inputs)
+            if plan.layout.averages:
+                check_trained(type(self).__name__, params, self.state)
             if group["compile"] and plan.machine is None:
                 _as_written.check_compiled(plan.algorithm, params)
             entered = Entered(params, [], {})
@@ -379,27 +379,31 @@ class CoreOptimizer(torch.optim.Optimizer):
             del self._plans[number]
         return plan
 
-    # Parameters to evaluate with.
+    # The average of the weights.
 
     def eval(self) -> None:
-        """Let the parameters be those to evaluate with, until :meth:`train`.
+        """Put the average of the weights into the parameters, where the rule keeps one.
 
-        These are averages, where the algorithm keeps them: of ``averaged``, and of schedule-free
-        algorithms. Of others nothing changes. The model can be evaluated and saved then; the
-        optimizer takes no step, and is not saved.
+        To be called before an evaluation or a saving of the model, as by Accelerate and the
+        Trainer of transformers, with Schedule-Free SGD and AdamW and rules that are ``averaged``;
+        for others nothing happens. Until :meth:`train` there is no step.
+
+        Under FSDP2 call ``model.reshard()`` after it and after :meth:`train`, if the model was just
+        evaluated: what FSDP2 has gathered then are the parameters of before.
+
+        Raises:
+            ValueError: for Schedule-Free rules with β₁ = 0, whose average cannot be found.
         """
-        if self._trained is None:
-            self._trained = exchanged(self)
+        with self._in_turn:
+            for group in self.param_groups:
+                rule = selected(self._rule(group), group)
+                bring_average(group["params"], self.state, *rule)
 
     def train(self) -> None:
-        """Let the parameters be those that are trained, to the last bit as before :meth:`eval`."""
-        if self._trained is not None:
-            put_back(self._trained)
-            self._trained = None
-
-    def _check_trained(self, what: str) -> None:
-        if self._trained:
-            raise RuntimeError(f"{what} after eval(): allowed after train()")
+        """Put the parameters back that are trained, bit for bit; nothing without :meth:`eval`."""
+        with self._in_turn:
+            for group in self.param_groups:
+                bring_back(group["params"], self.state)
 
     # Saved states.
 
@@ -409,7 +413,6 @@ class CoreOptimizer(torch.optim.Optimizer):
         Once a parameter has a state, all have one that want a gradient: one that had none yet has
         the state from which it will begin. So all processes save the same fields.
         """
-        self._check_trained("state_dict")
         hook = self.register_state_dict_post_hook(complete_states, prepend=True)
         try:
             with self._in_turn:
@@ -430,7 +433,6 @@ class CoreOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the state is of another algorithm or other parameters.
         """
-        self._check_trained("load_state_dict")
         loaded: dict[str, Any] = {}
         if not isinstance(state_dict, dict):
             raise ValueError(
@@ -470,7 +472,6 @@ class CoreOptimizer(torch.optim.Optimizer):
             after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._check_trained("a copy")
         own = {"schedules": self.schedules, "_class_schedules": self._class_schedules}
         return {**super().__getstate__(), **own}
 

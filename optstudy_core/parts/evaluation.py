@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from optstudy_core.arrays.namespace import Array
 
 from .schedule_free import schedule_free_eval_params
 
+_TAKE_INNER_STEPS: set[type] = set()
+_Type = TypeVar("_Type", bound=type)
+
+
+def takes_inner_steps(state_type: _Type) -> _Type:
+    """Mark the state of a wrapper that takes the steps of its algorithm whole or not at all."""
+    _TAKE_INNER_STEPS.add(state_type)
+    return state_type
+
 
 def average_of(state: Any) -> Any:
     """Return the outermost average that a state holds; ``None``: there is none.
 
-    It is an array (or leaves), or the ``Average`` of a schedule-free algorithm.
+    It is an array (or leaves), or the ``Average`` of a schedule-free algorithm. A wrapper that
+    changes the step of its algorithm hides an average within, which is of other parameters.
     """
     while not hasattr(state, "average"):
-        if not hasattr(state, "inner"):
+        if type(state) not in _TAKE_INNER_STEPS:
             return None
         state = state.inner
     return state.average

@@ -88,7 +88,12 @@ def schedule_free_eval_params(state: Any, params: Array, b1: Any) -> Array:
 
     Returns:
         An array (or leaves) like the parameters.
+
+    Raises:
+        ValueError: if β is the number 0: then yₜ is zₜ and knows nothing of xₜ.
     """
+    if absent(b1):
+        raise ValueError(f"b1 = {b1!r}: allowed are numbers in (0, 1), to find the average")
     average = getattr(state, "average", state)
     z = getattr(average, "z", average)
     return (params - (1 - b1) * z) / b1

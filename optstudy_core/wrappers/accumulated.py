@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 from optstudy_core.arrays import doubles
 from optstudy_core.arrays.namespace import Array, namespace, no_steps
+from optstudy_core.parts.evaluation import takes_inner_steps
 from optstudy_core.parts.states import chosen
 
 from ._around import Rule, around
 
 
+@takes_inner_steps
 class AccumulatedState(NamedTuple):
     """What an algorithm with accumulation carries.
 

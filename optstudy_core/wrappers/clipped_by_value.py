@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 from optstudy_core.arrays.namespace import Array, namespace, scalar
 from optstudy_core.arrays.reductions import global_norm
+from optstudy_core.parts.evaluation import takes_inner_steps
 
 from ._around import Rule, around
 
 
+@takes_inner_steps
 class ClippedByValueState(NamedTuple):
     """What an algorithm with clipping by value carries.
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from optstudy_core.arrays.namespace import Array, namespace, scalar
 from optstudy_core.arrays.reductions import global_norm
+from optstudy_core.parts.evaluation import takes_inner_steps
 from optstudy_core.parts.states import chosen
 
 from ._around import Rule, around
@@ -41,6 +42,7 @@ class Level(NamedTuple):
     weight: Array
 
 
+@takes_inner_steps
 class SkippingState(NamedTuple):
     """What an algorithm with skipping carries; counts are numbers of shape () per leaf.
 

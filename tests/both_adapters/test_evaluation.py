@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import jax
@@ -80,22 +79,6 @@ def test_what_keeps_no_average_stays() -> None:
     optimizer.state_dict()
     tx = optstudy_jax.adam(0.1)
     assert optstudy_jax.eval_params(tx.init(jnp.ones(2)), jnp.ones(2)).tolist() == [1, 1]
-
-
-def test_nothing_is_trained_or_saved_between() -> None:
-    _, optimizer = in_torch(RULES["averaged"])
-    saved = optimizer.state_dict()
-    optimizer.eval()
-    for what, call in {
-        "step": optimizer.step,
-        "state_dict": optimizer.state_dict,
-        "load_state_dict": lambda: optimizer.load_state_dict(saved),
-        "a copy": lambda: copy.deepcopy(optimizer),
-    }.items():
-        with pytest.raises(RuntimeError, match=rf"^{what} after eval\(\): allowed after train\(\)"):
-            call()
-    optimizer.train()
-    optimizer.step()
 
 
 def test_leaves_of_several_optimizers() -> None:

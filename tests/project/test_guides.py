@@ -83,13 +83,6 @@ def test_code_of_page_runs_with_what_is_slow(name: str) -> None:
             block.run(namespace)
 
 
-@pytest.mark.filterwarnings("default")  # of that package's own
-@pytest.mark.parametrize("block", those("needs"))
-def test_code_for_another_package_runs(block: Block) -> None:
-    pytest.importorskip(block.of_what)
-    block.run({"__name__": "guide"})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("block", those("alone"))
 def test_code_runs_in_its_own_process(block: Block) -> None:

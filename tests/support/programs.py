@@ -15,8 +15,9 @@ import torch.distributed as dist
 from meshes import whole
 from torch.nn.parallel import DistributedDataParallel
 
+from optstudy_core import ALGORITHMS, averaged
 from optstudy_core.records import Run
-from optstudy_torch import EVE, AdamW, Backstep, Recorder, checkpoint
+from optstudy_torch import EVE, AdamW, Backstep, Recorder, checkpoint, from_core
 from optstudy_torch.epoch import EpochMomentum, ExtrapolatedEpoch
 from optstudy_torch.lr_scheduler import CarefulLR, DirectionCarefulLR, DirectionLR
 
@@ -180,12 +181,37 @@ def methods_on_shards() -> None:
                 np.testing.assert_array_equal(x, y, err_msg=name)
 
 
+def averages_of_shards() -> None:
+    """Averages of sharded weights are those of one process, and go again."""
+    from torch.distributed.fsdp import fully_shard
+
+    for rule in ("schedule_free_adamw", averaged(ALGORITHMS["adam"])):
+        found = []
+        for shards in (False, True):
+            model = network()
+            if shards:
+                fully_shard(model)
+            optimizer = from_core(rule)(model.parameters(), lr=0.05)
+            for i in range(2):
+                epoch_of(model, optimizer, i)
+                optimizer.eval()
+                loss = loss_of(model, 50).item()
+                average = [whole(p).copy() for p in optimizer.param_groups[0]["params"]]
+                optimizer.train()
+                if shards:
+                    model.reshard()  # as the docstring of eval asks
+            found.append([np.float64(loss), *average, *map(whole, model.parameters())])
+        for x, y in zip(*found, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
 DECISIONS = [
     rates_are_decided_alike,
     what_is_averaged_already_is_not_sent,
     searches_end_alike,
     own_buffers_and_random_numbers_return,
     methods_on_shards,
+    averages_of_shards,
 ]
 
 

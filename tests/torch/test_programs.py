@@ -9,6 +9,7 @@ import numpy as np
 import programs
 import pytest
 import torch
+from harness import slow
 from meshes import in_turn, on_processes, worker
 
 from optstudy_core.records import Run
@@ -34,8 +35,8 @@ def ends(folder: Path, optimizer_of: Any) -> tuple[list[Any], dict[str, Any]]:
     return [*run.epochs, *run.step_rows], dict(found.arrays)
 
 
-def check(folder: Path, wanted: Path) -> None:
-    for optimizer_of in OPTIMIZERS:
+def check(folder: Path, wanted: Path, optimizers: list[Any] = OPTIMIZERS) -> None:
+    for optimizer_of in optimizers:
         rows, arrays = ends(folder, optimizer_of)
         others, theirs = ends(wanted, optimizer_of)
         assert len(rows) == 4 + 12
@@ -44,17 +45,18 @@ def check(folder: Path, wanted: Path) -> None:
             np.testing.assert_array_equal(arrays[name], theirs[name], err_msg=name)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    programs.runs("alone", tmp_path / "whole", 4, OPTIMIZERS)
+@pytest.mark.parametrize("one", [AdamW, slow(torch.optim.AdamW)], ids=lambda one: one.__module__)
+def test_a_run_goes_on_with_another_number_of_processes(one: Any, tmp_path: Path) -> None:
+    programs.runs("alone", tmp_path / "whole", 4, [one])
     parts = [
-        worker(programs.runs, way, tmp_path / way, epochs, OPTIMIZERS)
+        worker(programs.runs, way, tmp_path / way, epochs, [one])
         for way in ("DDP", "FSDP2")
         for epochs in (1, 3)  # resumed on the same number, too
     ]
     on_processes(worker(in_turn, *parts), 2, tmp_path)
     for way in ("DDP", "FSDP2"):
-        programs.runs("alone", tmp_path / way, 4, OPTIMIZERS)
-        check(tmp_path / way, tmp_path / "whole")
+        programs.runs("alone", tmp_path / way, 4, [one])
+        check(tmp_path / way, tmp_path / "whole", [one])
 
 
 @pytest.mark.parametrize("alike", [True, False])
