@@ -72,7 +72,8 @@ def unmarked(state: Any, params: Any) -> Any:
         return state
 
     def is_field(x: Any) -> bool:
-        return bool(jax.tree.structure(x, is_leaf=is_variable) == structure)
+        own: Any = jax.tree.structure(x, is_leaf=is_variable)
+        return bool(own == structure)
 
     def own(x: Any, like: Any) -> Any:
         value = x.get_value()
