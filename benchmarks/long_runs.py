@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import optstudy_torch
 from optstudy_torch import Recorder, _plans, _states, from_core
 from optstudy_torch.engine import cache, exact_sums_in_c, loops_in_c
 
@@ -45,7 +46,10 @@ def steps(count: int) -> Iterator[None]:
                 torch.nn.Linear(columns, rows), torch.nn.Tanh(), torch.nn.Linear(rows, 1)
             )
             make = from_core(ALGORITHMS[number % len(ALGORITHMS)])
-            optimizer = make(model.parameters(), lr=1e-3, compile=None if number % 2 else False)
+            given: dict[str, Any] = {"lr": 1e-3, "compile": None if number % 2 else False}
+            if make is optstudy_torch.Muon:
+                given["dialect"] = "paper"  # torch's takes no vectors
+            optimizer = make(model.parameters(), **given)
         optimizer.param_groups[0]["lr"] = 1e-3 / (1 + i)
         optimizer.zero_grad()
         model(torch.randn(8, columns)).square().mean().backward()
