@@ -12,9 +12,9 @@ import optstudy_torch
 from optstudy_core import Algorithm
 from optstudy_core.arrays.numbers import is_number
 
-GUIDE = Path(__file__).parents[1] / "howto.md"
-SECTIONS = {"muon": "Several algorithms in one optimizer"}
-"""The section of the guide that shows an algorithm in use, by its two blocks in Python."""
+DOCS = Path(__file__).parents[1]
+GUIDES = {"muon": "groups.md"}
+"""The page that shows an algorithm in use, by its first two blocks in Python."""
 
 
 GIVEN = {"value": "loss", "hessian": "hessian"}
@@ -23,9 +23,9 @@ GIVEN = {"value": "loss", "hessian": "hessian"}
 
 def shown(algorithm: Algorithm) -> str:
     """Return blocks that make and step the optimizer, in PyTorch and in Flax, in Markdown."""
-    title = SECTIONS.get(algorithm.name)
-    if title is not None:
-        return _section(title)
+    guide = GUIDES.get(algorithm.name)
+    if guide is not None:
+        return _beginning(guide)
     more = ", `loss_of`, the loss as a function of the parameters, and a `key`"
     more = more if "hessian" in algorithm.inputs else ""
     return "\n\n".join(
@@ -86,12 +86,11 @@ def signatures(algorithm: Algorithm) -> str:
     return "```{eval-rst}\n" + "\n\n".join(directives) + "\n```"
 
 
-def _section(title: str) -> str:
-    """Return the beginning of a section of the guide, with its blocks in PyTorch and in Flax."""
-    text = GUIDE.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2]
+def _beginning(guide: str) -> str:
+    """Return the beginning of a page without its title, with its blocks in PyTorch and in Flax."""
+    text = (DOCS / guide).read_text(encoding="utf-8").partition("\n")[2]
     found = re.match(r"(.*?^```python\n.*?^```\n){2}", text, re.MULTILINE | re.DOTALL)
     if found is None:
-        raise ValueError(f"{GUIDE.name} has no section {title!r} with two blocks in Python")
-    anchor = title.lower().replace(" ", "-")
-    more = f"[The rest](../../{GUIDE.name}#{anchor}): heads, layers of your own, cautious decay."
+        raise ValueError(f"{guide} does not begin with two blocks in Python")
+    more = f"[The rest](../../{guide}): heads, layers of your own, cautious decay."
     return f"{found[0].strip()}\n\n{more}"

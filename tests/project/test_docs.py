@@ -152,8 +152,9 @@ LOOK = """() => {
   };
 }"""
 LOOKED_AT = (
-    *("index", "start", "numerics", "porting", "schedules", "howto", "epoch_methods"),
-    *("around", "instruments", "gallery"),
+    *("index", "start", "numerics", "porting", "schedules", "groups", "epoch_methods"),
+    *("around", "instruments", "gallery", "compare", "diverge", "glossary", "digests"),
+    *("own_optimizer", "recording", "trainers", "devices"),
     *("algorithms", "conformance", "performance", "api", "references"),
     *(f"_generated/algorithms/{name}" for name in ("adam", "adafactor", "cocob", "soap")),
 )
@@ -350,6 +351,6 @@ def test_the_page_of_muon_begins_with_a_section_of_the_guide(monkeypatch):
     assert "optstudy_torch.Muon(" in shown
     assert "optax.multi_transform(rules" in shown
     usage = importlib.import_module("_extensions.usage")
-    monkeypatch.setitem(usage.SECTIONS, "sgd", "A section that is not there")
-    with pytest.raises(ValueError, match="no section 'A section that is not there'"):
+    monkeypatch.setitem(usage.GUIDES, "sgd", "glossary.md")
+    with pytest.raises(ValueError, match=r"glossary\.md does not begin with two blocks"):
         pages.page(ALGORITHMS["sgd"], [])

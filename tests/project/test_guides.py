@@ -28,7 +28,12 @@ GUIDES = (
     "around",
     "numerics",
     "epoch_methods",
-    "howto",
+    "own_optimizer",
+    "groups",
+    "recording",
+    "trainers",
+    "devices",
+    "diverge",
     "instruments",
     "records",
     "beyond_one_process",
@@ -63,7 +68,14 @@ def those(how: str) -> list[Any]:
     return [pytest.param(block, id=f"{name}-{block.line}") for name, block in found]
 
 
-LONG = ("howto", "porting", "beyond_one_process")  # a quarter of a minute each
+LONG = (
+    "own_optimizer",
+    "groups",
+    "recording",
+    "diverge",
+    "porting",
+    "beyond_one_process",
+)  # a quarter of a minute each
 
 
 @pytest.mark.parametrize("name", [slow(n) if n in LONG else n for n in GUIDES])

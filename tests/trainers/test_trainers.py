@@ -15,7 +15,7 @@ from pages import Block, blocks
 
 pytestmark = pytest.mark.filterwarnings("default")  # of those packages' own
 
-BLOCKS = [b for b in blocks(ROOT / "docs" / "howto.md") if b.how == "needs"]
+BLOCKS = [b for b in blocks(ROOT / "docs" / "trainers.md") if b.how == "needs"]
 
 
 @pytest.fixture(autouse=True)
