@@ -77,7 +77,8 @@ def unmarked(state: Any, params: Any) -> Any:
 
     def own(x: Any, like: Any) -> Any:
         value = x.get_value()
-        return x if value is None or value.shape == like.shape else value
+        shape = getattr(value, "shape", None)  # a leaf of another optimizer has none
+        return x if shape is None or shape == like.shape else value
 
     def plain(x: Any) -> Any:
         return jax.tree.map(own, x, params, is_leaf=is_variable) if is_field(x) else x
