@@ -38,6 +38,8 @@ import numpy as np
 from optstudy_core.arrays.doubles import DIGITS, Doubles, digit
 from optstudy_core.arrays.leaves import Backend, Leaves, Scalars
 
+from ._derivatives import of_root, with_derivative
+
 Origin = frozenset[str]
 
 # What made a value, as far as the compiler could rewrite it together with what uses it.
@@ -107,7 +109,7 @@ _FUNCTIONS: dict[str, Any] = {
     "negative": jnp.negative,
     "abs": jnp.abs,
     "sign": jnp.sign,
-    "sqrt": _rounded_once(jnp.sqrt),
+    "sqrt": with_derivative(_rounded_once(jnp.sqrt), of_root),
     "maximum": jnp.maximum,
     "minimum": jnp.minimum,
     "where": jnp.where,

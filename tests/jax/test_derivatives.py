@@ -163,6 +163,20 @@ def test_by_the_rate_and_the_decay() -> None:
             assert float(slope) == pytest.approx(float(ahead - behind) / (2 * H), rel=1e-6)
 
 
+def test_where_a_gradient_is_zero() -> None:
+    """Adam's first step there is g / ε; a derivative of √v would be infinite."""
+    tx = optstudy_jax.adam(0.5, eps=0.25)
+    params = jnp.ones(3)
+
+    @quickly
+    def slopes(g: Any) -> Any:
+        return jax.grad(lambda g: tx.update(g, tx.init(params), params)[0].sum())(g)
+
+    found = slopes(jnp.array([0.0, 1.0, 0.0]))
+    wanted = [-0.5 / 0.25, -0.5 * 0.25 / 1.25**2, -0.5 / 0.25]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 # Whole trainings.
 
 
