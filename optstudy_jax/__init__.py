@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from .optax_states import from_optax as from_optax
     from .optax_states import to_optax as to_optax
     from .recorder import Recorder as Recorder
+    from .schedule_free import schedule_free_eval_params as schedule_free_eval_params
     from .states import PerLeaf as PerLeaf
     from .states import TransformState as TransformState
     from .states import by_leaf as by_leaf
@@ -51,6 +52,7 @@ _PLACES = {
     "import_run": "travel:import_run",
     "in_torch_layout": "layout:in_torch_layout",
     "recorder": "recorder",
+    "schedule_free_eval_params": "schedule_free:schedule_free_eval_params",
     "selfcheck": "_selfcheck:selfcheck",
     "side_by_side": "states:side_by_side",
     "split": "_split:split",

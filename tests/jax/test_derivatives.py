@@ -277,3 +277,15 @@ def test_through_three_updates(name: str, dialect: str) -> None:
         forward, reverse = derivatives(tx, lambda p: inputs(name, jnp, p))
     assert reverse == pytest.approx(forward, rel=1e-9)
     assert forward == pytest.approx(difference(name, dialect), rel=1e-5, abs=1e-9)
+
+
+AS_IN_OPTAX = ["lamb", "lars", "adabelief", "adamw", "fromage", "novograd", "radam", "yogi"]
+
+
+@pytest.mark.parametrize("name", [n if n == "lars" else slow(n) for n in AS_IN_OPTAX])
+def test_as_optaxs_derivatives(name: str) -> None:
+    with jax.enable_x64(True):
+        ours = optstudy_jax.from_core(name)(0.05, dialect="optax")
+        theirs = getattr(optax, name)(0.05)
+        found, wanted = (derivatives(tx, lambda p: {}) for tx in (ours, theirs))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
