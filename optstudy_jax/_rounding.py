@@ -74,11 +74,6 @@ def _nan(x: Any) -> Any:
     return np.asarray(np.nan, x.dtype)
 
 
-def not_known() -> jax.Array:
-    """Return a measurement that there is not yet: NaN, in float32."""
-    return jnp.asarray(np.float32(np.nan))
-
-
 def _isolate_dividend(x: Any) -> Any:
     """Return what :func:`isolate` does, in words that no other loop shares."""
     return jnp.where(x != x, _nan(x), x)

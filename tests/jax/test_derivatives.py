@@ -279,7 +279,8 @@ def test_through_three_updates(name: str, dialect: str) -> None:
     assert forward == pytest.approx(difference(name, dialect), rel=1e-5, abs=1e-9)
 
 
-AS_IN_OPTAX = ["lamb", "lars", "adabelief", "adamw", "fromage", "novograd", "radam", "yogi"]
+AS_IN_OPTAX = ["lamb", "lars", "adabelief", "adamw", "fromage", "novograd", "yogi"]
+"""Not RAdam: in reverse mode optax' derivative is NaN."""
 
 
 @pytest.mark.parametrize("name", [n if n == "lars" else slow(n) for n in AS_IN_OPTAX])
