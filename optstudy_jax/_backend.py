@@ -79,4 +79,7 @@ def working_dtype(dtype: Any) -> Any:
         return jnp.float64
     if dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         return jnp.float32
-    raise TypeError(f"dtype {dtype}: allowed are float32, float64, bfloat16 and float16")
+    raise TypeError(
+        f"dtype {dtype}: allowed are float32, float64, bfloat16 and float16; optax.masked leaves "
+        "other leaves out"
+    )

@@ -2,8 +2,9 @@
 
 Bits have no derivative, and a loop that runs until it is near enough none in reverse mode. So each
 of these has the derivative of what it stands for: a sum that of the plain sum, a product that of
-the product, a root that of its defining equation. Eigenvectors have none where eigenvalues are
-equal, and are refused. All other operations of a formula have JAX's own derivatives.
+the product, a root of a matrix that of its defining equation. Eigenvectors have none where
+eigenvalues are equal, and are refused. The derivative of √x at 0 is 0. All other operations of a
+formula have JAX's own derivatives: that of a sign is 0.
 
 What is linear in the tangents is computed in the arrays' own dtypes, so reverse mode does not meet
 float64 where it is switched off.
@@ -67,6 +68,19 @@ def of_sum(plain: Callable[..., Any]) -> Rule:
             return jax.tree.unflatten(structure, made)
 
     return rule
+
+
+def of_root(arrays: Sequence[Any], result: Any, tangents: Sequence[Any]) -> Any:
+    """Return the tangent of √x, 0 where x is 0.
+
+    There it has no derivative, but what formulas make of it has: a moment is 0 with its gradient,
+    and g / (|g| + ε) has the derivative 1 / ε at 0.
+    """
+    del arrays
+    with jax.enable_x64(True):
+        zero = result == 0
+        slope = 0.5 / jnp.where(zero, jnp.ones_like(result), result)
+        return jnp.where(zero, jnp.zeros_like(result), slope) * tangents[0]
 
 
 def _inner(slopes: Any, tangents: Any) -> Any:

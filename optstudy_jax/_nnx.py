@@ -67,13 +67,13 @@ def unmarked(state: Any, params: Any) -> Any:
     def is_variable(x: Any) -> bool:
         return nnx is not None and isinstance(x, nnx.Variable)
 
-    variables, structure = jax.tree.flatten(params, is_leaf=is_variable)
+    variables = jax.tree.leaves(params, is_leaf=is_variable)
+    structure: Any = jax.tree.structure(params, is_leaf=is_variable)
     if not any(map(is_variable, variables)):
         return state
 
     def is_field(x: Any) -> bool:
-        own: Any = jax.tree.structure(x, is_leaf=is_variable)
-        return bool(own == structure)
+        return bool(structure == jax.tree.structure(x, is_leaf=is_variable))
 
     def own(x: Any, like: Any) -> Any:
         value = x.get_value()

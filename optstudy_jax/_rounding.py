@@ -38,6 +38,8 @@ import numpy as np
 from optstudy_core.arrays.doubles import DIGITS, Doubles, digit
 from optstudy_core.arrays.leaves import Backend, Leaves, Scalars
 
+from ._derivatives import of_root, with_derivative
+
 Origin = frozenset[str]
 
 # What made a value, as far as the compiler could rewrite it together with what uses it.
@@ -72,11 +74,6 @@ def _nan(x: Any) -> Any:
     return np.asarray(np.nan, x.dtype)
 
 
-def not_known() -> jax.Array:
-    """Return a measurement that there is not yet: NaN, in float32."""
-    return jnp.asarray(np.float32(np.nan))
-
-
 def _isolate_dividend(x: Any) -> Any:
     """Return what :func:`isolate` does, in words that no other loop shares."""
     return jnp.where(x != x, _nan(x), x)
@@ -107,7 +104,7 @@ _FUNCTIONS: dict[str, Any] = {
     "negative": jnp.negative,
     "abs": jnp.abs,
     "sign": jnp.sign,
-    "sqrt": _rounded_once(jnp.sqrt),
+    "sqrt": with_derivative(_rounded_once(jnp.sqrt), of_root),
     "maximum": jnp.maximum,
     "minimum": jnp.minimum,
     "where": jnp.where,

@@ -101,25 +101,8 @@ def _float64(x: Any) -> Leaves:
     return Leaves([outside(x, jnp.float64)], _OPERATIONS)
 
 
-class _Smooth(Operations):
-    """Operations with derivatives everywhere: of the root of 0, where a norm has none, it is 0."""
-
-    def apply(self, operation: str, *args: Any) -> Node:
-        if operation != "sqrt":
-            return super().apply(operation, *args)
-        (x,) = args
-        zero = x.value == 0
-        root = jnp.sqrt(jnp.where(zero, jnp.ones_like(x.value), x.value))
-        return Node(jnp.where(zero, jnp.zeros_like(root), root), PLAIN)
-
-
-_SMOOTH = _Smooth()
-
-
 class _Plain(_Traced):
     """Plain sums that have derivatives."""
-
-    xp = namespace_of(Leaves((), _SMOOTH))
 
     def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         sums: list[Any] = []
@@ -127,7 +110,7 @@ class _Plain(_Traced):
             block = [Leaves([Node(x.astype(jnp.float64), PLAIN)], _OPERATIONS) for x in leaves]
             own = list(map(jnp.sum, _products(terms, block)))
             sums = [a + b for a, b in zip(sums, own, strict=True)] if sums else own
-        return [Leaves([Node(x, PLAIN)], _SMOOTH) for x in sums]
+        return list(map(self.wrap, sums))
 
 
 _TRACED, _PLAIN = _Traced(), _Plain()

@@ -13,6 +13,7 @@ from optstudy_core.parts import evaluation
 
 from ._backend import BACKEND, working_dtype
 from ._fields import nodes
+from ._nnx import trained
 from ._rounding import isolate, outside, rounded
 from .states import TransformState
 
@@ -30,8 +31,9 @@ def eval_params(state: Any, params: Any, *, b1: Any = None) -> Any:
     those of ``optimizer.eval()`` in PyTorch.
 
     Args:
-        state: of a transformation with optimizers of ``optstudy_jax`` within.
-        params: tree of the parameters that are trained.
+        state: of a transformation with optimizers of ``optstudy_jax`` within; an
+            ``nnx.Optimizer``.
+        params: tree of the parameters that are trained; a module of nnx.
         b1: β of a schedule-free algorithm, a number in (0, 1); others do not read it.
 
     Raises:
@@ -44,8 +46,8 @@ def eval_params(state: Any, params: Any, *, b1: Any = None) -> Any:
     >>> eval_params(state, optax.apply_updates(params, updates)).tolist()
     [0.75, 0.75]
     """
-    leaves, treedef = jax.tree.flatten(params)
-    for node in nodes(state):
+    leaves, treedef = jax.tree.flatten(trained(params))
+    for node in nodes(trained(state)):
         if isinstance(node, TransformState):
             leaves = _of_one(node.inner, leaves, treedef, b1)
     return jax.tree.unflatten(treedef, leaves)

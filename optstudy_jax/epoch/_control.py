@@ -14,7 +14,7 @@ from optstudy_core import epoch as core
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_jax import geometry
 from optstudy_jax._backend import BACKEND
-from optstudy_jax._rounding import isolate, leaving, not_known, outside
+from optstudy_jax._rounding import isolate, leaving, outside
 
 from ._trees import arrays, copies, map_trees, number, to_float32, where
 
@@ -118,7 +118,7 @@ class Control:
             start = copies(params)
         if self.rollback:
             kept = self._keep(params, previous, carried)
-        nothing = not_known()
+        nothing = jnp.full((), jnp.nan, jnp.float32)
         no = jnp.zeros((), bool)
         return ControlState(
             epoch=jnp.zeros((), jnp.int32),

@@ -12,7 +12,7 @@ import optax
 from optstudy_core import epoch as core
 from optstudy_core.epoch.eve import GRID, STEP_GRID, Choice
 from optstudy_jax._nnx import in_place
-from optstudy_jax._rounding import leaving, not_known
+from optstudy_jax._rounding import leaving
 
 from ._trees import arrays, further, loss_scalar, map_trees, number, times
 
@@ -151,7 +151,7 @@ def scale_by_eve(grid: Sequence[float] = STEP_GRID) -> optax.GradientTransformat
 
     def init(params: Any) -> EveState:
         del params
-        return EveState(jnp.ones((), jnp.float32), not_known())
+        return EveState(jnp.ones((), jnp.float32), jnp.full((), jnp.nan, jnp.float32))
 
     def update(
         updates: Any, state: EveState, params: Any = None, *, value_fn: Any = None, **extra: Any

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from optstudy_core import instruments as core
-from optstudy_jax._rounding import not_known
 
 from ._inputs import MOMENTS, columns_of, flatten, require, single
 
@@ -104,7 +103,7 @@ def record(
     moving = "previous" in wanted
 
     def init(params: Any) -> RecordState:
-        nan = not_known()
+        nan = jnp.full((), jnp.nan, jnp.float32)
         own = [name for name in chosen if name not in core.OF_THE_WHOLE]
         return RecordState(
             metrics=dict.fromkeys(chosen, nan),

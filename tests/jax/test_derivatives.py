@@ -163,6 +163,20 @@ def test_by_the_rate_and_the_decay() -> None:
             assert float(slope) == pytest.approx(float(ahead - behind) / (2 * H), rel=1e-6)
 
 
+def test_where_a_gradient_is_zero() -> None:
+    """Adam's first step there is g / ε; a derivative of √v would be infinite."""
+    tx = optstudy_jax.adam(0.5, eps=0.25)
+    params = jnp.ones(3)
+
+    @quickly
+    def slopes(g: Any) -> Any:
+        return jax.grad(lambda g: tx.update(g, tx.init(params), params)[0].sum())(g)
+
+    found = slopes(jnp.array([0.0, 1.0, 0.0]))
+    wanted = [-0.5 / 0.25, -0.5 * 0.25 / 1.25**2, -0.5 / 0.25]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 # Whole trainings.
 
 
@@ -263,3 +277,16 @@ def test_through_three_updates(name: str, dialect: str) -> None:
         forward, reverse = derivatives(tx, lambda p: inputs(name, jnp, p))
     assert reverse == pytest.approx(forward, rel=1e-9)
     assert forward == pytest.approx(difference(name, dialect), rel=1e-5, abs=1e-9)
+
+
+AS_IN_OPTAX = ["lamb", "lars", "adabelief", "adamw", "fromage", "novograd", "yogi"]
+"""Not RAdam: in reverse mode optax' derivative is NaN."""
+
+
+@pytest.mark.parametrize("name", [n if n == "lars" else slow(n) for n in AS_IN_OPTAX])
+def test_as_optaxs_derivatives(name: str) -> None:
+    with jax.enable_x64(True):
+        ours = optstudy_jax.from_core(name)(0.05, dialect="optax")
+        theirs = getattr(optax, name)(0.05)
+        found, wanted = (derivatives(tx, lambda p: {}) for tx in (ours, theirs))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from flax.training.train_state import TrainState
 from harness import (
@@ -772,3 +773,25 @@ def test_injected_hyperparameters_leave_out_what_is_absent(name: str) -> None:
     assert jax.tree.structure(inner.inner_state) == jax.tree.structure(state)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(updates), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5)  # a number is rounded once, an array earlier
+
+
+def test_the_averages_of_a_schedule_free_training() -> None:
+    params = tree(start([(2, 3), (4,)]))
+    tx = optax.chain(optax.identity(), from_core("schedule_free_adamw")(0.5, b1=0.8))
+    state = tx.init(params)
+    for grads in map(tree, draw([(2, 3), (4,)], 3)):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    found = optstudy_jax.eval_params(state, params, b1=0.8)
+    own = optax.contrib.ScheduleFreeState(0.8, None, None, None, None, state[1].inner.average.z)
+    wanted = optax.contrib.schedule_free_eval_params(own, params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, wanted)
+
+
+def test_leaves_of_integers_are_refused_and_can_be_left_out() -> None:
+    params = {"w": jnp.ones(3), "n": jnp.arange(3)}
+    with pytest.raises(TypeError, match=r"dtype int32: .* optax\.masked leaves other leaves out"):
+        adam(0.1).init(params)
+    tx = optax.masked(adam(0.1), {"w": True, "n": False})
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["n"] is params["n"]
