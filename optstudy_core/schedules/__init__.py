@@ -11,7 +11,7 @@ it for any optimizer of torch, and ``optstudy_jax.schedule`` a schedule of optax
 
 The curves are classes, so that a schedule can be printed, compared, copied and pickled. Counts go
 on after the end of a curve, which keeps its last value. Torch's and optax's curves of the same name
-are the same within roundings, but for :data:`DIALECTS`.
+are the same within roundings, but for :data:`~optstudy_core.schedules.combined.DIALECTS`.
 """
 
 from __future__ import annotations

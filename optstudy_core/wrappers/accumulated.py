@@ -1,9 +1,9 @@
 """Accumulation: one step for the mean of the gradients of several mini-batches.
 
-    ḡ ← ḡ + (g − ḡ)/n    for the n-th mini-batch,    θₜ = θₜ₋₁
-    and where n = k:  θₜ = θₜ₋₁ + u(ḡ),  ḡ ← 0
+    ḡ ← ḡ + (g − ḡ)/n    of the mini-batches n = 1 … k
+    θₜ = θₜ₋₁ + u(ḡ),    ḡ ← 0    after n = k
 
-for the steps u of an algorithm, which stands still in between. The mean is that of optax's
+for the steps u of an algorithm. Before the last mini-batch the parameters stay as they are. The mean is that of optax's
 ``MultiSteps``, in float32 also for bfloat16 and float16 gradients. What counts steps outside of
 the algorithm, as a schedule, counts mini-batches.
 
