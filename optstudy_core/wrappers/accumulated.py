@@ -3,9 +3,9 @@
     ḡ ← ḡ + (g − ḡ)/n    of the mini-batches n = 1 … k
     θₜ = θₜ₋₁ + u(ḡ),    ḡ ← 0    after n = k
 
-for the steps u of an algorithm. Before the last mini-batch the parameters stay as they are. The mean is that of optax's
-``MultiSteps``, in float32 also for bfloat16 and float16 gradients. What counts steps outside of
-the algorithm, as a schedule, counts mini-batches.
+for the steps u of an algorithm. Before the last mini-batch the parameters stay as they are. The
+mean is that of ``MultiSteps`` in optax, in float32 also for bfloat16 and float16 gradients. A
+schedule outside of the algorithm counts mini-batches.
 
 Source: Ott, Edunov, Grangier and Auli 2018, section 3.3 (`ott2018scaling`).
 """
