@@ -234,8 +234,11 @@ class Run:
             writing.open_mirrors(folder, database)
         return run
 
-    def attach(self, recorder: Any) -> None:
+    def attach(self, recorder: object) -> None:
         """Let a recorder write rows; rows of two would replace each other.
+
+        Args:
+            recorder: of either adapter.
 
         Raises:
             ValueError: if another one writes, which is neither closed nor gone.
@@ -248,8 +251,12 @@ class Run:
             )
         self._recorder = weakref.ref(recorder)
 
-    def detach(self, recorder: Any) -> None:
-        """Let another recorder write rows."""
+    def detach(self, recorder: object) -> None:
+        """Let another recorder write rows.
+
+        Args:
+            recorder: the one that wrote.
+        """
         if self._recorder is not None and self._recorder() is recorder:
             self._recorder = None
 
