@@ -106,8 +106,9 @@ def test_climbing_is_descending_on_the_negative(wrapper: Any) -> None:
     rule = wrapper(ALGORITHMS["adam"])
     rng = np.random.default_rng(0)
     theta, g = (Leaves([x], NumPy()) for x in rng.normal(size=(2, 9)))
-    _, up = rule.update(rule.init(theta), g, theta, maximize=True)
-    _, down = rule.update(rule.init(theta), -g, theta)
+    each = {"accumulation_steps": 1.0} if "accumulation_steps" in rule.defaults() else {}
+    _, up = rule.update(rule.init(theta), g, theta, maximize=True, **each)
+    _, down = rule.update(rule.init(theta), -g, theta, **each)
     assert np.array_equal(up.values[0], down.values[0])
     assert np.all(up.values[0])
 

@@ -59,20 +59,25 @@ def test_the_stream_is_the_same_for_ever() -> None:
 FIRST = [0.09588122367858887, -2.30413818359375, -4.161552429199219, -0.9991865158081055]
 
 
-@pytest.mark.parametrize("name", ["sgd", *map(slow, ("adam", "lion", "rmsprop", "lamb"))])
-def test_another_formula_has_another_digest(name: str) -> None:
-    found = {dialect: digest.digest(name, dialect) for dialect in ALGORITHMS[name].dialects}
+WHOLE = [slow(name, 8) for name in ("sgd", "adam", "lion", "rmsprop", "lamb")]
+
+
+@pytest.mark.parametrize(("name", "every"), [("sgd", 120), *WHOLE])
+def test_another_formula_has_another_digest(name: str, every: int) -> None:
     same = []
-    for mutant in mutants.mutants(name):
+    for mutant in list(mutants.mutants(name))[::every]:
         if mutant.key in EQUIVALENT:
             continue
         changed = mutants.algorithms(mutants.load(name, mutant.code))[name]
         try:
-            others = {dialect: digest.digest(changed, dialect) for dialect in found}
+            found = (
+                digest.digest(changed, dialect) == digests.recorded()[digests.key(name, dialect)]
+                for dialect in ALGORITHMS[name].dialects
+            )
+            if all(found):
+                same.append(mutant)
         except Exception:  # a mutant that cannot run is another formula
             continue
-        if others == found:
-            same.append(mutant)
     assert not same, "\n".join(f"{m.where}: {m.before} -> {m.after}" for m in same)
 
 
