@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,19 @@ def two_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """One thread, the random state as it was, and a folder of its own for what a page writes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        yield
     torch.set_num_threads(threads)
 
 
