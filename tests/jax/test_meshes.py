@@ -13,7 +13,7 @@ import pytest
 from adapters import RULES
 from harness import ROOT, slow
 
-QUICK = {"sgd", "adamw", "sm3"}
+QUICK = {"sgd", "sm3"}
 
 
 def run(function: str, *calls: Sequence[str], devices: int = 8) -> None:

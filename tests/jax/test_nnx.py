@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from harness import slow
 
 import optstudy_jax
 from optstudy_core.records import Run
@@ -62,7 +63,7 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", ["rollback", slow("direction")])
 def test_an_epoch_ends_in_place_as_that_of_trees(name: str) -> None:
     control = CONTROLS[name]
     tx = epoch.with_control(optstudy_jax.adam, control, 0.1)

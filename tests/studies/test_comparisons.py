@@ -190,7 +190,7 @@ FRAMEWORK = {
 }
 
 
-@pytest.mark.parametrize(("backend", "other"), [("torch", "jax"), ("jax", "torch")])
+@pytest.mark.parametrize(("backend", "other"), [("torch", "jax"), slow("jax", "torch")])
 def test_a_study_of_one_framework_at_the_best_of_some_rates(
     tmp_path, capsys, monkeypatch, backend, other
 ):
