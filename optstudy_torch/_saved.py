@@ -87,6 +87,27 @@ def parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
     return groups, state_dict["state"]
 
 
+DEEPEST = 64
+"""Levels of dictionaries and lists that a saved state may have; torch's have four."""
+
+
+def check_depth(state_dict: Any) -> None:
+    """Refuse a state whose values are nested so deep that nothing can look into them.
+
+    Raises:
+        ValueError: saying how deep it may be.
+    """
+    waiting = [(state_dict, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"state_dict with more than {DEEPEST} levels: allowed are saved ones")
+        if isinstance(value, dict):
+            waiting += [(x, depth + 1) for x in value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += [(x, depth + 1) for x in value]
+
+
 def with_tuples(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a saved state whose hyperparameters are tuples where they come back as lists."""
 

@@ -29,7 +29,7 @@ from ._gathered import gathered
 from ._interrupts import Uninterrupted
 from ._meshes import Door, Entered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
-from ._saved import check_saved, complete_states, parts_of, with_tuples
+from ._saved import check_depth, check_saved, complete_states, parts_of, with_tuples
 from ._scheduled import COUNT, Schedules, apart, at, own_values, steps_of
 from ._states import Layout, check_fields, tensor_of
 from ._tensors import (
@@ -438,6 +438,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"state_dict of type {type(state_dict).__name__}: allowed are saved ones"
             )
+        check_depth(state_dict)
         groups, _ = parts_of(state_dict)
         if groups and not any("algorithm" in group for group in groups):
             state_dict = from_torch_optim(self, state_dict)

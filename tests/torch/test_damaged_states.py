@@ -46,6 +46,23 @@ def test_what_was_saved_is_loaded():
         assert repr(optimizer.state_dict()) == repr(saved)
 
 
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_what_is_nested_too_deep_is_refused_in_words(kind):
+    deep = kind()
+    for _ in range(5000):
+        deep = {"a": deep} if kind is dict else kind([deep])
+    optimizer = stepped("AdamW")
+    for key in (*optimizer.param_groups[0], "of the user"):
+        saved = copy.deepcopy(optimizer.state_dict())
+        if key != "params":
+            saved["param_groups"][0][key] = deep
+        else:
+            saved["state"][0]["m"] = deep
+        with pytest.raises(ValueError, match="state_dict with more than 64 levels"):
+            optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
 @pytest.mark.parametrize(("seed", "count"), parts(200, 8000))
 def test_whatever_is_loaded(seed, count):
     draw, said = random.Random(seed), 0
