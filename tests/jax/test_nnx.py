@@ -195,3 +195,15 @@ def _wider() -> Network:
     model = Network(1)
     model.second = nnx.Linear(5, 2, rngs=nnx.Rngs(0))
     return model
+
+
+def test_leaves_of_several_optimizers_in_a_model() -> None:
+    """A state of a part of the model has no array in the place of the others' leaves."""
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    labels = nnx.State({"kernel": "a", "bias": "b"})
+    rules = {"a": optstudy_jax.adam(0.1), "b": optstudy_jax.sgd(0.1)}
+    optimizer = nnx.Optimizer(model, optax.multi_transform(rules, labels), wrt=nnx.Param)
+    before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
+    optimizer.update(model, jax.tree.map(jnp.ones_like, before))
+    np.testing.assert_allclose(model.kernel[...], before["kernel"][...] - 0.1, rtol=1e-5)
+    np.testing.assert_allclose(model.bias[...], before["bias"][...] - 0.1, rtol=1e-5)
