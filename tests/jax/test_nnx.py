@@ -200,7 +200,10 @@ def _wider() -> Network:
 def test_leaves_of_several_optimizers_in_a_model() -> None:
     """A state of a part of the model has no array in the place of the others' leaves."""
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    labels = nnx.State({"kernel": "a", "bias": "b"})
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda x: "a" if x.ndim > 1 else "b", params)
+
     rules = {"a": optstudy_jax.adam(0.1), "b": optstudy_jax.sgd(0.1)}
     optimizer = nnx.Optimizer(model, optax.multi_transform(rules, labels), wrt=nnx.Param)
     before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
