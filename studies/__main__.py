@@ -119,7 +119,6 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     vary = dict(arguments.vary or DEFAULT_VARY)
     if arguments.vary and len(vary) < len(arguments.vary):
         raise ValueError("vary: the same was given twice; allowed are several values, x=1,2")
-    rates = dict(arguments.tune or ()).get("lr", ())
     names = QUICK if arguments.name == "all" else (arguments.name,)
     algorithms = arguments.algorithm or ["adam"]
     return [
@@ -128,7 +127,7 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
             vary,
             seeds=arguments.seeds,
             jobs=arguments.jobs,
-            rates=rates,
+            rates=arguments.rates,
         )
         for name in names
     ]
@@ -258,8 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument(
         "--tune",
-        action="append",
+        dest="rates",
         type=_tune,
+        default=(),
         metavar="lr=A,B,…",
         help="compare each at its best of these learning rates: that with the lowest final loss of "
         "one training each (default: each at the study's or the algorithm's own rate)",
@@ -454,10 +454,10 @@ def _vary(text: str) -> tuple[str, list[Any]]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _tune(text: str) -> tuple[str, list[Any]]:
+def _tune(text: str) -> list[Any]:
     if not text.startswith("lr="):
         raise argparse.ArgumentTypeError(f"tune = {text!r}: allowed are lr=value,value,…")
-    return _vary(text)
+    return _vary(text)[1]
 
 
 def _rate(text: str) -> float:
