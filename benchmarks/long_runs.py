@@ -26,7 +26,7 @@ from rich.table import Table
 
 import optstudy_torch
 from optstudy_torch import Recorder, _plans, _states, from_core
-from optstudy_torch.engine import cache, exact_sums_in_c, loops_in_c
+from optstudy_torch.engine import cache, exact_sums_in_c
 
 ALGORITHMS = "adamw", "sgd", "lamb", "adafactor", "rprop", "muon", "prodigy"
 EVERY = 100  # steps with one model
@@ -83,14 +83,10 @@ def found() -> Figures:
         pages = int(status.read_text().split()[1])
         figures["memory, MiB"] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         figures["file descriptors"] = len([*descriptors.iterdir()])
-    figures["programs"] = len(_plans._MACHINES)
+    figures["programs"] = len(_plans._PROGRAMS)
+    figures["programs with kernels of a shape"] = len(_plans._SHAPES)
     figures["layouts"] = len(_states._LAYOUTS)
-    for name, made in (
-        ("loops", loops_in_c.loop),
-        ("sums along an axis", loops_in_c.sum_along),
-        ("passes of sums", exact_sums_in_c._made),
-    ):
-        figures[name] = made.cache_info().currsize
+    figures["passes of sums"] = exact_sums_in_c._made.cache_info().currsize
     with suppress(OSError):
         figures["kernels on disk"] = len([*cache.folder().glob("*.so")])
     return figures

@@ -15,7 +15,9 @@ from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._recent import Recent
 from ._states import WORKING_DTYPE, Layout, flatten, is_static, started
+from .engine import shapes_in_c, shapes_in_triton
 from .engine.dispatch import Machine
+from .engine.errors import NoKernelsError, warn_of_slow_steps
 from .engine.host_numbers import NotTraceableError
 from .engine.joined_sums import Joint
 from .engine.program import Program
@@ -54,6 +56,48 @@ class Plan:
     def rule(self) -> tuple[Algorithm, dict[str, Any]]:
         """The algorithm and its hyperparameters."""
         return self.algorithm, self.hyperparameters
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The hyperparameters, tensors as Python numbers."""
+        return {
+            k: v.item() if isinstance(v, torch.Tensor) else v
+            for k, v in self.hyperparameters.items()
+        }
+
+    def of_shape(self, p: torch.Tensor, compiled: bool | None) -> Kernels | None:
+        """Return the kernels for parameters of the shape of one; ``None`` if there are none.
+
+        Raises:
+            RuntimeError: if ``compiled`` is true and they cannot be made.
+        """
+        shapes = self.layout.shapes(p)
+        fields = {i: shapes[name] for i, name in enumerate(self.layout.names) if name in shapes}
+        shape, dtype = tuple(p.shape), WORKING_DTYPE[p.dtype]
+
+        rule = self.algorithm, self.hyperparameters, self.inputs, self.layout
+        program = program_of(*rule, fields, shape, dtype)
+
+        def made() -> Kernels | NoKernelsError:
+            assert program is not None
+            try:
+                return SHAPES[p.device.type](program, p.device)
+            except NoKernelsError as error:
+                return error
+
+        if program is None:
+            found: Any = NoKernelsError(f"the formula of {self.algorithm.name} is no program")
+        elif p.device.type not in SHAPES:
+            found = NoKernelsError(f"allowed on {' and '.join(SHAPES)}")
+        else:
+            found = _SHAPES.get((program, p.device), made)
+        if not isinstance(found, NoKernelsError):
+            return found
+        if compiled:
+            raise RuntimeError(f"compile = True on {p.device.type}: {found}")
+        if program is not None and p.device.type in SHAPES:
+            warn_of_slow_steps(p.device.type, str(found))
+        return None
 
     def started(
         self, params: Sequence[torch.Tensor], joints: Sequence[Joint] = ()
@@ -160,11 +204,7 @@ class Staged:
 
     def run(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> None:
         """Advance the parameters."""
-        values = {
-            k: v.item() if isinstance(v, torch.Tensor) else v
-            for k, v in plan.hyperparameters.items()
-        }
-        self._machine.run(self.stages, values, inputs.scalars, inputs.tensors, step_dtype)
+        self._machine.run(self.stages, plan.numbers, inputs.scalars, inputs.tensors, step_dtype)
 
 
 def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
@@ -174,7 +214,14 @@ def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 
 # Programs.
 
-_MACHINES: Recent[Any, Machine | None] = Recent(256)
+SHAPES: dict[str, Any] = {"cpu": shapes_in_c.Kernels, "cuda": shapes_in_triton.Kernels}
+"""What makes kernels of a program of one shape, by the type of the device."""
+
+Kernels = shapes_in_c.Kernels | shapes_in_triton.Kernels
+
+_SHAPES: Recent[Any, Kernels | NoKernelsError] = Recent(512)
+_PROGRAMS: Recent[Any, Program | None] = Recent(512)
+_MACHINES: Recent[Program, Machine] = Recent(256)
 
 _VALUES: dict[Algorithm, set[str]] = defaultdict(set)
 """Names of the hyperparameters whose values a formula branches on: each value is a program."""
@@ -189,6 +236,31 @@ def _machine(
     """Return what runs an algorithm's program, or None if its formula cannot be made one."""
     if not layout.flat:
         return None
+    fields = {i: None if x else () for i, x in enumerate(layout.full) if not layout.counts[i]}
+    program = program_of(algorithm, hyperparameters, inputs, layout, fields)
+    return None if program is None else _MACHINES.get(program, lambda: Machine(program))
+
+
+def program_of(
+    algorithm: Algorithm,
+    hyperparameters: dict[str, Any],
+    inputs: frozenset[str],
+    layout: Layout,
+    fields: Mapping[int, tuple[int, ...] | None],
+    shape: tuple[int, ...] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Program | None:
+    """Return an algorithm's program, or None if its formula cannot be made one.
+
+    Args:
+        algorithm: the update rule.
+        hyperparameters: of the algorithm.
+        inputs: names of what it is given besides the gradient.
+        layout: of the state.
+        fields: of :class:`Program`.
+        shape: of the leaf, if the program is for one.
+        dtype: its working dtype then.
+    """
     absent = dict.fromkeys(algorithm.inputs.keys() - inputs)
     values = _VALUES.get(algorithm, set())
     static = {
@@ -197,32 +269,23 @@ def _machine(
         if is_static(k, v) or (k in values and not isinstance(v, torch.Tensor))
     }
     static |= absent
-    key = (algorithm, tuple(static.items()))
+    key = (algorithm, tuple(static.items()), inputs, shape, dtype)
     dynamic = [k for k in hyperparameters if k not in static]
 
-    def made() -> Machine:
+    def made() -> Program:
         given = {name: INPUTS[name] for name in inputs}
-        return Machine(
-            Program(
-                algorithm,
-                static,
-                dynamic,
-                given,
-                layout.full,
-                layout.counts,
-                layout.rebuild,
-                flatten,
-            )
-        )
+        state = layout.counts, layout.rebuild, flatten
+        return Program(algorithm, static, dynamic, given, fields, *state, shape, dtype)
 
-    if values and key not in _MACHINES and sum(k[0] is algorithm for k in _MACHINES) >= _MOST:
+    many = sum(k[0] is algorithm and k[3:] == (shape, dtype) for k in _PROGRAMS) >= _MOST
+    if values and key not in _PROGRAMS and many:
         return None
     try:
-        return _MACHINES.get(key, made)
+        return _PROGRAMS.get(key, made)
     except NotTraceableError as error:
         numbers = {n for n in dynamic if not isinstance(hyperparameters[n], torch.Tensor)}
         asked = error.names & numbers - {"lr"}
         if asked == error.names:
             _VALUES[algorithm] |= asked
-            return _machine(algorithm, hyperparameters, inputs, layout)
-        return _MACHINES.get(key, lambda: None)
+            return program_of(algorithm, hyperparameters, inputs, layout, fields, shape, dtype)
+        return _PROGRAMS.get(key, lambda: None)

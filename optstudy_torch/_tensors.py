@@ -39,8 +39,13 @@ def check_once(params: Sequence[torch.Tensor]) -> None:
 
 
 def check_dtypes(params: Sequence[torch.Tensor]) -> None:
-    """Refuse parameters of dtypes in which no step is computed."""
+    """Refuse parameters of dtypes, and on devices, in which no step is computed."""
     for p in params:
+        if p.device.type == "mps":
+            raise TypeError(
+                "parameter on mps: allowed are devices with float64, such as cpu and cuda: sums and "
+                "products are computed in it"
+            )
         if p.dtype not in WORKING_DTYPE:
             allowed = ", ".join(map(str, WORKING_DTYPE))
             raise TypeError(f"parameter of dtype {p.dtype}: allowed are {allowed}")

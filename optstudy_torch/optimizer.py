@@ -12,7 +12,6 @@ import torch
 from optstudy_core import Algorithm
 from optstudy_core.catalogue.algorithm import INPUTS
 
-from . import _as_written
 from ._arguments import (
     ADAPTER,
     arguments_of,
@@ -31,6 +30,7 @@ from ._meshes import Door, Entered, local, placed, started, whole
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._saved import check_depth, check_saved, complete_states, parts_of, with_tuples
 from ._scheduled import COUNT, Schedules, apart, at, own_values, steps_of
+from ._shapes import Step
 from ._states import Layout, check_fields, tensor_of
 from ._tensors import (
     check_dtypes,
@@ -312,8 +312,6 @@ class CoreOptimizer(torch.optim.Optimizer):
             plan = self._plan(number, group, own_inputs)
             if plan.layout.averages:
                 check_trained(type(self).__name__, params, self.state)
-            if group["compile"] and plan.machine is None:
-                _as_written.check_compiled(plan.algorithm, params)
             entered = Entered(params, [], {})
             if plan.machine is not None:
                 entered = self._door.enter(params, self.state)
@@ -357,10 +355,10 @@ class CoreOptimizer(torch.optim.Optimizer):
                     entered.written()
                 else:
                     for some in gathered(params, self.state, inputs, plan.rule):
-                        given = some.params, some.states, group
-                        computed = _as_written.computed(*given, plan, some.inputs)
+                        step = Step(some.params, some.states, group, plan, some.inputs)
+                        step.compute()
                         begun = True
-                        _as_written.take(*given, *computed)
+                        step.write()
                         some.put_back()
                 done, begun = done + 1, False
         except BaseException as error:

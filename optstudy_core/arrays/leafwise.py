@@ -67,6 +67,8 @@ def _in_parts(
         if tree is None:
             return function(*args, **kwargs)
         parts = split(tree)
+        if len(parts) == 1:
+            return function(*args, **kwargs)
 
         def one(part: list[int]) -> Any:
             def pick(x: Leaves) -> Leaves:

@@ -44,10 +44,10 @@ from typing import Any
 
 from .axes import device_of
 from .bits import BIAS, biased_exponent, power_of_two
-from .doubles import Doubles
 from .leaves import Leaves
 from .namespace import Array, namespace
 from .numpy_backend import NumPy
+from .operators import Operators
 from .passes import constant, to_numpy
 from .reductions import leaf_norm
 
@@ -137,8 +137,8 @@ def when(
         arguments: its own arrays, of any shapes.
         otherwise: the other results, arrays of any shapes.
     """
-    if isinstance(condition, Doubles):
-        condition = condition.backend.spread(condition, arguments[0])
+    if isinstance(condition, Operators) and not isinstance(condition, Leaves):
+        condition = arguments[0].backend.spread(condition, arguments[0])
     if isinstance(condition, Leaves):
         return condition.backend.when(condition, function, arguments, otherwise)
     return function(*arguments) if bool(condition) else otherwise

@@ -4,26 +4,30 @@
 
     pure function (optstudy_core)            the definition
         │
-        ├─ traced once ──► program           lines, sums, outputs (program.py)
-        │                     │
-        │                  dispatch          runs it on stages: the parameters of a group and their
-        │                     │              states as flat units (stages.py, units.py)
-        │     ┌───────────────┼────────────────┬────────────────────┐
-        │  blockwise       operations      kernels_in_c      kernels_in_triton
-        │  NumPy, in       torch's,        one loop in C,    one kernel, GPU
-        │  blocks, CPU     any device      CPU
-        │                                      └───── source.py ─────┘   what C and Triton share
+        ├─ traced once (trace.py) ──► program: nodes in phases (program.py)
+        │                                │
+        │      ┌─────────────────────────┴─────────────────────────┐
+        │  for leaves of any shape                          for leaves of one shape
+        │  dispatch.py: the parameters of a group           shaped.py: values of all leaves,
+        │  and their states as flat units                   sums along axes, moves, products,
+        │  (stages.py, units.py)                            branches and cycles
+        │      │                                                   │
+        │      ├─ kernels_in_c, one loop, CPU                      └─ shapes_in_c, CPU
+        │      ├─ kernels_in_triton, one kernel, GPU
+        │      ├─ blockwise, NumPy in blocks, CPU
+        │      └─ operations, torch's, any device
         │
-        └─ as written, where shapes decide   (Adafactor, Muon, Shampoo, SM3, SOAP)
-              ├─ deferred, loops_in_c        operations of large trees are loops in C
-              ├─ threaded_numpy              NumPy in threads, without a compiler
-              └─ eager                       torch's operations, any device
+        └─ as written, where a shape decides and there are no kernels
+               ├─ threaded_numpy, CPU
+               └─ eager, torch's operations, any device
 
     host_numbers.py      what is formed of hyperparameters and counts of steps, in double
     rounding.py          the one place that knows what torch does to a rounding
     exact_sums.py        torch's operations, any device; exact_sums_in_c.py loops in C, CPU;
                          joined_sums.py over what several processes hold together
-    c_source.py          writes C; c_compiler.py compiles and loads it, cache.py keeps it
+    source.py            what C and Triton share; c_source.py writes C, c_compiler.py compiles
+                         and loads it, cache.py keeps it
+    alike.py             arrays of one shape, and where they lie
     threads.py           as many threads as torch has
     errors.py            what the engine cannot do
 

@@ -1,4 +1,4 @@
-"""What is known of arrays of one shape and dtype: where they lie, for a loop in C to find them."""
+"""Arrays of one shape and dtype, a value of a program for each leaf: where they lie."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .rounding import NUMPY
 
@@ -14,57 +15,73 @@ TORCH = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}
 """torch's dtypes, by NumPy's."""
 
 
-class Alike(Sequence[np.ndarray]):
-    """What is known of arrays of one shape and dtype.
+class Alike(Sequence[Any]):
+    """Arrays of one shape and dtype, of NumPy or of torch.
 
     Args:
-        count: how many there are.
         shape: of each.
         dtype: of each.
-        addresses: where they lie without gaps, uintp; None of what is not computed yet.
-        arrays: themselves, one after another or as the rows of one.
+        arrays: one after another, or as the rows of one.
+        addresses: where they lie without gaps, uintp, if that is known.
     """
 
-    __slots__ = ("_count", "addresses", "arrays", "dtype", "shape")
+    __slots__ = ("_addresses", "arrays", "dtype", "shape")
 
     def __init__(
         self,
-        count: int,
         shape: tuple[int, ...],
-        dtype: np.dtype,
+        dtype: Any,
+        arrays: Any,
         addresses: np.ndarray | None = None,
-        arrays: Any = (),
     ) -> None:
-        self._count, self.shape, self.dtype = count, shape, dtype
-        self.addresses, self.arrays = addresses, arrays
+        self.shape, self.dtype = shape, dtype
+        self.arrays, self._addresses = arrays, addresses
 
     @classmethod
-    def of_rows(cls, block: np.ndarray) -> Alike:
-        """Return what is known of the rows of an array without gaps."""
+    def of_rows(cls, block: Any) -> Alike:
+        """Return the rows of an array without gaps."""
         count, *shape = block.shape
         distance = max(math.prod(shape) * block.itemsize, 1)
         first = address(block)
         addresses = np.uintp(first) + np.arange(count, dtype=np.uintp) * np.uintp(distance)
-        return cls(count, tuple(shape), block.dtype, addresses, block)
+        return cls(tuple(shape), block.dtype, block, addresses)
+
+    @property
+    def addresses(self) -> np.ndarray:
+        """Where the arrays lie; one with gaps is copied first."""
+        if self._addresses is None:
+            self.arrays = [
+                x.contiguous() if isinstance(x, torch.Tensor) else np.ascontiguousarray(x)
+                for x in self.arrays
+            ]
+            self._addresses = np.array([address(x) for x in self.arrays], np.uintp)
+        return self._addresses
 
     @property
     def each(self) -> int:
-        """How many numbers each has."""
+        """How many elements each has."""
         return math.prod(self.shape)
 
-    @property
-    def size(self) -> int:
-        """How many numbers all have."""
-        return self._count * self.each
+    def of(self, numbers: Any) -> Alike:
+        """Return some of the arrays."""
+        known = None if self._addresses is None else self._addresses[numbers]
+        return Alike(self.shape, self.dtype, [self.arrays[i] for i in numbers], known)
+
+    def copied(self) -> Alike:
+        """Return copies."""
+        own = [x.clone() if isinstance(x, torch.Tensor) else np.array(x) for x in self.arrays]
+        return Alike(self.shape, self.dtype, own)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.arrays)
 
     def __getitem__(self, i: Any) -> Any:
         return self.arrays[i]
 
 
-def address(array: np.ndarray) -> int:
+def address(array: Any) -> int:
     """Return where an array lies."""
+    if isinstance(array, torch.Tensor):
+        return array.data_ptr()
     found: int = array.__array_interface__["data"][0]  # a third of the time of .ctypes.data
     return found

@@ -11,10 +11,11 @@ import torch
 
 from .host_numbers import HostNumber
 from .operations import function_of, last_reads
-from .program import Body, Symbol
+from .program import Body
 from .rounding import NUMPY
 from .stages import Stage
 from .threads import BLOCK, in_threads
+from .trace import Symbol
 from .units import Unit
 
 _NUMBERS, _TRUTHS = "_b", "_t"  # buffers are named after what they hold

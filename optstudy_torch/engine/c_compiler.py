@@ -16,8 +16,10 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +85,17 @@ def may_use_threads() -> bool:
 
 
 def compiler() -> str | None:
-    """Return the command of the C compiler: ``$CC``, or the first of ``cc``, ``gcc``, ``clang``."""
+    """Return the command of the C compiler.
+
+    It is ``$CC``, or the first of ``cc``, ``gcc`` and ``clang``, or the one of the package ziglang.
+    """
+    if os.environ.get("CC"):
+        return os.environ["CC"]
     found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    return os.environ.get("CC") or (shlex.quote(found) if found else None)
+    if found:
+        return shlex.quote(found)
+    packaged = find_spec("ziglang") is not None
+    return f"{shlex.quote(sys.executable)} -m ziglang cc" if packaged else None
 
 
 def library_of(text: str) -> ctypes.CDLL:
@@ -127,7 +137,10 @@ def _compiled(text: str, flags: Sequence[str], places: Sequence[Path]) -> bytes:
     """Return the library that the compiler makes of a text, in one of these folders."""
     found = compiler()
     if found is None:
-        raise NoKernelsError("there is no C compiler: cc, gcc or clang, or what $CC names")
+        raise NoKernelsError(
+            "there is no C compiler: cc, gcc, clang, what $CC names, or the package ziglang "
+            "(pip install 'optstudy[compiler]')"
+        )
     try:
         command = shlex.split(found)
     except ValueError as error:

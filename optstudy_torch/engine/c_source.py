@@ -1,35 +1,36 @@
 """Programs written in C: what a file begins with, and how lines, numbers and threads are written.
 
-C keeps to IEEE 754: numbers are read from an array of the working dtype, so none is computed in
-double, and the compiler is told to contract nothing (:mod:`optstudy_torch.engine.c_compiler`).
+C keeps to IEEE 754: numbers are rounded to the dtype of what they meet before they are used, and
+the compiler is told to contract nothing (:mod:`optstudy_torch.engine.c_compiler`).
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from .program import Line, Symbol
 from .source import INFIX, Text
+from .trace import DOUBLE, TRUTH, WORKING, Line, Symbol
 
 FORMS = INFIX | {
     "divide": "{0} / {1}",
     "sqrt": "SQRT({0})",
     "abs": "ABS({0})",
-    "sign": "{0} != {0} ? {0} : (T)(({0} > 0) - ({0} < 0))",
-    "maximum": "maximum({0}, {1})",
-    "minimum": "minimum({0}, {1})",
+    "sign": "{0} != {0} ? {0} : (__typeof__({0}))(({0} > 0) - ({0} < 0))",
+    "double": "(double){0}",
+    "working": "(T){0}",
+    "maximum": "MAXIMUM({0}, {1})",
+    "minimum": "MINIMUM({0}, {1})",
     "where": "{0} ? {1} : {2}",
     "isfinite": "ABS({0}) < INFINITY",
     "logical_not": "!{0}",
     "zeros_like": "0",
     "ones_like": "1",
 }
-_TYPES = {
-    torch.float32: ("float", "sqrtf", "fabsf"),
-    torch.float64: ("double", "sqrt", "fabs"),
-}
+_TYPES = {torch.float32: "float", torch.float64: "double"}
 _HEAD = """
 #include <math.h>
 #include <stdbool.h>
@@ -67,39 +68,133 @@ const bool has_threads = false;
 #endif
 
 /* In two choices each, not in one of two conditions: GCC computes them several at a time. */
-static inline T maximum(T x, T y) {
-    const T larger = x > y ? x : y;
-    return x != x ? x : larger;
-}
-
-static inline T minimum(T x, T y) {
-    const T smaller = x < y ? x : y;
-    return x != x ? x : smaller;
-}
+#define LARGER(own, name, compared) \\
+    static inline own name(own x, own y) { \\
+        const own chosen = x compared y ? x : y; \\
+        return x != x ? x : chosen; \\
+    }
+LARGER(float, maximum_f, >)
+LARGER(double, maximum_d, >)
+LARGER(float, minimum_f, <)
+LARGER(double, minimum_d, <)
+#define OF(x, f, d) _Generic((x), float: f, double: d)
+#define MAXIMUM(x, y) OF(x, maximum_f, maximum_d)(x, y)
+#define MINIMUM(x, y) OF(x, minimum_f, minimum_d)(x, y)
+#define SQRT(x) OF(x, sqrtf, sqrt)(x)
+#define ABS(x) OF(x, fabsf, fabs)(x)
 """
 
 
 def head(dtype: torch.dtype) -> str:
     """Return what a text begins with: ``T`` is the working dtype."""
-    kind, root, magnitude = _TYPES[dtype]
-    return f"typedef {kind} T;\n#define SQRT {root}\n#define ABS {magnitude}\n{_HEAD}"
+    return f"typedef {_TYPES[dtype]} T;\n{_HEAD}"
 
 
-def kind(symbol: Symbol) -> str:
-    """Return the type of a value of a program."""
-    return "bool" if symbol.is_truth else "T"
+_KINDS = {WORKING: "T", DOUBLE: "double", TRUTH: "bool"}
 
 
-def declared(symbol: Symbol) -> str:
-    """Return how a value begins that a loop reads."""
-    return f"const {kind(symbol)} {symbol.name}"
+def type_of(symbol: Symbol) -> str:
+    """Return the type of the elements of a value."""
+    return _KINDS[symbol.kind]
 
 
 def written(lines: Sequence[Line], text: Text) -> list[str]:
     """Return lines of a program."""
-    return [f"const {kind(line.result)} {text.line(line)};" for line in lines]
+    return [f"const {type_of(line.result)} {text.line(line)};" for line in lines]
 
 
-def read_numbers(count: int) -> str:
-    """Return what reads numbers, called ``h0``, ``h1`` and so on."""
-    return "\n    ".join(f"const T h{i} = c[{i}];" for i in range(count))
+def new_text() -> Text:
+    """Return a text in C."""
+    return Text(lambda operation, kind: FORMS[operation])
+
+
+def read_numbers(text: Text) -> str:
+    """Return what reads the numbers of a text, called ``h0``, ``h1`` and so on."""
+    kinds = [_KINDS[kind] for _, kind in text.numbers]
+    return "\n    ".join(f"const {x} h{i} = ({x})c[{i}];" for i, x in enumerate(kinds))
+
+
+_OVER_LEAVES = """
+/* The elements from begin to end, of all leaves one after another. */
+static void part_of_{name}(void *const *table, const int64_t *extents, const int64_t *columns,
+                           const void *const *scalars, const double *c, int64_t *found,
+                           int64_t leaves, int64_t begin, int64_t end) {{
+    {numbers}
+    for (int64_t leaf = 0; leaf < leaves && end > 0; ++leaf) {{
+        const int64_t *const own = extents + leaf * {axes};
+        {extents}
+        const int64_t size = {size}, inner = e{last}, to = end < size ? end : size;
+        if (begin < to) {{
+            const int64_t column = columns[leaf];
+            {leaf}
+            for (int64_t row = begin / inner; row * inner < to; ++row) {{
+                const int64_t at = row * inner, from = begin - at, until = to - at;
+                const int64_t stop = until < inner ? until : inner;
+                {row}
+                {simd}
+                for (int64_t i = from > 0 ? from : 0; i < stop; ++i) {{
+                    {body}
+                }}
+            }}
+            {end}
+        }}
+        begin = begin < size ? 0 : begin - size;
+        end -= size;
+    }}
+}}
+
+/* The same, in threads. */
+void {name}(void *const *table, const int64_t *extents, const int64_t *columns,
+            const void *const *scalars, const double *c, int64_t *found,
+            int64_t leaves, int64_t begin, int64_t end, int threads) {{
+#define PART(number, from, to) \\
+    part_of_{name}(table, extents, columns, scalars, c, found + (number) * leaves * {results}, \\
+                   leaves, from, to)
+    IN_THREADS(threads, begin, end, 64, PART);
+#undef PART
+}}
+"""
+
+OVER_LEAVES: list[Any] = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+"""The arguments of what :func:`over_leaves` writes."""
+
+
+def over_leaves(
+    name: str,
+    numbers: str,
+    leaf: Sequence[str],
+    body: Sequence[str],
+    *,
+    row: Sequence[str] = (),
+    end: Sequence[str] = (),
+    axes: int = 1,
+    results: int = 0,
+) -> str:
+    """Return a function that goes over the elements of leaves, some of them in each thread.
+
+    Args:
+        name: of the function.
+        numbers: what reads the numbers, of ``c``.
+        leaf: what is done at the begin of a leaf, of number ``leaf`` in the table of addresses and
+            ``column`` in the vectors of scalars.
+        body: what is done for an element, of index ``i`` in its row.
+        row: what is done at the begin of a row, of number ``row``, whose first element is ``at``.
+        end: what is done at the end of a leaf.
+        axes: of the leaves, of lengths ``e0``, ``e1`` and so on.
+        results: integers that are found, for each leaf and each thread.
+    """
+    names = [f"e{axis}" for axis in range(axes)]
+    return _OVER_LEAVES.format(
+        name=name,
+        axes=axes,
+        numbers=numbers,
+        extents=" ".join(f"const int64_t {x} = own[{i}];" for i, x in enumerate(names)),
+        size=" * ".join(names),
+        last=axes - 1,
+        leaf="\n            ".join(leaf),
+        row="\n                ".join(row),
+        simd="" if results else "#pragma omp simd",
+        body="\n                    ".join(body),
+        end=" ".join(end),
+        results=results,
+    )

@@ -24,14 +24,14 @@ from optstudy_core.arrays.bits import size
 
 from . import kernels_in_c, kernels_in_triton
 from .blockwise import Blockwise
-from .errors import NoKernelsError
+from .errors import NoKernelsError, warn_of_slow_steps
 from .exact_sums import sums_of
-from .exact_sums_in_c import scalars_of
 from .joined_sums import Share
 from .kernels import Kernels
 from .operations import Operations
-from .program import Program, Sum
+from .program import Program
 from .stages import Stage
+from .trace import Sum
 from .units import Unit
 
 KERNELS: dict[str, Callable[[Program, torch.dtype], Kernels]] = {
@@ -80,6 +80,8 @@ class Machine:
             return made
         if compiled:
             raise RuntimeError(f"compile = True on {kind}: {made}")
+        if kind in KERNELS:
+            warn_of_slow_steps(kind, str(made))
         return None
 
     def run(
@@ -164,12 +166,13 @@ def _sum(sums: Sequence[Sum], stages: Sequence[Stage]) -> None:
             continue
         for stage in stages:
             rows = list(stage.vectors(one))
-            plain = compiled and stage.on_host and not any(isinstance(r[0], Share) for r in rows)
-            values = scalars_of(one.function, rows) if plain else None
+            shared = any(isinstance(row[0], Share) for row in rows)
+            kernels = None if shared else stage.kernels
+            values = kernels.scalars_of(one.function, rows) if kernels else None
             wanted.append((one, stage, values or range(len(jobs), len(jobs) + len(rows))))
             if not values:
                 jobs += [(one.function, _columns(one, [row])) for row in rows]
-    found = sums_of(jobs, in_c=compiled)
+    found = sums_of(jobs, compiled=compiled)
     for one, stage, values in wanted:
         if one.whole:
             scalars = stage.spread(found[values])

@@ -8,8 +8,6 @@ are exact in any order. Many sums are joined at once (:func:`sums_of`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,20 +18,16 @@ from optstudy_core.arrays.exact_sum import Vector
 from optstudy_core.arrays.passes import Blockwise
 
 from .exact_sums_in_c import IN_C, is_plain
+from .exact_sums_in_triton import IN_TRITON, on_gpu
 from .joined_sums import Function, Job, Share, joined_sums, share_of
-from .rounding import apply
+from .rounding import NAMESPACE
 
 _LENGTH = {"cpu": 1 << 14}  # float64 numbers: blocks stay in a core's second cache
 _DEVICE_LENGTH = 1 << 22  # bounds the memory (some 32 MiB a block), with few kernels
 
 
-# What the core's lines need, rounded once.
-_OPERATIONS = ("sqrt", "where", "isfinite", "maximum", "minimum", "ones_like")
-_NAMESPACE = SimpleNamespace(int64=torch.int64, **{n: partial(apply, n) for n in _OPERATIONS})
-
-
 class _Torch(Blockwise):
-    xp = _NAMESPACE
+    xp = NAMESPACE
 
     def groups(self, vectors: Sequence[Vector]) -> Iterable[tuple[Any, Iterator[Any]]]:
         rows: dict[torch.device, list[tuple[torch.Tensor, ...]]] = {}
@@ -73,7 +67,10 @@ OPERATIONS = _Torch()
 
 
 def sum_of(
-    function: Callable[..., Any], vectors: Sequence[Vector], exact: bool = True, in_c: bool = True
+    function: Callable[..., Any],
+    vectors: Sequence[Vector],
+    exact: bool = True,
+    compiled: bool = True,
 ) -> Any:
     """Return a sum over tensors, or several, as scalars of NumPy or of torch.
 
@@ -81,19 +78,19 @@ def sum_of(
         function: ``vector_…`` of the core's geometry.
         vectors: its arguments; a leaf may be a ``DTensor`` or a :class:`Share`.
         exact: of the function.
-        in_c: whether to pass over plain tensors on the CPU in C.
+        compiled: whether to pass over plain tensors on the CPU in C, on a GPU in kernels.
     """
-    return sums_of([(function, vectors)], exact, in_c)[0]
+    return sums_of([(function, vectors)], exact, compiled)[0]
 
 
 def sums_of(
-    jobs: Sequence[tuple[Function, Sequence[Vector]]], exact: bool = True, in_c: bool = True
+    jobs: Sequence[tuple[Function, Sequence[Vector]]], exact: bool = True, compiled: bool = True
 ) -> list[Any]:
     """Return what :func:`sum_of` does of several functions and their vectors.
 
     What processes have to tell each other of all of them is told at once.
     """
-    in_c = in_c and not torch.compiler.is_compiling()
+    compiled = compiled and not torch.compiler.is_compiling()
     found: list[Any] = [None] * len(jobs)
     shared: dict[int, Job] = {}
     with np.errstate(all="ignore"):
@@ -101,7 +98,11 @@ def sums_of(
             rows = [share_of(row) for row in zip(*vectors, strict=True)]
             plain = [x.tensor if isinstance(x, Share) else x for row in rows for x in row]
             in_memory = all(is_plain(x) for x in plain if size(x))
-            library = IN_C if in_c and in_memory else OPERATIONS
+            library: Any = OPERATIONS
+            if compiled and in_memory:
+                library = IN_C
+            elif compiled and on_gpu(plain):
+                library = IN_TRITON
             if any(isinstance(row[0], Share) for row in rows):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 shared[i] = Job(function, columns, exact, library)

@@ -11,7 +11,6 @@ in any order:
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,15 +19,16 @@ import numpy as np
 import torch
 
 from optstudy_core.arrays.bits import size
-from optstudy_core.arrays.exact_sum import Parts, Terms, Vector, product
+from optstudy_core.arrays.exact_sum import Parts, Terms, Vector
 from optstudy_core.arrays.leaves import Reduction
 from optstudy_core.arrays.passes import HOST, Columns, Host
 
 from .alike import TORCH, Alike, address
 from .c_compiler import Loop, loop_of, threads_for
-from .c_source import head
+from .c_source import OVER_LEAVES, head, over_leaves
 from .errors import NoKernelsError
 from .source import INFIX
+from .sum_lines import Lines, products_of
 
 _FEW = 1 << 10
 """Numbers that NumPy adds in less time than it takes to call C."""
@@ -40,35 +40,11 @@ _READ = {
 }
 """For each dtype, its type in C, and how a number of it becomes float64."""
 
-_TEXT = """
-static inline float of_bits(uint32_t x) {{ float y; memcpy(&y, &x, sizeof y); return y; }}
-static inline int64_t bits(double x) {{ int64_t y; memcpy(&y, &x, sizeof y); return y; }}
-static inline int64_t larger(int64_t x, int64_t y) {{ return x > y ? x : y; }}
-
-/* The numbers from begin to end, of all leaves one after another. */
-static void part(const void *const *table, const int64_t *sizes, const T *c, int64_t leaves,
-                 int64_t begin, int64_t end, int64_t *found) {{
-    for (int64_t leaf = 0; leaf < leaves && end > 0; ++leaf) {{
-        const int64_t size = sizes[leaf], to = end < size ? end : size;
-        if (begin < to) {{
-            {leaf}
-            for (int64_t i = begin; i < to; ++i) {{
-                {body}
-            }}
-            {stop}
-        }}
-        begin = begin < size ? 0 : begin - size;
-        end -= size;
-    }}
-}}
-
-/* The same, in threads: what each of them found of each leaf. */
-void pass(const void *const *table, const int64_t *sizes, const T *c, int64_t leaves,
-          int64_t begin, int64_t end, int threads, int64_t *found) {{
-#define PART(number, from, to) \\
-    part(table, sizes, c, leaves, from, to, found + (number) * leaves * {results})
-    IN_THREADS(threads, begin, end, 64, PART);
-}}
+_HELPERS = """
+#include <string.h>
+static inline float of_bits(uint32_t x) { float y; memcpy(&y, &x, sizeof y); return y; }
+static inline int64_t bits(double x) { int64_t y; memcpy(&y, &x, sizeof y); return y; }
+static inline int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
 """
 
 
@@ -79,7 +55,7 @@ class InC(Host):
     """
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        found = self._found(_products_of(terms), vectors, True)
+        found = self._found(products_of(terms), vectors, True)
         return super().largest(terms, vectors) if found is None else _pairs(found.max(0))
 
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
@@ -100,7 +76,7 @@ class _Each(Host):
     """
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        return _pairs(_needed(passed(_products_of(terms), vectors, True)).T)
+        return _pairs(_needed(passed(products_of(terms), vectors, True)).T)
 
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
         return self.padded(self.sums(parts, vectors), parts, vectors)
@@ -169,10 +145,19 @@ def scalars_of_similar(function: Reduction, vectors: Sequence[Vector]) -> np.nda
             have the same folds.
     """
     try:
-        with np.errstate(all="ignore"):
-            found: np.ndarray = function(EACH, *vectors, exact=True)
+        return each_sum(function, vectors)
     except NoKernelsError:
         return None
+
+
+def each_sum(function: Reduction, vectors: Sequence[Vector]) -> np.ndarray:
+    """Return what :func:`scalars_of_similar` does.
+
+    Raises:
+        NoKernelsError: if the scalars cannot be had from C.
+    """
+    with np.errstate(all="ignore"):
+        found: np.ndarray = function(EACH, *vectors, exact=True)
     return found
 
 
@@ -193,9 +178,8 @@ def passed(
     tables = _tables(vectors)
     if tables is None:
         return None
-    lines = _Lines()
-    block = [_Term(lines, f"x{i}") for i in range(len(vectors))]
-    results = tuple(term.name for term in sources(*block))
+    lines = Lines()
+    results = lines.results(sources, len(vectors))
     found = []
     for dtypes, table, sizes, _owners in tables:
         made = _made(tuple(lines.lines), len(lines.numbers), results, dtypes, extremes)
@@ -204,10 +188,6 @@ def passed(
         of_threads = _run(made, table, sizes, lines.numbers, len(results) * (1 + extremes))
         found.append(of_threads.max(0) if extremes else of_threads.sum(0))
     return found[0] if len(found) == 1 else np.concatenate(found)
-
-
-def _products_of(terms: Terms) -> Callable[..., Iterator[Any]]:
-    return lambda *block: map(product, terms(*block))
 
 
 def _needed(found: np.ndarray | None) -> np.ndarray:
@@ -221,54 +201,6 @@ def _pairs(found: np.ndarray) -> list[Any]:
     return list(zip(numbers, numbers, strict=True))  # two of one iterator
 
 
-class _Lines:
-    """What is done to the numbers of a block, and the others: one, or one for each leaf."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str, str]] = []
-        self.numbers: list[Any] = []
-
-    def name(self, x: Any) -> str:
-        """Return what a term or a number is called."""
-        if isinstance(x, _Term):
-            return x.name
-        self.numbers.append(x)
-        return f"c{len(self.numbers) - 1}"
-
-    def add(self, operation: str, x: Any, y: Any) -> _Term:
-        """Write a line."""
-        self.lines.append((operation, self.name(x), self.name(y)))
-        return _Term(self, f"t{len(self.lines) - 1}")
-
-
-class _Term:
-    """A float64 array of a block, as a symbol."""
-
-    __slots__ = ("_lines", "name")
-    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
-
-    def __init__(self, lines: _Lines, name: str) -> None:
-        self._lines, self.name = lines, name
-
-    def __add__(self, other: Any) -> _Term:
-        return self._lines.add("add", self, other)
-
-    def __radd__(self, other: Any) -> _Term:
-        return self._lines.add("add", other, self)
-
-    def __sub__(self, other: Any) -> _Term:
-        return self._lines.add("subtract", self, other)
-
-    def __rsub__(self, other: Any) -> _Term:
-        return self._lines.add("subtract", other, self)
-
-    def __mul__(self, other: Any) -> _Term:
-        return self._lines.add("multiply", self, other)
-
-    def __rmul__(self, other: Any) -> _Term:
-        return self._lines.add("multiply", other, self)
-
-
 @functools.lru_cache(512)
 def _made(
     lines: Sequence[tuple[str, str, str]],
@@ -278,29 +210,24 @@ def _made(
     extremes: bool,
 ) -> Loop | None:
     """Return the function of a pass and whether it has threads, or None if it cannot be made."""
-    body, leaf = [], [f"const T c{i} = c[{i} * leaves + leaf];" for i in range(numbers)]
+    body = []
+    leaf = [f"const double c{i} = ((const double *)scalars[{i}])[column];" for i in range(numbers)]
     for i, dtype in enumerate(dtypes):
         kind, read = _READ[dtype]
         leaf.append(f"const {kind} *const own_{i} = table[{i} * leaves + leaf];")
-        body.append(f"const T x{i} = {read.format(f'own_{i}[i]')};")
+        body.append(f"const double x{i} = {read.format(f'own_{i}[i]')};")
     for i, (operation, *args) in enumerate(lines):
-        body.append(f"const T t{i} = {INFIX[operation].format(*args)};")
+        body.append(f"const double t{i} = {INFIX[operation].format(*args)};")
     if extremes:
         results = [number for x in results for number in (x, f"-{x}")]
         body += [f"f{i} = larger(f{i}, bits({x}));" for i, x in enumerate(results)]
     else:
         body += [f"f{i} += (uint64_t)bits({x});" for i, x in enumerate(results)]
     count = len(results)
-    kind = "int64_t" if extremes else "uint64_t"
-    leaf += [f"{kind} f{i} = 0;" for i in range(count)]
-    text = _TEXT.format(
-        leaf="\n            ".join(leaf),
-        body="\n                ".join(body),
-        stop=" ".join(f"found[leaf * {count} + {i}] = (int64_t)f{i};" for i in range(count)),
-        results=count,
-    )
-    kinds = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_int, ctypes.c_void_p]
-    return loop_of("#include <string.h>\n" + head(torch.float64) + text, "pass", kinds)
+    leaf += [f"{'int64_t' if extremes else 'uint64_t'} f{i} = 0;" for i in range(count)]
+    end = [f"found[leaf * {count} + {i}] = (int64_t)f{i};" for i in range(count)]
+    text = over_leaves("pass", "", leaf, body, end=end, results=count)
+    return loop_of(head(torch.float64) + _HELPERS + text, "pass", OVER_LEAVES)
 
 
 def _tables(
@@ -348,9 +275,11 @@ def _run(
     c = np.empty((len(numbers), leaves))
     for own, number in zip(c, numbers, strict=True):
         own[:] = number
+    rows = np.array([address(own) for own in c], np.uintp)
     found = np.zeros((threads, leaves, results), np.int64)
-    places = (address(x) for x in (table, sizes, c))
-    function(*places, leaves, 0, total, threads, address(found))
+    columns = np.arange(leaves)
+    places = (address(x) for x in (table, sizes, columns, rows, c, found))
+    function(*places, leaves, 0, total, threads)
     return found
 
 

@@ -39,6 +39,7 @@ class HostNumber(Operators):
     """
 
     __slots__ = ("_args", "_function", "is_truth", "key", "names", "per_leaf")
+    shape = ()  # of each leaf
 
     def __init__(
         self,

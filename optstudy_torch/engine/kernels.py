@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from optstudy_core.arrays.leaves import Reduction
+
 from .units import Unit
 
 
@@ -22,6 +24,9 @@ class Kernels(Protocol):
     """
 
     any_dtype: bool
+
+    def scalars_of(self, function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
+        """Return the sum of each leaf; ``None`` if there are no kernels for it."""
 
     @property
     def scalars(self) -> Sequence[Callable[[Any, dict[str, Any]], None]]: ...

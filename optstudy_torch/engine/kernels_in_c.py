@@ -13,53 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from optstudy_core.arrays.leaves import Reduction
+
 from .c_compiler import function_of, has_threads, library_of, may_use_threads
-from .c_source import FORMS, declared, head, kind, read_numbers, written
-from .program import Body, Phase, Program, Symbol
+from .c_source import OVER_LEAVES, head, new_text, over_leaves, read_numbers, type_of, written
+from .exact_sums_in_c import scalars_of as scalars_of_leaves
+from .program import Body, Phase, Program
 from .rounding import NUMPY
-from .source import Text, kept_names, reads, rows, scalars_of, values
+from .source import Number, arrays_of, kept_names, merged, reads, rows, scalars_of, values
 from .stages import Stage
 from .threads import BLOCK, in_threads
+from .trace import DOUBLE, TRUTH, WORKING, Symbol
 from .units import Unit
 
 _SCALARS = """
 /* The scalars of all leaves. */
-void {name}(const void *const *read, void *const *made, const T *c, int64_t count) {{
+void {name}(const void *const *read, void *const *made, const double *c, int64_t count) {{
     {numbers}
     for (int64_t i = 0; i < count; ++i) {{
         {body}
     }}
-}}
-"""
-_ARRAYS = """
-/* The numbers from begin to end, of all leaves one after another. */
-static void part_of_{name}(T *const *table, const int64_t *sizes, const int64_t *columns,
-                           const void *const *scalars, const T *c, int64_t leaves,
-                           int64_t begin, int64_t end) {{
-    {numbers}
-    for (int64_t leaf = 0; leaf < leaves && end > 0; ++leaf) {{
-        const int64_t size = sizes[leaf], to = end < size ? end : size;
-        if (begin < to) {{
-            const int64_t column = columns[leaf];
-            {leaf}
-            #pragma omp simd
-            for (int64_t i = begin; i < to; ++i) {{
-                {body}
-            }}
-        }}
-        begin = begin < size ? 0 : begin - size;
-        end -= size;
-    }}
-}}
-
-/* The same, in threads. */
-void {name}(T *const *table, const int64_t *sizes, const int64_t *columns,
-            const void *const *scalars, const T *c, int64_t leaves,
-            int64_t begin, int64_t end, int threads) {{
-#define PART(number, from, to) \\
-    part_of_{name}(table, sizes, columns, scalars, c, leaves, from, to)
-    IN_THREADS(threads, begin, end, 64, PART);
-#undef PART
 }}
 """
 
@@ -76,33 +49,36 @@ class Kernels:
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         phases = program.phases
         kept = kept_names(phases, program.kept)
-        self.scalars = [_Scalars(f"scalars_{i}", phase, kept) for i, phase in enumerate(phases)]
+        self.scalars = [Scalars(f"scalars_{i}", phase, kept) for i, phase in enumerate(phases)]
         self.arrays = [_Body(f"arrays_{i}", phase.body) for i, phase in enumerate(phases)]
-        functions: list[_Scalars | _Arrays] = [*self.scalars]
+        functions: list[Scalars | _Arrays] = [*self.scalars]
         functions += [arrays for body in self.arrays for arrays in body.loops.values()]
         text = head(dtype) + "".join(x.text for x in functions)
         library = library_of(text)
         for function in functions:
             function.find(library)
 
+    def scalars_of(self, function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
+        """Return the sum of each leaf; ``None`` if there are no loops for it."""
+        return scalars_of_leaves(function, rows)
 
-class _Scalars:
+
+class Scalars:
     """The scalars of a phase, for all leaves at once."""
 
     def __init__(self, name: str, phase: Phase, kept: set[str]) -> None:
         self._name = name
         self._read, self._results = scalars_of(phase, kept)
-        text = Text(FORMS)
-        body = [
-            f"{declared(x)} = (({kind(x)} const *)read[{i}])[i];" for i, x in enumerate(self._read)
-        ]
+        text = new_text()
+        body = [f"{taken(x, 'read', i)}[i];" for i, x in enumerate(self._read)]
         body += written(phase.scalars, text)
         body += [
-            f"(({kind(x)} *)made[{i}])[i] = {text.shown(x)};" for i, x in enumerate(self._results)
+            f"(({type_of(x)} *)made[{i}])[i] = {text.shown(x)};"
+            for i, x in enumerate(self._results)
         ]
         self._numbers = text.numbers
         self.text = _SCALARS.format(
-            name=name, numbers=read_numbers(len(text.numbers)), body="\n        ".join(body)
+            name=name, numbers=read_numbers(text), body="\n        ".join(body)
         )
 
     def find(self, library: ctypes.CDLL) -> None:
@@ -152,34 +128,12 @@ class _Arrays:
 
     def __init__(self, name: str, body: Body, in_place: bool) -> None:
         self._name, self._rows = name, rows(body, in_place)
-        self._scalars = [Symbol(own, False, 0, is_truth) for own, is_truth in body.scalars.items()]
-        text = Text(FORMS)
-        lines = [f"const T {own} = to_{own}[i];" for own in reads(body, in_place)]
-        lines += written(body.lines, text)
-        for target, source in body.outputs:
-            if target == "step" and in_place:
-                lines.append(f"to_p[i] = p + {text.shown(source)};")
-            else:
-                lines.append(f"to_{target}[i] = {text.shown(source)};")
-        leaf = [
-            f"T *const to_{own} = table[{i} * leaves + leaf];" for i, own in enumerate(self._rows)
-        ]
-        leaf += [
-            f"{declared(x)} = (({kind(x)} const *)scalars[{i}])[column];"
-            for i, x in enumerate(self._scalars)
-        ]
-        self._numbers = text.numbers
-        self.text = _ARRAYS.format(
-            name=name,
-            numbers=read_numbers(len(text.numbers)),
-            leaf="\n            ".join(leaf),
-            body="\n                ".join(lines),
-        )
+        self._scalars = list(body.scalars.values())
+        _, self.text, self._numbers = loop_over(name, body, in_place)
 
     def find(self, library: ctypes.CDLL) -> None:
         """Take the function from what the compiler made."""
-        kinds = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-        self._function = function_of(library, self._name, kinds)
+        self._function = function_of(library, self._name, OVER_LEAVES)
         self._has_threads = has_threads(library)
 
     def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> None:
@@ -195,7 +149,7 @@ class _Arrays:
                 raise TypeError("a tensor without memory of its own: allowed are plain tensors")
         scalars = _addresses(stage, ("scalars", id(self)), _vectors(stage, self._scalars))
         c = stage.numbers(id(self), values(self._numbers, hyperparameters))
-        given = *(x.data for x in places), scalars, c.data_ptr(), len(units)
+        given = *(x.data for x in places), scalars, c.data_ptr(), None, len(units)
         threads = min(1 + total // (2 * BLOCK), torch.get_num_threads())
 
         def work(part: Sequence[int], threads: int = 1) -> None:
@@ -219,11 +173,62 @@ class _Arrays:
         return own, [x.ctypes for x in arrays], sum(sizes)
 
 
+# Bodies in C.
+
+
+def loop_over(name: str, body: Body, in_place: bool) -> tuple[list[int], str, list[Number]]:
+    """Return the lengths of its axes, a body as a function over leaves, and the numbers it reads.
+
+    Args:
+        name: of the function.
+        body: the lines; of a leaf of any shape it has one axis, of the length of the leaf.
+        in_place: whether the parameters take the step where they are.
+    """
+    text, names, symbols = new_text(), rows(body, in_place), arrays_of(body)
+    if body.shape is None:
+        lengths, patterns = [0], [(True,) * len(names)]
+    else:
+        lengths, patterns = merged(body.shape, [symbols[x].shape or () for x in names])
+    last, read = len(lengths) - 1, reads(body, in_place)
+    leaf = [f"{taken(x, 'scalars', i)}[column];" for i, x in enumerate(body.scalars.values())]
+    row, lines = [], []
+    if last:
+        row = ["int64_t rest = row;"]
+        row += [
+            f"const int64_t i{axis} = rest % e{axis}; rest /= e{axis};"
+            for axis in reversed(range(last))
+        ]
+    for i, own in enumerate(names):
+        kind, offset = type_of(symbols[own]), "0"
+        for axis in (axis for axis in range(last) if patterns[axis][i]):
+            offset = f"({offset} * e{axis} + i{axis})"
+        leaf.append(f"{kind} *const in_{own} = table[{i} * leaves + leaf];")
+        if patterns[last][i]:
+            row.append(f"{kind} *const to_{own} = in_{own} + {offset} * inner;")
+            lines += [f"const {kind} {own} = to_{own}[i];"] * (own in read)
+        else:
+            row.append(f"const {kind} {own} = in_{own}[{offset}];")
+    lines += written(body.lines, text)
+    for target, source, _ in body.outputs:
+        if target == "step" and in_place:
+            lines.append(f"to_p[i] = p + {text.shown(source)};")
+        else:
+            lines.append(f"to_{target}[i] = {text.shown(source)};")
+    function = over_leaves(name, read_numbers(text), leaf, lines, row=row, axes=last + 1)
+    return lengths, function, text.numbers
+
+
+def taken(symbol: Symbol, table: str, number: int) -> str:
+    """Return how a scalar is declared and found in a table of vectors, but for its index."""
+    kind = type_of(symbol)
+    return f"const {kind} {symbol.name} = (({kind} const *){table}[{number}])"
+
+
 # What is handed over.
 
 
 def _numpy(symbol: Symbol, dtype: torch.dtype) -> Any:
-    return np.bool_ if symbol.is_truth else NUMPY[dtype]
+    return {WORKING: NUMPY[dtype], DOUBLE: np.float64, TRUTH: np.bool_}[symbol.kind]
 
 
 def _vectors(stage: Stage, symbols: Sequence[Symbol]) -> list[np.ndarray]:

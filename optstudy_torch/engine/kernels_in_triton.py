@@ -4,96 +4,29 @@ A kernel is handed, for each array of the program, the address in the first leaf
 is in the others, so that a step is one launch for the scalars of all leaves and one for the rest,
 however many leaves there are; nothing is copied together, and parameters are read and written in
 their own dtype.
-
-What differs from IEEE 754 in Triton, and is fixed here:
-
-- A product and a sum are contracted to one fused multiply-add: ``enable_fp_fusion=False``.
-- ``x / y`` of float32 is ``div.full``, off by a unit in the last place for a fifth of quotients:
-  ``div_rn``. ``sqrt`` of float32 is approximate as well: ``sqrt_rn``. In float64 both are exact.
-- ``maximum`` and ``minimum`` lose NaN unless they are told to keep it.
-- A number in the text of a kernel, or handed over as an argument, is rounded to float32: numbers
-  are in a tensor of the working dtype.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import linecache
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 
-from .c_compiler import compiler
+from optstudy_core.arrays.leaves import Reduction
+
 from .errors import NoKernelsError
+from .exact_sums_in_triton import scalars_of as scalars_of_leaves
 from .kernels import Places
 from .program import Body, Phase, Program
-from .source import INFIX, Text, kept_names, reads, rows, scalars_of, values
+from .source import kept_names, reads, rows, scalars_of, values
 from .stages import Stage
+from .triton_source import BLOCK, LANGUAGE, dtype_of, has_triton, kernel_of, loads, start, text_of
 from .units import Unit
 
-BLOCK = 1024
-"""Numbers that one instance of a kernel computes."""
-
-_WARPS = 4
 _ALIGNED = 16
 """Bytes: where all addresses are multiples of them, distances are counted in them, so that the
 compiler knows, and reads and writes four floats at once."""
-
-_COUNTS = ["count", "leaves"]  # arguments for whose values no kernel is made again
-_LANGUAGE = {
-    torch.float32: "tl.float32",
-    torch.float64: "tl.float64",
-    torch.bfloat16: "tl.bfloat16",
-    torch.float16: "tl.float16",
-}
-_FORMS = INFIX | {
-    "abs": "tl.abs({0})",
-    "sign": "tl.where({0} != {0}, {0}, ({0} > 0).to({0}.dtype) - ({0} < 0).to({0}.dtype))",
-    "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-    "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-    "where": "tl.where({0}, {1}, {2})",
-    "isfinite": "tl.abs({0}) < float('inf')",
-    "logical_not": "{0} == 0",
-    "zeros_like": "({0} == {0}).to({0}.dtype) * 0",
-    "ones_like": "({0} == {0}).to({0}.dtype) * 0 + 1",
-}
-_ROUNDED = {
-    torch.float32: {"divide": "tl.div_rn({0}, {1})", "sqrt": "tl.sqrt_rn({0})"},
-    torch.float64: {"divide": "{0} / {1}", "sqrt": "tl.sqrt({0})"},
-}
-
-
-def _text(dtype: torch.dtype) -> Text:
-    return Text(_FORMS | _ROUNDED[dtype])
-
-
-def _loads(text: Text) -> list[str]:
-    """Return what reads the numbers."""
-    return [f"h{i} = tl.load(c + {i})" for i in range(len(text.numbers))]
-
-
-def _kernel(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
-    """Return a kernel of these lines."""
-    import triton
-    import triton.language as tl
-
-    text = "\n    ".join([f"def {name}({', '.join(arguments)}):", *lines]) + "\n"
-    # Of the same text the same name, so that the table grows no further, in whatever thread.
-    file = f"<optstudy {name} {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    scope: dict[str, Any] = {"tl": tl, "triton": triton, "__name__": __name__}
-    exec(compile(text, file, "exec"), scope)
-    return triton.jit(do_not_specialize=_COUNTS)(scope[name])
-
-
-def _start(kernel: Any, instances: int, device: torch.device, *arguments: Any) -> None:
-    """Start a kernel on a device, which need not be the current one."""
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(instances,)](*arguments, BLOCK, num_warps=_WARPS, enable_fp_fusion=False)
 
 
 class Scalars:
@@ -119,24 +52,23 @@ class Scalars:
         kernel, numbers = self._kernels[stage.dtype]
         read = [stage.scalars[name].contiguous() for name in self._read]
         made = [
-            stage.room(symbol.name, torch.bool if symbol.is_truth else stage.dtype)
-            for symbol in self._results
+            stage.room(symbol.name, dtype_of(symbol.kind, stage.dtype)) for symbol in self._results
         ]
         c = stage.numbers(id(self), values(numbers, hyperparameters))
         instances = -(-stage.count // BLOCK)
-        _start(kernel, instances, stage.device, *read, *made, c, stage.count)
+        start(kernel, instances, stage.device, *read, *made, c, stage.count)
         for symbol, x in zip(self._results, made, strict=True):
             stage.scalars[symbol.name] = x
 
     def _made(self, dtype: torch.dtype) -> tuple[Any, list[Any]]:
-        text = _text(dtype)
+        text = text_of(dtype)
         lines = []
         for line in self._lines:
             written = text.line(line)
             if line.operation == "full":  # one number, for all leaves
-                written += f" + tl.zeros([BLOCK], {_LANGUAGE[dtype]})"
+                written += f" + tl.zeros([BLOCK], {LANGUAGE[dtype]})"
             lines.append(written)
-        loads = [f"{name} = tl.load(in_{name} + at, mask=inside)" for name in self._read]
+        inputs = [f"{name} = tl.load(in_{name} + at, mask=inside)" for name in self._read]
         stores = [
             f"tl.store(out_{x.name} + at, {text.shown(x)}, mask=inside)" for x in self._results
         ]
@@ -144,8 +76,8 @@ class Scalars:
         arguments = [f"in_{name}" for name in self._read]
         arguments += [f"out_{x.name}" for x in self._results]
         arguments += ["c", "count", "BLOCK: tl.constexpr"]
-        body = [*place, *_loads(text), *loads, *lines, *stores]
-        return _kernel("scalars", arguments, body), text.numbers
+        body = [*place, *loads(text, dtype), *inputs, *lines, *stores]
+        return kernel_of("scalars", arguments, body), text.numbers
 
 
 class _Launch(NamedTuple):
@@ -184,7 +116,7 @@ class Arrays:
         )
         scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
         for launch in launches:
-            _start(
+            start(
                 launch.kernel,
                 launch.places.instances,
                 stage.device,
@@ -234,8 +166,8 @@ class Arrays:
     ) -> tuple[Any, list[Any]]:
         body, names = self._body, rows(self._body, in_place)
         own = dict(zip(names, dtypes, strict=True))
-        working = _LANGUAGE[dtype]
-        text = _text(dtype)
+        working = LANGUAGE[dtype]
+        text = text_of(dtype)
         lines = [text.line(line) for line in body.lines]
         read = reads(body, in_place)
 
@@ -249,7 +181,7 @@ class Arrays:
         def added(step: str) -> str:
             if own["p"] == dtype:
                 return f"p + ({step})"
-            small = _LANGUAGE[own["p"]]
+            small = LANGUAGE[own["p"]]
             # torch adds numbers of a small dtype in float32, and rounds the sum.
             rounded = step if step_dtype else f"({step}).to({small}).to({working})"
             return f"(p + ({rounded})).to({small})"
@@ -258,7 +190,7 @@ class Arrays:
             made = [f"own_{name} = tl.load(to_{name} + at{mask})" for name in read]
             made += [f"{name} = own_{name}.to({working})" for name in read]
             made += lines
-            for target, source in body.outputs:
+            for target, source, _ in body.outputs:
                 shown = text.shown(source)
                 value = f"tl.zeros([BLOCK], {working}) + {shown}" if not source.is_array else shown
                 if target == "step" and in_place:
@@ -282,8 +214,8 @@ class Arrays:
         arguments += [f"in_{name}" for name in body.scalars]
         arguments += ["c", "BLOCK: tl.constexpr"]
         branches = ["if start + BLOCK <= size:", *_indented(whole), "else:", *_indented(rest)]
-        kernel = _kernel(
-            "arrays", arguments, [*place, *pointers(), *_loads(text), *scalars, *branches]
+        kernel = kernel_of(
+            "arrays", arguments, [*place, *pointers(), *loads(text, dtype), *scalars, *branches]
         )
         return kernel, text.numbers
 
@@ -299,18 +231,16 @@ class Kernels:
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         del dtype  # each kernel is made for those of its leaves
-        if not _has_triton():
+        if not has_triton():
             raise NoKernelsError("there is no Triton, or no C compiler for its launcher")
         phases = program.phases
         kept = kept_names(phases, program.kept)
         self.scalars = [Scalars(phase, kept) for phase in phases]
         self.arrays = [Arrays(phase.body) for phase in phases]
 
-
-@functools.cache
-def _has_triton() -> bool:
-    there = find_spec("triton") is not None and torch.version.hip is None
-    return there and compiler() is not None
+    def scalars_of(self, function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the sum of each leaf."""
+        return scalars_of_leaves(function, rows)
 
 
 def _units(dtypes: Iterable[torch.dtype], aligned: bool) -> list[int]:

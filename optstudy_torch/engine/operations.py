@@ -8,9 +8,10 @@ from typing import Any
 
 from . import rounding
 from .host_numbers import HostNumber
-from .program import Body, Line, Symbol
+from .program import Body
 from .source import rows
 from .stages import Stage
+from .trace import Line, Symbol
 from .units import Unit
 
 
@@ -41,8 +42,9 @@ class Operations:
                 return names.get(argument.name, argument.name)
             return numbers[argument.key] if isinstance(argument, HostNumber) else repr(argument)
 
+        truths = {name for name, symbol in body.scalars.items() if symbol.is_truth}
         lines = [
-            f"{name} = c[{i}]" + (" != 0" if body.scalars.get(name) else "")
+            f"{name} = c[{i}]" + (" != 0" if name in truths else "")
             for i, name in enumerate([*body.scalars, *numbers.values()])
         ]
         for i, line in enumerate(body.lines):
@@ -50,7 +52,7 @@ class Operations:
             lines.append(f"{shown(line.result)} = apply({line.operation!r}, {args})")
             read = dict.fromkeys(a.name for a in line.args if isinstance(a, Symbol))
             lines += [f"del {names[n]}" for n in read if n in names and needed[n] == i]
-        for target, source in body.outputs:
+        for target, source, _ in body.outputs:
             if target != "step":
                 lines.append(f"{target}.copy_({shown(source)})")
             else:

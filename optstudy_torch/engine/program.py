@@ -1,183 +1,83 @@
-"""An update rule as a program: traced once, then run on flat tensors of any length.
+"""An update rule as a program: nodes in phases, for leaves of any shape or of one.
 
-The pure function is called once with symbols, and every operation writes a line. What the formula
-forms of hyperparameters and of counts of steps (1 − β, lr·λ, 1 − βᵗ) is no line: it is computed on
-the host in double at every step and handed in, rounded once, so new learning rates need no new
-program.
+A phase ends where values are needed as a whole: for a sum over elements, a rearrangement, a matrix
+product. What lies between are lines of scalars, kept as one vector for all leaves, and lines of
+arrays: a *body* for each shape, which is one loop over the elements.
 
-Lines of scalars (bias corrections, norms) are kept apart from lines of arrays, and both are cut
-into phases: a phase ends where the formula sums over elements, because what follows has to wait
-for all of them.
+    phase 0: scalars, bodies; sums, moves, products; phase 1: scalars, …; the new state and the step
 
-    phase 0: scalars, arrays that are summed; sums; phase 1: scalars, …; the new state and the step
+An array that nobody needs as a whole is not stored: each loop that reads its elements computes
+them.
 
-:mod:`optstudy_torch.engine.dispatch` runs a program: in blocks, or compiled to kernels.
+:mod:`optstudy_torch.engine.dispatch` runs a program for leaves of any shape, and
+:mod:`optstudy_torch.engine.shaped` one for leaves of one shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 
 from optstudy_core import Algorithm
-from optstudy_core.arrays.leaves import Backend, Leaves, Reduction
+from optstudy_core.arrays.leaves import Leaves
 
-from .host_numbers import COMPARISONS, HOST_NUMBERS, LOGICAL, HostNumber
+from .host_numbers import HostNumber
+from .trace import (
+    INPUT,
+    Along,
+    Choice,
+    Line,
+    Repeat,
+    Sum,
+    Symbol,
+    Tracer,
+    When,
+    results_of,
+    symbols_of,
+)
 
-INPUT = "x_"
-"""What the names of symbols begin with that are given at every step, besides the gradient."""
-
-
-class Symbol(NamedTuple):
-    """A value of a program: one scalar a leaf, or an array like the leaf; numbers or truths."""
-
-    name: str
-    is_array: bool
-    phase: int
-    is_truth: bool = False
-
-
-class Line(NamedTuple):
-    """``name = operation(*args)``; arguments are symbols, host numbers and Python numbers."""
-
-    result: Symbol
-    operation: str
-    args: tuple[Any, ...]
-
-
-class Sum(NamedTuple):
-    """``name = function(*args)``, a sum over the elements of each leaf or of all leaves."""
-
-    result: Symbol
-    function: Reduction
-    args: tuple[Symbol, ...]
-    whole: bool
-
-
-class Choice(NamedTuple):
-    """A count of steps that a truth chooses, which is known after sums: one of two counts.
-
-    Attributes:
-        condition: the truth, a scalar.
-        new: the count where it holds.
-        old: the count where it does not.
-    """
-
-    condition: Symbol
-    new: HostNumber | Choice
-    old: HostNumber | Choice
-
-    def value(self, known: dict[str, Any], scalars: dict[str, Any]) -> Any:
-        """Return the count, one for each leaf.
-
-        Args:
-            known: of :meth:`HostNumber.value`.
-            scalars: by name, NumPy's or tensors.
-        """
-        truths = scalars[self.condition.name]
-        truths = truths.cpu().numpy() if hasattr(truths, "cpu") else truths
-        return np.where(truths, *(count_of(x, known, scalars) for x in (self.new, self.old)))
-
-    @property
-    def conditions(self) -> list[Symbol]:
-        """All truths that have to be known."""
-        parts = [x.conditions for x in (self.new, self.old) if isinstance(x, Choice)]
-        return [self.condition, *chain.from_iterable(parts)]
-
-
-def count_of(number: HostNumber | Choice, known: dict[str, Any], scalars: dict[str, Any]) -> Any:
-    """Return a count of steps, for all leaves or for each; args as for :meth:`Choice.value`."""
-    if isinstance(number, HostNumber):
-        return number.value(known)
-    return number.value(known, scalars)
-
-
-class _Tracer(Backend):
-    """Writes a line for every operation instead of computing it."""
-
-    name = "torch-program"
-
-    def __init__(self) -> None:
-        self.lines: list[Line] = []
-        self.sums: list[Sum] = []
-        self.numbers: dict[str, tuple[Symbol, HostNumber]] = {}
-        self.choices: dict[str, Choice] = {}
-
-    def _count(self, x: Any) -> HostNumber | Choice | None:
-        """Return the number of each leaf that an argument is, exactly; ``None`` if it is none."""
-        if isinstance(x, HostNumber):
-            return x if x.per_leaf and not x.is_truth else None
-        return self.choices.get(x.name) if isinstance(x, Symbol) else None
-
-    def _scalar(self, x: Any) -> Any:
-        """Return the scalar that a number for each leaf, or a truth, is; others as they are."""
-        if not isinstance(x, HostNumber) or not (x.per_leaf or x.is_truth):
-            return x
-        symbol = Symbol(f"k{len(self.numbers)}", False, 0, x.is_truth)
-        return self.numbers.setdefault(x.key, (symbol, x))[0]
-
-    def apply(self, operation: str, *args: Any) -> Symbol:
-        counts = [self._count(x) for x in args[1:]] if operation == "where" else []
-        args = tuple(map(self._scalar, args))
-        symbols = [a for a in args if isinstance(a, Symbol)]
-        result = Symbol(
-            f"t{len(self.lines)}",
-            any(s.is_array for s in symbols),
-            max((s.phase for s in symbols), default=0),
-            operation in COMPARISONS or operation in LOGICAL,
-        )
-        self.lines.append(Line(result, operation, args))
-        if len(counts) == 2 and counts[0] is not None and counts[1] is not None:
-            self.choices[result.name] = Choice(args[0], counts[0], counts[1])
-        return result
-
-    def of_numbers(self, operation: str, *args: Any) -> Any:
-        return HOST_NUMBERS.meet(operation, *args)
-
-    def full(self, value: Any, leaf: Symbol) -> Symbol:
-        value = self._scalar(value)
-        if isinstance(value, Symbol):
-            return value
-        result = Symbol(f"t{len(self.lines)}", False, 0)
-        self.lines.append(Line(result, "full", (value,)))
-        return result
-
-    def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
-        args = tuple(tree.values[0] for tree in trees)
-        result = Symbol(f"r{len(self.sums)}", False, 1 + max(s.phase for s in args))
-        self.sums.append(Sum(result, function, args, whole))
-        return Leaves([result], self)
+Shape = tuple[int, ...] | None
 
 
 class Output(NamedTuple):
-    """Where a value goes: to a field of the state, to the step, or to memory for a later phase."""
+    """Where a value goes: to a field of the state, to the step, or to memory for a later phase.
+
+    Attributes:
+        target: its name there.
+        source: the value.
+        shape: of what is there.
+    """
 
     target: str
     source: Symbol
+    shape: Shape
 
 
 @dataclass
 class Body:
-    """Lines of arrays without a sum between them: what one kernel computes for one leaf.
+    """Lines of arrays without a sum between them: what one loop computes for one leaf.
 
     Attributes:
         lines: in the order of the formula.
         outputs: made by lines; none is an input.
         moved: inputs that become another field of the state, or the step, as they are.
-        arrays: names of the arrays that are read.
-        scalars: names of the scalars that are read, and whether each is a truth.
+        shape: of the results; ``None``: that of the leaf, whatever it is.
+        arrays: arrays that are read, by name.
+        scalars: scalars that are read, by name.
         numbers: host numbers that are read, by their keys.
     """
 
     lines: list[Line]
     outputs: list[Output]
     moved: list[Output] = field(default_factory=list)
-    arrays: list[str] = field(init=False)
-    scalars: dict[str, bool] = field(init=False)
+    shape: Shape = None
+    arrays: dict[str, Symbol] = field(init=False)
+    scalars: dict[str, Symbol] = field(init=False)
     numbers: dict[str, HostNumber] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -185,42 +85,104 @@ class Body:
         read = [a for line in self.lines for a in line.args]
         read += [output.source for output in self.outputs]
         symbols = {a.name: a for a in read if isinstance(a, Symbol) and a.name not in made}
-        self.arrays = [name for name, s in symbols.items() if s.is_array]
-        self.scalars = {name: s.is_truth for name, s in symbols.items() if not s.is_array}
+        self.arrays = {name: s for name, s in symbols.items() if s.is_array}
+        self.scalars = {name: s for name, s in symbols.items() if not s.is_array}
         self.numbers = {a.key: a for a in read if isinstance(a, HostNumber)}
+
+
+class Added(NamedTuple):
+    """A sum along an axis, with the lines that make what is added."""
+
+    node: Along
+    body: Body
+
+
+class Branch(NamedTuple):
+    """What some leaves do, in phases."""
+
+    node: When
+    phases: list[Phase]
+
+
+class Cycle(NamedTuple):
+    """What leaves do again and again, and what they ask before it, in phases."""
+
+    node: Repeat
+    checks: list[Phase]
+    phases: list[Phase]
 
 
 @dataclass
 class Phase:
-    """Scalars, then a body, then sums."""
+    """Scalars, then bodies, the smallest shape first, then what needs their results as a whole.
+
+    Attributes:
+        scalars: lines of scalars.
+        bodies: of a leaf of any shape one, which may be empty.
+        barriers: sums, sums along an axis, moves, products, branches and cycles.
+        dropped: names of arrays that are not read later.
+    """
 
     scalars: list[Line]
-    body: Body
-    sums: list[Sum]
+    bodies: list[Body]
+    barriers: list[Any]
+    dropped: list[str] = field(default_factory=list)
+
+    def read_after_scalars(self) -> set[str]:
+        """Return the names of what its bodies and barriers read."""
+        added = [x.body for x in self.barriers if isinstance(x, Added)]
+        names = set[str]().union(
+            *(chain(x.arrays, x.scalars, (o.source.name for o in x.moved)) for x in self.bodies),
+            *(chain(x.arrays, x.scalars) for x in added),
+        )
+        others = [getattr(x, "node", x) for x in self.barriers if not isinstance(x, Added)]
+        return names.union(a.name for x in others for a in symbols_of(x))
+
+    def read(self) -> set[str]:
+        """Return the names of what it reads."""
+        return self.read_after_scalars().union(
+            a.name for line in self.scalars for a in symbols_of(line)
+        )
+
+    @property
+    def body(self) -> Body:
+        """The body of a program for leaves of any shape."""
+        (body,) = self.bodies
+        return body
+
+    @property
+    def sums(self) -> list[Sum]:
+        """The barriers of such a program."""
+        return self.barriers
 
 
 class Program:
     """One algorithm with given static hyperparameters.
 
     Args:
-        algorithm: the update rule; its state must be made of scalars and of arrays like the
-            parameter.
+        algorithm: the update rule.
         static: hyperparameters that are part of the program (truth values, absent terms).
         dynamic: names of the other hyperparameters, numbers that are given at every step.
         inputs: what the rule is given besides the gradient, and whether it is an array.
-        full: for each field of the state, whether it is an array like the parameter.
+        fields: for each field of the state its shape, () of a scalar; a field that the leaf does
+            not need is missing.
         counts: for each field of the state, whether it is a count of steps.
         rebuild: makes a state of a list of fields.
         flatten: makes a list of fields of a state.
+        shape: of the leaf; ``None``: it may have any, and so has each field that is no scalar.
+        dtype: the working dtype, if there is a shape.
 
     Attributes:
         phases: in order; the last one makes the state and the step.
+        fields: as given.
         new_scalars: the scalar for each field of the state that is one, by the field's index.
         new_counts: the number for each field of the state that is a count, by the field's index.
         kept: scalars that are read when the step is done: the new ones, and what chooses counts.
-        numbers: what is formed of counts and read by lines: scalars by name.
+        numbers: what is formed of counts and read by nodes: scalars by name.
         reads_params: whether the parameters are read.
-        inputs: symbols of the inputs that are arrays.
+        inputs: names of the inputs that are arrays.
+        shape: as given.
+        dtype: as given.
 
     Raises:
         NotTraceableError: if the formula branches on a hyperparameter's value.
@@ -232,90 +194,219 @@ class Program:
         static: dict[str, Any],
         dynamic: Iterable[str],
         inputs: dict[str, bool],
-        full: list[bool],
+        fields: Mapping[int, Shape],
         counts: list[bool],
         rebuild: Callable[[list[Any]], Any],
         flatten: Callable[[Any], list[Any]],
+        shape: Shape = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.algorithm = algorithm
-        tracer = _Tracer()
+        self.shape, self.dtype, self.fields = shape, dtype, fields
+        tracer = Tracer(dtype)
 
-        def leaf(name: str, is_array: bool) -> Leaves:
-            return Leaves([Symbol(name, is_array, 0)], tracer)
+        def leaf(name: str, own: Shape) -> Leaves:
+            return Leaves([tracer.symbol(name, own)], tracer)
 
         hyperparameters = dict(static)
         hyperparameters |= {n: HostNumber(n) for n in dynamic}
-        hyperparameters |= {n: leaf(INPUT + n, is_array) for n, is_array in inputs.items()}
+        hyperparameters |= {
+            n: leaf(INPUT + n, shape if is_array else ()) for n, is_array in inputs.items()
+        }
         self.inputs = [INPUT + n for n, is_array in inputs.items() if is_array]
-        fields = [
-            HostNumber(f"s{i}", per_leaf=True) if counts[i] else leaf(f"s{i}", is_array)
-            for i, is_array in enumerate(full)
-        ]
+
+        def given(i: int) -> Any:
+            if counts[i]:
+                return HostNumber(f"s{i}", per_leaf=True)
+            return leaf(f"s{i}", fields[i]) if i in fields else Leaves([None], tracer)
+
         state, step = algorithm.update(
-            rebuild(list(fields)), leaf("g", True), leaf("p", True), **hyperparameters
+            rebuild([given(i) for i in range(len(counts))]),
+            leaf("g", shape),
+            leaf("p", shape),
+            **hyperparameters,
         )
         new = dict(enumerate(flatten(state)))
         self.new_counts: dict[int, HostNumber | Choice] = {
             i: tracer.choices[x.values[0].name] if isinstance(x, Leaves) else x
             for i, x in ((i, new.pop(i)) for i, is_count in enumerate(counts) if is_count)
         }
-        symbols = {i: x.values[0] for i, x in new.items()}
-        self.new_scalars = {i: s for i, s in symbols.items() if not full[i]}
-        ends = [Output(f"s{i}", s) for i, s in symbols.items() if full[i]]
+        symbols = {i: x.values[0] for i, x in new.items() if x.values[0] is not None}
+        for name, own, found in [
+            *((f"field {i}", fields[i], s.shape) for i, s in symbols.items()),
+            ("step", shape, step.values[0].shape),
+        ]:
+            if not _fits(found, own):
+                raise RuntimeError(
+                    f"{algorithm.name}: the {name} has the shape {found}: allowed is what can be "
+                    f"broadcast to {own}"
+                )
+        self.new_scalars = {i: s for i, s in symbols.items() if fields[i] == ()}
+        ends = [Output(f"s{i}", s, fields[i]) for i, s in symbols.items() if fields[i] != ()]
         ends = [output for output in ends if output.source.name != output.target]
-        ends.append(Output("step", step.values[0]))
+        ends.append(Output("step", step.values[0], shape))
         choices = [x for x in self.new_counts.values() if isinstance(x, Choice)]
         self.kept = [*self.new_scalars.values(), *chain(*(x.conditions for x in choices))]
-        self.phases = _phases(tracer, ends, self.kept)
-        moved = [o.source.name for phase in self.phases for o in phase.body.moved]
-        summed = [a.name for phase in self.phases for sums in phase.sums for a in sums.args]
-        read = [name for phase in self.phases for name in phase.body.arrays]
-        self.reads_params = "p" in {*read, *summed, *moved}
-        used = {s.name for s in self.kept}
-        for phase in self.phases:
-            used = used.union(*(_names(x.args) for x in phase.scalars), phase.body.scalars)
-            used = used.union(*(_names(sums.args) for sums in phase.sums))
+        self.phases = phases_of(tracer.nodes, ends, self.kept)
+        read = set(chain(*(phase.read() for phase in self.phases)))
+        self.reads_params = "p" in read
+        used = read | {s.name for s in self.kept}
         self.numbers = {s.name: (x, s) for s, x in tracer.numbers.values() if s.name in used}
 
 
-def _phases(tracer: _Tracer, ends: list[Output], scalars: list[Symbol]) -> list[Phase]:
-    args: dict[str, tuple[Any, ...]] = {x.result.name: x.args for x in tracer.lines}
-    args |= {x.result.name: x.args for x in tracer.sums}
-    needed = _made_of([o.source for o in ends] + scalars, args)
-    lines = [x for x in tracer.lines if x.result.name in needed]
-    sums = [x for x in tracer.sums if x.result.name in needed]
-    arrays = {x.result.name: x for x in lines if x.result.is_array}
-    last = max((x.result.phase for x in sums), default=0)
+def _fits(found: Shape, own: Shape) -> bool:
+    """Tell whether an array of one shape can be broadcast to another."""
+    if found is None or own is None:
+        return found in (own, ())
+    pairs = zip(found[::-1], own[::-1], strict=False)
+    return len(found) <= len(own) and all(n in (1, m) for n, m in pairs)
+
+
+def phases_of(
+    nodes: Sequence[Any], ends: Sequence[Output], kept: Sequence[Symbol] = ()
+) -> list[Phase]:
+    """Return nodes in phases.
+
+    Args:
+        nodes: in the order of the formula.
+        ends: arrays that are wanted, and where they go: all in the last phase.
+        kept: other values that are wanted.
+    """
+    nodes = _needed(nodes, [*(o.source for o in ends), *kept])
+    level: dict[str, int] = {}  # the first phase after which a value is there, or of a line
+    lines: dict[str, Line] = {}
+    barriers: dict[int, list[Any]] = {}
+    for node in nodes:
+        here = max((level.get(a.name, 0) for a in symbols_of(node)), default=0)
+        if isinstance(node, Line):
+            lines[node.result.name], level[node.result.name] = node, here
+        else:
+            barriers.setdefault(here, []).append(node)
+            level |= dict.fromkeys((x.name for x in results_of(node)), here + 1)
+    last = max(level.values(), default=0)
+    stored = _stored(nodes, lines, ends, kept)
+    there: set[str] = set()  # arrays in memory
+
+    def body(outputs: Sequence[Output], shape: Shape) -> Body:
+        own = _lines_to([o.source for o in outputs], shape, lines, there)
+        return Body(own, list(outputs), shape=shape)
+
     phases = []
     for number in range(last + 1):
-        here = [x for x in sums if x.result.phase == number + 1]
-        if number < last:
-            sources = {a.name: a for x in here for a in x.args if a.name in arrays}
-            outputs, moved = [Output(name, a) for name, a in sources.items()], []
-        else:
-            outputs = [o for o in ends if o.source.name in arrays or not o.source.is_array]
-            moved = [o for o in ends if o not in outputs]
-        made_of = _made_of([o.source for o in outputs], {n: x.args for n, x in arrays.items()})
-        body = Body([x for n, x in arrays.items() if n in made_of], outputs, moved)
-        if number < last:
-            for name in sources:  # it stays in memory, and later phases read it
-                del arrays[name]
-        of_scalars = [x for x in lines if not x.result.is_array and x.result.phase == number]
-        phases.append(Phase(of_scalars, body, here))
+        outputs = [
+            Output(name, lines[name].result, lines[name].result.shape)
+            for name in stored
+            if level[name] == number
+        ]
+        own = {o.target for o in outputs}
+        moved: list[Output] = []
+        for end in ends if number == last else ():
+            name = end.source.name
+            computed = not end.source.is_array or (name in lines and name not in own | there)
+            (outputs if computed or end.source.shape != end.shape else moved).append(end)
+        shapes: dict[Shape, list[Output]] = {}
+        for output in outputs:
+            shapes.setdefault(output.shape, []).append(output)
+        bodies = []
+        for shape in sorted(shapes, key=lambda s: math.prod(s or ())):
+            bodies.append(body(shapes[shape], shape))
+            there |= {o.target for o in shapes[shape]} & own
+        if not bodies:
+            bodies = [Body([], [])]
+        bodies[-1].moved = [*moved, *_apart(bodies, ends)]
+        scalars = [x for n, x in lines.items() if not x.result.is_array and level[n] == number]
+        after = barriers.get(number, [])
+        phases.append(Phase(scalars, bodies, [_barrier(x, body) for x in after]))
+        there |= {x.name for node in after for x in results_of(node)}
+    _drop(phases, kept)
     return phases
 
 
-def _names(args: Iterable[Any]) -> set[str]:
-    return {a.name for a in args if isinstance(a, Symbol)}
+def _apart(bodies: Sequence[Body], ends: Sequence[Output]) -> list[Output]:
+    """Return outputs that have to wait, because another body reads what they are written over."""
+    waiting = []
+    for body in bodies:
+        read = {name for other in bodies if other is not body for name in other.arrays}
+        for i, output in enumerate(body.outputs):
+            if output in ends and output.target in read:
+                body.outputs[i] = output._replace(target=output.source.name)
+                waiting.append(output)
+    return waiting
 
 
-def _made_of(results: Iterable[Symbol], args: dict[str, tuple[Any, ...]]) -> set[str]:
-    """Return the names of the results and of all that they are made of, by those arguments."""
+def _barrier(node: Any, body: Callable[..., Body]) -> Any:
+    """Return a node with the phases of the nodes within it."""
+    if isinstance(node, Along):
+        shape = node.args[0].shape
+        return Added(node, body([Output("sum", node.args[0], shape)], shape))
+    if isinstance(node, When):
+        return Branch(node, phases_of(node.nodes, [], node.made))
+    if isinstance(node, Repeat):
+        checks = phases_of(node.checks, [], [node.goes_on])
+        return Cycle(node, checks, phases_of(node.nodes, [], node.made))
+    return node
+
+
+def _stored(
+    nodes: Sequence[Any],
+    lines: Mapping[str, Line],
+    ends: Sequence[Output],
+    kept: Sequence[Symbol],
+) -> list[str]:
+    """Return the names of the arrays made by lines that have to be in memory."""
+    found = {x.name for x in kept}
+    found |= {o.source.name for o in ends if o.source.shape != o.shape}
+    for node in nodes:
+        if isinstance(node, Line):
+            read = [x for x in symbols_of(node) if x.shape != node.result.shape]
+        elif isinstance(node, Along):
+            # What is added is computed where it is added, of arrays of one shape.
+            shape = node.args[0].shape
+            own = _lines_to(node.args, shape, lines, ())
+            other = any(x.is_array and x.shape != shape for x in chain(*map(symbols_of, own)))
+            read = list(node.args) if other else []
+        else:
+            read = symbols_of(node)
+        found |= {x.name for x in read}
+    return [name for name, line in lines.items() if name in found and line.result.is_array]
+
+
+def _lines_to(
+    wanted: Iterable[Symbol], shape: Shape, lines: Mapping[str, Line], there: Container[str]
+) -> list[Line]:
+    """Return the lines of one shape that make values of arrays that are there."""
     found: set[str] = set()
-    waiting = [s.name for s in results]
+    waiting = [x.name for x in wanted]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        line = lines.get(name)
+        if line and name not in found and name not in there and line.result.shape == shape:
             found.add(name)
-            waiting += [a.name for a in args.get(name, ()) if isinstance(a, Symbol)]
-    return found
+            waiting += [x.name for x in symbols_of(line)]
+    return [line for name, line in lines.items() if name in found]
+
+
+def _needed(nodes: Sequence[Any], wanted: Iterable[Symbol]) -> list[Any]:
+    """Return the nodes that make what is wanted."""
+    names = {x.name for x in wanted}
+    found = []
+    for node in reversed(nodes):
+        if any(x.name in names for x in results_of(node)):
+            found.append(node)
+            names |= {x.name for x in symbols_of(node)}
+    return found[::-1]
+
+
+def _drop(phases: Sequence[Phase], kept: Iterable[Symbol]) -> None:
+    """Note after which phase an array that is made here is not read any more."""
+    later = {x.name for x in kept}
+    own: set[str] = set()
+    for phase in reversed(phases):
+        made = {o.target for body in phase.bodies for o in body.outputs}
+        made |= {x.name for node in phase.barriers for x in results_of(getattr(node, "node", node))}
+        read = phase.read()
+        phase.dropped = sorted((read | made) - later)
+        later |= read
+        own |= made
+    for phase in phases:
+        last = phase is phases[-1]  # what it makes is the result
+        phase.dropped = [name for name in phase.dropped if name in own and not last]

@@ -11,6 +11,8 @@ What differs from IEEE 754 in torch, and is fixed here:
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,3 +93,7 @@ _REFLECTED = {
     "greater": "less",
     "greater_equal": "less_equal",
 }
+
+_OF_SUMS = ("sqrt", "where", "isfinite", "maximum", "minimum", "ones_like")
+NAMESPACE = SimpleNamespace(int64=torch.int64, **{n: partial(apply, n) for n in _OF_SUMS})
+"""What the core's lines of exact sums need of torch."""

@@ -27,10 +27,11 @@ from . import rounding
 from .host_numbers import HostNumber
 from .joined_sums import Joint, Share
 from .kernels import Kernels, Places
-from .program import INPUT, Choice, Line, Program, Sum, Symbol, count_of
+from .program import Program
 from .rounding import NUMPY
 from .threads import BLOCK, HOST, in_threads
-from .units import Unit, add, flat, is_flat, like_memory, memory_order, unflat
+from .trace import INPUT, Choice, Line, Sum, Symbol, count_of
+from .units import Unit, add, flat, is_flat, like_memory, memory_order, on_device, unflat
 
 _SHARED = BLOCK // 4
 """Numbers of the largest leaf that shares a unit: more cost less alone than to be copied."""
@@ -227,7 +228,7 @@ class Stage:
         self.scalars = dict(self._fields)
         for name, value in inputs.items():
             self.scalars[INPUT + name] = self.spread(value.to(self.dtype))
-        self._host = hyperparameters | {name: _number(t) for name, t in self._counts.items()}
+        self._host = hyperparameters | {name: number_of(t) for name, t in self._counts.items()}
         with np.errstate(all="ignore"):
             for name, (number, symbol) in self._numbers.items():
                 value = number.value(self._host)
@@ -320,7 +321,7 @@ class Stage:
 
     def _truths(self, value: Any) -> Any:
         vector = np.full(self.count, value, bool)
-        return vector if self.on_host else _to(self.device, vector)
+        return vector if self.on_host else on_device(self.device, vector)
 
     def spread(self, value: Any) -> Any:
         """Return a number, a 0-d tensor, or a number for each leaf as a vector, rounded once."""
@@ -332,7 +333,7 @@ class Stage:
             return value.to(self.device, self.dtype).expand(self.count)
         if isinstance(value, np.ndarray):
             with np.errstate(all="ignore"):
-                return _to(self.device, value.astype(NUMPY[self.dtype]))
+                return on_device(self.device, value.astype(NUMPY[self.dtype]))
         return rounding.filled((self.count,), value, self.dtype, self.device)
 
     def rounded(self, values: Sequence[Any]) -> Any:
@@ -398,18 +399,17 @@ class Stage:
         return kept[1]
 
     def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
-        """Return numbers as a tensor of the working dtype, each rounded once."""
+        """Return numbers as a tensor, in double: a kernel rounds them."""
 
         def made() -> torch.Tensor:
-            with np.errstate(all="ignore"):
-                return _to(self.device, np.array(values, NUMPY[self.dtype]))
+            return on_device(self.device, np.array(values, np.float64))
 
         return self.put(("numbers", key), values, made)
 
     def distances(self, table: list[list[int]], units: Sequence[int]) -> torch.Tensor:
         """Return how far addresses are from the first of their row, counted in bytes of the row."""
         rows = np.array(table, np.int64)
-        return _to(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
+        return on_device(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
 
     def room(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """Return memory for a scalar of each leaf, the same at every step."""
@@ -428,7 +428,7 @@ class Stage:
         leaf = np.repeat(np.arange(len(units), dtype=np.int32), counts)
         part = (np.arange(len(leaf)) - begins[leaf]).astype(np.int32)
         columns = np.array([unit.first for unit in units], np.int32)
-        return Places(len(leaf), *(_to(self.device, x) for x in (leaf, part, columns, sizes)))
+        return Places(len(leaf), *(on_device(self.device, x) for x in (leaf, part, columns, sizes)))
 
     def vectors(self, sums: Sum) -> Iterator[list[Any]]:
         """Yield for each leaf the vectors that are summed."""
@@ -449,16 +449,10 @@ class Stage:
         return [x if joint is None else Share(x, joint) for x, joint in pairs]
 
 
-def _number(counts: np.ndarray) -> Any:
+def number_of(counts: np.ndarray) -> Any:
     """Return counts of steps in double: one number where all are the same."""
     same = (counts == counts[0]).all()
     return float(counts[0]) if same else counts.astype(np.float64)
-
-
-def _to(device: torch.device, array: np.ndarray) -> torch.Tensor:
-    """Return a tensor of an array's numbers, without waiting for the device."""
-    x = torch.from_numpy(array)
-    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
 
 
 def _shaped(

@@ -62,7 +62,7 @@ class ThreadedNumPy(NumPy):
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
         with np.errstate(all="ignore"):
-            return function(_THREADED, *vectors, exact=True)
+            return function(_SUMS, *vectors, exact=True)
 
     def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         found: dict[int, Any] = {}
@@ -89,6 +89,10 @@ class ThreadedNumPy(NumPy):
         return np.concatenate(self.each(part, cuts), along)
 
 
+THREADED = ThreadedNumPy()
+"""What computes rules as they are written, on the CPU."""
+
+
 class _ThreadedHost(Host):
     """Passes over vectors, of which each thread takes a part."""
 
@@ -112,7 +116,7 @@ class _ThreadedHost(Host):
         return list(self.reduce(operation, self.stack(found), 0))
 
 
-_THREADED = _ThreadedHost()
+_SUMS = _ThreadedHost()
 
 
 def _cuts(shape: tuple[int, ...], axis: int, length: int) -> list[tuple[slice, ...]]:

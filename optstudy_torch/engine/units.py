@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from .program import Body
@@ -121,3 +122,9 @@ def add(p: torch.Tensor, step: torch.Tensor, step_dtype: str | None) -> None:
         p.add_(step.to(p.dtype))
     else:
         p.copy_(p.to(step.dtype) + step)
+
+
+def on_device(device: torch.device, array: np.ndarray) -> torch.Tensor:
+    """Return a tensor of an array's elements, without waiting for the device."""
+    x = torch.from_numpy(array)
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)

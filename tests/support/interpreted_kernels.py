@@ -13,9 +13,16 @@ import numpy as np
 import torch
 from harness import definition, draw, same, start, to_numpy, to_torch
 
-from optstudy_core import ALGORITHMS
-from optstudy_torch import _as_written, from_core
-from optstudy_torch.engine import dispatch, kernels_in_triton, stages
+from optstudy_core import ALGORITHMS, geometry
+from optstudy_core.arrays.passes import HOST
+from optstudy_torch import _plans, _shapes, from_core
+from optstudy_torch.engine import (
+    dispatch,
+    exact_sums_in_triton,
+    kernels_in_triton,
+    shapes_in_triton,
+    stages,
+)
 
 SHAPES = [(), (1500,), (3,), (0,), (4, 5), (1,)]
 STEPS = 3
@@ -41,6 +48,7 @@ def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: An
             inputs["hessian"] = [torch.ones_like(p) for p in params]
         made.step(None, **inputs)
     assert all(stage.direct for staged in made._staged.values() for stage in staged.stages)
+    assert not algorithm.leafwise or len(_plans._SHAPES)
     if algorithm.has_global_sums:  # the definition of the tests goes leaf by leaf
         return []
     ends, _ = definition(name, begin, grads, step_dtype=step_dtype)
@@ -51,12 +59,31 @@ def mismatches(name: str, dtype: Any, step_dtype: str | None = None, **given: An
     ]
 
 
+def sums_that_differ() -> list[str]:
+    """Return the sums over leaves of several sizes and dtypes that differ from the definition."""
+    wrong, kinds = [], [(1, "f4"), (700, "f8"), (20_000, "f4"), (700, "f8")]
+    rng = np.random.default_rng(0)
+    for name, count in (("norm", 1), ("total", 1), ("dot", 2), ("cosine", 2), ("chords", 2)):
+        function = getattr(geometry, f"vector_{name}")
+        vectors = [
+            [(10.0**k * rng.standard_normal(n)).astype(x) for k, (n, x) in enumerate(kinds)]
+            for _ in range(count)
+        ]
+        tensors = [[torch.from_numpy(x) for x in vector] for vector in vectors]
+        found = function(exact_sums_in_triton.IN_TRITON, *tensors, exact=True)
+        expected = function(HOST, *vectors, exact=True)
+        pairs = zip(np.ravel(np.array(found)), np.ravel(np.array(expected)), strict=True)
+        wrong += [f"sum {name}"] * (not all(same(np.float64(x), y) for x, y in pairs))
+    return wrong
+
+
 def main() -> None:
     """Try the algorithms that are named, or all."""
-    stages.HOST = _as_written.HOST = ""
+    stages.HOST = _shapes.HOST = ""
     dispatch.KERNELS = {"cpu": kernels_in_triton.Kernels}
-    names = sys.argv[1:] or [n for n, a in ALGORITHMS.items() if not a.leafwise]
-    wrong = []
+    _plans.SHAPES = {"cpu": shapes_in_triton.Kernels}
+    names = sys.argv[1:] or [*ALGORITHMS]
+    wrong = sums_that_differ() if "lamb" in names else []
     for name in names:
         for dtype in (np.float32, np.float64):
             wrong += mismatches(name, dtype)

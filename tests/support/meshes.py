@@ -197,12 +197,12 @@ def trainings(cases: Sequence[Case], *shape: int, **more: Any) -> None:
 
 def use_torch_operations(patch: pytest.MonkeyPatch) -> None:
     """Let optimizers compute with torch's operations on the CPU, as they do on other devices."""
-    from optstudy_torch import _as_written, _plans
+    from optstudy_torch import _plans, _shapes
     from optstudy_torch.engine import dispatch, stages
 
     patch.setattr(dispatch, "KERNELS", {})
     patch.setattr(stages, "HOST", "")
-    patch.setattr(_as_written, "HOST", "")
+    patch.setattr(_shapes, "HOST", "")
     patch.setattr(_plans, "_MACHINES", _plans.Recent(64))
 
 

@@ -13,7 +13,7 @@ import torch
 
 from optstudy_torch import Adafactor, Adam, _plans, _states
 from optstudy_torch._recent import Recent
-from optstudy_torch.engine import c_compiler, exact_sums_in_c, kernels_in_triton, loops_in_c
+from optstudy_torch.engine import c_compiler, exact_sums_in_c, kernels_in_triton
 from optstudy_torch.engine import cache as kernel_cache
 
 
@@ -59,14 +59,15 @@ def model(*shape: int) -> list[torch.nn.Parameter]:
 @pytest.mark.parametrize("make", [Adam, Adafactor])
 def test_rates_shapes_groups_and_tensors_make_no_entries(make: Any) -> None:
     def tables() -> list[int]:
-        kept: list[Any] = [_plans._MACHINES, _states._LAYOUTS]
-        made = [loops_in_c.loop, loops_in_c.sum_along, exact_sums_in_c._made]
-        return [*map(len, kept), *(x.cache_info().currsize for x in made)]
+        kept: list[Any] = [_plans._PROGRAMS, _plans._MACHINES, _plans._SHAPES, _states._LAYOUTS]
+        return [*map(len, kept), exact_sums_in_c._made.cache_info().currsize]
 
     def steps(begin: int, end: int) -> None:
         for i in range(begin, end):
-            own = make(model(2 + i, 3), lr=0.1 / (2 + i), weight_decay=0.01 * (1 + i), compile=True)
-            own.add_param_group({"params": model(3 + i, 2), "lr": 0.2 / (2 + i)})
+            # A rule that looks at shapes has a program for each, some of which are kept.
+            shape = 2 + i if make is Adam else 2
+            own = make(model(shape, 3), lr=0.1 / (2 + i), weight_decay=0.01 * (1 + i), compile=True)
+            own.add_param_group({"params": model(shape + 1, 2), "lr": 0.2 / (2 + i)})
             own.step()
 
     steps(0, 3)
@@ -100,13 +101,17 @@ def test_shapes_of_a_layout_are_bounded(monkeypatch: Any) -> None:
     assert len(layout._shapes) <= 3
 
 
-@pytest.mark.parametrize(
-    "made",
-    [loops_in_c.loop, loops_in_c.sum_along, exact_sums_in_c._made],
-    ids=lambda table: table.__wrapped__.__name__,
-)
-def test_loops_are_bounded(made: Any) -> None:
-    assert made.cache_info().maxsize == 512
+def test_programs_of_shapes_are_bounded(monkeypatch: Any) -> None:
+    for name in "_PROGRAMS", "_SHAPES":
+        monkeypatch.setattr(_plans, name, Recent(3))
+    for i in range(2, 8):
+        Adafactor(model(i, 3), compile=True).step()
+    assert len(_plans._PROGRAMS) == 3
+    assert len(_plans._SHAPES) <= 3  # none without a compiler
+
+
+def test_passes_of_sums_are_bounded() -> None:
+    assert exact_sums_in_c._made.cache_info().maxsize == 512
 
 
 def test_the_folder_of_kernels_is_bounded(tmp_path: Path, monkeypatch: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from harness import slow
 
-from optstudy_torch import Adafactor, Adam, _as_written, _plans, _states, classes, from_core
+from optstudy_torch import Adafactor, Adam, _plans, _shapes, _states, classes, from_core
 from optstudy_torch._interrupts import Uninterrupted
 from optstudy_torch._plans import Staged
 from optstudy_torch._recent import Recent
@@ -156,7 +156,7 @@ def interrupting(monkeypatch: Any, times: int = 1) -> None:
         return call
 
     monkeypatch.setattr(Staged, "run", sent(Staged.run))
-    monkeypatch.setattr(_as_written, "take", sent(_as_written.take))
+    monkeypatch.setattr(_shapes.Step, "write", sent(_shapes.Step.write))
 
 
 @pytest.fixture
@@ -315,8 +315,8 @@ STOPPED = "{0}: step stopped: taken by groups [0]{1}, not by groups {2}"
     [
         (Adam, Stage, "load", True),
         (Adam, Stage, "end", True),
-        (Adafactor, _as_written, "computed", False),
-        (Adafactor, _as_written, "take_steps", True),
+        (Adafactor, _shapes.Step, "compute", False),
+        (Adafactor, _shapes.Step, "write", True),
     ],
 )
 def test_an_error_names_the_groups_that_took_the_step(

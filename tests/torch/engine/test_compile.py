@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +18,8 @@ from harness import Pair, definition, delayed, draw, same, start, to_numpy, to_t
 
 from optstudy_core import Algorithm
 from optstudy_torch import SGD, AdamW, AMSGrad, _plans, from_core
-from optstudy_torch.engine import c_compiler, kernels_in_c
+from optstudy_torch._tensors import check_dtypes
+from optstudy_torch.engine import c_compiler, errors, kernels_in_c
 
 pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="not run: no compiler")
 
@@ -265,9 +268,14 @@ def test_without_a_compiler(
     if command is None:
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setattr(c_compiler.shutil, "which", lambda _: None)
+        monkeypatch.setattr(c_compiler, "find_spec", lambda _: None)
     else:
         monkeypatch.setenv("CC", command)
-    assert not is_compiled(step())  # the same bits, by NumPy
+    errors.warn_of_slow_steps.cache_clear()
+    with pytest.warns(RuntimeWarning, match="2 to 4 times as long") as told:
+        assert not is_compiled(step())  # the same bits, by NumPy
+    assert not is_compiled(step())  # it is told once
+    assert len(told) == 1
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
     made = AdamW([p], compile=True)
@@ -278,6 +286,20 @@ def test_without_a_compiler(
     assert not made.state[p]  # a step that is refused changes nothing
     assert p.detach().tolist() == [1.0] * 3
     assert not list(fresh.rglob("*.so"))
+
+
+def test_the_compiler_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(c_compiler.shutil, "which", lambda _: None)
+    monkeypatch.setattr(c_compiler, "find_spec", lambda name: name == "ziglang" or None)
+    command = c_compiler.compiler()
+    assert command is not None
+    assert shlex.split(command) == [sys.executable, "-m", "ziglang", "cc"]
+
+
+def test_a_device_without_float64_is_refused() -> None:
+    with pytest.raises(TypeError, match="mps: allowed are devices with float64"):
+        check_dtypes([SimpleNamespace(device=SimpleNamespace(type="mps"), dtype=torch.float32)])
 
 
 @pytest.mark.usefixtures("fresh")
@@ -329,7 +351,9 @@ def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, fresh: Pat
     assert is_compiled(step(compile=True))
     monkeypatch.setattr(c_compiler.cache, "own_folder", lambda: fresh / "file")
     monkeypatch.setattr(_plans, "_MACHINES", _plans.Recent(64))
-    assert not is_compiled(step())
+    errors.warn_of_slow_steps.cache_clear()
+    with pytest.warns(RuntimeWarning, match="without kernels"):
+        assert not is_compiled(step())
 
 
 def test_a_file_that_is_broken(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:

@@ -10,15 +10,25 @@ from typing import Any
 
 import pytest
 import torch
-from harness import ROOT, slow_unless_quick
+from harness import ROOT, slow, slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.leaves import Leaves, Step, Trees
-from optstudy_torch import from_core
-from optstudy_torch.engine import kernels_in_triton
+from optstudy_torch import _plans, from_core
+from optstudy_torch._plans import NO_INPUTS
+from optstudy_torch._recent import Recent
+from optstudy_torch._states import WORKING_DTYPE
+from optstudy_torch.engine import (
+    exact_sums_in_triton,
+    kernels_in_triton,
+    shapes_in_triton,
+    triton_source,
+)
 from optstudy_torch.engine.eager import Eager
 from optstudy_torch.engine.source import rows
+from optstudy_torch.engine.triton_source import dtype_of
 
+LEAFWISE = [name for name, algorithm in ALGORITHMS.items() if algorithm.leafwise]
 HERE = ROOT / "tests" / "support"
 
 
@@ -59,8 +69,10 @@ def _interpret(*names: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_kernels_have_the_definitions_bits() -> None:
-    _interpret("lamb")  # its moments are Adam's, and it has sums over a leaf
+# LAMB has Adam's moments and sums over a leaf; Adafactor looks at shapes, and has sums along axes.
+@pytest.mark.parametrize("name", ["lamb", "adafactor"])
+def test_kernels_have_the_definitions_bits(name: str) -> None:
+    _interpret(name)
 
 
 @pytest.mark.slow
@@ -75,54 +87,94 @@ _ROUNDED_OTHERWISE = re.compile(
 )
 
 
-def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
-    """Return what is assembled of a rule's kernels, for cards of NVIDIA's Hopper generation."""
+KINDS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.bool: "i1"}
+OF_ALL = {"table": "*i64", "size_of": "*i64", "found": "*i64", "c": "*fp64"}
+OF_ALL |= dict.fromkeys(("leaf_of", "part_of", "column_of"), "*i32")
+OF_ALL |= dict.fromkeys(("count", "leaves", "parts", "size", "width", "whole", "e0", "e1"), "i32")
+"""What kernels are handed, by the names of their arguments."""
+
+
+def _assembled(kernel: Any, own: dict[str, str], default: str, fusion: bool = False) -> str:
+    """Return what is assembled of a kernel, for cards of NVIDIA's Hopper generation.
+
+    Args:
+        kernel: of Triton.
+        own: types of arguments by name.
+        default: of other arguments.
+        fusion: whether the compiler may contract operations.
+    """
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from optstudy_torch._plans import NO_INPUTS
-    from optstudy_torch._states import WORKING_DTYPE
+    names = [p.name for p in kernel.params if p.name != "BLOCK"]
+    signature = {n: (OF_ALL | own).get(n, default) for n in names}
+    attributes = {
+        (i,): [["tt.divisibility", 16]]
+        for i, kind in enumerate(signature.values())
+        if kind.startswith("*")
+    }
+    source = ASTSource(
+        fn=kernel,
+        signature=signature | {"BLOCK": "constexpr"},
+        constexprs={"BLOCK": triton_source.BLOCK},
+        attrs=attributes,
+    )
+    options = {"enable_fp_fusion": fusion, "num_warps": triton_source.WARPS}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    text: str = made.asm["ptx"]
+    return text
 
-    optimizer = from_core(name)([torch.nn.Parameter(torch.zeros(2, dtype=dtype))])
-    plan = optimizer._plan(0, optimizer.param_groups[0], NO_INPUTS)
-    assert plan.machine is not None
+
+def _plan(name: str, dtype: torch.dtype) -> tuple[Any, torch.nn.Parameter]:
+    pytest.importorskip("triton")
+    p = torch.nn.Parameter(torch.zeros(64, 48, dtype=dtype))
+    optimizer = from_core(name)([p])
+    return optimizer._plan(0, optimizer.param_groups[0], NO_INPUTS), p
+
+
+def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
+    """Return what is assembled of the kernels of a rule for leaves of any shape."""
+    plan, _ = _plan(name, dtype)
     working = WORKING_DTYPE[dtype]
-    kinds = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
-    whole = {"table": "*i64", "size_of": "*i64", "count": "i32", "leaves": "i32"}
-    whole |= dict.fromkeys(("leaf_of", "part_of", "column_of"), "*i32")
-    own = dict.fromkeys(("first_p", "first_g"), f"*{kinds[dtype]}")
+    own = dict.fromkeys(("first_p", "first_g"), f"*{KINDS[dtype]}")
     program = plan.machine.program
     results = [line.result for phase in program.phases for line in phase.scalars]
     own |= {f"{at}_{x.name}": "*i1" for x in results if x.is_truth for at in ("in", "out")}
-
-    def assembled(kernel: Any) -> str:
-        names = [p.name for p in kernel.params if p.name != "BLOCK"]
-        signature = {n: (whole | own).get(n, f"*{kinds[working]}") for n in names}
-        attributes = {
-            (i,): [["tt.divisibility", 16]]
-            for i, kind in enumerate(signature.values())
-            if kind.startswith("*")
-        }
-        source = ASTSource(
-            fn=kernel,
-            signature=signature | {"BLOCK": "constexpr"},
-            constexprs={"BLOCK": kernels_in_triton.BLOCK},
-            attrs=attributes,
-        )
-        options = {"enable_fp_fusion": fusion, "num_warps": kernels_in_triton._WARPS}
-        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        text: str = made.asm["ptx"]
-        return text
-
     texts = []
+    default = f"*{KINDS[working]}"
     kernels = kernels_in_triton.Kernels(program, working)
     for arrays in kernels.arrays:
         own_dtypes = {"p": dtype, "g": dtype}
         dtypes = [own_dtypes.get(row, working) for row in rows(arrays._body, True)]
-        texts.append(assembled(arrays._made(True, dtypes, True, working, None)[0]))
-    scalars = [x for x in kernels.scalars if x._lines]
-    texts += [assembled(x._made(working)[0]) for x in scalars]
+        kernel = arrays._made(True, dtypes, True, working, None)[0]
+        texts.append(_assembled(kernel, own, default, fusion))
+    made = [x._made(working)[0] for x in kernels.scalars if x._lines]
+    texts += [_assembled(kernel, own, default, fusion) for kernel in made]
+    return "\n".join(texts)
+
+
+def _assembly_of_shape(name: str, dtype: torch.dtype) -> str:
+    """Return what is assembled of the kernels of a rule for leaves of one shape."""
+    plan, p = _plan(name, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_plans, "SHAPES", {"cpu": shapes_in_triton.Kernels})
+        patch.setattr(_plans, "_SHAPES", Recent(4))
+        kernels = plan.of_shape(p, True)
+    texts = []
+
+    def add(kernel: Any, read: Any) -> None:
+        own = {f"in_{x.name}": f"*{KINDS[dtype_of(x.kind, dtype)]}" for x in read}
+        texts.append(_assembled(kernel, own, f"*{KINDS[dtype]}"))
+
+    for own in kernels._made.values():
+        for x in own:
+            if isinstance(x, shapes_in_triton._Body):
+                for kernel, *_ in x._kernels.values():
+                    add(kernel._kernel, x._body.scalars.values())
+            elif isinstance(x, shapes_in_triton._Along):
+                for terms, first in ((16, True), (4, False)):
+                    add(x._kernel(terms, first)._kernel, x._body.scalars.values())
     return "\n".join(texts)
 
 
@@ -142,3 +194,18 @@ def test_operations_are_rounded_once(name: str, dtype: torch.dtype) -> None:
 
 def test_the_compiler_would_contract() -> None:
     assert _ROUNDED_OTHERWISE.findall(_assembly("adam", torch.float32, fusion=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.float64)], ids=str)
+@pytest.mark.parametrize("name", slow_unless_quick(LEAFWISE, {"adafactor"}))
+def test_operations_of_shapes_are_rounded_once(name: str, dtype: torch.dtype) -> None:
+    assert not _ROUNDED_OTHERWISE.findall(_assembly_of_shape(name, dtype))
+
+
+@pytest.mark.parametrize("extremes", [False, True])
+def test_sums_are_rounded_once(extremes: bool) -> None:
+    lines = ("multiply", "x0", "c0"), ("add", "t0", "c1"), ("subtract", "x1", "t1")
+    kernel = exact_sums_in_triton._kernel(
+        lines, 2, ("t1", "t2"), (torch.float32, torch.float64), extremes
+    )
+    assert not _ROUNDED_OTHERWISE.findall(_assembled(kernel, {}, "*fp64"))

@@ -1,4 +1,4 @@
-"""Rules that run as they are written: NumPy in threads, and loops in C, have NumPy's bits."""
+"""Rules that run as they are written: NumPy in threads has the bits of NumPy."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from optstudy_core import ALGORITHMS, namespace
 from optstudy_core.arrays import axes, numpy_backend, reductions
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
-from optstudy_torch.engine import c_compiler, threaded_numpy
-from optstudy_torch.engine.deferred import Loops
+from optstudy_torch.engine import threaded_numpy
 from optstudy_torch.engine.threaded_numpy import ThreadedNumPy
 from optstudy_torch.engine.threads import in_threads
 
 SHAPES = [(37, 53), (53, 37), (3, 5), (3, 5), (7,), (3001,), (), (0,), (2, 30, 70), (1, 4000)]
 
-BACKENDS = ThreadedNumPy(), Loops(), Loops(few=0)
+BACKENDS = (ThreadedNumPy(),)
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads, and leaves that are cut into many parts."""
-    for module in c_compiler, threaded_numpy:
-        monkeypatch.setattr(module, "BLOCK", 500)
+    monkeypatch.setattr(threaded_numpy, "BLOCK", 500)
     monkeypatch.setattr(numpy_backend, "_TOGETHER", 4000)
 
 

@@ -1,0 +1,275 @@
+"""Rules that depend on the shape of a leaf: programs of a shape, or the function as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from optstudy_core.arrays.leaves import Leaves
+
+from ._plans import Inputs, Plan
+from ._states import WORKING_DTYPE, flatten, in_double, owned, tensor_of
+from .engine.eager import EAGER
+from .engine.exact_sums import sum_of
+from .engine.shaped import Execution, Whole
+from .engine.stages import number_of
+from .engine.threaded_numpy import THREADED
+from .engine.threads import HOST
+from .engine.trace import INPUT, count_of
+from .engine.units import add
+
+_FEW = 1 << 13
+"""Elements that NumPy computes in less time than loops take to be called; a call counts as some."""
+
+_CALL = 1 << 10
+
+
+class Step:
+    """A step of a group's parameters: computed first, then written.
+
+    Args:
+        params: with gradients.
+        states: of each parameter.
+        group: to which they belong.
+        plan: of the group.
+        inputs: what the algorithm is given besides the gradients.
+    """
+
+    def __init__(
+        self,
+        params: list[Any],
+        states: Mapping[Any, dict[str, Any]],
+        group: dict[str, Any],
+        plan: Plan,
+        inputs: Inputs,
+    ) -> None:
+        self._step_dtype = group["step_dtype"]
+        adds = _are_apart(params)
+        self._parts: list[_Part] = []
+        rest = []
+        alike = _alike(params)
+        together = not plan.algorithm.leafwise and any(_wanted(x, group) for x in alike)
+        for own in alike:
+            wanted = (together or _wanted(own, group)) and own[0].ndim and own[0].numel()
+            kernels = plan.of_shape(own[0], group["compile"]) if wanted else None
+            if kernels is None:
+                rest += own
+            else:
+                self._parts.append(_Part(own, states, plan, inputs, kernels, adds))
+        if rest and together:  # it has sums over all leaves
+            rest, self._parts = params, []
+        self._rest = _AsWritten(rest, states, plan, inputs) if rest else None
+
+    def compute(self) -> None:
+        """Compute what can be before anything is written."""
+        found: list[Any] = [None] * len(self._parts)
+        running = [part.execution.run() for part in self._parts]
+        while running:
+            asked = [own.send(value) for own, value in zip(running, found, strict=True)]
+            if not asked[0]:
+                break
+            values = [_sum(row) for row in zip(*asked, strict=True)]
+            found = [values] * len(running)
+        self._running = running
+        if self._rest:
+            self._rest.compute()
+
+    def write(self) -> None:
+        """Write the new states and parameters."""
+        for own in self._running:
+            for _ in own:
+                raise AssertionError("a sum while states are written")
+        for part in self._parts:
+            part.write(self._step_dtype)
+        if self._rest:
+            self._rest.write(self._step_dtype)
+
+
+def _sum(parts: Sequence[Whole]) -> Any:
+    """Return a sum over all leaves."""
+    columns = zip(*(part.vectors for part in parts), strict=True)
+    vectors = [[torch.as_tensor(x) for vector in column for x in vector] for column in columns]
+    return sum_of(parts[0].node.function, vectors)
+
+
+def _alike(params: Sequence[Any]) -> list[list[Any]]:
+    """Return parameters by their shape, working dtype and device."""
+    found: dict[Any, list[Any]] = {}
+    for p in params:
+        found.setdefault((p.shape, WORKING_DTYPE[p.dtype], p.device), []).append(p)
+    return list(found.values())
+
+
+def _wanted(params: Sequence[Any], group: dict[str, Any]) -> bool:
+    """Tell whether parameters of one shape are worth a program."""
+    size, compiled = params[0].numel(), group["compile"]
+    if compiled is False:
+        return False
+    if compiled is None and params[0].device.type == HOST:
+        return len(params) * (size + _CALL) >= _FEW
+    return True
+
+
+class _Part:
+    """Parameters of one shape, working dtype and device, and the program that advances them."""
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        states: Mapping[Any, dict[str, Any]],
+        plan: Plan,
+        inputs: Inputs,
+        kernels: Any,
+        adds: bool,
+    ) -> None:
+        self._params = params
+        self._states = [states[p] for p in params]
+        self._program = program = kernels.program
+        self._names = plan.layout.names
+        dtype, shape = program.dtype, tuple(params[0].shape)
+        self._adds = adds and all(p.dtype == dtype and _is_flat(p) for p in params)
+
+        memory = kernels.memory
+        grads = [p.grad for p in params]
+        values = {"p": memory.given(params, shape), "g": memory.given(grads, shape)}
+        scalars: dict[str, Any] = {}
+        known = dict(plan.numbers)
+        for name, tensors in inputs.tensors.items():
+            values[INPUT + name] = memory.given([tensors[p] for p in params], shape)
+        for name, value in inputs.scalars.items():
+            scalars[INPUT + name] = memory.given([value] * len(params), ())
+        for i, name in enumerate(self._names):
+            own: list[Any] = [state.get(name) for state in self._states]
+            if plan.layout.counts[i]:
+                self._counts = np.array([int(x) for x in own], np.int32)
+                known[f"s{i}"] = number_of(self._counts)
+            elif program.fields.get(i) == ():
+                scalars[f"s{i}"] = memory.given(own, ())
+            elif i in program.fields:
+                self._lay(name)
+                own = [state[name] for state in self._states]
+                values[f"s{i}"] = memory.given(own, program.fields[i] or ())
+        self.execution = Execution(
+            program, kernels, known, len(params), values, scalars, self._adds
+        )
+
+    def _lay(self, name: str) -> None:
+        """Let a field of each state lie without gaps, in the working dtype."""
+        for state in self._states:
+            x = state[name]
+            if x.dtype != self._program.dtype or not _is_flat(x):
+                own = x.resolve_neg().to(self._program.dtype)
+                state[name] = own.clone(memory_format=torch.contiguous_format)
+
+    def write(self, step_dtype: str | None) -> None:
+        """Write scalars and counts, and add the step where it is not added yet."""
+        made = self.execution
+        for i, number in self._program.new_counts.items():
+            counts = np.empty(len(self._params), np.int32)
+            counts[...] = count_of(number, made.hyperparameters, made.scalars)
+            self._put(i, torch.from_numpy(counts))
+        for i, symbol in self._program.new_scalars.items():
+            self._put(i, torch.as_tensor(made.vector(symbol)).clone())
+        if self._adds:
+            torch.autograd.graph.increment_version(self._params)
+            return
+        for p, step in zip(self._params, made.values["step"], strict=True):
+            add(p, torch.as_tensor(step), step_dtype)
+
+    def _put(self, i: int, vector: torch.Tensor) -> None:
+        """Write a scalar of each state."""
+        for state, x in zip(self._states, vector.unbind(), strict=True):
+            state[self._names[i]] = x
+
+
+def _is_flat(x: torch.Tensor) -> bool:
+    return x.is_contiguous() and not x.is_neg()
+
+
+def _are_apart(params: Sequence[torch.Tensor]) -> bool:
+    """Tell whether a step may be written while those of other parameters are computed.
+
+    So it is where no parameter lies in the memory of another, or of a gradient.
+    """
+    if len({p.device for p in params}) > 1:
+        return False
+    own = [p for p in params if p.numel()]
+    order = sorted(own, key=torch.Tensor.data_ptr)
+    begins = np.array([p.data_ptr() for p in order], np.uint64)
+    ends = np.array([p.data_ptr() + _bytes(p) for p in order], np.uint64)
+    if (begins[1:] < ends[:-1]).any():
+        return False
+    grads = [p.grad for p in own if p.grad is not None]
+    starts = np.array([x.data_ptr() for x in grads], np.uint64)
+    stops = np.array([x.data_ptr() + _bytes(x) for x in grads], np.uint64)
+    first = np.searchsorted(ends, starts, "right")
+    return not (np.searchsorted(begins, stops) > first).any()
+
+
+def _bytes(x: torch.Tensor) -> int:
+    """Return how far the memory of a tensor goes."""
+    steps = sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True))
+    return (steps + 1) * x.element_size()
+
+
+class _AsWritten:
+    """The pure function itself, with NumPy's operations on the CPU, elsewhere with torch's.
+
+    NumPy computes in the memory of the tensors: a call costs it a third of torch's.
+    """
+
+    def __init__(
+        self,
+        params: list[Any],
+        states: Mapping[Any, dict[str, Any]],
+        plan: Plan,
+        inputs: Inputs,
+    ) -> None:
+        self._params, self._states = params, states
+        self._plan, self._inputs = plan, inputs
+
+    def compute(self) -> None:
+        """Compute the new states and the steps."""
+        params, states, plan = self._params, self._states, self._plan
+        layout, leaves = plan.layout, self._leaves
+        work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
+        theta = leaves(work)
+        grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
+        fields = [leaves(states[p].get(n) for p in params) for n in layout.names]
+        for i, is_count in enumerate(layout.counts):
+            if is_count:
+                fields[i] = leaves(
+                    states[p][layout.names[i]].to("cpu", torch.int32) for p in params
+                )
+        values = in_double(plan.hyperparameters, grad.backend)
+        for name, value in self._inputs.scalars.items():
+            values[name] = leaves(value.detach().to(w.device, w.dtype) for w in work)
+        for name, tensors in self._inputs.tensors.items():
+            values[name] = leaves(
+                tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True)
+            )
+        values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
+        state, self._step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
+        new = [field.values for field in flatten(state)]
+        self._made = []
+        for i in range(len(params)):
+            keep = owned(theta.values[i], grad.values[i])
+            own = zip(layout.names, (x[i] for x in new), strict=True)
+            self._made.append({n: tensor_of(keep(x)) for n, x in own if x is not None})
+
+    def write(self, step_dtype: str | None) -> None:
+        """Write them."""
+        steps = [tensor_of(x) for x in self._step.values]
+        for p, own, step in zip(self._params, self._made, steps, strict=True):
+            self._states[p].update(own)
+            add(p, step, step_dtype)
+
+    def _leaves(self, tensors: Iterable[torch.Tensor | None]) -> Leaves:
+        """Return a tree of tensors that are where the parameters are."""
+        plain = [None if x is None else x.resolve_neg() for x in tensors]
+        if any(p.device.type != HOST for p in self._params):
+            return Leaves(plain, EAGER)
+        return Leaves([None if x is None else x.numpy() for x in plain], THREADED)

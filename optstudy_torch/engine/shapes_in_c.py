@@ -1,0 +1,247 @@
+"""Programs of one shape as loops in C: bodies of arrays of several shapes, sums along an axis."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .alike import Alike, address
+from .c_compiler import function_of, has_threads, library_of, threads_for
+from .c_source import OVER_LEAVES, head, new_text, read_numbers, type_of, written
+from .exact_sums_in_c import each_sum
+from .kernels_in_c import Scalars, loop_over, taken
+from .memory import OnHost
+from .program import Added, Body, Branch, Cycle, Phase, Program
+from .source import Number, kept_names, rows, values
+from .trace import Sum
+
+CPU = torch.device("cpu")
+
+_SCRATCH = 1 << 14
+"""Elements of float64 that stay in a core's second cache, for a sum along an axis."""
+
+_ALONG = """
+#define AT(i) ({{ {body} (double){result}; }})
+
+/* Sums of columns, some columns of one matrix at a time: the lower half of the rows is added to the
+   upper one until one row is left, as if there were rows of zeros up to a power of two. */
+static void part_of_{name}(void *const *table, const void *const *scalars, const double *c,
+                           int64_t leaves, int64_t blocks, int64_t rows, int64_t columns,
+                           int64_t wide, double *made, double *room,
+                           int64_t begin, int64_t end) {{
+    {numbers}
+    const int64_t pieces = (columns + wide - 1) / wide;
+    int64_t half = 1;
+    while (2 * half < rows)
+        half *= 2;
+    for (int64_t item = begin; item < end; ++item) {{
+        const int64_t block = item / pieces, first = item % pieces * wide;
+        const int64_t leaf = block / blocks, column = leaf, left = columns - first;
+        const int64_t width = left < wide ? left : wide;
+        const int64_t start = block % blocks * rows * columns + first;
+        {leaf}
+        double *const result = made + block * columns + first;
+        if (rows < 2) {{
+            for (int64_t i = 0; i < width; ++i)
+                result[i] = AT(start + i);
+            continue;
+        }}
+        /* Rows that lie one behind the other are one long row. */
+        const int64_t joined = width == columns ? half : 1, length = width * joined;
+        const int64_t both = width == columns ? (rows - half) * width : width;
+        for (int64_t row = 0; row < half; row += joined) {{
+            const int64_t low = start + row * columns, high = low + half * columns;
+            const int64_t added = width == columns || row < rows - half ? both : 0;
+            double *const sums = room + row * width;
+            #pragma omp simd
+            for (int64_t i = 0; i < added; ++i)
+                sums[i] = AT(low + i) + AT(high + i);
+            #pragma omp simd
+            for (int64_t i = added; i < length; ++i)
+                sums[i] = AT(low + i) + 0.0;
+        }}
+        for (int64_t n = half / 2; n > 0; n /= 2)
+            #pragma omp simd
+            for (int64_t i = 0; i < n * width; ++i)
+                room[i] += room[i + n * width];
+        for (int64_t i = 0; i < width; ++i)
+            result[i] = room[i];
+    }}
+}}
+#undef AT
+
+void {name}(void *const *table, const void *const *scalars, const double *c, int64_t leaves,
+            int64_t blocks, int64_t rows, int64_t columns, int64_t wide, double *made,
+            double *room, int64_t size, int64_t end, int threads) {{
+#define PART(number, from, to) \\
+    part_of_{name}(table, scalars, c, leaves, blocks, rows, columns, wide, made, \\
+                   room + (number) * size, from, to)
+    IN_THREADS(threads, 0, end, 1, PART);
+#undef PART
+}}
+"""
+_ALONG_ARGUMENTS: list[Any] = [
+    *[ctypes.c_void_p] * 3,
+    *[ctypes.c_int64] * 5,
+    *[ctypes.c_void_p] * 2,
+    *[ctypes.c_int64] * 2,
+    ctypes.c_int,
+]
+
+
+class Kernels:
+    """The loops of a program of one shape, in one library.
+
+    Raises:
+        NoKernelsError: if there is no compiler, or it fails.
+    """
+
+    def __init__(self, program: Program, device: torch.device = CPU) -> None:
+        del device
+        assert program.dtype is not None
+        self.program, self.memory = program, OnHost(program.dtype)
+        self._made: dict[int, list[Any]] = {}
+        self._texts: list[str] = []
+        self._functions: list[Any] = []
+        self._enter(program.phases, program.kept)
+        library = library_of(head(program.dtype) + "".join(self._texts))
+        for function in self._functions:
+            function.find(library)
+
+    def _enter(self, phases: Sequence[Phase], kept: Sequence[Any]) -> None:
+        names = kept_names(phases, kept)
+        for phase in phases:
+            own = self._made[id(phase)] = [self._add(Scalars, phase, names)]
+            own.append([self._add(_Loop, body) for body in phase.bodies if body.outputs])
+            for barrier in phase.barriers:
+                if isinstance(barrier, Added):
+                    self._made[id(barrier)] = [self._add(_Along, barrier)]
+                if isinstance(barrier, Cycle):
+                    self._enter(barrier.checks, [barrier.node.goes_on])
+                if isinstance(barrier, Branch | Cycle):
+                    self._enter(barrier.phases, barrier.node.made)
+
+    def _add(self, kind: Any, *args: Any) -> Any:
+        made = kind(f"f{len(self._functions)}", *args)
+        self._functions.append(made)
+        self._texts.append(made.text)
+        return made
+
+    # What an execution asks for.
+
+    def scalars(self, execution: Any, phase: Phase) -> None:
+        """Compute the scalars of a phase."""
+        self._made[id(phase)][0](execution, execution.hyperparameters)
+
+    def bodies(self, execution: Any, phase: Phase) -> None:
+        """Run the bodies of a phase."""
+        for loop in self._made[id(phase)][1]:
+            loop(execution)
+
+    def added(self, execution: Any, barrier: Added) -> Alike:
+        """Return sums along an axis."""
+        return self._made[id(barrier)][0](execution)
+
+    def sums(self, execution: Any, node: Sum) -> np.ndarray:
+        """Return the float64 sums of each leaf."""
+        return each_sum(node.function, [execution.value(x) for x in node.args])
+
+
+class _Loop:
+    """A body, for all leaves at once."""
+
+    def __init__(self, name: str, body: Body) -> None:
+        self._name, self._body = name, body
+        self._in_place = any(o.target == "step" for o in body.outputs)
+        assert body.shape is not None
+        lengths, text, self._numbers = loop_over(name, body, False)
+        self._texts = {False: text}
+        self._lengths = np.array(lengths, np.int64)
+        self.text = text
+        if self._in_place:
+            _, added, self._added = loop_over(f"{name}_in_place", body, True)
+            self.text += added
+
+    def find(self, library: ctypes.CDLL) -> None:
+        """Take the functions from what the compiler made."""
+        self._threaded = has_threads(library)
+        self._function = function_of(library, self._name, OVER_LEAVES)
+        if self._in_place:
+            self._adding = function_of(library, f"{self._name}_in_place", OVER_LEAVES)
+
+    def __call__(self, execution: Any) -> None:
+        """Run the body."""
+        body, count = self._body, execution.count
+        in_place = self._in_place and execution.adds
+        function, numbers = self._function, self._numbers
+        if in_place:
+            function, numbers = self._adding, self._added
+        for target, source, shape in body.outputs:
+            if not (target == "step" and in_place):
+                execution.make(target, source, shape)
+        table = np.array([execution.value(name).addresses for name in rows(body, in_place)])
+        extents, columns = np.tile(self._lengths, (count, 1)), np.arange(count)
+        vectors = [execution.vector(x) for x in body.scalars.values()]
+        where = np.array([address(x) for x in vectors], np.uintp)
+        c = np.array(values(numbers, execution.hyperparameters), np.float64)
+        total = count * math.prod(body.shape or ())
+        places = (address(x) for x in (table, extents, columns, where, c))
+        threads = threads_for(total, self._threaded)
+        function(*places, None, count, 0, total, threads)
+
+
+class _Along:
+    """A sum along an axis, with the lines that make what is added."""
+
+    def __init__(self, name: str, barrier: Added) -> None:
+        self._name, (self._node, self._body) = name, barrier
+        text, body = new_text(), self._body
+        leaf = [f"{taken(x, 'scalars', i)}[column];" for i, x in enumerate(body.scalars.values())]
+        lines = []
+        for i, x in enumerate(body.arrays.values()):
+            leaf.append(f"const {type_of(x)} *const in_{x.name} = table[{i} * leaves + leaf];")
+            lines.append(f"const {type_of(x)} {x.name} = in_{x.name}[i];")
+        lines += written(body.lines, text)
+        result = text.shown(self._node.args[0])
+        self._numbers: list[Number] = text.numbers
+        self.text = _ALONG.format(
+            name=name,
+            numbers=read_numbers(text),
+            leaf="\n        ".join(leaf),
+            body=" ".join(lines),
+            result=result,
+        )
+
+    def find(self, library: ctypes.CDLL) -> None:
+        """Take the function from what the compiler made."""
+        self._threaded = has_threads(library)
+        self._function = function_of(library, self._name, _ALONG_ARGUMENTS)
+
+    def __call__(self, execution: Any) -> Alike:
+        """Return the sums."""
+        body, count = self._body, execution.count
+        shape, axis = self._node.args[0].shape, self._node.axis
+        assert shape is not None
+        blocks, length = math.prod(shape[:axis]), shape[axis]
+        columns = math.prod(shape[axis + 1 :])
+        half = 1 << max((length - 1).bit_length() - 1, 0)
+        wide = min(columns, max(_SCRATCH // half, 32))
+        items = count * blocks * -(-columns // wide)
+        threads = min(threads_for(count * math.prod(shape), self._threaded), items)
+        made = np.empty((count, *shape[:axis], 1, *shape[axis + 1 :]))
+        room = np.empty((threads, half * wide))
+        table = np.array([execution.value(x).addresses for x in body.arrays.values()], np.uintp)
+        vectors = [execution.vector(x) for x in body.scalars.values()]
+        where = np.array([address(x) for x in vectors], np.uintp)
+        c = np.array(values(self._numbers, execution.hyperparameters), np.float64)
+        self._function(
+            *(address(x) for x in (table, where, c)),
+            *(count, blocks, length, columns, wide, address(made), address(room)),
+            *(half * wide, items, threads),
+        )
+        return Alike.of_rows(made)
