@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,13 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thread in each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# What JAX compiles is kept: workers and processes ask for the same programs, and the next run does.
+_KEPT = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{platform.node()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_KEPT))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def _shard() -> tuple[int, int]:
