@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,27 @@ import optstudy_core
 import optstudy_jax
 import optstudy_torch
 
-Sizes = Sequence["int | tuple[int, int]"]
+Sizes = Sequence["int | tuple[int, ...]"]
 """Of each tensor, its elements or, where rows and columns matter, its shape."""
+
+_BLOCK = [(2304, 768), (768, 768), (3072, 768), (768, 3072)]
 
 SHAPES: dict[str, Sizes] = {
     "1 of 4 million": [4_000_000],
     "1 of 16 million": [16_000_000],
     "200 of 20,000": [20_000] * 200,
     "400 of 64": [64] * 400,
+    "3 blocks of GPT-2 small": [*_BLOCK, *[(n,) for n in (2304, 768, 3072, *[768] * 5)]] * 3,
 }
 MATRICES: dict[str, Sizes] = {
     "256 × 256": [(256, 256)],
     "1024 × 1024": [(1024, 1024)],
     "768 × 3072": [(768, 3072)],
-    "a block of GPT-2 small": [(2304, 768), (768, 768), (3072, 768), (768, 3072)],
+    "a block of GPT-2 small": _BLOCK,
 }
+SMALL: dict[str, Sizes] = {"64 × 64": [(64, 64)], "256 × 256": [(256, 256)]}
 ALGORITHMS: dict[str, dict[str, Any]] = {
+    "sgd, plain": {},
     "sgd": {"momentum": 0.9},
     "adam": {},
     "adamw": {},
@@ -49,11 +55,18 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "lion": {},
     "adafactor": {},
     "muon": {},
+    "shampoo": {"update_interval": 10.0},
+    "soap": {},
 }
-OF_MATRICES = ("muon",)
-"""Algorithms that multiply matrices."""
+"""Hyperparameters by the name of the algorithm; what stands behind a comma tells cases apart."""
 
-FUSED = ("sgd", "adam", "adamw")
+TENSORS: dict[str, dict[str, Sizes]] = {"muon": MATRICES, "shampoo": SMALL, "soap": SMALL}
+"""What algorithms are measured on that multiply matrices."""
+
+TEN = ("shampoo", "soap")
+"""Algorithms of which ten steps are one, since they do most of their work at every tenth."""
+
+FUSED = ("sgd, plain", "sgd", "adam", "adamw")
 """Algorithms that torch.optim has as one kernel."""
 
 Step = Callable[[], None]
@@ -89,13 +102,44 @@ def torch_step(ours: bool, name: str, shapes: Sizes, device: str = "cpu", **opti
     params = [torch.nn.Parameter(_draw(n, generator).to(device)) for n in shapes]
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator).to(device)
-    title = optstudy_core.ALGORITHMS[name].title
-    cls = getattr(optstudy_torch if ours else torch.optim, title, HandLion)
+    title = optstudy_core.ALGORITHMS[algorithm_of(name)].title
+    if ours:
+        cls: Any = getattr(optstudy_torch, title)
+    else:
+        cls = getattr(torch.optim, title, None) or _peer(name)
     optimizer = cls(params, lr=1e-3, **ALGORITHMS[name], **options)
-    return lambda: optimizer.step()
+    if name not in TEN:
+        return lambda: optimizer.step()
+
+    def ten() -> None:
+        for _ in range(10):
+            optimizer.step()
+
+    return ten
 
 
-def _draw(size: int | tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+def _peer(name: str) -> Any:
+    """Return what an algorithm is compared with that torch.optim does not have."""
+    if name == "lion":
+        return HandLion
+    import pytorch_optimizer
+
+    if name == "soap":
+        return pytorch_optimizer.SOAP
+
+    def shampoo(params: Any, lr: float, update_interval: float) -> Any:
+        interval = int(update_interval)
+        return pytorch_optimizer.Shampoo(params, lr=lr, preconditioning_compute_steps=interval)
+
+    return shampoo
+
+
+def algorithm_of(name: str) -> str:
+    """Return the algorithm of a case."""
+    return name.partition(",")[0]
+
+
+def _draw(size: int | tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     if isinstance(size, tuple):
         return torch.randn(size, generator=generator)
     x = torch.randn(size, generator=generator)
@@ -121,7 +165,8 @@ def jax_parts(module: Any, name: str, shapes: Sizes) -> tuple[Any, Any, Any, Any
     params, grads = (
         [jax.numpy.asarray(_draw(n, generator).numpy()) for n in shapes] for _ in range(2)
     )
-    make = getattr(module, name, None) or getattr(module.contrib, name)
+    own = algorithm_of(name)
+    make = getattr(module, own, None) or getattr(module.contrib, own)
     tx = make(1e-3, **ALGORITHMS[name])
 
     def advance(params: Any, state: Any, grads: Any) -> Any:
@@ -198,7 +243,7 @@ def bandwidth(device: str = "cpu") -> float:
 
 def moved(name: str, size: int) -> int:
     """Return how many bytes a step must move: p and state read and written, the gradient read."""
-    algorithm = optstudy_core.ALGORITHMS[name]
+    algorithm = optstudy_core.ALGORITHMS[algorithm_of(name)]
     values = algorithm.resolve(None, ALGORITHMS[name])
     state = algorithm.start(np.zeros((40, size // 40), np.float32), values)
     numbers = sum(x.nbytes for x in jax.tree.leaves(state) if x.size > 1)
@@ -226,7 +271,7 @@ def about() -> dict[str, Any]:
 
 def tensors(name: str) -> dict[str, Sizes]:
     """Return what an algorithm is measured on."""
-    return MATRICES if name in OF_MATRICES else SHAPES
+    return TENSORS.get(name, SHAPES)
 
 
 def speed(
@@ -237,13 +282,12 @@ def speed(
     copied = bandwidth(device)
     work = [(p, n, s) for p in pairs(device) for n in names for s in tensors(n)]
     for pair, name, shapes in track(work, console=Console(stderr=True), transient=True):
-        leafwise = optstudy_core.ALGORITHMS[name].leafwise
-        if "compile=" in pair and name in OF_MATRICES:
+        if "compile=" in pair and name in TENSORS:
             continue  # the products are the library's in any case
-        if "compile=" in pair and leafwise and device != "cpu":
-            continue  # it depends on shapes, and is refused
+        if name in TEN and not (pair.startswith("torch /") and find_spec("pytorch_optimizer")):
+            continue  # optax does not have it, or there is no peer
         sizes = tensors(name)[shapes]
-        found = measure(*pairs(device)[pair](name, sizes), rounds)
+        found = measure(*pairs(device)[pair](name, sizes), 2 if name in TEN else rounds)
         elements = sum(math.prod(n) if isinstance(n, tuple) else n for n in sizes)
         share = moved(name, elements) / (found["ours_ms"] / 1e3) / copied
         row = {"pair": pair, "algorithm": name, "tensors": shapes}
@@ -257,18 +301,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="counted pairs (default 30)")
     parser.add_argument(
         "--algorithms",
-        default=",".join(ALGORITHMS),
-        help=f"with commas between (default {','.join(ALGORITHMS)})",
+        default=";".join(ALGORITHMS),
+        help=f"with semicolons between (default {';'.join(ALGORITHMS)})",
     )
     parser.add_argument("--device", default="cpu", help="of torch's tensors (default cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
-    names = arguments.algorithms.split(",")
+    names = arguments.algorithms.split(";")
     for name in names:
         if name not in ALGORITHMS:
-            parser.error(f"algorithms = {name!r}: allowed are {', '.join(ALGORITHMS)}")
+            parser.error(f"algorithms = {name!r}: allowed are {'; '.join(ALGORITHMS)}")
     rows = speed(arguments.rounds, names, arguments.device)
     console = Console()
     title = "Time of a step: median, and the ratio's quartiles"

@@ -43,8 +43,8 @@ def check_dtypes(params: Sequence[torch.Tensor]) -> None:
     for p in params:
         if p.device.type == "mps":
             raise TypeError(
-                "parameter on mps: allowed are devices with float64, such as cpu and cuda: sums and "
-                "products are computed in it"
+                "parameter on mps: allowed are devices with float64, such as cpu and cuda, because "
+                "sums and products are computed in it"
             )
         if p.dtype not in WORKING_DTYPE:
             allowed = ", ".join(map(str, WORKING_DTYPE))

@@ -13,7 +13,7 @@ import torch
 
 from optstudy_torch import Adafactor, Adam, _plans, _states
 from optstudy_torch._recent import Recent
-from optstudy_torch.engine import c_compiler, exact_sums_in_c, kernels_in_triton
+from optstudy_torch.engine import c_compiler, exact_sums_in_c, triton_source
 from optstudy_torch.engine import cache as kernel_cache
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_another_process_removes_is_no_fault(tmp_path: Path, monkeyp
 def test_a_text_has_one_place_among_the_sources(monkeypatch: Any) -> None:
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton, "jit", lambda **_: lambda function: function)
-    made = [kernels_in_triton._kernel("own", "xy", [f"return x {s} y"]) for s in "+-+"]
+    made = [triton_source.kernel_of("own", "xy", [f"return x {s} y"]) for s in "+-+"]
     assert [f(3, 2) for f in made] == [5, 1, 5]
     names = [f.__code__.co_filename for f in made]
     assert names[0] == names[2] != names[1]
