@@ -2,6 +2,10 @@
 
 Checks share the card; what is timed has it alone. Each part is a process of its own, so that what
 fails or takes too long leaves the others whole; the page says what is missing.
+
+``--stage bits`` (``speed``, ``recorder``, ``studies``) runs some parts, in at most four minutes. A
+stage goes on where it was stopped if it has the same ``--out``, and replaces its own figures in
+``--docs`` only: the page says when, and of which commit, each was measured.
 """
 
 from __future__ import annotations
@@ -26,6 +30,14 @@ from . import page
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {}
 CHECKS = ("about", "rounding", "fuzz-torch", "fuzz-compiled", "fuzz-jax")
 TIMED = ("sums", "recorder", "speed-torch", "speed-jax")
+STAGES = {
+    "bits": (*CHECKS, "parity"),
+    "speed": ("about", "sums", "speed-torch", "speed-jax"),
+    "recorder": ("about", "recorder"),
+    "studies": ("about", "studies"),
+}
+"""Parts that are run together."""
+
 STUDIES = (
     ("allcnn", "--events", "40", "--epochs", "3"),
     ("ddplus", "--events", "8", "--epochs", "2"),
@@ -55,6 +67,7 @@ def _about(arguments: argparse.Namespace) -> Any:
     name, driver = subprocess.run(query, capture_output=True, text=True).stdout.split(",")[:2]
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
         "card": name.strip(),
         "driver": driver.strip().splitlines()[0],
         "python": platform.python_version(),
@@ -63,6 +76,14 @@ def _about(arguments: argparse.Namespace) -> Any:
         "jax": jax.__version__,
         "optax": optax.__version__,
     }
+
+
+def _commit() -> str:
+    """Return the commit of the sources, with a mark if they differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    where = Path(__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=where, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 @_part("rounding")
@@ -142,7 +163,10 @@ class Runner:
         }
 
     def run(self, name: str, command: Sequence[str], seconds: float) -> float:
-        """Run a command, its output to a file; return how long it took."""
+        """Run a command, its output to a file, unless it has run; return how long it took."""
+        if _result(self.folder, name):
+            print(f"{name}: done before", flush=True)
+            return 0.0
         begin = time.monotonic()
         left = max(1.0, min(seconds, self.deadline - begin))
         with (self.folder / f"{name}.log").open("w") as log:
@@ -202,20 +226,38 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> None:
             runner.part(name, options, arguments.seconds)
 
 
+def _result(folder: Path, name: str) -> Any:
+    """Return what a part wrote; ``None`` if it wrote nothing."""
+    file = folder / f"{name}.json"
+    if name.startswith("twins-"):
+        files = sorted(folder.glob(f"runs/{name.removeprefix('twins-')}/*/twins.json"))
+        file = files[0] if files else file
+    try:
+        return json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
 def _collected(folder: Path) -> dict[str, Any]:
     """Return what the parts wrote, and of those that wrote nothing the end of their output."""
     found: dict[str, Any] = {}
     for log in sorted(folder.glob("*.log")):
-        name = log.stem
-        file = folder / f"{name}.json"
-        if name.startswith("twins-"):
-            files = sorted(folder.glob(f"runs/{name.removeprefix('twins-')}/*/twins.json"))
-            file = files[0] if files else file
-        try:
-            found[name] = json.loads(file.read_text())
-        except (OSError, json.JSONDecodeError):
-            found[name] = {"missing": log.read_text()[-2000:]}
+        found[log.stem] = _result(folder, log.stem) or {"missing": log.read_text()[-2000:]}
     return found
+
+
+def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return figures of before with those that were measured now in their place.
+
+    Args:
+        before: of :func:`main`; where "about" is the only date, it is that of all of them.
+        found: parts by name, and "about" them.
+    """
+    about = found.get("about", {})
+    old = before.get("about", {})
+    when = {name: old for name in before if name not in {"about", "measured"}}
+    when |= before.get("measured", {}) | {name: about for name in found if name != "about"}
+    return {**before, **found, "measured": when}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -227,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for figures and output")
     parser.add_argument("--docs", type=Path, help="folder for gpu.md and gpu.json")
     parser.add_argument("--from", dest="source", type=Path, help="a gpu.json measured before")
-    parser.add_argument("--seconds", type=float, default=480, help="for all (default 480)")
+    parser.add_argument("--stage", choices=STAGES, help="some parts, in at most four minutes")
+    parser.add_argument("--seconds", type=float, help="for all (default 480, of a stage 240)")
     parser.add_argument(
         "--check-seconds", type=float, default=240, help="for a check (default %(default)s)"
     )
@@ -245,13 +288,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = PARTS[arguments.part](arguments)
         (arguments.out / f"{arguments.part}.json").write_text(json.dumps(found))
         return 0
+    if arguments.stage:
+        arguments.parts = list(STAGES[arguments.stage])
+    if arguments.seconds is None:
+        arguments.seconds = 240 if arguments.stage else 480
     if arguments.source:
         found = json.loads(arguments.source.read_text())
+    elif not _has_card():
+        print("there is no CUDA device: the parts " + ", ".join(arguments.parts) + " ask for one")
+        return 1
     else:
         folder = arguments.out or Path(tempfile.mkdtemp(prefix="optstudy-gpu-"))
         folder.mkdir(parents=True, exist_ok=True)
         _measure(arguments, folder.resolve())
         found = _collected(folder)
+        if arguments.docs:
+            before = arguments.docs / "gpu.json"
+            found = merged(json.loads(before.read_text()) if before.exists() else {}, found)
         (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
     notes = arguments.docs / "gpu_notes.md" if arguments.docs else None  # by hand
     text = page.page(found, notes.read_text().strip() if notes and notes.exists() else "")
@@ -260,6 +313,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         (arguments.docs / "gpu.json").write_text(json.dumps(found) + "\n")
         (arguments.docs / "gpu.md").write_text(text)
     return 0
+
+
+def _has_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _names(allowed: Iterable[str] | None) -> Callable[[str], list[str]]:

@@ -17,7 +17,13 @@ NAMES: dict[str, dict[str, Any]] = {
     "adamw": {},
     "lion": {},
     "adafactor": {},
+    "muon": {},
+    "shampoo": {"update_interval": 10.0},
+    "soap": {},
 }
+PEERLESS = ("shampoo", "soap")
+"""Algorithms that neither torch.optim nor optax has."""
+
 FUSED = ("sgd", "adam", "adamw")
 ROUNDS = 30
 _JAX_STEPS = 5  # a time of JAX is that of so many steps in a row: the host's part overlaps
@@ -38,6 +44,26 @@ SHAPES: dict[str, list[Shape]] = {
     "1e9": [(40_000, 25_000)],
     "GPT-2 small": gpt2(),
 }
+
+
+MATRICES: dict[str, list[Shape]] = {
+    "4096 × 4096": [(4096, 4096)],
+    "GPT-2's matrices": [x for x in gpt2()[2:] if len(x) == 2],
+}
+OWN_SHAPES = {
+    "muon": MATRICES,
+    "shampoo": {"768 × 768": [(768, 768)]},
+    "soap": {"768 × 768": [(768, 768)]},
+}
+"""Of algorithms that multiply matrices."""
+
+
+def cases(names: Sequence[str], sizes: Sequence[str]) -> Iterator[tuple[str, str, list[Shape]]]:
+    """Yield each algorithm with each set of tensors: its title and the shapes."""
+    for size in sizes:
+        yield from ((name, size, SHAPES[size]) for name in names if name not in OWN_SHAPES)
+    for name in names:
+        yield from ((name, size, own) for size, own in OWN_SHAPES.get(name, {}).items())
 
 
 def bandwidth() -> float:
@@ -99,11 +125,10 @@ def torch_ways(name: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     title, values = ALGORITHMS[name].title, NAMES[name]
     ours = getattr(optstudy_torch, title)
     peer = getattr(torch.optim, title, HandLion)
-    ways = {"default": (ours, values)}
-    if not ALGORITHMS[name].leafwise:
-        ways["compile=False"] = (ours, values | {"compile": False})
-    foreach = {} if peer is HandLion else {"foreach": True}
-    ways["foreach"] = (peer, values | foreach)
+    ways = {"default": (ours, values), "compile=False": (ours, values | {"compile": False})}
+    if name not in PEERLESS:
+        foreach = {} if peer in (HandLion, torch.optim.Muon) else {"foreach": True}
+        ways["foreach"] = (peer, values | foreach)
     if name in FUSED:
         ways["fused"] = (peer, values | {"fused": True})
     return ways
@@ -115,29 +140,28 @@ def measure_torch(names: Sequence[str], sizes: Sequence[str]) -> list[dict[str, 
 
     copied = bandwidth()
     rows = []
-    for size in sizes:
-        for name in names:
-            row: dict[str, Any] = {"algorithm": name, "tensors": size, "bandwidth": copied}
-            row["bytes"] = moved(name, sum(_sizes(SHAPES[size])))
-            for way, (cls, options) in torch_ways(name).items():
-                torch.cuda.empty_cache()
-                try:
-                    step = _torch_step(cls, SHAPES[size], **options)
-                    begin = time.perf_counter()
-                    step()
-                    torch.cuda.synchronize()
-                    first = time.perf_counter() - begin
-                    begin = time.perf_counter()
-                    step()
-                    torch.cuda.synchronize()
-                    rounds = ROUNDS if time.perf_counter() - begin < 0.5 else 5
-                    row[way] = statistics.median(_events(step, rounds))
-                    row[f"first {way}"] = 1e3 * first
-                    del step
-                except torch.OutOfMemoryError:
-                    row[way] = None
-            rows.append(row)
-            print(row, flush=True)
+    for name, size, shapes in cases(names, sizes):
+        row: dict[str, Any] = {"algorithm": name, "tensors": size, "bandwidth": copied}
+        row["bytes"] = moved(name, sum(_sizes(shapes)))
+        for way, (cls, options) in torch_ways(name).items():
+            torch.cuda.empty_cache()
+            try:
+                step = _torch_step(cls, shapes, **options)
+                begin = time.perf_counter()
+                step()
+                torch.cuda.synchronize()
+                first = time.perf_counter() - begin
+                begin = time.perf_counter()
+                step()
+                torch.cuda.synchronize()
+                rounds = ROUNDS if time.perf_counter() - begin < 0.5 else 5
+                row[way] = statistics.median(_events(step, rounds))
+                row[f"first {way}"] = 1e3 * first
+                del step
+            except torch.OutOfMemoryError:
+                row[way] = None
+        rows.append(row)
+        print(row, flush=True)
     return rows
 
 
@@ -155,35 +179,33 @@ def measure_jax(names: Sequence[str], sizes: Sequence[str]) -> list[dict[str, An
     import optstudy_jax
 
     rows = []
-    for size in sizes:
-        for name in names:
-            row: dict[str, Any] = {"algorithm": name, "tensors": size}
-            for way, module in (("jit", optstudy_jax), ("optax", optax)):
-                tx = getattr(module, name)(1e-3, **NAMES[name])
+    for name, size, shapes in cases([x for x in names if x not in PEERLESS], sizes):
+        row: dict[str, Any] = {"algorithm": name, "tensors": size}
+        for way, module in (("jit", optstudy_jax), ("optax", optax)):
+            make = getattr(module, name, None) or getattr(optax.contrib, name)
+            tx = make(1e-3, **NAMES[name])
 
-                def advance(params: Any, state: Any, grads: Any, tx: Any = tx) -> Any:
-                    updates, state = tx.update(grads, state, params)
-                    return optax.apply_updates(params, updates), state
+            def advance(params: Any, state: Any, grads: Any, tx: Any = tx) -> Any:
+                updates, state = tx.update(grads, state, params)
+                return optax.apply_updates(params, updates), state
 
-                keys = jax.random.split(jax.random.key(0), 2)
-                params, grads = (
-                    [jax.random.normal(k, shape) for shape in SHAPES[size]] for k in keys
-                )
-                state = jax.jit(tx.init)(params)
+            keys = jax.random.split(jax.random.key(0), 2)
+            params, grads = ([jax.random.normal(k, shape) for shape in shapes] for k in keys)
+            state = jax.jit(tx.init)(params)
+            begin = time.perf_counter()
+            step = jax.jit(advance, donate_argnums=(0, 1)).lower(params, state, grads).compile()
+            row[f"compile {way}"] = 1e3 * (time.perf_counter() - begin)
+            row[f"temporary {way}"] = step.memory_analysis().temp_size_in_bytes
+            times = []
+            for i in range(ROUNDS + 2):
                 begin = time.perf_counter()
-                step = jax.jit(advance, donate_argnums=(0, 1)).lower(params, state, grads).compile()
-                row[f"compile {way}"] = 1e3 * (time.perf_counter() - begin)
-                row[f"temporary {way}"] = step.memory_analysis().temp_size_in_bytes
-                times = []
-                for i in range(ROUNDS + 2):
-                    begin = time.perf_counter()
-                    for _ in range(_JAX_STEPS):
-                        params, state = step(params, state, grads)
-                    jax.block_until_ready(params)
-                    if i > 1:
-                        times.append(1e3 * (time.perf_counter() - begin) / _JAX_STEPS)
-                row[way] = statistics.median(times)
-                del params, grads, state
-            rows.append(row)
-            print(row, flush=True)
+                for _ in range(_JAX_STEPS):
+                    params, state = step(params, state, grads)
+                jax.block_until_ready(params)
+                if i > 1:
+                    times.append(1e3 * (time.perf_counter() - begin) / _JAX_STEPS)
+            row[way] = statistics.median(times)
+            del params, grads, state
+        rows.append(row)
+        print(row, flush=True)
     return rows
