@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import definition, draw, same, start, to_numpy, to_torch
+from shape_programs import by_loops, by_numpy, random_rule_of_shapes
 
 from optstudy_core import ALGORITHMS, geometry
 from optstudy_core.arrays.passes import HOST
@@ -77,6 +78,26 @@ def sums_that_differ() -> list[str]:
     return wrong
 
 
+def formulas_that_differ(count: int) -> list[str]:
+    """Return the random formulas of shapes that differ from the definition."""
+    wrong = []
+
+    def kernels(program: Any) -> Any:
+        return shapes_in_triton.Kernels(program, torch.device("cpu"))
+
+    for seed in range(count):
+        rng, function = np.random.default_rng(seed), random_rule_of_shapes(seed)
+        dtype = (np.float32, np.float64)[seed % 2]
+        columns = [[rng.standard_normal((9, 11)).astype(dtype) for _ in range(3)] for _ in range(2)]
+        both = by_numpy(function, columns), by_loops(function, columns, kernels, torch.from_numpy)
+        for x, y in zip(*both, strict=True):
+            alike = (
+                same(np.asarray(a), np.asarray(b)) for a, b in zip(x.values, y.values, strict=True)
+            )
+            wrong += [f"formula {seed}"] * (not all(alike))
+    return wrong
+
+
 def main() -> None:
     """Try the algorithms that are named, or all."""
     stages.HOST = _shapes.HOST = ""
@@ -84,6 +105,9 @@ def main() -> None:
     _plans.SHAPES = {"cpu": shapes_in_triton.Kernels}
     names = sys.argv[1:] or [*ALGORITHMS]
     wrong = sums_that_differ() if "lamb" in names else []
+    if "formulas" in names:
+        names.remove("formulas")
+        wrong += formulas_that_differ(20)
     for name in names:
         for dtype in (np.float32, np.float64):
             wrong += mismatches(name, dtype)

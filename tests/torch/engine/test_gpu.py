@@ -80,6 +80,11 @@ def test_every_algorithms_kernels_have_the_definitions_bits() -> None:
     _interpret()
 
 
+@pytest.mark.slow
+def test_kernels_of_random_formulas_of_shapes_have_the_definitions_bits() -> None:
+    _interpret("formulas")
+
+
 # What the compiler makes of a kernel, without a GPU to run it on.
 
 _ROUNDED_OTHERWISE = re.compile(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from harness import same, slow, slow_unless_quick
-from shape_programs import by_loops, by_numpy, program_of
+from shape_programs import by_loops, by_numpy, program_of, random_rule_of_shapes
 
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm, namespace
@@ -18,7 +18,7 @@ from optstudy_core import random_formulas as formulas
 from optstudy_core.arrays import axes, reductions
 from optstudy_core.arrays.leafwise import shapewise
 from optstudy_core.arrays.leaves import Leaves
-from optstudy_core.arrays.matrix import gram, matmul, transposed, when
+from optstudy_core.arrays.matrix import transposed, when
 from optstudy_torch import _plans, _shapes
 from optstudy_torch._recent import Recent
 from optstudy_torch.engine import c_compiler, errors, exact_sums_in_c, shapes_in_c
@@ -141,39 +141,6 @@ def test_random_formulas(seed: int, dtype: Any) -> None:
         return (*state, params)
 
     assert_same(two_steps, theta, first, second)
-
-
-def random_rule_of_shapes(seed: int) -> Callable[..., tuple[Leaves, ...]]:
-    """Return a random formula with sums, sums along axes, rearrangements, products and branches."""
-    steps: list[Callable[..., Leaves]] = [
-        lambda x, y: x * y,
-        lambda x, y: x - 0.3 * y,
-        lambda x, y: x / (1 + abs(y)),
-        lambda x, y: namespace(x).sqrt(abs(x)) + y,
-        lambda x, y: namespace(x).where(x < y, x, -y),
-        lambda x, y: axes.axis_mean(x * y, 0) + x,
-        lambda x, y: axes.axis_sum(x - y, 1) * y,
-        lambda x, y: axes.axis_mean(axes.axis_sum(x, 0), 1) * y,
-        lambda x, y: x / namespace(x).maximum(reductions.leaf_norm(y), 1e-3),
-        lambda x, y: reductions.leaf_dot(x, y) * 1e-3 + x,
-        lambda x, y: transposed(transposed(x) + axes.axis_mean(transposed(y), 0)),
-        lambda x, y: x.backend.rearrange(
-            lambda v: v[1::2] * 1, axes.reshaped(axes.flattened([x, y]), (18, 11))
-        ),
-        lambda x, y: matmul(gram(x / 100, rough=True), y, rough=True),
-        lambda x, y: matmul(matmul(x, transposed(y)), x) * 1e-4,
-        lambda x, y: when(reductions.leaf_norm(x) > 9.0, lambda v: (v * 0.1,), (x,), (y,))[0],
-    ]
-
-    def function(x: Leaves, y: Leaves) -> tuple[Leaves, ...]:
-        rng = np.random.default_rng(seed)
-        known = [x, y]
-        for _ in range(9):
-            step = steps[rng.integers(len(steps))]
-            known.append(step(*(known[-1 - rng.integers(min(4, len(known)))] for _ in range(2))))
-        return known[-1], known[-2], reductions.leaf_norm(known[-3])
-
-    return function
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
