@@ -345,7 +345,8 @@ def gathered(
     cuts = {p: cut for p in given if is_shared(p) and (cut := Cut.of(p))}
     ranks = {cut.group: torch.distributed.get_world_size(cut.group) for cut in cuts.values()}
     costs = {p: cost_of(cut.shape, hyperparameters) for p, cut in cuts.items()}
-    divided = algorithm.leafwise and None not in costs.values()
+    apart = not algorithm.has_global_sums  # each parameter by itself
+    divided = apart and None not in costs.values()
 
     def made(some: Sequence[Any]) -> Gathered:
         batches = []
@@ -360,7 +361,7 @@ def gathered(
     for p in given:
         own = p.numel() if is_shared(p) else 0
         own = own / ranks[cuts[p].group] if divided and p in cuts else own
-        if algorithm.leafwise and some and own and size + own > _GATHERED:
+        if apart and some and own and size + own > _GATHERED:
             yield made(some)
             size, some = 0, []
         size += own

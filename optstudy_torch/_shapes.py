@@ -51,7 +51,7 @@ class Step:
         self._parts: list[_Part] = []
         rest = []
         alike = _alike(params)
-        together = not plan.algorithm.leafwise and any(_wanted(x, group) for x in alike)
+        together = plan.algorithm.has_global_sums and any(_wanted(x, group) for x in alike)
         for own in alike:
             wanted = (together or _wanted(own, group)) and own[0].ndim and own[0].numel()
             kernels = plan.of_shape(own[0], group["compile"]) if wanted else None

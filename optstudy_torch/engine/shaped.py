@@ -116,7 +116,7 @@ class Execution:
     def _is_given(self, output: Output) -> bool:
         """Tell whether the source of an output lies where another output may go."""
         name = output.source.name
-        if not output.source.is_array:
+        if not output.source.is_array or name not in self.values:  # the last phase makes it
             return False
         own = {id(x) for given in self.values if given[0] != "t" for x in self.values[given]}
         views = name[0] != "t" or name in self._views

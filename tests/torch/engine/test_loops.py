@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from harness import same, slow, slow_unless_quick
 from shape_programs import by_loops, by_numpy, program_of, random_rule_of_shapes
 
 import optstudy_torch
-from optstudy_core import ALGORITHMS, Algorithm, namespace
+from optstudy_core import ALGORITHMS, Algorithm, clipped, namespace
 from optstudy_core import random_formulas as formulas
 from optstudy_core.arrays import axes, reductions
 from optstudy_core.arrays.leafwise import shapewise
 from optstudy_core.arrays.leaves import Leaves
-from optstudy_core.arrays.matrix import transposed, when
+from optstudy_core.arrays.matrix import gram, identity, inverse_root, matmul, transposed, when
 from optstudy_torch import _plans, _shapes
 from optstudy_torch._recent import Recent
 from optstudy_torch.engine import c_compiler, errors, exact_sums_in_c, shapes_in_c
@@ -304,6 +304,45 @@ RULES: list[tuple[str, dict[str, Any]]] = [
 )
 def test_optimizers(name: str, values: Any, dtype: torch.dtype) -> None:
     assert_trained_the_same(name, True, dtype=dtype, **values)
+
+
+@pytest.mark.parametrize("shapes", [[(40, 30), (17,)], [(40, 30), (17,), (), (0, 3)]])
+def test_a_sum_over_leaves_of_several_shapes(shapes: Any) -> None:
+    rule = clipped(ALGORITHMS["adafactor"])
+    ends = []
+    for compiled in False, True:
+        params = [p for shape in shapes for p in parameters(2, shape)]
+        optimizer = optstudy_torch.from_core(rule)(params, compile=compiled, max_norm=0.1)
+        for _ in range(2):
+            optimizer.step()
+        ends.append([*params, *(x for p in params for x in optimizer.state[p].values())])
+    for x, y in zip(*ends, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_roots_and_products_in_double(loops: list[Any]) -> None:
+    def root(x: Leaves) -> Leaves:
+        own = gram(x)
+        return matmul(inverse_root(own + identity(own), 4), x)
+
+    assert_same(root, [numbers((5, 7), np.float32) for _ in range(2)])
+    assert loops
+
+
+class _Rows(NamedTuple):
+    rows: Any
+
+
+def test_a_field_that_is_read_while_it_is_written() -> None:
+    @shapewise
+    def init(params: Any) -> Any:
+        return _Rows(axes.axis_sum(params, 0) if params.shape else params)
+
+    @shapewise
+    def update(state: Any, grad: Any, params: Any, *, lr: Any = 0.1) -> Any:
+        return _Rows(0.5 * state.rows), -lr * grad * state.rows
+
+    assert_the_same_steps(parameters, optstudy_torch.from_core(Algorithm("own", init, update)))
 
 
 def test_a_step_in_float32_is_not_rounded_before_it_is_added() -> None:
