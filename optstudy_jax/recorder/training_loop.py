@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optstudy_core import instruments as core
+from optstudy_core.records import Output
 from optstudy_jax._mesh import on_host
 from optstudy_jax._nnx import trained
 
@@ -25,14 +25,6 @@ class Pending(NamedTuple):
     epoch: int
     values: dict[str, Any]
     has_previous: bool
-
-
-class _Elsewhere:
-    """A run that another process writes."""
-
-    def epoch(self, number: int, row: Any) -> None: ...
-
-    def steps(self, rows: Any) -> None: ...
 
 
 class Recorder:
@@ -55,10 +47,9 @@ class Recorder:
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
             ``None``: into the lists ``epochs`` and ``steps``. Of several processes
             (``jax.distributed``) all make a recorder and call its methods; the first one writes.
-
-    Attributes:
-        epochs: rows of the epochs, where there is no run.
-        steps: rows of the steps up to the last :meth:`flush`, where there is no run.
+        sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
+            ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
+            name ``"wandb"``. Those with ``close`` are closed with the recorder.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``, one for ``distance``. Those of epochs are on the host, those of
@@ -79,6 +70,7 @@ class Recorder:
         every: int = 1,
         exact: bool = True,
         run: Any = None,
+        sinks: Iterable[Any] = (),
     ) -> None:
         self._options = core.Options.of(
             epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
@@ -92,8 +84,6 @@ class Recorder:
                 raise TypeError(
                     f"{name} of dtype {jnp.result_type(x)}: allowed are real floating dtypes"
                 )
-        self.epochs: list[dict[str, Any]] = []
-        self.steps: list[dict[str, Any]] = []
         self._epoch_count = self._step_count = 0
         self._pending: list[Pending] = []
         self._losses: Any = None
@@ -109,15 +99,17 @@ class Recorder:
         if self._options.moves(1):
             self._before = copied(leaves)
         self.begin_epoch(params)
-        self._run, self._own_run = run, isinstance(run, str | PathLike)
-        if self._own_run and jax.process_index() > 0:
-            self._run, self._own_run = _Elsewhere(), False
-        elif self._own_run:
-            from optstudy_core.records import Run  # SQLite and more, only where asked
+        self._output = Output(run, sinks, self._options.config, writes=jax.process_index() == 0)
 
-            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
-        if self._run is not None:
-            self._run.attach(self)
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of the epochs, where there is no run."""
+        return self._output.epochs
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The rows of the steps up to the last :meth:`flush`, where there is no run."""
+        return self._output.steps
 
     def __enter__(self) -> Recorder:
         return self
@@ -242,10 +234,7 @@ class Recorder:
             row = core.plain_row(head, self._epoch.names, sums, present, given, self._layer_names())
         if "previous" in self._epoch.vectors:
             self._epoch_step = vectors["step"]
-        if self._run is None:
-            self.epochs.append(row)
-        else:
-            self._run.epoch(self._epoch_count, row)
+        self._output.epoch(row)
         self.begin_epoch(params)
         return row
 
@@ -268,19 +257,12 @@ class Recorder:
             head = {"epoch": made.epoch, "step": made.number}
             names = self._layer_names()
             rows.append(core.plain_row(head, self._step.names, sums, present, given, names))
-        if self._run is None:
-            self.steps += rows
-        else:
-            self._run.steps([(row["step"], row) for row in rows])
+        self._output.add_steps(rows)
 
     def close(self) -> None:
         """Write what is pending."""
         self.flush()
-        if self._run is not None:
-            self._run.detach(self)
-        if self._own_run:
-            self._run.close()
-            self._own_run = False
+        self._output.close()
 
     # Saved states.
 
@@ -302,8 +284,7 @@ class Recorder:
                 kind: None if column is None else [np.array(on_host(x)) for x in column]
                 for kind, column in self._all_copies().items()
             },
-            "epochs": list(self.epochs),
-            "steps": list(self.steps),
+            **self._output.saved(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -330,7 +311,7 @@ class Recorder:
         self._step_count = int(state_dict["step_count"])
         self._losses = scalar("loss_sum", state_dict["loss_sum"])
         self._loss_count, self._lr = int(state_dict["loss_count"]), state_dict["lr"]
-        self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
+        self._output.load(state_dict)
 
     def _all_copies(self) -> dict[str, list[Any] | None]:
         return {

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
 from typing import Any, Final
 
 import numpy as np
 import torch
 
+from optstudy_core import _processes
 from optstudy_core import geometry as on_host
 from optstudy_core import instruments as core
 from optstudy_core.arrays.passes import to_numpy
+from optstudy_core.records import Output
 from optstudy_torch import geometry
 from optstudy_torch._meshes import whole
 from optstudy_torch._ranks import scalar
@@ -53,10 +54,9 @@ class Recorder:
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
             ``None``: into the lists ``epochs`` and ``steps``. Of several processes the first
             writes.
-
-    Attributes:
-        epochs: rows of the epochs, where there is no run.
-        steps: rows of the steps up to the last :meth:`flush`, where there is no run.
+        sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
+            ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
+            name ``"wandb"``. Those with ``close`` are closed with the recorder.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
@@ -83,6 +83,7 @@ class Recorder:
         every: int = 1,
         exact: bool = True,
         run: Any = None,
+        sinks: Iterable[Any] = (),
     ) -> None:
         if isinstance(model, torch.optim.Optimizer):
             if optimizer is not None:
@@ -103,15 +104,7 @@ class Recorder:
         self._summed = tuple(r for r in self._step.reductions if r != PREVIOUS)
         if optimizer is None:
             self._refuse_without_optimizer()
-        self._run, self._own_run = run, isinstance(run, str | PathLike)
-        if self._own_run:
-            from optstudy_core.records import Run  # SQLite and more, only where asked
-
-            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
-        if self._run is not None:
-            self._run.attach(self)
-        self.epochs: list[dict[str, Any]] = []
-        self.steps: list[dict[str, Any]] = []
+        self._output = Output(run, sinks, self._options.config, writes=_processes.is_first())
         self._pending: list[Pending] = []
         self._open_step: Pending | None = None
         self._before = Copies()
@@ -142,6 +135,16 @@ class Recorder:
                 raise ValueError(f"epoch with {name!r}: allowed with an optimizer, which has it")
 
     # What the user calls.
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of the epochs, where there is no run."""
+        return self._output.epochs
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The rows of the steps up to the last :meth:`flush`, where there is no run."""
+        return self._output.steps
 
     def __enter__(self) -> Recorder:
         return self
@@ -200,10 +203,7 @@ class Recorder:
         row = self._epoch_row(mean, rates)
         if "previous" in self._epoch.vectors:  # where Δ has been formed
             state.start, state.epoch_step = state.epoch_step, state.start
-        if self._run is None:
-            self.epochs.append(row)
-        else:
-            self._run.epoch(state.epoch_count, row)
+        self._output.epoch(row)
         self.begin_epoch()
         return row
 
@@ -221,10 +221,7 @@ class Recorder:
             loss = losses[-1] if losses else math.nan
             layout = made.blocks.layout
             rows.append(self._plain_row(self._step, head, layout, sums, loss, rates))
-        if self._run is None:
-            self.steps += rows
-        else:
-            self._run.steps([(row["step"], row) for row in rows])
+        self._output.add_steps(rows)
 
     def _joined(
         self, made: Pending, values: Sequence[np.ndarray]
@@ -245,11 +242,7 @@ class Recorder:
             hook.remove()
         self._hooks = []
         self.flush()
-        if self._run is not None:
-            self._run.detach(self)
-        if self._own_run:
-            self._run.close()
-            self._own_run = False
+        self._output.close()
 
     # Saved states.
 
@@ -262,8 +255,7 @@ class Recorder:
         return {
             "config": self._options.config,
             **self._state.saved(self._layers),
-            "epochs": list(self.epochs),
-            "steps": list(self.steps),
+            **self._output.saved(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -282,7 +274,7 @@ class Recorder:
         self._layers.collect()
         self._state.load(state_dict, self._layers)
         self._pending, self._open_step = [], None
-        self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
+        self._output.load(state_dict)
 
     # The hooks.
 

@@ -491,3 +491,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_sinks_are_given_each_row() -> None:
+    rows: list[Any] = []
+    params = tree(0)
+    recorder = Recorder(params, epoch=["loss"], step=["loss"], every=2, sinks=[rows.append])
+    for value in (1.0, 2.0, 3.0):
+        recorder.step(params, value=value)
+    recorder.end_epoch(params)
+    assert rows == [*recorder.steps, *recorder.epochs]
+    assert [(row["epoch"], row.get("step"), row["loss"]) for row in rows] == [
+        (1, 2, 2.0), (1, None, 2.0)
+    ]  # fmt: skip

@@ -756,3 +756,18 @@ def test_refused() -> None:
     saved = Recorder(other, torch.optim.SGD(other.parameters())).state_dict()
     with pytest.raises(ValueError, match="state_dict with 'weight'"):
         recorder.load_state_dict(saved)
+
+
+def test_sinks_are_given_what_the_run_is(tmp_path: Path) -> None:
+    rows: list[Any] = []
+    model, optimizer = build()
+    with Recorder(
+        model, optimizer, step=["loss"], every=2, run=tmp_path, sinks=[rows.append]
+    ) as recorder:
+        train(model, optimizer, recorder)
+    assert [(row["epoch"], row.get("step")) for row in rows] == [
+        (1, 2), (1, None), (2, 4), (2, 6), (2, None)
+    ]  # fmt: skip
+    run = Run.read(tmp_path)
+    assert identical([row for row in rows if "step" not in row], run.epochs)
+    assert [row for row in rows if "step" in row] == run.step_rows
