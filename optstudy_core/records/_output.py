@@ -18,7 +18,8 @@ class Output:
             in ``epochs`` and ``steps``. A run takes the rows of one recorder.
         sinks: what is given each row, after the run; see :func:`sink_of`. Those with a method
             ``close`` are closed with the recorder.
-        config: what the recorder was asked for, for a run that is made.
+        config: what the recorder was asked for, JSON values by name (no arrays), for a run that is
+            made.
         writes: whether this process writes; of several one does.
 
     Attributes:
@@ -59,7 +60,11 @@ class Output:
             raise
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Write the row of an epoch."""
+        """Write the row of an epoch.
+
+        Args:
+            row: numbers by name, with ``epoch``.
+        """
         if self._run is None:
             self.epochs.append(row)
         else:
@@ -67,7 +72,11 @@ class Output:
         self._hand_on([row])
 
     def add_steps(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows of steps."""
+        """Write rows of steps.
+
+        Args:
+            rows: as of :meth:`epoch`, each with ``step`` as well.
+        """
         if self._run is None:
             self.steps += rows
         else:
@@ -84,7 +93,11 @@ class Output:
         return {"epochs": list(self.epochs), "steps": list(self.steps)}
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Take what :meth:`saved` returned."""
+        """Take what :meth:`saved` returned.
+
+        Args:
+            saved: lists of rows by name.
+        """
         self.epochs, self.steps = list(saved["epochs"]), list(saved["steps"])
 
     def close(self) -> None:
