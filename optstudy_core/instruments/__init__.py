@@ -19,23 +19,46 @@ An **instrument** is a named set of quantities: what is turned on together.
 
 from __future__ import annotations
 
+from .activations import ACTIVATIONS as ACTIVATIONS
+from .activations import activation_quantities as activation_quantities
+from .activations import activation_sums as activation_sums
+from .clock import Clock as Clock
+from .clock import check_samples as check_samples
+from .clock import process_peak as process_peak
+from .curvature import hessian_trace as hessian_trace
+from .curvature import largest_eigenvalue as largest_eigenvalue
+from .curvature import step_alpha as step_alpha
 from .measured import EMPTY as EMPTY
 from .measured import REDUCE as REDUCE
 from .measured import Exact as Exact
 from .measured import Measured as Measured
 from .measured import Reduction as Reduction
 from .measured import Sums as Sums
+from .noise import MicroBatches as MicroBatches
 from .options import Chosen as Chosen
 from .options import Options as Options
+from .options import only as only
+from .profiles import PROFILES as PROFILES
+from .profiles import Target as Target
+from .profiles import histogram as histogram
+from .profiles import profile as profile
+from .profiles import quantiles as quantiles
+from .profiles import spectrum as spectrum
+from .profiles import targets as targets
 from .quantities import INSTRUMENTS as INSTRUMENTS
 from .quantities import OF_THE_WHOLE as OF_THE_WHOLE
+from .quantities import OF_WRAPPERS as OF_WRAPPERS
 from .quantities import QUANTITIES as QUANTITIES
+from .quantities import given as given
 from .quantities import reductions as reductions
 from .quantities import select as select
 from .quantities import vectors as vectors
 from .rows import Vectors as Vectors
+from .rows import by_layer as by_layer
 from .rows import exact_row as exact_row
 from .rows import measure as measure
 from .rows import plain_row as plain_row
 from .rows import plain_sums as plain_sums
 from .rows import row as row
+from .rows import with_activations as with_activations
+from .rows import with_metrics as with_metrics

@@ -12,100 +12,163 @@ from optstudy_core.arrays import geometry
 from optstudy_core.arrays.namespace import Array
 from optstudy_core.arrays.passes import to_numpy
 
+from .activations import activation_quantities
 from .measured import EMPTY, REDUCE, Exact, Measured, Reduction, Sums
-from .quantities import OF_THE_WHOLE, QUANTITIES, reductions, select
+from .options import Chosen
+from .profiles import PROFILES, Target, profile
+from .quantities import QUANTITIES, reductions, select
 from .quantities import vectors as vectors_of
 
 Vectors = Mapping[str, Sequence[Array | None]]
 """Vectors by name: an array for each layer, or ``None`` where the layer has none."""
 
 
+Profiled = Mapping[tuple[str, str | None], Sequence[float]]
+"""The numbers of profiles, by the profile and the layer; ``None``: of the network."""
+
+
 @np.errstate(all="ignore")
 def row(
     head: Mapping[str, int],
-    names: Sequence[str],
+    chosen: Chosen,
     whole: Measured,
-    layers: Mapping[str, Measured] | tuple[Sequence[str], Sums] | None = None,
+    layers: Mapping[str, Measured] | tuple[Sequence[str], Sums],
+    profiles: Profiled | None = None,
 ) -> dict[str, Any]:
     """Return the row of an epoch or a step, the same from every framework.
 
     Args:
         head: ``epoch`` and ``step``, their numbers.
-        names: of quantities.
+        chosen: what it has.
         whole: the sums over all layers.
-        layers: those of each layer by name, or the names and the sums with an entry for each; no
-            layers without.
+        layers: those of each layer by name, or the names and the sums with an entry for each.
+        profiles: their numbers.
 
     Returns:
         ``{"epoch": 3, "loss": …, "step_size": …, "layers": {"fc1.weight": {"step_size": …}}}``;
-        the values are floats.
+        the values are floats, those of profiles dictionaries of floats.
     """
-    made = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
-    own = [name for name in names if name not in OF_THE_WHOLE]
-    if layers is None or not own:
-        return made
-    if isinstance(layers, tuple):
-        known, sums = layers
-        columns = [np.broadcast_to(QUANTITIES[n](sums), len(known)).tolist() for n in own]
-        entries = zip(*columns, strict=True) if known else ()
-        cells = [dict(zip(own, entry, strict=True)) for entry in entries]
-        return {**made, "layers": dict(zip(known, cells, strict=True))}
+    names = [name for name in chosen.names if chosen.shows(name, None)]
+    made: dict[str, Any] = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
+    cells = _together(chosen, *layers) if isinstance(layers, tuple) else _each(chosen, layers)
+    for (name, layer), numbers in (profiles or {}).items():
+        own = made if layer is None else cells.setdefault(layer, {})
+        own[name] = dict(zip(PROFILES[name].labels, map(float, numbers), strict=True))
+    return {**made, "layers": cells} if cells else made
+
+
+def _each(chosen: Chosen, layers: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for layer, m in layers.items():
+        own = [name for name in chosen.names if chosen.shows(name, layer)]
+        if own:
+            found[layer] = {name: float(QUANTITIES[name](m)) for name in own}
+    return found
+
+
+def _together(chosen: Chosen, layers: Sequence[str], sums: Sums) -> dict[str, dict[str, Any]]:
+    shown = {layer: [n for n in chosen.names if chosen.shows(n, layer)] for layer in layers}
+    used = dict.fromkeys(name for names in shown.values() for name in names)
+    columns = {n: np.broadcast_to(QUANTITIES[n](sums), len(layers)).tolist() for n in used}
     return {
-        **made,
-        "layers": {
-            layer: {name: float(QUANTITIES[name](m)) for name in own} for layer, m in layers.items()
-        },
+        layer: {name: columns[name][i] for name in names}
+        for i, (layer, names) in enumerate(shown.items())
+        if names
     }
+
+
+def by_layer(
+    profiles: Mapping[Target, Sequence[float]], layers: Sequence[str]
+) -> dict[tuple[str, str | None], Sequence[float]]:
+    """Return profiles by the names of the layers, not their numbers."""
+    return {(n, None if i is None else layers[i]): found for (n, i), found in profiles.items()}
+
+
+def with_activations(
+    row: dict[str, Any], chosen: Chosen, seen: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """Return a row with quantities of activations.
+
+    Args:
+        row: of a step.
+        chosen: what it has.
+        seen: of ``"sums"`` and ``"grads"``, for each layer by name, what :func:`activation_sums`
+            returned for each call.
+    """
+    if not seen:
+        return row
+    found = {}
+    for layer in dict.fromkeys((*seen["sums"], *seen["grads"])):
+        wanted = [name for name in chosen.activations if chosen.shows(name, layer)]
+        sums, grads = (seen[kind].get(layer, ()) for kind in ("sums", "grads"))
+        if wanted:
+            found[layer] = dict(activation_quantities(wanted, sums, grads))
+    return {**row, "activations": found} if found else row
+
+
+def with_metrics(row: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return a row with other numbers of the user's, before its layers.
+
+    Raises:
+        ValueError: if the row has one of the names.
+    """
+    for name in metrics:
+        if name in row or name in {"layers", "activations", "alerts"}:
+            raise ValueError(f"metrics with {name!r}: the row has it; allowed are other names")
+    parts: dict[str, Any] = {n: row[n] for n in ("layers", "activations") if n in row}
+    return {**{k: v for k, v in row.items() if k not in parts}, **metrics, **parts}
 
 
 def exact_row(
     head: Mapping[str, int],
-    names: Sequence[str],
+    chosen: Chosen,
     vectors: Vectors,
     given: Mapping[str, Any],
-    layers: Mapping[str, Mapping[str, Any]] | None,
+    layers: Mapping[str, Mapping[str, Any]],
     measures: Any = geometry,
     to_host: Callable[[Any], Any] = to_numpy,
+    profiles: Profiled | None = None,
 ) -> dict[str, Any]:
     """Return a row from exact sums.
 
     Args:
         head: ``epoch`` and ``step``, their numbers.
-        names: of quantities.
+        chosen: what it has.
         vectors: those that :func:`vectors` names.
         given: ``loss``, ``lr`` of the whole.
-        layers: for each layer, by name and in order, what is given of it; ``None`` for no layers.
+        layers: for each layer, by name and in order, what is given of it.
         measures: see :class:`Exact`.
         to_host: see :class:`Exact`.
+        profiles: their numbers.
     """
-    each = None
-    if layers is not None:
-        each = {
-            layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
-            for i, (layer, own) in enumerate(layers.items())
-        }
-    return row(head, names, Exact(vectors, given, measures, to_host), each)
+    each = {
+        layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
+        for i, (layer, own) in enumerate(layers.items())
+    }
+    return row(head, chosen, Exact(vectors, given, measures, to_host), each, profiles)
 
 
 def plain_row(
     head: Mapping[str, int],
-    names: Sequence[str],
+    chosen: Chosen,
     sums: Sums,
     present: Mapping[str, np.ndarray[Any, Any]],
     given: Mapping[str, Any],
-    layers: Sequence[str] | None,
+    layers: Sequence[str],
+    profiles: Profiled | None = None,
 ) -> dict[str, Any]:
     """Return a row from plain sums that were brought to the host.
 
     Args:
         head: ``epoch`` and ``step``, their numbers.
-        names: of quantities.
+        chosen: what it has.
         sums: with an entry for each layer.
         present: see :meth:`Sums.whole`.
         given: ``loss``, ``lr`` of the whole.
-        layers: their names; ``None`` for no layers.
+        layers: their names.
+        profiles: their numbers.
     """
-    return row(head, names, sums.whole(present, given), None if layers is None else (layers, sums))
+    return row(head, chosen, sums.whole(present, given), (layers, sums), profiles)
 
 
 def plain_sums(
@@ -146,11 +209,12 @@ def measure(
     exact: bool = True,
     given: Mapping[str, float] | None = None,
     **arrays: Sequence[Array | None],
-) -> dict[str, float]:
-    """Return quantities of arrays.
+) -> dict[str, Any]:
+    """Return quantities of arrays, numbers by name, and profiles, dictionaries by name.
 
     Args:
-        names: of quantities and instruments.
+        names: of quantities, profiles and instruments. Spectra are of one matrix: the rows are its
+            first axis.
         exact: from exact sums; else from plain float64 sums, of NumPy arrays.
         given: ``loss``, ``lr``.
         **arrays: the vectors ``grad``, ``params``, ``step``, ``previous``, ``displacement``
@@ -172,4 +236,7 @@ def measure(
     if not exact:
         values, sizes, present = plain_sums(reductions(chosen), arrays)
         whole = Sums(values, sizes, known).whole(present, known)
-    return row({}, chosen, whole)
+    wanted = Chosen.of("names", chosen, per_layer=False)
+    columns = {name: arrays[PROFILES[name].vector] for name in wanted.profiles}
+    profiles: Profiled = {(n, None): profile((n, None), column, 0) for n, column in columns.items()}
+    return row({}, wanted, whole, {}, profiles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from ._sinks import Sink, sink_of
 from .run import Run
@@ -96,7 +96,7 @@ class Output:
         """Take what :meth:`saved` returned.
 
         Args:
-            saved: lists of rows by name.
+            saved: two lists of rows, which hold numbers by name.
         """
         self.epochs, self.steps = list(saved["epochs"]), list(saved["steps"])
 
@@ -110,6 +110,32 @@ class Output:
         if self._is_own:
             self._run.close()
             self._is_own = False
+
+
+class Recording:
+    """What every recorder has that gives its rows to an :class:`Output`."""
+
+    _output: Output
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of the epochs, where there is no run."""
+        return self._output.epochs
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The rows of the steps up to the last ``flush``, where there is no run."""
+        return self._output.steps
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is pending, and end the recording."""
+        raise NotImplementedError
 
 
 class _Elsewhere:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 
 from optstudy_core import instruments as core
-from optstudy_torch._meshes import let_go_of_gathered
+from optstudy_torch._meshes import let_go_of_gathered, whole
 
 from ._copies import Copies, Vectors, of_all
 
@@ -68,18 +69,18 @@ class Layers:
             self.collect()
 
     def vectors(
-        self, chosen: core.Chosen, start: Copies, previous: Copies, origin: Copies
+        self, wanted: Iterable[str], start: Copies, previous: Copies, origin: Copies
     ) -> Vectors:
         """Return the vectors that are asked for; Δ is formed when it is read, in ``start``.
 
         Args:
-            chosen: what is asked for.
+            wanted: names of vectors.
             start: the parameters before the step.
             previous: the step before.
             origin: the parameters from which a displacement is measured.
         """
         found: Vectors = {}
-        for u in chosen.vectors:
+        for u in wanted:
             if u == "params":
                 found[u] = [p.detach() for p in self.params]
             elif u == "grad":
@@ -102,9 +103,36 @@ class Layers:
     def _moment(self, p: torch.Tensor, u: str) -> torch.Tensor | None:
         state = {} if self._optimizer is None else self._optimizer.state.get(p, {})
         for name in MOMENTS[u]:
-            if isinstance(state.get(name), torch.Tensor):
-                return state[name].detach()
+            found = in_state(state, name)
+            if found is not None:
+                return found
         return None
+
+    def shaped(self, column: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Return tensors whole, in the parameters' shapes but for values of sparse gradients."""
+        pairs = zip(column, self.params, strict=True)
+        wide = [(None if x is None else whole(x), p) for x, p in pairs]
+        return [x if x is None or x.numel() != p.numel() else x.view(p.shape) for x, p in wide]
+
+    def of_wrappers(self, wanted: frozenset[str]) -> dict[str, torch.Tensor]:
+        """Return what wrappers have in their states: norms around clipping, steps left out."""
+        states = [] if self._optimizer is None else list(self._optimizer.state.values())
+        state = states[0] if states and wanted & core.OF_WRAPPERS.keys() else {}
+        found = {}
+        for name in sorted(wanted & core.OF_WRAPPERS.keys()):
+            mark, *fields = core.OF_WRAPPERS[name]
+            prefix = next((key[: -len(mark)] for key in state if key.endswith(mark)), None)
+            if prefix is not None:
+                found[name] = torch.stack([state[prefix + field] for field in fields]).sum()
+        return found
+
+
+def in_state(state: Mapping[str, Any], name: str) -> torch.Tensor | None:
+    """Return a field of an optimizer's state, whatever wrappers are around it."""
+    for key, value in state.items():
+        if key.rpartition(".")[2] == name and isinstance(value, torch.Tensor):
+            return value.detach()
+    return None
 
 
 def _told_apart(names: list[str]) -> list[str]:

@@ -246,15 +246,15 @@ def test_every_is_a_choice_of_the_same_rows() -> None:
     # Sums of one program and of another: the same products in another order.
     for a, b in zip([full.steps[2], full.steps[5]], some.steps, strict=True):
         assert a["step"] == b["step"]
-        for name in core.QUANTITIES:
+        for name in core.INSTRUMENTS["all"]:
             assert a[name] == pytest.approx(b[name], rel=1e-9), name
 
 
 def test_rows() -> None:
     recorder = Recorder(tree(0), epoch=["all"], step=["all"])
     train(recorder)
-    assert list(recorder.steps[0]) == ["epoch", "step", *core.QUANTITIES, "layers"]
-    assert list(recorder.epochs[0]) == ["epoch", *core.QUANTITIES, "layers"]
+    assert list(recorder.steps[0]) == ["epoch", "step", *core.INSTRUMENTS["all"], "layers"]
+    assert list(recorder.epochs[0]) == ["epoch", *core.INSTRUMENTS["all"], "layers"]
     assert set(recorder.steps[0]["layers"]) == {"fc/bias", "fc/kernel", "none", "scale"}
     assert math.isnan(recorder.steps[0]["angle"])
     assert 0 < recorder.steps[1]["angle"] < 180

@@ -280,7 +280,7 @@ def test_plain_epochs_are_close_to_exact_ones() -> None:
         rows.append(recorder.epochs)
     for a, b in zip(*rows, strict=True):
         assert a.keys() == b.keys()
-        for name in core.QUANTITIES:
+        for name in core.INSTRUMENTS["all"]:
             assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=True)  # the angle's root
 
 
@@ -293,7 +293,7 @@ def test_large_layers_are_summed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
         train(model, optimizer, recorder)
         found.append(recorder.steps)
     for a, b in zip(*found, strict=True):
-        for name in core.QUANTITIES:
+        for name in core.INSTRUMENTS["all"]:
             assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=True)  # the angle's root
 
 
