@@ -22,6 +22,8 @@ from __future__ import annotations
 from .activations import ACTIVATIONS as ACTIVATIONS
 from .activations import activation_quantities as activation_quantities
 from .activations import activation_sums as activation_sums
+from .alerts import Alert as Alert
+from .alerts import Alerts as Alerts
 from .clock import Clock as Clock
 from .clock import check_samples as check_samples
 from .clock import process_peak as process_peak

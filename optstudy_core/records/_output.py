@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from ._sinks import Sink, sink_of
 from .run import Run
+
+
+class Watch(Protocol):
+    """What looks at each row; see ``optstudy_core.instruments.Alerts``."""
+
+    def look(self, row: dict[str, Any]) -> dict[str, Any]: ...
+
+    def call(self) -> None: ...
+
+    def saved(self) -> list[Any]: ...
+
+    def load(self, saved: Sequence[Any]) -> None: ...
 
 
 class Output:
@@ -20,6 +32,7 @@ class Output:
             ``close`` are closed with the recorder.
         config: what the recorder was asked for, JSON values by name (no arrays), for a run that is
             made.
+        alerts: rules that look at each row, and may add to it.
         writes: whether this process writes; of several one does.
 
     Attributes:
@@ -36,12 +49,14 @@ class Output:
         sinks: Iterable[Any],
         config: Mapping[str, Any],
         *,
+        alerts: Watch | None = None,
         writes: bool,
     ) -> None:
         if isinstance(sinks, str) or not isinstance(sinks, Iterable):
             raise TypeError(f"sinks = {sinks!r}: allowed are lists of sinks")
         self.epochs: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
+        self._alerts = alerts
         self._run: Any = run
         self._is_own = isinstance(run, str | os.PathLike)
         self._sinks: list[Sink] = []
@@ -59,17 +74,19 @@ class Output:
             self.close()
             raise
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Write the row of an epoch.
+    def epoch(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the row of an epoch, and return it with the alerts that went off.
 
         Args:
             row: numbers by name, with ``epoch``.
         """
+        row = self._looked_at(row)
         if self._run is None:
             self.epochs.append(row)
         else:
             self._run.epoch(row["epoch"], row)
         self._hand_on([row])
+        return row
 
     def add_steps(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows of steps.
@@ -77,20 +94,27 @@ class Output:
         Args:
             rows: as of :meth:`epoch`, each with ``step`` as well.
         """
+        rows = [self._looked_at(row) for row in rows]
         if self._run is None:
             self.steps += rows
         else:
             self._run.steps([(row["step"], row) for row in rows])
         self._hand_on(rows)
 
+    def _looked_at(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row if self._alerts is None else self._alerts.look(row)
+
     def _hand_on(self, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
             for sink in self._sinks:
                 sink(row)
+        if self._alerts is not None:
+            self._alerts.call()
 
     def saved(self) -> dict[str, Any]:
         """Return what a resumed recorder needs of it."""
-        return {"epochs": list(self.epochs), "steps": list(self.steps)}
+        alerts = [] if self._alerts is None else self._alerts.saved()
+        return {"epochs": list(self.epochs), "steps": list(self.steps), "alerts": alerts}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Take what :meth:`saved` returned.
@@ -99,6 +123,8 @@ class Output:
             saved: two lists of rows, which hold numbers by name.
         """
         self.epochs, self.steps = list(saved["epochs"]), list(saved["steps"])
+        if self._alerts is not None:
+            self._alerts.load(saved.get("alerts", []))
 
     def close(self) -> None:
         """Let another recorder write to the run, and close the sinks and a run opened here."""

@@ -65,6 +65,7 @@ class Recorder(Recording):
         sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
             ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
             name ``"wandb"``. Those with ``close`` are closed with the recorder.
+        alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``, one for ``distance``. Those of epochs are on the host, those of
@@ -86,6 +87,7 @@ class Recorder(Recording):
         exact: bool = True,
         run: Any = None,
         sinks: Iterable[Any] = (),
+        alerts: Iterable[core.Alert] = (),
     ) -> None:
         self._options = core.Options.of(
             epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
@@ -116,7 +118,13 @@ class Recorder(Recording):
         if self._options.moves(1):
             self._before = copied(leaves)
         self.begin_epoch(params)
-        self._output = Output(run, sinks, self._options.config, writes=jax.process_index() == 0)
+        self._output = Output(
+            run,
+            sinks,
+            self._options.config,
+            alerts=core.Alerts(alerts),
+            writes=jax.process_index() == 0,
+        )
 
     def begin_epoch(self, params: Any) -> None:
         """Begin the epoch here; :meth:`end_epoch` does it itself.
@@ -296,7 +304,7 @@ class Recorder(Recording):
         row = core.with_metrics(row, own)
         if "previous" in self._epoch.vectors:
             self._epoch_step = vectors["step"]
-        self._output.epoch(row)
+        row = self._output.epoch(row)
         self.begin_epoch(params)
         return row
 

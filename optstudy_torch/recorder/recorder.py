@@ -62,6 +62,7 @@ class Recorder(Recording):
         sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
             ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
             name ``"wandb"``. Those with ``close`` are closed with the recorder.
+        alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
@@ -89,6 +90,7 @@ class Recorder(Recording):
         exact: bool = True,
         run: Any = None,
         sinks: Iterable[Any] = (),
+        alerts: Iterable[core.Alert] = (),
     ) -> None:
         if isinstance(model, torch.optim.Optimizer):
             if optimizer is not None:
@@ -107,7 +109,13 @@ class Recorder(Recording):
         self._epoch, self._step = self._options.epoch, self._options.step
         if optimizer is None:
             self._refuse_without_optimizer()
-        self._output = Output(run, sinks, self._options.config, writes=_processes.is_first())
+        self._output = Output(
+            run,
+            sinks,
+            self._options.config,
+            alerts=core.Alerts(alerts),
+            writes=_processes.is_first(),
+        )
         self._pending: list[Pending] = []
         self._open_step: Pending | None = None
         self._before = Copies()
@@ -241,7 +249,7 @@ class Recorder(Recording):
         row = core.with_metrics(self._epoch_row(mean, rates), own)
         if "previous" in self._epoch.vectors:  # where Δ has been formed
             state.start, state.epoch_step = state.epoch_step, state.start
-        self._output.epoch(row)
+        row = self._output.epoch(row)
         self.begin_epoch()
         return row
 

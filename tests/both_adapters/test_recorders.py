@@ -303,3 +303,20 @@ def test_refused_inside_jit() -> None:
     with pytest.raises(ValueError, match="epoch with 'clip_factor': allowed with an optimizer"):
         optstudy_torch.Recorder(torch.nn.Linear(1, 1), epoch=["clip_factor"])
     assert core.select(["spectra"])
+
+
+def test_alerts_in_both() -> None:
+    for run in (in_torch, in_jax):
+        told: list[str] = []
+        alert = core.Alert(
+            "clip_factor",
+            below=1.0,
+            rows=3,
+            of="steps",
+            call=lambda text, _, told=told: told.append(text),
+        )
+        rows = run(step=["clip_factor"], epoch=[], alerts=[alert])
+        assert [row["step"] for row in rows if "alerts" in row] == [3]
+        assert [text.partition(" (")[0] for text in told] == [
+            "step 3: clip_factor below 1 in 3 steps in a row"
+        ]
