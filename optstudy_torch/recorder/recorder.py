@@ -36,8 +36,6 @@ OF_THE_OPTIMIZER: Final = frozenset({"m", "v", "lr", *core.OF_WRAPPERS})
 STEP: Final = core.Reduction("dot", ("step", "step"))
 PREVIOUS: Final = core.Reduction("dot", ("previous", "previous"))
 
-_OF_PROFILES: Final = frozenset(made.vector for made in core.PROFILES.values())
-
 
 class Recorder(Recording):
     """Records quantities of epochs and steps, of the network and of each layer.
@@ -403,9 +401,10 @@ class Recorder(Recording):
         """Return profiles on the device; differences that they are made of are formed in place."""
         if not due.profiles:
             return (), []
+        shaped = {}
         for u in {core.PROFILES[name].vector for name in due.profiles}:
             vectors[u] = [_tensor(x) for x in vectors[u]]
-        shaped = {u: self._layers.shaped(vectors[u]) for u in due.vectors if u in _OF_PROFILES}
+            shaped[u] = self._layers.shaped(vectors[u])
         targets = core.targets(due.profiles, due.shows, self._layers.names, shaped)
         columns = [shaped[core.PROFILES[name].vector] for name, _ in targets]
         made = [core.profile(t, column, 0) for t, column in zip(targets, columns, strict=True)]

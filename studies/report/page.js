@@ -86,6 +86,13 @@ function logarithmicBar(title, rows) {
   };
 }
 
+// A logarithmic axis: within few decades the labels 2 and 5 beside the powers, and no others.
+function logarithmicAxis(values) {
+  const known = values.filter((value) => value > 0);
+  const decades = known.length ? Math.log10(Math.max(...known) / Math.min(...known)) : 0;
+  return { type: "log", exponentformat: "power", ...(decades > 0.3 && decades < 3 ? { dtick: "D2" } : {}) };
+}
+
 // Plotly takes tags in its texts; a name is no tag.
 const asText = (name) =>
   name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -162,6 +169,8 @@ function show() {
   for (const row of byId("table").tBodies[0].rows) row.hidden = !chosen.has(Number(row.dataset.of));
   drawCharts();
   fillSelects();
+  showAlerts();
+  offerPair();
 }
 
 // The charts over the epochs: one cursor, one zoom.
@@ -202,8 +211,8 @@ function drawCharts() {
       title: { text: asText(chart.title), font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
       xaxis: { title: { text: across === "epoch" ? "epoch" : "evaluations" } },
       yaxis: {
-        type: chart.log && logarithmic ? "log" : "linear",
-        exponentformat: "power",
+        ...(chart.log && logarithmic ? logarithmicAxis(traces.flatMap((trace) => trace.y))
+          : { type: "linear", exponentformat: "power" }),
         ...(chart.key === "angle" ? { range: [-5, 185], tickvals: [0, 45, 90, 135, 180] } : {}),
       },
       uirevision: across,
@@ -256,7 +265,8 @@ function showEpoch(epoch) {
     }
     placeCursor(chart.cursor, axes, epoch);
   }
-  placeCursor(heatCursor, byId("heat")._fullLayout, epoch);
+  if (byId("over").value === "epochs") placeCursor(heatCursor, byId("heat")._fullLayout, epoch);
+  else heatCursor.style.display = "none";
   markPath(epoch);
 }
 
@@ -291,34 +301,10 @@ function fillSelects() {
 function drawRun() {
   const run = data.runs[selected];
   if (!run) return;
-  drawHeat(run);
+  drawHeat();
+  drawSpread();
   drawPath(run);
   drawVertices(run);
-}
-
-function drawHeat(run) {
-  const measure = byId("measure").value;
-  const angle = measure === "angle";
-  const z = run.heat[measure].map(
-    (row) => row.map((value) => (angle || !(value > 0) ? (angle ? value : null) : Math.log10(value))));
-  const div = byId("heat");
-  div.style.height = `${Math.max(220, 90 + 24 * run.layers.length)}px`;
-  Plotly.react(div, [{
-    type: "heatmap", x: run.epoch, y: run.layers.map(asText), z, customdata: run.heat[measure],
-    colorscale: "Viridis", ...(angle ? { zmin: 0, zmax: 180 } : {}),
-    hovertemplate: "%{y}, epoch %{x}: %{customdata:.4g}<extra></extra>",
-    colorbar: angle ? { title: { text: "°" } } : logarithmicBar("‖Δ‖", run.heat[measure]),
-  }], look({
-    margin: { l: 60, r: 12, t: 10, b: 42 },
-    xaxis: { title: { text: "epoch" } },
-    yaxis: { autorange: "reversed" },
-  }), OPTIONS);
-  div.append(heatCursor);
-  if (!div.linked) {
-    div.linked = true;
-    div.addEventListener("mousemove", (event) => showEpoch(epochAt(div, event)));
-  }
-  showEpoch(current);
 }
 
 function drawPath(run) {
@@ -483,28 +469,3 @@ function sortBy(column) {
   const same = sorted.every((row, i) => row === body.rows[i]);
   body.replaceChildren(...(same ? sorted.reverse() : sorted));
 }
-
-// Begin.
-
-function summary() {
-  const words = studies.filter((name) => name !== data.own)
-    .map((name) => name.replaceAll("_", " ")).join(", ");
-  byId("summary").textContent = `${data.runs.length} runs${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
-}
-
-summary();
-showProblems();
-listRuns();
-listStudies();
-makeCharts();
-openStudy();
-byId("across").addEventListener("change", drawCharts);
-byId("log").addEventListener("change", drawCharts);
-byId("measure").addEventListener("change", drawRun);
-byId("along").addEventListener("change", drawRun);
-byId("event").addEventListener("change", drawRun);
-for (const select of document.querySelectorAll("select.run")) {
-  select.addEventListener("change", () => { selected = Number(select.value); fillSelects(); });
-}
-dark.addEventListener("change", () => { drawCharts(); drawRun(); });
-document.body.dataset.ready = "true";

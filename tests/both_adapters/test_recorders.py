@@ -125,7 +125,9 @@ def test_a_profile_of_the_step_leaves_the_angle_alone() -> None:
     moves = ["step_size", "angle", "update_ratio"]
     for run in (in_torch, in_jax):
         bare = run(step=moves, epoch=moves)
-        profiled = run(step=[*moves, "step_quantiles", "step_spectrum"], epoch=moves)
+        profiled = run(
+            step=[*moves, "step_quantiles", "step_spectrum"], epoch=[*moves, "param_histogram"]
+        )
         assert len(bare) == 5
         for one, other in zip(bare, profiled, strict=True):
             for name in moves:
