@@ -25,3 +25,8 @@ for (const select of document.querySelectorAll("select.run")) {
 }
 dark.addEventListener("change", () => { drawCharts(); drawRun(); drawPair(); });
 document.body.dataset.ready = "true";
+requestAnimationFrame(() => setTimeout(() => {
+  opening = false;
+  drawRest();
+  document.body.dataset.drawn = "true";
+}));

@@ -168,8 +168,14 @@ function choose(which, on) {
 function show() {
   for (const row of byId("table").tBodies[0].rows) row.hidden = !chosen.has(Number(row.dataset.of));
   drawCharts();
-  fillSelects();
   showAlerts();
+  if (!opening) drawRest();
+}
+
+// What stands below the first charts: drawn after them when the page opens.
+let opening = true;
+function drawRest() {
+  fillSelects();
   offerPair();
 }
 
