@@ -59,7 +59,7 @@ from .rows import Vectors as Vectors
 from .rows import by_layer as by_layer
 from .rows import exact_row as exact_row
 from .rows import measure as measure
-from .rows import plain_row as plain_row
+from .rows import plain_rows as plain_rows
 from .rows import plain_sums as plain_sums
 from .rows import row as row
 from .rows import with_activations as with_activations

@@ -25,8 +25,8 @@ class MicroBatches(NamedTuple):
     """What is known of the micro-batches of a step, on the host.
 
     Attributes:
-        squares: ‖gᵢ‖², float64 array of shape (k,) or (k, layers).
-        total: ‖Σgᵢ‖², of shape () or (layers,).
+        squares: ‖gᵢ‖², float64 array of shape (k, …), (k, layers, …).
+        total: ‖Σgᵢ‖², of the same shape without k.
         samples: how many samples a micro-batch has; NaN where it is not known.
     """
 
@@ -36,13 +36,18 @@ class MicroBatches(NamedTuple):
 
     @classmethod
     def of(cls, found: Mapping[str, Any] | None) -> MicroBatches | float:
-        """Return what came to the host: an array of layers for each micro-batch, and their sum.
+        """Return what came to the host of one step, with an axis for the step at the end.
 
         ``None``, where there was no micro-batch, is NaN.
+
+        Args:
+            found: of each micro-batch an array of layers (``squares``), of their sum (``total``),
+                and numbers of ``samples``.
         """
         if found is None:
             return math.nan
-        return cls(np.stack(found["squares"]), found["total"], float(np.mean(found["samples"])))
+        squares, total = np.stack(found["squares"]), np.asarray(found["total"])
+        return cls(squares[..., None], total[..., None], float(np.mean(found["samples"])))
 
     def whole(self) -> MicroBatches:
         """Return those of all layers as one vector."""

@@ -97,6 +97,8 @@ class Chosen:
         self.given = given(every)
         self._by_name = {name: [p for p in parts if p.name == name] for name in every}
         self._due: dict[tuple[Part, ...], Chosen] = {self.parts: self}
+        intervals = {part.every for part in self.parts}
+        self._every = intervals.pop() if len(intervals) == 1 else None  # of all parts
 
     @classmethod
     def of(
@@ -138,7 +140,10 @@ class Chosen:
 
     def at(self, number: int) -> Chosen:
         """Return what is recorded of the epoch or the step of a number."""
-        parts = tuple(part for part in self.parts if number % part.every == 0)
+        if self._every is None:
+            parts = tuple(part for part in self.parts if number % part.every == 0)
+        else:
+            parts = self.parts if number % self._every == 0 else ()
         if parts not in self._due:
             self._due[parts] = Chosen(parts)
         return self._due[parts]

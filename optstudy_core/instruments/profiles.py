@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import array_api_compat
 import numpy as np
 
 from optstudy_core.arrays.namespace import Array, namespace
@@ -22,6 +23,8 @@ SHARES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 EXPONENTS: Final = tuple(range(-40, 12, 2))
 """The bins of a histogram begin at these powers of two."""
+
+_ENDS: Final = (*(2.0**k for k in EXPONENTS[1:]), math.inf)
 
 
 def quantiles(x: Array) -> Array:
@@ -59,7 +62,7 @@ def histogram(x: Array) -> Array:
     Returns:
         array of shape (27,), the share of zeros first.
 
-    Cost: 27 passes over the elements; in JAX they are one.
+    Cost: a sort, n·log n.
 
     Source: as in Cockpit (Schneider, Dangel and Hennig 2021), with bins of logarithms.
 
@@ -70,17 +73,32 @@ def histogram(x: Array) -> Array:
     {'zero': 0.25, '0': 0.5, '2': 0.25}
     """
     xp = namespace(x)
-    sizes = xp.abs(xp.reshape(x, (-1,)))
-    ones = xp.ones_like(sizes)
+    ordered = xp.sort(xp.abs(xp.reshape(x, (-1,))))
+    edges, zero = _edges(ordered)
+    # How many are below each edge; NaN stand last.
+    below = xp.concat(
+        [
+            xp.searchsorted(ordered, zero, side="right"),
+            xp.searchsorted(ordered, edges, side="left"),
+        ]
+    )
+    numbers = xp.concat([below[:1], below[1:] - below[:-1]])
+    return xp.astype(numbers, ordered.dtype) / ordered.shape[0]
 
-    def share(condition: Array) -> Array:
-        return xp.mean(xp.where(condition, ones, xp.zeros_like(ones)))
 
-    zero = share(sizes == 0)
-    above = [share(sizes > 0), *(share(sizes >= 2.0**k) for k in EXPONENTS[1:])]
-    above.append(share(sizes == math.inf))
-    bins = [low - high for low, high in pairwise(above)]
-    return xp.stack([zero, *bins])
+def _edges(like: Array) -> tuple[Array, Array]:
+    """Return where the bins end, and zero, as arrays like another one."""
+    if array_api_compat.is_torch_array(like):
+        return _kept_edges(namespace(like), like.dtype, like.device)
+    xp = namespace(like)
+    return xp.asarray(_ENDS, dtype=like.dtype), xp.zeros(1, dtype=like.dtype)
+
+
+@lru_cache
+def _kept_edges(xp: Any, dtype: Any, device: Any) -> tuple[Array, Array]:
+    """Return them on a device: a copy to it waits for what it does, so they are copied once."""
+    ends = xp.asarray(_ENDS, dtype=dtype, device=device)
+    return ends, xp.zeros(1, dtype=dtype, device=device)
 
 
 def spectrum(w: Array) -> Array:

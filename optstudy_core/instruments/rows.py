@@ -32,7 +32,7 @@ def row(
     head: Mapping[str, int],
     chosen: Chosen,
     whole: Measured,
-    layers: Mapping[str, Measured] | tuple[Sequence[str], Sums],
+    layers: Mapping[str, Measured],
     profiles: Profiled | None = None,
 ) -> dict[str, Any]:
     """Return the row of an epoch or a step, the same from every framework.
@@ -41,7 +41,7 @@ def row(
         head: ``epoch`` and ``step``, their numbers.
         chosen: what it has.
         whole: the sums over all layers.
-        layers: those of each layer by name, or the names and the sums with an entry for each.
+        layers: those of each layer by name.
         profiles: their numbers.
 
     Returns:
@@ -50,31 +50,22 @@ def row(
     """
     names = [name for name in chosen.names if chosen.shows(name, None)]
     made: dict[str, Any] = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
-    cells = _together(chosen, *layers) if isinstance(layers, tuple) else _each(chosen, layers)
-    for (name, layer), numbers in (profiles or {}).items():
-        own = made if layer is None else cells.setdefault(layer, {})
-        own[name] = dict(zip(PROFILES[name].labels, map(float, numbers), strict=True))
-    return {**made, "layers": cells} if cells else made
-
-
-def _each(chosen: Chosen, layers: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    cells: dict[str, dict[str, Any]] = {}
     for layer, m in layers.items():
         own = [name for name in chosen.names if chosen.shows(name, layer)]
         if own:
-            found[layer] = {name: float(QUANTITIES[name](m)) for name in own}
-    return found
+            cells[layer] = {name: float(QUANTITIES[name](m)) for name in own}
+    return _joined(made, cells, profiles or {})
 
 
-def _together(chosen: Chosen, layers: Sequence[str], sums: Sums) -> dict[str, dict[str, Any]]:
-    shown = {layer: [n for n in chosen.names if chosen.shows(n, layer)] for layer in layers}
-    used = dict.fromkeys(name for names in shown.values() for name in names)
-    columns = {n: np.broadcast_to(QUANTITIES[n](sums), len(layers)).tolist() for n in used}
-    return {
-        layer: {name: columns[name][i] for name in names}
-        for i, (layer, names) in enumerate(shown.items())
-        if names
-    }
+def _joined(
+    made: dict[str, Any], cells: dict[str, dict[str, Any]], profiles: Profiled
+) -> dict[str, Any]:
+    """Return a row of its numbers, those of layers, and profiles."""
+    for (name, layer), numbers in profiles.items():
+        own = made if layer is None else cells.setdefault(layer, {})
+        own[name] = dict(zip(PROFILES[name].labels, map(float, numbers), strict=True))
+    return {**made, "layers": cells} if cells else made
 
 
 def by_layer(
@@ -148,27 +139,46 @@ def exact_row(
     return row(head, chosen, Exact(vectors, given, measures, to_host), each, profiles)
 
 
-def plain_row(
-    head: Mapping[str, int],
+@np.errstate(all="ignore")
+def plain_rows(
+    heads: Sequence[Mapping[str, int]],
     chosen: Chosen,
     sums: Sums,
     present: Mapping[str, np.ndarray[Any, Any]],
     given: Mapping[str, Any],
     layers: Sequence[str],
-    profiles: Profiled | None = None,
-) -> dict[str, Any]:
-    """Return a row from plain sums that were brought to the host.
+    profiles: Sequence[Profiled],
+) -> list[dict[str, Any]]:
+    """Return rows from plain sums that were brought to the host, of several steps together.
 
     Args:
-        head: ``epoch`` and ``step``, their numbers.
-        chosen: what it has.
-        sums: with an entry for each layer.
+        heads: of each row, ``epoch`` and ``step``, their numbers.
+        chosen: what they have.
+        sums: arrays of shape (layers, rows), and sizes of shape (layers, 1).
         present: see :meth:`Sums.whole`.
-        given: ``loss``, ``lr`` of the whole.
+        given: ``loss``, ``lr`` of the whole, arrays of shape (rows,).
         layers: their names.
-        profiles: their numbers.
+        profiles: of each row their numbers.
     """
-    return row(head, chosen, sums.whole(present, given), (layers, sums), profiles)
+    count, known = len(heads), len(layers)
+    whole = sums.whole(present, given)
+    names = [name for name in chosen.names if chosen.shows(name, None)]
+    tops = [np.broadcast_to(QUANTITIES[name](whole), (count,)).tolist() for name in names]
+    shown = [[name for name in chosen.names if chosen.shows(name, layer)] for layer in layers]
+    used = list(dict.fromkeys(name for own in shown for name in own))
+    columns = {
+        name: np.broadcast_to(QUANTITIES[name](sums), (known, count)).T.tolist() for name in used
+    }
+    rows = []
+    for k, head in enumerate(heads):
+        made = {**head, **{name: top[k] for name, top in zip(names, tops, strict=True)}}
+        cells = {
+            layer: {name: columns[name][k][i] for name in own}
+            for i, (layer, own) in enumerate(zip(layers, shown, strict=True))
+            if own
+        }
+        rows.append(_joined(made, cells, profiles[k]))
+    return rows
 
 
 def plain_sums(

@@ -299,8 +299,9 @@ class Recorder(Recording):
         else:
             with np.errstate(all="ignore"):
                 values, sizes, present = core.plain_sums(self._epoch.reductions, vectors)
-            sums = core.Sums(values, sizes, {"lr": given["lr"]})
-            row = core.plain_row(head, due, sums, present, given, self._layers, profiles)
+            one = {r: column[:, None] for r, column in values.items()}
+            sums = core.Sums(one, _in_columns(sizes), {"lr": given["lr"]})
+            (row,) = core.plain_rows([head], due, sums, present, given, self._layers, [profiles])
         row = core.with_metrics(row, own)
         if "previous" in self._epoch.vectors:
             self._epoch_step = vectors["step"]
@@ -320,8 +321,8 @@ class Recorder(Recording):
     def _step_row(self, made: Pending, values: dict[str, Any]) -> dict[str, Any]:
         due, numbers = made.due, {k: float(x) for k, x in values["numbers"].items()}
         micro = core.MicroBatches.of(values["micro"])
-        columns = dict(zip(due.reductions, values["sums"], strict=True))
-        sizes = dict.fromkeys(due.vectors, self._sizes)
+        columns = {r: x[:, None] for r, x in zip(due.reductions, values["sums"], strict=True)}
+        sizes = _in_columns(dict.fromkeys(due.vectors, self._sizes))
         sums = core.Sums(columns, sizes, {"lr": numbers.get("lr", math.nan), "micro": micro})
         present = {
             u: np.full(len(self._layers), u != "previous" or made.has_previous) for u in due.vectors
@@ -331,7 +332,7 @@ class Recorder(Recording):
         head = {"epoch": made.epoch, "step": made.number}
         found = dict(zip(made.targets, values["profiles"], strict=True))
         profiles = core.by_layer(found, self._layers)
-        row = core.plain_row(head, due, sums, present, numbers, self._layers, profiles)
+        (row,) = core.plain_rows([head], due, sums, present, numbers, self._layers, [profiles])
         row = core.with_activations(row, due, values["activations"])
         return core.with_metrics(row, {k: float(x) for k, x in values["metrics"].items()})
 
@@ -438,3 +439,8 @@ class Recorder(Recording):
         if "displacement" in wanted:
             found["displacement"] = self._origin
         return found
+
+
+def _in_columns(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sizes of layers as ``plain_rows`` takes them."""
+    return {u: size[:, None] for u, size in sizes.items()}

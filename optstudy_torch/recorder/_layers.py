@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from optstudy_core import instruments as core
 from optstudy_torch._meshes import let_go_of_gathered, whole
 
-from ._copies import Copies, Vectors, of_all
+from ._copies import Copies, Vectors, are_small, of_all
 
 MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
 """Names of the moments in an optimizer's state: ours, and torch's."""
@@ -27,6 +28,8 @@ class Layers:
         names: of the parameters.
         params: the parameters.
         groups: for each parameter, the number of its group; −1 without an optimizer.
+        small: whether they are so small that all are summed together.
+        starts: where each begins among the elements of all.
 
     Raises:
         TypeError: for a parameter that is not of a real floating dtype.
@@ -61,6 +64,9 @@ class Layers:
         self.names = _told_apart([name for name, _, _ in found])
         self.params = [p for _, p, _ in found]
         self.groups = [i for _, _, i in found]
+        self.small = are_small(self.params)
+        sizes = [p.numel() for p in self.params]
+        self.starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, int)
 
     def collect_if_grown(self) -> None:
         """Look up the parameters if the optimizer has others than before."""
@@ -83,8 +89,6 @@ class Layers:
         for u in wanted:
             if u == "params":
                 found[u] = [p.detach() for p in self.params]
-            elif u == "grad":
-                found[u] = [_gradient(p) for p in self.params]
             elif u == "step":
                 found[u] = start.differences(self.names, self.params, in_place=True)
             elif u == "displacement":
@@ -97,8 +101,14 @@ class Layers:
                 # An angle is between vectors of the same layers.
                 found[u] = [None] * len(kept) if any(t is None for t in kept) else kept
             else:
-                found[u] = [self._moment(p, u) for p in self.params]
+                found[u] = self.column(u)
         return found
+
+    def column(self, u: str) -> list[torch.Tensor | None]:
+        """Return the gradient or a moment of each layer."""
+        if u == "grad":
+            return [_gradient(p) for p in self.params]
+        return [self._moment(p, u) for p in self.params]
 
     def _moment(self, p: torch.Tensor, u: str) -> torch.Tensor | None:
         state = {} if self._optimizer is None else self._optimizer.state.get(p, {})
@@ -116,8 +126,9 @@ class Layers:
 
     def of_wrappers(self, wanted: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return what wrappers have in their states: norms around clipping, steps left out."""
-        states = [] if self._optimizer is None else list(self._optimizer.state.values())
-        state = states[0] if states and wanted & core.OF_WRAPPERS.keys() else {}
+        if self._optimizer is None or wanted.isdisjoint(core.OF_WRAPPERS):
+            return {}
+        state: Mapping[str, Any] = next(iter(self._optimizer.state.values()), {})
         found = {}
         for name in sorted(wanted & core.OF_WRAPPERS.keys()):
             mark, *fields = core.OF_WRAPPERS[name]

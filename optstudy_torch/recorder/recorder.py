@@ -25,7 +25,8 @@ from ._copies import Copies, Vectors, read
 from ._layers import Layers
 from ._micro import MicroGradients
 from ._pending import Pending, fetched, to_host
-from ._rows import plain_row, rate_of, step_row
+from ._rows import Measured, in_columns, rate_of, step_rows
+from ._small import SmallLayers
 from ._state import State
 from ._sums import Blocks, Layout, Scratch, sum_blocks
 
@@ -122,11 +123,14 @@ class Recorder(Recording):
         self._micro = MicroGradients()
         self._layout: Layout | None = None
         self._scratch: Scratch = {}
+        self._small = SmallLayers()
         self._hooks: list[Any] = []
         self._state = State()
         self._layers = Layers(model, optimizer)
         if self._options.displaced:
-            self._state.origin.fill(self._layers.names, self._layers.params)
+            self._state.origin.fill(
+                self._layers.names, self._layers.params, small=self._layers.small
+            )
         self.begin_epoch()
         self._activations = None
         if self._step.activations:
@@ -181,7 +185,6 @@ class Recorder(Recording):
             self._layers.collect_if_grown()
             self._micro.add(self._layers.params, own)
 
-    @torch.no_grad()
     def step(
         self,
         loss: torch.Tensor | float | None = None,
@@ -212,7 +215,7 @@ class Recorder(Recording):
             own = {name: scalar(name, value) for name, value in (metrics or {}).items()}
             made.measured["metrics"] = own
         if loss is not None:
-            numbers["loss"] = value = scalar("loss", loss)
+            numbers["loss"] = value = _on_host("loss", loss)
             self._state.add_loss(value)
 
     @torch.no_grad()
@@ -256,12 +259,12 @@ class Recorder(Recording):
         if not self._pending:
             return
         pending, self._pending, self._open_step = self._pending, [], None
-        rows = []
-        for made, values in fetched(pending):
-            sums = self._joined(made, values["blocks"])
-            if made.due.something:
-                rows.append(step_row(self._layers, made, values, sums))
-        self._output.add_steps(rows)
+        steps = [
+            Measured(made, values, self._joined(made, values["blocks"]))
+            for made, values in fetched(pending)
+        ]
+        recorded = [step for step in steps if step.made.due.something]
+        self._output.add_steps(list(step_rows(self._layers, recorded)))
 
     def _joined(
         self, made: Pending, values: Sequence[np.ndarray]
@@ -325,7 +328,6 @@ class Recorder(Recording):
         """Return what is recorded of the step that is being made."""
         return self._step.at(self._state.step_count + 1)
 
-    @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._state.rates = [_kept_rate(group["lr"]) for group in optimizer.param_groups]
         self._open_step = None
@@ -334,9 +336,8 @@ class Recorder(Recording):
         if self._due.something or self._moves:
             self._layers.collect_if_grown()
         if self._moves:
-            self._before.fill(self._layers.names, self._layers.params)
+            self._before.fill(self._layers.names, self._layers.params, small=self._layers.small)
 
-    @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         state = self._state
         state.step_count += 1
@@ -352,13 +353,20 @@ class Recorder(Recording):
     def _measure_step(self, skipped: torch.Tensor | None) -> None:
         state, due = self._state, self._due
         wanted = due.vectors | ({"step"} if self._moves else set())
-        found = self._layers.vectors(wanted, self._before, state.last_step, state.origin)
-        targets, profiles = self._profiles(due, found)
         # All but what the step before has; and Δ, where the next one's angle needs it.
         summed = [r for r in due.reductions if r != PREVIOUS]
         if self._moves and STEP not in summed and "previous" in self._step.vectors:
             summed.append(STEP)
-        blocks = self._sum(summed, found)
+        copies = self._before, state.last_step, state.origin
+        blocks: Blocks | None = None
+        targets: tuple[core.Target, ...] = ()
+        profiles: list[torch.Tensor] = []
+        if not due.profiles:
+            blocks = self._small.blocks(summed, wanted, self._layers, *copies)
+        if blocks is None:
+            found = self._layers.vectors(wanted, *copies)
+            targets, profiles = self._profiles(due, found)
+            blocks = self._sum(summed, found)
         numbers: dict[str, Any] = dict(self._layers.of_wrappers(due.given))
         if "seconds" in due.given:
             numbers["seconds"] = self._step_clock.seconds()
@@ -426,8 +434,12 @@ class Recorder(Recording):
             blocks = self._sum(self._epoch.reductions, vectors)
             values, numbers = to_host([blocks.tensors, profiles])
             sums = blocks.layout.join(self._epoch.reductions, values)
-            pairs = dict(zip(targets, numbers, strict=True))
-            return plain_row(layers, due, head, blocks.layout, sums, given, rates, math.nan, pairs)
+            pairs = core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
+            lr = np.array([[rate_of(rates, group)] for group in layers.groups])
+            columns = {r: column[:, None] for r, column in sums.items()}
+            plain = core.Sums(columns, in_columns(blocks.layout.sizes), {"lr": lr})
+            present = blocks.layout.present
+            return core.plain_rows([head], due, plain, present, given, layers.names, [pairs])[0]
         arrays = {u: [_tensor(x) for x in column] for u, column in vectors.items()}
         own = {
             n: {"lr": rate_of(rates, g)} for n, g in zip(layers.names, layers.groups, strict=True)
@@ -453,6 +465,13 @@ def _memory(params: Sequence[torch.Tensor]) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return core.process_peak()
+
+
+def _on_host(name: str, value: Any) -> torch.Tensor | float:
+    """Return a number; of a device that computes by itself, a tensor of its own."""
+    if type(value) is torch.Tensor and value.device.type == "cpu" and value.numel() == 1:
+        return float(value.detach())
+    return scalar(name, value)
 
 
 def _is_on_host(p: torch.Tensor) -> bool:

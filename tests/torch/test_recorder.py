@@ -18,8 +18,10 @@ from optstudy_core import geometry
 from optstudy_core import instruments as core
 from optstudy_core.records import Run
 from optstudy_torch import Recorder
+from optstudy_torch._ranks import scalar
 from optstudy_torch.lr_scheduler import CarefulLR
-from optstudy_torch.recorder import _sums
+from optstudy_torch.recorder import _copies, _sums
+from optstudy_torch.recorder import recorder as recorder_module
 from optstudy_torch.recorder.recorder import STEP
 
 ALL = ("all",)
@@ -126,6 +128,9 @@ def test_the_run_has_the_same_bits(name: str, exact: bool) -> None:
 
 
 def test_no_host_synchronisation_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a device: on a CPU small layers and losses are read at once, which waits for nothing.
+    monkeypatch.setattr(_copies, "SMALL", 0)
+    monkeypatch.setattr(recorder_module, "_on_host", scalar)
     model, optimizer = build("torch.SGD")  # torch's Adam on the CPU reads its own step count
     recorder = Recorder(model, optimizer, epoch=ALL, step=ALL)
     train(model, optimizer, recorder, epochs=1)
@@ -771,3 +776,39 @@ def test_sinks_are_given_what_the_run_is(tmp_path: Path) -> None:
     run = Run.read(tmp_path)
     assert identical([row for row in rows if "step" not in row], run.epochs)
     assert [row for row in rows if "step" in row] == run.step_rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_layers_are_summed_together(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one array for all: the rows are those of layer by layer, also without a gradient."""
+
+    def rows() -> list[dict[str, Any]]:
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(4, 3), torch.nn.Linear(3, 1)
+        model = torch.nn.Sequential(*layers).to(dtype)
+        model[0].weight.data = model[0].weight.data.t().contiguous().t()  # not contiguous
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        with Recorder(model, optimizer, epoch=[], step=ALL) as recorder:
+            for t in range(4):
+                optimizer.zero_grad()
+                loss = model(torch.full((2, 4), 1.0 + t, dtype=dtype)).square().mean()
+                loss.backward()
+                if t == 2:
+                    model[1].bias.grad = None
+                optimizer.step()
+                recorder.step(loss)
+            assert all(p.grad_fn is None for p in recorder._state.last_step.tensors.values())
+        return recorder.steps
+
+    together = rows()
+    monkeypatch.setattr(_copies, "SMALL", 0)
+    apart = rows()
+    assert len(together) == len(apart) == 4
+    for one, other in zip(together, apart, strict=True):
+        for name in core.INSTRUMENTS["all"]:
+            assert one[name] == pytest.approx(other[name], rel=1e-9, nan_ok=True), name
+        for layer, entry in one["layers"].items():
+            expected = pytest.approx(other["layers"][layer], rel=1e-9, abs=1e-12, nan_ok=True)
+            assert entry == expected
