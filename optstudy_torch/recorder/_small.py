@@ -1,12 +1,13 @@
-"""Sums of small layers on a CPU: side by side in one array of NumPy, a few calls for all of them.
+"""Sums of small layers on a CPU: side by side in one array of NumPy, those of many steps together.
 
-A call of torch costs more than the sums of a small layer.
+A call costs more than the sums of a small layer: within a step the vectors are only put aside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +16,33 @@ from optstudy_core import instruments as core
 
 from ._copies import Copies, side_by_side
 from ._layers import Layers
-from ._sums import Blocks, Layout
+from ._sums import Layout
 
 _OF_PARTS: Final[Mapping[str, Any]] = {
-    "dot": lambda starts, x, y: np.add.reduceat(x * y, starts),
-    "total": lambda starts, x: np.add.reduceat(x, starts),
-    "least": lambda starts, x: np.minimum.reduceat(x, starts),
-    "greatest": lambda starts, x: np.maximum.reduceat(x, starts),
-    "nonfinite": lambda starts, x: np.add.reduceat((~np.isfinite(x)).astype(np.float64), starts),
-    "below": lambda starts, x, y: np.add.reduceat((x * x < y).astype(np.float64), starts),
+    "dot": lambda starts, x, y: np.add.reduceat(x * y, starts, axis=1),
+    "total": lambda starts, x: np.add.reduceat(x, starts, axis=1),
+    "least": lambda starts, x: np.minimum.reduceat(x, starts, axis=1),
+    "greatest": lambda starts, x: np.maximum.reduceat(x, starts, axis=1),
+    "nonfinite": lambda starts, x: np.add.reduceat(
+        (~np.isfinite(x)).astype(np.float64), starts, axis=1
+    ),
+    "below": lambda starts, x, y: np.add.reduceat((x * x < y).astype(np.float64), starts, axis=1),
 }
-"""The reductions of :data:`optstudy_core.instruments.REDUCE`, of parts of a float64 array."""
+"""The reductions of :data:`optstudy_core.instruments.REDUCE`, of parts of arrays (steps, n)."""
+
+MOST: Final = 1 << 21
+"""Elements that are put aside at most."""
+
+
+class Aside(NamedTuple):
+    """Vectors of a step that are put aside: one tensor each, of all layers."""
+
+    usable: tuple[core.Reduction, ...]
+    starts: np.ndarray
+    flat: dict[str, torch.Tensor]
+
+
+_COPIED: Final = ("step", "previous", "displacement")
 
 
 class SmallLayers:
@@ -33,9 +50,14 @@ class SmallLayers:
 
     def __init__(self) -> None:
         self._layouts: dict[Any, Layout] = {}
+        self._held = 0
 
-    @np.errstate(all="ignore")
-    def blocks(
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is put aside that it should be summed."""
+        return self._held > MOST
+
+    def put_aside(
         self,
         reductions: Sequence[core.Reduction],
         wanted: Iterable[str],
@@ -43,8 +65,8 @@ class SmallLayers:
         before: Copies,
         last: Copies,
         origin: Copies,
-    ) -> Blocks | None:
-        """Return what ``sum_blocks`` returns; ``None`` where it has to be called.
+    ) -> tuple[Aside, Layout] | None:
+        """Return the vectors of a step, to be summed later; ``None`` where layers are not small.
 
         Args:
             reductions: what is summed.
@@ -56,33 +78,57 @@ class SmallLayers:
         """
         if not layers.small or not layers.params[0].is_cpu:
             return None
-        now = side_by_side(layers.params)
-        found: dict[str, torch.Tensor] = {}
+        size = int(layers.starts[-1]) + layers.params[-1].numel()
+        # Nothing is formed in place before it is known that nothing is missing.
+        flat: dict[str, torch.Tensor | None] = {}
         absent = set()
         for u in wanted:
-            if u == "params":
-                found[u] = now
-            elif u == "step":
-                if before.flat is None:
-                    return None
-                found[u] = torch.sub(now, before.flat, out=before.flat)
-            elif u == "previous" and not last.tensors:
+            if u == "previous" and not last.tensors:
                 absent.add(u)
-            elif u in ("previous", "displacement"):
-                own = (last if u == "previous" else origin).flat
-                if own is None or own.numel() != now.numel():
+            elif u in _COPIED:
+                own = {"step": before, "previous": last, "displacement": origin}[u].flat
+                if own is None or own.numel() != size:
                     return None
-                found[u] = own if u == "previous" else now - own
+                flat[u] = own
+            elif u == "params":
+                flat[u] = None
             else:
                 column = layers.column(u)
                 if not _fit(column, layers.params):
                     return None
-                found[u] = side_by_side([x for x in column if x is not None])
-        wide = {u: x.to(torch.float64).numpy() for u, x in found.items()}
+                flat[u] = side_by_side([x for x in column if x is not None])
+        now = side_by_side(layers.params)
+        found: dict[str, torch.Tensor] = {}
+        for u, own in flat.items():
+            if own is None:
+                found[u] = now
+            elif u == "step":
+                found[u] = torch.sub(now, own, out=own)
+            else:
+                found[u] = now - own if u == "displacement" else own
         usable = [(k, r) for k, r in enumerate(reductions) if absent.isdisjoint(r.vectors)]
-        sums = [_OF_PARTS[r.kind](layers.starts, *(wide[u] for u in r.vectors)) for _, r in usable]
+        self._held += len(found) * now.numel()
         layout = self._layout(layers, tuple(reductions), tuple(found), usable, absent)
-        return Blocks([torch.from_numpy(np.concatenate(sums))] if sums else [], layout)
+        return Aside(tuple(r for _, r in usable), layers.starts, found), layout
+
+    @np.errstate(all="ignore")
+    def sums(self, steps: Sequence[tuple[Layout, Aside]]) -> list[list[torch.Tensor]]:
+        """Return the sums of steps whose vectors were put aside, as ``Blocks`` has them."""
+        self._held = 0
+        made: list[list[torch.Tensor]] = []
+        for _, group in groupby(steps, lambda step: id(step[0])):
+            asides = [aside for _, aside in group]
+            usable, starts, flat = asides[0]
+            if not usable:
+                made += [[] for _ in asides]
+                continue
+            wide = {
+                u: np.stack([aside.flat[u].numpy() for aside in asides]).astype(np.float64)
+                for u in flat
+            }
+            found = [_OF_PARTS[r.kind](starts, *(wide[u] for u in r.vectors)) for r in usable]
+            made += [[torch.from_numpy(row)] for row in np.concatenate(found, axis=1)]
+        return made
 
     def _layout(
         self,

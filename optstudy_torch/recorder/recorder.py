@@ -26,7 +26,7 @@ from ._layers import Layers
 from ._micro import MicroGradients
 from ._pending import Pending, fetched, to_host
 from ._rows import Measured, in_columns, rate_of, step_rows
-from ._small import SmallLayers
+from ._small import Aside, SmallLayers
 from ._state import State
 from ._sums import Blocks, Layout, Scratch, sum_blocks
 
@@ -258,6 +258,7 @@ class Recorder(Recording):
         """Bring the steps' measurements to the host and write their rows."""
         if not self._pending:
             return
+        self._sum_aside()
         pending, self._pending, self._open_step = self._pending, [], None
         steps = [
             Measured(made, values, self._joined(made, values["blocks"]))
@@ -358,15 +359,18 @@ class Recorder(Recording):
         if self._moves and STEP not in summed and "previous" in self._step.vectors:
             summed.append(STEP)
         copies = self._before, state.last_step, state.origin
-        blocks: Blocks | None = None
+        aside: tuple[Aside, Layout] | None = None
         targets: tuple[core.Target, ...] = ()
         profiles: list[torch.Tensor] = []
         if not due.profiles:
-            blocks = self._small.blocks(summed, wanted, self._layers, *copies)
-        if blocks is None:
+            aside = self._small.put_aside(summed, wanted, self._layers, *copies)
+        blocks: list[torch.Tensor] | Aside
+        if aside is None:
             found = self._layers.vectors(wanted, *copies)
             targets, profiles = self._profiles(due, found)
-            blocks = self._sum(summed, found)
+            blocks, layout = self._sum(summed, found)
+        else:
+            blocks, layout = aside
         numbers: dict[str, Any] = dict(self._layers.of_wrappers(due.given))
         if "seconds" in due.given:
             numbers["seconds"] = self._step_clock.seconds()
@@ -377,10 +381,10 @@ class Recorder(Recording):
             state.epoch_count + 1,
             due,
             tuple(summed),
-            blocks.layout,
+            layout,
             targets,
             {
-                "blocks": blocks.tensors,
+                "blocks": blocks,
                 "rates": state.rates or [],
                 "numbers": numbers,
                 "metrics": {},
@@ -391,10 +395,19 @@ class Recorder(Recording):
             },
         )
         self._pending.append(made)
+        if self._small.is_full:
+            self._sum_aside()
         if due.something:
             self._open_step = made
 
     # What is measured.
+
+    def _sum_aside(self) -> None:
+        """Sum what was put aside in the steps that are pending."""
+        asides = [m for m in self._pending if isinstance(m.measured["blocks"], Aside)]
+        sums = self._small.sums([(m.layout, m.measured["blocks"]) for m in asides])
+        for made, own in zip(asides, sums, strict=True):
+            made.measured["blocks"] = own
 
     def _sum(self, reductions: Sequence[core.Reduction], vectors: Vectors) -> Blocks:
         made = sum_blocks(reductions, vectors, self._scratch)

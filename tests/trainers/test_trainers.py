@@ -19,9 +19,12 @@ pytestmark = [
 ]
 
 BLOCKS = [b for b in blocks(ROOT / "docs" / "trainers.md") if b.how == "needs"]
+RECORDED = [b for b in blocks(ROOT / "docs" / "recording.md") if b.how == "needs"]
 
 
-@pytest.mark.parametrize("block", [pytest.param(b, id=f"{b.of_what}-{b.line}") for b in BLOCKS])
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, id=f"{b.of_what}-{b.line}") for b in (*BLOCKS, *RECORDED)]
+)
 def test_blocks_of_the_page_run(block: Block) -> None:
     pytest.importorskip(block.of_what)
     block.run({"__name__": "guide"})
