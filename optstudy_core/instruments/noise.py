@@ -1,10 +1,10 @@
 """How noisy gradients are, from those of the micro-batches that a step is made of.
 
 A step's gradient is the sum of the gradients g₁ … gₖ of k ≥ 2 micro-batches. Of these, ‖gᵢ‖² and
-‖Σgᵢ‖² are known. With
+‖Σgᵢ‖² are known. Two numbers are made of them:
 
-    trace = (Σ‖gᵢ‖² − ‖Σgᵢ‖² / k) / (k − 1)    variance of a micro-batch's gradient
-    signal = ‖Σgᵢ‖² / k² − trace / k             square of the expected gradient's norm
+- the trace, (Σ‖gᵢ‖² − ‖Σgᵢ‖²/k)/(k − 1): the variance of the gradient of a micro-batch;
+- the signal, ‖Σgᵢ‖²/k² − trace/k: the square of the norm of the expected gradient;
 
 both without bias (McCandlish, Kaplan and Amodei 2018). A factor common to all gradients, such as
 1/k of an accumulation, changes none of the three quantities.

@@ -75,10 +75,13 @@ class Output:
             raise
 
     def epoch(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the row of an epoch, and return it with the alerts that went off.
+        """Write the row of an epoch.
 
         Args:
             row: numbers by name, with ``epoch``.
+
+        Returns:
+            the row, with the alerts that went off.
         """
         row = self._looked_at(row)
         if self._run is None:

@@ -143,10 +143,18 @@ SMALL: Final = 1 << 16
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 
 
-def are_small(params: Sequence[torch.Tensor]) -> bool:
-    """Tell whether parameters are few, of one dtype and on the CPU, so that a call is for all."""
+def are_small(params: Sequence[torch.Tensor], *, as_whole: bool = False) -> bool:
+    """Tell whether parameters are few, of one dtype and on the CPU, so that a call is for all.
+
+    Args:
+        params: the parameters.
+        as_whole: whether those that several processes hold together may be among them.
+    """
     alike = all(
-        type(p) in _PLAIN and p.dtype == params[0].dtype and p.device.type == "cpu" and p.numel()
+        (type(p) in _PLAIN or (as_whole and is_shared(p)))
+        and p.dtype == params[0].dtype
+        and p.device.type == "cpu"
+        and p.numel()
         for p in params
     )
     total = sum(p.numel() for p in params)

@@ -28,7 +28,8 @@ class Layers:
         names: of the parameters.
         params: the parameters.
         groups: for each parameter, the number of its group; −1 without an optimizer.
-        small: whether they are so small that all are summed together.
+        small: whether they are so small that all are copied together.
+        small_as_whole: whether they are so small that all are summed together.
         starts: where each begins among the elements of all.
 
     Raises:
@@ -65,6 +66,7 @@ class Layers:
         self.params = [p for _, p, _ in found]
         self.groups = [i for _, _, i in found]
         self.small = are_small(self.params)
+        self.small_as_whole = are_small(self.params, as_whole=True)
         sizes = [p.numel() for p in self.params]
         self.starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, int)
 

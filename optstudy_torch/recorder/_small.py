@@ -14,7 +14,7 @@ import torch
 
 from optstudy_core import instruments as core
 
-from ._copies import Copies, side_by_side
+from ._copies import Copies, Vectors, flat, read, side_by_side
 from ._layers import Layers
 from ._sums import Layout
 
@@ -80,7 +80,7 @@ class SmallLayers:
             return None
         size = int(layers.starts[-1]) + layers.params[-1].numel()
         # Nothing is formed in place before it is known that nothing is missing.
-        flat: dict[str, torch.Tensor | None] = {}
+        known: dict[str, torch.Tensor | None] = {}
         absent = set()
         for u in wanted:
             if u == "previous" and not last.tensors:
@@ -89,25 +89,54 @@ class SmallLayers:
                 own = {"step": before, "previous": last, "displacement": origin}[u].flat
                 if own is None or own.numel() != size:
                     return None
-                flat[u] = own
+                known[u] = own
             elif u == "params":
-                flat[u] = None
+                known[u] = None
             else:
                 column = layers.column(u)
                 if not _fit(column, layers.params):
                     return None
-                flat[u] = side_by_side([x for x in column if x is not None])
+                known[u] = side_by_side([x for x in column if x is not None])
         now = side_by_side(layers.params)
         found: dict[str, torch.Tensor] = {}
-        for u, own in flat.items():
+        for u, own in known.items():
             if own is None:
                 found[u] = now
             elif u == "step":
                 found[u] = torch.sub(now, own, out=own)
             else:
                 found[u] = now - own if u == "displacement" else own
+        return self._aside(reductions, layers, found, absent)
+
+    def put_aside_whole(
+        self, reductions: Sequence[core.Reduction], vectors: Vectors, layers: Layers
+    ) -> tuple[Aside, Layout] | None:
+        """Return the same from vectors that are not side by side: the bits are the same.
+
+        Args:
+            reductions: what is summed.
+            vectors: tensors and differences of each layer, which are formed here; of a ``DTensor``
+                the whole.
+            layers: the parameters.
+        """
+        if not layers.small_as_whole:
+            return None
+        absent = {u for u, c in vectors.items() if u == "previous" and all(x is None for x in c)}
+        there = {u: column for u, column in vectors.items() if u not in absent}
+        if not there or not all(_fit(column, layers.params) for column in there.values()):
+            return None
+        found = {u: side_by_side([read(flat(x)) for x in c]) for u, c in there.items()}
+        return self._aside(reductions, layers, found, absent)
+
+    def _aside(
+        self,
+        reductions: Sequence[core.Reduction],
+        layers: Layers,
+        found: dict[str, torch.Tensor],
+        absent: set[str],
+    ) -> tuple[Aside, Layout]:
         usable = [(k, r) for k, r in enumerate(reductions) if absent.isdisjoint(r.vectors)]
-        self._held += len(found) * now.numel()
+        self._held += sum(x.numel() for x in found.values())
         layout = self._layout(layers, tuple(reductions), tuple(found), usable, absent)
         return Aside(tuple(r for _, r in usable), layers.starts, found), layout
 
@@ -118,13 +147,13 @@ class SmallLayers:
         made: list[list[torch.Tensor]] = []
         for _, group in groupby(steps, lambda step: id(step[0])):
             asides = [aside for _, aside in group]
-            usable, starts, flat = asides[0]
+            usable, starts, first = asides[0]
             if not usable:
                 made += [[] for _ in asides]
                 continue
             wide = {
                 u: np.stack([aside.flat[u].numpy() for aside in asides]).astype(np.float64)
-                for u in flat
+                for u in first
             }
             found = [_OF_PARTS[r.kind](starts, *(wide[u] for u in r.vectors)) for r in usable]
             made += [[torch.from_numpy(row)] for row in np.concatenate(found, axis=1)]
@@ -149,7 +178,7 @@ class SmallLayers:
         return self._layouts[key]
 
 
-def _fit(column: Sequence[torch.Tensor | None], params: Sequence[torch.Tensor]) -> bool:
+def _fit(column: Sequence[Any], params: Sequence[torch.Tensor]) -> bool:
     return all(
         x is not None and x.dtype == p.dtype and x.numel() == p.numel() and x.device == p.device
         for x, p in zip(column, params, strict=True)

@@ -364,13 +364,12 @@ class Recorder(Recording):
         profiles: list[torch.Tensor] = []
         if not due.profiles:
             aside = self._small.put_aside(summed, wanted, self._layers, *copies)
-        blocks: list[torch.Tensor] | Aside
+        found: Vectors = {}
         if aside is None:
             found = self._layers.vectors(wanted, *copies)
             targets, profiles = self._profiles(due, found)
-            blocks, layout = self._sum(summed, found)
-        else:
-            blocks, layout = aside
+            aside = self._small.put_aside_whole(summed, found, self._layers)
+        blocks, layout = self._sum(summed, found) if aside is None else aside
         numbers: dict[str, Any] = dict(self._layers.of_wrappers(due.given))
         if "seconds" in due.given:
             numbers["seconds"] = self._step_clock.seconds()

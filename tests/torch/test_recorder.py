@@ -20,7 +20,7 @@ from optstudy_core.records import Run
 from optstudy_torch import Recorder
 from optstudy_torch._ranks import scalar
 from optstudy_torch.lr_scheduler import CarefulLR
-from optstudy_torch.recorder import _copies, _sums
+from optstudy_torch.recorder import _copies, _small, _sums
 from optstudy_torch.recorder import recorder as recorder_module
 from optstudy_torch.recorder.recorder import STEP
 
@@ -220,7 +220,7 @@ def test_steps_are_what_numpy_finds(name: str) -> None:
             whole = core.measure(ALL, exact=False, given=given, **vectors)
             layers = {
                 n: core.measure(
-                    [q for q in core.QUANTITIES if q != "loss"],
+                    [q for q in core.INSTRUMENTS["all"] if q != "loss"],
                     exact=False,
                     given=given,
                     **{u: [column[i]] for u, column in vectors.items()},
@@ -812,3 +812,48 @@ def test_small_layers_are_summed_together(
         for layer, entry in one["layers"].items():
             expected = pytest.approx(other["layers"][layer], rel=1e-9, abs=1e-12, nan_ok=True)
             assert entry == expected
+
+
+def test_small_layers_have_the_same_bits_after_a_resume_and_beside_profiles() -> None:
+    def made(step: Any) -> tuple[Any, Any, Recorder]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 1))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        return model, optimizer, Recorder(model, optimizer, epoch=[], step=step)
+
+    def go(model: Any, optimizer: Any, recorder: Recorder, begin: int, end: int) -> None:
+        for t in range(begin, end):
+            optimizer.zero_grad()
+            loss = model(torch.full((2, 4), 1.0 + t)).square().mean()
+            loss.backward()
+            optimizer.step()
+            recorder.step(loss)
+        recorder.flush()
+
+    whole = made(ALL)
+    go(*whole, 0, 4)
+    first, second, profiled = made(ALL), made(ALL), made([*ALL, "step_quantiles"])
+    go(*first, 0, 2)
+    for one, other in zip(first, second, strict=True):
+        other.load_state_dict(copy.deepcopy(one.state_dict()))
+    go(*second, 2, 4)
+    assert identical(second[2].steps, whole[2].steps)
+    go(*profiled, 0, 4)
+    for row, other in zip(profiled[2].steps, whole[2].steps, strict=True):
+        assert [row[name] for name in STEPS] == [other[name] for name in STEPS]
+
+
+STEPS = ("loss", "grad_norm", "step_size", "update_ratio", "distance")
+
+
+def test_much_that_is_put_aside_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_small, "MOST", 30)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(model, optimizer, epoch=[], step=["step_size", "grad_norm"]) as recorder:
+        for _ in range(5):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            assert recorder._small._held <= 40
+    assert [row["step"] for row in recorder.steps] == [1, 2, 3, 4, 5]
+    assert recorder.steps[4]["grad_norm"] == pytest.approx(10 * math.sqrt(5))
