@@ -21,21 +21,17 @@ from optstudy_torch._rates import Rates
 from optstudy_torch._tensors import is_shared
 
 from ._activations import Activations
-from ._copies import Copies, Vectors, read
+from ._copies import Copies
 from ._layers import Layers
+from ._measuring import PREVIOUS, STEP, Sums, formed
 from ._micro import MicroGradients
 from ._pending import Pending, fetched, to_host
 from ._rows import Measured, in_columns, rate_of, step_rows
-from ._small import Aside, SmallLayers
 from ._state import State
-from ._sums import Blocks, Layout, Scratch, sum_blocks
 
 DEFAULT: Final = ("loss", "lr", "step_size", "angle")
 
 OF_THE_OPTIMIZER: Final = frozenset({"m", "v", "lr", *core.OF_WRAPPERS})
-
-STEP: Final = core.Reduction("dot", ("step", "step"))
-PREVIOUS: Final = core.Reduction("dot", ("previous", "previous"))
 
 
 class Recorder(Recording):
@@ -121,12 +117,10 @@ class Recorder(Recording):
         self._due, self._moves = self._step.at(1), False  # of the step that is being made
         self._clock, self._step_clock = core.Clock(), core.Clock()
         self._micro = MicroGradients()
-        self._layout: Layout | None = None
-        self._scratch: Scratch = {}
-        self._small = SmallLayers()
         self._hooks: list[Any] = []
         self._state = State()
         self._layers = Layers(model, optimizer)
+        self._sums = Sums(self._layers)
         if self._options.displaced:
             self._state.origin.fill(
                 self._layers.names, self._layers.params, small=self._layers.small
@@ -258,7 +252,7 @@ class Recorder(Recording):
         """Bring the steps' measurements to the host and write their rows."""
         if not self._pending:
             return
-        self._sum_aside()
+        self._sums.add_up(self._pending)
         pending, self._pending, self._open_step = self._pending, [], None
         steps = [
             Measured(made, values, self._joined(made, values["blocks"]))
@@ -359,17 +353,7 @@ class Recorder(Recording):
         if self._moves and STEP not in summed and "previous" in self._step.vectors:
             summed.append(STEP)
         copies = self._before, state.last_step, state.origin
-        aside: tuple[Aside, Layout] | None = None
-        targets: tuple[core.Target, ...] = ()
-        profiles: list[torch.Tensor] = []
-        if not due.profiles:
-            aside = self._small.put_aside(summed, wanted, self._layers, *copies)
-        found: Vectors = {}
-        if aside is None:
-            found = self._layers.vectors(wanted, *copies)
-            targets, profiles = self._profiles(due, found)
-            aside = self._small.put_aside_whole(summed, found, self._layers)
-        blocks, layout = self._sum(summed, found) if aside is None else aside
+        (blocks, layout), (targets, profiles) = self._sums.of_step(due, summed, wanted, *copies)
         numbers: dict[str, Any] = dict(self._layers.of_wrappers(due.given))
         if "seconds" in due.given:
             numbers["seconds"] = self._step_clock.seconds()
@@ -394,41 +378,12 @@ class Recorder(Recording):
             },
         )
         self._pending.append(made)
-        if self._small.is_full:
-            self._sum_aside()
+        if self._sums.is_full:
+            self._sums.add_up(self._pending)
         if due.something:
             self._open_step = made
 
     # What is measured.
-
-    def _sum_aside(self) -> None:
-        """Sum what was put aside in the steps that are pending."""
-        asides = [m for m in self._pending if isinstance(m.measured["blocks"], Aside)]
-        sums = self._small.sums([(m.layout, m.measured["blocks"]) for m in asides])
-        for made, own in zip(asides, sums, strict=True):
-            made.measured["blocks"] = own
-
-    def _sum(self, reductions: Sequence[core.Reduction], vectors: Vectors) -> Blocks:
-        made = sum_blocks(reductions, vectors, self._scratch)
-        if self._layout is not None and self._layout.equals(made.layout):
-            made = made._replace(layout=self._layout)  # one for all steps that are pending
-        self._layout = made.layout
-        return made
-
-    def _profiles(
-        self, due: core.Chosen, vectors: Vectors
-    ) -> tuple[tuple[core.Target, ...], list[torch.Tensor]]:
-        """Return profiles on the device; differences that they are made of are formed in place."""
-        if not due.profiles:
-            return (), []
-        shaped = {}
-        for u in {core.PROFILES[name].vector for name in due.profiles}:
-            vectors[u] = [_tensor(x) for x in vectors[u]]
-            shaped[u] = self._layers.shaped(vectors[u])
-        targets = core.targets(due.profiles, due.shows, self._layers.names, shaped)
-        columns = [shaped[core.PROFILES[name].vector] for name, _ in targets]
-        made = [core.profile(t, column, 0) for t, column in zip(targets, columns, strict=True)]
-        return targets, made
 
     def _epoch_row(self, mean: float, rates: list[float]) -> dict[str, Any]:
         state, layers = self._state, self._layers
@@ -441,9 +396,9 @@ class Recorder(Recording):
         if "memory" in due.given:
             given["memory"] = _memory(layers.params)
         given |= {name: float(value) for name, value in layers.of_wrappers(due.given).items()}
-        targets, profiles = self._profiles(due, vectors)
+        targets, profiles = self._sums.profiles(due, vectors)
         if not self._options.exact:
-            blocks = self._sum(self._epoch.reductions, vectors)
+            blocks = self._sums.of(self._epoch.reductions, vectors)
             values, numbers = to_host([blocks.tensors, profiles])
             sums = blocks.layout.join(self._epoch.reductions, values)
             pairs = core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
@@ -452,7 +407,7 @@ class Recorder(Recording):
             plain = core.Sums(columns, in_columns(blocks.layout.sizes), {"lr": lr})
             present = blocks.layout.present
             return core.plain_rows([head], due, plain, present, given, layers.names, [pairs])[0]
-        arrays = {u: [_tensor(x) for x in column] for u, column in vectors.items()}
+        arrays = {u: [formed(x) for x in column] for u, column in vectors.items()}
         own = {
             n: {"lr": rate_of(rates, g)} for n, g in zip(layers.names, layers.groups, strict=True)
         }
@@ -488,10 +443,6 @@ def _on_host(name: str, value: Any) -> torch.Tensor | float:
 
 def _is_on_host(p: torch.Tensor) -> bool:
     return p.device.type == "cpu" and not is_shared(p)
-
-
-def _tensor(x: Any) -> torch.Tensor | None:
-    return None if x is None else read(x)
 
 
 def _kept_rate(rate: Any) -> Any:

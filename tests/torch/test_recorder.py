@@ -22,7 +22,7 @@ from optstudy_torch._ranks import scalar
 from optstudy_torch.lr_scheduler import CarefulLR
 from optstudy_torch.recorder import _copies, _small, _sums
 from optstudy_torch.recorder import recorder as recorder_module
-from optstudy_torch.recorder.recorder import STEP
+from optstudy_torch.recorder._measuring import STEP
 
 ALL = ("all",)
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -854,6 +854,6 @@ def test_much_that_is_put_aside_is_summed(monkeypatch: pytest.MonkeyPatch) -> No
         for _ in range(5):
             model(torch.ones(2, 4)).sum().backward()
             optimizer.step()
-            assert recorder._small._held <= 40
+            assert recorder._sums._small._held <= 40
     assert [row["step"] for row in recorder.steps] == [1, 2, 3, 4, 5]
     assert recorder.steps[4]["grad_norm"] == pytest.approx(10 * math.sqrt(5))
