@@ -3,7 +3,7 @@
 function summary() {
   const words = studies.filter((name) => name !== data.own)
     .map((name) => name.replaceAll("_", " ")).join(", ");
-  byId("summary").textContent = `${data.runs.length} runs${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
+  byId("summary").textContent = `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
 }
 
 summary();

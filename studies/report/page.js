@@ -37,7 +37,7 @@ function colour(i) {
   const own = kinds.get(data.runs[i].study);
   const k = own.indexOf(data.runs[i].kind);
   if (own.length <= COLOURS.length) return COLOURS[k];
-  return `hsl(${Math.round((360 * k) / own.length)}, 65%, ${k % 2 ? 38 : 55}%)`;
+  return `hsl(${Math.round(137.5 * k) % 360}, 65%, ${k % 2 ? 38 : 55}%)`; // neighbours differ
 }
 let current = null;
 
@@ -437,9 +437,10 @@ function fillTable() {
     .filter((key) => runs.some((run) => (run.config[key] ?? null) !== null));
   const measured = metrics.filter((name) => runs.some((run) => name in run.columns));
   const versions = [...new Set(runs.flatMap((run) => Object.keys(run.versions)))];
+  const methods = runs.some((run) => "method" in run.config); // of the epoch, which evaluate and undo
   const end = (values) => (values ? values[values.length - 1] : null);
   const heads = [...columns, "final loss", ...measured.map((name) => name.slice(7).replaceAll("_", " ")),
-    "loss evaluations", "epochs undone", ...versions, "folder"];
+    ...(methods ? ["loss evaluations", "epochs undone"] : []), ...versions, "folder"];
   const head = element("tr");
   heads.forEach((name, column) => {
     const cell = element("th", name, { scope: "col", title: "Sort" });
@@ -456,7 +457,7 @@ function fillTable() {
       ...columns.map((key) => run.config[key]),
       run.ended ? run.final_loss ?? "not finite" : "not ended",
       ...measured.map((name) => end(run.columns[name])),
-      evaluations, run.undone.length, ...versions.map((name) => run.versions[name]), run.folder,
+      ...(methods ? [evaluations, run.undone.length] : []), ...versions.map((name) => run.versions[name]), run.folder,
     ];
     for (const value of cells) {
       row.append(element("td", value ?? "–", typeof value === "number" ? { class: "number" } : {}));

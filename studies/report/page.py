@@ -74,7 +74,11 @@ class Report:
             "verdicts": verdicts(self._folders),
         }
         write_text(self._out, page(data))
-        console.print(f"Report of {len(runs)} runs: {self._out}", soft_wrap=True, highlight=False)
+        console.print(
+            f"Report of {len(runs)} {'run' if len(runs) == 1 else 'runs'}: {self._out}",
+            soft_wrap=True,
+            highlight=False,
+        )
         return self._out
 
     def _read(self, console: Console) -> list[_Read]:
