@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import optstudy_jax as in_jax
+import optstudy_torch as in_torch
 from optstudy_core import instruments
-from optstudy_jax import hessian as in_jax
-from optstudy_torch import hessian as in_torch
 
 RNG = np.random.default_rng(0)
 EIGENVALUES = np.array([-8.0, 5.0, 3.0, 2.0, 1.0, 0.5])
