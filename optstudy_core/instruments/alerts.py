@@ -76,14 +76,25 @@ class Alert:
         return f"{self.quantity} {' or '.join(words)}{often}"
 
     def holds(self, value: float) -> bool:
-        """Tell whether a number is one to warn of."""
+        """Tell whether a number is one to warn of.
+
+        Args:
+            value: the number of a row.
+
+        Returns:
+            whether it is above, below, or not finite, as the rule says.
+        """
         if not math.isfinite(value) and self.nonfinite:
             return True
         over = self.above is not None and value > self.above
         return over or (self.below is not None and value < self.below)
 
     def values(self, row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-        """Yield what is looked at in a row, with the layer; ``""`` for the network."""
+        """Yield what is looked at in a row, with the layer; ``""`` for the network.
+
+        Args:
+            row: numbers by name, and those of layers.
+        """
         patterns = (self.layers,) if isinstance(self.layers, str) else self.layers
         places: dict[str, Any] = {"": row}
         if patterns is not None:

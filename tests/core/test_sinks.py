@@ -164,9 +164,10 @@ def test_a_process_that_does_not_write_has_no_sinks(tmp_path: Path) -> None:
 
 
 def test_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="sinks with 3: allowed are callables of a row, loggers"):
+    with pytest.raises(TypeError, match="allowed are callables of a row, loggers") as kept:
         Output(tmp_path, [3], {}, writes=True)
-    Run.resume(tmp_path).close()  # what was opened is closed again
+    Run.resume(tmp_path).close()  # what was opened is closed again, though its frame is kept
+    assert "sinks with 3" in str(kept.value)
     with pytest.raises(ValueError, match="sinks with 'wandbb': allowed are callables, loggers and"):
         Output(None, ["wandbb"], {}, writes=True)
     with pytest.raises(TypeError, match="sinks = 'wandb': allowed are lists"):
