@@ -3,7 +3,10 @@
 Epochs: AllCNN of PV-finder, an epoch of so many batches that is run in full. A longer epoch (the
 published one has 240,000 events) costs less by as much as it is longer, but for what each step
 adds, which is measured apart. Steps: forward, backward and Adam of a perceptron with 16 million
-parameters, with the usual quantities of a step.
+parameters, with the usual quantities of a step. Both also of the small network of the digits, whose
+steps take a fraction of a millisecond: there calls count, not elements. The quantities with an
+interval of their own are timed beside a step of the network of the digits, each alone in every
+step.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from rich.table import Table
 import optstudy_torch
 from studies.problems.pv_finder import torch_models
 from studies.problems.pv_finder.event import BINS
+from studies.problems.table import load
 
 STEP = ("usual",)
 BATCHES = (256, 512)
@@ -35,6 +40,7 @@ PUBLISHED = 240_000  # events of an epoch
 WIDTH, DEPTH = 2000, 4
 
 Step = Callable[[], torch.Tensor]
+Made = Callable[[], tuple[torch.nn.Module, torch.optim.Optimizer, Step]]
 
 
 def perceptron(batch: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Step]:
@@ -57,6 +63,18 @@ def vertex_finder(batch: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, S
     x = torch.rand(batch, 1, BINS)
     y = torch.rand(batch, BINS) * (torch.rand(batch, BINS) < 0.05)
     return model, optimizer, _step(model, optimizer, torch_models.ratio_loss, x, y)
+
+
+def digits() -> tuple[torch.nn.Module, torch.optim.Optimizer, Step]:
+    """Return the network of the digits, its optimizer, and a step."""
+    study = load("digits", 2021)
+    assert study.torch_model is not None
+    torch.manual_seed(0)
+    model = study.torch_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    size = study.batch_size
+    x, y = (torch.from_numpy(a[:size]) for a in (study.train.inputs, study.train.targets))
+    return model, optimizer, _step(model, optimizer, study.torch_loss, x, y)
 
 
 def _step(model: Any, optimizer: Any, loss_function: Any, x: Any, y: Any) -> Step:
@@ -113,9 +131,9 @@ def _in_turn(recorded: Callable[[], Any], bare: Callable[[], Any], rounds: int) 
     return _summary(times)
 
 
-def epochs(rounds: int, batch: int, batches: int, **options: Any) -> dict[str, float]:
+def epochs(rounds: int, made: Made, batches: int, **options: Any) -> dict[str, float]:
     """Return what recording each epoch costs: an epoch in full, with and without."""
-    model, optimizer, step = vertex_finder(batch)
+    model, optimizer, step = made()
 
     def bare() -> None:
         for _ in range(batches):
@@ -134,15 +152,18 @@ def epochs(rounds: int, batch: int, batches: int, **options: Any) -> dict[str, f
         found["end_epoch_ms"] = 1e3 * statistics.median(
             _seconds(recorder.end_epoch) for _ in range(rounds)
         )
-    found["published_epoch_s"] = found["without_ms"] / 1e3 * PUBLISHED / (batch * batches)
     return found
 
 
-def steps(rounds: int, batch: int, **options: Any) -> dict[str, float]:
+def steps(
+    rounds: int, made: Made, step_names: Sequence[str] = STEP, **options: Any
+) -> dict[str, float]:
     """Return what recording each step costs."""
-    twins = [perceptron(batch) for _ in range(2)]
+    twins = [made() for _ in range(2)]
     model, optimizer, step = twins[0]
-    with optstudy_torch.Recorder(model, optimizer, epoch=(), step=STEP, **options) as recorder:
+    with optstudy_torch.Recorder(
+        model, optimizer, epoch=(), step=step_names, **options
+    ) as recorder:
 
         def recorded() -> None:
             recorder.step(step())
@@ -206,13 +227,19 @@ def main() -> int:
         print(peak(arguments.peak, arguments.batch[0]))
         return 0
     _keep_freed_memory()
+    rounds, many = arguments.rounds, 25 * arguments.rounds
+    of_allcnn = partial(vertex_finder, arguments.events)
     figures = {
         f"epoch of AllCNN, {arguments.batches} batches of {arguments.events}": epochs(
-            arguments.rounds, arguments.events, arguments.batches
+            rounds, of_allcnn, arguments.batches
         ),
+        "epoch of the digits, 45 batches of 32": epochs(rounds, digits, 45),
+        "step of the digits": steps(many, digits),
     }
+    for name in ("distributions", "spectra", "activations", "cost"):
+        figures[f"step of the digits, {name}"] = steps(many, digits, (name,))
     for batch in arguments.batch:
-        figures[f"step of 16 million, batch {batch}"] = steps(arguments.rounds, batch)
+        figures[f"step of 16 million, batch {batch}"] = steps(rounds, partial(perceptron, batch))
     console = Console()
     table = Table(title="With a recorder and without: medians, quartiles", title_justify="left")
     for heading in ("what", "with ms", "without ms", "ratio", "quartiles"):
@@ -227,10 +254,11 @@ def main() -> int:
         )
     console.print(table)
     epoch, *_, step = figures.values()
-    share = epoch["end_epoch_ms"] / 1e3 / epoch["published_epoch_s"]
+    published = epoch["without_ms"] / 1e3 * PUBLISHED / (arguments.events * arguments.batches)
+    share = epoch["end_epoch_ms"] / 1e3 / published
     console.print(
         f"end_epoch {epoch['end_epoch_ms']:.2f} ms, {100 * share:.5f} % of an epoch of "
-        f"{PUBLISHED:,} events ({epoch['published_epoch_s']:.0f} s)"
+        f"{PUBLISHED:,} events ({published:.0f} s)"
     )
     console.print(f"flush {step['flush_ms_per_step']:.2f} ms a step, once an epoch")
     memory = {

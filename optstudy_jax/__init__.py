@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from ._split import split as split
     from .evaluation import eval_params as eval_params
     from .functions import from_core as from_core
+    from .hessian import curvature as curvature
     from .hessian import hutchinson as hutchinson
     from .layout import in_torch_layout as in_torch_layout
     from .layout import torch_axes as torch_axes
@@ -52,6 +53,7 @@ _PLACES = {
     "from_core": "functions:from_core",
     "from_optax": "optax_states:from_optax",
     "geometry": "geometry",
+    "curvature": "hessian:curvature",
     "hutchinson": "hessian:hutchinson",
     "import_run": "travel:import_run",
     "in_torch_layout": "layout:in_torch_layout",

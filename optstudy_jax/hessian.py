@@ -1,4 +1,4 @@
-"""Estimates of the Hessian's diagonal, for the algorithms that ask for one (``hessian``)."""
+"""Estimates of the Hessian: its diagonal, for algorithms that ask for it, and its curvature."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from optstudy_core import instruments
 
 
 def hutchinson(
@@ -37,12 +39,62 @@ def hutchinson(
     if (key is None) == (signs is None):
         raise TypeError("hutchinson: allowed is either a key or signs")
     if signs is None:
-        leaves, treedef = jax.tree.flatten(params)
-        keys = jax.random.split(key, len(leaves))
-        drawn = [
-            jax.random.rademacher(k, jnp.shape(p), jnp.result_type(p))
-            for k, p in zip(keys, leaves, strict=True)
-        ]
-        signs = jax.tree.unflatten(treedef, drawn)
+        signs = _drawn(jax.random.rademacher, params, key)
     products = jax.jvp(jax.grad(loss), (params,), (signs,))[1]
     return jax.tree.map(jnp.multiply, products, signs)
+
+
+def curvature(
+    loss: Callable[[Any], Any],
+    params: Any,
+    key: Any = None,
+    *,
+    samples: int = 1,
+    iterations: int = 20,
+) -> dict[str, Any]:
+    """Return the trace and the largest eigenvalue of the Hessian of a loss, for a recorder's row.
+
+    ``recorder.end_epoch(params, metrics=curvature(loss, params))``; may be called inside ``jit``.
+
+    Args:
+        loss: function of the parameters alone, which returns a scalar.
+        params: tree of arrays where the Hessian is taken.
+        key: of ``jax.random``, to draw the vectors; ``None``: always the same.
+        samples: vectors of Hutchinson's estimate of the trace.
+        iterations: of the power method.
+
+    Returns:
+        ``hessian_trace`` and ``hessian_largest``, scalars by name; see
+        :func:`optstudy_core.instruments.hessian_trace` and ``largest_eigenvalue`` there.
+
+    Raises:
+        ValueError: for ``samples`` or ``iterations`` < 1.
+
+    >>> found = curvature(lambda x: (x**3).sum(), jnp.array([1.0, 2.0]))
+    >>> float(found["hessian_trace"]), round(float(found["hessian_largest"]), 4)
+    (18.0, 12.0)
+    """
+    for name, value in {"samples": samples, "iterations": iterations}.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value!r}: allowed are whole numbers from 1")
+    structure: Any = jax.tree.structure(params)
+
+    def product(vector: Any) -> list[Any]:
+        tangent = jax.tree.unflatten(structure, vector)
+        return jax.tree.leaves(jax.jvp(jax.grad(loss), (params,), (tangent,))[1])
+
+    first, *others = jax.random.split(jax.random.key(0) if key is None else key, samples + 1)
+    draws = [jax.tree.leaves(_drawn(jax.random.rademacher, params, k)) for k in others]
+    start = jax.tree.leaves(_drawn(jax.random.normal, params, first))
+    return {
+        "hessian_trace": instruments.hessian_trace(product, draws),
+        "hessian_largest": instruments.largest_eigenvalue(product, start, iterations),
+    }
+
+
+def _drawn(draw: Callable[..., Any], params: Any, key: Any) -> Any:
+    """Return a tree like the parameters, drawn from a distribution."""
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [draw(k, jnp.shape(p), jnp.result_type(p)) for k, p in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, drawn)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what _lazy imports
     from .epoch import EpochMomentum as EpochMomentum
     from .epoch import ExtrapolatedEpoch as ExtrapolatedEpoch
     from .eve import EVE as EVE
+    from .hessian import curvature as curvature
     from .hessian import hutchinson as hutchinson
     from .optimizer import CoreOptimizer as CoreOptimizer
     from .recorder import Recorder as Recorder
@@ -46,6 +47,7 @@ _PLACES = {
     "export_run": "travel:export_run",
     "from_core": "classes:from_core",
     "geometry": "geometry",
+    "curvature": "hessian:curvature",
     "hutchinson": "hessian:hutchinson",
     "import_run": "travel:import_run",
     "lr_scheduler": "lr_scheduler",

@@ -1,10 +1,12 @@
-"""Estimates of the Hessian's diagonal, for the algorithms that ask for one (``hessian``)."""
+"""Estimates of the Hessian: its diagonal, for algorithms that ask for it, and its curvature."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+
+from optstudy_core import instruments
 
 
 def hutchinson(
@@ -37,20 +39,79 @@ def hutchinson(
     """
     params = list(params)
     if signs is None:
-        drawn = [torch.randint(0, 2, p.shape, generator=generator, device=p.device) for p in params]
-        signs = [(2 * z - 1).to(p.dtype) for z, p in zip(drawn, params, strict=True)]
+        signs = _signs(params, generator)
+    products = _products(loss, params)(signs)
+    return [(h * z).detach() for h, z in zip(products, signs, strict=True)]
+
+
+def curvature(
+    loss: torch.Tensor, params: Sequence[torch.Tensor], *, samples: int = 1, iterations: int = 20
+) -> dict[str, float]:
+    """Return the trace and the largest eigenvalue of the Hessian of a loss, for a recorder's row.
+
+    ``recorder.end_epoch(metrics=curvature(loss, params))``. The vectors are drawn from a generator
+    of their own, always the same: no generator of the training moves. No ``.grad`` is written.
+
+    Args:
+        loss: 0-d tensor that was computed from ``params``.
+        params: what it is differentiated by, e.g. ``list(model.parameters())``.
+        samples: vectors of Hutchinson's estimate of the trace.
+        iterations: of the power method.
+
+    Returns:
+        ``hessian_trace`` and ``hessian_largest``, numbers by name; see
+        :func:`optstudy_core.instruments.hessian_trace` and ``largest_eigenvalue`` there.
+
+    Raises:
+        ValueError: for ``samples`` or ``iterations`` < 1.
+
+    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> found = curvature((x**3).sum(), [x])
+    >>> found["hessian_trace"], round(found["hessian_largest"], 4)
+    (18.0, 12.0)
+    """
+    for name, value in {"samples": samples, "iterations": iterations}.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value!r}: allowed are whole numbers from 1")
+    params = list(params)
+    generator = torch.Generator().manual_seed(0)
+    product = _products(loss, params)
+    draws = [_signs(params, generator) for _ in range(samples)]
+    trace = instruments.hessian_trace(product, draws)
+    start = [torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in params]
+    largest = instruments.largest_eigenvalue(product, start, iterations)
+    return {"hessian_trace": trace.item(), "hessian_largest": largest.item()}
+
+
+def _signs(params: Sequence[torch.Tensor], generator: torch.Generator | None) -> list[torch.Tensor]:
+    made = []
+    for p in params:
+        device = p.device if generator is None else generator.device
+        drawn = torch.randint(0, 2, p.shape, generator=generator, device=device)
+        made.append((2 * drawn - 1).to(p.device, p.dtype))
+    return made
+
+
+def _products(
+    loss: torch.Tensor, params: Sequence[torch.Tensor]
+) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """Return a function that multiplies the Hessian of a loss with a vector."""
     grads = torch.autograd.grad(
         loss, params, create_graph=True, allow_unused=True, materialize_grads=True
     )
-    reached = [(g, z) for g, z in zip(grads, signs, strict=True) if g.requires_grad]
-    if not reached:
-        return [torch.zeros_like(p) for p in params]
-    products = torch.autograd.grad(
-        [g for g, _ in reached],
-        params,
-        [z for _, z in reached],
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return [(h * z).detach() for h, z in zip(products, signs, strict=True)]
+
+    def product(vector: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        reached = [(g, z) for g, z in zip(grads, vector, strict=True) if g.requires_grad]
+        if not reached:
+            return [torch.zeros_like(p) for p in params]
+        products = torch.autograd.grad(
+            [g for g, _ in reached],
+            params,
+            [z for _, z in reached],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return [x.detach() for x in products]
+
+    return product

@@ -13,6 +13,7 @@
     python -m studies run digits_cnn --data MNIST
     python -m studies all --out runs
     python -m studies report runs --out report.html
+    python -m studies export runs/digits/adam/torch rows.csv
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from optstudy_core._extras import extra
 
@@ -32,6 +33,7 @@ with extra("studies"):
     from optstudy_core import ALGORITHMS
     from optstudy_core.arrays.numbers import nearest
     from optstudy_core.catalogue.hyperparameters import RANGES
+    from optstudy_core.records import Run
     from studies.problems.table import QUICK, STUDIES, check_name, load
 
     from .comparisons.compare import VARIED, Comparison, cores, values
@@ -164,6 +166,25 @@ def _report(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> l
     ]
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a run as a file."""
+
+    run: Run
+    file: pathlib.Path
+    of: Literal["epochs", "steps"]
+
+    def carry_out(self, console: Console) -> None:
+        self.run.export(self.file, self.of)
+
+
+def _export(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[_Table]:
+    del parser
+    if arguments.out.suffix not in {".csv", ".parquet"}:
+        raise ValueError(f"file = {str(arguments.out)!r}: allowed are *.csv and *.parquet")
+    return [_Table(Run.read(arguments.folder), arguments.out, arguments.of)]
+
+
 _COMMANDS: Final[Mapping[str, Callable[..., Sequence[Any]]]] = {
     "run": _run,
     "twins": _twins,
@@ -171,6 +192,7 @@ _COMMANDS: Final[Mapping[str, Callable[..., Sequence[Any]]]] = {
     "compare": _compare,
     "all": _all,
     "report": _report,
+    "export": _export,
 }
 
 
@@ -388,6 +410,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the file *.py with the study of some runs, which is run to draw the loss around "
         "their paths; may be given several times. Files that only a run names are never run",
+    )
+    export = commands.add_parser("export", help="the rows of a run as a table, CSV or Parquet")
+    export.add_argument("folder", type=pathlib.Path, metavar="RUN", help="the folder of the run")
+    export.add_argument("out", type=pathlib.Path, metavar="FILE", help="*.csv or *.parquet")
+    export.add_argument(
+        "--of", choices=("epochs", "steps"), default="epochs", help="which rows (default: epochs)"
     )
     return parser
 

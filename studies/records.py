@@ -94,6 +94,11 @@ class Run:
         """Whether a study's training has not ended; of other loops nobody knows the end."""
         return "source" in self.config and self.parameters is None
 
+    @property
+    def step_rows(self) -> list[dict[str, Any]]:
+        """The rows of the steps, read from the folder; one for each step that was recorded."""
+        return records.Run.read(self.folder).step_rows
+
     def column(self, name: str) -> np.ndarray:
         """Return a measurement over the epochs, float64; see ``optstudy_core.records.Run``."""
         return records.column(self.rows, name)

@@ -138,7 +138,8 @@ class Sums(FromReductions):
     """Plain sums.
 
     Args:
-        values: of each reduction, for each layer an entry (or one number, of one vector).
+        values: of each reduction, for each layer an entry (or one number, of one vector); an entry
+            may be an array, of several steps.
         sizes: number of elements of each vector, for each layer an entry (or one number).
         given: ``loss``, ``lr``.
         xp: the namespace of ``values``.
@@ -174,12 +175,12 @@ class Sums(FromReductions):
         for reduction, column in self._values.items():
             there = np.logical_and.reduce([present[u] for u in reduction.vectors])
             if reduction.kind not in EMPTY:  # a layer without elements has none that is least
-                there = there & (self._sizes[reduction.vectors[0]] > 0)
+                there = there & (np.ravel(self._sizes[reduction.vectors[0]]) > 0)
             values[reduction] = xp.asarray(math.nan, dtype=xp.float64)
             if there.any():
                 kept = column[np.flatnonzero(there)]
                 join = {"least": xp.min, "greatest": xp.max}.get(reduction.kind, xp.sum)
-                values[reduction] = join(kept)
+                values[reduction] = join(kept, axis=0)
         sizes = {u: int(np.sum(n[present[u]])) for u, n in self._sizes.items()}
         return Sums(values, sizes, given, xp)
 

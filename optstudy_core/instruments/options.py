@@ -2,31 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
+from .activations import ACTIVATIONS
 from .measured import Reduction
-from .quantities import reductions, select, vectors
+from .profiles import PROFILES
+from .quantities import OF_STEPS, OF_THE_WHOLE, QUANTITIES, given, reductions, select, vectors
+
+ALL_LAYERS: Final = ("*",)
 
 
-class Chosen(NamedTuple):
-    """What is recorded of epochs or of steps, and what that takes.
-
-    Attributes:
-        names: of quantities.
-        reductions: the sums that they need.
-        vectors: what these are sums of.
-    """
+class Only(NamedTuple):
+    """What :func:`only` returns."""
 
     names: tuple[str, ...]
-    reductions: tuple[Reduction, ...]
-    vectors: frozenset[str]
+    layers: tuple[str, ...] | None
+    every: int | None
+
+
+def only(*names: str, layers: str | Sequence[str] | None = None, every: int | None = None) -> Only:
+    """Return quantities for some layers, or at an interval of their own, for a recorder.
+
+    Args:
+        *names: of quantities, profiles and instruments.
+        layers: patterns of layers' names, such as ``"encoder.*.weight"``: each of these layers has
+            an entry, and the network has none. ``None``: all layers, and the network.
+        every: the steps (or the epochs) whose number is a multiple of it; ``None``: those that the
+            recorder has.
+
+    Raises:
+        TypeError, ValueError: for a value that is not allowed.
+
+    >>> only("spectra", layers="*.weight", every=50).names
+    ('grad_spectrum', 'step_spectrum', 'param_spectrum')
+    """
+    patterns = (layers,) if isinstance(layers, str) else layers
+    if patterns is not None:
+        if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
+            raise TypeError(f"layers = {layers!r}: allowed are patterns of names and lists of them")
+        patterns = tuple(patterns)
+        for name in select(names):
+            if name in OF_THE_WHOLE:
+                raise ValueError(f"layers = {layers!r}: {name} is of the network alone")
+    if every is not None:
+        check_every(every)
+    return Only(select(names), patterns, every)
+
+
+def check_every(every: Any) -> None:
+    """Refuse what is no interval.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
+
+
+class Part(NamedTuple):
+    """A quantity as it was asked for: for which layers, whether for the network, and how often."""
+
+    name: str
+    layers: tuple[str, ...]
+    whole: bool
+    every: int
+
+
+class Chosen:
+    """What is recorded of epochs or of steps, and what that takes.
+
+    Args:
+        parts: what was asked for.
+
+    Attributes:
+        names: of quantities that are functions of sums.
+        profiles: names of profiles.
+        activations: names of quantities of activations.
+        reductions: the sums that they need.
+        vectors: what these are sums of, and what profiles are made of.
+        given: the numbers that are not measured, such as ``loss``.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = tuple(parts)
+        every = tuple(dict.fromkeys(part.name for part in parts))
+        self.names = tuple(name for name in every if name in QUANTITIES)
+        self.profiles = tuple(name for name in every if name in PROFILES)
+        self.activations = tuple(name for name in every if name in ACTIVATIONS)
+        self.reductions: tuple[Reduction, ...] = reductions(every)
+        self.vectors = vectors(every)
+        self.given = given(every)
+        self._by_name = {name: [p for p in parts if p.name == name] for name in every}
+        self._due: dict[tuple[Part, ...], Chosen] = {self.parts: self}
+        intervals = {part.every for part in self.parts}
+        self._every = intervals.pop() if len(intervals) == 1 else None  # of all parts
 
     @classmethod
-    def of(cls, argument: str, names: Iterable[str]) -> Chosen:
-        """Return what the names of quantities and instruments mean; errors as of :func:`select`."""
-        chosen = select(names, argument)
-        return cls(chosen, reductions(chosen), vectors(chosen))
+    def of(
+        cls, argument: str, names: Iterable[str | Only], *, per_layer: bool = True, every: int = 1
+    ) -> Chosen:
+        """Return what the names of quantities and instruments mean.
+
+        Args:
+            argument: its name, for messages.
+            names: names, and what :func:`only` returns.
+            per_layer: whether layers have entries where no patterns are given.
+            every: the interval where none is given.
+
+        Raises:
+            TypeError, ValueError: as of :func:`select`.
+        """
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(f"{argument} = {names!r}: allowed are sequences of names")
+        layers = ALL_LAYERS if per_layer else ()
+        parts: dict[Part, None] = {}
+        for entry in names:
+            one = entry if isinstance(entry, Only) else Only(select((entry,), argument), None, None)
+            for name in one.names:
+                interval = every if one.every is None else one.every
+                own = layers if one.layers is None else one.layers
+                own = () if name in OF_THE_WHOLE else own
+                parts[Part(name, own, one.layers is None, interval)] = None
+        return cls(tuple(parts))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of what is made of vectors."""
+        return (*self.names, *self.profiles)
+
+    @property
+    def something(self) -> bool:
+        """Whether anything is recorded."""
+        return bool(self.parts)
+
+    def at(self, number: int) -> Chosen:
+        """Return what is recorded of the epoch or the step of a number."""
+        if self._every is None:
+            parts = tuple(part for part in self.parts if number % part.every == 0)
+        else:
+            parts = self.parts if number % self._every == 0 else ()
+        if parts not in self._due:
+            self._due[parts] = Chosen(parts)
+        return self._due[parts]
+
+    def shows(self, name: str, layer: str | None) -> bool:
+        """Tell whether a row has a quantity: of a layer, by name, or of the network (``None``)."""
+        return any(
+            part.whole if layer is None else _matches(part.layers, layer)
+            for part in self._by_name[name]
+        )
+
+
+@lru_cache(maxsize=1 << 14)
+def _matches(patterns: tuple[str, ...], layer: str) -> bool:
+    return patterns == ALL_LAYERS or any(fnmatchcase(layer, pattern) for pattern in patterns)
 
 
 class Options(NamedTuple):
@@ -35,23 +167,21 @@ class Options(NamedTuple):
     Attributes:
         epoch: what is recorded of an epoch.
         step: what is recorded of a step.
-        per_layer: of each layer as well.
-        every: the steps whose number is a multiple of it.
         exact: whether sums of epochs are.
+        config: the options as what JSON can hold.
     """
 
     epoch: Chosen
     step: Chosen
-    per_layer: bool
-    every: int
     exact: bool
+    config: dict[str, Any]
 
     @classmethod
     def of(
         cls,
         *,
-        epoch: Iterable[str],
-        step: Iterable[str],
+        epoch: Iterable[str | Only],
+        step: Iterable[str | Only],
         per_layer: bool,
         every: int,
         exact: bool,
@@ -69,15 +199,20 @@ class Options(NamedTuple):
         for name, value in {"per_layer": per_layer, "exact": exact}.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} = {value!r}: allowed are True and False")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
-        return cls(Chosen.of("epoch", epoch), Chosen.of("step", step), per_layer, every, exact)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The options as what JSON can hold."""
-        chosen = {"epoch": list(self.epoch.names), "step": list(self.step.names)}
-        return {**chosen, "per_layer": self.per_layer, "every": self.every, "exact": self.exact}
+        check_every(every)
+        of_epochs = Chosen.of("epoch", epoch, per_layer=per_layer)
+        of_steps = Chosen.of("step", step, per_layer=per_layer, every=every)
+        for name in (*of_epochs.names, *of_epochs.activations):
+            if name in OF_STEPS:
+                raise ValueError(f"epoch with {name!r}: allowed in step")
+        config = {
+            "epoch": _config(of_epochs, per_layer, 1),
+            "step": _config(of_steps, per_layer, every),
+            "per_layer": per_layer,
+            "every": every,
+            "exact": exact,
+        }
+        return cls(of_epochs, of_steps, exact, config)
 
     @property
     def displaced(self) -> bool:
@@ -86,9 +221,24 @@ class Options(NamedTuple):
 
     def recorded(self, number: int) -> bool:
         """Tell whether a step has a row."""
-        return bool(self.step.names) and number % self.every == 0
+        return self.step.at(number).something
+
+    def turns(self, number: int) -> bool:
+        """Tell whether Δ of a step is needed for the next one's angle."""
+        return "previous" in self.step.vectors and "previous" in self.step.at(number + 1).vectors
 
     def moves(self, number: int) -> bool:
         """Tell whether Δ of a step is needed: it is recorded, or the next one's angle needs it."""
-        ahead = (number, number + 1) if "previous" in self.step.vectors else (number,)
-        return "step" in self.step.vectors and any(n % self.every == 0 for n in ahead)
+        return "step" in self.step.at(number).vectors or self.turns(number)
+
+
+def _config(chosen: Chosen, per_layer: bool, every: int) -> list[Any]:
+    """Return names, and for those with layers or an interval of their own what these are."""
+    usual = ALL_LAYERS if per_layer else ()
+    found: list[Any] = []
+    for name, layers, whole, own in chosen.parts:
+        if whole and own == every and (layers == usual or name in OF_THE_WHOLE):
+            found.append(name)
+        else:
+            found.append({"name": name, "layers": list(layers), "every": own})
+    return found

@@ -16,7 +16,10 @@ import numpy as np
 
 from optstudy_core.arrays.numbers import nearest
 
+from .activations import ACTIVATIONS
 from .measured import FromReductions, Measured, Reduction
+from .noise import grad_snr, micro_cosine, noise_scale
+from .profiles import PROFILES
 
 
 def loss(m: Measured) -> Any:
@@ -104,6 +107,40 @@ def below_noise(m: Measured) -> Any:
     return m.below("m", "v") / m.size("m")
 
 
+def seconds(m: Measured) -> Any:
+    """Return how long it took since the last row of the kind, by the clock, in seconds.
+
+    Of a step this is the time until its commands are given; a device may still be at work.
+    """
+    return m.given("seconds")
+
+
+def samples_per_second(m: Measured) -> Any:
+    """Return how many samples were trained on in a second, of those that the recorder is told."""
+    return m.given("samples") / m.given("seconds")
+
+
+def memory(m: Measured) -> Any:
+    """Return the peak memory in MiB: of the device, or of the process on a CPU."""
+    return m.given("memory")
+
+
+def clip_factor(m: Measured) -> Any:
+    """Return ‖ĝ‖ / ‖g‖ of a clipping wrapper, by which the gradient was shortened; 1: not at all.
+
+    Cost: none, the wrapper's state has both norms. Source: Pascanu, Mikolov and Bengio 2013.
+    """
+    return np.float64(m.given("clip_after")) / np.float64(m.given("clip_before"))
+
+
+def skipped_steps(m: Measured) -> Any:
+    """Return how many steps the wrapper ``skipping`` has left out so far.
+
+    Cost: none, the wrapper's state counts them.
+    """
+    return m.given("skipped")
+
+
 QUANTITIES: Final[Mapping[str, Callable[[Measured], Any]]] = MappingProxyType(
     {
         function.__name__: function
@@ -125,10 +162,20 @@ QUANTITIES: Final[Mapping[str, Callable[[Measured], Any]]] = MappingProxyType(
             v_min,
             v_max,
             below_noise,
+            seconds,
+            samples_per_second,
+            memory,
+            clip_factor,
+            skipped_steps,
+            noise_scale,
+            grad_snr,
+            micro_cosine,
         )
     }
 )
 """Every quantity by name."""
+
+_SUMS: Final = tuple(QUANTITIES)[: tuple(QUANTITIES).index("seconds")]
 
 INSTRUMENTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -136,13 +183,35 @@ INSTRUMENTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "gradients": ("grad_norm", "nonfinite_grads"),
         "usual": ("loss", "lr", "grad_norm", "step_size", "update_ratio", "angle"),
         "moments": ("m_mean", "m_min", "m_max", "v_mean", "v_min", "v_max", "below_noise"),
-        "all": tuple(QUANTITIES),
+        "all": _SUMS,
+        "cost": ("seconds", "samples_per_second", "memory"),
+        "wrappers": ("clip_factor", "skipped_steps"),
+        "noise": ("noise_scale", "grad_snr", "micro_cosine"),
+        "activations": ACTIVATIONS,
+        "distributions": tuple(n for n in PROFILES if not n.endswith("_spectrum")),
+        "spectra": tuple(n for n in PROFILES if n.endswith("_spectrum")),
     }
 )
-"""Named sets of quantities."""
+"""Named sets of quantities. ``all`` are those that the same few passes give."""
 
-OF_THE_WHOLE: Final = ("loss",)
+OF_THE_WHOLE: Final = ("loss", *INSTRUMENTS["cost"], *INSTRUMENTS["wrappers"])
 """Quantities that a layer does not have."""
+
+OF_WRAPPERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "clip_before": ("clipped_norm", "norm"),
+        "clip_after": ("clipped_norm", "clipped_norm"),
+        "skipped": ("not_finite", "not_finite", "jumps"),
+    }
+)
+"""Numbers that wrappers have in their states: a field that tells the state, and those that each
+number is the sum of."""
+
+OF_STEPS: Final = (*INSTRUMENTS["noise"], *INSTRUMENTS["activations"])
+"""Quantities that an epoch does not have."""
+
+NAMES: Final = (*QUANTITIES, *PROFILES, *ACTIVATIONS)
+"""What can be recorded, without the instruments."""
 
 
 def select(names: Iterable[str], argument: str = "quantities") -> tuple[str, ...]:
@@ -168,8 +237,8 @@ def select(names: Iterable[str], argument: str = "quantities") -> tuple[str, ...
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{argument} with {name!r}: allowed are names")
-        if name not in QUANTITIES and name not in INSTRUMENTS:
-            known = (*QUANTITIES, *INSTRUMENTS)
+        if name not in NAMES and name not in INSTRUMENTS:
+            known = (*NAMES, *INSTRUMENTS)
             raise ValueError(f"{argument} = {name!r}: {nearest(name, known)}")
         found |= dict.fromkeys(INSTRUMENTS.get(name, (name,)))
     return tuple(found)
@@ -182,19 +251,35 @@ def reductions(names: Iterable[str]) -> tuple[Reduction, ...]:
     (Reduction(kind='dot', vectors=('step', 'step')), Reduction(kind='dot', \
 vectors=('params', 'params')))
     """
+    return tuple(_asked(names).reductions)
+
+
+def given(names: Iterable[str]) -> frozenset[str]:
+    """Return the numbers that quantities have to be given, such as ``loss`` and ``seconds``.
+
+    >>> sorted(given(["loss", "samples_per_second", "step_size"]))
+    ['loss', 'samples', 'seconds']
+    """
+    return frozenset(_asked(names).numbers)
+
+
+def _asked(names: Iterable[str]) -> _Asked:
     asked = _Asked()
     for name in names:
-        QUANTITIES[name](asked)
-    return tuple(asked.reductions)
+        if name in QUANTITIES:
+            QUANTITIES[name](asked)
+    return asked
 
 
 def vectors(names: Iterable[str]) -> frozenset[str]:
-    """Return the vectors that quantities are made of.
+    """Return the vectors that quantities and profiles are made of.
 
-    >>> sorted(vectors(["update_ratio", "lr"]))
-    ['params', 'step']
+    >>> sorted(vectors(["update_ratio", "lr", "grad_histogram"]))
+    ['grad', 'params', 'step']
     """
-    return frozenset(u for reduction in reductions(names) for u in reduction.vectors)
+    names = tuple(names)
+    found = {u for reduction in reductions(names) for u in reduction.vectors}
+    return frozenset(found | {PROFILES[name].vector for name in names if name in PROFILES})
 
 
 class _Asked(FromReductions):
@@ -202,6 +287,7 @@ class _Asked(FromReductions):
 
     def __init__(self) -> None:
         self.reductions: dict[Reduction, None] = {}
+        self.numbers: dict[str, None] = {}
 
     def reduction(self, kind: str, *names: str) -> Any:
         self.reductions[Reduction(kind, names)] = None
@@ -211,4 +297,5 @@ class _Asked(FromReductions):
         return 1
 
     def given(self, name: str) -> Any:
+        self.numbers[name] = None
         return math.nan

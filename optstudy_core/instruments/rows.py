@@ -12,100 +12,173 @@ from optstudy_core.arrays import geometry
 from optstudy_core.arrays.namespace import Array
 from optstudy_core.arrays.passes import to_numpy
 
+from .activations import activation_quantities
 from .measured import EMPTY, REDUCE, Exact, Measured, Reduction, Sums
-from .quantities import OF_THE_WHOLE, QUANTITIES, reductions, select
+from .options import Chosen
+from .profiles import PROFILES, Target, profile
+from .quantities import QUANTITIES, reductions, select
 from .quantities import vectors as vectors_of
 
 Vectors = Mapping[str, Sequence[Array | None]]
 """Vectors by name: an array for each layer, or ``None`` where the layer has none."""
 
 
+Profiled = Mapping[tuple[str, str | None], Sequence[float]]
+"""The numbers of profiles, by the profile and the layer; ``None``: of the network."""
+
+
 @np.errstate(all="ignore")
 def row(
     head: Mapping[str, int],
-    names: Sequence[str],
+    chosen: Chosen,
     whole: Measured,
-    layers: Mapping[str, Measured] | tuple[Sequence[str], Sums] | None = None,
+    layers: Mapping[str, Measured],
+    profiles: Profiled | None = None,
 ) -> dict[str, Any]:
     """Return the row of an epoch or a step, the same from every framework.
 
     Args:
         head: ``epoch`` and ``step``, their numbers.
-        names: of quantities.
+        chosen: what it has.
         whole: the sums over all layers.
-        layers: those of each layer by name, or the names and the sums with an entry for each; no
-            layers without.
+        layers: those of each layer by name.
+        profiles: their numbers.
 
     Returns:
         ``{"epoch": 3, "loss": …, "step_size": …, "layers": {"fc1.weight": {"step_size": …}}}``;
-        the values are floats.
+        the values are floats, those of profiles dictionaries of floats.
     """
-    made = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
-    own = [name for name in names if name not in OF_THE_WHOLE]
-    if layers is None or not own:
-        return made
-    if isinstance(layers, tuple):
-        known, sums = layers
-        columns = [np.broadcast_to(QUANTITIES[n](sums), len(known)).tolist() for n in own]
-        entries = zip(*columns, strict=True) if known else ()
-        cells = [dict(zip(own, entry, strict=True)) for entry in entries]
-        return {**made, "layers": dict(zip(known, cells, strict=True))}
-    return {
-        **made,
-        "layers": {
-            layer: {name: float(QUANTITIES[name](m)) for name in own} for layer, m in layers.items()
-        },
-    }
+    names = [name for name in chosen.names if chosen.shows(name, None)]
+    made: dict[str, Any] = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
+    cells: dict[str, dict[str, Any]] = {}
+    for layer, m in layers.items():
+        own = [name for name in chosen.names if chosen.shows(name, layer)]
+        if own:
+            cells[layer] = {name: float(QUANTITIES[name](m)) for name in own}
+    return _joined(made, cells, profiles or {})
+
+
+def _joined(
+    made: dict[str, Any], cells: dict[str, dict[str, Any]], profiles: Profiled
+) -> dict[str, Any]:
+    """Return a row of its numbers, those of layers, and profiles."""
+    for (name, layer), numbers in profiles.items():
+        own = made if layer is None else cells.setdefault(layer, {})
+        own[name] = dict(zip(PROFILES[name].labels, map(float, numbers), strict=True))
+    return {**made, "layers": cells} if cells else made
+
+
+def by_layer(
+    profiles: Mapping[Target, Sequence[float]], layers: Sequence[str]
+) -> dict[tuple[str, str | None], Sequence[float]]:
+    """Return profiles by the names of the layers, not their numbers."""
+    return {(n, None if i is None else layers[i]): found for (n, i), found in profiles.items()}
+
+
+def with_activations(
+    row: dict[str, Any], chosen: Chosen, seen: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """Return a row with quantities of activations.
+
+    Args:
+        row: of a step.
+        chosen: what it has.
+        seen: of ``"sums"`` and ``"grads"``, for each layer by name, what :func:`activation_sums`
+            returned for each call.
+    """
+    if not seen:
+        return row
+    found = {}
+    for layer in dict.fromkeys((*seen["sums"], *seen["grads"])):
+        wanted = [name for name in chosen.activations if chosen.shows(name, layer)]
+        sums, grads = (seen[kind].get(layer, ()) for kind in ("sums", "grads"))
+        if wanted:
+            found[layer] = dict(activation_quantities(wanted, sums, grads))
+    return {**row, "activations": found} if found else row
+
+
+def with_metrics(row: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return a row with other numbers of the user's, before its layers.
+
+    Raises:
+        ValueError: if the row has one of the names.
+    """
+    for name in metrics:
+        if name in row or name in {"layers", "activations", "alerts"}:
+            raise ValueError(f"metrics with {name!r}: the row has it; allowed are other names")
+    parts: dict[str, Any] = {n: row[n] for n in ("layers", "activations") if n in row}
+    return {**{k: v for k, v in row.items() if k not in parts}, **metrics, **parts}
 
 
 def exact_row(
     head: Mapping[str, int],
-    names: Sequence[str],
+    chosen: Chosen,
     vectors: Vectors,
     given: Mapping[str, Any],
-    layers: Mapping[str, Mapping[str, Any]] | None,
+    layers: Mapping[str, Mapping[str, Any]],
     measures: Any = geometry,
     to_host: Callable[[Any], Any] = to_numpy,
+    profiles: Profiled | None = None,
 ) -> dict[str, Any]:
     """Return a row from exact sums.
 
     Args:
         head: ``epoch`` and ``step``, their numbers.
-        names: of quantities.
+        chosen: what it has.
         vectors: those that :func:`vectors` names.
         given: ``loss``, ``lr`` of the whole.
-        layers: for each layer, by name and in order, what is given of it; ``None`` for no layers.
+        layers: for each layer, by name and in order, what is given of it.
         measures: see :class:`Exact`.
         to_host: see :class:`Exact`.
+        profiles: their numbers.
     """
-    each = None
-    if layers is not None:
-        each = {
-            layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
-            for i, (layer, own) in enumerate(layers.items())
-        }
-    return row(head, names, Exact(vectors, given, measures, to_host), each)
+    each = {
+        layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
+        for i, (layer, own) in enumerate(layers.items())
+    }
+    return row(head, chosen, Exact(vectors, given, measures, to_host), each, profiles)
 
 
-def plain_row(
-    head: Mapping[str, int],
-    names: Sequence[str],
+@np.errstate(all="ignore")
+def plain_rows(
+    heads: Sequence[Mapping[str, int]],
+    chosen: Chosen,
     sums: Sums,
     present: Mapping[str, np.ndarray[Any, Any]],
     given: Mapping[str, Any],
-    layers: Sequence[str] | None,
-) -> dict[str, Any]:
-    """Return a row from plain sums that were brought to the host.
+    layers: Sequence[str],
+    profiles: Sequence[Profiled],
+) -> list[dict[str, Any]]:
+    """Return rows from plain sums that were brought to the host, of several steps together.
 
     Args:
-        head: ``epoch`` and ``step``, their numbers.
-        names: of quantities.
-        sums: with an entry for each layer.
+        heads: of each row, ``epoch`` and ``step``, their numbers.
+        chosen: what they have.
+        sums: arrays of shape (layers, rows), and sizes of shape (layers, 1).
         present: see :meth:`Sums.whole`.
-        given: ``loss``, ``lr`` of the whole.
-        layers: their names; ``None`` for no layers.
+        given: ``loss``, ``lr`` of the whole, arrays of shape (rows,).
+        layers: their names.
+        profiles: of each row their numbers.
     """
-    return row(head, names, sums.whole(present, given), None if layers is None else (layers, sums))
+    count, known = len(heads), len(layers)
+    whole = sums.whole(present, given)
+    names = [name for name in chosen.names if chosen.shows(name, None)]
+    tops = [np.broadcast_to(QUANTITIES[name](whole), (count,)).tolist() for name in names]
+    shown = [[name for name in chosen.names if chosen.shows(name, layer)] for layer in layers]
+    used = list(dict.fromkeys(name for own in shown for name in own))
+    columns = {
+        name: np.broadcast_to(QUANTITIES[name](sums), (known, count)).T.tolist() for name in used
+    }
+    rows = []
+    for k, head in enumerate(heads):
+        made = {**head, **{name: top[k] for name, top in zip(names, tops, strict=True)}}
+        cells = {
+            layer: {name: columns[name][k][i] for name in own}
+            for i, (layer, own) in enumerate(zip(layers, shown, strict=True))
+            if own
+        }
+        rows.append(_joined(made, cells, profiles[k]))
+    return rows
 
 
 def plain_sums(
@@ -146,11 +219,12 @@ def measure(
     exact: bool = True,
     given: Mapping[str, float] | None = None,
     **arrays: Sequence[Array | None],
-) -> dict[str, float]:
-    """Return quantities of arrays.
+) -> dict[str, Any]:
+    """Return quantities of arrays, numbers by name, and profiles, dictionaries by name.
 
     Args:
-        names: of quantities and instruments.
+        names: of quantities, profiles and instruments. Spectra are of one matrix: the rows are its
+            first axis.
         exact: from exact sums; else from plain float64 sums, of NumPy arrays.
         given: ``loss``, ``lr``.
         **arrays: the vectors ``grad``, ``params``, ``step``, ``previous``, ``displacement``
@@ -172,4 +246,7 @@ def measure(
     if not exact:
         values, sizes, present = plain_sums(reductions(chosen), arrays)
         whole = Sums(values, sizes, known).whole(present, known)
-    return row({}, chosen, whole)
+    wanted = Chosen.of("names", chosen, per_layer=False)
+    columns = {name: arrays[PROFILES[name].vector] for name in wanted.profiles}
+    profiles: Profiled = {(n, None): profile((n, None), column, 0) for n, column in columns.items()}
+    return row({}, wanted, whole, {}, profiles)

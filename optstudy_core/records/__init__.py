@@ -27,13 +27,18 @@ from ._arrays import Checkpoint
 from ._config import environment
 from ._files import WriteError, write_json, write_text
 from ._generators import random_state, restore_random_state
+from ._output import Output, Recording
 from ._rows import column
+from ._sinks import TensorBoard
 from ._tree import check_names, pack, unpack
 from .run import Run
 
 __all__ = [
     "Checkpoint",
+    "Output",
+    "Recording",
     "Run",
+    "TensorBoard",
     "WriteError",
     "check_names",
     "column",

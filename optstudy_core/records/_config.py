@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import platform
 import sys
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -26,6 +28,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     versions["optstudy"] = __version__
+    versions |= _code()
     return {
         "versions": versions,
         "platform": {
@@ -34,6 +37,35 @@ def environment() -> dict[str, Any]:
             "byteorder": sys.byteorder,
         },
     }
+
+
+def _code() -> dict[str, str | None]:
+    """Return the commit of the repository that the program is in, and a digest of its file."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None:
+        return {"commit": None, "program": None}
+    program = pathlib.Path(file).absolute()
+    digest = None
+    with suppress(OSError):
+        digest = f"{program.name} {hashlib.sha256(program.read_bytes()).hexdigest()[:12]}"
+    return {"commit": _commit(program), "program": digest}
+
+
+def _commit(program: pathlib.Path) -> str | None:
+    """Return the commit that is checked out, from the files of Git; nothing is run."""
+    with suppress(OSError, ValueError):
+        home = next((p / ".git" for p in program.parents if (p / ".git").is_dir()), None)
+        if home is not None:
+            head = (home / "HEAD").read_text().strip()
+            name = head.removeprefix("ref: ")
+            if name == head:
+                return head[:40]
+            if (home / name).is_file():
+                return (home / name).read_text().strip()[:40]
+            for line in (home / "packed-refs").read_text().splitlines():
+                if line.endswith(f" {name}"):
+                    return line[:40]
+    return None
 
 
 def read_config(file: pathlib.Path) -> dict[str, Any]:

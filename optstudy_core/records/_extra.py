@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 
-def need_tensorboard() -> None:
+def need_tensorboard(otherwise: str = "; or pass tensorboard=False") -> None:
     """Refuse to go on without TensorBoard.
+
+    Args:
+        otherwise: how to do without it.
 
     Raises:
         ImportError: saying how to install it, or to do without.
     """
-    _need("tensorboard", "; or pass tensorboard=False")
+    _need("tensorboard", otherwise)
 
 
 def need_safetensors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -119,3 +120,31 @@ def _names(row: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _names(value, f"{prefix}{name}/")
         else:
             yield prefix + name
+
+
+def scalars_of(row: Mapping[str, Any], kind: str) -> dict[str, float]:
+    """Return the numbers of a row by their paths, without the number of the row itself.
+
+    Args:
+        row: measurements.
+        kind: what the names begin with; ``"epoch"`` or ``"step"``.
+
+    >>> scalars_of({"step": 7, "loss": 2, "layers": {"w": {"angle": 90.0}}, "note": "a"}, "step")
+    {'step/loss': 2.0, 'step/layers/w/angle': 90.0}
+    """
+    return {
+        name: number
+        for name, number in _numbers(row, kind)
+        if name != f"{kind}/{kind}"  # the number of the row
+    }
+
+
+def _numbers(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float):
+            try:
+                yield f"{prefix}/{name}", float(value)
+            except OverflowError:  # a whole number beyond the floats
+                yield f"{prefix}/{name}", math.copysign(math.inf, value)

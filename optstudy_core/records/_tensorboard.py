@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from ._rows import scalars_of
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ class Mirror:
             self._last = number
             scalars = [
                 self._summary.Value(tag=name, simple_value=value)
-                for name, value in _scalars(row, self._kind)
-                if name != f"{self._kind}/{self._kind}"  # the number, which is the step
+                for name, value in scalars_of(row, self._kind).items()
             ]
             self._write(summary=self._summary(value=scalars), step=number)
         self._writer.flush()
@@ -118,14 +118,3 @@ class Mirror:
     def _write(self, **content: Any) -> None:
         event = self._event(wall_time=time.time(), **content)
         self._writer.write(event.SerializeToString())
-
-
-def _scalars(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}/{name}")
-        elif isinstance(value, int | float):
-            try:
-                yield f"{prefix}/{name}", float(value)
-            except OverflowError:  # a whole number beyond the floats
-                yield f"{prefix}/{name}", math.copysign(math.inf, value)

@@ -21,6 +21,7 @@ from . import _arrays, _files
 from ._arrays import Checkpoint
 from ._config import environment, read_config
 from ._database import JOURNAL, NAME, Database, Lock, Table
+from ._export import write_table
 from ._extra import need_safetensors, need_tensorboard
 from ._rows import WORDS, check_number, column, decode, encode
 from ._tree import plain
@@ -401,6 +402,23 @@ class Run:
             ValueError: if no row has it, or it is no number.
         """
         return column(self.epochs if of == "epochs" else self.step_rows, name)
+
+    def export(
+        self, file: str | os.PathLike[str], of: Literal["epochs", "steps"] = "epochs"
+    ) -> None:
+        """Write the rows as a table, which pandas, R or a spreadsheet read.
+
+        Args:
+            file: ``*.csv``, or ``*.parquet`` (with the extra ``parquet``); one that is there is
+                replaced. A column is called like the path of what it holds,
+                ``layers/fc1.weight/angle``; what a row lacks is empty.
+            of: which rows.
+
+        Raises:
+            ValueError: for another name of a file.
+            ModuleNotFoundError: if ``pyarrow`` is not installed, for Parquet.
+        """
+        write_table(pathlib.Path(file), self.epochs if of == "epochs" else self.step_rows)
 
     @property
     def checkpoint_epochs(self) -> list[int]:

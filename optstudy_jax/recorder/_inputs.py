@@ -74,6 +74,32 @@ def moment_of(state: Any, u: str) -> Any:
     return found[0]
 
 
+def of_wrappers(wanted: frozenset[str], state: Any) -> dict[str, Any]:
+    """Return what wrappers have in a state: norms around clipping, steps left out."""
+    found = {}
+    for name in sorted(wanted & core.OF_WRAPPERS.keys()):
+        mark, *fields = core.OF_WRAPPERS[name]
+        own = _part_with(state, mark)
+        if own is not None:
+            found[name] = sum(_first(getattr(own, field)) for field in fields)
+    return found
+
+
+def _part_with(state: Any, field: str) -> Any:
+    """Return the first part of a state that has a field, whatever wrappers are around it."""
+
+    def has(x: Any) -> bool:
+        return field in getattr(x, "_fields", ())
+
+    return next((x for x in jax.tree.leaves(state, is_leaf=has) if has(x)), None)
+
+
+def _first(tree: Any) -> Any:
+    """Return the first of numbers that are the same for all leaves."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.size(x)]
+    return jnp.ravel(leaves[0])[0].astype(jnp.float32)
+
+
 def rate_of(lr: Any, state: Any) -> Any:
     """Return the learning rate; that of the state, if it has one and none is given."""
     if lr is not None or state is None:

@@ -54,6 +54,7 @@ def measure(
         ValueError: if there is no such quantity, or structures differ.
     """
     chosen = core.select(names, "names")
+    _refuse("names", chosen, {"loss", "lr"})
     wanted = sorted(core.vectors(chosen))
     require(chosen, {u: (u, trees.get(u)) for u in wanted})
     layers, _ = flatten(trees[wanted[0]] if wanted else ())
@@ -74,6 +75,13 @@ def measure(
         return metrics, {
             layer: {name: made[name][i] for name in own} for i, layer in enumerate(layers)
         }
+
+
+def _refuse(argument: str, chosen: Sequence[str], known: set[str]) -> None:
+    for name in chosen:
+        if name not in core.QUANTITIES or core.given([name]) - known:
+            state = ", with state=" if name == "lr" else ""
+            raise ValueError(f"{argument} with {name!r}: allowed in Recorder{state}")
 
 
 def record(
@@ -97,8 +105,9 @@ def record(
     """
     chosen = core.select(quantities, "quantities")
     wanted = core.vectors(chosen)
+    _refuse("quantities", chosen, {"loss"})
     for name in chosen:
-        if name == "lr" or core.vectors([name]) & MOMENTS.keys():
+        if core.vectors([name]) & MOMENTS.keys():
             raise ValueError(f"quantities with {name!r}: allowed in Recorder, with state=")
     moving = "previous" in wanted
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from optstudy_core import instruments as core
+from optstudy_core.records import Output, Recording
 from optstudy_jax._mesh import on_host
 from optstudy_jax._nnx import trained
 
-from ._inputs import MOMENTS, add, copied, flatten, moment_of, rate_of, require, scalar
+from ._activations import seen
+from ._inputs import (
+    MOMENTS,
+    add,
+    copied,
+    flatten,
+    moment_of,
+    of_wrappers,
+    rate_of,
+    require,
+    scalar,
+)
+from ._micro import MicroGradients
+from ._on_device import advance, advance_in_place, peak_memory
 
 
 class Pending(NamedTuple):
@@ -23,19 +36,13 @@ class Pending(NamedTuple):
 
     number: int
     epoch: int
+    due: core.Chosen
+    targets: tuple[core.Target, ...]
     values: dict[str, Any]
     has_previous: bool
 
 
-class _Elsewhere:
-    """A run that another process writes."""
-
-    def epoch(self, number: int, row: Any) -> None: ...
-
-    def steps(self, rows: Any) -> None: ...
-
-
-class Recorder:
+class Recorder(Recording):
     """Records quantities of epochs and steps, of the network and of each layer.
 
     For an ordinary training loop: :meth:`step` after each step, :meth:`end_epoch` after each
@@ -55,10 +62,10 @@ class Recorder:
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
             ``None``: into the lists ``epochs`` and ``steps``. Of several processes
             (``jax.distributed``) all make a recorder and call its methods; the first one writes.
-
-    Attributes:
-        epochs: rows of the epochs, where there is no run.
-        steps: rows of the steps up to the last :meth:`flush`, where there is no run.
+        sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
+            ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
+            name ``"wandb"``. Those with ``close`` are closed with the recorder.
+        alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``, one for ``distance``. Those of epochs are on the host, those of
@@ -79,6 +86,8 @@ class Recorder:
         every: int = 1,
         exact: bool = True,
         run: Any = None,
+        sinks: Iterable[Any] = (),
+        alerts: Iterable[core.Alert] = (),
     ) -> None:
         self._options = core.Options.of(
             epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
@@ -92,10 +101,10 @@ class Recorder:
                 raise TypeError(
                     f"{name} of dtype {jnp.result_type(x)}: allowed are real floating dtypes"
                 )
-        self.epochs: list[dict[str, Any]] = []
-        self.steps: list[dict[str, Any]] = []
         self._epoch_count = self._step_count = 0
         self._pending: list[Pending] = []
+        self._clock, self._step_clock = core.Clock(), core.Clock()
+        self._micro = MicroGradients()
         self._losses: Any = None
         self._loss_count = 0
         self._lr: Any = math.nan
@@ -109,21 +118,13 @@ class Recorder:
         if self._options.moves(1):
             self._before = copied(leaves)
         self.begin_epoch(params)
-        self._run, self._own_run = run, isinstance(run, str | PathLike)
-        if self._own_run and jax.process_index() > 0:
-            self._run, self._own_run = _Elsewhere(), False
-        elif self._own_run:
-            from optstudy_core.records import Run  # SQLite and more, only where asked
-
-            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
-        if self._run is not None:
-            self._run.attach(self)
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._output = Output(
+            run,
+            sinks,
+            self._options.config,
+            alerts=core.Alerts(alerts),
+            writes=jax.process_index() == 0,
+        )
 
     def begin_epoch(self, params: Any) -> None:
         """Begin the epoch here; :meth:`end_epoch` does it itself.
@@ -134,6 +135,8 @@ class Recorder:
             params: tree of the parameters now.
         """
         self._losses, self._loss_count = None, 0
+        self._clock.restart()
+        self._step_clock.restart()
         if "step" in self._epoch.vectors:
             self._start = [np.array(on_host(x)) for x in self._leaves("params", params)]
 
@@ -146,6 +149,10 @@ class Recorder:
         value: Any = None,
         state: Any = None,
         lr: Any = None,
+        samples: float | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        activations: Any = None,
+        activation_grads: Any = None,
     ) -> None:
         """Measure a step that was just made.
 
@@ -158,6 +165,11 @@ class Recorder:
             state: the optimizer's, for its moments, and for the learning rate of
                 ``optax.inject_hyperparams`` and ``epoch.with_control``.
             lr: the learning rate, a number or 0-d array.
+            samples: how many the mini-batch had, for ``samples_per_second``.
+            metrics: other numbers for the step's row, by name: numbers or 0-d arrays.
+            activations: tree of what the layers put out: the intermediates of linen
+                (``capture_intermediates``), or what modules of nnx ``sow``.
+            activation_grads: tree of the gradients of these, as of ``perturb``.
 
         Raises:
             TypeError: if something is missing that a quantity is made of.
@@ -165,20 +177,23 @@ class Recorder:
         """
         number, state = self._step_count + 1, trained(state)
         leaves = self._leaves("params", params)
-        recorded = self._options.recorded(number)
-        found = self._given(self._step, leaves, grads, state) if recorded else {}
+        due = self._step.at(number)
+        found = self._given(due, leaves, grads, state)
         delta = None if updates is None else self._leaves("updates", updates)
         moves = self._options.moves(number)
         if moves and delta is None and self._before is None:
             raise TypeError("updates is missing: they were given before, so no copy was kept")
-        keep = "previous" in self._step.vectors and self._options.moves(number + 1)
+        keep = self._options.turns(number)
         copy = delta is None and self._options.moves(number + 1)
-        previous = self._last_step if recorded else None
-        reductions = self._step.reductions if recorded else ()
+        previous = self._last_step if "previous" in due.vectors else None
         # Memory is used again where there is a use for it.
         fits = copy and (previous is None or keep) and self._before is not None
-        made, self._before, self._last_step = (_advance_in_place if fits else _advance)(
-            (reductions, moves, keep, copy), leaves, self._before, delta, previous, found
+        # A profile has the shapes of the layers, whatever its vector.
+        shapes = dict.fromkeys(due.vectors, leaves)
+        targets = core.targets(due.profiles, due.shows, self._layers, shapes)
+        static = (due.reductions, targets, moves, keep, copy)
+        (made, profiles), self._before, self._last_step = (advance_in_place if fits else advance)(
+            static, leaves, self._before, delta, previous, found
         )
         known = {"loss": scalar("value", value), "lr": scalar("lr", rate_of(lr, state))}
         self._step_count = number
@@ -188,14 +203,52 @@ class Recorder:
             self._loss_count += 1
             loss = known["loss"]
             self._losses = loss if self._losses is None else add(self._losses, loss)
-        if recorded:
-            values = {"sums": made, **{k: v for k, v in known.items() if v is not None}}
+        if samples is not None:
+            for clock in (self._clock, self._step_clock):
+                clock.add(core.check_samples(samples))
+        micro, self._micro = self._micro, MicroGradients()
+        if due.something:
+            numbers = {k: v for k, v in known.items() if v is not None}
+            numbers |= of_wrappers(due.given, state)
+            numbers |= self._costs(due, self._step_clock)
+            self._step_clock.restart()
+            values = {
+                "sums": made,
+                "profiles": profiles,
+                "numbers": numbers,
+                "metrics": {name: scalar(name, x) for name, x in (metrics or {}).items()},
+                "micro": micro.found(),
+                "activations": seen(due, activations, activation_grads),
+            }
             self._pending.append(
-                Pending(number, self._epoch_count + 1, values, previous is not None)
+                Pending(number, self._epoch_count + 1, due, targets, values, previous is not None)
             )
 
+    def micro_batch(self, grads: Any, samples: float | None = None) -> None:
+        """Look at the gradients of a micro-batch, of which the next step is made.
+
+        For the quantities of noise. Steps whose noise is not recorded cost nothing.
+
+        Args:
+            grads: tree of this micro-batch's gradients alone.
+            samples: how many it has; the unit of ``noise_scale``.
+
+        Raises:
+            ValueError: if structures differ, or ``samples`` is no number above 0.
+        """
+        own = math.nan if samples is None else core.check_samples(samples)
+        if "micro" in self._step.at(self._step_count + 1).given:
+            self._micro.add(self._leaves("grads", grads), own)
+
     def end_epoch(
-        self, params: Any, loss: Any = None, *, grads: Any = None, state: Any = None, lr: Any = None
+        self,
+        params: Any,
+        loss: Any = None,
+        *,
+        grads: Any = None,
+        state: Any = None,
+        lr: Any = None,
+        metrics: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """End an epoch, and begin the next.
 
@@ -206,10 +259,13 @@ class Recorder:
             grads: the last gradients; for quantities of them.
             state: see :meth:`step`.
             lr: the learning rate; ``None``: the last step's.
+            metrics: other numbers for the row by name, such as ``{"test_loss": 0.3}``: numbers or
+                0-d arrays.
 
         Returns:
             the row, ``{"epoch": 1, "loss": …, "step_size": …, "layers": {"fc1/kernel": {…}}}``.
         """
+        own = {name: float(scalar(name, x)) for name, x in (metrics or {}).items()}
         self.flush()
         state = trained(state)
         leaves = list(map(on_host, self._leaves("params", params)))
@@ -230,22 +286,26 @@ class Recorder:
         self._lr = self._lr if rate is None else rate
         given = {"loss": math.nan if mean is None else float(mean), "lr": float(self._lr)}
         self._epoch_count += 1
-        head = {"epoch": self._epoch_count}
+        due, head = self._epoch.at(self._epoch_count), {"epoch": self._epoch_count}
+        given |= {name: float(x) for name, x in of_wrappers(due.given, state).items()}
+        given |= self._costs(due, self._clock)
+        targets = core.targets(due.profiles, due.shows, self._layers, vectors)
+        columns = [vectors[core.PROFILES[name].vector] for name, _ in targets]
+        made = [core.profile(t, c, -1) for t, c in zip(targets, columns, strict=True)]
+        profiles = core.by_layer(dict(zip(targets, made, strict=True)), self._layers)
         if self._options.exact:
-            own = {"lr": given["lr"]}
-            layers = dict.fromkeys(self._layers, own) if self._options.per_layer else None
-            row = core.exact_row(head, self._epoch.names, vectors, given, layers)
+            layers = {name: {"lr": given["lr"]} for name in self._layers}
+            row = core.exact_row(head, due, vectors, given, layers, profiles=profiles)
         else:
             with np.errstate(all="ignore"):
                 values, sizes, present = core.plain_sums(self._epoch.reductions, vectors)
-            sums = core.Sums(values, sizes, {"lr": given["lr"]})
-            row = core.plain_row(head, self._epoch.names, sums, present, given, self._layer_names())
+            one = {r: column[:, None] for r, column in values.items()}
+            sums = core.Sums(one, _in_columns(sizes), {"lr": given["lr"]})
+            (row,) = core.plain_rows([head], due, sums, present, given, self._layers, [profiles])
+        row = core.with_metrics(row, own)
         if "previous" in self._epoch.vectors:
             self._epoch_step = vectors["step"]
-        if self._run is None:
-            self.epochs.append(row)
-        else:
-            self._run.epoch(self._epoch_count, row)
+        row = self._output.epoch(row)
         self.begin_epoch(params)
         return row
 
@@ -255,32 +315,39 @@ class Recorder:
             return
         pending, self._pending = self._pending, []
         fetched = jax.device_get([made.values for made in pending])
-        rows = []
-        for made, values in zip(pending, fetched, strict=True):
-            given = {name: float(values.get(name, math.nan)) for name in ("loss", "lr")}
-            columns = dict(zip(self._step.reductions, values["sums"], strict=True))
-            sizes = dict.fromkeys(self._step.vectors, self._sizes)
-            sums = core.Sums(columns, sizes, {"lr": given["lr"]})
-            present = {
-                u: np.full(len(self._layers), u != "previous" or made.has_previous)
-                for u in self._step.vectors
-            }
-            head = {"epoch": made.epoch, "step": made.number}
-            names = self._layer_names()
-            rows.append(core.plain_row(head, self._step.names, sums, present, given, names))
-        if self._run is None:
-            self.steps += rows
-        else:
-            self._run.steps([(row["step"], row) for row in rows])
+        rows = [self._step_row(made, x) for made, x in zip(pending, fetched, strict=True)]
+        self._output.add_steps(rows)
+
+    def _step_row(self, made: Pending, values: dict[str, Any]) -> dict[str, Any]:
+        due, numbers = made.due, {k: float(x) for k, x in values["numbers"].items()}
+        micro = core.MicroBatches.of(values["micro"])
+        columns = {r: x[:, None] for r, x in zip(due.reductions, values["sums"], strict=True)}
+        sizes = _in_columns(dict.fromkeys(due.vectors, self._sizes))
+        sums = core.Sums(columns, sizes, {"lr": numbers.get("lr", math.nan), "micro": micro})
+        present = {
+            u: np.full(len(self._layers), u != "previous" or made.has_previous) for u in due.vectors
+        }
+        if isinstance(micro, core.MicroBatches):
+            numbers["micro"] = micro.whole()  # type: ignore[assignment]
+        head = {"epoch": made.epoch, "step": made.number}
+        found = dict(zip(made.targets, values["profiles"], strict=True))
+        profiles = core.by_layer(found, self._layers)
+        (row,) = core.plain_rows([head], due, sums, present, numbers, self._layers, [profiles])
+        row = core.with_activations(row, due, values["activations"])
+        return core.with_metrics(row, {k: float(x) for k, x in values["metrics"].items()})
+
+    def _costs(self, due: core.Chosen, clock: core.Clock) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if "seconds" in due.given:
+            found |= {"seconds": clock.seconds(), "samples": clock.samples()}
+        if "memory" in due.given:
+            found["memory"] = peak_memory()
+        return found
 
     def close(self) -> None:
         """Write what is pending."""
         self.flush()
-        if self._run is not None:
-            self._run.detach(self)
-        if self._own_run:
-            self._run.close()
-            self._own_run = False
+        self._output.close()
 
     # Saved states.
 
@@ -302,8 +369,7 @@ class Recorder:
                 kind: None if column is None else [np.array(on_host(x)) for x in column]
                 for kind, column in self._all_copies().items()
             },
-            "epochs": list(self.epochs),
-            "steps": list(self.steps),
+            **self._output.saved(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -330,7 +396,7 @@ class Recorder:
         self._step_count = int(state_dict["step_count"])
         self._losses = scalar("loss_sum", state_dict["loss_sum"])
         self._loss_count, self._lr = int(state_dict["loss_count"]), state_dict["lr"]
-        self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
+        self._output.load(state_dict)
 
     def _all_copies(self) -> dict[str, list[Any] | None]:
         return {
@@ -354,16 +420,14 @@ class Recorder:
             )
         return jax.tree.leaves(tree)
 
-    def _layer_names(self) -> list[str] | None:
-        return self._layers if self._options.per_layer else None
-
     def _given(
         self, chosen: core.Chosen, leaves: list[Any], grads: Any, state: Any
     ) -> dict[str, Any]:
         """Return the vectors that are there already."""
         wanted = chosen.vectors
         require(
-            chosen.names, {"grad": ("grads", grads), "m": ("state", state), "v": ("state", state)}
+            chosen.measured,
+            {"grad": ("grads", grads), "m": ("state", state), "v": ("state", state)},
         )
         found: dict[str, Any] = {}
         if "params" in wanted:
@@ -377,34 +441,6 @@ class Recorder:
         return found
 
 
-def _sums(
-    static: tuple[tuple[core.Reduction, ...], bool, bool, bool],
-    params: list[Any],
-    before: list[Any] | None,
-    updates: list[Any] | None,
-    previous: list[Any] | None,
-    given: dict[str, Any],
-) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
-    """Return the sums of a step, each with an entry a layer, and what the next step needs."""
-    wanted, moves, keep, copy = static
-    vectors = {u: column for u, column in given.items() if u != "displacement"}
-    if "displacement" in given:
-        vectors["displacement"] = list(map(jnp.subtract, params, given["displacement"]))
-    step = None
-    if moves:
-        step = updates
-        if step is None and before is not None:
-            step = list(map(jnp.subtract, params, before))
-        vectors["step"] = step
-        vectors["previous"] = [None] * len(params) if previous is None else previous
-    with jax.enable_x64(True):
-        values, _, _ = core.plain_sums(wanted, vectors, jnp)
-    return (
-        [values[reduction] for reduction in wanted],
-        copied(params) if copy else None,
-        copied(step) if keep and step is not None else None,
-    )
-
-
-_advance = jax.jit(_sums, static_argnums=0)
-_advance_in_place = jax.jit(_sums, static_argnums=0, donate_argnums=(2, 4))
+def _in_columns(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sizes of layers as ``plain_rows`` takes them."""
+    return {u: size[:, None] for u, size in sizes.items()}

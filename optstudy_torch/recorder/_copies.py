@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -63,9 +63,18 @@ class Copies:
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
+        self.flat: torch.Tensor | None = None
 
-    def fill(self, names: Sequence[str], params: Sequence[torch.Tensor]) -> None:
-        """Make copies of the parameters."""
+    def fill(
+        self, names: Sequence[str], params: Sequence[torch.Tensor], *, small: bool = False
+    ) -> None:
+        """Make copies of the parameters; of small ones on a CPU in one tensor, ``flat``."""
+        if small:
+            self.flat = side_by_side(params)
+            sizes = [p.numel() for p in params]
+            self.tensors = dict(zip(names, self.flat.split(sizes), strict=True))
+            return
+        self.flat = None
         old, self.tensors = self.tensors, {}
         for name, p in zip(names, params, strict=True):
             kept = old.get(name)
@@ -108,7 +117,7 @@ class Copies:
         params: Sequence[torch.Tensor],
     ) -> None:
         """Take saved copies, which are whole, on the parameters' devices."""
-        self.tensors = {}
+        self.tensors, self.flat = {}, None
         for name, p in zip(names, params, strict=True):
             if name in saved:
                 own = saved[name].detach().to(p.device, p.dtype, copy=True)
@@ -126,6 +135,37 @@ class Copies:
             p = known.get(name)
             found[name] = own.clone() if p is None else whole(of_all(own, p)).reshape(-1).clone()
         return found
+
+
+SMALL: Final = 1 << 16
+"""Elements of all parameters together up to which they are copied side by side."""
+
+_PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
+
+
+def are_small(params: Sequence[torch.Tensor], *, as_whole: bool = False) -> bool:
+    """Tell whether parameters are few, of one dtype and on the CPU, so that a call is for all.
+
+    Args:
+        params: the parameters.
+        as_whole: whether those that several processes hold together may be among them.
+    """
+    alike = all(
+        (type(p) in _PLAIN or (as_whole and is_shared(p)))
+        and p.dtype == params[0].dtype
+        and p.device.type == "cpu"
+        and p.numel()
+        for p in params
+    )
+    total = sum(p.numel() for p in params)
+    floats = (torch.float32, torch.float64)
+    return alike and 0 < total <= SMALL and params[0].dtype in floats
+
+
+def side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the elements of tensors one after the other, in one call, as a tensor of its own."""
+    found = torch._C._nn.flatten_dense_tensors(list(tensors)).detach()
+    return found.clone() if len(tensors) == 1 else found
 
 
 def of_all(own: torch.Tensor, p: torch.Tensor) -> Any:

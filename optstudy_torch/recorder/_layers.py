@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from optstudy_core import instruments as core
-from optstudy_torch._meshes import let_go_of_gathered
+from optstudy_torch._meshes import let_go_of_gathered, whole
 
-from ._copies import Copies, Vectors, of_all
+from ._copies import Copies, Vectors, are_small, of_all
 
 MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
 """Names of the moments in an optimizer's state: ours, and torch's."""
@@ -26,6 +28,9 @@ class Layers:
         names: of the parameters.
         params: the parameters.
         groups: for each parameter, the number of its group; −1 without an optimizer.
+        small: whether they are so small that all are copied together.
+        small_as_whole: whether they are so small that all are summed together.
+        starts: where each begins among the elements of all.
 
     Raises:
         TypeError: for a parameter that is not of a real floating dtype.
@@ -60,6 +65,10 @@ class Layers:
         self.names = _told_apart([name for name, _, _ in found])
         self.params = [p for _, p, _ in found]
         self.groups = [i for _, _, i in found]
+        self.small = are_small(self.params)
+        self.small_as_whole = are_small(self.params, as_whole=True)
+        sizes = [p.numel() for p in self.params]
+        self.starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, int)
 
     def collect_if_grown(self) -> None:
         """Look up the parameters if the optimizer has others than before."""
@@ -68,22 +77,20 @@ class Layers:
             self.collect()
 
     def vectors(
-        self, chosen: core.Chosen, start: Copies, previous: Copies, origin: Copies
+        self, wanted: Iterable[str], start: Copies, previous: Copies, origin: Copies
     ) -> Vectors:
         """Return the vectors that are asked for; Δ is formed when it is read, in ``start``.
 
         Args:
-            chosen: what is asked for.
+            wanted: names of vectors.
             start: the parameters before the step.
             previous: the step before.
             origin: the parameters from which a displacement is measured.
         """
         found: Vectors = {}
-        for u in chosen.vectors:
+        for u in wanted:
             if u == "params":
                 found[u] = [p.detach() for p in self.params]
-            elif u == "grad":
-                found[u] = [_gradient(p) for p in self.params]
             elif u == "step":
                 found[u] = start.differences(self.names, self.params, in_place=True)
             elif u == "displacement":
@@ -96,15 +103,49 @@ class Layers:
                 # An angle is between vectors of the same layers.
                 found[u] = [None] * len(kept) if any(t is None for t in kept) else kept
             else:
-                found[u] = [self._moment(p, u) for p in self.params]
+                found[u] = self.column(u)
         return found
+
+    def column(self, u: str) -> list[torch.Tensor | None]:
+        """Return the gradient or a moment of each layer."""
+        if u == "grad":
+            return [_gradient(p) for p in self.params]
+        return [self._moment(p, u) for p in self.params]
 
     def _moment(self, p: torch.Tensor, u: str) -> torch.Tensor | None:
         state = {} if self._optimizer is None else self._optimizer.state.get(p, {})
         for name in MOMENTS[u]:
-            if isinstance(state.get(name), torch.Tensor):
-                return state[name].detach()
+            found = in_state(state, name)
+            if found is not None:
+                return found
         return None
+
+    def shaped(self, column: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Return tensors whole, in the parameters' shapes but for values of sparse gradients."""
+        pairs = zip(column, self.params, strict=True)
+        wide = [(None if x is None else whole(x), p) for x, p in pairs]
+        return [x if x is None or x.numel() != p.numel() else x.view(p.shape) for x, p in wide]
+
+    def of_wrappers(self, wanted: frozenset[str]) -> dict[str, torch.Tensor]:
+        """Return what wrappers have in their states: norms around clipping, steps left out."""
+        if self._optimizer is None or wanted.isdisjoint(core.OF_WRAPPERS):
+            return {}
+        state: Mapping[str, Any] = next(iter(self._optimizer.state.values()), {})
+        found = {}
+        for name in sorted(wanted & core.OF_WRAPPERS.keys()):
+            mark, *fields = core.OF_WRAPPERS[name]
+            prefix = next((key[: -len(mark)] for key in state if key.endswith(mark)), None)
+            if prefix is not None:
+                found[name] = torch.stack([state[prefix + field] for field in fields]).sum()
+        return found
+
+
+def in_state(state: Mapping[str, Any], name: str) -> torch.Tensor | None:
+    """Return a field of an optimizer's state, whatever wrappers are around it."""
+    for key, value in state.items():
+        if key.rpartition(".")[2] == name and isinstance(value, torch.Tensor):
+            return value.detach()
+    return None
 
 
 def _told_apart(names: list[str]) -> list[str]:

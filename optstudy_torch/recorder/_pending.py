@@ -8,62 +8,74 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ._sums import Blocks
+from optstudy_core import instruments as core
+
+from ._sums import Layout
 
 
 class Pending(NamedTuple):
-    """A step that was measured and is still on the device; ``recorded``: it has a row."""
+    """A step that was measured and is still on the device.
+
+    Attributes:
+        number: of the step.
+        epoch: that it is in.
+        due: what its row has; nothing where it was measured for the next one's angle.
+        reductions: the sums that were measured.
+        layout: what they are sums of.
+        targets: the profiles that were measured.
+        measured: tensors and numbers, in dictionaries and lists.
+    """
 
     number: int
     epoch: int
-    blocks: Blocks
-    rates: list[Any]
-    loss: list[torch.Tensor]
-    skipped: torch.Tensor | None
-    recorded: bool
+    due: core.Chosen
+    reductions: tuple[core.Reduction, ...]
+    layout: Layout
+    targets: tuple[core.Target, ...]
+    measured: dict[str, Any]
 
 
-class Fetch:
-    """Brings small tensors to the host, those of a device in one transfer."""
+def to_host(measured: Sequence[Any]) -> list[Any]:
+    """Return trees of tensors with arrays in their place, float64 and flat.
 
-    def __init__(self) -> None:
-        self._tensors: list[torch.Tensor] = []
-
-    def add(self, *tensors: torch.Tensor) -> None:
-        self._tensors += [t.detach().reshape(-1).to(torch.float64) for t in tensors]
-
-    def values(self) -> Iterator[np.ndarray]:
-        """Yield the values in the order in which they were added."""
-        parts = {}
-        for device in {t.device for t in self._tensors}:
-            own = [t for t in self._tensors if t.device == device]
-            host = torch.cat(own).cpu().numpy()
-            parts[device] = iter(np.split(host, np.cumsum([len(t) for t in own])[:-1]))
-        for t in self._tensors:
-            yield next(parts[t.device])
-
-
-def fetched(
-    pending: Sequence[Pending],
-) -> Iterator[tuple[Pending, list[np.ndarray], list[float], list[float]]]:
-    """Bring steps to the host, all at once, and leave out those that the optimizer skipped.
-
-    Yields:
-        each step with the values of its blocks, its losses and its rates.
+    The tensors of a device come in one transfer.
     """
-    fetch = Fetch()
-    for made in pending:
-        fetch.add(*made.blocks.tensors, *made.loss)
-        fetch.add(*(r for r in made.rates if isinstance(r, torch.Tensor)))
-        if made.skipped is not None:
-            fetch.add(made.skipped)
-    found = fetch.values()
-    for made in pending:
-        values = [next(found) for _ in made.blocks.tensors]
-        losses = [float(next(found)[0]) for _ in made.loss]
-        rates = [
-            float(next(found)[0]) if isinstance(r, torch.Tensor) else float(r) for r in made.rates
-        ]
-        if made.skipped is not None and next(found)[0] != 0:
+    tensors = [t.detach().reshape(-1).to(torch.float64) for t in _tensors(measured)]
+    parts = {}
+    for device in {t.device for t in tensors}:
+        own = [t for t in tensors if t.device == device]
+        host = torch.cat(own).cpu().numpy()
+        parts[device] = iter(np.split(host, np.cumsum([len(t) for t in own])[:-1]))
+    found: list[Any] = _replaced(measured, (next(parts[t.device]) for t in tensors))
+    return found
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, dict | list | tuple):
+        for entry in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors(entry)
+
+
+def _replaced(tree: Any, arrays: Iterator[np.ndarray]) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return next(arrays)
+    if isinstance(tree, dict):
+        return {name: _replaced(entry, arrays) for name, entry in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_replaced(entry, arrays) for entry in tree]
+    return tree
+
+
+def number(value: Any) -> float:
+    """Return what came to the host as an array of one element, or is a number."""
+    return float(value[0]) if isinstance(value, np.ndarray) else float(value)
+
+
+def fetched(pending: Sequence[Pending]) -> Iterator[tuple[Pending, dict[str, Any]]]:
+    """Bring steps to the host, all at once, and leave out those that the optimizer skipped."""
+    for made, values in zip(pending, to_host([made.measured for made in pending]), strict=True):
+        if values["skipped"] is not None and values["skipped"][0] != 0:
             continue  # an optimizer that skips the step itself, as GradScaler tells it
-        yield made, values, losses, rates
+        yield made, values

@@ -33,21 +33,24 @@ class State:
 
     def __init__(self) -> None:
         self.epoch_count = self.step_count = 0
-        self.losses: torch.Tensor | None = None
+        self.losses: torch.Tensor | float | None = None
         self.loss_count = 0
         self.rates: list[Any] | None = None
         self.step_squares: np.ndarray | None = None
         self.start, self.epoch_step = Copies(), Copies()
         self.last_step, self.origin = Copies(), Copies()
 
-    def add_loss(self, value: torch.Tensor) -> None:
+    def add_loss(self, value: torch.Tensor | float) -> None:
         """Add the loss of a step to the epoch's."""
         self.loss_count += 1
-        self.losses = value if self.losses is None else self.losses.to(value.device) + value
+        own = self.losses
+        if isinstance(own, torch.Tensor) and isinstance(value, torch.Tensor):
+            own = own.to(value.device)
+        self.losses = value if own is None else own + value
 
     def mean_loss(self) -> float:
         """Return the mean of the epoch's losses, NaN if there are none."""
-        return math.nan if self.losses is None else self.losses.item() / self.loss_count
+        return math.nan if self.losses is None else float(self.losses) / self.loss_count
 
     def copies(self) -> dict[str, Copies]:
         """Return the copies of parameters by name."""
@@ -94,7 +97,7 @@ class State:
         self.epoch_count = int(saved["epoch_count"])
         self.step_count = int(saved["step_count"])
         total = saved["loss_sum"]
-        self.losses = None if total is None else torch.tensor(total, dtype=torch.float64)
+        self.losses = total
         self.loss_count = int(saved["loss_count"])
         self.rates = saved["rates"]
         squares = saved["step_squares"]

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
 from typing import Any, Final
 
 import numpy as np
 import torch
 
+from optstudy_core import _processes
 from optstudy_core import geometry as on_host
 from optstudy_core import instruments as core
 from optstudy_core.arrays.passes import to_numpy
+from optstudy_core.records import Output, Recording
 from optstudy_torch import geometry
-from optstudy_torch._meshes import whole
+from optstudy_torch._meshes import local, whole
 from optstudy_torch._ranks import scalar
 from optstudy_torch._rates import Rates
 from optstudy_torch._tensors import is_shared
 
-from ._copies import Copies, Vectors, read
+from ._activations import Activations
+from ._copies import Copies
 from ._layers import Layers
-from ._pending import Fetch, Pending, fetched
+from ._measuring import PREVIOUS, STEP, Sums, formed
+from ._micro import MicroGradients
+from ._pending import Pending, fetched, to_host
+from ._rows import Measured, in_columns, rate_of, step_rows
 from ._state import State
-from ._sums import Blocks, Layout, Scratch, sum_blocks
 
 DEFAULT: Final = ("loss", "lr", "step_size", "angle")
 
-OF_THE_OPTIMIZER: Final = frozenset({"m", "v"})
-
-STEP: Final = core.Reduction("dot", ("step", "step"))
-PREVIOUS: Final = core.Reduction("dot", ("previous", "previous"))
+OF_THE_OPTIMIZER: Final = frozenset({"m", "v", "lr", *core.OF_WRAPPERS})
 
 
-class Recorder:
+class Recorder(Recording):
     """Records quantities of epochs and steps, of the network and of each layer.
 
     The parameters are those of the optimizer, in its order, under the model's names. Their steps
@@ -53,10 +54,10 @@ class Recorder:
         run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
             ``None``: into the lists ``epochs`` and ``steps``. Of several processes the first
             writes.
-
-    Attributes:
-        epochs: rows of the epochs, where there is no run.
-        steps: rows of the steps up to the last :meth:`flush`, where there is no run.
+        sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
+            ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
+            name ``"wandb"``. Those with ``close`` are closed with the recorder.
+        alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
@@ -83,6 +84,8 @@ class Recorder:
         every: int = 1,
         exact: bool = True,
         run: Any = None,
+        sinks: Iterable[Any] = (),
+        alerts: Iterable[core.Alert] = (),
     ) -> None:
         if isinstance(model, torch.optim.Optimizer):
             if optimizer is not None:
@@ -99,31 +102,33 @@ class Recorder:
             epoch=epoch, step=step, per_layer=per_layer, every=every, exact=exact
         )
         self._epoch, self._step = self._options.epoch, self._options.step
-        # What is summed in a step: all but what the step before has.
-        self._summed = tuple(r for r in self._step.reductions if r != PREVIOUS)
         if optimizer is None:
             self._refuse_without_optimizer()
-        self._run, self._own_run = run, isinstance(run, str | PathLike)
-        if self._own_run:
-            from optstudy_core.records import Run  # SQLite and more, only where asked
-
-            self._run = Run.create_or_resume(run, {"recorder": self._options.config})
-        if self._run is not None:
-            self._run.attach(self)
-        self.epochs: list[dict[str, Any]] = []
-        self.steps: list[dict[str, Any]] = []
+        self._output = Output(
+            run,
+            sinks,
+            self._options.config,
+            alerts=core.Alerts(alerts),
+            writes=_processes.is_first(),
+        )
         self._pending: list[Pending] = []
         self._open_step: Pending | None = None
         self._before = Copies()
-        self._recorded = self._moves = False  # the step that is being made
-        self._layout: Layout | None = None
-        self._scratch: Scratch = {}
+        self._due, self._moves = self._step.at(1), False  # of the step that is being made
+        self._clock, self._step_clock = core.Clock(), core.Clock()
+        self._micro = MicroGradients()
         self._hooks: list[Any] = []
         self._state = State()
         self._layers = Layers(model, optimizer)
+        self._sums = Sums(self._layers)
         if self._options.displaced:
-            self._state.origin.fill(self._layers.names, self._layers.params)
+            self._state.origin.fill(
+                self._layers.names, self._layers.params, small=self._layers.small
+            )
         self.begin_epoch()
+        self._activations = None
+        if self._step.activations:
+            self._activations = Activations(model, self._step, self._coming)
         if optimizer is not None:
             # Ours come after the hooks that put the schedulers' rates in: they see the rate used.
             Rates.of(optimizer)
@@ -133,21 +138,14 @@ class Recorder:
             ]
 
     def _refuse_without_optimizer(self) -> None:
-        if self._step.names:
-            raise ValueError(
-                f"step = {self._step.names}: allowed with an optimizer, whose steps they are"
-            )
+        if self._step.something:
+            names = tuple(part.name for part in self._step.parts)
+            raise ValueError(f"step = {names}: allowed with an optimizer, whose steps they are")
         for name in self._epoch.names:
-            if name == "lr" or core.vectors([name]) & OF_THE_OPTIMIZER:
+            if core.vectors([name]) & OF_THE_OPTIMIZER or core.given([name]) & OF_THE_OPTIMIZER:
                 raise ValueError(f"epoch with {name!r}: allowed with an optimizer, which has it")
 
     # What the user calls.
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     @torch.no_grad()
     def begin_epoch(self) -> None:
@@ -157,53 +155,96 @@ class Recorder:
         :meth:`end_epoch` calls it.
         """
         self._layers.collect()
+        self._clock.restart()
+        self._step_clock.restart()
         self._state.losses, self._state.loss_count = None, 0
         if "step" in self._epoch.vectors:
             self._state.start.fill(self._layers.names, self._layers.params)
 
     @torch.no_grad()
-    def step(self, loss: torch.Tensor | float | None = None) -> None:
-        """Add the loss of a step that was just made; to be called after ``optimizer.step()``.
+    def micro_batch(self, samples: float | None = None) -> None:
+        """Look at the gradient of a micro-batch; to be called after its ``loss.backward()``.
+
+        For the quantities of noise: the gradients of a step's micro-batches add up in ``.grad``.
+        Steps whose noise is not recorded cost nothing.
+
+        Args:
+            samples: how many the micro-batch has; the unit of ``noise_scale``.
+
+        Raises:
+            ValueError: if that is no number above 0.
+        """
+        own = math.nan if samples is None else core.check_samples(samples)
+        if "micro" in self._coming().given:
+            self._layers.collect_if_grown()
+            self._micro.add(self._layers.params, own)
+
+    def step(
+        self,
+        loss: torch.Tensor | float | None = None,
+        *,
+        samples: float | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add what is known of a step that was just made; to be called after ``optimizer.step()``.
 
         Args:
             loss: of the mini-batch, a number or a tensor of one. It goes into the step's row, and
                 into the epoch's mean.
+            samples: how many the mini-batch had, for ``samples_per_second``.
+            metrics: other numbers for the step's row, by name: numbers or tensors of one.
 
         Raises:
             TypeError: if it is something else.
+            ValueError: for a tensor of more, or a name that the row has already.
         """
         made, self._open_step = self._open_step, None
-        if loss is None:
-            return
-        value = scalar("loss", loss)
-        self._state.add_loss(value)
-        if made is not None:
-            made.loss.append(value)
+        numbers: dict[str, Any] = {} if made is None else made.measured["numbers"]
+        if samples is not None:
+            for clock in (self._clock, self._step_clock):
+                clock.add(core.check_samples(samples))
+        if made is not None and made.due.something:
+            numbers["samples"] = self._step_clock.samples()
+            self._step_clock.restart()
+            own = {name: scalar(name, value) for name, value in (metrics or {}).items()}
+            made.measured["metrics"] = own
+        if loss is not None:
+            numbers["loss"] = value = _on_host("loss", loss)
+            self._state.add_loss(value)
 
     @torch.no_grad()
-    def end_epoch(self, loss: torch.Tensor | float | None = None) -> dict[str, Any]:
+    def end_epoch(
+        self,
+        loss: torch.Tensor | float | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """End an epoch, and begin the next.
 
         Args:
             loss: the epoch's mean; ``None``: the mean of those that :meth:`step` was given, NaN
                 if there are none.
+            metrics: other numbers for the row by name, such as ``{"test_loss": 0.3}``: numbers or
+                tensors of one.
 
         Returns:
             the row, ``{"epoch": 1, "loss": …, "step_size": …, "layers": {"fc1.weight": {…}}}``.
+
+        Raises:
+            TypeError: if a number is something else.
+            ValueError: for a tensor of more, or a name that the row has already.
         """
         state = self._state
+        own = {name: scalar(name, value).item() for name, value in (metrics or {}).items()}
         self._layers.collect()
         self.flush()
         mean = state.mean_loss() if loss is None else scalar("loss", loss).item()
         state.epoch_count += 1
         rates = [float(rate) for rate in state.rates or self._current_rates()]
-        row = self._epoch_row(mean, rates)
+        row = core.with_metrics(self._epoch_row(mean, rates), own)
         if "previous" in self._epoch.vectors:  # where Δ has been formed
             state.start, state.epoch_step = state.epoch_step, state.start
-        if self._run is None:
-            self.epochs.append(row)
-        else:
-            self._run.epoch(state.epoch_count, row)
+        row = self._output.epoch(row)
         self.begin_epoch()
         return row
 
@@ -211,32 +252,27 @@ class Recorder:
         """Bring the steps' measurements to the host and write their rows."""
         if not self._pending:
             return
+        self._sums.add_up(self._pending)
         pending, self._pending, self._open_step = self._pending, [], None
-        rows = []
-        for made, values, losses, rates in fetched(pending):
-            sums = self._joined(made, values)
-            if not made.recorded:
-                continue
-            head = {"epoch": made.epoch, "step": made.number}
-            loss = losses[-1] if losses else math.nan
-            layout = made.blocks.layout
-            rows.append(self._plain_row(self._step, head, layout, sums, loss, rates))
-        if self._run is None:
-            self.steps += rows
-        else:
-            self._run.steps([(row["step"], row) for row in rows])
+        steps = [
+            Measured(made, values, self._joined(made, values["blocks"]))
+            for made, values in fetched(pending)
+        ]
+        recorded = [step for step in steps if step.made.due.something]
+        self._output.add_steps(list(step_rows(self._layers, recorded)))
 
     def _joined(
         self, made: Pending, values: Sequence[np.ndarray]
     ) -> dict[core.Reduction, np.ndarray]:
         """Return the sums of a step; ‖Δ₋₁‖² is what was ‖Δ‖² for the step before."""
-        layout = made.blocks.layout
-        sums = layout.join(self._summed if made.recorded else (STEP,), values)
-        if PREVIOUS in self._step.reductions:
+        layout = made.layout
+        sums = layout.join(made.reductions, values)
+        if PREVIOUS in self._step.reductions and STEP in sums:
             before, self._state.step_squares = self._state.step_squares, sums[STEP]
             if before is None or len(before) != layout.layers:
                 before = np.full(layout.layers, math.nan)
-            sums[PREVIOUS] = before
+            if PREVIOUS in made.due.reductions:
+                sums[PREVIOUS] = before
         return sums
 
     def close(self) -> None:
@@ -244,12 +280,10 @@ class Recorder:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        if self._activations is not None:
+            self._activations.close()
         self.flush()
-        if self._run is not None:
-            self._run.detach(self)
-        if self._own_run:
-            self._run.close()
-            self._own_run = False
+        self._output.close()
 
     # Saved states.
 
@@ -262,8 +296,7 @@ class Recorder:
         return {
             "config": self._options.config,
             **self._state.saved(self._layers),
-            "epochs": list(self.epochs),
-            "steps": list(self.steps),
+            **self._output.saved(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -282,101 +315,111 @@ class Recorder:
         self._layers.collect()
         self._state.load(state_dict, self._layers)
         self._pending, self._open_step = [], None
-        self.epochs, self.steps = list(state_dict["epochs"]), list(state_dict["steps"])
+        self._output.load(state_dict)
 
     # The hooks.
 
-    @torch.no_grad()
+    def _coming(self) -> core.Chosen:
+        """Return what is recorded of the step that is being made."""
+        return self._step.at(self._state.step_count + 1)
+
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._state.rates = [_kept_rate(group["lr"]) for group in optimizer.param_groups]
         self._open_step = None
-        number = self._state.step_count + 1
-        self._recorded, self._moves = self._options.recorded(number), self._options.moves(number)
-        if self._recorded or self._moves:
+        self._due = self._coming()
+        self._moves = self._options.moves(self._state.step_count + 1)
+        if self._due.something or self._moves:
             self._layers.collect_if_grown()
         if self._moves:
-            self._before.fill(self._layers.names, self._layers.params)
+            self._before.fill(self._layers.names, self._layers.params, small=self._layers.small)
 
-    @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         state = self._state
         state.step_count += 1
         # An optimizer that is told by GradScaler to skip the step on the device, still knows it.
         skipped = getattr(optimizer, "found_inf", None)
-        if self._recorded or self._moves:
-            found = self._layers.vectors(self._step, self._before, state.last_step, state.origin)
-            wanted = self._summed
-            if not self._recorded:  # but needed for the next one's angle
-                found, wanted = {"step": found["step"]}, (STEP,)
-            made = Pending(
-                state.step_count,
-                state.epoch_count + 1,
-                self._sum(wanted, found),
-                state.rates or [],
-                [],
-                None if skipped is None else skipped.detach().clone(),
-                self._recorded,
-            )
-            self._pending.append(made)
-            self._open_step = made if self._recorded else None
+        if self._due.something or self._moves:
+            self._measure_step(None if skipped is None else skipped.detach().clone())
         if self._moves and "previous" in self._step.vectors:
             if skipped is not None:
                 self._before.replace_where(skipped, state.last_step)
             self._before, state.last_step = state.last_step, self._before
 
-    # What is measured.
+    def _measure_step(self, skipped: torch.Tensor | None) -> None:
+        state, due = self._state, self._due
+        wanted = due.vectors | ({"step"} if self._moves else set())
+        # All but what the step before has; and Δ, where the next one's angle needs it.
+        summed = [r for r in due.reductions if r != PREVIOUS]
+        if self._moves and STEP not in summed and "previous" in self._step.vectors:
+            summed.append(STEP)
+        copies = self._before, state.last_step, state.origin
+        (blocks, layout), (targets, profiles) = self._sums.of_step(due, summed, wanted, *copies)
+        numbers: dict[str, Any] = dict(self._layers.of_wrappers(due.given))
+        if "seconds" in due.given:
+            numbers["seconds"] = self._step_clock.seconds()
+        if "memory" in due.given:
+            numbers["memory"] = _memory(self._layers.params)
+        made = Pending(
+            state.step_count,
+            state.epoch_count + 1,
+            due,
+            tuple(summed),
+            layout,
+            targets,
+            {
+                "blocks": blocks,
+                "rates": state.rates or [],
+                "numbers": numbers,
+                "metrics": {},
+                "profiles": profiles,
+                "micro": self._micro.take(self._layers.params),
+                "activations": None if self._activations is None else self._activations.take(),
+                "skipped": skipped,
+            },
+        )
+        self._pending.append(made)
+        if self._sums.is_full:
+            self._sums.add_up(self._pending)
+        if due.something:
+            self._open_step = made
 
-    def _sum(self, reductions: Sequence[core.Reduction], vectors: Vectors) -> Blocks:
-        made = sum_blocks(reductions, vectors, self._scratch)
-        if self._layout is not None and self._layout.equals(made.layout):
-            made = made._replace(layout=self._layout)  # one for all steps that are pending
-        self._layout = made.layout
-        return made
+    # What is measured.
 
     def _epoch_row(self, mean: float, rates: list[float]) -> dict[str, Any]:
         state, layers = self._state, self._layers
-        vectors = layers.vectors(self._epoch, state.start, state.epoch_step, state.origin)
+        due = self._epoch.at(state.epoch_count)
+        vectors = layers.vectors(self._epoch.vectors, state.start, state.epoch_step, state.origin)
         head = {"epoch": state.epoch_count}
+        given = {"loss": mean, "lr": rate_of(rates, 0)}
+        if "seconds" in due.given:
+            given |= {"seconds": self._clock.seconds(), "samples": self._clock.samples()}
+        if "memory" in due.given:
+            given["memory"] = _memory(layers.params)
+        given |= {name: float(value) for name, value in layers.of_wrappers(due.given).items()}
+        targets, profiles = self._sums.profiles(due, vectors)
         if not self._options.exact:
-            blocks = self._sum(self._epoch.reductions, vectors)
-            fetch = Fetch()
-            fetch.add(*blocks.tensors)
-            sums = blocks.layout.join(self._epoch.reductions, list(fetch.values()))
-            return self._plain_row(self._epoch, head, blocks.layout, sums, mean, rates)
-        arrays = {u: [_tensor(x) for x in column] for u, column in vectors.items()}
-        own = {n: {"lr": _of(rates, g)} for n, g in zip(layers.names, layers.groups, strict=True)}
+            blocks = self._sums.of(self._epoch.reductions, vectors)
+            values, numbers = to_host([blocks.tensors, profiles])
+            sums = blocks.layout.join(self._epoch.reductions, values)
+            pairs = core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
+            lr = np.array([[rate_of(rates, group)] for group in layers.groups])
+            columns = {r: column[:, None] for r, column in sums.items()}
+            plain = core.Sums(columns, in_columns(blocks.layout.sizes), {"lr": lr})
+            present = blocks.layout.present
+            return core.plain_rows([head], due, plain, present, given, layers.names, [pairs])[0]
+        arrays = {u: [formed(x) for x in column] for u, column in vectors.items()}
+        own = {
+            n: {"lr": rate_of(rates, g)} for n, g in zip(layers.names, layers.groups, strict=True)
+        }
         return core.exact_row(
             head,
-            self._epoch.names,
+            due,
             arrays,
-            {"loss": mean, "lr": _of(rates, 0)},
-            own if self._options.per_layer else None,
+            given,
+            own,
             on_host if all(map(_is_on_host, layers.params)) else geometry,
             lambda x: to_numpy(whole(x)),
-        )
-
-    def _plain_row(
-        self,
-        chosen: core.Chosen,
-        head: dict[str, int],
-        layout: Layout,
-        values: Mapping[core.Reduction, np.ndarray],
-        loss: float,
-        rates: list[float],
-    ) -> dict[str, Any]:
-        names = self._layers.names[: layout.layers]
-        sums = core.Sums(
-            values,
-            layout.sizes,
-            {"lr": np.array([_of(rates, g) for g in self._layers.groups[: layout.layers]])},
-        )
-        return core.plain_row(
-            head,
-            chosen.names,
-            sums,
-            layout.present,
-            {"loss": loss, "lr": _of(rates, 0)},
-            names if self._options.per_layer else None,
+            core.by_layer(dict(zip(targets, to_host(profiles), strict=True)), layers.names),
         )
 
     def _current_rates(self) -> list[Any]:
@@ -384,17 +427,23 @@ class Recorder:
         return [group["lr"] for group in groups]
 
 
+def _memory(params: Sequence[torch.Tensor]) -> float:
+    device = local(params[0]).device if params else torch.device("cpu")
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return core.process_peak()
+
+
+def _on_host(name: str, value: Any) -> torch.Tensor | float:
+    """Return a number; of a device that computes by itself, a tensor of its own."""
+    if type(value) is torch.Tensor and value.device.type == "cpu" and value.numel() == 1:
+        return float(value.detach())
+    return scalar(name, value)
+
+
 def _is_on_host(p: torch.Tensor) -> bool:
     return p.device.type == "cpu" and not is_shared(p)
 
 
-def _tensor(x: Any) -> torch.Tensor | None:
-    return None if x is None else read(x)
-
-
 def _kept_rate(rate: Any) -> Any:
     return rate.detach().clone() if isinstance(rate, torch.Tensor) else rate
-
-
-def _of(rates: Sequence[float], group: int) -> float:
-    return rates[group] if 0 <= group < len(rates) else math.nan

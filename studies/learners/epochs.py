@@ -8,12 +8,14 @@ do not depend on the library, the order or the split of the parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from optstudy_core import instruments
 from studies.study import Parameters
+
+_MEASURED: Final = instruments.Chosen.of("epoch", ("loss", "step_size", "angle"))
 
 
 class EpochMeter:
@@ -64,7 +66,7 @@ class EpochMeter:
         self._start, self._previous, self._before = end, step, self._previous
         return instruments.exact_row(
             {"epoch": self._epoch, "steps": len(losses)},
-            ("loss", "step_size", "angle"),
+            _MEASURED,
             {"step": list(step.values()), "previous": [before[name] for name in step]},
             {"loss": mean(losses)},
             {name: {} for name in step},

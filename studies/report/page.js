@@ -37,7 +37,7 @@ function colour(i) {
   const own = kinds.get(data.runs[i].study);
   const k = own.indexOf(data.runs[i].kind);
   if (own.length <= COLOURS.length) return COLOURS[k];
-  return `hsl(${Math.round((360 * k) / own.length)}, 65%, ${k % 2 ? 38 : 55}%)`;
+  return `hsl(${Math.round(137.5 * k) % 360}, 65%, ${k % 2 ? 38 : 55}%)`; // neighbours differ
 }
 let current = null;
 
@@ -84,6 +84,13 @@ function logarithmicBar(title, rows) {
     tickvals: shown.map(Math.log10),
     ticktext: shown.map((value) => String(Number(value.toPrecision(few ? 3 : 1)))),
   };
+}
+
+// A logarithmic axis: within few decades the labels 2 and 5 beside the powers, and no others.
+function logarithmicAxis(values) {
+  const known = values.filter((value) => value > 0);
+  const decades = known.length ? Math.log10(Math.max(...known) / Math.min(...known)) : 0;
+  return { type: "log", exponentformat: "power", ...(decades > 0.3 && decades < 3 ? { dtick: "D2" } : {}) };
 }
 
 // Plotly takes tags in its texts; a name is no tag.
@@ -161,7 +168,15 @@ function choose(which, on) {
 function show() {
   for (const row of byId("table").tBodies[0].rows) row.hidden = !chosen.has(Number(row.dataset.of));
   drawCharts();
+  showAlerts();
+  if (!opening) drawRest();
+}
+
+// What stands below the first charts: drawn after them when the page opens.
+let opening = true;
+function drawRest() {
   fillSelects();
+  offerPair();
 }
 
 // The charts over the epochs: one cursor, one zoom.
@@ -202,8 +217,8 @@ function drawCharts() {
       title: { text: asText(chart.title), font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
       xaxis: { title: { text: across === "epoch" ? "epoch" : "evaluations" } },
       yaxis: {
-        type: chart.log && logarithmic ? "log" : "linear",
-        exponentformat: "power",
+        ...(chart.log && logarithmic ? logarithmicAxis(traces.flatMap((trace) => trace.y))
+          : { type: "linear", exponentformat: "power" }),
         ...(chart.key === "angle" ? { range: [-5, 185], tickvals: [0, 45, 90, 135, 180] } : {}),
       },
       uirevision: across,
@@ -256,7 +271,8 @@ function showEpoch(epoch) {
     }
     placeCursor(chart.cursor, axes, epoch);
   }
-  placeCursor(heatCursor, byId("heat")._fullLayout, epoch);
+  if (byId("over").value === "epochs") placeCursor(heatCursor, byId("heat")._fullLayout, epoch);
+  else heatCursor.style.display = "none";
   markPath(epoch);
 }
 
@@ -291,34 +307,10 @@ function fillSelects() {
 function drawRun() {
   const run = data.runs[selected];
   if (!run) return;
-  drawHeat(run);
+  drawHeat();
+  drawSpread();
   drawPath(run);
   drawVertices(run);
-}
-
-function drawHeat(run) {
-  const measure = byId("measure").value;
-  const angle = measure === "angle";
-  const z = run.heat[measure].map(
-    (row) => row.map((value) => (angle || !(value > 0) ? (angle ? value : null) : Math.log10(value))));
-  const div = byId("heat");
-  div.style.height = `${Math.max(220, 90 + 24 * run.layers.length)}px`;
-  Plotly.react(div, [{
-    type: "heatmap", x: run.epoch, y: run.layers.map(asText), z, customdata: run.heat[measure],
-    colorscale: "Viridis", ...(angle ? { zmin: 0, zmax: 180 } : {}),
-    hovertemplate: "%{y}, epoch %{x}: %{customdata:.4g}<extra></extra>",
-    colorbar: angle ? { title: { text: "°" } } : logarithmicBar("‖Δ‖", run.heat[measure]),
-  }], look({
-    margin: { l: 60, r: 12, t: 10, b: 42 },
-    xaxis: { title: { text: "epoch" } },
-    yaxis: { autorange: "reversed" },
-  }), OPTIONS);
-  div.append(heatCursor);
-  if (!div.linked) {
-    div.linked = true;
-    div.addEventListener("mousemove", (event) => showEpoch(epochAt(div, event)));
-  }
-  showEpoch(current);
 }
 
 function drawPath(run) {
@@ -445,9 +437,10 @@ function fillTable() {
     .filter((key) => runs.some((run) => (run.config[key] ?? null) !== null));
   const measured = metrics.filter((name) => runs.some((run) => name in run.columns));
   const versions = [...new Set(runs.flatMap((run) => Object.keys(run.versions)))];
+  const methods = runs.some((run) => "method" in run.config); // of the epoch, which evaluate and undo
   const end = (values) => (values ? values[values.length - 1] : null);
   const heads = [...columns, "final loss", ...measured.map((name) => name.slice(7).replaceAll("_", " ")),
-    "loss evaluations", "epochs undone", ...versions, "folder"];
+    ...(methods ? ["loss evaluations", "epochs undone"] : []), ...versions, "folder"];
   const head = element("tr");
   heads.forEach((name, column) => {
     const cell = element("th", name, { scope: "col", title: "Sort" });
@@ -464,7 +457,7 @@ function fillTable() {
       ...columns.map((key) => run.config[key]),
       run.ended ? run.final_loss ?? "not finite" : "not ended",
       ...measured.map((name) => end(run.columns[name])),
-      evaluations, run.undone.length, ...versions.map((name) => run.versions[name]), run.folder,
+      ...(methods ? [evaluations, run.undone.length] : []), ...versions.map((name) => run.versions[name]), run.folder,
     ];
     for (const value of cells) {
       row.append(element("td", value ?? "–", typeof value === "number" ? { class: "number" } : {}));
@@ -483,28 +476,3 @@ function sortBy(column) {
   const same = sorted.every((row, i) => row === body.rows[i]);
   body.replaceChildren(...(same ? sorted.reverse() : sorted));
 }
-
-// Begin.
-
-function summary() {
-  const words = studies.filter((name) => name !== data.own)
-    .map((name) => name.replaceAll("_", " ")).join(", ");
-  byId("summary").textContent = `${data.runs.length} runs${words ? ` of ${words}` : ""}, optstudy ${data.version}`;
-}
-
-summary();
-showProblems();
-listRuns();
-listStudies();
-makeCharts();
-openStudy();
-byId("across").addEventListener("change", drawCharts);
-byId("log").addEventListener("change", drawCharts);
-byId("measure").addEventListener("change", drawRun);
-byId("along").addEventListener("change", drawRun);
-byId("event").addEventListener("change", drawRun);
-for (const select of document.querySelectorAll("select.run")) {
-  select.addEventListener("change", () => { selected = Number(select.value); fillSelects(); });
-}
-dark.addEventListener("change", () => { drawCharts(); drawRun(); });
-document.body.dataset.ready = "true";

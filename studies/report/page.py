@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -18,7 +18,9 @@ from studies import records
 from studies.progress import progress
 
 from . import extras
-from .runs import OWN, Problem, describe, find, read, verdicts
+from .kept import Kept
+from .pictures import thinned
+from .runs import OWN, Problem, entry_of, find, labels, read, verdicts
 from .source import named
 
 
@@ -55,25 +57,76 @@ class Report:
 
     def carry_out(self, console: Console) -> pathlib.Path:
         """Read the runs and write the page; return its file."""
-        runs, problems = read(self._folders)
-        described = describe(runs)
-        if self._landscapes:
-            with progress(console, "the loss around the paths", len(runs)) as tick:
-                for run, entry in zip(runs, described, strict=True):
-                    entry |= _extras(run, self._files, problems)
-                    tick()
+        found = self._read(console)
+        runs = [part for part in found if part.entry is not None]
+        texts = thinned([(part.entry or {})["pictures"] for part in runs])
+        problems = [problem for part in found for problem in part.problems]
         for problem in problems:
             console.print(f"{problem.place}: {problem.what}", soft_wrap=True, highlight=False)
         data = {
             "version": __version__,
             "own": OWN,
-            "runs": described,
+            "runs": [
+                {"label": label, **(part.entry or {}), "pictures": text}
+                for part, label, text in zip(runs, labels(runs), texts, strict=True)
+            ],
             "problems": [asdict(problem) for problem in problems],
             "verdicts": verdicts(self._folders),
         }
         write_text(self._out, page(data))
-        console.print(f"Report of {len(runs)} runs: {self._out}", soft_wrap=True, highlight=False)
+        console.print(
+            f"Report of {len(runs)} {'run' if len(runs) == 1 else 'runs'}: {self._out}",
+            soft_wrap=True,
+            highlight=False,
+        )
         return self._out
+
+    def _read(self, console: Console) -> list[_Read]:
+        """Read the runs that are not as they were when the last report was made."""
+        kept = Kept(self._out, [self._landscapes, self._stamps()])
+        found = []
+        with progress(console, "the runs", len(self._folders)) as tick:
+            for folder in self._folders:
+                old = kept.get(folder)
+                part = self._fresh(folder) if old is None else _Read.of(folder, old)
+                if part.entry is not None:
+                    kept.put(folder, part.kept())
+                found.append(part)
+                tick()
+        kept.write()
+        return found
+
+    def _fresh(self, folder: pathlib.Path) -> _Read:
+        runs, problems = read([folder])
+        if not runs:
+            return _Read(folder, {}, None, problems)
+        entry = entry_of(runs[0])
+        if self._landscapes:
+            entry |= _extras(runs[0], self._files, problems)
+        return _Read(folder, runs[0].config, entry, problems)
+
+    def _stamps(self) -> list[Any]:
+        files = sorted(self._files.values())
+        return [[file, pathlib.Path(file).stat().st_mtime_ns] for file in files]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a folder; ``entry``: what the page has of it, without its label."""
+
+    folder: pathlib.Path
+    config: dict[str, Any]
+    entry: dict[str, Any] | None
+    problems: list[Problem]
+
+    def kept(self) -> dict[str, Any]:
+        problems = [asdict(problem) for problem in self.problems]
+        return {"config": self.config, "entry": self.entry, "problems": problems}
+
+    @classmethod
+    def of(cls, folder: pathlib.Path, kept: Mapping[str, Any]) -> _Read:
+        problems = [Problem(**problem) for problem in kept["problems"]]
+        return cls(folder, kept["config"], kept["entry"], problems)
 
 
 def _extras(run: records.Run, files: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
@@ -87,6 +140,9 @@ def _extras(run: records.Run, files: Mapping[str, str], problems: list[Problem])
     return {} if made is None else made.page()
 
 
+_SCRIPTS: Final = ("page.js", "pictures.js", "pair.js", "begin.js")
+
+
 def page(data: dict[str, Any]) -> str:
     """Return the HTML of a report's data."""
     from plotly.offline import get_plotlyjs
@@ -97,5 +153,5 @@ def page(data: dict[str, Any]) -> str:
         style=(own / "page.css").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
         data=text.replace("<", "\\u003c"),  # no name ends the script, or begins a comment
-        script=(own / "page.js").read_text(encoding="utf-8"),
+        script="\n".join((own / name).read_text(encoding="utf-8") for name in _SCRIPTS),
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from optstudy_core.records import Run as Folder
 from studies import figures, records
+
+from .pictures import pictures, short
 
 DIGITS: Final = 5
 """Significant digits of what is drawn."""
@@ -76,10 +78,22 @@ def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Probl
 
 def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     """Return what the page has of each run, JSON values."""
-    return [_describe(run, label) for run, label in zip(runs, labels(runs), strict=True)]
+    return [
+        {"label": label, **entry_of(run)} for run, label in zip(runs, labels(runs), strict=True)
+    ]
 
 
-def labels(runs: Sequence[records.Run]) -> list[str]:
+class Labelled(Protocol):
+    """What a label is made of."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    @property
+    def folder(self) -> pathlib.Path: ...
+
+
+def labels(runs: Sequence[Labelled]) -> list[str]:
     """Return a name for each run: what it is, and what tells it from the others."""
     own = dict.fromkeys(key for run in runs if _is_own(run) for key in run.config)
     keys = {True: list(dict.fromkeys((*_KEYS, *own))), False: list(_KEYS)}
@@ -105,11 +119,11 @@ def labels(runs: Sequence[records.Run]) -> list[str]:
     ]
 
 
-def _is_own(run: records.Run) -> bool:
+def _is_own(run: Labelled) -> bool:
     return "study" not in run.config
 
 
-def _differs(key: str, runs: Sequence[records.Run]) -> bool:
+def _differs(key: str, runs: Sequence[Labelled]) -> bool:
     return len({json.dumps(run.config.get(key)) for run in runs}) > 1
 
 
@@ -127,7 +141,8 @@ def _word(key: str, value: Any) -> str:
     return text if key in _KEYS[:4] else f"{key} {text}"
 
 
-def _describe(run: records.Run, label: str) -> dict[str, Any]:
+def entry_of(run: records.Run) -> dict[str, Any]:
+    """Return what the page has of a run, without its label; JSON values."""
     config = {k: v for k, v in run.config.items() if k not in _HIDDEN and k != "versions"}
     versions = run.config.get("versions", {})
     versions = versions if isinstance(versions, dict) else {}
@@ -141,10 +156,8 @@ def _describe(run: records.Run, label: str) -> dict[str, Any]:
     entries = [(name, value) for row in run.rows for name, value in row.items()]
     metrics = dict.fromkeys(name for name, value in entries if _is_metric(name, value))
     columns |= {f"metric:{name}": column(run, name) for name in metrics}
-    by_layer = [row["layers"] for row in run.rows if isinstance(row.get("layers"), dict)]
-    layers = list(dict.fromkeys(layer for found in by_layer for layer in found))
+    steps = run.step_rows
     return {
-        "label": label,
         "kind": json.dumps({k: v for k, v in config.items() if k != "backend"}, sort_keys=True),
         "folder": str(run.folder),
         "study": _text(run.config.get("study", OWN)),
@@ -154,11 +167,8 @@ def _describe(run: records.Run, label: str) -> dict[str, Any]:
         "epoch": run.column("epoch").astype(int).tolist(),
         "evaluations": numbers(_evaluations(run)),
         "columns": {n: numbers(v) for n, v in columns.items() if np.isfinite(v).any()},
-        "layers": layers,
-        "heat": {
-            name: [numbers(column(run, f"layers/{layer}/{name}")) for layer in layers]
-            for name in ("step_size", "angle")
-        },
+        "pictures": pictures(run.rows, steps),
+        "alerts": _alerts("epoch", run.rows) + _alerts("step", steps),
         "undone": (np.flatnonzero(column(run, "method/undone") > 0) + 1).tolist(),
         "final_loss": number(_last(columns["loss"]) if run.loss is None else run.loss),
         "ended": not run.is_unfinished,
@@ -167,6 +177,23 @@ def _describe(run: records.Run, label: str) -> dict[str, Any]:
 
 OWN: Final = "own runs"
 """The study of a run that names none: of a training loop of the user's own."""
+
+
+MOST_ALERTS: Final = 100
+"""Alerts of a run's epochs, and of its steps, that a page has at most."""
+
+
+def _alerts(word: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for row in rows:
+        listed = row.get("alerts")
+        for entry in listed if isinstance(listed, list) else ():
+            if isinstance(entry, dict):
+                text, layer = _text(entry.get("alert", "")), _text(entry.get("layer", ""))
+                at = f"{word} {row.get(word)}"
+                value = short(entry.get("value"))
+                found.append({"at": at, "alert": text, "layer": layer, "value": value})
+    return found[:MOST_ALERTS]
 
 
 def _text(value: Any) -> str:

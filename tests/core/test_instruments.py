@@ -66,7 +66,7 @@ def by_hand() -> dict[str, float]:
 def test_every_quantity_is_what_it_says(exact: bool) -> None:
     found = core.measure(["all"], exact=exact, given=GIVEN, **VECTORS)
     expected = by_hand()
-    assert list(found) == list(core.QUANTITIES) == list(expected)
+    assert list(found) == list(core.INSTRUMENTS["all"]) == list(expected)
     assert 0 < expected["below_noise"] < 1
     # A few roundings in double, in another order; acos loses more, but not at 40° to 140°.
     for name, value in expected.items():
@@ -158,7 +158,7 @@ def test_below_noise_is_strict_and_exact() -> None:
 
 def test_instruments_are_sets_of_quantities() -> None:
     for names in core.INSTRUMENTS.values():
-        assert set(names) <= set(core.QUANTITIES)
+        assert set(names) <= {*core.QUANTITIES, *core.PROFILES, *core.ACTIVATIONS}
     assert core.select(["motion", "loss", "step_size"])[-1] == "loss"
     assert core.select([]) == ()
 
@@ -184,11 +184,12 @@ def test_quantities_tell_what_they_need() -> None:
 def test_a_row() -> None:
     row = core.exact_row(
         {"epoch": 3},
-        ["loss", "lr", "step_size"],
+        core.Chosen.of("epoch", ["loss", "lr", "step_size"]),
         {"step": [np.float32([3.0]), np.float32([4.0])]},
         GIVEN,
         {"a": {"lr": 0.25}, "b": {"lr": 0.5}},
     )
     layers = {"a": {"lr": 0.25, "step_size": 3.0}, "b": {"lr": 0.5, "step_size": 4.0}}
     assert row == {"epoch": 3, "loss": 1.5, "lr": 0.25, "step_size": 5.0, "layers": layers}
-    assert core.exact_row({"epoch": 1}, ["loss"], {}, GIVEN, {"a": {}}) == {"epoch": 1, "loss": 1.5}
+    loss = core.Chosen.of("epoch", ["loss"])
+    assert core.exact_row({"epoch": 1}, loss, {}, GIVEN, {"a": {}}) == {"epoch": 1, "loss": 1.5}

@@ -22,7 +22,15 @@ import numpy as np
 import pytest
 from harness import ROOT
 
-from optstudy_core.records import Run, WriteError, _database, pack, random_state, unpack
+from optstudy_core.records import (
+    Run,
+    WriteError,
+    _database,
+    environment,
+    pack,
+    random_state,
+    unpack,
+)
 from optstudy_core.records._arrays import DTYPES
 
 SCRIPT = ROOT / "tests" / "support" / "kill_and_resume.py"
@@ -1122,3 +1130,30 @@ def test_jax_trees_come_back(tmp_path):
             checkpoint.load(run, other=tree)
         with pytest.raises(TypeError, match=r"tree\['f'\] of type function: allowed are arrays"):
             checkpoint.save(run, 4, tree={"f": lambda: 0})
+
+
+def test_a_run_knows_its_program_and_commit(tmp_path, monkeypatch):
+    program = tmp_path / "repository" / "src" / "train.py"
+    program.parent.mkdir(parents=True)
+    program.write_text("1\n")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program))
+
+    def found():
+        versions = environment()["versions"]
+        return versions["commit"], versions["program"]
+
+    digest = "train.py 4355a46b19d3"  # of SHA-256
+    assert found() == (None, digest)
+    home = tmp_path / "repository" / ".git"
+    (home / "refs" / "heads").mkdir(parents=True)
+    (home / "HEAD").write_text("ref: refs/heads/main\n")
+    (home / "packed-refs").write_text(f"# pack-refs\n{'b' * 40} refs/heads/main\n")
+    assert found() == ("b" * 40, digest)
+    (home / "refs" / "heads" / "main").write_text("c" * 40 + "\n")
+    assert found() == ("c" * 40, digest)
+    (home / "HEAD").write_text("d" * 40 + "\n")  # no branch
+    program.write_text("2\n")
+    assert found()[0] == "d" * 40
+    assert found()[1] != digest
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # an interactive session
+    assert found() == (None, None)

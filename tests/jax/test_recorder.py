@@ -246,15 +246,15 @@ def test_every_is_a_choice_of_the_same_rows() -> None:
     # Sums of one program and of another: the same products in another order.
     for a, b in zip([full.steps[2], full.steps[5]], some.steps, strict=True):
         assert a["step"] == b["step"]
-        for name in core.QUANTITIES:
+        for name in core.INSTRUMENTS["all"]:
             assert a[name] == pytest.approx(b[name], rel=1e-9), name
 
 
 def test_rows() -> None:
     recorder = Recorder(tree(0), epoch=["all"], step=["all"])
     train(recorder)
-    assert list(recorder.steps[0]) == ["epoch", "step", *core.QUANTITIES, "layers"]
-    assert list(recorder.epochs[0]) == ["epoch", *core.QUANTITIES, "layers"]
+    assert list(recorder.steps[0]) == ["epoch", "step", *core.INSTRUMENTS["all"], "layers"]
+    assert list(recorder.epochs[0]) == ["epoch", *core.INSTRUMENTS["all"], "layers"]
     assert set(recorder.steps[0]["layers"]) == {"fc/bias", "fc/kernel", "none", "scale"}
     assert math.isnan(recorder.steps[0]["angle"])
     assert 0 < recorder.steps[1]["angle"] < 180
@@ -491,3 +491,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_sinks_are_given_each_row() -> None:
+    rows: list[Any] = []
+    params = tree(0)
+    recorder = Recorder(params, epoch=["loss"], step=["loss"], every=2, sinks=[rows.append])
+    for value in (1.0, 2.0, 3.0):
+        recorder.step(params, value=value)
+    recorder.end_epoch(params)
+    assert rows == [*recorder.steps, *recorder.epochs]
+    assert [(row["epoch"], row.get("step"), row["loss"]) for row in rows] == [
+        (1, 2, 2.0), (1, None, 2.0)
+    ]  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from harness import ROOT, slow
+from run_folders import write_run
 from trainings import BACKENDS, assert_figures, own_pair
 
 from studies import records
@@ -168,3 +169,17 @@ def test_a_users_file_that_is_none(tmp_path, capsys, text, message):
         file.write_text(text)
     assert main(["twins", str(file), "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_export(tmp_path, capsys):
+    write_run(tmp_path / "run", epochs=2)
+    out = tmp_path / "rows.csv"
+    assert main(["export", str(tmp_path / "run"), str(out)]) == 0
+    assert out.read_text().startswith("epoch,")
+    assert len(out.read_text().splitlines()) == 3
+    for arguments, said in [
+        ([tmp_path / "run", tmp_path / "rows.xls"], "allowed are *.csv and *.parquet"),
+        ([tmp_path / "none", out], "holds no run"),
+    ]:
+        assert main(["export", *map(str, arguments)]) == 2
+        assert said in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """The report: what is found and read, what the page holds, and what it does when clicked."""
 
 import json
+import os
+import pathlib
 import re
 import shutil
 import time
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 from run_folders import data_of, write_run
 
+from optstudy_core.instruments import PROFILES, Alert
 from optstudy_core.records import Run
-from optstudy_torch import checkpoint
+from optstudy_torch import Recorder, checkpoint
 from studies import records
 from studies.__main__ import main
-from studies.report import extras, page, runs
+from studies.report import extras, page, pictures, runs
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("plotly")
@@ -120,8 +123,8 @@ def test_a_training_loop_of_ones_own_is_shown_whole(tmp_path):
         assert entry["final_loss"] == 0.33333
         assert entry["columns"]["rate"] == [0.1, 0.2, 0.3]
         assert entry["columns"]["metric:test_loss"] == [None, 1.0, 0.66667]
-        assert entry["layers"] == ["weight"]
-        assert entry["heat"]["angle"] == [[None, None, 9.0]]
+        shown = {"x": [3], "layers": {"angle": {"names": ["weight"], "z": [[9.0]]}}, "spreads": {}}
+        assert json.loads(entry["pictures"]) == {"epochs": shown}
         assert entry["study"] == "own runs"
         assert entry["evaluations"] == [1, 2, 3]
 
@@ -168,7 +171,101 @@ def test_a_name_is_text(tmp_path, name):
     assert "<" not in data  # so that nothing in it ends the script, or begins a comment
     (entry,) = json.loads(data)["runs"]
     assert name in entry["label"]
-    assert entry["layers"] == [name]
+    assert json.loads(entry["pictures"])["epochs"]["layers"]["angle"]["names"] == [name]
+
+
+def test_pictures_of_layers_and_distributions():
+    """Of epochs and steps, of what is recorded at an interval, of activations, and of gaps."""
+    bins = PROFILES["grad_histogram"].labels
+    shares = dict.fromkeys(bins, 0.0) | {"zero": 0.25, "-2": 0.75}
+    epochs = [
+        {"epoch": 1, "loss": 2.0},
+        {"epoch": 2, "grad_histogram": shares, "layers": {"w": {"angle": float("nan"), "s": 1e-9}}},
+        {"epoch": 3, "layers": {"w": {"angle": 90.0, "step_spectrum": {"largest": 2.00001}}}},
+        {"epoch": 4, "layers": "odd", "activations": {"relu": {"act_zeros": 0.5}, "odd": 3}},
+    ]
+    found = json.loads(pictures.pictures(epochs, []))
+    assert list(found) == ["epochs"]
+    assert found["epochs"]["x"] == [2, 3, 4]
+    layers = found["epochs"]["layers"]
+    assert layers["angle"] == {"names": ["w"], "z": [[None, 90.0, None]]}
+    assert layers["step_spectrum/largest"] == {"names": ["w"], "z": [[None, 2.0, None]]}
+    assert layers["act_zeros"] == {"names": ["relu"], "z": [[None, None, 0.5]]}
+    spread = found["epochs"]["spreads"]["grad_histogram"]["network"]
+    assert len(spread) == len(bins)
+    assert spread[0] == [0.25, None, None]
+    assert spread[bins.index("-2")] == [0.75, None, None]
+    steps = [{"step": n, "layers": {"w": {"s": n}}} for n in range(1, 1001)]
+    of_steps = json.loads(pictures.pictures([], steps))["steps"]
+    assert of_steps["x"] == list(range(1, 1001, 5))
+    assert pictures.pictures([{"epoch": 1}], []) == "{}"
+
+
+def test_pictures_of_many_runs_have_fewer_columns(monkeypatch):
+    rows = [{"epoch": n, "layers": {"w": {"s": n}}} for n in range(1, 101)]
+    rows[3]["grad_histogram"] = dict.fromkeys(PROFILES["grad_histogram"].labels, 0.5)
+    text = pictures.pictures(rows, [])
+    assert pictures.thinned([text, "{}"]) == [text, "{}"]
+    monkeypatch.setattr(pictures, "BUDGET", len(text))
+    few = json.loads(pictures.thinned([text, text, text])[2])["epochs"]
+    assert few["x"] == list(range(1, 101, 3))
+    assert few["layers"]["s"]["z"] == [list(range(1, 101, 3))]
+    assert few["spreads"]["grad_histogram"]["network"][0][:2] == [None, 0.5]
+
+
+def own_runs(folder):
+    """Two runs of a loop of one's own with distributions, steps and alerts."""
+    for name, lr in (("a", 0.5), ("b", 5.0)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        alerts = [Alert("update_ratio", above=0.5)]
+        chosen = ["loss", "step_size", "update_ratio", "grad_histogram"]
+        with (
+            Run.create(folder / name, {"lr": lr}, tensorboard=False) as run,
+            Recorder(
+                model,
+                optimizer,
+                epoch=chosen,
+                step=["usual", "activations"],
+                run=run,
+                alerts=alerts,
+            ) as recorder,
+        ):
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = model(torch.ones(4, 2)).square().mean()
+                loss.backward()
+                optimizer.step()
+                recorder.step(loss)
+                recorder.end_epoch()
+
+
+def test_a_second_making_takes_only_what_is_new(tmp_path, monkeypatch):
+    own_runs(tmp_path / "runs")
+    out = tmp_path / "report.html"
+    read = []
+    entry_of = page.entry_of
+    monkeypatch.setattr(page, "entry_of", lambda run: read.append(run.folder.name) or entry_of(run))
+
+    def make(*more):
+        read.clear()
+        assert main(["report", str(tmp_path / "runs"), "--out", str(out), *more]) == 0
+        return list(read)
+
+    assert make() == ["a", "b"]
+    first = out.read_text()
+    assert make() == []
+    assert out.read_text() == first
+    with Run.resume(tmp_path / "runs" / "b") as run:
+        run.epoch(4, {"loss": 0.125})
+    assert make() == ["b"]
+    assert data_of(out)["runs"][1]["columns"]["loss"][-1] == 0.125
+    assert make("--no-landscapes") == ["a", "b"]  # of another question
+    (kept,) = (pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "optstudy" / "reports").iterdir()
+    for odd in ("{", "[]", '{"of": 3}'):
+        kept.write_text(odd)
+        assert make() == ["a", "b"]
 
 
 # In a browser.
@@ -189,7 +286,7 @@ def tab(browser):
 
 def open_report(tab, out) -> None:
     tab.goto(out.as_uri())
-    tab.wait_for_selector("body[data-ready]")
+    tab.wait_for_selector("body[data-drawn]")
 
 
 def drawn(tab, chart: str) -> int:
@@ -300,16 +397,64 @@ def test_a_page_begins_with_one_study(tmp_path, tab):
     assert listed.count() == 1
 
 
-@pytest.mark.slow
-def test_fifty_runs_are_quick_to_open(tmp_path, tab):
-    layers = [f"layer{i}.weight" for i in range(12)]
-    for seed in range(50):
-        write_run(tmp_path / "runs" / f"{seed:02}", epochs=200, layers=layers, seed=seed)
+def test_clicks_through_layers_distributions_alerts_and_pairs(tmp_path, tab):
+    own_runs(tmp_path / "runs")
     out = tmp_path / "report.html"
     assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
-    size = out.stat().st_size
-    started = time.perf_counter()
     open_report(tab, out)
-    print(f"{size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s to open")
-    assert size < 15e6
+    # Alerts of the runs that are chosen.
+    assert "lr 5.0, epoch 1: update_ratio above 0.5" in tab.inner_text("#alerts")
+    # What tells the two apart, and the loss of both.
+    table = tab.inner_text("#pair-table tbody")
+    assert re.search(r"configuration\s+lr\s+0.5\s+5", table)
+    assert drawn(tab, "pair-chart") == 2
+    # Layers over epochs and over steps; those with the largest numbers.
+    lines = "document.getElementById('heat').data[0].y.length"
+    assert tab.evaluate(lines) == 4
+    tab.select_option("#top", "5")
+    assert tab.evaluate(lines) == 4
+    tab.select_option("#over", "steps")
+    tab.select_option("#measure", "act_zeros")
+    assert tab.evaluate(lines) == 3
+    assert tab.evaluate("document.getElementById('heat').data[0].x.length") == 3
+    # Distributions, of the network and of a layer; a line for zeros stands lowest.
+    shown = "document.getElementById('spread-chart')"
+    network = tab.evaluate(f"{shown}.data[0].z.flat()")
+    assert all(0 <= share <= 1 for share in network)
+    assert tab.evaluate(f"{shown}.data[0].text[0][0]") == "zero"
+    tab.select_option("#spread-of", "0.weight")
+    assert tab.evaluate(f"{shown}.data[0].z.flat()") != network
+    # One run has no pair; and two do again.
+    tab.uncheck("[data-run='1']")
+    assert not tab.is_visible("#pair-section")
+    tab.click("#all")
+    tab.click("#pair-only")
+    assert tab.inner_text("#count") == "2 of 2 shown"
+    assert tab.is_visible("#pair-section")
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_are_quick_to_open(tmp_path, tab):
+    layers = [f"layer{i}.weight" for i in range(12)]
+    for seed in range(10):
+        write_run(tmp_path / "runs" / f"{seed:03}", epochs=200, layers=layers, seed=seed)
+    for seed in range(10, 500):  # a row of its own transaction takes milliseconds
+        folder = tmp_path / "runs" / f"{seed:03}"
+        shutil.copytree(tmp_path / "runs" / f"{seed % 10:03}", folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"seed": seed}))
+    out = tmp_path / "report.html"
+    made = []
+    for _ in range(2):
+        started = time.perf_counter()
+        assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+        made.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    tab.goto(out.as_uri())
+    tab.wait_for_selector("body[data-ready]")
+    opened = time.perf_counter() - started
+    print(f"{out.stat().st_size / 1e6:.1f} MB, {opened:.1f} s to open, made in {made}")
+    assert out.stat().st_size < 50e6
+    assert opened < 6  # 3 on a machine that does nothing else
+    assert made[1] < made[0] / 2
     assert drawn(tab, "chart-loss") == 24  # what a page begins with

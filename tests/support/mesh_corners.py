@@ -272,11 +272,11 @@ def small_dtypes() -> None:
 
 def rows_of_the_whole() -> None:
     """A recorder measures what it does in one process, and goes on on other processes."""
-    from optstudy_core.instruments import QUANTITIES
+    from optstudy_core.instruments import INSTRUMENTS
     from optstudy_torch import Recorder
 
     pair = Pair("adamw")
-    names = [name for name in QUANTITIES if name != "loss"]
+    names = [name for name in INSTRUMENTS["all"] if name != "loss"]
     folder = [tempfile.mkdtemp()]
     torch.distributed.broadcast_object_list(folder)
 

@@ -18,9 +18,11 @@ from optstudy_core import geometry
 from optstudy_core import instruments as core
 from optstudy_core.records import Run
 from optstudy_torch import Recorder
+from optstudy_torch._ranks import scalar
 from optstudy_torch.lr_scheduler import CarefulLR
-from optstudy_torch.recorder import _sums
-from optstudy_torch.recorder.recorder import STEP
+from optstudy_torch.recorder import _copies, _small, _sums
+from optstudy_torch.recorder import recorder as recorder_module
+from optstudy_torch.recorder._measuring import STEP
 
 ALL = ("all",)
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -126,6 +128,9 @@ def test_the_run_has_the_same_bits(name: str, exact: bool) -> None:
 
 
 def test_no_host_synchronisation_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a device: on a CPU small layers and losses are read at once, which waits for nothing.
+    monkeypatch.setattr(_copies, "SMALL", 0)
+    monkeypatch.setattr(recorder_module, "_on_host", scalar)
     model, optimizer = build("torch.SGD")  # torch's Adam on the CPU reads its own step count
     recorder = Recorder(model, optimizer, epoch=ALL, step=ALL)
     train(model, optimizer, recorder, epochs=1)
@@ -215,7 +220,7 @@ def test_steps_are_what_numpy_finds(name: str) -> None:
             whole = core.measure(ALL, exact=False, given=given, **vectors)
             layers = {
                 n: core.measure(
-                    [q for q in core.QUANTITIES if q != "loss"],
+                    [q for q in core.INSTRUMENTS["all"] if q != "loss"],
                     exact=False,
                     given=given,
                     **{u: [column[i]] for u, column in vectors.items()},
@@ -280,7 +285,7 @@ def test_plain_epochs_are_close_to_exact_ones() -> None:
         rows.append(recorder.epochs)
     for a, b in zip(*rows, strict=True):
         assert a.keys() == b.keys()
-        for name in core.QUANTITIES:
+        for name in core.INSTRUMENTS["all"]:
             assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=True)  # the angle's root
 
 
@@ -293,7 +298,7 @@ def test_large_layers_are_summed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
         train(model, optimizer, recorder)
         found.append(recorder.steps)
     for a, b in zip(*found, strict=True):
-        for name in core.QUANTITIES:
+        for name in core.INSTRUMENTS["all"]:
             assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=True)  # the angle's root
 
 
@@ -756,3 +761,99 @@ def test_refused() -> None:
     saved = Recorder(other, torch.optim.SGD(other.parameters())).state_dict()
     with pytest.raises(ValueError, match="state_dict with 'weight'"):
         recorder.load_state_dict(saved)
+
+
+def test_sinks_are_given_what_the_run_is(tmp_path: Path) -> None:
+    rows: list[Any] = []
+    model, optimizer = build()
+    with Recorder(
+        model, optimizer, step=["loss"], every=2, run=tmp_path, sinks=[rows.append]
+    ) as recorder:
+        train(model, optimizer, recorder)
+    assert [(row["epoch"], row.get("step")) for row in rows] == [
+        (1, 2), (1, None), (2, 4), (2, 6), (2, None)
+    ]  # fmt: skip
+    run = Run.read(tmp_path)
+    assert identical([row for row in rows if "step" not in row], run.epochs)
+    assert [row for row in rows if "step" in row] == run.step_rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_layers_are_summed_together(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one array for all: the rows are those of layer by layer, also without a gradient."""
+
+    def rows() -> list[dict[str, Any]]:
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(4, 3), torch.nn.Linear(3, 1)
+        model = torch.nn.Sequential(*layers).to(dtype)
+        model[0].weight.data = model[0].weight.data.t().contiguous().t()  # not contiguous
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        with Recorder(model, optimizer, epoch=[], step=ALL) as recorder:
+            for t in range(4):
+                optimizer.zero_grad()
+                loss = model(torch.full((2, 4), 1.0 + t, dtype=dtype)).square().mean()
+                loss.backward()
+                if t == 2:
+                    model[1].bias.grad = None
+                optimizer.step()
+                recorder.step(loss)
+            assert all(p.grad_fn is None for p in recorder._state.last_step.tensors.values())
+        return recorder.steps
+
+    together = rows()
+    monkeypatch.setattr(_copies, "SMALL", 0)
+    apart = rows()
+    assert len(together) == len(apart) == 4
+    for one, other in zip(together, apart, strict=True):
+        for name in core.INSTRUMENTS["all"]:
+            assert one[name] == pytest.approx(other[name], rel=1e-9, nan_ok=True), name
+        for layer, entry in one["layers"].items():
+            expected = pytest.approx(other["layers"][layer], rel=1e-9, abs=1e-12, nan_ok=True)
+            assert entry == expected
+
+
+def test_small_layers_have_the_same_bits_after_a_resume_and_beside_profiles() -> None:
+    def made(step: Any) -> tuple[Any, Any, Recorder]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 1))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        return model, optimizer, Recorder(model, optimizer, epoch=[], step=step)
+
+    def go(model: Any, optimizer: Any, recorder: Recorder, begin: int, end: int) -> None:
+        for t in range(begin, end):
+            optimizer.zero_grad()
+            loss = model(torch.full((2, 4), 1.0 + t)).square().mean()
+            loss.backward()
+            optimizer.step()
+            recorder.step(loss)
+        recorder.flush()
+
+    whole = made(ALL)
+    go(*whole, 0, 4)
+    first, second, profiled = made(ALL), made(ALL), made([*ALL, "step_quantiles"])
+    go(*first, 0, 2)
+    for one, other in zip(first, second, strict=True):
+        other.load_state_dict(copy.deepcopy(one.state_dict()))
+    go(*second, 2, 4)
+    assert identical(second[2].steps, whole[2].steps)
+    go(*profiled, 0, 4)
+    for row, other in zip(profiled[2].steps, whole[2].steps, strict=True):
+        assert [row[name] for name in STEPS] == [other[name] for name in STEPS]
+
+
+STEPS = ("loss", "grad_norm", "step_size", "update_ratio", "distance")
+
+
+def test_much_that_is_put_aside_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_small, "MOST", 30)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(model, optimizer, epoch=[], step=["step_size", "grad_norm"]) as recorder:
+        for _ in range(5):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            assert recorder._sums._small._held <= 40
+    assert [row["step"] for row in recorder.steps] == [1, 2, 3, 4, 5]
+    assert recorder.steps[4]["grad_norm"] == pytest.approx(10 * math.sqrt(5))

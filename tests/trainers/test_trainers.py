@@ -19,9 +19,12 @@ pytestmark = [
 ]
 
 BLOCKS = [b for b in blocks(ROOT / "docs" / "trainers.md") if b.how == "needs"]
+RECORDED = [b for b in blocks(ROOT / "docs" / "recording.md") if b.how == "needs"]
 
 
-@pytest.mark.parametrize("block", [pytest.param(b, id=f"{b.of_what}-{b.line}") for b in BLOCKS])
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, id=f"{b.of_what}-{b.line}") for b in (*BLOCKS, *RECORDED)]
+)
 def test_blocks_of_the_page_run(block: Block) -> None:
     pytest.importorskip(block.of_what)
     block.run({"__name__": "guide"})
@@ -178,3 +181,27 @@ def test_averages_are_those_of_schedulefree(kind: str) -> None:
         torch.testing.assert_close(*params, rtol=1e-5, atol=1e-5)
         for optimizer in (one, other):
             optimizer.train()
+
+
+def test_loggers_are_sinks_of_a_recorder(tmp_path: Path) -> None:
+    """One of Lightning, and an ``Accelerator`` with a tracker."""
+    loggers = pytest.importorskip("lightning.pytorch.loggers")
+    accelerate = pytest.importorskip("accelerate")
+    from optstudy_torch import Recorder
+
+    csv = loggers.CSVLogger(tmp_path, name="csv")
+    accelerator = accelerate.Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
+    accelerator.init_trackers("tracked")
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(model, optimizer, step=["grad_norm"], sinks=[csv, accelerator]) as recorder:
+        for _ in range(3):
+            model(torch.ones(4, 2)).sum().backward()
+            optimizer.step()
+        recorder.end_epoch(0.5)
+    csv.save()
+    accelerator.end_training()
+    table = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text()
+    assert "epoch/loss" in table.splitlines()[0]
+    assert len(table.splitlines()) >= 4
+    assert list((tmp_path / "tracked").rglob("events.out.tfevents.*"))

@@ -1,0 +1,59 @@
+"""Time, samples and memory, by the clock and the books of the process."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from optstudy_core.arrays.numbers import is_number
+
+
+class Clock:
+    """Counts the time and the samples since the last row."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count from here."""
+        self._since, self._samples = time.perf_counter(), math.nan
+
+    def add(self, samples: float) -> None:
+        """Count samples; NaN as long as none are told."""
+        self._samples = samples if math.isnan(self._samples) else self._samples + samples
+
+    def seconds(self) -> float:
+        """Return the time since then."""
+        return time.perf_counter() - self._since
+
+    def samples(self) -> float:
+        """Return the samples since then."""
+        return self._samples
+
+
+def check_samples(samples: Any) -> float:
+    """Return a number of samples.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not is_number(samples) or not samples > 0:
+        raise ValueError(f"samples = {samples!r}: allowed are numbers > 0")
+    return float(samples)
+
+
+def process_peak() -> float:
+    """Return the peak memory of this process in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage knows the peak of the parent, where that is higher
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
+        return math.nan
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

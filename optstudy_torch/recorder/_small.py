@@ -1,0 +1,185 @@
+"""Sums of small layers on a CPU: side by side in one array of NumPy, those of many steps together.
+
+A call costs more than the sums of a small layer: within a step the vectors are only put aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+
+from optstudy_core import instruments as core
+
+from ._copies import Copies, Vectors, flat, read, side_by_side
+from ._layers import Layers
+from ._sums import Layout
+
+_OF_PARTS: Final[Mapping[str, Any]] = {
+    "dot": lambda starts, x, y: np.add.reduceat(x * y, starts, axis=1),
+    "total": lambda starts, x: np.add.reduceat(x, starts, axis=1),
+    "least": lambda starts, x: np.minimum.reduceat(x, starts, axis=1),
+    "greatest": lambda starts, x: np.maximum.reduceat(x, starts, axis=1),
+    "nonfinite": lambda starts, x: np.add.reduceat(
+        (~np.isfinite(x)).astype(np.float64), starts, axis=1
+    ),
+    "below": lambda starts, x, y: np.add.reduceat((x * x < y).astype(np.float64), starts, axis=1),
+}
+"""The reductions of :data:`optstudy_core.instruments.REDUCE`, of parts of arrays (steps, n)."""
+
+MOST: Final = 1 << 21
+"""Elements that are put aside at most."""
+
+
+class Aside(NamedTuple):
+    """Vectors of a step that are put aside: one tensor each, of all layers."""
+
+    usable: tuple[core.Reduction, ...]
+    starts: np.ndarray
+    flat: dict[str, torch.Tensor]
+
+
+_COPIED: Final = ("step", "previous", "displacement")
+
+
+class SmallLayers:
+    """Sums of all layers at once, where all of them are small, dense and on the CPU."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[Any, Layout] = {}
+        self._held = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is put aside that it should be summed."""
+        return self._held > MOST
+
+    def put_aside(
+        self,
+        reductions: Sequence[core.Reduction],
+        wanted: Iterable[str],
+        layers: Layers,
+        before: Copies,
+        last: Copies,
+        origin: Copies,
+    ) -> tuple[Aside, Layout] | None:
+        """Return the vectors of a step, to be summed later; ``None`` where layers are not small.
+
+        Args:
+            reductions: what is summed.
+            wanted: names of vectors.
+            layers: the parameters.
+            before: the parameters before the step; the step, once it is needed.
+            last: the step before; nothing before the first.
+            origin: the parameters from which a displacement is measured.
+        """
+        if not layers.small or not layers.params[0].is_cpu:
+            return None
+        size = int(layers.starts[-1]) + layers.params[-1].numel()
+        # Nothing is formed in place before it is known that nothing is missing.
+        known: dict[str, torch.Tensor | None] = {}
+        absent = set()
+        for u in wanted:
+            if u == "previous" and not last.tensors:
+                absent.add(u)
+            elif u in _COPIED:
+                own = {"step": before, "previous": last, "displacement": origin}[u].flat
+                if own is None or own.numel() != size:
+                    return None
+                known[u] = own
+            elif u == "params":
+                known[u] = None
+            else:
+                column = layers.column(u)
+                if not _fit(column, layers.params):
+                    return None
+                known[u] = side_by_side([x for x in column if x is not None])
+        now = side_by_side(layers.params)
+        found: dict[str, torch.Tensor] = {}
+        for u, own in known.items():
+            if own is None:
+                found[u] = now
+            elif u == "step":
+                found[u] = torch.sub(now, own, out=own)
+            else:
+                found[u] = now - own if u == "displacement" else own
+        return self._aside(reductions, layers, found, absent)
+
+    def put_aside_whole(
+        self, reductions: Sequence[core.Reduction], vectors: Vectors, layers: Layers
+    ) -> tuple[Aside, Layout] | None:
+        """Return the same from vectors that are not side by side: the bits are the same.
+
+        Args:
+            reductions: what is summed.
+            vectors: tensors and differences of each layer, which are formed here; of a ``DTensor``
+                the whole.
+            layers: the parameters.
+        """
+        if not layers.small_as_whole:
+            return None
+        absent = {u for u, c in vectors.items() if u == "previous" and all(x is None for x in c)}
+        there = {u: column for u, column in vectors.items() if u not in absent}
+        if not there or not all(_fit(column, layers.params) for column in there.values()):
+            return None
+        found = {u: side_by_side([read(flat(x)) for x in c]) for u, c in there.items()}
+        return self._aside(reductions, layers, found, absent)
+
+    def _aside(
+        self,
+        reductions: Sequence[core.Reduction],
+        layers: Layers,
+        found: dict[str, torch.Tensor],
+        absent: set[str],
+    ) -> tuple[Aside, Layout]:
+        usable = [(k, r) for k, r in enumerate(reductions) if absent.isdisjoint(r.vectors)]
+        self._held += sum(x.numel() for x in found.values())
+        layout = self._layout(layers, tuple(reductions), tuple(found), usable, absent)
+        return Aside(tuple(r for _, r in usable), layers.starts, found), layout
+
+    @np.errstate(all="ignore")
+    def sums(self, steps: Sequence[tuple[Layout, Aside]]) -> list[list[torch.Tensor]]:
+        """Return the sums of steps whose vectors were put aside, as ``Blocks`` has them."""
+        self._held = 0
+        made: list[list[torch.Tensor]] = []
+        for _, group in groupby(steps, lambda step: id(step[0])):
+            asides = [aside for _, aside in group]
+            usable, starts, first = asides[0]
+            if not usable:
+                made += [[] for _ in asides]
+                continue
+            wide = {
+                u: np.stack([aside.flat[u].numpy() for aside in asides]).astype(np.float64)
+                for u in first
+            }
+            found = [_OF_PARTS[r.kind](starts, *(wide[u] for u in r.vectors)) for r in usable]
+            made += [[torch.from_numpy(row)] for row in np.concatenate(found, axis=1)]
+        return made
+
+    def _layout(
+        self,
+        layers: Layers,
+        reductions: tuple[core.Reduction, ...],
+        found: tuple[str, ...],
+        usable: Sequence[tuple[int, core.Reduction]],
+        absent: set[str],
+    ) -> Layout:
+        sizes = tuple(p.numel() for p in layers.params)
+        key = (reductions, found, bool(absent), sizes)
+        if key not in self._layouts:
+            count = len(sizes)
+            places = [(i, k) for k, _ in usable for i in range(count)]
+            vectors: dict[str, Any] = dict.fromkeys(found, layers.params)
+            vectors |= dict.fromkeys(absent, [None] * count)
+            self._layouts[key] = Layout([np.array(places).reshape(-1, 2)], vectors, count)
+        return self._layouts[key]
+
+
+def _fit(column: Sequence[Any], params: Sequence[torch.Tensor]) -> bool:
+    return all(
+        x is not None and x.dtype == p.dtype and x.numel() == p.numel() and x.device == p.device
+        for x, p in zip(column, params, strict=True)
+    )

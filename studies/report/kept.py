@@ -1,0 +1,75 @@
+"""What a report has read of its runs, kept for the next report in the user's own cache.
+
+Not beside the runs: their folders may be anybody's, and what is read here goes into the page as it
+is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from optstudy_core import __version__
+from optstudy_core.records import write_text
+
+_FORMAT = 1
+
+
+class Kept:
+    """Entries of runs that have not changed since the last report of the same name.
+
+    Args:
+        out: the file of the report.
+        asked: what else the entries depend on, JSON values.
+    """
+
+    def __init__(self, out: pathlib.Path, asked: Sequence[Any]) -> None:
+        self._of = [_FORMAT, __version__, *asked]
+        name = hashlib.sha256(str(out.absolute()).encode(errors="replace")).hexdigest()[:32]
+        self._file = _folder() / f"{name}.json"
+        self._old: dict[str, Any] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+            if found["of"] == self._of:
+                self._old = found["entries"]
+        self._new: dict[str, Any] = {}
+
+    def get(self, folder: pathlib.Path) -> dict[str, Any] | None:
+        """Return the entry of a run, if the run is as it was."""
+        found = self._old.get(str(folder.absolute()))
+        if found is None or found["stamp"] != _stamp(folder):
+            return None
+        entry: dict[str, Any] = found["entry"]
+        return entry
+
+    def put(self, folder: pathlib.Path, entry: Mapping[str, Any]) -> None:
+        """Keep the entry of a run."""
+        with suppress(OSError):
+            self._new[str(folder.absolute())] = {"stamp": _stamp(folder), "entry": entry}
+
+    def write(self) -> None:
+        """Write what is kept; a full disk is no reason to have no report."""
+        text = json.dumps({"of": self._of, "entries": self._new})
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._file, text)
+
+
+def _folder() -> pathlib.Path:
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "optstudy" / "reports"
+
+
+def _stamp(folder: pathlib.Path) -> list[int]:
+    """Return what changes when a run is written to."""
+    found = []
+    for name in ("config.json", "records.sqlite", "checkpoints", "report.npz"):
+        if (folder / name).exists():
+            status = (folder / name).stat()
+            found += [status.st_mtime_ns, status.st_size]
+    return found
