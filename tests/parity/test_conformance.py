@@ -31,7 +31,8 @@ from parity.peers import torch_optim
 PEERS, _ = peers.collect()
 
 
-SLOW = ("adafactor", "muon", "shampoo", "soap")  # seconds to tens of them for each
+SLOW = ("adafactor", "adamuon", "muon", "normuon", "shampoo", "soap")
+"""Seconds to tens of them for each."""
 COMPILED = ("optax", "keras")  # a second for each pair
 
 

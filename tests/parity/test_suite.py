@@ -61,7 +61,7 @@ def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
 # operation, and what is compiled for each case, takes most of the time; products of matrices take
 # as long as hundreds of other operations, and no other backend takes another path after 60 steps.
 _MANY = dict.fromkeys(backends.NAMES, 8) | {"jax": 2, "jax-jit": 3}
-_OF_MATRICES = {"muon", "shampoo", "soap"}
+_OF_MATRICES = {"adamuon", "muon", "normuon", "shampoo", "soap"}
 
 
 @pytest.mark.slow
