@@ -6,7 +6,7 @@ SITE := docs/_build/html
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study parity test test-all test-trainers lint bench docs algorithm clean
+.PHONY: help setup study parity test test-all test-trainers evidence lint bench docs algorithm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in
 	.venv-trainers/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[trainers]'
 	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers
+
+evidence: setup  ## try every mutant that the ledger does not know, and print it (hours if empty); SHARD=2/6
+	PYTHONPATH=tests/support $(BIN)/python -m evidence $(if $(SHARD),--shard $(SHARD))
 
 lint: setup  ## check style, spelling, types and what may import what
 	$(BIN)/ruff check
