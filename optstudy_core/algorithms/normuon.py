@@ -20,11 +20,11 @@ Source: Li et al. 2025, Algorithm 1 (`li2025normuon`).
 
 from __future__ import annotations
 
-import math
+import functools
 from typing import Any, NamedTuple
 
 from optstudy_core.arrays import blocks
-from optstudy_core.arrays.axes import axis_mean, reshaped
+from optstudy_core.arrays.axes import axis_mean, rearranged, reshaped
 from optstudy_core.arrays.blocks import matrixwise
 from optstudy_core.arrays.leafwise import is_nothing, nothing, shapewise
 from optstudy_core.arrays.namespace import Array, namespace, no_steps
@@ -66,10 +66,13 @@ def init(
     found = blocks.matrices_of(params.shape, output_axis, reduction_axis, split)
     if found is None:
         return NorMuonState(b=none, m=zeros, v=zeros, t=t)
-    v = zeros
-    for axis in found.reductions:
-        v = axis_mean(v, axis)
-    return NorMuonState(b=zeros, m=none, v=reshaped(v, (math.prod(v.shape),)), t=t)
+    v = rearranged(functools.partial(_rows_of, reductions=found.reductions), zeros)
+    return NorMuonState(b=zeros, m=none, v=v, t=t)
+
+
+def _rows_of(zeros: Any, reductions: tuple[int, ...]) -> Any:
+    """Return a vector of zeros, one for each row of each matrix."""
+    return namespace(zeros).sum(zeros, axis=reductions).reshape(-1)
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
