@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 SITE := docs/_build/html
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(STATUS),--status)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup study parity test test-all test-trainers evidence lint bench docs algorithm clean
@@ -27,7 +27,7 @@ study: setup  ## train two networks in both frameworks, draw, and make runs/inde
 parity: setup  ## hold every backend against NumPy, bit by bit (long)
 	$(BIN)/python -m parity
 
-test: setup  ## run the quick tests; TESTS=tests/core for a part
+test: setup  ## run the quick tests; TESTS=tests/core for a part, STATUS=1 to add a row to docs/status.md
 	$(PYTEST) $(TESTS)
 
 test-all: setup  ## run all tests (hours); SHARD=2/6 for the second of six parts
