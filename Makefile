@@ -6,7 +6,7 @@ SITE := docs/_build/html
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(STATUS),--status)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study parity test test-all test-trainers evidence lint bench docs algorithm clean
+.PHONY: help setup study parity test test-all test-trainers test-versions evidence lint bench docs algorithm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,22 @@ test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in
 		--constraint constraints.txt --editable '.[trainers]'
 	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers
 
+VERSIONS ?= oldest newest
+TABLE := -m pytest --status tests/test_every_property.py
+
+test-versions: $(VERSIONS:%=versions-%)  ## run the quick table on the oldest and newest torch and JAX; VERSIONS=here
+
+versions-here:
+	$(PYTHON) $(TABLE)
+
+versions-%:
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	$(PYTHON) tests/support/versions.py $* > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--upgrade-strategy eager --constraint .venv-$*/constraints.txt \
+		--editable '.[parity,records]' flax pytest
+	.venv-$*/bin/python $(TABLE)
+
 evidence: setup  ## try every mutant that the ledger does not know, and print it (hours if empty); SHARD=2/6
 	PYTHONPATH=tests/support $(BIN)/python -m evidence $(if $(SHARD),--shard $(SHARD))
 
@@ -62,4 +78,4 @@ algorithm: setup  ## write what follows from a new file optstudy_core/algorithms
 	PYTHONPATH=tests/support $(BIN)/python -m new_algorithm $(NAME)
 
 clean:  ## remove .venv, the site and the runs
-	rm -rf .venv .venv-trainers docs/_build runs
+	rm -rf .venv .venv-trainers .venv-oldest .venv-newest docs/_build runs
