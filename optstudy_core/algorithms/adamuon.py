@@ -15,7 +15,8 @@ matrices, and what their rows are, is as in :mod:`~optstudy_core.muon`; every ot
 The authors' program looks ahead (``nesterov=True``) and rounds O to bfloat16. Their program for
 Megatron takes no signs, and another β for V.
 
-Source: Si et al. 2025, Algorithm 1 of the third version (`si2025adamuon`).
+Source: Si et al. 2025, Algorithm 1 of the third version (`si2025adamuon`); the iteration: Jordan et
+al. 2024 (`jordan2024muon`).
 """
 
 from __future__ import annotations

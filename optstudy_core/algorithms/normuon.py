@@ -15,7 +15,8 @@ The authors' program looks ahead (``nesterov=True``) and keeps Muon's size (``co
 ‖Oₜ‖·√max(1, n/m) instead of r·√(n·m)). It rounds O to bfloat16, and adds 1e-7 to the norm of B
 instead of taking at least ε.
 
-Source: Li et al. 2025, Algorithm 1 (`li2025normuon`).
+Source: Li et al. 2025, Algorithm 1 (`li2025normuon`); the iteration: Jordan et al. 2024
+(`jordan2024muon`).
 """
 
 from __future__ import annotations
