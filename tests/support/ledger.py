@@ -95,12 +95,17 @@ def row_digest(module: str, label: str) -> str:
         return module_digest(module)
     kind, name, *part = label.split(" ")
     if part:
-        dialect = None if part[0] == "-" else part[0]
-        paths = golden_bits.golden_files().items()
-        check = [p.read_text(encoding="utf-8") for p, own in paths if own == (name, dialect)]
+        check = _golden_file(name, None if part[0] == "-" else part[0])
     else:
-        check = [reach.used_by(Path(formula_contracts.__file__), kind)]
-    return reach.digest([module_digest(module), *check, *map(reach.text_of, _files(name))])
+        check = reach.used_by(Path(formula_contracts.__file__), kind)
+    return reach.digest([module_digest(module), check, *map(reach.text_of, _files(name))])
+
+
+@cache
+def _golden_file(name: str, dialect: str | None) -> str:
+    paths = golden_bits.golden_files().items()
+    (path,) = [path for path, own in paths if own == (name, dialect)]
+    return path.read_text(encoding="utf-8")
 
 
 def reasons_digest(module: str) -> str:
