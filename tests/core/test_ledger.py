@@ -14,7 +14,7 @@ import pytest
 import reach
 
 KNOWN = ledger.read()
-SOME, OF_EACH = 4, 5
+SOME, OF_EACH = 10, 2
 """Modules and mutants of each that are tried again: another twenty each time."""
 
 
