@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 SITE := docs/_build/html
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(STATUS),--status)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study parity test test-all test-trainers lint bench docs algorithm clean
+.PHONY: help setup study parity test test-all test-trainers test-versions evidence lint bench docs algorithm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -27,7 +27,7 @@ study: setup  ## train two networks in both frameworks, draw, and make runs/inde
 parity: setup  ## hold every backend against NumPy, bit by bit (long)
 	$(BIN)/python -m parity
 
-test: setup  ## run the quick tests; TESTS=tests/core for a part
+test: setup  ## run the quick tests; TESTS=tests/core for a part, STATUS=1 to add a row to docs/status.md
 	$(PYTEST) $(TESTS)
 
 test-all: setup  ## run all tests (hours); SHARD=2/6 for the second of six parts
@@ -39,6 +39,25 @@ test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in
 	.venv-trainers/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[trainers]'
 	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers
+
+VERSIONS ?= oldest newest
+TABLE := -m pytest --status tests/test_every_property.py
+
+test-versions: $(VERSIONS:%=versions-%)  ## run the quick table on the oldest and newest torch and JAX; VERSIONS=here
+
+versions-here:
+	$(PYTHON) $(TABLE)
+
+versions-%:
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	$(PYTHON) tests/support/versions.py $* > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--upgrade-strategy eager --constraint .venv-$*/constraints.txt \
+		--editable '.[parity,records]' flax pytest
+	.venv-$*/bin/python $(TABLE)
+
+evidence: setup  ## try every mutant that the ledger does not know, and print it (hours if empty); SHARD=2/6
+	PYTHONPATH=tests/support $(BIN)/python -m evidence $(if $(SHARD),--shard $(SHARD))
 
 lint: setup  ## check style, spelling, types and what may import what
 	$(BIN)/ruff check
@@ -59,4 +78,4 @@ algorithm: setup  ## write what follows from a new file optstudy_core/algorithms
 	PYTHONPATH=tests/support $(BIN)/python -m new_algorithm $(NAME)
 
 clean:  ## remove .venv, the site and the runs
-	rm -rf .venv .venv-trainers docs/_build runs
+	rm -rf .venv .venv-trainers .venv-oldest .venv-newest docs/_build runs

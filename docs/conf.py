@@ -12,7 +12,7 @@ import optstudy_core
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _extensions import algorithm_pages, curves, docstrings, equations
+from _extensions import algorithm_pages, curves, docstrings, equations, expected
 
 # Pages use the short public paths (optstudy_core.geometry), wherever the file is.
 for short in optstudy_core.__all__:
@@ -21,6 +21,7 @@ for short in optstudy_core.__all__:
 
 algorithm_pages.write()
 curves.draw(Path(__file__).parent / "_generated" / "schedules.svg")
+expected.write(Path(__file__).parent / "_generated" / "differences.md")
 equations.write_font()
 
 project = "optstudy"
@@ -36,8 +37,10 @@ exclude_patterns = [
     "_build",
     "_extensions",
     "_generated/algorithms/table.md",
+    "_generated/differences.md",
     "performance_notes.md",
     "gpu_notes.md",
+    "status.md",
 ]
 html_theme = "furo"
 html_title = f"optstudy {version}"

@@ -53,7 +53,7 @@ def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str
 
 _PUBLIC = {
     "arrays": "axes doubles eigen exact_sum geometry leafwise leaves matrix reductions",
-    "parts": "bias_correction loss_model momentum_schedule power schedule_free states"
+    "parts": "bias_correction loss_model momentum_schedule newton_schulz power schedule_free states"
     " terms trust_ratio",
     "algorithms": " ".join(ALGORITHMS),
 }

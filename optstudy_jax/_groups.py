@@ -49,12 +49,14 @@ def _has_outputs_last(part: Part, tx: Any) -> bool:
     """Tell whether the last axis is the outputs, and all others the inputs, as in Flax.
 
     In PyTorch's order of axes the outputs are the first, which ``None`` says where that is usual.
-    Muon's step is the same then, in whatever order its columns are. Shampoo and SOAP keep a matrix
-    of the columns, which has their order.
+    The step of Muon and of AdaMuon is the same then, in whatever order the columns are. Shampoo and
+    SOAP keep a matrix of the columns, which has their order, and NorMuon adds them in that order.
     """
     values = part.hyperparameters
     last = values.get("output_axis") in (-1, (-1,)) and values.get("reduction_axis") is None
-    return part.algorithm.name == "muon" and last and not hasattr(tx.update, "torch_axes")
+    return (
+        part.algorithm.name in ("adamuon", "muon") and last and not hasattr(tx.update, "torch_axes")
+    )
 
 
 def prefix_of(made: Model, params: Any) -> str:

@@ -42,9 +42,10 @@ def in_torch_layout(
 ) -> optax.GradientTransformationExtraArgs:
     """Return an optimizer to which every leaf has PyTorch's order of axes.
 
-    What looks at rows and columns (Adafactor, Muon, Shampoo, SM3, SOAP) is another rule for a
-    transposed kernel. With this it makes the step that the same optimizer makes in PyTorch, to the
-    last bit; its state is that of the arrays in PyTorch's order. Other rules do not need it.
+    What looks at rows and columns (Adafactor, AdaMuon, Muon, NorMuon, Shampoo, SM3, SOAP) is
+    another rule for a transposed kernel. With this it makes the step that the same optimizer makes
+    in PyTorch, to the last bit; its state is that of the arrays in PyTorch's order. Other rules do
+    not need it.
 
     Args:
         tx: the optimizer.

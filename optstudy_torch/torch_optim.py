@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from optstudy_core import ALGORITHMS, Algorithm, muon
+from optstudy_core import ALGORITHMS, Algorithm, newton_schulz
 from optstudy_core.arrays.numbers import is_number
 
 from ._arguments import TUPLES, arguments_of, completed, selected
@@ -266,7 +266,7 @@ def _scalar_dtype() -> torch.dtype:
 
 
 def _muon_of_torch(group: dict[str, Any]) -> dict[str, Any]:
-    iterations = muon.triples(group["ns_coefficients"], group["ns_steps"])
+    iterations = newton_schulz.triples(group["ns_coefficients"], group["ns_steps"])
     rms, name = group["consistent_rms"], group["adjust_lr_fn"]
     names = {0.0: name, 0.2: "match_rms_adamw"}
     if len({*iterations}) != 1 or rms not in names:

@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from optstudy_core import ALGORITHMS, WRAPPERS
 from optstudy_core._extras import extra
 
 from . import backends, conformance, digest
-from .epochs import METHODS
 from .suite import (
     DTYPE_NAMES,
-    EPOCH,
     QUANTITIES,
     Cell,
     Report,
     check_arguments,
     check_cell,
+    everything,
     find_subject,
     replay,
 )
@@ -93,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             names = _split(arguments.algorithms)
             if names == ["all"]:
-                wrapped = [f"{wrapper}_adam" for wrapper in WRAPPERS]
-                names = [*ALGORITHMS, *wrapped, *(EPOCH + method for method in METHODS)]
+                names = everything()
             subjects = [find_subject(name) for name in names]
             dtypes = _split(arguments.dtypes)
             chosen = check_arguments(

@@ -164,15 +164,17 @@ class Measured:
 
     @property
     def expected(self) -> bool:
-        """Whether the two are the same, or differ for a cause that is known."""
-        return self.same == (not self.peer.cause)
+        """Whether the two are the same, or differ as :mod:`parity.differences` says."""
+        difference = self.peer.difference
+        return self.same if difference is None else BOUND < self.float64 <= difference.largest
 
     @property
     def verdict(self) -> str:
         """What the table says."""
+        difference = self.peer.difference
         if not self.expected:
             return "same, though said to differ" if self.same else "**differs**"
-        return "same" if self.same else f"differs: {self.peer.cause}"
+        return "same" if difference is None else f"differs: {difference.cause}"
 
 
 def measure(peer: Peer, *, float32: bool = True, quick: bool = False) -> Measured:

@@ -16,6 +16,8 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.catalogue.table import find
 
+from .differences import EXPECTED, Difference
+
 Arrays = list[np.ndarray]
 
 
@@ -59,7 +61,6 @@ class Peer:
         settings: its arguments, for the table.
         ours: runs ours.
         theirs: runs the library's.
-        cause: why the two differ, where they do; empty where they must be the same.
         scheduled: whether the learning rate can change from step to step.
         gaps: whether a gradient can be ``None``.
         even: train on gradients of one size: eigenvectors of tiny eigenvalues are mere roundings,
@@ -72,7 +73,6 @@ class Peer:
     settings: Mapping[str, Any]
     ours: Runner
     theirs: Runner
-    cause: str = ""
     scheduled: bool = True
     gaps: bool = False
     even: bool = False
@@ -81,6 +81,11 @@ class Peer:
     def label(self) -> str:
         """What it is called in tests and tables."""
         return f"{self.algorithm} {self.dialect}: {self.name}({show(self.settings)})"
+
+    @property
+    def difference(self) -> Difference | None:
+        """How the two differ, as is expected; ``None`` where they must be the same."""
+        return EXPECTED.get(self.label)
 
 
 def show(settings: Mapping[str, Any]) -> str:

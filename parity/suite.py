@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 
-from optstudy_core import WRAPPERS, Algorithm
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from optstudy_core.arrays.numbers import nearest
 from optstudy_core.catalogue.table import find
 
@@ -151,6 +151,23 @@ def _named(name: str) -> Algorithm:
 
 
 EPOCH = "epoch."
+
+
+def everything() -> list[str]:
+    """Return the names of all that the command runs by default.
+
+    Every algorithm, every wrapper around Adam, wrappers in one another, and every epoch method.
+    """
+    wrapped = [f"{wrapper}_adam" for wrapper in WRAPPERS]
+    return [*ALGORITHMS, *wrapped, *NESTED, *(EPOCH + method for method in epoch_methods.METHODS)]
+
+
+NESTED = (
+    "averaged_skipping_accumulated_clipped_adamw",
+    "lookahead_clipped_by_value_cautious_clipped_by_unit_sgd",
+    "mechanic_sam_lion",
+)
+"""Wrappers in one another, each of them once."""
 
 
 def subject_name(subject: Subject) -> str:

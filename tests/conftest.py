@@ -38,6 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a session say what it ran, and where."""
+    parser.addoption("--status", action="store_true", help="add a row to docs/status.json")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Add the row; a worker of several has none of its own."""
+    if session.config.getoption("--status") and not hasattr(session.config, "workerinput"):
+        import status
+
+        status.record(session.config)
+
+
 def pytest_report_header() -> str | None:
     """Say which part runs."""
     part, parts = _shard()

@@ -24,7 +24,7 @@ CAPTION = (
     "{cite:p}`beale1958iterative`. The learning rate is the one of nine, from 1e-4 to 1, that ends "
     "lowest; everything else is the default. ○ start, ★ end, + minimum."
 )
-FOR_MATRICES = ("adafactor", "muon", "soap")
+FOR_MATRICES = ("adafactor", "adamuon", "muon", "normuon", "soap")
 """What treats a vector as another algorithm does."""
 MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
 _GOLDEN = pathlib.Path(__file__).parents[2] / "tests" / "golden"

@@ -37,17 +37,15 @@ the coefficients ``"polar_express"``: Amsel et al. 2025 (`amsel2025polar`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from optstudy_core.arrays import blocks
 from optstudy_core.arrays.blocks import matrixwise
 from optstudy_core.arrays.leafwise import is_nothing, nothing, shapewise
-from optstudy_core.arrays.matrix import gram, matmul, transposed
 from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps
-from optstudy_core.arrays.numbers import is_number
-from optstudy_core.arrays.reductions import leaf_norm
+from optstudy_core.parts import newton_schulz
 from optstudy_core.parts.bias_correction import correction
+from optstudy_core.parts.newton_schulz import orthogonal, stretch
 from optstudy_core.parts.terms import decoupled_decay, objective_gradient
 
 from . import adamw
@@ -74,39 +72,6 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
 """What the fields of the state are called elsewhere."""
-
-STEPS = 5
-"""Iterations with one triple."""
-
-_POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-)
-
-COEFFICIENTS = {
-    "simple": ((3.4445, -4.775, 2.0315),) * STEPS,
-    "quintic": (
-        (4.0848, -6.8946, 2.9270),
-        (3.9505, -6.3029, 2.6377),
-        (3.7418, -5.5913, 2.3037),
-        (2.8769, -3.1427, 1.2046),
-        (2.8366, -3.0525, 1.2012),
-    ),
-    "polar_express": (
-        *((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS),
-        (1.875, -1.25, 0.375),
-    ),
-}
-"""Triples by name.
-
-``"quintic"`` is Jiacheng You's, as NVIDIA's Emerging-Optimizers call it (optax: ``"dion"``);
-``"polar_express"`` that of Amsel et al., Algorithm 1, with the factor 1.01 for what is rounded.
-"""
 
 ADJUSTED = {"original": 0.0, "match_rms_adamw": 0.2}
 """What ``consistent_rms`` is by torch's ``adjust_lr_fn``."""
@@ -146,10 +111,8 @@ def init(
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
     """Refuse coefficients and axes that cannot be."""
-    steps, name = hyperparameters["ns_steps"], hyperparameters["adjust_lr_fn"]
-    if not (steps is None or (type(steps) is int and 0 <= steps < 100)):
-        raise ValueError(f"ns_steps = {steps!r}: allowed are None and whole numbers below 100")
-    triples(hyperparameters["ns_coefficients"], steps)
+    newton_schulz.check(hyperparameters)
+    name = hyperparameters["adjust_lr_fn"]
     if not (name is None or (isinstance(name, str) and name in ADJUSTED)):
         raise ValueError(
             f"adjust_lr_fn = {name!r}: allowed are None, {' and '.join(map(repr, ADJUSTED))}"
@@ -261,7 +224,6 @@ def update(
             cautious_decay=cautious_decay,
         )
         return MuonState(state.b, inner.m, inner.v, inner.t), step
-    xp = namespace(grad)
     g = objective_gradient(grad, None, maximize=maximize)
     t = state.t + 1
     b = momentum * state.b + (1 - momentum) * g
@@ -271,68 +233,10 @@ def update(
         g = g / correction(momentum, t)
     if nesterov:
         m = momentum * m + (1 - momentum) * g
-    norm = leaf_norm(m)
-    x = m / ((norm + eps) if eps_added else xp.maximum(norm, eps))
-    outputs, inputs = grad.shape
-    iterations = triples(ns_coefficients, ns_steps)
-    x = (
-        orthogonalized(x, iterations)
-        if outputs <= inputs
-        else transposed(orthogonalized(transposed(x), iterations))
-    )
+    x = orthogonal(m, ns_coefficients, ns_steps, eps, eps_added=eps_added)
     rms = consistent_rms if adjust_lr_fn is None else ADJUSTED[adjust_lr_fn]
-    if absent(rms):
-        scale = math.sqrt(max(1.0, outputs / max(inputs, 1)))
-    else:
-        scale = math.sqrt(max(outputs, inputs)) * rms
+    scale = stretch(grad.shape) if absent(rms) else math.sqrt(max(grad.shape)) * rms
     step = decoupled_decay(
         -(lr * scale) * x, params, lr=lr, weight_decay=weight_decay, cautious=cautious_decay
     )
     return MuonState(b, state.m, state.v, t), step
-
-
-def orthogonalized(x: Array, coefficients: Sequence[tuple[float, float, float]]) -> Array:
-    """Return what Newton and Schulz's iteration makes of a matrix with singular values up to 1.
-
-    >>> import numpy as np
-    >>> cubic = [(1.5, -0.5, 0.0)] * 10  # converges
-    >>> orthogonalized(np.array([[0.3, 0.4], [0.0, 0.5]]), cubic).round(3).tolist()
-    [[0.894, 0.447], [-0.447, 0.894]]
-    """
-    for a, b, c in coefficients:
-        square = gram(x, rough=True)
-        # A is symmetric, so A·A is A·Aᵀ.
-        x = a * x + matmul(b * square + c * gram(square, rough=True), x, rough=True)
-    return x
-
-
-def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, float, float]]:
-    """Return the triple of each iteration.
-
-    Raises:
-        ValueError: for anything but a triple of finite numbers, a tuple of them, and a name.
-
-    >>> triples((1.5, -0.5, 0.0), 2)
-    [(1.5, -0.5, 0.0), (1.5, -0.5, 0.0)]
-    """
-    known = isinstance(coefficients, str) and coefficients in COEFFICIENTS
-    given = COEFFICIENTS[coefficients] if known else coefficients
-    found = [given] * STEPS if _is_triple(given) else given
-    if (
-        not isinstance(found, tuple | list)
-        or not all(_is_triple(t) for t in found)
-        or (steps and not found)
-    ):
-        raise ValueError(
-            f"ns_coefficients = {coefficients!r}: allowed are a triple of finite numbers, a tuple "
-            f"with a triple for each iteration, and {', '.join(map(repr, COEFFICIENTS))}"
-        )
-    whole: list[Any] = [tuple(triple) for triple in found]
-    if steps is None:
-        return whole
-    return [*whole[:steps], *whole[-1:] * (steps - len(whole))]
-
-
-def _is_triple(value: Any) -> bool:
-    inside = isinstance(value, tuple | list) and len(value) == 3
-    return inside and all(is_number(x) and math.isfinite(x) for x in value)

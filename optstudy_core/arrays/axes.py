@@ -153,14 +153,15 @@ def _part(x: Any, axis: int, begin: int, end: int) -> Any:
     """Return a part along an axis, with zeros where it ends behind the array."""
     index = [slice(None)] * x.ndim
     index[axis] = slice(begin, end)
-    part = x[tuple(index)]
-    missing = end - begin - part.shape[axis]
-    if not missing:
-        return part
+    missing = end - max(begin, x.shape[axis])
+    if missing <= 0:
+        return x[tuple(index)]
     xp, shape = namespace(x), [*x.shape]
     shape[axis] = missing
     zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device_of(x))
-    return xp.concat([part, zeros], axis=axis)
+    if missing == end - begin:  # JAX takes no empty part of what lies on a mesh of explicit axes
+        return zeros
+    return xp.concat([x[tuple(index)], zeros], axis=axis)
 
 
 def device_of(x: Any) -> Any:

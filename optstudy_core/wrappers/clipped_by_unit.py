@@ -17,21 +17,28 @@ from typing import Any, NamedTuple
 
 from optstudy_core.arrays.axes import axis_sum, reshaped
 from optstudy_core.arrays.leafwise import shapewise
-from optstudy_core.arrays.namespace import Array, namespace
-from optstudy_core.arrays.reductions import leaf_norm
+from optstudy_core.arrays.namespace import Array, namespace, scalar
+from optstudy_core.arrays.reductions import global_norm, leaf_norm
+from optstudy_core.parts.evaluation import takes_inner_steps
 from optstudy_core.parts.terms import needed
 
 from ._around import Rule, around
 
 
+@takes_inner_steps
 class ClippedByUnitState(NamedTuple):
     """What an algorithm with adaptive clipping carries.
 
     Attributes:
         inner: the state of the algorithm.
+        norm: ‖g‖ of the last step, over all leaves (in torch: of a group); shape () per leaf, the
+            same for all; 0 at the start.
+        clipped_norm: ‖ĝ‖.
     """
 
     inner: Any
+    norm: Array
+    clipped_norm: Array
 
 
 def _norms(x: Array, units_last: bool) -> Array:
@@ -77,7 +84,8 @@ def clipped_by_unit(algorithm: Rule) -> Rule:
     """
 
     def init(inner: Any, params: Array) -> ClippedByUnitState:
-        return ClippedByUnitState(inner)
+        zero = scalar(params, 0.0)
+        return ClippedByUnitState(inner, zero, zero)
 
     def update(
         advance: Callable[..., Any],
@@ -92,7 +100,7 @@ def clipped_by_unit(algorithm: Rule) -> Rule:
         theta = needed(params, "clipped_by_unit")
         cut = _clipped(g, theta, clip_factor, unit_eps, units_last)
         inner, u = advance(state.inner, gradient=cut)
-        return ClippedByUnitState(inner), u
+        return ClippedByUnitState(inner, global_norm(g), global_norm(cut)), u
 
     own = {"clip_factor": 0.01, "unit_eps": 0.001, "units_last": False}
     return around(

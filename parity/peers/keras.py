@@ -90,7 +90,6 @@ def pair(
     algorithm: str,
     name: str,
     renamed: Mapping[str, str] | None = None,
-    cause: str = "",
     **given: Any,
 ) -> Peer:
     """Return our dialect "keras" and a class of Keras with the same arguments.
@@ -99,7 +98,6 @@ def pair(
         algorithm: a name of ``ALGORITHMS``.
         name: of the class.
         renamed: names of arguments besides :data:`NAMES`.
-        cause: why the two differ, if they do.
         given: Keras's arguments.
     """
     names = NAMES | dict(renamed or {})
@@ -111,7 +109,6 @@ def pair(
         given,
         core(algorithm, "keras", **ours),
         runner(name, **given),
-        cause,
     )
 
 
@@ -149,7 +146,6 @@ _ADAFACTOR = {
     "clip_threshold": "d",
 }
 
-_PARTS = "Keras has parts of it in float32"
 
 PEERS = [
     pair("sgd", "SGD"),
@@ -176,12 +172,11 @@ PEERS = [
     pair("rmsprop", "RMSprop", momentum=0.9, centered=True, epsilon=1e-5),
     pair("lion", "Lion"),
     pair("lion", "Lion", beta_1=0.8, beta_2=0.95, weight_decay=0.1),
-    pair("adafactor", "Adafactor", _ADAFACTOR, _PARTS),
+    pair("adafactor", "Adafactor", _ADAFACTOR),
     pair(
         "adafactor",
         "Adafactor",
         _ADAFACTOR,
-        "Keras takes the size of the parameters after their decay, and has parts in float32",
         learning_rate=0.5,
         beta_2_decay=-0.6,
         epsilon_1=1e-6,
@@ -189,7 +184,7 @@ PEERS = [
         clip_threshold=2.0,
         weight_decay=0.1,
     ),
-    pair("adafactor", "Adafactor", _ADAFACTOR, _PARTS, clip_threshold=0.9),
+    pair("adafactor", "Adafactor", _ADAFACTOR, clip_threshold=0.9),
     pair("lamb", "Lamb"),
     pair("lamb", "Lamb", beta_1=0.8, beta_2=0.95, epsilon=1e-5, weight_decay=0.1),
     moving("adam", "Adam", "beta_1", "beta_2", "epsilon"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -15,8 +15,6 @@ import optstudy_torch
 from parity.pairs import Arrays, Peer, Problem, Runner, average_of, core, rule
 
 from .moving import CYCLES, MOVES, Move
-
-NONE: Mapping[str, str] = {}
 
 
 @contextmanager
@@ -67,13 +65,12 @@ def runner(
     return run
 
 
-def pair(algorithm: str, name: str, cause: str = "", scheduled: bool = True, **given: Any) -> Peer:
+def pair(algorithm: str, name: str, scheduled: bool = True, **given: Any) -> Peer:
     """Return our class and torch's of the same name with the same arguments.
 
     Args:
         algorithm: what runs in ours.
         name: of the class.
-        cause: why the two differ, if they do.
         scheduled: whether the learning rate is read at every step.
         given: the arguments.
     """
@@ -86,8 +83,7 @@ def pair(algorithm: str, name: str, cause: str = "", scheduled: bool = True, **g
         runner(lambda p: ours(p, **given)),
         # One tensor after the other: what torch takes on the CPU, and it leaves .grad alone.
         runner(lambda p: theirs(p, foreach=False, **given)),
-        cause,
-        scheduled,
+        scheduled=scheduled,
         gaps=True,
     )
 
@@ -137,7 +133,7 @@ class _AdamWithAverage:
         return list(self._averaged.parameters())
 
 
-def _averaged(given: dict[str, Any], ours: dict[str, Any], cause: str = "", **theirs: Any) -> Peer:
+def _averaged(given: dict[str, Any], ours: dict[str, Any], **theirs: Any) -> Peer:
     """Return the averages of the parameters, ours and torch's.
 
     A leaf without a gradient has no step in ours, and one more of the same weights in torch's.
@@ -149,7 +145,6 @@ def _averaged(given: dict[str, Any], ours: dict[str, Any], cause: str = "", **th
         given,
         core("averaged", "torch", average_of, **ours),
         runner(lambda p: _AdamWithAverage(p, **theirs), lambda optimizer, _: optimizer.average()),
-        cause,
     )
 
 
@@ -212,13 +207,12 @@ def _clipped(wrapper: str, function: Callable[..., Any], bound: float, **ours: A
     )
 
 
-def moving(algorithm: str, name: str, causes: Mapping[str, str] = NONE, **given: Any) -> list[Peer]:
+def moving(algorithm: str, name: str, **given: Any) -> list[Peer]:
     """Return a pair for each way in which hyperparameters move, and for a group that comes late.
 
     Args:
         algorithm: what runs in ours.
         name: of the class.
-        causes: why the two differ, by what moves.
         given: the arguments.
     """
     ours, theirs = getattr(optstudy_torch, name), getattr(torch.optim, name)
@@ -236,7 +230,6 @@ def moving(algorithm: str, name: str, causes: Mapping[str, str] = NONE, **given:
                 {"under": under} | given,
                 runner(lambda p: ours(p, **given), move=move, late=late),
                 runner(lambda p: theirs(p, foreach=False, **given), move=move, late=late),
-                causes.get(under, ""),
                 scheduled=False,
                 gaps=True,
             )
@@ -253,7 +246,6 @@ def _muon(exact: bool, **given: Any) -> Peer:
         given,
         runner(lambda p: optstudy_torch.Muon(p, dialect=None, **given)),  # vectors too
         runner(lambda p: _MuonAndAdamW(p, exact, **given)),
-        "" if exact else "it iterates in bfloat16",
         gaps=True,
     )
 
@@ -266,7 +258,6 @@ PEERS = [
     _averaged(
         {"avg_fn": "get_ema_avg_fn(0.97)"},
         {"average_decay": 0.97},
-        "torch's average starts from the first weights, ours corrects its bias",
         avg_fn=torch.optim.swa_utils.get_ema_avg_fn(0.97),
     ),
     _accumulated(4),
@@ -308,7 +299,7 @@ PEERS = [
     pair("nadam", "NAdam", weight_decay=0.1, decoupled_weight_decay=True, maximize=True),
     pair("radam", "RAdam"),
     pair("radam", "RAdam", betas=(0.8, 0.95), eps=1e-6),
-    pair("radam", "RAdam", cause="torch's ρₜ cancels for β₂ near 1", betas=(0.9, 0.99999)),
+    pair("radam", "RAdam", betas=(0.9, 0.99999)),
     pair("radam", "RAdam", betas=(0.9, 0.5)),
     pair("radam", "RAdam", weight_decay=0.01, maximize=True),
     pair("radam", "RAdam", weight_decay=0.1, decoupled_weight_decay=True, maximize=True),

@@ -112,14 +112,21 @@ def test_there_and_back_and_the_next_step(name: str, given: dict[str, Any], file
     assert same(of_flax(net), of_torch(model))
 
 
-@pytest.mark.parametrize(("dialect", "first"), [slow("paper", None), ("optax", 0)])
-def test_muon_as_flax_has_its_matrices(dialect: str, first: int | None, file: str) -> None:
+@pytest.mark.parametrize(
+    ("title", "dialect", "first"),
+    [slow("Muon", "paper", None), ("Muon", "optax", 0), ("AdaMuon", "paper", None)],
+)
+def test_muon_as_flax_has_its_matrices(
+    title: str, dialect: str, first: int | None, file: str
+) -> None:
     """Outputs last and no layout around it: the same state but for its order of axes."""
     given = {"dialect": dialect, "weight_decay": 0.1, "ns_steps": 1}
-    model, optimizer = torch_run(optstudy_torch.Muon, 1, lr=1e-2, output_axis=first, **given)
+    model, optimizer = torch_run(
+        getattr(optstudy_torch, title), 1, lr=1e-2, output_axis=first, **given
+    )
     optstudy_torch.export_run(file, model, optimizer)
     net = InFlax()
-    tx = optstudy_jax.muon(1e-2, output_axis=-1, **given)
+    tx = getattr(optstudy_jax, title.lower())(1e-2, output_axis=-1, **given)
     own = nnx.Optimizer(net, tx, wrt=nnx.Param)
     notes = optstudy_jax.import_run(file, net, own).notes
     assert not any("output_axis" in note for note in notes)

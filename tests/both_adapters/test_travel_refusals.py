@@ -135,6 +135,7 @@ def test_rules_of_rows_and_columns_need_the_layout(file: Path) -> None:
         (table, optstudy_jax.muon(output_axis=-1)),  # as it is in PyTorch, and not the first axis
         ({"kernel": jnp.ones((N, N))}, optstudy_jax.muon()),
         ({"kernel": jnp.ones((N, N))}, optstudy_jax.shampoo(output_axis=-1)),
+        ({"kernel": jnp.ones((N, N))}, optstudy_jax.normuon(output_axis=-1)),
     ):
         refused(lambda tree=tree, tx=tx: optstudy_jax.export_run(file, tree, tx, tx.init(tree)),
                 "looks at rows and columns", "in_torch_layout")  # fmt: skip

@@ -19,7 +19,7 @@ def steps(name: str, **given: Any) -> list[np.ndarray]:
     rule, theta = ALGORITHMS[name], np.array([4.0, -4.0, 0.0, 2.0, -2.0], np.float32)
     if "decoupled_weight_decay" in rule.defaults():
         given["decoupled_weight_decay"] = True
-    shape = (1, 5) if name == "muon" else (5,)  # whose decay of vectors is another argument
+    shape = (1, 5) if "muon" in name else (5,)  # whose decay of vectors is another argument
     theta = theta.reshape(shape)
     values = rule.resolve(None, {"lr": 0.01, **given})
     state = rule.start(theta, values)

@@ -15,6 +15,7 @@ from optstudy_core import (
     clipped,
     clipped_by_unit,
     clipped_by_value,
+    eval_params,
     lookahead,
 )
 from optstudy_core.arrays.leaves import Leaves
@@ -95,3 +96,19 @@ def test_a_unit_is_bounded_by_its_weights() -> None:
     assert np.array_equal(found[True], found[False].T)
     lengths = np.linalg.norm(found[False], axis=1)
     assert np.allclose(lengths, 0.1 * np.linalg.norm(theta, axis=1), rtol=1e-6)
+
+
+def test_the_norms_of_units_that_are_cut_are_in_the_state() -> None:
+    rule = clipped_by_unit(ALGORITHMS["sgd"])
+    g, theta = tree([[3.0, 0.0], [0.0, 4.0]], 12.0), tree([[1.0, 0.0], [0.0, 9.0]], 1.0)
+    state, step = rule.update(rule.init(g), g, theta, lr=1.0, clip_factor=1.0)
+    assert [x.tolist() for x in step.values] == [[[-1.0, 0.0], [0.0, -4.0]], -1.0]
+    assert [float(x) for x in state.norm.values] == [13.0, 13.0]
+    assert [float(x) for x in state.clipped_norm.values] == [float(np.float32(np.sqrt(18)))] * 2
+
+
+@pytest.mark.parametrize("wrapper", [clipped, clipped_by_unit, clipped_by_value])
+def test_what_is_inside_may_keep_an_average(wrapper: Any) -> None:
+    rule, g = wrapper(averaged(ALGORITHMS["sgd"])), tree([3.0, 4.0])
+    state, step = rule.update(rule.init(g), g, g)
+    assert np.array_equal(eval_params(state, g + step).values[0], (g + step).values[0])

@@ -36,7 +36,7 @@ def test_file_is_complete(path):
     assert path.stat().st_size < 120_000
 
 
-LONG = ("adafactor", "muon", "shampoo", "soap")
+LONG = ("adafactor", "adamuon", "muon", "normuon", "shampoo", "soap")
 """Rules whose products and roots of matrices take seconds: `make test` computes some cases."""
 
 

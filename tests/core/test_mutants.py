@@ -32,7 +32,7 @@ def survivors(name: str, checks: mutants.Checks, most: int | None = None) -> lis
         check = checks.catching(mutant)
         if check is None:
             left.append(mutant)
-        caught[check or "nothing"] += 1
+        caught[(check or "nothing").split()[0]] += 1
     counts = ", ".join(f"{check} {count}" for check, count in caught.most_common())
     print(f"{name}: {caught.total()} of {len(everything)} mutants; caught by {counts}")
     return left

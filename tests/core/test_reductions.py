@@ -222,3 +222,18 @@ def test_padding_changes_no_sum() -> None:
     lengths = range(1, passes.Columns.most + 1)
     plans = [exact_sum._folds(np.float64(3.0), n) for n in lengths]
     assert len({tuple(float(unit) for _, _, unit in plan) for plan in plans}) == 1
+
+
+class NoEmptyPart(np.ndarray):
+    """As an array of JAX on a mesh of explicit axes, outside of ``jit``."""
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        assert part.size
+        return part
+
+
+def test_a_part_behind_the_end_of_an_array_is_not_taken_from_it() -> None:
+    x = np.arange(1.0, 6.0).view(NoEmptyPart)
+    parts = [axes._part(x, axis=0, begin=b, end=b + 2).tolist() for b in (0, 2, 4, 6)]
+    assert parts == [[1.0, 2.0], [3.0, 4.0], [5.0, 0.0], [0.0, 0.0]]

@@ -39,6 +39,11 @@ def test_the_state_lies_where_the_parameters_lie_and_the_step_is_compiled_once(n
     run("trained_on_a_mesh", [name])
 
 
+@pytest.mark.slow
+def test_wrappers_in_one_another_follow_a_schedule() -> None:
+    run("wrappers_in_one_another_under_a_schedule", [])
+
+
 def test_a_matrix_is_gathered_once() -> None:
     run("communicates_no_more_than_optax", [])
 

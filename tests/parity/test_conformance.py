@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optax
@@ -24,6 +26,7 @@ from optstudy_core.parts import bias_correction
 from parity import conformance, peers
 from parity.__main__ import main
 from parity.conformance import BOUND, distance, measure, problem
+from parity.differences import EXPECTED, Difference, Kind
 from parity.pairs import Peer, Problem, Runner, core
 from parity.peers import optax as optax_peers
 from parity.peers import torch_optim
@@ -31,7 +34,8 @@ from parity.peers import torch_optim
 PEERS, _ = peers.collect()
 
 
-SLOW = ("adafactor", "muon", "shampoo", "soap")  # seconds to tens of them for each
+SLOW = ("adafactor", "adamuon", "muon", "normuon", "shampoo", "soap")
+"""Seconds to tens of them for each."""
 COMPILED = ("optax", "keras")  # a second for each pair
 
 
@@ -237,20 +241,35 @@ def test_two_nans_are_no_difference() -> None:
     assert distance(problem(), nans, nans) == 0.0
 
 
-def pair(cause: str, ours: Runner) -> Peer:
-    return Peer("sgd", "torch", "itself", {}, ours, core("sgd", "torch"), cause)
+def pair(name: str, ours: Runner) -> Peer:
+    return Peer("sgd", "torch", name, {}, ours, core("sgd", "torch"))
 
 
-def test_verdicts() -> None:
-    same, other = core("sgd", "torch"), core("sgd", "torch", lr=2e-3)
-    found = [measure(pair(c, o), float32=False) for o in (same, other) for c in ("", "a cause")]
-    assert [m.expected for m in found] == [True, False, False, True]
-    assert [m.verdict for m in found] == [
-        "same",
-        "same, though said to differ",
-        "**differs**",
-        "differs: a cause",
-    ]
+def test_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = core("sgd", "torch"), core("sgd", "torch", momentum=0.5)
+    quick = functools.partial(measure, float32=False, quick=True)
+    found = [quick(pair("itself", ours)) for ours in (same, other)]
+    assert [m.verdict for m in found] == ["same", "**differs**"]
+    assert [m.expected for m in found] == [True, False]
+    apart = found[1].float64
+    for largest in (2 * apart, apart, apart / 2):
+        known = Difference("a cause", "definition", largest)
+        monkeypatch.setitem(EXPECTED, "sgd torch: itself()", known)
+        first, second = (quick(m.peer) for m in found)
+        assert (first.expected, first.verdict) == (False, "same, though said to differ")
+        assert second.expected == (largest >= apart)
+        assert second.verdict == ("differs: a cause" if largest >= apart else "**differs**")
+
+
+def test_what_is_expected_to_differ_is_a_pair_and_is_explained() -> None:
+    """A pair that is gone takes its entry with it: the list can only shrink or be explained."""
+    labels = {peer.label for peer in PEERS}
+    assert not EXPECTED.keys() - labels
+    for label, difference in EXPECTED.items():
+        assert difference.cause, label
+        assert difference.kind in get_args(Kind), label
+        assert BOUND < difference.largest < math.inf, label
+        assert re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*#\d+)?", difference.issue), label
 
 
 def test_in_float32_one_rounding_is_one_unit() -> None:
@@ -259,7 +278,7 @@ def test_in_float32_one_rounding_is_one_unit() -> None:
         rows = core("sgd", "torch")(p)
         return [[np.where(x == 0, x, np.nextafter(x, x.dtype.type(9))) for x in r] for r in rows]
 
-    found = measure(pair("", run)).ulp
+    found = measure(pair("itself", run)).ulp
     assert len(found) == len(conformance.CHECKPOINTS)
     assert all(1.0 <= x <= 2.0 for x in found)
 
@@ -267,7 +286,7 @@ def test_in_float32_one_rounding_is_one_unit() -> None:
 def test_the_command(
     tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = [pair("", core("sgd", "torch")), pair("", core("sgd", "torch", lr=2e-3))]
+    few = [pair("itself", core("sgd", "torch", **x)) for x in ({}, {"lr": 2e-3})]
     monkeypatch.setattr(peers, "collect", lambda: (few[:1], {"optax": "optax is not installed"}))
     path = tmp_path / "conformance.md"
     assert main(["conformance", "--algorithms", "sgd", "--write", str(path)]) == 0

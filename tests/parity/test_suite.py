@@ -15,7 +15,7 @@ import pytest
 from harness import HEAVY_BALL, same, slow
 
 import parity
-from optstudy_core import ALGORITHMS, Algorithm
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from parity import backends, suite
 from parity.__main__ import main
 from parity.cases import hyperparameters
@@ -61,7 +61,7 @@ def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:
 # operation, and what is compiled for each case, takes most of the time; products of matrices take
 # as long as hundreds of other operations, and no other backend takes another path after 60 steps.
 _MANY = dict.fromkeys(backends.NAMES, 8) | {"jax": 2, "jax-jit": 3}
-_OF_MATRICES = {"muon", "shampoo", "soap"}
+_OF_MATRICES = {"adamuon", "muon", "normuon", "shampoo", "soap"}
 
 
 @pytest.mark.slow
@@ -345,7 +345,7 @@ def test_groups_of_several_algorithms(rule: Any, first: Any, second: Any, backen
 
 
 @pytest.mark.parametrize("backend", ["torch", COMPILED, "jax", slow("jax-jit")])
-@pytest.mark.parametrize("name", ["sgd", slow("averaged_lookahead_adam")])
+@pytest.mark.parametrize("name", ["sgd", *map(slow, suite.NESTED)])
 def test_a_rate_may_follow_a_curve(name: str, backend: str) -> None:
     subject = suite.find_subject(name)
     case = parity.Case(
@@ -356,7 +356,7 @@ def test_a_rate_may_follow_a_curve(name: str, backend: str) -> None:
         patterns=("ordinary",),
         groups=({"lr": 0.3},),
         membership=(0,),
-        dialect="torch",
+        dialect=subject.default_dialect,
         curve="growing restarts",
     )
     case = parity.Case.from_json(json.loads(json.dumps(case.to_json())))
@@ -365,6 +365,22 @@ def test_a_rate_may_follow_a_curve(name: str, backend: str) -> None:
     constant = dataclasses.replace(case, curve=None)
     runs = [backends.make(backend).run(subject, x).trajectory[-1][0] for x in (case, constant)]
     assert runs[0] != runs[1]
+
+
+def test_every_wrapper_is_run_alone_and_in_another() -> None:
+    names = suite.everything()
+    assert {*ALGORITHMS, *suite.NESTED, "skipping_adam", "epoch.careful"} <= {*names}
+    nested = " ".join(suite.NESTED)
+    for wrapper in sorted(WRAPPERS, key=len, reverse=True):
+        assert wrapper in nested
+        assert f"{wrapper}_adam" in names
+        nested = nested.replace(wrapper, "", 1)
+
+
+@pytest.mark.parametrize("name", [*map(slow, suite.NESTED)])
+def test_wrappers_in_one_another_have_the_bits_of_numpy(name: str) -> None:
+    report = parity.check(name, dtypes=["float32", "bfloat16"], examples=3, steps=20)
+    assert report.identical, report.first_difference
 
 
 def test_a_wrapped_algorithm_is_found_by_its_name() -> None:

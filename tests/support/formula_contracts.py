@@ -144,7 +144,7 @@ TERMS = (
 )
 
 
-ALWAYS_THERE = {("muon", "momentum")}
+ALWAYS_THERE = {(name, "momentum") for name in ("muon", "normuon", "adamuon")}
 
 
 def absent_terms_are_not_computed(modules: dict[str, ModuleType]) -> None:
@@ -189,6 +189,18 @@ def signs_turn_where_the_rounded_sums_do(modules: dict[str, ModuleType]) -> None
         _, step = lion.update(state, Leaves([g], NumPy()), lr=1.0, weight_decay=0.0)
         c = np.float32(0.9) * m + np.float32(1 - 0.9) * g
         assert np.array_equal(step.values[0], -np.sign(c))
+    if "adamuon" in modules:
+        adamuon, mu = modules["adamuon"], 0.9
+        b = np.repeat(np.float32(rng.uniform(-4, 4, 300)), 9)[None]
+        turn = -(mu * mu / (1 - mu * mu)) * b  # where μ·Bₜ + (1 − μ)·g = 0
+        ulps = np.tile(np.arange(-4, 5), 300).astype(np.float32)
+        g = np.float32(turn + ulps * np.spacing(np.float32(turn)))
+        state = adamuon.init(Leaves([b], NumPy()))._replace(b=Leaves([b], NumPy()))
+        given = {"momentum": mu, "nesterov": True, "weight_decay": 0.0}
+        _, step = adamuon.update(state, Leaves([g], NumPy()), **given)
+        new = np.float32(mu) * b + np.float32(1 - mu) * g
+        ahead = np.float32(mu) * new + np.float32(1 - mu) * g
+        assert np.array_equal(np.sign(step.values[0]), -np.sign(ahead))
     if "yogi" in modules:
         yogi = modules["yogi"]
         g = Leaves([np.float32(rng.uniform(1, 4, 300))], NumPy())
@@ -384,6 +396,8 @@ def matrices_keep_their_bits(modules: dict[str, ModuleType]) -> None:
 
 
 PRODUCTS = {
+    "adamuon": (2112962052, 4259305522, 925915454, 3002554076, 598242808, 4283430115),
+    "normuon": (3121669370, 3014469975, 1014470835, 629326364, 774446146, 1827707246),
     "muon": (
         1327552092,
         3398139583,
@@ -402,7 +416,15 @@ PRODUCTS = {
 To Shampoo and SOAP some axes are too long for a matrix.
 """
 
+_SIZES: list[dict[str, Any]] = [
+    {"momentum": 0.7},
+    {"consistent_rms": 0.0, "output_axis": -1, "eps": 0.31, "nesterov": True},
+    {"consistent_rms": 0.37, "ns_coefficients": "quintic", "ns_steps": 3, "nesterov": True},
+]
+
 PRODUCT_SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "adamuon": _SIZES,
+    "normuon": [own | {"b2": 0.6} for own in _SIZES],
     "muon": [
         {},
         {"consistent_rms": 0.37, "output_axis": -1, "eps_added": True, "eps": 0.31},
@@ -926,33 +948,12 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         ]
         scale = math.sqrt(rows / columns) if columns else 1.0
         assert np.array_equal(tall_steps[0], scale * tall_steps[1])
-    simple, cubic = (3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)
+    cubic = (1.5, -0.5, 0.0)
     twice = [
         muon.update(muon.init(small), small, weight_decay=0.0, **own)[1]
         for own in ({"ns_coefficients": cubic, "ns_steps": 2}, {"ns_coefficients": (cubic, cubic)})
     ]
     assert np.array_equal(*twice)
-    for coefficients, steps, wanted in (
-        (simple, None, [simple] * 5),
-        ("simple", None, [simple] * 5),
-        ("simple", 7, [simple] * 7),
-        ((simple, cubic), None, [simple, cubic]),
-        ([[*simple], cubic], 4, [simple, cubic, cubic, cubic]),
-        ((simple, cubic), 1, [simple]),
-        ((cubic, simple, cubic), None, [cubic, simple, cubic]),
-        ([*cubic], 2, [cubic] * 2),
-        ((simple, cubic), 0, []),
-        ((), None, []),
-        ((1, 2, 3), 1, [(1.0, 2.0, 3.0)]),
-    ):
-        assert muon.triples(coefficients, steps) == wanted
-    assert [*map(len, map(muon.triples, muon.COEFFICIENTS))] == [5, 5, 8]
-    for bad in (
-        *(None, 1.0, (1.0, 2.0, np.nan), "abc", ("abc",), (True, 2.0, 3.0)),
-        *(((1.0, 2.0),), ((1.0,) * 4,), ((1.0, np.nan, 2.0),), ((np.inf,) * 3,)),
-    ):
-        assert _refuses(muon.triples, bad), bad
-    assert _refuses(muon.triples, (), 2)
     usual = ALGORITHMS["muon"].defaults()
     for given in (
         *({"ns_steps": bad} for bad in (-1, 100, 2.0, True, "5")),
@@ -973,6 +974,99 @@ def muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
         muon.check_shape(refused, "vendor")
     for taken in ((3, 4), (3, 4, 2)):
         muon.check_shape(taken, "torch")
+
+
+@np.errstate(all="ignore")
+def iterations_are_those_that_are_asked_for(modules: dict[str, ModuleType]) -> None:
+    if "newton_schulz" not in modules:
+        return
+    module = modules["newton_schulz"]
+    simple, cubic = (3.4445, -4.775, 2.0315), (1.5, -0.5, 0.0)
+    for coefficients, steps, wanted in (
+        (simple, None, [simple] * 5),
+        ("simple", None, [simple] * 5),
+        ("simple", 7, [simple] * 7),
+        ((simple, cubic), None, [simple, cubic]),
+        ([[*simple], cubic], 4, [simple, cubic, cubic, cubic]),
+        ((simple, cubic), 1, [simple]),
+        ((cubic, simple, cubic), None, [cubic, simple, cubic]),
+        ([*cubic], 2, [cubic] * 2),
+        ((simple, cubic), 0, []),
+        ((), None, []),
+        ((1, 2, 3), 1, [(1.0, 2.0, 3.0)]),
+    ):
+        assert module.triples(coefficients, steps) == wanted
+    assert [*map(len, map(module.triples, module.COEFFICIENTS))] == [5, 5, 8]
+    for bad in (
+        *(None, 1.0, (1.0, 2.0, np.nan), "abc", ("abc",), (True, 2.0, 3.0)),
+        *(((1.0, 2.0),), ((1.0,) * 4,), ((1.0, np.nan, 2.0),), ((np.inf,) * 3,)),
+    ):
+        assert _refuses(module.triples, bad), bad
+    assert _refuses(module.triples, (), 2)
+    usual = {"ns_steps": None, "ns_coefficients": simple}
+    for given in (
+        *({"ns_steps": bad} for bad in (-1, 100, 2.0, True, "5")),
+        {"ns_coefficients": "cubic"},
+        {"ns_coefficients": (), "ns_steps": 3},
+    ):
+        assert _refuses(module.check, usual | given), given
+    for steps in (0, 99):
+        module.check(usual | {"ns_steps": steps})
+    assert [*map(module.stretch, [(8, 2), (2, 8), (3, 3), (3, 0)])] == [2, 1, 1, math.sqrt(3)]
+    mutants.working_dtype("float32")
+    rng = np.random.default_rng(0)
+    for shape in ((3, 5), (5, 3)):
+        u, x = rng.normal(size=(2, *shape)).astype(np.float32)
+        found = module.orthogonal(x, [cubic] * 40, None, 1e-7)
+        square = found @ found.T if shape[0] < shape[1] else found.T @ found
+        assert np.allclose(square, np.eye(3), atol=1e-3)
+        norms = [np.float32(np.linalg.norm(np.float64(y))) for y in (u, x)]
+        for rms in rng.uniform(0.1, 1, 50).tolist():  # the number is rounded once
+            size = np.float32(math.sqrt(15) * rms)
+            assert module.factor(u, x, rms, 0.0) == size / norms[0]
+            assert module.factor(u, x, rms, 1e3) == size / np.float32(1e3)
+        length = np.float32(module.stretch(shape)) * norms[1]
+        assert module.factor(u, x, 0.0, 0.0) == length / norms[0]
+
+
+@np.errstate(all="ignore")
+def what_follows_muon_sees_the_shape(modules: dict[str, ModuleType]) -> None:
+    for name in {"normuon", "adamuon"} & modules.keys():
+        rule, theta = modules[name], Leaves([np.ones((2, 3, 2))], NumPy())
+        of_rows = name == "normuon"
+        no_matrix = {"output_axis": ()}
+        state = rule.init(theta, **no_matrix)
+        assert (state.b.values, state.m.shape, state.v.shape) == ((None,), (2, 3, 2), (2, 3, 2))
+        for given, wanted in (({"lr": 9.0, "adam_lr": 1.0}, -1.0), ({"lr": 1.0}, -1.0)):
+            _, step = rule.update(state, theta, theta, **given, **no_matrix)
+            assert np.allclose(step.values[0], wanted)
+        for given, rows in (
+            ({}, 2),
+            ({"output_axis": 1}, 3),
+            ({"output_axis": -1, "split": 2}, 2),
+            ({"output_axis": 1, "reduction_axis": 2}, 6),
+        ):
+            state = rule.init(theta, **given)
+            state, _ = rule.update(state, theta, theta, **given)
+            assert (state.b.shape, state.m.values) == ((2, 3, 2), (None,))
+            assert state.v.shape == ((rows,) if of_rows else (2, 3, 2))
+        empty, none = Leaves([], NumPy()), Leaves([np.ones((3, 0))], NumPy())
+        assert rule.update(rule.init(empty), empty, empty)[1].values == ()
+        assert rule.update(rule.init(none), none, none)[0].v.shape == ((3,) if of_rows else (3, 0))
+        usual = ALGORITHMS[name].defaults()
+        for given in ({"ns_steps": -1}, {"ns_coefficients": "cubic"}, {"split": 0}):
+            assert _refuses(rule.check, usual | given), given
+        rule.check(usual)
+        small = 2.0**-9 * np.eye(2)  # ε counts, and is that of matrices
+        own = {"eps": 2.0, "adam_eps": 0.5, "adam_weight_decay": 0.25, "weight_decay": 0.0}
+        own |= {"lr": 1.0, "momentum": 0.0, "ns_coefficients": (1.0, 0.0, 0.0), "maximize": True}
+        for rms in (0.0, 0.25):
+            _, step = rule.update(rule.init(small), small, consistent_rms=rms, **own)
+            found = small / 2 if of_rows else np.eye(2) / 2  # divided by ε, as both are shorter
+            second = np.mean(found**2, axis=1, keepdims=True) if of_rows else found**2
+            u = found / (np.sqrt((0.05 if of_rows else 1.0) * second) + 2)
+            size = np.linalg.norm(found) if rms == 0 else 0.5
+            assert np.allclose(step, u * size / max(np.linalg.norm(u), 2), rtol=1e-12)
 
 
 def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> None:
@@ -997,6 +1091,8 @@ CONTRACTS = (
     what_is_due_is_due_at_multiples_of_the_interval,
     adafactor_sees_the_shape,
     muon_sees_the_shape,
+    iterations_are_those_that_are_asked_for,
+    what_follows_muon_sees_the_shape,
     averages_keep_their_bits,
     layers_keep_their_bits,
     layers_without_a_norm_have_the_ratio_1,

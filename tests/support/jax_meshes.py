@@ -20,7 +20,9 @@ from harness import inputs_for, same, start
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optstudy_jax
+from optstudy_core import ALGORITHMS, accumulated, averaged, clipped, clipped_by_unit, skipping
 from optstudy_core.records import Run
+from optstudy_core.schedules import Cosine, PerEpoch
 from optstudy_jax import Recorder, checkpoint
 
 SHAPES = {"w": (8, 4), "u": (4, 2, 6), "b": (4,), "s": ()}
@@ -86,6 +88,29 @@ def _train(name: str, begin: Any, grads: Any, places: Any, ends: Any, steps: int
     for k, x in params.items():
         assert same(np.asarray(x), ends[k]), (name, k)
         assert x.sharding.is_equivalent_to(places[k], x.ndim), (name, k)
+
+
+def wrappers_in_one_another_under_a_schedule() -> None:
+    """Also where a norm in between decides, and rows are units."""
+    rule = averaged(skipping(accumulated(clipped(clipped_by_unit(ALGORITHMS["adamw"])))))
+    given: dict[str, Any] = {"accumulation_steps": 2, "jump_warmup": 2, "jump_threshold": 0.5}
+    rate = PerEpoch(Cosine(0.1, 0.01, 4), 2)
+    tx = optstudy_jax.from_core(rule)(rate, max_norm=0.5, **given)
+    step = jax.jit(tx.update)
+    begin = dict(zip(SHAPES, start(list(SHAPES.values())), strict=True))
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    ends = []
+    for places in (None, places_on(mesh)):
+        params = jax.device_put(begin, places)
+        state = tx.init(params)
+        for t in range(9):
+            grads = {k: np.cos(x + t).astype(np.float32) for k, x in begin.items()}
+            updates, state = step(jax.device_put(grads, places), state, params)
+            params = optax.apply_updates(params, updates)
+        ends.append(jax.tree.leaves((params, state)))
+        assert jax.tree.leaves(state.inner.inner.jumps)[0].max() > 0
+    for x, y in zip(*ends, strict=True):
+        assert same(np.asarray(x), np.asarray(y))
 
 
 def sent(tx: Any, params: Any) -> tuple[Counter[str], int]:

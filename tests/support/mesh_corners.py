@@ -13,9 +13,19 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from optstudy_core import Algorithm, namespace
+from optstudy_core import (
+    ALGORITHMS,
+    Algorithm,
+    accumulated,
+    averaged,
+    clipped,
+    clipped_by_unit,
+    namespace,
+    skipping,
+)
 from optstudy_core.arrays.reductions import global_norm, leaf_norm
 from optstudy_core.records import Run
+from optstudy_core.schedules import Cosine, PerEpoch
 from optstudy_torch import _gathered, from_core, to_torch_optim
 
 SHAPES = [(7, 5), (1, 4), (6,)]
@@ -314,6 +324,17 @@ def _assert_same_rows(ours: Any, theirs: Any) -> None:
     assert str(ours.steps) == str(theirs.steps)
 
 
+def wrappers_in_one_another_under_a_schedule() -> None:
+    """Also where a norm in between decides, and rows are units."""
+    rule = averaged(skipping(accumulated(clipped(clipped_by_unit(ALGORITHMS["adamw"])))))
+    given: dict[str, Any] = {"accumulation_steps": 2, "jump_warmup": 2, "jump_threshold": 0.5}
+    pair = Pair(rule, lr=PerEpoch(Cosine(0.1, 0.01, 4), 2), max_norm=0.5, **given)
+    pair.step(9)
+    state = pair.single.state[pair.alone[0]]
+    assert state["inner.jumps"] > 0
+    assert state["inner.inner.inner.norm"] > state["inner.inner.inner.clipped_norm"]
+
+
 CORNERS: list[Callable[[], None]] = [
     parameters_are_replaced,
     rules_run_as_they_are_written,
@@ -327,4 +348,5 @@ CORNERS: list[Callable[[], None]] = [
     refused_steps_change_nothing,
     small_dtypes,
     rows_of_the_whole,
+    wrappers_in_one_another_under_a_schedule,
 ]

@@ -10,10 +10,11 @@ bits, with the checks that execute the changed line.
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import import_module
@@ -330,9 +331,17 @@ _RIVALS = {
 
 Change = tuple[str, ast.expr]
 
+_ALL = range(sys.maxsize)
 
-def mutants(module: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module."""
+
+def mutants(module: str, wanted: Container[int] | None = None) -> Iterator[Mutant]:
+    """Yield every mutant of a module, in an order that stays.
+
+    Args:
+        module: its short name.
+        wanted: the numbers of those to yield; ``None``: all.
+    """
+    count = itertools.count()
     tree = _plain(module)  # of our own: it is changed
     records = _records(tree)
     for name in imports(module):
@@ -357,6 +366,8 @@ def mutants(module: str) -> Iterator[Mutant]:
                 if after in seen:
                     continue
                 seen.add(after)
+                if next(count) not in (wanted if wanted is not None else _ALL):
+                    continue
                 with _put_in(parent, field, index, new):
                     ast.fix_missing_locations(tree)
                     code = compile(tree, f"<{kind}: {before} -> {after}>", "exec")
@@ -727,6 +738,12 @@ def _distributed(node: ast.BinOp) -> Iterator[Change]:
 
 Contract = Callable[[dict[str, ModuleType]], None]
 
+RAISES = "raises"
+"""The label of what catches a module that cannot be executed."""
+
+DEFAULTS = "defaults"
+"""The name of the checks of default values."""
+
 
 class Loaded(NamedTuple):
     """A module and what depends on it, as :func:`load` and :func:`algorithms` return it."""
@@ -754,14 +771,21 @@ class Check:
         name: of the check.
         of: the algorithm or the module that it asks.
         objection: raises, or returns whether it objects.
+        part: of what it asks: the dialect, and the number of a case.
     """
 
     def __init__(
-        self, module: str, name: str, of: str, objection: Callable[[Loaded], object]
+        self,
+        module: str,
+        name: str,
+        of: str,
+        objection: Callable[[Loaded], object],
+        part: str = "",
     ) -> None:
         self._module = module
         self.name = name
         self.of = of
+        self.label = " ".join(filter(None, (name, of, part)))
         self._objection = objection
         self._seconds = 0.0
         self._caught = 0
@@ -810,22 +834,26 @@ class Checks:
     """
 
     def __init__(self, module: str, contracts: Sequence[Contract] = ()) -> None:
-        self._defaults = list(_checks_of_defaults(module))
+        golden = [c for name, path in _paths(module) for c in _golden_checks(module, name, path)]
+        asked = [_contract_check(module, x, name) for x in contracts for name in dependents(module)]
+        self._defaults = [check for check in golden if check.name == DEFAULTS]
         # What the module itself is asked often catches what sums up to minutes to ask of all.
-        self._others = sorted(_other_checks(module, contracts), key=lambda c: c.of != module)
+        others = [check for check in golden if check.name != DEFAULTS] + asked
+        self._others = sorted(others, key=lambda check: check.of != module)
 
     def catching(self, mutant: Mutant) -> str | None:
-        """Return the name of the first check that a mutant fails, or ``None``."""
+        """Return the label of the first check that a mutant fails, or ``None``."""
         try:
             copy = loaded(mutant.module, mutant.code)
         except Exception:
-            return "raises"
-        if any(check.catches(copy) for check in self._defaults):  # told in no time
-            return "defaults"
+            return RAISES
+        for check in self._defaults:  # told in no time
+            if check.catches(copy):
+                return check.label
         for check in self._others:
             if check.sees(mutant) and check.catches(copy):
                 self._others.sort(key=lambda c: c.seconds_each)
-                return check.name
+                return check.label
         return None
 
     def seeing(self, mutant: Mutant) -> set[str]:
@@ -833,39 +861,41 @@ class Checks:
         return {check.of for check in self._others if check.sees(mutant)}
 
 
-def _files(module: str) -> Iterator[tuple[str, str | None, golden_bits.Golden]]:
+def check_of(module: str, label: str, contracts: Iterable[Contract]) -> Check:
+    """Return the check of a module that has a label."""
+    kind, name, *part = label.split(" ")
+    for contract in contracts:
+        if contract.__name__ == kind:
+            return _contract_check(module, contract, name)
+    paths = golden_bits.golden_files().items()
+    (path,) = [p for p, own in paths if own == (name, None if part[0] == "-" else part[0])]
+    made = _golden_checks(module, name, path)
+    return next(check for check in made if check.label == label)
+
+
+def _paths(module: str) -> Iterator[tuple[str, Path]]:
     """Yield the golden files of the algorithms that depend on a module."""
     known = dependents(module)
-    for path, (name, dialect) in golden_bits.golden_files().items():
+    for path, (name, _) in golden_bits.golden_files().items():
         if name in known:
-            yield name, dialect, golden_bits.read(path)
+            yield name, path
 
 
-def _checks_of_defaults(module: str) -> Iterator[Check]:
-    for name, dialect, golden in _files(module):
-        yield _golden_check(
-            module, "defaults", name, dialect, golden._replace(refused=[], cases=[])
-        )
+def _golden_checks(module: str, name: str, path: Path) -> Iterator[Check]:
+    """Yield the checks of a golden file: of the defaults, of each case, and of the refusals."""
+    golden, (_, dialect) = golden_bits.read(path), golden_bits.golden_files()[path]
 
+    def check(kind: str, part: golden_bits.Golden, number: int | None = None) -> Check:
+        def objection(copy: Loaded) -> object:
+            return golden_bits.difference(copy.algorithms[name], dialect, part, working_dtype)
 
-def _other_checks(module: str, contracts: Iterable[Contract]) -> Iterator[Check]:
-    for name, dialect, golden in _files(module):
-        for case in golden.cases:
-            yield _golden_check(module, "bits", name, dialect, golden_bits.Golden({}, [], [case]))
-        refused = golden_bits.Golden({}, golden.refused, [])
-        yield _golden_check(module, "refusals", name, dialect, refused)
-    for contract in contracts:
-        for name in dependents(module):
-            yield _contract_check(module, contract, name)
+        end = dialect or "-"
+        return Check(module, kind, name, objection, end if number is None else f"{end} {number}")
 
-
-def _golden_check(
-    module: str, kind: str, name: str, dialect: str | None, golden: golden_bits.Golden
-) -> Check:
-    def objection(copy: Loaded) -> object:
-        return golden_bits.difference(copy.algorithms[name], dialect, golden, working_dtype)
-
-    return Check(module, kind, name, objection)
+    yield check(DEFAULTS, golden._replace(refused=[], cases=[]))
+    for number, case in enumerate(golden.cases):
+        yield check("bits", golden_bits.Golden({}, [], [case]), number)
+    yield check("refusals", golden_bits.Golden({}, golden.refused, []))
 
 
 def _contract_check(module: str, contract: Contract, name: str) -> Check:

@@ -13,8 +13,9 @@ from optstudy_core import ALGORITHMS, Algorithm
 from optstudy_core.arrays import axes, eigen, matrix, reductions
 
 SUMS = {
-    "adafactor", "dadapt_adamw", "dog", "dowg", "fromage", "lamb", "lars", "mars", "momo",
-    "momo_adam", "muon", "novograd", "polyak_sgd", "prodigy", "shampoo", "soap", "stable_adamw",
+    "adafactor", "adamuon", "dadapt_adamw", "dog", "dowg", "fromage", "lamb", "lars", "mars",
+    "momo", "momo_adam", "muon", "normuon", "novograd", "polyak_sgd", "prodigy", "shampoo", "soap",
+    "stable_adamw",
 }  # fmt: skip
 
 

@@ -127,7 +127,6 @@ PEERS = [
         "rmsprop",
         "rmsprop",
         {"centered": True, "correct_bias": True, "eps": 1e-5},
-        cause="at the first step the corrected variance is 0 but for its rounding",
         centered=True,
         bias_correction=True,
         eps=1e-5,
@@ -172,7 +171,7 @@ PEERS = [
         name="muon for matrices",
         ns_coeffs="dion",
     ),
-    pair("muon", optax.contrib.muon, {}, cause="its AdamW of other leaves looks ahead"),
+    pair("muon", optax.contrib.muon, {}),
     same("polyak_sgd", adapted.polyak_sgd, lr=1.0, name="polyak_sgd"),
     same("polyak_sgd", adapted.polyak_sgd, lr=0.1, max_lr=1e-6, f_min=-1.0, name="polyak_sgd"),
     pair(
@@ -251,7 +250,6 @@ PEERS = [
         "adafactor",
         "adafactor",
         lr=1e-2,
-        cause="optax takes t^-0.8 in float32",
     ),
     pair(
         "adafactor",

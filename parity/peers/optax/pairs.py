@@ -64,7 +64,6 @@ def pair(
     ours: Mapping[str, Any] | None = None,
     *,
     lr: float = 1e-3,
-    cause: str = "",
     scheduled: bool = True,
     dialect: str = "optax",
     chained: Callable[[Any], Any] | None = None,
@@ -80,7 +79,6 @@ def pair(
         theirs: name of a function of optax, or the function.
         ours: our hyperparameters, without the learning rate.
         lr: the learning rate of both.
-        cause: why the two differ, if they do.
         scheduled: whether optax takes a schedule for it.
         dialect: ours.
         chained: further steps around the transformation.
@@ -103,14 +101,13 @@ def pair(
         {"learning_rate": lr} | given if shown is None else shown,
         core(algorithm, dialect, average_of if average else parameters, lr=lr, **(ours or {})),
         runner(make, lr, scheduled, [*rule(algorithm).inputs], *([_last] if average else [])),
-        cause,
-        scheduled,
+        scheduled=scheduled,
     )
 
 
 def same(algorithm: str, theirs: str | Callable[..., Any], **given: Any) -> Peer:
     """Return a pair in which ours and optax's arguments have the same names."""
-    own = {k: v for k, v in given.items() if k not in ("lr", "cause", "scheduled", "name")}
+    own = {k: v for k, v in given.items() if k not in ("lr", "scheduled", "name")}
     return pair(algorithm, theirs, own, **given)
 
 
@@ -119,7 +116,6 @@ def moving(
     theirs: str | Callable[..., Any],
     *names: str,
     lr: float = 1e-3,
-    cause: str = "",
     **given: Any,
 ) -> Peer:
     """Return a pair in which hyperparameters move: as numbers in ours, injected in optax's.
@@ -130,7 +126,6 @@ def moving(
         names: of the hyperparameters that move besides the learning rate; ``"alpha=decay"`` where
             optax calls ours by another name.
         lr: the learning rate of both at the first step.
-        cause: why the two differ, if they do.
         given: further arguments that have the same name in both.
     """
     function = getattr(optax, theirs) if isinstance(theirs, str) else theirs
@@ -164,7 +159,6 @@ def moving(
         | given,
         core(algorithm, "optax", move=move, **given | {"lr": lr}),
         runner(make, lr, False, [*rule(algorithm).inputs]),
-        cause,
         scheduled=False,
     )
 

@@ -58,18 +58,62 @@ _POLAR_EXPRESS = (
 """The first polynomials of Amsel et al. 2025, Algorithm 1, before they are made safe."""
 
 
-def _muon(
-    s: State, theta: Any, g: Any, t: int, lr: float, triples: Any = ((3.4445, -4.775, 2.0315),) * 5
-) -> Any:
+_SIMPLE = ((3.4445, -4.775, 2.0315),) * 5
+
+
+def _newton_schulz(x: Any, triples: Any) -> Any:
+    """Jordan et al. 2024: a matrix with a norm of at least 1e-7, made orthogonal."""
+    x = x / max(np.linalg.norm(x), 1e-7)
+    for a, b, c in triples:
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    return x
+
+
+def _muon(s: State, theta: Any, g: Any, t: int, lr: float, triples: Any = _SIMPLE) -> Any:
     """Jordan et al. 2024, with μ = 0.95 and Nesterov's momentum of an average; else Adam."""
     if np.ndim(theta) != 2:
         return adam(s, theta, g, t, lr)
     s["b"] = 0.95 * s["b"] + (1 - 0.95) * g
-    x = (1 - 0.95) * g + 0.95 * s["b"]
-    x = x / max(np.linalg.norm(x), 1e-7)
-    for a, b, c in triples:
-        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    x = _newton_schulz((1 - 0.95) * g + 0.95 * s["b"], triples)
     return theta - lr * np.sqrt(max(1, theta.shape[0] / theta.shape[1])) * x
+
+
+def _normuon(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """Li et al. 2025, Algorithm 1, with β₁ = β₂ = 0.95, ε = 1e-8 and λ = 0.1; else Adam."""
+    if np.ndim(theta) != 2:
+        return adam(s, theta, g, t, lr)
+    s["M"] = 0.95 * s["M"] + (1 - 0.95) * g
+    o = _newton_schulz(s["M"], _SIMPLE)
+    s["v"] = 0.95 * s["v"] + (1 - 0.95) * np.mean(o * o, axis=1)
+    spread = np.tile(s["v"][:, None], theta.shape[1])
+    o = o / (np.sqrt(spread) + 1e-8)
+    size = 0.2 * lr * np.sqrt(theta.size) / np.linalg.norm(o)
+    return theta - lr * 0.1 * theta - size * o
+
+
+def _normuon_of_the_program(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
+    """The authors' program: it looks ahead, and the norm of what is made orthogonal is kept."""
+    if np.ndim(theta) != 2:
+        return adam(s, theta, g, t, lr)
+    s["M"] = s["M"] + (1 - 0.95) * (g - s["M"])
+    o = _newton_schulz(g + 0.95 * (s["M"] - g), _SIMPLE)
+    norm = np.linalg.norm(o)
+    s["v"] = s["v"] + (1 - 0.95) * (np.mean(o * o, axis=1, keepdims=True) - s["v"])
+    o = o / (np.sqrt(s["v"]) + 1e-8)
+    o = o * (norm / np.linalg.norm(o)) * max(1, theta.shape[0] / theta.shape[1]) ** 0.5
+    return theta - lr * o
+
+
+def _adamuon(s: State, theta: Any, g: Any, t: int, lr: float, nesterov: bool = False) -> Any:
+    """Si et al. 2025, Algorithm 1, with β = 0.95, ε = 1e-8 and λ = 0.1; else Adam."""
+    if np.ndim(theta) != 2:
+        return adam(s, theta, g, t, lr)
+    s["M"] = 0.95 * s["M"] + g
+    o = _newton_schulz(np.sign(g + 0.95 * s["M"] if nesterov else s["M"]), _SIMPLE)
+    s["V"] = 0.95 * s["V"] + (1 - 0.95) * o * o
+    o = o / (np.sqrt(s["V"]) + 1e-8)
+    gamma = 0.2 * np.sqrt(theta.size) / np.linalg.norm(o)
+    return theta - lr * (gamma * o + 0.1 * theta)
 
 
 def _shampoo(s: State, theta: Any, g: Any, t: int, lr: float, ridge: float = 0.0) -> Any:
@@ -125,6 +169,10 @@ PEERS = [
         ns_coefficients="polar_express",
         ns_steps=6,
     ),
+    pair("normuon", _normuon),
+    pair("normuon", _normuon_of_the_program, weight_decay=0.0, nesterov=True, consistent_rms=0.0),
+    pair("adamuon", _adamuon),
+    pair("adamuon", functools.partial(_adamuon, nesterov=True), nesterov=True),
     replace(pair("shampoo", _shampoo, eps=1.0), even=True),
     replace(
         pair("shampoo", functools.partial(_shampoo, ridge=1e-6), eps=1.0),

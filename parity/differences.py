@@ -1,0 +1,65 @@
+"""The list of expected differences: the pairs of :mod:`parity.peers` that are not the same.
+
+A pair that is not in the list has to be the same mathematics. One that is in it has to differ, by
+no more than is written: an entry whose cause is gone fails, as does one that grew. So the list can
+only shrink, or be explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+Kind = Literal["precision", "definition", "cancellation"]
+"""Parts in a dtype of fewer bits; another formula; a difference of almost equal numbers."""
+
+
+class Difference(NamedTuple):
+    """Why a library and we differ.
+
+    Attributes:
+        cause: in words, for the table.
+        kind: of the cause.
+        largest: distance in float64 above which it is another difference.
+        issue: where upstream speaks of it, ``owner/name#number``; empty: nowhere, as far as known.
+    """
+
+    cause: str
+    kind: Kind
+    largest: float
+    issue: str = ""
+
+
+_PARTS = Difference("Keras has parts of it in float32", "precision", 1e-6)
+
+EXPECTED: Final[Mapping[str, Difference]] = {
+    "muon torch: torch.optim.Muon()": Difference(
+        "it iterates in bfloat16", "precision", 0.1, "pytorch/pytorch#160213"
+    ),
+    "radam torch: torch.optim.RAdam(betas=(0.9, 0.99999))": Difference(
+        "torch's ρₜ cancels for β₂ near 1", "cancellation", 1e-9
+    ),
+    "averaged torch: torch.optim.swa_utils.AveragedModel("
+    "avg_fn='get_ema_avg_fn(0.97)')": Difference(
+        "torch's average starts from the first weights, ours corrects its bias", "definition", 10.0
+    ),
+    "rmsprop optax: optax.rmsprop(learning_rate=0.001, centered=True, bias_correction=True, "
+    "eps=1e-05)": Difference(
+        "at the first step the corrected variance is 0 but for its rounding", "cancellation", 1e-5
+    ),
+    "muon optax: optax.contrib.muon(learning_rate=0.001)": Difference(
+        "its AdamW of other leaves looks ahead", "definition", 1.0
+    ),
+    "adafactor optax: optax.adafactor(learning_rate=0.01)": Difference(
+        "optax takes t^-0.8 in float32", "precision", 1e-6
+    ),
+    "adafactor keras: keras.optimizers.Adafactor()": _PARTS,
+    "adafactor keras: keras.optimizers.Adafactor(clip_threshold=0.9)": _PARTS,
+    "adafactor keras: keras.optimizers.Adafactor(learning_rate=0.5, beta_2_decay=-0.6, "
+    "epsilon_1=1e-06, epsilon_2=0.1, clip_threshold=2.0, weight_decay=0.1)": Difference(
+        "Keras takes the size of the parameters after their decay, and has parts in float32",
+        "definition",
+        1.0,
+    ),
+}
+"""By the label of the pair."""

@@ -1,0 +1,123 @@
+"""The ledger of mutants is of this source, and was not written by hand."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import evidence
+import ledger
+import mutants
+import numpy as np
+import pytest
+import reach
+
+KNOWN = ledger.read()
+SOME, OF_EACH = 10, 2
+"""Modules and mutants of each that are tried again: another twenty each time."""
+
+
+@pytest.fixture(autouse=True)
+def _numbers_of_any_size() -> Any:
+    with np.errstate(all="ignore"):
+        yield
+
+
+def test_what_is_stale_is_said() -> None:
+    left = evidence.missing(KNOWN)
+    if left:
+        names = ", ".join(name if n < 0 else f"{n} mutants of {name}" for name, n in left.items())
+        pytest.skip(f"`make evidence` has to try {names}")
+
+
+@pytest.mark.slow
+def test_the_ledger_is_whole() -> None:
+    assert not evidence.missing(KNOWN)
+    assert KNOWN.keys() == set(mutants.with_mutants())
+
+
+def test_entries_are_what_is_found_today() -> None:
+    left = evidence.missing(KNOWN)
+    whole = sorted(KNOWN.keys() - left.keys())
+    for module in random.sample(whole, min(SOME, len(whole))):
+        numbers = range(KNOWN[module].count)
+        for number in random.sample(numbers, min(OF_EACH, len(numbers))):
+            assert ledger.objection(KNOWN, module, number) is None, (module, number)
+
+
+# The tool.
+
+SMALL = "sign_sgd"
+
+
+@pytest.fixture(scope="module")
+def entry() -> ledger.Entry:
+    with np.errstate(all="ignore"):
+        return ledger.tried(SMALL)
+
+
+def test_a_ledger_is_read_as_it_was_written(entry: ledger.Entry, tmp_path: Path) -> None:
+    known = {SMALL: entry._replace(survivors={7: "only the shape", 9: "only the shape"})}
+    ledger.write(known, tmp_path / "ledger")
+    assert ledger.read(tmp_path / "ledger") == known
+    assert ledger.read(tmp_path / "none") == {}
+
+
+def test_an_entry_has_every_mutant_once(entry: ledger.Entry) -> None:
+    numbers = sorted(i for row in entry.caught.values() for i in row.numbers)
+    assert numbers == list(range(entry.count)) == list(range(len([*mutants.mutants(SMALL)])))
+    assert ledger.stale({SMALL: entry}, SMALL) == set()
+    assert ledger.stale({}, SMALL) is None
+    assert all(ledger.objection({SMALL: entry}, SMALL, i) is None for i in numbers[::5])
+
+
+def test_an_edit_makes_stale_what_it_can_reach(entry: ledger.Entry) -> None:
+    (label, row), *_ = ((x, r) for x, r in entry.caught.items() if x.startswith("bits"))
+    old = entry._replace(caught=entry.caught | {label: row._replace(digest="another")})
+    assert ledger.stale({SMALL: old}, SMALL) == row.numbers
+    assert ledger.renewed({SMALL: old}, SMALL) == entry
+    assert ledger.stale({SMALL: entry._replace(digest="another")}, SMALL) is None
+    survivors = entry._replace(survivors={3: "a reason"}, reasons="of another reason")
+    assert ledger.stale({SMALL: survivors}, SMALL) == {3}
+
+
+def test_what_is_made_up_is_found(entry: ledger.Entry) -> None:
+    def says(**changed: Any) -> str:
+        found = [ledger.objection({SMALL: entry._replace(**changed)}, SMALL, i) for i in range(12)]
+        return " ".join(filter(None, found))
+
+    some = frozenset(range(entry.count))
+    row = next(iter(entry.caught.values()))._replace(numbers=some)
+    assert "does not catch" in says(caught={"bits sign_sgd optax 0": row})
+    assert "does not raise" in says(caught={mutants.RAISES: row})
+    assert "does not survive for this reason" in says(survivors={3: "a reason"})
+    assert "does not have mutant 0" in says(caught={})
+    assert "no mutant 12345" in (ledger.objection({SMALL: entry}, SMALL, 12345) or "")
+
+
+def test_a_survivor_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = enumerate(mutants.mutants(SMALL))
+    number, mutant = next((i, m) for i, m in everything if m.kind == "a sign or not dropped")
+    monkeypatch.setattr(mutants.Checks, "catching", lambda self, mutant: None)
+    with pytest.raises(AssertionError, match="nothing catches"):
+        ledger.tried(SMALL, {number})
+    monkeypatch.setitem(ledger.EQUIVALENT, mutant.key, "a reason")
+    with pytest.raises(AssertionError, match="computes something else"):
+        ledger.tried(SMALL, {number})
+
+
+def test_digests_are_of_what_counts(tmp_path: Path) -> None:
+    texts = {
+        "a": '"""Says."""\nX = 1\n\ndef f(x):\n    return X * x\n\ndef g(x):\n    return f(x)\n',
+        "b": '"""Else."""\nX = 1  # so\ndef f(x):\n    """Of x."""\n    return X * x\n\n'
+        "def g(x):\n    # why\n    return f(x)\n",
+        "c": "X = 2\ndef f(x):\n    return X * x\ndef g(x):\n    return f(x)\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    a, b, c = (reach.text_of(tmp_path / name) for name in texts)
+    assert a == b != c
+    a, b, c = (reach.used_by(tmp_path / name, "g") for name in texts)
+    assert a == b != c  # by way of f
+    assert "g(x)" not in reach.used_by(tmp_path / "a", "f")

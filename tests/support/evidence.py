@@ -1,0 +1,114 @@
+"""The evidence that no change of a formula goes unnoticed: renew the stale part, and print it all.
+
+    make evidence
+    make evidence SHARD=2/6
+
+tries every mutant of which the ledger (``tests/mutants.json``) does not know what it does today,
+and prints for each module how many mutants there are, what has caught them, and which of them are
+the same function, with the reason. It ends with 1 if something is missing still, or survives
+without a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+import ledger
+import mutants
+import numpy as np
+
+
+def missing(known: ledger.Ledger) -> dict[str, int]:
+    """Return how many mutants have to be tried, by module; -1: all of them."""
+    found = {}
+    for module in mutants.with_mutants():
+        numbers = ledger.stale(known, module)
+        if numbers is None or numbers:
+            found[module] = -1 if numbers is None else len(numbers)
+    return found
+
+
+def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: float) -> list[str]:
+    """Renew modules of the file, and return what speaks against them.
+
+    Args:
+        known: the ledger, which is changed.
+        modules: what is renewed, in this order.
+        processes: how many at once.
+        until: of ``time.time``; no module begins later.
+    """
+    objections = []
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        begun = {pool.submit(_renewed, known, module, until): module for module in modules}
+        for done in as_completed(begun):
+            module = begun[done]
+            try:
+                entry = done.result()
+            except AssertionError as error:
+                objections.append(f"{module}: {error}")
+                continue
+            if entry is not None:
+                known[module] = entry
+                ledger.write(known)
+                print(f"renewed {module}", flush=True)
+    return objections
+
+
+@np.errstate(all="ignore")
+def _renewed(known: ledger.Ledger, module: str, until: float) -> ledger.Entry | None:
+    return None if time.time() > until else ledger.renewed(known, module)
+
+
+def lines(known: ledger.Ledger) -> Iterator[str]:
+    """Yield a table of the ledger: a line for each module, and what survives under it."""
+    whole: Counter[str] = Counter()
+    for module in mutants.with_mutants():
+        entry, numbers = known.get(module), ledger.stale(known, module)
+        if entry is None:
+            yield f"{module}: not tried"
+            continue
+        kinds: Counter[str] = Counter()
+        for label, row in entry.caught.items():
+            kinds[label.split(" ")[0]] += len(row.numbers)
+        whole += kinds
+        whole["the same function"] += len(entry.survivors)
+        by = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        state = "" if numbers == set() else ", stale" + (f": {len(numbers)}" if numbers else "")
+        yield f"{module}: {entry.count} mutants{state}; caught by {by}"
+        for why, count in Counter(entry.survivors.values()).most_common():
+            yield f"    {count} the same function: {why}"
+    total = sum(whole.values())
+    yield f"{total} mutants: " + ", ".join(f"{kind} {n}" for kind, n in whole.most_common())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if the ledger is whole."""
+    parser = argparse.ArgumentParser(prog="make evidence", description=__doc__.split("\n")[0])
+    parser.add_argument("--modules", default="", help="joined by commas; else all")
+    parser.add_argument("--shard", default="", help="2/6: the second of six parts")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which none begins")
+    given = parser.parse_args(arguments)
+    known = ledger.read()
+    names = [x for x in given.modules.split(",") if x] or list(missing(known))
+    if given.shard:
+        part, parts = map(int, given.shard.split("/"))
+        names = names[part - 1 :: parts]
+    objections = renew(known, names, given.processes, time.time() + 60 * given.minutes)
+    print(*lines(known), sep="\n")
+    left = missing(known)
+    if left:
+        print("Still missing:", ", ".join(left))
+    print(*objections, sep="\n")
+    return 1 if left or objections else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""The ledger of mutants: which check has caught each mutant of each formula, and what survived.
+
+``tests/mutants.json`` has an entry for each module: the numbers of its mutants by the check that
+caught them, and those that nothing caught, with the reason why they are the same function. Each row
+stands beside a digest of what it depends on:
+
+- the text of the module, of the formulas that it imports, and of the generator of mutants;
+- for what a check has caught, also the check: a golden file, or the contract with all that it uses,
+  and the formulas of the algorithm that it asks.
+
+So an edit makes stale only what it can reach. :func:`stale` says what that is, :func:`renewed`
+tries it again, and :func:`objection` tries one number as it is written, so that nobody can make one
+up. What is not a formula (:mod:`optstudy_core.arrays`) is not part of the digests: it has tests of
+its own, and golden bits hold it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import formula_contracts
+import golden_bits
+import mutants
+import reach
+from equal_mutants import EQUIVALENT
+from formula_contracts import CONTRACTS
+
+FILE = Path(__file__).parents[1] / "mutants.json"
+
+
+class Row(NamedTuple):
+    """What one check has caught of a module.
+
+    Attributes:
+        digest: of what the result depends on.
+        numbers: of the mutants.
+    """
+
+    digest: str
+    numbers: frozenset[int]
+
+
+class Entry(NamedTuple):
+    """What is known of a module.
+
+    Attributes:
+        digest: of the module, its imports and the generator.
+        count: of its mutants.
+        caught: by the label of a check.
+        survivors: the reason by the number of the mutant.
+        reasons: digest of all reasons of the module.
+    """
+
+    digest: str
+    count: int
+    caught: dict[str, Row]
+    survivors: dict[int, str]
+    reasons: str
+
+
+Ledger = dict[str, Entry]
+
+
+# What results depend on.
+
+
+@cache
+def module_digest(module: str) -> str:
+    """Return the digest of a module with formulas, of those it imports, and of the generator."""
+    generator = reach.used_by(Path(mutants.__file__), "mutants")
+    return reach.digest([generator, *map(reach.text_of, _files(module))])
+
+
+def _files(module: str) -> list[Path]:
+    """Return the files of a module and of all formulas that it imports, sorted."""
+    found = {module}
+    left = [module]
+    while left:
+        new = set(mutants.imports(left.pop())) - found
+        found |= new
+        left += new
+    places = (mutants.PLACES[name].replace(".", "/") for name in found)
+    return [mutants.FOLDER / f"{place}.py" for place in sorted(places)]
+
+
+@cache
+def row_digest(module: str, label: str) -> str:
+    """Return the digest of what a check's result for a module depends on."""
+    if label == mutants.RAISES:
+        return module_digest(module)
+    kind, name, *part = label.split(" ")
+    if part:
+        check = _golden_file(name, None if part[0] == "-" else part[0])
+    else:
+        check = reach.used_by(Path(formula_contracts.__file__), kind)
+    return reach.digest([module_digest(module), check, *map(reach.text_of, _files(name))])
+
+
+@cache
+def _golden_file(name: str, dialect: str | None) -> str:
+    paths = golden_bits.golden_files().items()
+    (path,) = [path for path, own in paths if own == (name, dialect)]
+    return path.read_text(encoding="utf-8")
+
+
+def reasons_digest(module: str) -> str:
+    """Return the digest of the reasons for which mutants of a module are the same function."""
+    return reach.digest(sorted(f"{k}: {why}" for k, why in EQUIVALENT.items() if k[0] == module))
+
+
+# What is missing.
+
+
+def stale(ledger: Ledger, module: str) -> set[int] | None:
+    """Return the numbers of mutants that have to be tried; ``None``: all of them."""
+    entry = ledger.get(module)
+    if entry is None or entry.digest != module_digest(module):
+        return None
+    rows = entry.caught.items()
+    found = {i for x, row in rows if row.digest != row_digest(module, x) for i in row.numbers}
+    return found if entry.reasons == reasons_digest(module) else found | set(entry.survivors)
+
+
+# Trying.
+
+
+def tried(module: str, numbers: set[int] | None = None) -> Entry:
+    """Return what the checks catch of the mutants of a module; ``None``: of all of them.
+
+    Raises:
+        AssertionError: if a mutant survives that is not in ``EQUIVALENT``, or computes something
+            else on special values.
+    """
+    checks = mutants.Checks(module, CONTRACTS)
+    caught: dict[str, set[int]] = {}
+    survivors: dict[int, str] = {}
+    order: Iterable[int] = itertools.count() if numbers is None else sorted(numbers)
+    for number, mutant in zip(order, mutants.mutants(module, numbers), strict=False):
+        label = checks.catching(mutant)
+        if label is not None:
+            caught.setdefault(label, set()).add(number)
+            continue
+        assert mutant.key in EQUIVALENT, f"nothing catches {mutant.kind}: {mutant.key}"
+        where = mutants.disagreement(mutant, checks.seeing(mutant))
+        assert where is None, f"{mutant.key} computes something else: {where}"
+        survivors[number] = EQUIVALENT[mutant.key]
+    rows = {k: Row(row_digest(module, k), frozenset(v)) for k, v in caught.items()}
+    count = len(survivors) + sum(map(len, caught.values()))
+    return Entry(module_digest(module), count, rows, survivors, reasons_digest(module))
+
+
+def renewed(ledger: Ledger, module: str) -> Entry:
+    """Return the entry of a module in which nothing is stale.
+
+    Raises:
+        AssertionError: as from :func:`tried`; if an entry of ``EQUIVALENT`` does not survive.
+    """
+    numbers = stale(ledger, module)
+    if numbers is None:
+        found = tried(module)
+    else:
+        old, new = ledger[module], tried(module, numbers)
+        rows = {k: Row(row.digest, row.numbers - numbers) for k, row in old.caught.items()}
+        for k, row in new.caught.items():
+            rows[k] = Row(row.digest, row.numbers | rows.get(k, row).numbers)
+        kept = {i: x for i, x in old.survivors.items() if i not in numbers} | new.survivors
+        rows = {k: row for k, row in rows.items() if row.numbers}
+        found = Entry(old.digest, old.count, rows, kept, new.reasons)
+    keys = {m.key for m in mutants.mutants(module, found.survivors)}
+    gone = {key for key in EQUIVALENT if key[0] == module} - keys
+    assert not gone, f"entries of EQUIVALENT that do not survive: {sorted(gone)}"
+    return found
+
+
+def objection(ledger: Ledger, module: str, number: int) -> str | None:
+    """Try one mutant as the ledger has it; return what is otherwise, or ``None``."""
+    entry = ledger[module]
+    mutant = next(mutants.mutants(module, {number}), None)
+    if mutant is None:
+        return f"{module} has no mutant {number}"
+    if number in entry.survivors:
+        same = EQUIVALENT.get(mutant.key) == entry.survivors[number]
+        return None if same else f"{mutant.key} does not survive for this reason"
+    label = next((x for x, row in entry.caught.items() if number in row.numbers), None)
+    if label is None:
+        return f"the ledger does not have mutant {number} of {module}"
+    try:
+        copy = mutants.loaded(module, mutant.code)
+    except Exception:
+        return None if label == mutants.RAISES else f"{mutant.key} raises; written is {label}"
+    if label == mutants.RAISES:
+        return f"{mutant.key} does not raise"
+    check = mutants.check_of(module, label, CONTRACTS)
+    return None if check.catches(copy) else f"{label} does not catch {mutant.key}"
+
+
+# The file.
+
+
+def read(path: Path = FILE) -> Ledger:
+    """Return the ledger that is written."""
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: _entry(own) for name, own in data.items()}
+
+
+def write(ledger: Ledger, path: Path = FILE) -> None:
+    """Write the ledger, sorted, with a line for each check."""
+    data = {
+        name: {
+            "digest": entry.digest,
+            "mutants": entry.count,
+            "caught": {
+                k: f"{r.digest} {_text(r.numbers)}" for k, r in sorted(entry.caught.items())
+            },
+            "survivors": _by_reason(entry.survivors),
+            "reasons": entry.reasons,
+        }
+        for name, entry in sorted(ledger.items())
+    }
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def _entry(data: dict[str, Any]) -> Entry:
+    rows = {}
+    for label, text in data["caught"].items():
+        digest, _, numbers = text.partition(" ")
+        rows[label] = Row(digest, _numbers(numbers))
+    survivors = {i: why for why, text in data["survivors"].items() for i in _numbers(text)}
+    return Entry(data["digest"], data["mutants"], rows, survivors, data["reasons"])
+
+
+def _by_reason(survivors: dict[int, str]) -> dict[str, str]:
+    reasons = dict.fromkeys(survivors.values())
+    return {why: _text(i for i, own in survivors.items() if own == why) for why in reasons}
+
+
+def _text(numbers: Iterable[int]) -> str:
+    """Return numbers as text.
+
+    >>> _text({1, 2, 3, 7})
+    '1-3 7'
+    """
+    found: list[list[int]] = []
+    for i in sorted(numbers):
+        if found and found[-1][-1] == i - 1:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return " ".join(str(x[0]) if len(x) == 1 else f"{x[0]}-{x[-1]}" for x in found)
+
+
+def _numbers(text: str) -> frozenset[int]:
+    """Return the numbers of a text of :func:`_text`."""
+    pairs = (part.partition("-") for part in text.split())
+    return frozenset(i for a, _, b in pairs for i in range(int(a), int(b or a) + 1))
