@@ -26,10 +26,10 @@ def first_state(algorithm: Any, hyperparameters: Mapping[str, Any]) -> Any:
 def sums(algorithm: Any) -> frozenset[bool]:
     """Return which sums an algorithm asks for in any dialect: of leaves (False), of all (True)."""
     watch = _Watch()
-    one = Leaves([np.ones(())], watch)
+    one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
     for dialect in algorithm.dialects or [None]:
         values = algorithm.defaults(dialect)
-        given = dict.fromkeys(algorithm.inputs, one)
+        given = dict.fromkeys(algorithm.inputs, scalar)  # it fits a value and a Hessian
         algorithm.update(algorithm.start(one, values), one, one, **given, **values)
     return frozenset(watch.seen)
 

@@ -1136,7 +1136,7 @@ def test_a_run_knows_its_program_and_commit(tmp_path, monkeypatch):
     program = tmp_path / "repository" / "src" / "train.py"
     program.parent.mkdir(parents=True)
     program.write_text("1\n")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
 
     def found():
         versions = environment()["versions"]
