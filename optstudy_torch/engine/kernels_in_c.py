@@ -67,7 +67,7 @@ class Scalars:
     """The scalars of a phase, for all leaves at once."""
 
     def __init__(self, name: str, phase: Phase, kept: set[str]) -> None:
-        self._name = name
+        self.name = name
         self._read, self._results = scalars_of(phase, kept)
         text = new_text()
         body = [f"{taken(x, 'read', i)}[i];" for i, x in enumerate(self._read)]
@@ -83,7 +83,7 @@ class Scalars:
 
     def find(self, library: ctypes.CDLL) -> None:
         """Take the function from what the compiler made."""
-        self._function = function_of(library, self._name, [ctypes.c_void_p] * 3 + [ctypes.c_int64])
+        self._function = function_of(library, self.name, [ctypes.c_void_p] * 3 + [ctypes.c_int64])
 
     def __call__(self, stage: Stage, hyperparameters: dict[str, Any]) -> None:
         """Compute the scalars of a stage."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,10 +107,11 @@ class Kernels:
         assert program.dtype is not None
         self.program, self.memory = program, OnHost(program.dtype)
         self._made: dict[int, list[Any]] = {}
-        self._texts: list[str] = []
+        self._texts: dict[str, str] = {}  # names of functions
         self._functions: list[Any] = []
         self._enter(program.phases, program.kept)
-        library = library_of(head(program.dtype) + "".join(self._texts))
+        text = "".join(own.replace(_NAME, name) for own, name in self._texts.items())
+        library = library_of(head(program.dtype) + text)
         for function in self._functions:
             function.find(library)
 
@@ -127,9 +129,10 @@ class Kernels:
                     self._enter(barrier.phases, barrier.node.made)
 
     def _add(self, kind: Any, *args: Any) -> Any:
-        made = kind(f"f{len(self._functions)}", *args)
+        made = kind(_NAME, *args)
         self._functions.append(made)
-        self._texts.append(made.text)
+        # The same text has one function, as where an iteration is written again and again.
+        made.name = self._texts.setdefault(_renumbered(made.text), f"f{len(self._texts)}")
         return made
 
     # What an execution asks for.
@@ -152,11 +155,24 @@ class Kernels:
         return each_sum(node.function, [execution.value(x) for x in node.args])
 
 
+_NAME = "function_name"
+
+
+def _renumbered(text: str) -> str:
+    """Return a text whose values are numbered in the order in which they appear."""
+    numbers: dict[str, int] = {}
+
+    def own(found: re.Match[str]) -> str:
+        return f"{found[1]}t{numbers.setdefault(found[2], len(numbers))}"
+
+    return re.sub(r"(?<![A-Za-z0-9])(to_|in_|_|)t(\d+)\b", own, text)
+
+
 class _Loop:
     """A body, for all leaves at once."""
 
     def __init__(self, name: str, body: Body) -> None:
-        self._name, self._body = name, body
+        self.name, self._body = name, body
         self._in_place = any(o.target == "step" for o in body.outputs)
         assert body.shape is not None
         lengths, text, self._numbers = loop_over(name, body, False)
@@ -170,9 +186,9 @@ class _Loop:
     def find(self, library: ctypes.CDLL) -> None:
         """Take the functions from what the compiler made."""
         self._threaded = has_threads(library)
-        self._function = function_of(library, self._name, OVER_LEAVES)
+        self._function = function_of(library, self.name, OVER_LEAVES)
         if self._in_place:
-            self._adding = function_of(library, f"{self._name}_in_place", OVER_LEAVES)
+            self._adding = function_of(library, f"{self.name}_in_place", OVER_LEAVES)
 
     def __call__(self, execution: Any) -> None:
         """Run the body."""
@@ -199,7 +215,7 @@ class _Along:
     """A sum along an axis, with the lines that make what is added."""
 
     def __init__(self, name: str, barrier: Added) -> None:
-        self._name, (self._node, self._body) = name, barrier
+        self.name, (self._node, self._body) = name, barrier
         text, body = new_text(), self._body
         leaf = [f"{taken(x, 'scalars', i)}[column];" for i, x in enumerate(body.scalars.values())]
         lines = []
@@ -220,7 +236,7 @@ class _Along:
     def find(self, library: ctypes.CDLL) -> None:
         """Take the function from what the compiler made."""
         self._threaded = has_threads(library)
-        self._function = function_of(library, self._name, _ALONG_ARGUMENTS)
+        self._function = function_of(library, self.name, _ALONG_ARGUMENTS)
 
     def __call__(self, execution: Any) -> Alike:
         """Return the sums."""
