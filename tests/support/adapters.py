@@ -28,7 +28,8 @@ from optstudy_core.arrays.numpy_backend import NumPy
 RULES: dict[str, Algorithm] = dict(ALGORITHMS) | {
     f"{name}(adam)": wrapper(ALGORITHMS["adam"]) for name, wrapper in WRAPPERS.items()
 }
-"""Every algorithm, and every wrapper around Adam."""
+RULES["clipped(muon)"] = WRAPPERS["clipped"](ALGORITHMS["muon"])
+"""Every algorithm, every wrapper around Adam, and a norm of all leaves around one of matrices."""
 
 LR = 0.05
 Arrays = Sequence[np.ndarray]
