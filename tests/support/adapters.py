@@ -28,7 +28,7 @@ from optstudy_core.arrays.numpy_backend import NumPy
 RULES: dict[str, Algorithm] = dict(ALGORITHMS) | {
     f"{name}(adam)": wrapper(ALGORITHMS["adam"]) for name, wrapper in WRAPPERS.items()
 }
-RULES["clipped(muon)"] = WRAPPERS["clipped"](ALGORITHMS["muon"])
+RULES["clipped(adamuon)"] = WRAPPERS["clipped"](ALGORITHMS["adamuon"])
 """Every algorithm, every wrapper around Adam, and a norm of all leaves around one of matrices."""
 
 LR = 0.05
