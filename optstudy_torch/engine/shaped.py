@@ -86,7 +86,7 @@ class Execution:
         self.values, self.scalars = values, scalars
         self.dtype = program.dtype
         self._kept: dict[Any, Any] = {}
-        self._views: set[str] = set()  # what moves have made, perhaps in the memory of others
+        self._views: set[str] = set()  # values that may lie in the memory of others
 
     def run(self) -> Running:
         """Run the program.
@@ -167,10 +167,10 @@ class Execution:
         elif isinstance(x, Move):
             self._enter(x.result, map(x.function, *(self._column(a) for a in x.args)))
             self._views.add(x.result.name)
-        elif isinstance(x, Branch):
-            self._branch(x)
         else:
-            self._cycle(x)
+            run = self._branch if isinstance(x, Branch) else self._cycle
+            run(x)
+            self._views.update(result.name for result in x.node.results)
 
     def _enter(self, symbol: Symbol, arrays: Iterator[Any]) -> None:
         """Keep an array of each leaf as a value."""

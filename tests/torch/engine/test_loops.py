@@ -329,6 +329,18 @@ def test_roots_and_products_in_double(loops: list[Any]) -> None:
     assert loops
 
 
+def test_a_branch_may_return_a_view_of_what_is_written() -> None:
+    def first(grad: Any, params: Any, lr: Any) -> Any:
+        norm = reductions.leaf_norm(grad)
+        return when(norm > 0, lambda x: (axes.reshaped(x, x.shape),), (params,), (params,))[0]
+
+    def step(grad: Any, params: Any, lr: Any) -> Any:
+        return -lr * grad
+
+    rule = own_rule(step, lambda grad, params, _: first(grad, params, None))
+    assert_the_same_steps(lambda: parameters(1), rule)
+
+
 class _Rows(NamedTuple):
     rows: Any
 
