@@ -53,8 +53,8 @@ def quantiles(x: Array) -> Array:
 def histogram(x: Array) -> Array:
     """Return shares of the elements by their size: zeros, and each power of 4 from 2⁻⁴⁰ to 2¹⁰.
 
-    A bin has the elements with 2ᵏ ≤ |x| < 2ᵏ⁺², the first all smaller ones that are not zero, the
-    last all larger ones that are finite. Elements that are not finite are in no bin.
+    A bin has the elements with ``2ᵏ ≤ |x| < 2ᵏ⁺²``, the first all smaller ones that are not zero,
+    the last all larger ones that are finite. Elements that are not finite are in no bin.
 
     Args:
         x: float array of any shape, with one element or more.
