@@ -20,6 +20,7 @@ from .engine.dispatch import Machine
 from .engine.errors import NoKernelsError, warn_of_slow_steps
 from .engine.host_numbers import NotTraceableError
 from .engine.joined_sums import Joint
+from .engine.kernels_of_shape import OfShape
 from .engine.program import Program
 from .engine.stages import Stage
 
@@ -65,7 +66,7 @@ class Plan:
             for k, v in self.hyperparameters.items()
         }
 
-    def of_shape(self, p: torch.Tensor, compiled: bool | None) -> Kernels | None:
+    def of_shape(self, p: torch.Tensor, compiled: bool | None) -> OfShape | None:
         """Return the kernels for parameters of the shape of one; ``None`` if there are none.
 
         Raises:
@@ -78,7 +79,7 @@ class Plan:
         rule = self.algorithm, self.hyperparameters, self.inputs, self.layout
         program = program_of(*rule, fields, shape, dtype)
 
-        def made() -> Kernels | NoKernelsError:
+        def made() -> OfShape | NoKernelsError:
             assert program is not None
             try:
                 return SHAPES[p.device.type](program, p.device)
@@ -217,9 +218,7 @@ def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 SHAPES: dict[str, Any] = {"cpu": shapes_in_c.Kernels, "cuda": shapes_in_triton.Kernels}
 """What makes kernels of a program of one shape, by the type of the device."""
 
-Kernels = shapes_in_c.Kernels | shapes_in_triton.Kernels
-
-_SHAPES: Recent[Any, Kernels | NoKernelsError] = Recent(512)
+_SHAPES: Recent[Any, OfShape | NoKernelsError] = Recent(512)
 _PROGRAMS: Recent[Any, Program | None] = Recent(512)
 _MACHINES: Recent[Program, Machine] = Recent(256)
 

@@ -144,8 +144,7 @@ class _Part:
         for i, name in enumerate(self._names):
             own: list[Any] = [state.get(name) for state in self._states]
             if plan.layout.counts[i]:
-                self._counts = np.array([int(x) for x in own], np.int32)
-                known[f"s{i}"] = number_of(self._counts)
+                known[f"s{i}"] = number_of(np.array([int(x) for x in own], np.int32))
             elif program.fields.get(i) == ():
                 scalars[f"s{i}"] = memory.given(own, ())
             elif i in program.fields:

@@ -29,6 +29,7 @@
     source.py            what C and Triton share; c_source.py writes C, c_compiler.py compiles
                          and loads it, cache.py keeps it; triton_source.py writes Triton
     alike.py             arrays of one shape, and where they lie
+    kernels_of_shape.py  what shapes_in_c and shapes_in_triton share
     threads.py           as many threads as torch has
     errors.py            what the engine cannot do, and what that costs
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from .alike import Alike
+from .kernels_of_shape import OfShape
 from .memory import Memory
 from .program import Added, Branch, Cycle, Output, Phase, Program
-from .shapes_in_c import Kernels
 from .trace import Move, Product, Sum, Symbol
 
 
@@ -71,7 +71,7 @@ class Execution:
     def __init__(
         self,
         program: Program,
-        kernels: Kernels,
+        kernels: OfShape,
         hyperparameters: dict[str, Any],
         count: int,
         values: dict[str, Any],

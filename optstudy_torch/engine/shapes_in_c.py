@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from .c_compiler import function_of, has_threads, library_of, threads_for
 from .c_source import OVER_LEAVES, head, new_text, read_numbers, type_of, written
 from .exact_sums_in_c import each_sum
 from .kernels_in_c import Scalars, loop_over, taken
+from .kernels_of_shape import OfShape
 from .memory import OnHost
-from .program import Added, Body, Branch, Cycle, Phase, Program
-from .source import Number, kept_names, rows, values
+from .program import Added, Body, Phase, Program
+from .source import Number, rows, values
 from .trace import Sum
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ _ALONG_ARGUMENTS: list[Any] = [
 ]
 
 
-class Kernels:
+class Kernels(OfShape):
     """The loops of a program of one shape, in one library.
 
     Raises:
@@ -105,28 +105,23 @@ class Kernels:
     def __init__(self, program: Program, device: torch.device = CPU) -> None:
         del device
         assert program.dtype is not None
-        self.program, self.memory = program, OnHost(program.dtype)
-        self._made: dict[int, list[Any]] = {}
+        self.memory = OnHost(program.dtype)
         self._texts: dict[str, str] = {}  # names of functions
         self._functions: list[Any] = []
-        self._enter(program.phases, program.kept)
+        super().__init__(program)
         text = "".join(own.replace(_NAME, name) for own, name in self._texts.items())
         library = library_of(head(program.dtype) + text)
         for function in self._functions:
             function.find(library)
 
-    def _enter(self, phases: Sequence[Phase], kept: Sequence[Any]) -> None:
-        names = kept_names(phases, kept)
-        for phase in phases:
-            own = self._made[id(phase)] = [self._add(Scalars, phase, names)]
-            own.append([self._add(_Loop, body) for body in phase.bodies if body.outputs])
-            for barrier in phase.barriers:
-                if isinstance(barrier, Added):
-                    self._made[id(barrier)] = [self._add(_Along, barrier)]
-                if isinstance(barrier, Cycle):
-                    self._enter(barrier.checks, [barrier.node.goes_on])
-                if isinstance(barrier, Branch | Cycle):
-                    self._enter(barrier.phases, barrier.node.made)
+    def _scalars(self, phase: Phase, kept: set[str]) -> Any:
+        return self._add(Scalars, phase, kept)
+
+    def _body(self, body: Body) -> Any:
+        return self._add(_Loop, body)
+
+    def _added(self, barrier: Added) -> Any:
+        return self._add(_Along, barrier)
 
     def _add(self, kind: Any, *args: Any) -> Any:
         made = kind(_NAME, *args)
@@ -134,21 +129,6 @@ class Kernels:
         # The same text has one function, as where an iteration is written again and again.
         made.name = self._texts.setdefault(_renumbered(made.text), f"f{len(self._texts)}")
         return made
-
-    # What an execution asks for.
-
-    def scalars(self, execution: Any, phase: Phase) -> None:
-        """Compute the scalars of a phase."""
-        self._made[id(phase)][0](execution, execution.hyperparameters)
-
-    def bodies(self, execution: Any, phase: Phase) -> None:
-        """Run the bodies of a phase."""
-        for loop in self._made[id(phase)][1]:
-            loop(execution)
-
-    def added(self, execution: Any, barrier: Added) -> Alike:
-        """Return sums along an axis."""
-        return self._made[id(barrier)][0](execution)
 
     def sums(self, execution: Any, node: Sum) -> np.ndarray:
         """Return the float64 sums of each leaf."""
@@ -176,7 +156,6 @@ class _Loop:
         self._in_place = any(o.target == "step" for o in body.outputs)
         assert body.shape is not None
         lengths, text, self._numbers = loop_over(name, body, False)
-        self._texts = {False: text}
         self._lengths = np.array(lengths, np.int64)
         self.text = text
         if self._in_place:

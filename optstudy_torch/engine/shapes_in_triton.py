@@ -18,9 +18,10 @@ from .alike import Alike
 from .errors import NoKernelsError
 from .exact_sums_in_triton import each_sum
 from .kernels_in_triton import Scalars
+from .kernels_of_shape import OfShape
 from .memory import OnDevice
-from .program import Added, Body, Branch, Cycle, Phase, Program
-from .source import arrays_of, kept_names, merged, reads, rows, values
+from .program import Added, Body, Phase, Program
+from .source import arrays_of, merged, reads, rows, values
 from .trace import Sum, Symbol
 from .triton_source import BLOCK, LANGUAGE, dtype_of, has_triton, kernel_of, loads, start, text_of
 from .units import on_device
@@ -29,7 +30,7 @@ _TERMS = 16
 """Terms of a sum along an axis that one instance adds, a power of two."""
 
 
-class Kernels:
+class Kernels(OfShape):
     """The kernels of a program of one shape.
 
     Raises:
@@ -40,37 +41,17 @@ class Kernels:
         if not has_triton():
             raise NoKernelsError("there is no Triton, or no C compiler for its launcher")
         assert program.dtype is not None
-        self.program, self.memory = program, OnDevice(program.dtype, device)
-        self._made: dict[int, list[Any]] = {}
-        self._enter(program.phases, program.kept)
+        self._dtype, self.memory = program.dtype, OnDevice(program.dtype, device)
+        super().__init__(program)
 
-    def _enter(self, phases: Sequence[Phase], kept: Sequence[Any]) -> None:
-        names, dtype = kept_names(phases, kept), self.program.dtype
-        assert dtype is not None
-        for phase in phases:
-            own = self._made[id(phase)] = [Scalars(phase, names)]
-            own += [_Body(body, dtype) for body in phase.bodies if body.outputs]
-            for barrier in phase.barriers:
-                if isinstance(barrier, Added):
-                    self._made[id(barrier)] = [_Along(barrier, dtype)]
-                if isinstance(barrier, Cycle):
-                    self._enter(barrier.checks, [barrier.node.goes_on])
-                if isinstance(barrier, Branch | Cycle):
-                    self._enter(barrier.phases, barrier.node.made)
+    def _scalars(self, phase: Phase, kept: set[str]) -> Any:
+        return Scalars(phase, kept)
 
-    def scalars(self, execution: Any, phase: Phase) -> None:
-        """Compute the scalars of a phase."""
-        self._made[id(phase)][0](execution, execution.hyperparameters)
+    def _body(self, body: Body) -> Any:
+        return _Body(body, self._dtype)
 
-    def bodies(self, execution: Any, phase: Phase) -> None:
-        """Run the bodies of a phase."""
-        for body in self._made[id(phase)][1:]:
-            body(execution)
-
-    def added(self, execution: Any, barrier: Added) -> Alike:
-        """Return sums along an axis."""
-        found: Alike = self._made[id(barrier)][0](execution)
-        return found
+    def _added(self, barrier: Added) -> Any:
+        return _Along(barrier, self._dtype)
 
     def sums(self, execution: Any, node: Sum) -> torch.Tensor:
         """Return the float64 sums of each leaf."""
@@ -85,7 +66,7 @@ class _Kernel:
         kinds: the dtype of each.
         scalars: that it reads, of each leaf.
         lengths: whole numbers that it is handed, by what they are called.
-        numbers: that it reads.
+        text: of the lines, with the numbers that they read.
         lines: what it does, for elements ``at`` of a leaf, ``inside`` of it or not.
         dtype: the working dtype.
     """
@@ -100,7 +81,7 @@ class _Kernel:
         lines: Sequence[str],
         dtype: torch.dtype,
     ) -> None:
-        self._names, self._scalars, self._numbers = names, scalars, text.numbers
+        self._scalars, self._numbers = scalars, text.numbers
         place = [
             "instance = tl.program_id(0)",
             "leaf = instance // parts",
@@ -202,17 +183,14 @@ class _Along:
     def __init__(self, barrier: Added, dtype: torch.dtype) -> None:
         self._node, self._body = barrier
         self._dtype = dtype
-
-    @functools.cached_property
-    def _first(self) -> dict[int, _Kernel]:
-        return {}
+        self._kernels: dict[tuple[int, bool], _Kernel] = {}
 
     def _kernel(self, terms: int, first: bool) -> _Kernel:
         """Return the kernel that adds rows."""
-        found = self._first.get(terms if first else -terms)
-        if found is None:
-            found = self._first[terms if first else -terms] = self._made(terms, first)
-        return found
+        key = terms, first
+        if key not in self._kernels:
+            self._kernels[key] = self._made(*key)
+        return self._kernels[key]
 
     def _made(self, terms: int, first: bool) -> _Kernel:
         body, dtype, text = self._body, self._dtype, text_of(self._dtype)

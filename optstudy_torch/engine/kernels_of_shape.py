@@ -1,0 +1,72 @@
+"""What kernels of a program of one shape have in common, whatever language they are in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from .alike import Alike
+from .memory import Memory
+from .program import Added, Body, Branch, Cycle, Phase, Program
+from .source import kept_names
+from .trace import Sum
+
+
+class OfShape(ABC):
+    """The kernels of each phase of a program, which an execution asks for.
+
+    Attributes:
+        program: of one shape.
+        memory: where the values of the program are.
+    """
+
+    memory: Memory
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._made: dict[int, list[Any]] = {}
+        self._enter(program.phases, program.kept)
+
+    def _enter(self, phases: Sequence[Phase], kept: Sequence[Any]) -> None:
+        names = kept_names(phases, kept)
+        for phase in phases:
+            bodies = [self._body(body) for body in phase.bodies if body.outputs]
+            self._made[id(phase)] = [self._scalars(phase, names), *bodies]
+            for barrier in phase.barriers:
+                if isinstance(barrier, Added):
+                    self._made[id(barrier)] = [self._added(barrier)]
+                if isinstance(barrier, Cycle):
+                    self._enter(barrier.checks, [barrier.node.goes_on])
+                if isinstance(barrier, Branch | Cycle):
+                    self._enter(barrier.phases, barrier.node.made)
+
+    @abstractmethod
+    def _scalars(self, phase: Phase, kept: set[str]) -> Any:
+        """Return what computes the scalars of a phase, some of which are kept."""
+
+    @abstractmethod
+    def _body(self, body: Body) -> Any:
+        """Return what runs a body."""
+
+    @abstractmethod
+    def _added(self, barrier: Added) -> Any:
+        """Return what sums along an axis."""
+
+    @abstractmethod
+    def sums(self, execution: Any, node: Sum) -> Any:
+        """Return the float64 sums of each leaf."""
+
+    def scalars(self, execution: Any, phase: Phase) -> None:
+        """Compute the scalars of a phase."""
+        self._made[id(phase)][0](execution, execution.hyperparameters)
+
+    def bodies(self, execution: Any, phase: Phase) -> None:
+        """Run the bodies of a phase."""
+        for body in self._made[id(phase)][1:]:
+            body(execution)
+
+    def added(self, execution: Any, barrier: Added) -> Alike:
+        """Return sums along an axis."""
+        found: Alike = self._made[id(barrier)][0](execution)
+        return found
