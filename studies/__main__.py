@@ -39,11 +39,11 @@ with extra("studies"):
     from .comparisons.compare import VARIED, Comparison, cores, values
     from .comparisons.everything import Everything, Part
     from .comparisons.journey import Travel
-    from .comparisons.processes import TerminatedError, terminable
     from .comparisons.runner import Plan, Prepared, Twins
     from .learners.methods import METHODS, PLAIN
     from .learners.optimizer import Optimizer
     from .learners.training import BACKENDS, installed_backends
+    from .processes import TerminatedError, terminable
     from .report import Report
     from .study import DEVICES
 

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from optstudy_core.schedules import Schedule
+
 Parameters = dict[str, np.ndarray]
 """Parameters, gradients or steps by name, in PyTorch's layout; what crosses between frameworks."""
 
@@ -123,6 +125,8 @@ class Study:
         test: the held-out data, if any.
         loss_label: what the loss is, for figures.
         learning_rates: by algorithm; where there is none, the algorithm's default holds.
+        schedule: makes of a learning rate and the number of all steps the rate at each step, a
+            :class:`optstudy_core.schedules.Schedule`; ``None``: the rate is constant.
         path_every: how often the parameters are written down.
         metrics: numbers for ``(outputs, targets)`` of the test data, by name.
         draw_predictions: draws the model's predictions over training; see :mod:`studies.figures`;
@@ -133,6 +137,8 @@ class Study:
         device: where both frameworks compute: one of :data:`DEVICES`.
         landscape: the examples whose loss is drawn around the path; ``None``: all of ``train``.
         grid: points along each side of that drawing.
+        at_once: the most examples whose loss is computed at once, where memory is the limit: a
+            divisor of the number of training examples; ``None``: all.
 
     Raises:
         ValueError: if the mini-batches do not divide the data, the names do not fit, or no
@@ -154,6 +160,7 @@ class Study:
     test: Batch | None = None
     loss_label: str = "mean over the examples"
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    schedule: Callable[[float, int], Schedule] | None = None
     path_every: Literal["step", "epoch"] = "epoch"
     metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] = lambda outputs, targets: {}
     draw_predictions: Callable[..., None] | None = None
@@ -163,11 +170,14 @@ class Study:
     device: str = "cpu"
     landscape: Batch | None = None
     grid: int = 49
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         size = len(self.train.targets)
         if size % self.batch_size:
             raise ValueError(f"batch_size = {self.batch_size}: allowed are divisors of {size}")
+        if self.at_once is not None and size % self.at_once:
+            raise ValueError(f"at_once = {self.at_once}: allowed are divisors of {size}")
         for model, loss in (("torch_model", "torch_loss"), ("nnx_model", "jax_loss")):
             given = [name for name in (model, loss) if getattr(self, name) is not _absent]
             if len(given) == 1:
@@ -184,6 +194,17 @@ class Study:
         """The frameworks that the study has a model in."""
         models = {"torch": self.torch_model, "jax": self.nnx_model}
         return tuple(name for name, model in models.items() if model is not _absent)
+
+    def rate(self, lr: float) -> float | Schedule:
+        """Return the learning rate of a training: a number, or a schedule with that peak."""
+        if self.schedule is None:
+            return lr
+        return self.schedule(lr, self.epochs * self.steps_per_epoch)
+
+    def parts(self, examples: int) -> list[slice]:
+        """Return the rows of so many examples in parts that may be computed at once."""
+        size = self.at_once or examples
+        return [slice(i, i + size) for i in range(0, examples, size)]
 
     @property
     def steps_per_epoch(self) -> int:

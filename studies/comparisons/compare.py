@@ -18,14 +18,13 @@ from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.numbers import nearest
 from optstudy_core.records import Run as Folder
 from optstudy_core.records import write_text
-from studies import figures, records
+from studies import figures, processes, records
 from studies.learners import training
 from studies.learners.methods import METHODS, PLAIN
-from studies.problems.table import load
 from studies.progress import progress
 from studies.records import Run
 
-from . import processes, table
+from . import table
 from .runner import Plan, config, done
 
 VARIED: Final = ("method", "algorithm", "lr", "lr_factor", "dialect")
@@ -67,33 +66,25 @@ class Task:
     """A training of a comparison; crosses to another process.
 
     Attributes:
-        study: its name.
-        seed: of all that is drawn.
-        data: the user's file or folder.
-        events: how many to generate.
+        plan: what is trained, and with which seed.
         optimizer: of the training.
         backend: of the training.
-        epochs: how many.
         folder: for the record.
         config: what the record says of it.
     """
 
-    study: str
-    seed: int
-    data: pathlib.Path | None
-    events: int | None
+    plan: Plan
     optimizer: training.Optimizer
     backend: str
-    epochs: int
     folder: pathlib.Path
     config: Mapping[str, Any]
 
     def carry_out(self, after_epoch: _Tell) -> None:
         """Train and record; what an interrupted training left is replaced."""
-        study = load(self.study, self.seed, self.data, self.events)
+        study = self.plan.load()
         learner = training.make_learner(self.backend, study, self.optimizer)
         with Folder.create(self.folder, self.config, overwrite=True) as run:
-            training.record(study, learner, self.epochs, run, after_epoch=after_epoch)
+            training.record(study, learner, run, after_epoch=after_epoch)
 
 
 class Comparison:
@@ -124,9 +115,8 @@ class Comparison:
     ) -> None:
         if rates and {"lr", "lr_factor"} & set(vary):
             raise ValueError("tune: allowed without a rate in vary")
-        self.study = load(plan.study, plan.seed, plan.data, plan.events)
+        self.study = plan.load()
         self.plan = plan = plan.of(self.study)
-        self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.folder = plan.out / self.study.name / "compare"
         self.jobs = jobs
         self.cells = [
@@ -183,11 +173,8 @@ class Comparison:
     def _task(self, cell: Cell, seed: int, backend: str) -> Task:
         plan = replace(self.plan, seed=seed)
         folder = self.folder / cell.name / f"seed_{seed}" / backend
-        described = config(plan, self.study, cell.optimizer, backend, self.epochs)
-        return Task(
-            plan.study, seed, plan.data, plan.events, cell.optimizer, backend, self.epochs,
-            folder, described,
-        )  # fmt: skip
+        described = config(plan, self.study, cell.optimizer, backend)
+        return Task(plan, cell.optimizer, backend, folder, described)
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
         """Train what is not done yet, record, draw and print; return the folders of the runs.
@@ -217,7 +204,7 @@ class Comparison:
             known = len(tasks) - len(waiting)
             console.print(f"{known} of {len(tasks)} {what} are there already")
         title = f"{self.study.name}: {len(waiting)} {what}, epochs"
-        with progress(console, title, self.epochs * len(waiting)) as tick:
+        with progress(console, title, self.study.epochs * len(waiting)) as tick:
             _carry_out(waiting, self.jobs, tick)
         return {task.folder: records.read(task.folder) for task in tasks}
 

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from . import processes
+from studies import processes
+
 from .compare import Comparison
 from .runner import Plan, Prepared
 

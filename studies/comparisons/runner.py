@@ -39,6 +39,7 @@ class Plan:
         overwrite: replace runs that are in ``out`` already.
         data: a file or folder with the user's data.
         events: how many to generate.
+        pretrained: begin with the parameters that were trained before.
         device: where both frameworks compute.
         go_on: runs that ended are taken as they are, others are replaced.
     """
@@ -56,9 +57,21 @@ class Plan:
     lr_factor: float = 1.0
     data: pathlib.Path | None = None
     events: int | None = None
+    pretrained: bool = False
     device: str = "cpu"
     go_on: bool = False
     all_backends: bool = False
+
+    def load(self) -> Study:
+        """Return the study; errors as of :func:`studies.problems.table.load`."""
+        return load(
+            self.study,
+            self.seed,
+            self.data,
+            self.events,
+            epochs=self.epochs,
+            pretrained=self.pretrained,
+        )
 
     def of(self, study: Study) -> Plan:
         """Return the plan with the frameworks in which a study has a model.
@@ -90,10 +103,9 @@ class Prepared:
     """
 
     def __init__(self, plan: Plan, below: str = "") -> None:
-        study = load(plan.study, plan.seed, plan.data, plan.events)
+        study = plan.load()
         self.plan = plan = plan.of(study)
         self.study: Study = replace(study, device=training.checked(plan.device, plan.backends))
-        self.epochs = self.study.epochs if plan.epochs is None else plan.epochs
         self.optimizers = [
             training.Optimizer.of(
                 self.study, algorithm, plan.lr, plan.dialect, method, lr_factor=plan.lr_factor
@@ -116,7 +128,7 @@ class Prepared:
         return self.plan.overwrite or self.plan.go_on
 
     def _is_done(self, optimizer: training.Optimizer, backend: str) -> bool:
-        described = config(self.plan, self.study, optimizer, backend, self.epochs)
+        described = config(self.plan, self.study, optimizer, backend)
         taken = self.plan.go_on and not self.plan.overwrite
         return taken and done(self.run_folder(optimizer, backend), described)
 
@@ -138,16 +150,16 @@ class Prepared:
         """Make a run; return what was trained, and its record."""
         learner = training.make_learner(backend, self.study, optimizer)
         folder = self.run_folder(optimizer, backend)
-        described = config(self.plan, self.study, optimizer, backend, self.epochs)
+        described = config(self.plan, self.study, optimizer, backend)
         what = f"{self.study.name}, {optimizer.name}, {backend}: training"
         if self._is_done(optimizer, backend):
             console.print(f"{what} is there already", highlight=False)
             return learner, records.read(folder)
         with (
             Run.create(folder, described, overwrite=self._replaces) as run,
-            progress(console, what, self.epochs) as tick,
+            progress(console, what, self.study.epochs) as tick,
         ):
-            training.record(self.study, learner, self.epochs, run, after_epoch=tick)
+            training.record(self.study, learner, run, after_epoch=tick)
         return learner, records.read(folder)
 
     def _train(self, optimizer: training.Optimizer, console: Console) -> list[records.Run]:
@@ -180,7 +192,7 @@ class Prepared:
     ) -> twins.Twins:
         """Compare the two frameworks' runs; write, draw and print where they part."""
         what = f"{self.study.name}, {optimizer.name}: comparing"
-        with progress(console, what, self.epochs) as tick:
+        with progress(console, what, self.study.epochs) as tick:
             pair = twins.compare(
                 self.study, optimizer, runs["torch"], runs["jax"], after_epoch=tick
             )
@@ -198,7 +210,7 @@ class Prepared:
 
 
 def config(
-    plan: Plan, study: Study, optimizer: training.Optimizer, backend: str, epochs: int
+    plan: Plan, study: Study, optimizer: training.Optimizer, backend: str
 ) -> dict[str, object]:
     """Return what the record of a run says was asked for."""
     return {
@@ -206,11 +218,12 @@ def config(
         "algorithm": optimizer.algorithm,
         "method": optimizer.method,
         "backend": backend,
-        "epochs": epochs,
+        "epochs": study.epochs,
         "lr": optimizer.lr,
         "seed": plan.seed,
         "data": None if plan.data is None else str(plan.data.resolve()),
         "events": plan.events,
+        "pretrained": plan.pretrained,
         "device": plan.device,
         "source": plan.study,
         "dialect": optimizer.dialect,
@@ -226,8 +239,12 @@ def config(
     }
 
 
-_TELLING: Final = ("algorithm", "method", "epochs", "lr", "dialect", "data", "events", "source")
+_TELLING: Final = (
+    "algorithm", "method", "epochs", "lr", "dialect", "data", "events", "pretrained", "source"
+)  # fmt: skip
 """What a training that is taken for done has in common with the one asked for."""
+_BEFORE: Final = {"pretrained": False}
+"""What runs say that were made before there was such a choice."""
 
 
 def done(folder: pathlib.Path, wanted: Mapping[str, object]) -> bool:
@@ -247,7 +264,7 @@ def done(folder: pathlib.Path, wanted: Mapping[str, object]) -> bool:
     if run.parameters is None:
         return False
     for key in _TELLING:
-        if run.config.get(key) != wanted[key]:
+        if run.config.get(key, _BEFORE.get(key)) != wanted[key]:
             raise FileExistsError(
                 f"{str(folder)!r} holds a run with {key} = {run.config.get(key)!r}, not "
                 f"{wanted[key]!r}"

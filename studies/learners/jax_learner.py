@@ -42,7 +42,7 @@ class JaxLearner:
 
     @_on_its_device
     def _make(self, study: Study, optimizer: Optimizer) -> None:
-        self._leaves = study.nnx_leaves
+        self._leaves, self._parts = study.nnx_leaves, study.parts
         algorithm = ALGORITHMS[optimizer.algorithm]
         self._needs_hessian = "hessian" in algorithm.inputs
         self._random = stream(study.seed, "signs")
@@ -52,7 +52,7 @@ class JaxLearner:
         if algorithm.leafwise:
             make = self._in_torchs_layout(make)
         at_rate = partial(make, dialect=optimizer.dialect)
-        transformation, begin = _method(optimizer.at_the_end, at_rate, optimizer.lr)
+        transformation, begin = _method(optimizer.at_the_end, at_rate, study.rate(optimizer.lr))
         self._optimizer_state = transformation.init(self._params)
         graph, loss_function = self._graph, study.jax_loss
 
@@ -61,6 +61,12 @@ class JaxLearner:
 
         def loss_at(params: Any, inputs: Any, targets: Any, masks: Any) -> Any:
             return loss_function(outputs_at(params, inputs, *masks), targets)
+
+        def mean_loss(params: Any, *batch: Any) -> Any:
+            if study.at_once is None:
+                return loss_at(params, *batch)
+            parts = jax.tree.map(lambda x: x.reshape(-1, study.at_once, *x.shape[1:]), batch)
+            return jax.lax.map(lambda part: loss_at(params, *part), parts).mean()
 
         def apply(params: Any, state: Any, gradients: Any, loss: Any, **more: Any) -> Any:
             updates, state = transformation.update(gradients, state, params, value=loss, **more)
@@ -80,7 +86,7 @@ class JaxLearner:
         self._outputs = jax.jit(outputs_at)
         self._loss = jax.jit(loss_at)
         self._gradients = jax.jit(jax.grad(loss_at))
-        self._end = begin(self._params, loss_at)
+        self._end = begin(self._params, mean_loss)
 
     @_on_its_device
     def step(self, batch: Batch) -> jax.Array:
@@ -140,7 +146,9 @@ class JaxLearner:
     @_on_its_device
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""
-        return np.asarray(self._outputs(self._state(parameters), inputs))
+        at = self._state(parameters)
+        parts = [self._outputs(at, inputs[rows]) for rows in self._parts(len(inputs))]
+        return np.concatenate(parts)
 
     def _in_torchs_layout(self, make: Any) -> Any:
         """Return a constructor of optimizers that see kernels as PyTorch has them."""
@@ -182,7 +190,7 @@ make = JaxLearner
 End = Callable[[Any, Any, float, Batch], tuple[Any, Any, Ended]]
 
 
-def _method(method: Method, at_rate: Any, lr: float) -> tuple[Any, Callable[[Any, Any], End]]:
+def _method(method: Method, at_rate: Any, lr: Any) -> tuple[Any, Callable[[Any, Any], End]]:
     """Return the optimizer, and what makes the end of an epoch of parameters and a loss."""
     if method.kind in _CONTROLS:
         control = getattr(epoch, method.kind)(**method.values)

@@ -78,13 +78,14 @@ class TorchLearner:
     backend = "torch"
 
     def __init__(self, study: Study, optimizer: Optimizer) -> None:
-        self._loss = study.torch_loss
+        self._loss, self._parts = study.torch_loss, study.parts
         self._threads, self._device = study.threads, study.device
         self._random = stream(study.seed, "signs")
         self._model = study.torch_model().to(self._device)
         self._model.load_state_dict(self._tensors(study.initial))
         make = optstudy_torch.from_core(optimizer.algorithm)
-        self._optimizer = make(self._model.parameters(), lr=optimizer.lr, dialect=optimizer.dialect)
+        rate = study.rate(optimizer.lr)
+        self._optimizer = make(self._model.parameters(), lr=rate, dialect=optimizer.dialect)
         self._needs_hessian = "hessian" in self._optimizer.algorithm.inputs
         method = optimizer.at_the_end
         self._method = _METHODS[method.kind](self._optimizer, self._model, **method.values)
@@ -129,8 +130,13 @@ class TorchLearner:
     @_in_its_threads
     def end_epoch(self, loss: float, train: Batch) -> Ended:
         """Let the method end an epoch."""
-        inputs, targets, masks = self._batch(train)
-        return self._method(loss, lambda: self._loss(self._model(inputs, *masks), targets))
+        parts = [self._batch(train.take(rows)) for rows in self._parts(len(train.targets))]
+
+        def mean_loss() -> torch.Tensor:
+            of_parts = [self._loss(self._model(x, *masks), y) for x, y, masks in parts]
+            return torch.stack(of_parts).mean() if len(parts) > 1 else of_parts[0]
+
+        return self._method(loss, mean_loss)
 
     def parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -161,10 +167,13 @@ class TorchLearner:
     @_in_its_threads
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
         """Return what the model makes of some inputs at some parameters."""
+        at, given = self._tensors(parameters), torch.from_numpy(inputs)
         with torch.no_grad():
-            given = torch.from_numpy(inputs).to(self._device)
-            outputs = functional_call(self._model, self._tensors(parameters), (given,))
-        result: np.ndarray = outputs.cpu().numpy()
+            parts = [
+                functional_call(self._model, at, (given[rows].to(self._device),)).cpu()
+                for rows in self._parts(len(inputs))
+            ]
+        result: np.ndarray = torch.cat(parts).numpy()
         return result
 
     def _loss_at(self, parameters: dict[str, torch.Tensor], batch: Batch) -> Any:

@@ -107,7 +107,6 @@ def make_learner(backend: str, study: Study, optimizer: Optimizer) -> Learner:
 def run_epochs(
     study: Study,
     learner: Learner,
-    epochs: int,
     *,
     after_step: Callable[[], None] | None = None,
     before_end: Callable[[list[float]], None] | None = None,
@@ -115,13 +114,12 @@ def run_epochs(
     """Train, and yield what the method did at the end of each epoch.
 
     Args:
-        study: the data.
+        study: the data, and how many epochs.
         learner: is trained.
-        epochs: how many.
         after_step: called after each step.
         before_end: called with the losses of the mini-batches when an epoch's steps are made.
     """
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, study.epochs + 1):
         losses = []
         for batch in study.batches(epoch):
             losses.append(learner.step(batch))
@@ -136,7 +134,6 @@ def run_epochs(
 def record(
     study: Study,
     learner: Learner,
-    epochs: int,
     run: Run,
     *,
     after_epoch: Callable[[], None] = lambda: None,
@@ -144,9 +141,8 @@ def record(
     """Train and write every epoch down; the training is the same as without.
 
     Args:
-        study: the data.
+        study: the data, and how many epochs.
         learner: is trained.
-        epochs: how many.
         run: open for writing.
         after_epoch: called after each epoch, for a progress bar.
     """
@@ -159,7 +155,7 @@ def record(
         row.update(meter.close(losses, learner.parameters()))
 
     after_step = (lambda: path.append(learner.parameters())) if every_step else None
-    training = run_epochs(study, learner, epochs, after_step=after_step, before_end=measure)
+    training = run_epochs(study, learner, after_step=after_step, before_end=measure)
     for number, ended in enumerate(training, 1):
         here = learner.parameters()
         meter.moved(here, undone=ended.undone)
@@ -173,7 +169,7 @@ def record(
             path.append(here)
         run.epoch(number, row)
         after_epoch()
-    finish(run, epochs, learner.parameters(), path, final_loss(study, learner))
+    finish(run, study.epochs, learner.parameters(), path, final_loss(study, learner))
 
 
 def final_loss(study: Study, learner: Learner) -> float:

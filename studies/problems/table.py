@@ -6,6 +6,7 @@ import inspect
 import pathlib
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Final
 
@@ -19,7 +20,13 @@ QUICK: Final = ("linear_regression", "digits")
 
 
 def load(
-    name: str, seed: int, data: pathlib.Path | None = None, events: int | None = None
+    name: str,
+    seed: int,
+    data: pathlib.Path | None = None,
+    events: int | None = None,
+    *,
+    epochs: int | None = None,
+    pretrained: bool = False,
 ) -> Study:
     """Return a study.
 
@@ -29,6 +36,8 @@ def load(
         seed: for everything that is drawn at random, ≥ 0.
         data: a file or folder with the user's data; ``None``: the study's own.
         events: how many events to generate; ``None``: the study's choice.
+        epochs: how many to train; ``None``: the study's choice.
+        pretrained: begin with the parameters that were trained before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -36,14 +45,15 @@ def load(
             what they should be.
     """
     make = _maker(name)
-    options = {k: v for k, v in (("data", data), ("events", events)) if v is not None}
+    asked = {"data": data, "events": events, "pretrained": pretrained or None}
+    options = {k: v for k, v in asked.items() if v is not None}
     for option, value in options.items():
         if option not in inspect.signature(make).parameters:
             raise ValueError(f"{option} = {str(value)!r}: {name} takes none")
     made = make(seed, **options)
     if not isinstance(made, Study):
         raise ValueError(f"study = {name!r}: its function study returned {made!r}, not a Study")
-    return made
+    return made if epochs is None else replace(made, epochs=epochs)
 
 
 def _maker(name: str) -> Callable[..., Study]:

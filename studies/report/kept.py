@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 from optstudy_core import __version__
 from optstudy_core.records import write_text
+from studies import caches
 
 _FORMAT = 1
 
@@ -31,7 +31,7 @@ class Kept:
     def __init__(self, out: pathlib.Path, asked: Sequence[Any]) -> None:
         self._of = [_FORMAT, __version__, *asked]
         name = hashlib.sha256(str(out.absolute()).encode(errors="replace")).hexdigest()[:32]
-        self._file = _folder() / f"{name}.json"
+        self._file = caches.folder("reports") / f"{name}.json"
         self._old: dict[str, Any] = {}
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(self._file.read_text(encoding="utf-8"))
@@ -58,11 +58,6 @@ class Kept:
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self._file, text)
-
-
-def _folder() -> pathlib.Path:
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "optstudy" / "reports"
 
 
 def _stamp(folder: pathlib.Path) -> list[int]:

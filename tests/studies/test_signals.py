@@ -13,7 +13,8 @@ from harness import ROOT
 
 from studies import records
 from studies.__main__ import main
-from studies.comparisons import compare, everything, processes, runner
+from studies import processes
+from studies.comparisons import compare, everything, runner
 from studies.comparisons.runner import Plan
 
 pytest.importorskip("torch")

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from studies.study import Batch, Dropout, Study, layers, split, stream
 
-from . import efficiency, files, toy
+from . import efficiency, files, store
 from .drawing import vertex_histograms
 from .event import Event
 from .targets import target
@@ -27,9 +29,11 @@ def study(
     need: files.Need,
     inputs: Callable[[Sequence[Event]], np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
-    dropout: tuple[Dropout, ...],
     batch_size: int,
+    dropout: tuple[Dropout, ...] = (),
     gain: float = 1.0,
+    start: Mapping[str, np.ndarray] | None = None,
+    pretrained: pathlib.Path | None = None,
     **rest: Any,
 ) -> Study:
     """Return a study of events.
@@ -39,29 +43,36 @@ def study(
         title: of the study.
         seed: of all draws.
         data: a file or folder; ``None``: toy events.
-        events: how many toy events are for training; half as many more are held out.
+        events: how many toy events are for training; half as many others, at most 1000, are held
+            out. Every seed has the same.
         need: what the network sees of an event.
         inputs: makes the network's inputs of events, shape (n, …), float32.
         shapes: of the layers' weights.
-        dropout: its places.
         batch_size: at most; files of few events have smaller ones.
+        dropout: its places.
         gain: of the initial weights; see :func:`studies.study.layers`.
+        start: initial parameters that are not drawn, by name.
+        pretrained: a file with the parameters to begin with; ``None``: those drawn.
         rest: what :class:`~studies.study.Study` has besides.
     """
     if data is None:
-        number = events + max(1, events // 2)
-        everything = toy.events(number, stream(seed, "events"))
-        held_out = number - events
+        held_out = max(1, min(1000, events // 2))
+        everything = store.events("training", events) + store.events("held out", held_out)
+        order = np.arange(len(everything))
     else:
         everything = files.read(data, need)
         held_out = max(1, len(everything) // 5)
+        order = stream(seed, "split").permutation(len(everything))
     examples = Batch(inputs(everything), np.stack([target(event) for event in everything]))
     batch_size = max(1, min(batch_size, len(everything) - held_out))
-    order = stream(seed, "split").permutation(len(everything))
     train_rows, test_rows = split(examples, batch_size, order, held_out)
     train, test = examples.take(train_rows), examples.take(test_rows)
     tested = [everything[i] for i in test_rows]
     initial, leaves = layers(seed, shapes, gain)
+    if pretrained is not None:
+        initial = weights(pretrained, initial)
+    else:
+        initial |= dict(start or {})
     return Study(
         name=name,
         title=title,
@@ -77,6 +88,7 @@ def study(
         showcase=test.take(slice(0, 3)),
         dropout=dropout,
         threads=None,
+        at_once=max(size for size in range(1, 101) if len(train_rows) % size == 0),
         **rest,
     )
 
@@ -85,6 +97,30 @@ def rates(outputs: np.ndarray, events: Sequence[Event]) -> dict[str, float]:
     """Return efficiency and false positives an event of the predicted histograms."""
     counts = efficiency.count(outputs, events)
     return {"efficiency": counts.efficiency, "false_positives": counts.false_positives}
+
+
+def weights(file: pathlib.Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the parameters in a file of safetensors.
+
+    Args:
+        file: the file.
+        like: parameters of the names and shapes that are expected.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds others.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there are no trained parameters yet")
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: expected a file of safetensors, found: {error}") from error
+    shapes = {name: value.shape for name, value in found.items()}
+    wanted = {name: value.shape for name, value in like.items()}
+    if shapes != wanted:
+        raise ValueError(f"{file}: expected parameters of the shapes {wanted}, found {shapes}")
+    return {name: found[name].astype(np.float32) for name in like}
 
 
 def with_landscape(made: Study, examples: int) -> Study:

@@ -1,4 +1,4 @@
-"""How many vertices are found: efficiency and false positives, as physicists count them."""
+"""How many vertices are found: efficiency and false positives, as PV-finder counts them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from .event import BIN_WIDTH, Z_MIN, Event
+from .targets import target
 
 THRESHOLD: Final = 1e-2
 INTEGRAL: Final = 0.2
 WIDTH: Final = 3
-"""A peak is a run of at least three bins above 0.01 that sum to at least 0.2 (PV-finder's)."""
+"""A peak is a run of at least three bins of at least 0.01 that sum to at least 0.2."""
 WINDOW: Final = 0.5
-"""A peak within this distance of a true vertex (mm) has found it."""
+"""A peak within this distance of a true one (mm) has found it."""
 
 
 class Counts(NamedTuple):
     """What became of the vertices of some events.
 
     Attributes:
-        found: reconstructible vertices that a peak has found.
+        found: true peaks that a predicted one has found.
         missed: those that none has.
-        false: peaks where no vertex is.
+        false: predicted peaks where no vertex is.
         events: how many events there were.
     """
 
@@ -34,7 +35,7 @@ class Counts(NamedTuple):
 
     @property
     def efficiency(self) -> float:
-        """The share of reconstructible vertices that were found; NaN if there is none."""
+        """The share of true peaks that were found; NaN if there is none."""
         true = self.found + self.missed
         return self.found / true if true else float("nan")
 
@@ -44,15 +45,15 @@ class Counts(NamedTuple):
         return self.false / self.events if self.events else float("nan")
 
 
-def peaks(histogram: np.ndarray) -> np.ndarray:
+def peaks(histogram: np.ndarray, integral: float = INTEGRAL) -> np.ndarray:
     """Return z of the peaks of a histogram, mm.
 
     A peak's place is the mean of its bins, weighted with their heights. Bins that are not finite
-    are below every threshold. Two maxima in one run of bins are two peaks if the valley between
-    them is below half of the lower one.
+    are below every threshold.
 
     Args:
         histogram: shape (4000,).
+        integral: what the bins of a peak sum to at least.
 
     >>> histogram = np.zeros(4000); histogram[1000:1003] = 0.2, 0.4, 0.2
     >>> peaks(histogram).round(6).tolist()
@@ -63,56 +64,32 @@ def peaks(histogram: np.ndarray) -> np.ndarray:
     edges = np.flatnonzero(above[1:] != above[:-1])
     places = []
     for first, last in zip(edges[::2], edges[1::2], strict=True):
-        for begin, end in _parted(values, int(first), int(last)):
-            part = values[begin:end]
-            if end - begin >= WIDTH and part.sum() >= INTEGRAL:
-                centre = np.average(np.arange(begin, end), weights=part)
-                places.append(Z_MIN + BIN_WIDTH * (centre + 0.5))
+        part = values[first:last]
+        if last - first >= WIDTH and part.sum() >= integral:
+            centre = np.average(np.arange(first, last), weights=part)
+            places.append(Z_MIN + BIN_WIDTH * (centre + 0.5))
     return np.array(places)
 
 
-def _parted(values: np.ndarray, first: int, last: int) -> list[tuple[int, int]]:
-    """Return the parts of a run of bins, cut in its deep valleys."""
-    parts = []
-    begin, top, valley, where = first, 0.0, np.inf, first
-    for i in range(first, last):
-        if values[i] > valley and min(values[i], top) > 2 * valley:
-            parts.append((begin, where))
-            begin, top, valley = where, values[i], np.inf
-        if values[i] >= top:
-            top, valley = values[i], np.inf
-        elif values[i] < valley:
-            valley, where = values[i], i
-    return [*parts, (begin, last)]
+def count(histograms: np.ndarray, events: Sequence[Event], integral: float = INTEGRAL) -> Counts:
+    """Count what the histograms say of some events, as PV-finder counts (``efficiency.py``).
 
-
-def count(histograms: np.ndarray, events: Sequence[Event]) -> Counts:
-    """Count what the histograms say of some events.
-
-    Peaks and vertices are paired, the closest pair first, each once, while they are at most 0.5 mm
-    apart. A peak left over near a vertex of too few tracks counts for nothing, any other is false.
+    Truth are the peaks of the target: reconstructible vertices that overlap are one. A predicted
+    peak that no true one is near is false, except in a bin of the target that is NaN, where a
+    vertex of too few tracks is.
 
     Args:
         histograms: shape (n, 4000).
         events: n of them.
+        integral: what the bins of a predicted peak sum to at least.
     """
     found = missed = false = 0
     for histogram, event in zip(histograms, events, strict=True):
-        places = peaks(histogram)
-        true = event.vertices[event.reconstructible]
-        distance = np.abs(places[:, None] - true[None, :])
-        paired: set[int] = set()
-        got: set[int] = set()
-        for index in np.argsort(distance, axis=None, kind="stable"):
-            peak, vertex = divmod(int(index), len(true))
-            if distance[peak, vertex] > WINDOW:
-                break
-            if peak not in paired and vertex not in got:
-                paired.add(peak)
-                got.add(vertex)
-        small = event.vertices[~event.reconstructible & (event.counts > 0)]
-        others = [z for i, z in enumerate(places) if i not in paired]
-        false += sum(1 for z in others if not (np.abs(small - z) <= WINDOW).any())
-        found += len(got)
-        missed += len(true) - len(got)
+        wanted = target(event)
+        true, places = peaks(wanted), peaks(histogram, integral)
+        near = np.abs(true[:, None] - places[None, :]) <= WINDOW
+        unknown = np.isnan(wanted[((places - Z_MIN) / BIN_WIDTH).astype(int)])
+        found += int(near.any(axis=1).sum())
+        missed += int((~near.any(axis=1)).sum())
+        false += int((~near.any(axis=0) & ~unknown).sum())
     return Counts(found, missed, false, len(events))

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from .event import BINS, Event
-from .toy import from_tracks
-from .tracks import ellipsoid, fit
+from .event import BINS, Event, Hits, Particles
+from .toy import reconstructed
+from .tracks import ellipsoid
 
 Need = Literal["kernel", "tracks"]
 SUFFIXES: Final = (".root", ".h5", ".hdf5")
@@ -161,29 +161,43 @@ def _events(
 
 
 def _kernels(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator[Event]:
-    for values, z, counts in _events(path, name, tree, found, ("zdata", "pv_loc", "pv_ntrks")):
-        yield Event(z, counts, values.astype(np.float32))
+    names = ("zdata", "xmax", "ymax", "pv_loc", "pv_ntrks")
+    for values, x, y, z, counts in _events(path, name, tree, found, names):
+        beam = np.where(values > 0, _stacked(path, x, y), 0.0)
+        yield Event(z, counts, values.astype(np.float32), beam.astype(np.float32))
+
+
+def _stacked(path: pathlib.Path, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if x.shape != (BINS,) or y.shape != (BINS,):
+        raise ValueError(
+            f"{path}: expected xmax and ymax of {BINS} bins, found {len(x)} and {len(y)}"
+        )
+    return np.stack([x, y])
 
 
 def _hits(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator[Event]:
-    names = ("hit_x", "hit_y", "hit_z", "hit_prt", "prt_pvr", "pvr_z")
-    for i, row in enumerate(_events(path, name, tree, found, names)):
-        x, y, z, particle, vertex, pvr_z = row
-        if len({len(x), len(y), len(z), len(particle)}) > 1:
-            raise ValueError(f"{path}: event {i}: expected hit_* of one length, found several")
+    of_hits = ("hit_x", "hit_y", "hit_z", "hit_prt")
+    of_particles = (*(f"prt_{c}" for c in ("x", "y", "z", "px", "py", "pz")), "prt_pvr")
+    for i, row in enumerate(_events(path, name, tree, found, (*of_hits, *of_particles, "pvr_z"))):
+        hits, particles, pvr_z = Hits(*row[:4]), Particles(*row[4:-1]), row[-1]
+        for what, part in (("hit_*", hits), ("prt_*", particles)):
+            if len(set(map(len, part))) > 1:
+                raise ValueError(f"{path}: event {i}: expected {what} of one length, found several")
         for branch, values, least, end in (
-            ("hit_prt", particle, 0, len(vertex)),
-            ("prt_pvr", vertex, -1, len(pvr_z)),
+            ("hit_prt", hits.particle, 0, len(particles.vertex)),
+            ("prt_pvr", particles.vertex, -1, len(pvr_z)),
         ):
             if not ((values >= least) & (values < end) & (values % 1 == 0)).all():
                 raise ValueError(
                     f"{path}: event {i}: expected whole numbers {branch} from {least} to "
                     f"{end - 1}, found {values.min():g} to {values.max():g}"
                 )
-        for branch, values in (("hit_x", x), ("hit_y", y), ("hit_z", z)):
+        for branch, values in zip((*of_hits, *of_particles), (*hits, *particles), strict=True):
             if not np.isfinite(values).all():
                 raise ValueError(f"{path}: event {i}: expected finite {branch}, found others")
-        yield from_tracks(pvr_z, vertex.astype(np.int64), fit(x, y, z, particle.astype(np.int64)))
+        hits = hits._replace(particle=hits.particle.astype(np.int64))
+        particles = particles._replace(vertex=particles.vertex.astype(np.int64))
+        yield reconstructed(pvr_z, particles, hits)
 
 
 _TREES: Final[Mapping[str, Callable[..., Iterator[Event]]]] = {"kernel": _kernels, "data": _hits}
@@ -237,7 +251,7 @@ def _hdf5(path: pathlib.Path) -> Iterator[Event]:
             point, axes = np.stack(parts[:3], 1), np.stack(parts[3:], 1).reshape(-1, 3, 3)
             form = ellipsoid(axes[:, 0], axes[:, 1], axes[:, 2])
             tracks = np.concatenate([point, form], axis=1).astype(np.float32)
-        yield Event(vertices[i], counts[i], None if kernels is None else kernels[i], tracks)
+        yield Event(vertices[i], counts[i], None if kernels is None else kernels[i], None, tracks)
 
 
 def _content(path: pathlib.Path, file: Any, name: str) -> Any:

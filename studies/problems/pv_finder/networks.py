@@ -13,19 +13,18 @@ LEAK: Final = 0.01
 SCALE: Final = 1e-3
 """Of DDplus' outputs."""
 
-ALLCNN: Final[dict[str, tuple[int, ...]]] = {
-    "conv1": (20, 1, 25),
-    "conv2": (10, 20, 15),
-    "conv3": (10, 10, 15),
-    "conv4": (10, 10, 15),
-    "conv5": (1, 10, 5),
-    "filter": (1, 1, 91),
-}
-"""Shapes of the weights: (channels out, channels in, width)."""
-ALLCNN_DROPOUT: Final = tuple(
-    Dropout((shape[0], BINS), rate)
-    for shape, rate in zip(ALLCNN.values(), (0.15, 0.15, 0.15, 0.15, 0.35), strict=False)
-)
+
+def allcnn(features: int = 1) -> dict[str, tuple[int, int, int]]:
+    """Return the shapes of AllCNN's weights: (channels out, channels in, width)."""
+    return {
+        "conv1": (20, features, 25),
+        "conv2": (10, 20, 15),
+        "conv3": (10, 10, 15),
+        "conv4": (10, 10, 15),
+        "conv5": (1, 10, 5),
+        "filter": (1, 1, 91),
+    }
+
 
 _CHANNELS: Final = 8
 _SIZES: Final = (FEATURES, 25, 25, 25, 25, 25, 50, 25, 25, 50, 25, 25, _CHANNELS * BINS)

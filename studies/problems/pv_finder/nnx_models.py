@@ -10,12 +10,12 @@ from flax import nnx
 
 from .event import BINS
 from .networks import (
-    ALLCNN,
     DDPLUS_CONVOLUTIONS,
     DDPLUS_DENSE,
     DDPLUS_TRACKS,
     LEAK,
     SCALE,
+    allcnn,
     ratio_cost,
     square_cost,
 )
@@ -28,17 +28,17 @@ def _convolution(outputs: int, inputs: int, width: int) -> nnx.Conv:
 class AllCNN(nnx.Module):
     """See the PyTorch model of this name; arrays cross in PyTorch's order."""
 
-    def __init__(self) -> None:
-        for name, shape in ALLCNN.items():
+    def __init__(self, features: int = 1) -> None:
+        self.names = tuple(allcnn(features))
+        for name, shape in allcnn(features).items():
             setattr(self, name, _convolution(*shape))
 
-    def __call__(self, x: Any, *masks: Any) -> Any:
+    def __call__(self, x: Any) -> Any:
         """Return the histograms."""
-        *layers, last = ALLCNN
+        *layers, last = self.names
         x = jnp.swapaxes(x, 1, 2)  # nnx has the channels last
-        for i, name in enumerate(layers):
+        for name in layers:
             x = nnx.leaky_relu(getattr(self, name)(x), LEAK)
-            x = x * jnp.swapaxes(masks[i], 1, 2) if masks else x
         return nnx.softplus(getattr(self, last)(x))[:, :, 0]
 
 

@@ -9,45 +9,51 @@ import numpy as np
 
 from .event import BIN_WIDTH, BINS, Z_MIN, Event
 
-A, B, C = 0.926, 0.84, 0.05
-"""Of the resolution of a vertex of n tracks, A·n^(−B) + C, mm: the form of LHCb's resolution.
-
-C is half a bin: a peak narrower than its bins could not be told from noise by its width."""
-_REACH: Final = 3.0
+A, B, C = 0.926, 0.84, 0.0107
+"""Of the resolution of a vertex of n tracks, A·n^(−B) + C, mm (LHCb-PUB-2017-005)."""
+FEW: Final = 4
+WIDE: Final = 0.1
+"""A vertex of fewer than four tracks has a width of 0.1 mm."""
+UNIT: Final = 0.15
+"""A narrower peak than this (mm) has a larger area: UNIT/σ instead of 1."""
+REACH: Final = 5
+"""A peak has this many bins on each side of the vertex's own."""
+OTHER: Final = 1e-2
 
 
 def resolution(tracks: np.ndarray) -> np.ndarray:
     """Return the width of the peak of a vertex, mm, which falls with its number of tracks.
 
-    σ(n) = A·n^(−B) + C
+    σ(n) = A·n^(−B) + C, and 0.1 mm for fewer than four tracks
 
-    >>> resolution(np.array([5.0, 50.0])).round(3).tolist()
-    [0.29, 0.085]
+    >>> resolution(np.array([3.0, 5.0, 50.0])).round(3).tolist()
+    [0.1, 0.25, 0.045]
     """
-    return np.asarray(A * np.maximum(tracks, 1.0) ** -B + C)
+    return np.where(tracks < FEW, WIDE, A * np.maximum(tracks, 1.0) ** -B + C)
 
 
 def target(event: Event) -> np.ndarray:
-    """Return the histogram of vertices, shape (4000,), float32.
+    """Return the histogram of vertices, shape (4000,), float32, as PV-finder makes it.
 
-    A reconstructible vertex at z is a Gaussian of width σ(n), integrated over each bin, so that its
-    bins sum to 1. Where only vertices of too few tracks are (within 3σ), a bin is NaN: whatever a
-    network says there, it is neither right nor wrong.
+    A vertex at z is a Gaussian of width σ(n), integrated over each of eleven bins, and multiplied
+    by 0.15 mm/σ if that is more than 1. Where only vertices are that are not reconstructible, a bin
+    is NaN: whatever a network says there, it is neither right nor wrong.
     """
-    edges = Z_MIN + BIN_WIDTH * np.arange(BINS + 1)
-    histogram = np.zeros(BINS)
-    unknown = np.zeros(BINS, bool)
-    widths = resolution(event.counts)
-    for z, width, wanted in zip(event.vertices, widths, event.reconstructible, strict=True):
-        reach = (_REACH + 3 * wanted) * width
-        first = max(0, int((z - reach - Z_MIN) / BIN_WIDTH))
-        last = min(BINS, int((z + reach - Z_MIN) / BIN_WIDTH) + 1)
-        if first >= last:
-            continue
-        if wanted:
-            normal = [0.5 * erf((e - z) / (sqrt(2) * width)) for e in edges[first : last + 1]]
-            histogram[first:last] += np.diff(normal)
-        else:
-            unknown[first:last] = True
-    histogram[unknown & (histogram < 1e-2)] = np.nan
+    wanted = event.reconstructible
+    histogram = _peaks(event.vertices[wanted], event.counts[wanted])
+    other = _peaks(event.vertices[~wanted], event.counts[~wanted])
+    histogram[(other > OTHER) & (histogram < OTHER)] = np.nan
     return histogram.astype(np.float32)
+
+
+def _peaks(vertices: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    histogram = np.zeros(BINS)
+    middle = np.floor((vertices - Z_MIN) / BIN_WIDTH)
+    inside = (middle >= 0) & (middle < BINS)
+    widths = resolution(counts)
+    for z, width, of in zip(vertices[inside], widths[inside], middle[inside], strict=True):
+        first, last = max(0, int(of) - REACH), min(BINS, int(of) + REACH + 1)
+        edges = Z_MIN + BIN_WIDTH * np.arange(first, last + 1)
+        normal = [0.5 * erf((edge - z) / (sqrt(2) * width)) for edge in edges]
+        histogram[first:last] += np.diff(normal) * max(1.0, UNIT / width)
+    return histogram

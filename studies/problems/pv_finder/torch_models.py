@@ -6,43 +6,61 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.functional import leaky_relu, softplus
+from torch.nn.functional import conv2d, leaky_relu, softplus
 
 from .event import BINS
 from .networks import (
-    ALLCNN,
     DDPLUS_CONVOLUTIONS,
     DDPLUS_DENSE,
     DDPLUS_TRACKS,
     LEAK,
     SCALE,
+    allcnn,
     ratio_cost,
     square_cost,
 )
 
 
-class AllCNN(nn.Module):
-    """Five convolutions, each with LeakyReLU (0.01) and dropout, then a filter and softplus.
+class Convolution(nn.Conv1d):
+    """A ``Conv1d`` that a CPU computes with the channels last: in half the time."""
 
-    Input: float, shape (batch, 1, 4000), and five masks of shape (batch, channels, 4000) or none.
-    Output: float, shape (batch, 4000), all positive.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what ``Conv1d`` returns, for an input of shape (batch, channels, length)."""
+        x, weight = (
+            values.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+            for values in (x, self.weight)
+        )
+        padding = (0, self.kernel_size[0] // 2)
+        return conv2d(x, weight, self.bias, padding=padding).squeeze(2)
+
+
+class AllCNN(nn.Module):
+    """Five convolutions, each with LeakyReLU (0.01), then a filter and softplus.
+
+    Input: float, shape (batch, features, 4000). Output: float, shape (batch, 4000), all positive.
+
+    Args:
+        features: 1 for the kernel, 3 for the kernel and where in x and y it is.
 
     >>> AllCNN()(torch.zeros(2, 1, 4000)).shape
     torch.Size([2, 4000])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: int = 1) -> None:
         super().__init__()
-        for name, (outputs, inputs, width) in ALLCNN.items():
-            self.add_module(name, nn.Conv1d(inputs, outputs, width, padding="same"))
+        for name, shape in allcnn(features).items():
+            self.add_module(name, _convolution(*shape))
 
-    def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the histograms."""
         *layers, last = self.children()
-        for i, layer in enumerate(layers):
+        for layer in layers:
             x = leaky_relu(layer(x), LEAK)
-            x = x * masks[i] if masks else x
         return softplus(last(x))[:, 0]
+
+
+def _convolution(outputs: int, inputs: int, width: int) -> Convolution:
+    return Convolution(inputs, outputs, width, padding="same")
 
 
 class DDplus(nn.Module):
@@ -60,8 +78,8 @@ class DDplus(nn.Module):
         super().__init__()
         for name, (outputs, inputs) in (DDPLUS_TRACKS | DDPLUS_DENSE).items():
             self.add_module(name, nn.Linear(inputs, outputs))
-        for name, (outputs, inputs, width) in DDPLUS_CONVOLUTIONS.items():
-            self.add_module(name, nn.Conv1d(inputs, outputs, width, padding="same"))
+        for name, shape in DDPLUS_CONVOLUTIONS.items():
+            self.add_module(name, _convolution(*shape))
 
     def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
         """Return the histograms."""

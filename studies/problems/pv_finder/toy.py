@@ -6,13 +6,13 @@ The numbers follow the ten events of PV-finder's own toy Monte Carlo of LHCb's v
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
-from .event import Event
-from .kernel import BEAM, kernel
-from .tracks import Tracks, fit
+from .event import Event, Hits, Particles, count
+from .kernel import kernel, proto_tracks
+from .tracks import fit
 
 LEFT: Final = np.array(
     [-289, -264, -239, -214, -144, -74, -49, -24, 1, 26, 51, 76, 101, 126, 151, 176, 201, 226, 251,
@@ -32,87 +32,56 @@ THICKNESS: Final = 0.006
 """Of a module, in radiation lengths."""
 
 COLLISIONS: Final = 7.6
-LUMINOUS_CENTRE: Final = 97.0
-LUMINOUS_LENGTH: Final = 65.0
+LUMINOUS_CENTRE: Final = 100.0
+LUMINOUS_LENGTH: Final = 63.0
+BEAM: Final = 0.055
+"""Collisions with a charged particle in an event, and where they are (mean and standard deviations
+along and across the beam, mm): those of PV-finder's generator."""
 CHARGED: Final = 80.0
 QUIET: Final = 0.16
 RAPIDITY: Final = 5.3
 DECAYS: Final = 0.65
 
 
-class Particles(NamedTuple):
-    """Charged particles: where each is made (mm) and how it flies, arrays of shape (p,).
-
-    Attributes:
-        x: of the origin.
-        y: of the origin.
-        z: of the origin.
-        px: momentum, GeV.
-        py: momentum, GeV.
-        pz: momentum, GeV.
-        vertex: which collision it comes from.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    z: np.ndarray
-    px: np.ndarray
-    py: np.ndarray
-    pz: np.ndarray
-    vertex: np.ndarray
-
-
-class Hits(NamedTuple):
-    """Hits, arrays of shape (h,): place in mm, and which particle made each."""
-
-    x: np.ndarray
-    y: np.ndarray
-    z: np.ndarray
-    particle: np.ndarray
-
-
-def events(number: int, random: np.random.Generator) -> list[Event]:
-    """Return toy events with kernel and tracks.
-
-    >>> one, = events(1, np.random.default_rng(3))
-    >>> one.kernel.shape, one.tracks.shape[1]
-    ((4000,), 9)
-    """
-    return [event(random) for _ in range(number)]
-
-
 def event(random: np.random.Generator) -> Event:
-    """Return a toy event."""
+    """Return a toy event with kernel and tracks.
+
+    >>> one = event(np.random.default_rng(3))
+    >>> one.kernel.shape, one.beam.shape, one.tracks.shape[1]
+    ((4000,), (2, 4000), 9)
+    """
     vertices, particles = collisions(random)
-    lines = fit(*hits(particles, random))
-    return from_tracks(vertices, particles.vertex, lines)
+    return reconstructed(vertices, particles, hits(particles, random))
 
 
-def from_tracks(vertices: np.ndarray, of_particle: np.ndarray, lines: Tracks) -> Event:
-    """Return an event from lines that were fitted.
+def reconstructed(vertices: np.ndarray, particles: Particles, found: Hits) -> Event:
+    """Return an event: kernel and tracks from hits.
 
     Args:
         vertices: z of the true vertices, mm.
-        of_particle: the vertex of each particle, −1 for none.
-        lines: of some of the particles.
+        particles: what flew, to count the tracks of each vertex.
+        found: the hits.
     """
-    of_line = of_particle[lines.particle].astype(np.int64)
-    counts = np.bincount(of_line[of_line >= 0], minlength=len(vertices))
-    inside = np.abs(lines.features()[:, :2]).max(axis=1, initial=0.0) < 50.0
-    return Event(vertices, counts, kernel(lines), lines.features()[inside])
+    number = np.bincount(found.particle, minlength=len(particles.x))
+    tracks = fit(*found).features()
+    density, beam = kernel(proto_tracks(*found))
+    inside = np.abs(tracks[:, :2]).max(axis=1, initial=0.0) < 50.0
+    return Event(vertices, count(vertices, particles, number), density, beam, tracks[inside])
 
 
 def collisions(random: np.random.Generator) -> tuple[np.ndarray, Particles]:
     """Return z of the collisions and the particles that they make.
 
-    Poisson-distributed collisions, normal along the beam; charged particles by a geometric law,
-    none at all for some; pseudorapidity uniform, transverse momentum by a gamma law; now and then a
-    short-lived particle flies a few millimetres before it decays into some.
+    Poisson-distributed collisions, normal along the beam, and besides them some without a charged
+    particle; charged particles by a geometric law; pseudorapidity uniform, transverse momentum by a
+    gamma law; now and then a short-lived particle flies a few millimetres before it decays into
+    some.
     """
-    number = max(1, random.poisson(COLLISIONS))
+    seen = max(1, random.poisson(COLLISIONS))
+    number = seen + random.negative_binomial(seen, 1 - QUIET)
     z = random.normal(LUMINOUS_CENTRE, LUMINOUS_LENGTH, number)
     x, y = random.normal(0.0, BEAM, (2, number))
-    counts = np.where(random.random(number) < QUIET, 0, random.geometric(1 / CHARGED, number))
+    counts = np.where(np.arange(number) < seen, random.geometric(1 / CHARGED, number), 0)
     vertex = np.repeat(np.arange(number), counts)
     eta = random.uniform(-RAPIDITY, RAPIDITY, len(vertex))
     pt = random.gamma(1.9, 0.29, len(vertex))

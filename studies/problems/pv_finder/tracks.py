@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -116,22 +116,66 @@ def fit(
     >>> line.tx.round(9).tolist(), line.closest.round(9).tolist()
     ([0.1], [-2.0])
     """
+    found = lines(x, y, z, particle)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        var, slope_var = resolution**2 / found.hits, resolution**2 / found.square
+        good = (found.hits >= MIN_HITS) & (found.square > 0)
+        good &= np.hypot(found.tx, found.ty) > MIN_SLOPE
+    kept = np.flatnonzero(good)
+    columns = (found.x, found.y, found.z, found.tx, found.ty, var, slope_var)
+    return Tracks(*[*(column[kept] for column in columns), kept])
+
+
+class Lines(NamedTuple):
+    """Lines of least squares, one for each particle, arrays of shape (p,), mm.
+
+    Attributes:
+        x: at z; NaN, as all others, for a particle without hits.
+        y: at z.
+        z: the mean of the hits.
+        tx: slope dx/dz; NaN for hits in one plane.
+        ty: slope dy/dz.
+        hits: how many the particle made.
+        square: Σ(z − mean)² over them.
+        residual: the sum of the squared distances of the hits from the line in x and y, mm².
+        dz: of each hit, z − mean, shape (h,).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+    tx: np.ndarray
+    ty: np.ndarray
+    hits: np.ndarray
+    square: np.ndarray
+    residual: np.ndarray
+    dz: np.ndarray
+
+
+def lines(x: np.ndarray, y: np.ndarray, z: np.ndarray, particle: np.ndarray) -> Lines:
+    """Return the line of least squares through the hits of each particle.
+
+    Args:
+        x: of the hits, mm, shape (h,).
+        y: of the hits, mm.
+        z: of the hits, mm.
+        particle: the number of the particle that made each hit, from 0.
+    """
     particle = particle.astype(np.int64)
     number = int(particle.max(initial=-1)) + 1
-    counts = np.bincount(particle, minlength=number)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(particle, values, number)
+
+    hits = np.bincount(particle, minlength=number)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = [np.bincount(particle, v, number) / counts for v in (x, y, z)]
-        dz = z - mean[2][particle]
-        square = np.bincount(particle, dz * dz, number)
-        slopes = [
-            np.bincount(particle, (v - m[particle]) * dz, number) / square
-            for v, m in zip((x, y), mean[:2], strict=True)
-        ]
-        variance, slope_variance = resolution**2 / counts, resolution**2 / square
-        good = (counts >= MIN_HITS) & (square > 0) & (np.hypot(*slopes) > MIN_SLOPE)
-    kept = np.flatnonzero(good)
-    columns = (*mean, *slopes, variance, slope_variance)
-    return Tracks(*[*(column[kept] for column in columns), kept])
+        mean_x, mean_y, mean_z = (total(v) / hits for v in (x, y, z))
+        dz = z - mean_z[particle]
+        square = total(dz * dz)
+        dx, dy = x - mean_x[particle], y - mean_y[particle]
+        tx, ty = total(dx * dz) / square, total(dy * dz) / square
+        residual = total((dx - tx[particle] * dz) ** 2 + (dy - ty[particle] * dz) ** 2)
+    return Lines(mean_x, mean_y, mean_z, tx, ty, hits, square, residual, dz)
 
 
 def no_tracks() -> np.ndarray:
