@@ -11,6 +11,7 @@
     python -m studies compare digits --vary algorithm=adam,sgd --vary lr=0.01,0.1
     python -m studies run allcnn --events 200 --backend torch
     python -m studies run digits_cnn --data MNIST
+    python -m studies evaluate allcnn --data events.root
     python -m studies all --out runs
     python -m studies report runs --out report.html
     python -m studies export runs/digits/adam/torch rows.csv
@@ -37,6 +38,7 @@ with extra("studies"):
     from studies.problems.table import QUICK, STUDIES, check_name, load
 
     from .comparisons.compare import VARIED, Comparison, cores, values
+    from .comparisons.evaluation import Evaluation
     from .comparisons.everything import Everything, Part
     from .comparisons.journey import Travel
     from .comparisons.runner import Plan, Prepared, Twins
@@ -108,6 +110,11 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list
 def _twins(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Prepared]:
     arguments.backend = "both"
     return [Twins(_plan(parser, arguments, arguments.name))]
+
+
+def _evaluate(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Evaluation]:
+    arguments.pretrained = arguments.run is None
+    return [Evaluation(_plan(parser, arguments, arguments.name), arguments.run)]
 
 
 def _travel(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Travel]:
@@ -188,6 +195,7 @@ def _export(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> l
 _COMMANDS: Final[Mapping[str, Callable[..., Sequence[Any]]]] = {
     "run": _run,
     "twins": _twins,
+    "evaluate": _evaluate,
     "travel": _travel,
     "compare": _compare,
     "all": _all,
@@ -217,6 +225,7 @@ def _plan(
         overwrite=arguments.overwrite,
         data=arguments.data,
         events=arguments.events,
+        pretrained=getattr(arguments, "pretrained", False),
         device=arguments.device,
         go_on=arguments.command == "all",
         all_backends=arguments.backend is not None,
@@ -242,6 +251,20 @@ def _parser() -> argparse.ArgumentParser:
     pair = commands.add_parser(
         "twins", help="the same training in PyTorch and in Flax: where do they part?"
     )
+    evaluate = commands.add_parser(
+        "evaluate", help="what a trained network is worth, on events that it has not seen"
+    )
+    evaluate.add_argument(
+        "--run",
+        type=pathlib.Path,
+        metavar="RUN",
+        help="the folder of a run, whose final parameters are taken (default: those that were "
+        "trained before)",
+    )
+    evaluate.set_defaults(
+        algorithm=["adam"], methods=None, lr=None, dialect=None, epochs=None, overwrite=False,
+        default_algorithms=("adam",),
+    )  # fmt: skip
     travel = commands.add_parser(
         "travel", help="a training that moves: PyTorch, torch.optim, PyTorch, Flax, PyTorch"
     )
@@ -293,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="trainings of each kind, from --seed on: median and spread (default: 1)",
     )
-    for command in (run, pair, travel):
+    for command in (run, pair, travel, evaluate):
         command.add_argument(
             "name",
             metavar="NAME",
@@ -301,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{' or '.join(STUDIES)}; or a file *.py with a function study(seed) that returns "
             "a studies.Study",
         )
-    for command in (run, pair):
+    for command in (run, pair, evaluate):
         command.add_argument(
             "--device",
             choices=DEVICES,
@@ -336,6 +359,12 @@ def _parser() -> argparse.ArgumentParser:
         )
     for command in (run, pair, compare):
         command.add_argument(
+            "--pretrained",
+            action="store_true",
+            help="begin with the parameters that were trained before, for allcnn and ddplus",
+        )
+    for command in (run, pair, compare, evaluate):
+        command.add_argument(
             "--data",
             type=pathlib.Path,
             metavar="PATH",
@@ -359,14 +388,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dialect", metavar="D", help="which library's formulas, e.g. torch or optax"
         )
-    for command in (run, compare, everything):
+    for command in (run, compare, everything, evaluate):
         command.add_argument(
             "--backend",
             type=_name("backend", [*BACKENDS, "both"]),
             metavar="B",
             help="torch, jax or both (default: what is installed)",
         )
-    for command in (run, pair, travel, compare, everything):
+    for command in (run, pair, travel, compare, everything, evaluate):
         command.add_argument(
             "--out",
             type=pathlib.Path,

@@ -96,6 +96,19 @@ class NnxLeaf(NamedTuple):
         return None if self.axes is None else tuple(np.argsort(self.axes).tolist())
 
 
+class Assessed(NamedTuple):
+    """What a network is worth to those who use it.
+
+    Attributes:
+        numbers: by name, for a table.
+        drawings: by name; each draws a figure, given one of Matplotlib. ``predictions`` stands for
+            what ``draw_predictions`` draws of a run.
+    """
+
+    numbers: Mapping[str, float]
+    drawings: Mapping[str, Callable[[Any], None]]
+
+
 def _absent(*given: Any) -> Any:
     """Stand for the model and the loss of a framework that a study has not."""
     raise ValueError("the study has no model in this framework")
@@ -129,6 +142,8 @@ class Study:
             :class:`optstudy_core.schedules.Schedule`; ``None``: the rate is constant.
         path_every: how often the parameters are written down.
         metrics: numbers for ``(outputs, targets)`` of the test data, by name.
+        assess: says what the network is worth to those who use it, of a function that returns its
+            outputs for some inputs; ``None``: nothing besides the metrics.
         draw_predictions: draws the model's predictions over training; see :mod:`studies.figures`;
             ``None``: there is no such figure.
         showcase: the examples that ``draw_predictions`` shows.
@@ -163,6 +178,7 @@ class Study:
     schedule: Callable[[float, int], Schedule] | None = None
     path_every: Literal["step", "epoch"] = "epoch"
     metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]] = lambda outputs, targets: {}
+    assess: Callable[[Callable[[np.ndarray], np.ndarray]], Assessed] | None = None
     draw_predictions: Callable[..., None] | None = None
     showcase: Batch | None = None
     dropout: tuple[Dropout, ...] = ()

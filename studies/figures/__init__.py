@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from studies.learners.training import Learner
 from studies.pairs import Journey, Twins
 from studies.records import Run
-from studies.study import Study
+from studies.study import Assessed, Study
 
 from .comparison import draw_comparison, evaluations
 from .epochs import epoch_steps, layers, moving, overview, parting, training_loss
@@ -29,6 +29,7 @@ __all__ = [
     "ROW",
     "Landscape",
     "class_probabilities",
+    "draw_assessed",
     "draw_comparison",
     "draw_journeys",
     "draw_overview",
@@ -64,6 +65,8 @@ def draw_run(
     """
     landscape = Landscape.around(study, learner, run)
     drawings: dict[str, Callable[[Figure], None]] = {}
+    if study.assess is not None and run.parameters is not None:
+        drawings |= study.assess(partial(learner.outputs, run.parameters)).drawings
     if study.draw_predictions is not None:
         drawings["predictions"] = partial(
             study.draw_predictions, study=study, run=run, learner=learner
@@ -83,9 +86,15 @@ def draw_run(
     return drawn
 
 
+def draw_assessed(assessed: Assessed, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draw what a network is worth; return the PNG files."""
+    return [save(folder, name, draw) for name, draw in assessed.drawings.items()]
+
+
 def number_of_figures(study: Study) -> int:
     """Return how many figures :func:`draw_run` makes."""
-    return 4 + (study.draw_predictions is not None) + is_plane(study)
+    more = (study.draw_predictions is not None, study.assess is not None, is_plane(study))
+    return 4 + sum(more)
 
 
 def draw_overview(study: Study, runs: Sequence[Run], folder: pathlib.Path) -> pathlib.Path:

@@ -11,9 +11,8 @@ import time
 import pytest
 from harness import ROOT
 
-from studies import records
+from studies import processes, records
 from studies.__main__ import main
-from studies import processes
 from studies.comparisons import compare, everything, runner
 from studies.comparisons.runner import Plan
 

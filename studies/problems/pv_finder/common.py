@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from studies.study import Batch, Dropout, Study, layers, split, stream
 from . import efficiency, files, store
 from .drawing import vertex_histograms
 from .event import Event
+from .performance import assess
 from .targets import target
 
 
@@ -67,7 +69,9 @@ def study(
     batch_size = max(1, min(batch_size, len(everything) - held_out))
     train_rows, test_rows = split(examples, batch_size, order, held_out)
     train, test = examples.take(train_rows), examples.take(test_rows)
-    tested = [everything[i] for i in test_rows]
+    # Of a file all events are shown, as a network that was trained before has seen none of them.
+    shown = test if data is None else examples
+    of_shown = [everything[i] for i in (test_rows if data is None else range(len(everything)))]
     initial, leaves = layers(seed, shapes, gain)
     if pretrained is not None:
         initial = weights(pretrained, initial)
@@ -83,7 +87,8 @@ def study(
         nnx_leaves=leaves,
         batch_size=batch_size,
         path_every="epoch",
-        metrics=lambda outputs, targets: rates(outputs, tested),
+        metrics=rates,
+        assess=partial(assess, inputs=shown.inputs, targets=shown.targets, events=of_shown),
         draw_predictions=vertex_histograms,
         showcase=test.take(slice(0, 3)),
         dropout=dropout,
@@ -93,9 +98,9 @@ def study(
     )
 
 
-def rates(outputs: np.ndarray, events: Sequence[Event]) -> dict[str, float]:
+def rates(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return efficiency and false positives an event of the predicted histograms."""
-    counts = efficiency.count(outputs, events)
+    counts = efficiency.count([efficiency.peaks(histogram) for histogram in outputs], targets)
     return {"efficiency": counts.efficiency, "false_positives": counts.false_positives}
 
 

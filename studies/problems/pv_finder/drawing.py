@@ -17,22 +17,30 @@ from .event import bin_centres
 
 
 def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
+    """Draw what the network of a run says of some held-out events."""
+    inputs, targets, _ = shown(study)
+    outputs = learner.outputs(at_epochs(study, run)[-1], inputs)
+    heading = f"{heading_of(study, run)}: held-out events"
+    histograms(figure, inputs=inputs, targets=targets, outputs=outputs, heading=heading)
+
+
+def histograms(
+    figure: Figure, *, inputs: np.ndarray, targets: np.ndarray, outputs: np.ndarray, heading: str
+) -> None:
     """Draw the true and the predicted histograms of vertices of some events, and a part enlarged.
 
     The truth points up and the prediction down, so that both can be seen where they agree.
     """
-    inputs, targets, _ = shown(study)
-    outputs = learner.outputs(at_epochs(study, run)[-1], inputs)
     z = bin_centres()
     figure.set_size_inches(11.0, 1.3 + 2.5 * len(targets))
-    figure.suptitle(f"{heading_of(study, run)}: held-out events", x=0.01, ha="left")
+    figure.suptitle(heading, x=0.01, ha="left")
     grid = figure.subplots(len(targets), 2, width_ratios=[2.6, 1.0], squeeze=False, sharey="row")
     for i, (wide, near) in enumerate(grid):
         truth, guess = np.nan_to_num(targets[i]), np.nan_to_num(outputs[i])
         top = 1.15 * max(truth.max(), 0.05)
         middle = z[int(truth.argmax())]
         for ax in (wide, near):
-            if inputs.shape[1:] == (1, len(z)):
+            if inputs.shape[-1] == len(z):
                 shape = inputs[i, 0] / max(inputs[i, 0].max(), 1e-9) * top
                 ax.fill_between(z, shape, color="0.85", linewidth=0, label="kernel (its own scale)")
             ax.fill_between(z, truth, step="mid", color=GREEN, linewidth=0.6, label="truth")

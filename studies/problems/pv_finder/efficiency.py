@@ -7,8 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from .event import BIN_WIDTH, Z_MIN, Event
-from .targets import target
+from .event import BIN_WIDTH, Z_MIN
 
 THRESHOLD: Final = 1e-2
 INTEGRAL: Final = 0.2
@@ -71,25 +70,23 @@ def peaks(histogram: np.ndarray, integral: float = INTEGRAL) -> np.ndarray:
     return np.array(places)
 
 
-def count(histograms: np.ndarray, events: Sequence[Event], integral: float = INTEGRAL) -> Counts:
-    """Count what the histograms say of some events, as PV-finder counts (``efficiency.py``).
+def count(places: Sequence[np.ndarray], targets: np.ndarray) -> Counts:
+    """Count what was found in some events, as PV-finder counts (its ``efficiency.py``).
 
-    Truth are the peaks of the target: reconstructible vertices that overlap are one. A predicted
-    peak that no true one is near is false, except in a bin of the target that is NaN, where a
-    vertex of too few tracks is.
+    Truth are the peaks of the target: reconstructible vertices that overlap are one. A peak that no
+    true one is near is false, except in a bin of the target that is NaN, where a vertex is that is
+    not reconstructible.
 
     Args:
-        histograms: shape (n, 4000).
-        events: n of them.
-        integral: what the bins of a predicted peak sum to at least.
+        places: z of the peaks of each event, mm.
+        targets: of the events, shape (n, 4000).
     """
     found = missed = false = 0
-    for histogram, event in zip(histograms, events, strict=True):
-        wanted = target(event)
-        true, places = peaks(wanted), peaks(histogram, integral)
-        near = np.abs(true[:, None] - places[None, :]) <= WINDOW
-        unknown = np.isnan(wanted[((places - Z_MIN) / BIN_WIDTH).astype(int)])
+    for here, target in zip(places, targets, strict=True):
+        true = peaks(target)
+        near = np.abs(true[:, None] - here[None, :]) <= WINDOW
+        bins = ((here - Z_MIN) / BIN_WIDTH).astype(int).clip(0, len(target) - 1)
         found += int(near.any(axis=1).sum())
         missed += int((~near.any(axis=1)).sum())
-        false += int((~near.any(axis=0) & ~unknown).sum())
-    return Counts(found, missed, false, len(events))
+        false += int((~near.any(axis=0) & ~np.isnan(target[bins])).sum())
+    return Counts(found, missed, false, len(targets))

@@ -161,18 +161,15 @@ def _events(
 
 
 def _kernels(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator[Event]:
-    names = ("zdata", "xmax", "ymax", "pv_loc", "pv_ntrks")
-    for values, x, y, z, counts in _events(path, name, tree, found, names):
-        beam = np.where(values > 0, _stacked(path, x, y), 0.0)
-        yield Event(z, counts, values.astype(np.float32), beam.astype(np.float32))
-
-
-def _stacked(path: pathlib.Path, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if x.shape != (BINS,) or y.shape != (BINS,):
-        raise ValueError(
-            f"{path}: expected xmax and ymax of {BINS} bins, found {len(x)} and {len(y)}"
-        )
-    return np.stack([x, y])
+    where = [branch for branch in ("xmax", "ymax") if branch in found]
+    rows = _events(path, name, tree, found, ("zdata", "pv_loc", "pv_ntrks", *where))
+    for i, (values, z, counts, *places) in enumerate(rows):
+        beam = None
+        if len(places) == 2:
+            if {len(place) for place in places} != {len(values)}:
+                raise ValueError(f"{path}: event {i}: expected xmax and ymax as long as zdata")
+            beam = np.where(values > 0, places, 0.0).astype(np.float32)
+        yield Event(z, counts, values.astype(np.float32), beam)
 
 
 def _hits(path: pathlib.Path, name: str, tree: Any, found: set[str]) -> Iterator[Event]:

@@ -110,7 +110,7 @@ def _write(file: pathlib.Path, some: Sequence[Event]) -> None:
 def _read(file: pathlib.Path) -> list[Event] | None:
     """Return the events of a file; ``None`` where there is no whole one."""
     try:
-        with np.load(file, allow_pickle=False) as columns:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as columns:
             lists = {
                 name: np.split(columns[name], np.cumsum(columns[f"{name} of"])[:-1])
                 for name in _LISTS
