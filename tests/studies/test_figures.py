@@ -1,6 +1,7 @@
 """The figures: what they show, and files of every format."""
 
 import pathlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_the_plane_of_two_parameters_is_theirs(study_of, tmp_path):
     study = study_of("linear_regression")
     learner = learner_of("torch", study)
     with Run.create(tmp_path, {}, tensorboard=False) as writer:
-        training.record(study, learner, 2, writer)
+        training.record(replace(study, epochs=2), learner, writer)
     around = figures.Landscape.around(study, learner, records.read(tmp_path))
     assert around.exact
     assert around.labels == ("m", "b")
@@ -50,7 +51,7 @@ def test_the_projected_plane_holds_the_path(study_of, tmp_path):
     study = study_of("digits")
     learner = learner_of("torch", study)
     with Run.create(tmp_path, {}, tensorboard=False) as writer:
-        training.record(study, learner, 1, writer)
+        training.record(replace(study, epochs=1), learner, writer)
     around = figures.Landscape.around(study, learner, records.read(tmp_path))
     # A path of two points lies on its plane, the last one at the origin.
     assert around.path[-1].tolist() == [0.0, 0.0]

@@ -38,7 +38,7 @@ def test_what_cannot_travel(study_of: Any, tmp_path: pathlib.Path) -> None:
         Travel(study, Optimizer.of(study, "lion", None, None), 5, tmp_path)
     with pytest.raises(ValueError, match="epochs = 4: allowed are 5 and more"):
         Travel(study, Optimizer.of(study, "adam", None, None), 4, tmp_path)
-    study = study_of("allcnn")
+    study = study_of("ddplus")
     with pytest.raises(ValueError, match="allowed are those without dropout"):
         Travel(study, Optimizer.of(study, "adam", None, None), 5, tmp_path)
 

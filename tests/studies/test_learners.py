@@ -1,6 +1,7 @@
 """The learners: what an epoch is measured by, and what its end does."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from trainings import BACKENDS, learner_of, own_pair, same_bits
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.records import Run
+from optstudy_core.schedules import one_cycle
 from studies import records
 from studies.learners import training
 from studies.learners.epochs import EpochMeter
@@ -70,13 +72,13 @@ def test_epochs_of_a_diverged_run_raise_nothing():
     ],
 )
 def test_measuring_changes_nothing(study_of, tmp_path, name, backend):
-    study = study_of(name)
+    study = replace(study_of(name), epochs=2)
     plain = learner_of(backend, study)
-    for _ in training.run_epochs(study, plain, 2):
+    for _ in training.run_epochs(study, plain):
         pass
     watched = learner_of(backend, study)
     with Run.create(tmp_path / "run", {}, tensorboard=False) as writer:
-        training.record(study, watched, 2, writer)
+        training.record(study, watched, writer)
     assert same_bits(plain.parameters(), watched.parameters())
     run = records.read(tmp_path / "run")
     assert same_bits(run.parameters, watched.parameters())
@@ -171,7 +173,7 @@ def test_kernels_of_two_layers_are_not_transposed_either(study_of, method):
 def trained(study: Study, backend: str, method: str, epochs: int = 4, lr: float | None = None):
     optimizer = training.Optimizer.of(study, "adam", lr, None, method)
     learner = training.make_learner(backend, study, optimizer)
-    ended = list(training.run_epochs(study, learner, epochs))
+    ended = list(training.run_epochs(replace(study, epochs=epochs), learner))
     return learner, ended
 
 
@@ -207,6 +209,47 @@ def test_a_method_does_what_it_says(study_of, plain, method, backend):
     assert any(e.s > 0 for e in ended) == (kind == "eve")
 
 
+@pytest.mark.parametrize("method", ["plain", "direction"])
+def test_a_rate_that_a_schedule_moves_is_the_same_in_both_frameworks(study_of, method):
+    study = replace(study_of("linear_regression"), schedule=one_cycle, epochs=2)
+    steps = 2 * study.steps_per_epoch
+    learners = []
+    for backend in BACKENDS:
+        optimizer = training.Optimizer.of(study, "adam", 0.1, None, method)
+        learners.append(training.make_learner(backend, study, optimizer))
+    random = np.random.default_rng(0)
+    for _ in range(steps):
+        gradients = {n: np.float32(random.normal(size=v.shape)) for n, v in study.initial.items()}
+        before = learners[0].parameters()
+        for learner in learners:
+            learner.apply(gradients, 1.0)
+        assert same_bits(*(learner.parameters() for learner in learners))
+    # The last rate is 1/250,000 of the peak.
+    moved = max(np.abs(v - before[n]).max() for n, v in learners[0].parameters().items())
+    assert 0 < moved < 1e-5
+    assert study.rate(0.1)(0) == 0.1 / 25
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_loss_of_all_examples_may_be_computed_in_parts(study_of, backend):
+    study = study_of("linear_regression")
+    size = len(study.train.targets)
+    whole, parts = (
+        trained(replace(study, at_once=at_once), backend, "eve_grid", epochs=2)
+        for at_once in (None, size // 3)
+    )
+    assert [e.s for e in whole[1]] == [e.s for e in parts[1]]
+    at = whole[0].parameters()
+    for row, other in zip(
+        whole[0].outputs(at, study.train.inputs),
+        parts[0].outputs(at, study.train.inputs),
+        strict=True,
+    ):
+        np.testing.assert_allclose(row, other, rtol=1e-6)  # another shape, another order of sums
+    with pytest.raises(ValueError, match=f"at_once = 7: allowed are divisors of {size}"):
+        replace(study, at_once=7)
+
+
 def test_an_epoch_with_rollback_is_undone(study_of):
     study = study_of("linear_regression")
     learner = training.make_learner(
@@ -214,7 +257,7 @@ def test_an_epoch_with_rollback_is_undone(study_of):
     )
     before = learner.parameters()
     undone = 0
-    for ended in training.run_epochs(study, learner, 5):
+    for ended in training.run_epochs(replace(study, epochs=5), learner):
         assert same_bits(before, learner.parameters()) == ended.undone
         undone += ended.undone
         before = learner.parameters()

@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d, leaky_relu, softplus
 
 from .event import BINS
 from .networks import (
+    ASYMMETRY,
     DDPLUS_CONVOLUTIONS,
     DDPLUS_DENSE,
     DDPLUS_TRACKS,
@@ -99,7 +100,7 @@ class DDplus(nn.Module):
 
 
 def ratio_loss(
-    prediction: torch.Tensor, target: torch.Tensor, *, c: float = 5.0, eps: float = 1e-5
+    prediction: torch.Tensor, target: torch.Tensor, *, c: float = ASYMMETRY, eps: float = 1e-5
 ) -> torch.Tensor:
     """Return the asymmetric ratio loss; see :func:`.networks.ratio_cost`."""
     return _mean_of_known(lambda y: ratio_cost(torch, prediction, y, c, eps), target)
