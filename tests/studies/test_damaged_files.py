@@ -82,6 +82,7 @@ def branches(tree):
     return {
         "hit_x": 0.1 * z + 1, "hit_y": 0.2 * z - 1, "hit_z": z, "hit_prt": np.zeros((2, 4)),
         "prt_pvr": np.zeros((2, 1)), "pvr_z": np.full((2, 1), 5.0),
+        **dict.fromkeys(("prt_x", "prt_y", "prt_z", "prt_px", "prt_py", "prt_pz"), np.ones((2, 1))),
     }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def study(
         draw_predictions=vertex_histograms,
         showcase=test.take(slice(0, 3)),
         dropout=dropout,
-        threads=None,
+        threads=1,
         at_once=max(size for size in range(1, 101) if len(train_rows) % size == 0),
         **rest,
     )

@@ -11,9 +11,8 @@ from .event import BINS, FEATURES
 
 LEAK: Final = 0.01
 ASYMMETRY: Final = 4.0
-"""Of the ratio loss. PV-finder trains with several, which trade false positives for efficiency. With
-3 and less AllCNN stays empty from its start on; 5 finds no more vertices than 4, and more that are
-none."""
+"""Of the ratio loss. PV-finder trains with several: a larger one finds more vertices, and more that
+are none. With 3 and less AllCNN stays empty from its start on."""
 SCALE: Final = 1e-3
 """Of DDplus' outputs."""
 
