@@ -151,21 +151,21 @@ def parser_of_commands() -> argparse.ArgumentParser:
         command.add_argument(
             "--pretrained",
             action="store_true",
-            help="begin with the parameters that were trained before, for allcnn and ddplus",
+            help="begin with the parameters that were trained before, for PV-finder's networks",
         )
     for command in (run, pair, compare, evaluate):
         command.add_argument(
             "--data",
             type=pathlib.Path,
             metavar="PATH",
-            help="a file or folder: MNIST's IDX files for digits and digits_cnn, ROOT or HDF5 of "
-            "PV-finder for allcnn and ddplus (default: what needs no file)",
+            help="a file or folder: MNIST's IDX files for digits and digits_cnn, ROOT or HDF5 "
+            "files for PV-finder's networks (default: what needs no file)",
         )
         command.add_argument(
             "--events",
             type=_whole("events", 2),
             metavar="N",
-            help="how many to generate, for allcnn and ddplus (default: the study's)",
+            help="how many to generate, for PV-finder's networks (default: the study's)",
         )
     for command in (run, pair, travel, compare):
         command.add_argument(

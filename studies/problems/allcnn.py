@@ -56,21 +56,41 @@ def study(
         events: how many toy events are for training.
         pretrained: begin with the parameters that come with the package.
     """
-    made = common.study(
+    return of_features(
+        seed,
+        data,
+        events,
         name="allcnn",
         title="AllCNN of PV-finder",
+        need="kernel",
+        features=1,
+        inputs=kernels,
+        pretrained=WEIGHTS if pretrained else None,
+    )
+
+
+def of_features(
+    seed: int, data: pathlib.Path | None, events: int, *, features: int, **rest: Any
+) -> Study:
+    """Return the study of a network that sees so many features of each bin.
+
+    Args:
+        seed: as for :func:`study`.
+        data: as for :func:`study`.
+        events: as for :func:`study`.
+        features: how many.
+        rest: what :func:`.pv_finder.common.study` has besides.
+    """
+    made = common.study(
         seed=seed,
         data=data,
         events=events,
-        need="kernel",
-        inputs=kernels,
-        shapes=allcnn(),
+        shapes=allcnn(features),
         batch_size=8,
         gain=6**0.5,
         start={"filter.bias": np.array([LAST_BIAS], np.float32)},
-        pretrained=WEIGHTS if pretrained else None,
-        torch_model=lambda: _models("torch").AllCNN(),
-        nnx_model=lambda: _models("nnx").AllCNN(),
+        torch_model=lambda: _models("torch").AllCNN(features),
+        nnx_model=lambda: _models("nnx").AllCNN(features),
         torch_loss=lambda *a: _models("torch").ratio_loss(*a),
         jax_loss=lambda *a: _models("nnx").ratio_loss(*a),
         loss_label="asymmetric ratio loss, mean over bins",
@@ -78,6 +98,7 @@ def study(
         learning_rates={"sgd": 1e-1, "adam": 3e-3},
         schedule=partial(one_cycle, pct_start=0.1),
         grid=13,
+        **rest,
     )
     return common.with_landscape(made, 8)
 

@@ -18,7 +18,9 @@ def study_of() -> Callable[[str], Study]:
 
     def get(name: str) -> Study:
         if name not in made:
-            made[name] = load(name, seed=7, events={"allcnn": 8, "ddplus": 4}.get(name))
+            made[name] = load(
+                name, seed=7, events={"allcnn": 8, "allcnn_xy": 8, "ddplus": 4}.get(name)
+            )
         return made[name]
 
     return get

@@ -13,7 +13,7 @@ pytest.importorskip("flax")
 pytest.importorskip("sklearn")
 
 
-LARGE = ("allcnn", "ddplus", "digits_cnn")  # networks that take tens of seconds
+LARGE = ("allcnn", "allcnn_xy", "ddplus", "digits_cnn")  # networks that take tens of seconds
 
 
 @pytest.mark.parametrize("name", [slow(n) if n in LARGE else n for n in STUDIES])

@@ -266,7 +266,9 @@ def test_tracks_are_filled_up(toys):
 
 def write_h5(path, events, *, groups=True, without=(), **replaced):
     tables = {
-        "kernel": np.stack([event.kernel for event in events]),
+        "kernel": np.stack([event.kernel for event in events]) / 2500,
+        "Xmax": np.stack([event.beam[0] for event in events]) / 2500,
+        "Ymax": np.stack([event.beam[1] for event in events]) / 2500,
         "pv_loc": [event.vertices for event in events],
         "pv_ntrks": [event.counts for event in events],
         "poca_x": [event.tracks[:, 0] for event in events],
@@ -299,11 +301,17 @@ def test_hdf5(tmp_path, toys, groups):
     read = files.read(path, "tracks")
     assert len(read) == 12
     for ours, theirs in zip(read, toys, strict=False):
-        np.testing.assert_array_equal(ours.kernel, theirs.kernel)
+        # The file has them in float32, divided by 2500.
+        np.testing.assert_allclose(ours.kernel, theirs.kernel, rtol=2e-7)
+        np.testing.assert_allclose(ours.beam, theirs.beam, rtol=2e-7)
         np.testing.assert_array_equal(ours.vertices, theirs.vertices)
         np.testing.assert_array_equal(ours.tracks[:, :3], theirs.tracks[:, :3])
         np.testing.assert_allclose(ours.tracks[:, 3:6], 100.0, rtol=1e-6)  # 1/0.1² in float32
     assert load("allcnn", 1, path).train.inputs.shape[1:] == (1, BINS)
+    assert load("allcnn_xy", 1, path).train.inputs.shape[1:] == (3, BINS)
+    without = write_h5(tmp_path / "without.h5", toys[:12], groups=groups, without=("Ymax",))
+    with pytest.raises(ValueError, match=r"without.h5: expected beam of event 0, found none"):
+        load("allcnn_xy", 1, without)
 
 
 def test_bad_hdf5(tmp_path, toys):
@@ -312,6 +320,7 @@ def test_bad_hdf5(tmp_path, toys):
         "without.h5": ({"without": ("pv_loc",)}, "expected pv_loc, found only"),
         "bins.h5": ({"kernel": np.zeros((3, 400))}, r"shape \(events, 4000\), found \(3, 400\)"),
         "events.h5": ({"kernel": np.zeros((2, BINS))}, r"as many events everywhere, found \[2, 3]"),
+        "xmax.h5": ({"Xmax": np.zeros((3, 40))}, r"expected Xmax of shape"),
         "nan.h5": ({"kernel": np.full((3, BINS), np.nan)}, "finite kernel, found 4000"),
         "lengths.h5": ({"poca_x": [np.zeros(1)] * 3}, "poca_.* of one length"),
         "counts.h5": ({"pv_ntrks": [np.zeros(1)] * 3}, "as many pv_ntrks as pv_loc"),

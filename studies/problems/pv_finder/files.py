@@ -14,7 +14,7 @@ from .event import BINS, Event, Hits, Particles
 from .toy import reconstructed
 from .tracks import ellipsoid
 
-Need = Literal["kernel", "tracks"]
+Need = Literal["kernel", "beam", "tracks"]
 SUFFIXES: Final = (".root", ".h5", ".hdf5")
 _KERNELS: Final = ("kernel", "poca_KDE_A")
 _AXES: Final = ("major_axis", "minor_axis1", "minor_axis2")
@@ -24,9 +24,10 @@ def read(path: pathlib.Path, need: Need) -> list[Event]:
     """Return the events of a file, or of all files of a folder.
 
     ROOT files have a tree ``kernel`` (``zdata``, ``pv_loc``, ``pv_ntrks``: kernels as PV-finder
-    made them) or a tree ``data`` (``hit_x`` …, ``prt_pvr``, ``pvr_z``: hits, to which lines are
-    fitted and from which kernels are made). HDF5 files have ``kernel`` or ``poca_KDE_A`` of shape
-    (events, 4000), and for each event a list of numbers in ``pv_loc`` and ``pv_ntrks``, and in
+    made them, and ``xmax``, ``ymax`` if there are) or a tree ``data`` (``hit_x`` …, ``prt_px`` …,
+    ``pvr_z``: hits and particles, from which tracks and kernels are made). HDF5 files have ``kernel`` or ``poca_KDE_A`` of shape
+    (events, 4000), ``Xmax`` and ``Ymax`` likewise, and for each event a list of numbers in
+    ``pv_loc`` and ``pv_ntrks`` (or ``pv_ntracks``), and in
     ``poca_x``, ``major_axis_x`` and their like if there are tracks: a group of one dataset an
     event, or one array padded with NaN.
 
@@ -70,7 +71,7 @@ def _rank(file: pathlib.Path, need: Need) -> int:
     if file.suffix != ".root":
         return 2
     with _opened(file) as (_, names):
-        return int("data" in names) + 2 * int("kernel" in names and need == "kernel")
+        return int("data" in names) + 2 * int("kernel" in names and need != "tracks")
 
 
 def _check(path: pathlib.Path, number: int, event: Event) -> None:
@@ -80,7 +81,7 @@ def _check(path: pathlib.Path, number: int, event: Event) -> None:
             f"{where}: expected as many pv_ntrks as pv_loc, found {len(event.counts)} and "
             f"{len(event.vertices)}"
         )
-    for name in ("vertices", "counts", "kernel", "tracks"):
+    for name in ("vertices", "counts", "kernel", "beam", "tracks"):
         value = getattr(event, name)
         bad = 0 if value is None else int((~np.isfinite(value)).sum())
         if bad:
@@ -206,6 +207,8 @@ _COLUMNS: Final = (
     *(f"poca_{c}" for c in "xyz"),
     *(f"{axis}_{c}" for axis in _AXES for c in "xyz"),
 )
+_UNIT: Final = 2500.0
+"""Of ``kernel``, ``Xmax`` and ``Ymax`` in PV-finder's HDF5 files: mm⁻² and mm."""
 _MOST: Final = 1100
 """Bytes that a byte of a file may stand for: gzip's limit is 1032."""
 
@@ -218,23 +221,19 @@ def _hdf5(path: pathlib.Path) -> Iterator[Event]:
         names = {str(name) for name in file}  # a damaged one comes as bytes
     with file:
         kernel = next((name for name in _KERNELS if name in names), None)
-        kernels = None
-        if kernel is not None:
-            value = _content(path, file, kernel)
-            kernels = _numbers(f"{path}: {kernel}", value, 2, np.float32)
-            if kernels.shape[1] != BINS:
-                raise ValueError(
-                    f"{path}: expected {kernel} of shape (events, {BINS}), found {kernels.shape}"
-                )
-        for name in ("pv_loc", "pv_ntrks", *(_COLUMNS if "poca_x" in names else ())):
+        kernels = None if kernel is None else _bins(path, file, kernel)
+        places = [_bins(path, file, name) for name in ("Xmax", "Ymax") if name in names]
+        beams = np.stack(places, axis=1) if len(places) == 2 else None
+        ntrks = "pv_ntracks" if "pv_ntracks" in names else "pv_ntrks"
+        for name in ("pv_loc", ntrks, *(_COLUMNS if "poca_x" in names else ())):
             if name not in names:
                 raise ValueError(
                     f"{path}: expected {name}, found only {', '.join(sorted(names)) or 'nothing'}"
                 )
-        vertices, counts = _lists(path, file, "pv_loc"), _lists(path, file, "pv_ntrks")
+        vertices, counts = _lists(path, file, "pv_loc"), _lists(path, file, ntrks)
         columns = [_lists(path, file, name) for name in _COLUMNS] if "poca_x" in names else []
     lengths = {len(vertices), len(counts), *map(len, columns)}
-    lengths |= set() if kernels is None else {len(kernels)}
+    lengths |= {len(values) for values in (kernels, beams) if values is not None}
     if len(lengths) > 1:
         raise ValueError(f"{path}: expected as many events everywhere, found {sorted(lengths)}")
     for i in range(len(vertices)):
@@ -248,7 +247,16 @@ def _hdf5(path: pathlib.Path) -> Iterator[Event]:
             point, axes = np.stack(parts[:3], 1), np.stack(parts[3:], 1).reshape(-1, 3, 3)
             form = ellipsoid(axes[:, 0], axes[:, 1], axes[:, 2])
             tracks = np.concatenate([point, form], axis=1).astype(np.float32)
-        yield Event(vertices[i], counts[i], None if kernels is None else kernels[i], None, tracks)
+        density, beam = (None if values is None else values[i] for values in (kernels, beams))
+        yield Event(vertices[i], counts[i], density, beam, tracks)
+
+
+def _bins(path: pathlib.Path, file: Any, name: str) -> np.ndarray:
+    """Return an array of shape (events, 4000), float32, mm⁻² or mm."""
+    found = _numbers(f"{path}: {name}", _content(path, file, name), 2, np.float32)
+    if found.shape[1] != BINS:
+        raise ValueError(f"{path}: expected {name} of shape (events, {BINS}), found {found.shape}")
+    return found if name == "poca_KDE_A" else found * np.float32(_UNIT)
 
 
 def _content(path: pathlib.Path, file: Any, name: str) -> Any:
