@@ -44,13 +44,6 @@ def parser_of_commands() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="what a trained network is worth, on events that it has not seen"
     )
-    evaluate.add_argument(
-        "--run",
-        type=pathlib.Path,
-        metavar="RUN",
-        help="the folder of a run, whose final parameters are taken (default: those that were "
-        "trained before)",
-    )
     evaluate.set_defaults(
         algorithm=["adam"], methods=None, lr=None, dialect=None, epochs=None, overwrite=False,
         default_algorithms=("adam",),
@@ -154,6 +147,15 @@ def parser_of_commands() -> argparse.ArgumentParser:
             help="begin with the parameters that were trained before, for PV-finder's networks",
         )
     for command in (run, pair, compare, evaluate):
+        command.add_argument(
+            "--start",
+            nargs="+",
+            type=pathlib.Path,
+            default=(),
+            metavar="RUN",
+            help="the folders of runs, with whose final parameters to begin "
+            + ("(default: those that were trained before)" if command is evaluate else ""),
+        )
         command.add_argument(
             "--data",
             type=pathlib.Path,

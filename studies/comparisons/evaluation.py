@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from rich.console import Console
 from rich.table import Table
 
-from studies import figures, records
+from studies import figures
 from studies.learners import training
-from studies.study import Assessed, Parameters, Study
+from studies.study import Assessed, Study
 
 from .runner import Plan
 
@@ -18,23 +16,22 @@ class Evaluation:
     """An evaluation whose every value was checked.
 
     Args:
-        plan: which study, on which data; what it says of a training counts for nothing.
-        run: the folder of a run, whose final parameters are taken; ``None``: those that were
-            trained before.
+        plan: which study, on which data, and with which parameters; what it says of a training
+            counts for nothing.
 
     Raises:
         ValueError: for a value that is not allowed, and for a study that says nothing of the worth
             of a network.
-        FileNotFoundError: if there is no such run.
+        FileNotFoundError: if there is no such run or data.
     """
 
-    def __init__(self, plan: Plan, run: pathlib.Path | None) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.study: Study = plan.load()
         if self.study.assess is None:
             raise ValueError(
-                f"study = {plan.study!r}: it says nothing of what its network is worth"
+                f"study = {plan.study!r}: nothing says what its network is worth"
             )
-        self.parameters = dict(self.study.initial) if run is None else _final(run, self.study)
+        self.parameters = dict(self.study.initial)
         self.backend = plan.of(self.study).backends[0]
         self.folder = plan.out / self.study.name / "evaluation"
 
@@ -58,13 +55,3 @@ def show(study: Study, assessed: Assessed, console: Console) -> None:
     for name, value in assessed.numbers.items():
         table.add_row(name, f"{value:.4g}")
     console.print(table)
-
-
-def _final(folder: pathlib.Path, study: Study) -> Parameters:
-    found = records.read(folder).parameters
-    if found is None:
-        raise ValueError(f"run = {str(folder)!r}: its training has not ended")
-    shapes = {name: value.shape for name, value in found.items()}
-    if shapes != {name: value.shape for name, value in study.initial.items()}:
-        raise ValueError(f"run = {str(folder)!r}: it is not one of {study.name}")
-    return found

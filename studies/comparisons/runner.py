@@ -40,6 +40,7 @@ class Plan:
         data: a file or folder with the user's data.
         events: how many to generate.
         pretrained: begin with the parameters that were trained before.
+        start: folders of runs, with whose final parameters a training begins.
         device: where both frameworks compute.
         go_on: runs that ended are taken as they are, others are replaced.
     """
@@ -58,13 +59,14 @@ class Plan:
     data: pathlib.Path | None = None
     events: int | None = None
     pretrained: bool = False
+    start: Sequence[pathlib.Path] = ()
     device: str = "cpu"
     go_on: bool = False
     all_backends: bool = False
 
     def load(self) -> Study:
-        """Return the study; errors as of :func:`studies.problems.table.load`."""
-        return load(
+        """Return the study; errors as of :func:`studies.problems.table.load` and :func:`begun`."""
+        study = load(
             self.study,
             self.seed,
             self.data,
@@ -72,6 +74,7 @@ class Plan:
             epochs=self.epochs,
             pretrained=self.pretrained,
         )
+        return begun(study, self.start)
 
     def of(self, study: Study) -> Plan:
         """Return the plan with the frameworks in which a study has a model.
@@ -209,6 +212,36 @@ class Prepared:
         return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle", "method"}
 
 
+def begun(study: Study, folders: Sequence[pathlib.Path]) -> Study:
+    """Return a study that begins with the final parameters of some runs.
+
+    Args:
+        study: any.
+        folders: of runs; each gives the parameters that have a name of the study.
+
+    Raises:
+        FileNotFoundError: if there is no such run.
+        ValueError: if its training has not ended, if it has none of the parameters, or if their
+            shapes are others.
+    """
+    initial = dict(study.initial)
+    for folder in folders:
+        found = records.read(folder).parameters
+        if found is None:
+            raise ValueError(f"run = {str(folder)!r}: its training has not ended")
+        own = {name: value for name, value in found.items() if name in initial}
+        if not own:
+            raise ValueError(f"run = {str(folder)!r}: it has no parameter of {study.name}")
+        for name, value in own.items():
+            if value.shape != initial[name].shape:
+                raise ValueError(
+                    f"run = {str(folder)!r}: {name} has the shape {value.shape}; allowed is "
+                    f"{initial[name].shape}"
+                )
+        initial |= own
+    return replace(study, initial=initial)
+
+
 def config(
     plan: Plan, study: Study, optimizer: training.Optimizer, backend: str
 ) -> dict[str, object]:
@@ -224,6 +257,7 @@ def config(
         "data": None if plan.data is None else str(plan.data.resolve()),
         "events": plan.events,
         "pretrained": plan.pretrained,
+        "start": [str(folder.resolve()) for folder in plan.start],
         "device": plan.device,
         "source": plan.study,
         "dialect": optimizer.dialect,
@@ -240,10 +274,11 @@ def config(
 
 
 _TELLING: Final = (
-    "algorithm", "method", "epochs", "lr", "dialect", "data", "events", "pretrained", "source"
+    "algorithm", "method", "epochs", "lr", "dialect", "data", "events", "pretrained", "start",
+    "source",
 )  # fmt: skip
 """What a training that is taken for done has in common with the one asked for."""
-_BEFORE: Final = {"pretrained": False}
+_BEFORE: Final = {"pretrained": False, "start": []}
 """What runs say that were made before there was such a choice."""
 
 

@@ -8,8 +8,8 @@ Where it starts decides whether it learns. From PyTorch's own start every bin is
 the ε of the loss, to where a vertex has no gradient left, and all bins stay empty for good. So
 weights start as He et al. 2015 have them, and the last bias where one number for all bins is about
 the best (the idea of Lin et al. 2017, *Focal loss for dense object detection*, section 3.3). The
-rate goes through one cycle (Smith and Topin 2017). The published network drops a share of each
-layer's activations; so few parameters do not fit by heart what thousands of events have, and
+rate rises for a tenth of the steps and falls to 0 along a cosine. The published network drops a
+share of each layer's activations; so few parameters do not learn thousands of events by heart, and
 without dropout it finds more vertices.
 
 Sources: Fang et al. 2019, *A hybrid deep learning approach to vertexing* (arXiv:1906.08306); Akar
@@ -21,13 +21,11 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
 
-from optstudy_core.schedules import one_cycle
 from studies.study import Study
 
 from .pv_finder import common
@@ -88,7 +86,7 @@ def of_features(
         shapes=allcnn(features),
         batch_size=8,
         gain=6**0.5,
-        start={"filter.bias": np.array([LAST_BIAS], np.float32)},
+        start=start(),
         torch_model=lambda: _models("torch").AllCNN(features),
         nnx_model=lambda: _models("nnx").AllCNN(features),
         torch_loss=lambda *a: _models("torch").ratio_loss(*a),
@@ -96,11 +94,16 @@ def of_features(
         loss_label="asymmetric ratio loss, mean over bins",
         epochs=5,
         learning_rates={"sgd": 1e-1, "adam": 3e-3},
-        schedule=partial(one_cycle, pct_start=0.1),
+        schedule=common.cycle,
         grid=13,
         **rest,
     )
     return common.with_landscape(made, 8)
+
+
+def start() -> dict[str, np.ndarray]:
+    """Return the initial parameters that are not drawn."""
+    return {"filter.bias": np.array([LAST_BIAS], np.float32)}
 
 
 def kernels(events: Sequence[Event]) -> np.ndarray:

@@ -13,7 +13,15 @@ from typing import Final
 from optstudy_core.arrays.numbers import nearest
 from studies.study import Study
 
-STUDIES: Final = ("linear_regression", "digits", "digits_cnn", "allcnn", "allcnn_xy", "ddplus")
+STUDIES: Final = (
+    "linear_regression",
+    "digits",
+    "digits_cnn",
+    "allcnn",
+    "allcnn_xy",
+    "ddplus_kernel",
+    "ddplus",
+)
 """The studies; each is the module of this package with that name."""
 QUICK: Final = ("linear_regression", "digits")
 """Those that take seconds."""

@@ -12,10 +12,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from optstudy_core.schedules import Cosine, Linear, Schedule, joined
 from studies.study import Batch, Dropout, Study, layers, split, stream
 
 from . import efficiency, files, store
-from .drawing import vertex_histograms
+from .drawing import kernels, vertex_histograms
 from .event import Event
 from .performance import assess
 from .targets import target
@@ -30,6 +31,7 @@ def study(
     events: int,
     need: files.Need,
     inputs: Callable[[Sequence[Event]], np.ndarray],
+    wanted: Callable[[Sequence[Event]], np.ndarray] | None = None,
     shapes: Mapping[str, tuple[int, ...]],
     batch_size: int,
     dropout: tuple[Dropout, ...] = (),
@@ -49,6 +51,8 @@ def study(
             out. Every seed has the same.
         need: what the network sees of an event.
         inputs: makes the network's inputs of events, shape (n, …), float32.
+        wanted: makes what the network should say of them, shape (n, 4000), float32; ``None``: the
+            histograms of vertices, by which it is measured, too.
         shapes: of the layers' weights.
         batch_size: at most; files of few events have smaller ones.
         dropout: its places.
@@ -65,7 +69,8 @@ def study(
         everything = files.read(data, need)
         held_out = max(1, len(everything) // 5)
         order = stream(seed, "split").permutation(len(everything))
-    examples = Batch(inputs(everything), np.stack([target(event) for event in everything]))
+    finds = wanted is None
+    examples = Batch(inputs(everything), (wanted or histograms)(everything))
     batch_size = max(1, min(batch_size, len(everything) - held_out))
     train_rows, test_rows = split(examples, batch_size, order, held_out)
     train, test = examples.take(train_rows), examples.take(test_rows)
@@ -87,15 +92,29 @@ def study(
         nnx_leaves=leaves,
         batch_size=batch_size,
         path_every="epoch",
-        metrics=rates,
-        assess=partial(assess, inputs=shown.inputs, targets=shown.targets, events=of_shown),
-        draw_predictions=vertex_histograms,
+        metrics=rates if finds else lambda outputs, targets: {},
+        assess=partial(assess, inputs=shown.inputs, targets=shown.targets, events=of_shown)
+        if finds
+        else None,
+        draw_predictions=vertex_histograms if finds else kernels,
         showcase=test.take(slice(0, 3)),
         dropout=dropout,
         threads=1,
         at_once=max(size for size in range(1, 101) if len(train_rows) % size == 0),
         **rest,
     )
+
+
+def cycle(lr: float, steps: int) -> Schedule:
+    """Return a rate that rises from lr/25 in a tenth of the steps, and falls to 0 as a cosine."""
+    rising = max(1, steps // 10)
+    falling = Cosine(lr, 0.0, max(1, steps - rising))
+    return joined(Linear(lr / 25, lr, rising), falling, at=[rising])
+
+
+def histograms(events: Sequence[Event]) -> np.ndarray:
+    """Return the histograms of the events' vertices, shape (n, 4000), float32."""
+    return np.stack([target(event) for event in events])
 
 
 def rates(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -126,6 +145,11 @@ def weights(file: pathlib.Path, like: Mapping[str, np.ndarray]) -> dict[str, np.
     if shapes != wanted:
         raise ValueError(f"{file}: expected parameters of the shapes {wanted}, found {shapes}")
     return {name: found[name].astype(np.float32) for name in like}
+
+
+def with_initial(made: Study, some: Mapping[str, np.ndarray]) -> Study:
+    """Return the study with other initial parameters of some names."""
+    return replace(made, initial=dict(made.initial) | dict(some))
 
 
 def with_landscape(made: Study, examples: int) -> Study:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,13 +26,31 @@ def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) 
     histograms(figure, inputs=inputs, targets=targets, outputs=outputs, heading=heading)
 
 
+def kernels(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
+    """Draw the true and the predicted kernels of some held-out events, and a part enlarged."""
+    inputs, targets, _ = shown(study)
+    outputs = learner.outputs(at_epochs(study, run)[-1], inputs)
+    heading = f"{heading_of(study, run)}: held-out events"
+    _mirrored(figure, inputs, targets, outputs, heading, "kernel (2500 mm⁻²)", None)
+
+
 def histograms(
     figure: Figure, *, inputs: np.ndarray, targets: np.ndarray, outputs: np.ndarray, heading: str
 ) -> None:
-    """Draw the true and the predicted histograms of vertices of some events, and a part enlarged.
+    """Draw the true and the predicted histograms of some events' vertices, and a part enlarged."""
+    _mirrored(figure, inputs, targets, outputs, heading, "vertices a bin", peaks)
 
-    The truth points up and the prediction down, so that both can be seen where they agree.
-    """
+
+def _mirrored(
+    figure: Figure,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    outputs: np.ndarray,
+    heading: str,
+    unit: str,
+    places_of: Callable[[np.ndarray], np.ndarray] | None,
+) -> None:
+    """Draw the truth up and the prediction down, so that both can be seen where they agree."""
     z = bin_centres()
     figure.set_size_inches(11.0, 1.3 + 2.5 * len(targets))
     figure.suptitle(heading, x=0.01, ha="left")
@@ -45,14 +65,15 @@ def histograms(
                 ax.fill_between(z, shape, color="0.85", linewidth=0, label="kernel (its own scale)")
             ax.fill_between(z, truth, step="mid", color=GREEN, linewidth=0.6, label="truth")
             ax.fill_between(z, -guess, step="mid", color=BLUE, linewidth=0.6, label="prediction")
-            places = peaks(outputs[i])
-            ax.plot(places, np.full(len(places), -0.97 * top), "^", color=VERMILION,
-                    markersize=6, linestyle="none", label="found peaks")  # fmt: skip
+            if places_of is not None:
+                places = places_of(outputs[i])
+                ax.plot(places, np.full(len(places), -0.97 * top), "^", color=VERMILION,
+                        markersize=6, linestyle="none", label="found peaks")  # fmt: skip
             ax.axhline(0.0, color="black", linewidth=0.6)
             ax.set_ylim(-top, top)
             ax.yaxis.set_major_locator(MaxNLocator(5))
             ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        wide.set(xlim=(z[0], z[-1]), ylabel="vertices a bin")
+        wide.set(xlim=(z[0], z[-1]), ylabel=unit)
         near.set_xlim(middle - 8.0, middle + 8.0)
         if i == 0:
             near.set_title("enlarged", fontsize=12)

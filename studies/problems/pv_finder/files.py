@@ -25,9 +25,9 @@ def read(path: pathlib.Path, need: Need) -> list[Event]:
 
     ROOT files have a tree ``kernel`` (``zdata``, ``pv_loc``, ``pv_ntrks``: kernels as PV-finder
     made them, and ``xmax``, ``ymax`` if there are) or a tree ``data`` (``hit_x`` …, ``prt_px`` …,
-    ``pvr_z``: hits and particles, from which tracks and kernels are made). HDF5 files have ``kernel`` or ``poca_KDE_A`` of shape
-    (events, 4000), ``Xmax`` and ``Ymax`` likewise, and for each event a list of numbers in
-    ``pv_loc`` and ``pv_ntrks`` (or ``pv_ntracks``), and in
+    ``pvr_z``: hits and particles, from which tracks and kernels are made). HDF5 files have
+    ``kernel`` or ``poca_KDE_A`` of shape (events, 4000), ``Xmax`` and ``Ymax`` likewise, and for
+    each event a list of numbers in ``pv_loc`` and ``pv_ntrks`` (or ``pv_ntracks``), and in
     ``poca_x``, ``major_axis_x`` and their like if there are tracks: a group of one dataset an
     event, or one array padded with NaN.
 

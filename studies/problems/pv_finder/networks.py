@@ -5,16 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Final
 
-from studies.study import Dropout
-
 from .event import BINS, FEATURES
 
 LEAK: Final = 0.01
 ASYMMETRY: Final = 4.0
 """Of the ratio loss. PV-finder trains with several: a larger one finds more vertices, and more that
 are none. With 3 and less AllCNN stays empty from its start on."""
-SCALE: Final = 1e-3
-"""Of DDplus' outputs."""
+SCALE: Final = 1e-2
+"""Of the kernel that DDplus makes of tracks."""
 
 
 def allcnn(features: int = 1) -> dict[str, tuple[int, int, int]]:
@@ -29,17 +27,20 @@ def allcnn(features: int = 1) -> dict[str, tuple[int, int, int]]:
     }
 
 
-_CHANNELS: Final = 8
-_SIZES: Final = (FEATURES, 25, 25, 25, 25, 25, 50, 25, 25, 50, 25, 25, _CHANNELS * BINS)
-DDPLUS_TRACKS: Final[dict[str, tuple[int, ...]]] = {
+INTERVALS: Final = 40
+INTERVAL_BINS: Final = BINS // INTERVALS
+"""DDplus sees the beam in intervals of 10 mm, with the same weights in each."""
+PADDING: Final = 5.0
+"""Tracks that pass the beam this near to an interval (mm) are seen in it too."""
+CHANNELS: Final = 8
+_SIZES: Final = (FEATURES, 25, 25, 25, 25, 25, 50, 25, 25, 50, 25, 25, CHANNELS * INTERVAL_BINS)
+OF_TRACKS: Final[dict[str, tuple[int, ...]]] = {
     f"track{i}": (after, before) for i, (before, after) in enumerate(pairwise(_SIZES), 1)
 }
-DDPLUS_CONVOLUTIONS: Final[dict[str, tuple[int, ...]]] = {
-    "conv1": (25, _CHANNELS, 25),
-    "conv2": (1, 25, 5),
-}
-DDPLUS_DENSE: Final[dict[str, tuple[int, ...]]] = {"dense": (BINS, BINS)}
-DDPLUS_DROPOUT: Final = (Dropout((25, BINS), 0.15), Dropout((1, BINS), 0.15))
+MIXING: Final[dict[str, tuple[int, int, int]]] = {"mix1": (25, CHANNELS, 25), "mix2": (1, 25, 5)}
+DENSE: Final[dict[str, tuple[int, ...]]] = {"dense": (INTERVAL_BINS, INTERVAL_BINS)}
+TRACKS_TO_KERNEL: Final = OF_TRACKS | MIXING | DENSE
+"""Shapes of the weights of DDplus' first part; the second is AllCNN."""
 
 
 def ratio_cost(

@@ -2,71 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .event import BINS
+from .event import BINS, FEATURES
 from .networks import (
-    DDPLUS_CONVOLUTIONS,
-    DDPLUS_DENSE,
-    DDPLUS_TRACKS,
+    CHANNELS,
+    INTERVAL_BINS,
+    INTERVALS,
     LEAK,
+    MIXING,
+    OF_TRACKS,
     SCALE,
+    TRACKS_TO_KERNEL,
     allcnn,
     ratio_cost,
     square_cost,
 )
 
 
-def _convolution(outputs: int, inputs: int, width: int) -> nnx.Conv:
-    return nnx.Conv(inputs, outputs, (width,), padding="SAME", rngs=nnx.Rngs(0))
-
-
 class AllCNN(nnx.Module):
     """See the PyTorch model of this name; arrays cross in PyTorch's order."""
 
     def __init__(self, features: int = 1) -> None:
-        self.names = tuple(allcnn(features))
-        for name, shape in allcnn(features).items():
-            setattr(self, name, _convolution(*shape))
+        _add(self, allcnn(features))
 
     def __call__(self, x: Any) -> Any:
         """Return the histograms."""
-        *layers, last = self.names
-        x = jnp.swapaxes(x, 1, 2)  # nnx has the channels last
-        for name in layers:
-            x = nnx.leaky_relu(getattr(self, name)(x), LEAK)
-        return nnx.softplus(getattr(self, last)(x))[:, :, 0]
+        return _find(self, jnp.swapaxes(x, 1, 2))  # nnx has the channels last
 
 
-class DDplus(nnx.Module):
+class TracksToKernel(nnx.Module):
     """See the PyTorch model of this name; arrays cross in PyTorch's order."""
 
     dense: nnx.Linear
 
     def __init__(self) -> None:
-        for name, (outputs, inputs) in (DDPLUS_TRACKS | DDPLUS_DENSE).items():
-            setattr(self, name, nnx.Linear(inputs, outputs, rngs=nnx.Rngs(0)))
-        for name, shape in DDPLUS_CONVOLUTIONS.items():
-            setattr(self, name, _convolution(*shape))
+        _add(self, TRACKS_TO_KERNEL)
 
-    def __call__(self, x: Any, *masks: Any) -> Any:
+    def __call__(self, x: Any) -> Any:
+        """Return the kernels."""
+        interval = x[..., -2].astype(int) + INTERVALS * jnp.arange(len(x))[:, None]
+        rows = x[..., :FEATURES].reshape(-1, FEATURES)
+        for name in OF_TRACKS:
+            rows = nnx.leaky_relu(getattr(self, name)(rows), LEAK)
+        rows = rows * x[..., -1].reshape(-1, 1)
+        sums = jax.ops.segment_sum(rows, interval.reshape(-1), len(x) * INTERVALS)
+        y = jnp.swapaxes(sums.reshape(-1, CHANNELS, INTERVAL_BINS), 1, 2)
+        for name in MIXING:
+            y = nnx.leaky_relu(getattr(self, name)(y), LEAK)
+        return SCALE * nnx.softplus(self.dense(y[:, :, 0])).reshape(len(x), BINS)
+
+
+class DDplus(TracksToKernel):
+    """See the PyTorch model of this name; arrays cross in PyTorch's order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add(self, allcnn())
+
+    def __call__(self, x: Any) -> Any:
         """Return the histograms."""
-        x = jax.lax.map(self._of_tracks, x)  # one event at a time, as in PyTorch
-        x = jnp.swapaxes(x.reshape(len(x), -1, BINS), 1, 2)
-        for i, name in enumerate(DDPLUS_CONVOLUTIONS):
-            x = nnx.leaky_relu(getattr(self, name)(x), LEAK)
-            x = x * jnp.swapaxes(masks[i], 1, 2) if masks else x
-        return nnx.softplus(self.dense(x[:, :, 0])) * SCALE
+        return _find(self, super().__call__(x)[:, :, None])
 
-    def _of_tracks(self, event: Any) -> Any:
-        x, present = event[:, :-1], event[:, -1]
-        for name in DDPLUS_TRACKS:
-            x = nnx.leaky_relu(getattr(self, name)(x), LEAK)
-        return present @ x
+
+def _add(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    rngs = nnx.Rngs(0)
+    for name, (outputs, inputs, *width) in shapes.items():
+        made: nnx.Module
+        if width:
+            made = nnx.Conv(inputs, outputs, tuple(width), padding="SAME", rngs=rngs)
+        else:
+            made = nnx.Linear(inputs, outputs, rngs=rngs)
+        setattr(module, name, made)
+
+
+def _find(module: nnx.Module, x: Any) -> Any:
+    """Return the histograms of vertices, by the layers of AllCNN."""
+    *layers, last = allcnn()
+    for name in layers:
+        x = nnx.leaky_relu(getattr(module, name)(x), LEAK)
+    return nnx.softplus(getattr(module, last)(x))[:, :, 0]
 
 
 def ratio_loss(prediction: Any, target: Any) -> Any:

@@ -1,21 +1,24 @@
-"""PV-finder's networks in PyTorch; dropout is a product with masks from outside."""
+"""PV-finder's networks in PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, leaky_relu, softplus
 
-from .event import BINS
+from .event import BINS, FEATURES
 from .networks import (
     ASYMMETRY,
-    DDPLUS_CONVOLUTIONS,
-    DDPLUS_DENSE,
-    DDPLUS_TRACKS,
+    CHANNELS,
+    INTERVAL_BINS,
+    INTERVALS,
     LEAK,
+    MIXING,
+    OF_TRACKS,
     SCALE,
+    TRACKS_TO_KERNEL,
     allcnn,
     ratio_cost,
     square_cost,
@@ -49,54 +52,75 @@ class AllCNN(nn.Module):
 
     def __init__(self, features: int = 1) -> None:
         super().__init__()
-        for name, shape in allcnn(features).items():
-            self.add_module(name, _convolution(*shape))
+        _add(self, allcnn(features))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the histograms."""
-        *layers, last = self.children()
-        for layer in layers:
-            x = leaky_relu(layer(x), LEAK)
-        return softplus(last(x))[:, 0]
+        return _find(self, x)
 
 
-def _convolution(outputs: int, inputs: int, width: int) -> Convolution:
-    return Convolution(inputs, outputs, width, padding="same")
+class TracksToKernel(nn.Module):
+    """A network of each track, summed over the tracks of an interval, convolutions, and a layer.
 
+    Input: float, shape (batch, rows, 11): nine features of a track, the number of the interval that
+    sees it, and 1; rows of zeros fill up. Output: the kernel, float, shape (batch, 4000), positive.
 
-class DDplus(nn.Module):
-    """A network of tracks, summed over them, convolutions, and a layer of all bins.
-
-    Input: float, shape (batch, tracks, 10): nine features and 1 where there is a track, 0 where
-    the row is filled up; and two masks of shape (batch, channels, 4000) or none. Output: float,
-    shape (batch, 4000), all positive.
-
-    >>> DDplus()(torch.zeros(1, 3, 10)).shape
+    >>> TracksToKernel()(torch.zeros(1, 3, 11)).shape
     torch.Size([1, 4000])
     """
 
     def __init__(self) -> None:
         super().__init__()
-        for name, (outputs, inputs) in (DDPLUS_TRACKS | DDPLUS_DENSE).items():
-            self.add_module(name, nn.Linear(inputs, outputs))
-        for name, shape in DDPLUS_CONVOLUTIONS.items():
-            self.add_module(name, _convolution(*shape))
+        _add(self, TRACKS_TO_KERNEL)
 
-    def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the kernels."""
+        is_track = x[..., -1] > 0
+        interval = x[..., -2].long() + INTERVALS * torch.arange(len(x), device=x.device)[:, None]
+        rows = x[is_track][:, :FEATURES]
+        for name in OF_TRACKS:
+            rows = leaky_relu(getattr(self, name)(rows), LEAK)
+        sums = rows.new_zeros(len(x) * INTERVALS, rows.shape[1])
+        y = sums.index_add(0, interval[is_track], rows).reshape(-1, CHANNELS, INTERVAL_BINS)
+        for name in MIXING:
+            y = leaky_relu(getattr(self, name)(y), LEAK)
+        y = self.get_submodule("dense")(y[:, 0])
+        return SCALE * softplus(y).reshape(len(x), BINS)
+
+
+class DDplus(TracksToKernel):
+    """The network of tracks, and AllCNN on the kernel that it makes.
+
+    >>> DDplus()(torch.zeros(1, 3, 11)).shape
+    torch.Size([1, 4000])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add(self, allcnn())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the histograms."""
-        # Event by event: the channels of all tracks of a batch would not fit into a cache.
-        x = torch.stack([self._of_tracks(event) for event in x])
-        x = x.reshape(len(x), -1, BINS)
-        for i, name in enumerate(DDPLUS_CONVOLUTIONS):
-            x = leaky_relu(getattr(self, name)(x), LEAK)
-            x = x * masks[i] if masks else x
-        return softplus(self.get_submodule("dense")(x[:, 0])) * SCALE
+        return _find(self, super().forward(x)[:, None])
 
-    def _of_tracks(self, event: torch.Tensor) -> torch.Tensor:
-        x, present = event[:, :-1], event[:, -1]
-        for name in DDPLUS_TRACKS:
-            x = leaky_relu(getattr(self, name)(x), LEAK)
-        return present @ x
+
+def _add(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, (outputs, inputs, *width) in shapes.items():
+        made: nn.Module
+        if width:
+            made = Convolution(inputs, outputs, width[0], padding="same")
+        else:
+            made = nn.Linear(inputs, outputs)
+        module.add_module(name, made)
+
+
+def _find(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return the histograms of vertices, by the layers of AllCNN."""
+    *layers, last = allcnn()
+    for name in layers:
+        x = leaky_relu(module.get_submodule(name)(x), LEAK)
+    result: torch.Tensor = softplus(module.get_submodule(last)(x))[:, 0]
+    return result
 
 
 def ratio_loss(
