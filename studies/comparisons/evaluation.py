@@ -49,7 +49,7 @@ class Evaluation:
 
 def show(study: Study, assessed: Assessed, console: Console) -> None:
     """Print what a network is worth as a table."""
-    table = Table(title=study.title)
+    table = Table(title=study.title, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in assessed.numbers.items():

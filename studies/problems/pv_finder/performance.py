@@ -193,6 +193,7 @@ def _trade(
     """Draw efficiency over false positives while a threshold moves."""
     efficiency, false = np.array(scan).T
     ax.plot(false, efficiency, "o-", color=BLUE, markersize=4, label="network")
+    low, high = np.nan_to_num(efficiency.min()) - 0.05, max(0.3, 1.5 * false.max())
     here = INTEGRALS.index(INTEGRAL)
     ax.plot(
         false[here], efficiency[here], "o", color=VERMILION, markersize=10, fillstyle="none",
@@ -201,7 +202,7 @@ def _trade(
     if plain:
         efficiency, false = np.array(plain).T
         ax.plot(false, efficiency, "s--", color=GREEN, markersize=4, label="maxima of the kernel")
-    ax.set(xlabel="false positives an event", ylabel="efficiency", ylim=(0, 1.02))
-    ax.set_xlim(left=0)
+    ax.set(xlabel="false positives an event", ylabel="efficiency", ylim=(max(0.0, low), 1.01))
+    ax.set_xlim(0, high)
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.legend(loc="lower right")
