@@ -28,9 +28,7 @@ class Evaluation:
     def __init__(self, plan: Plan) -> None:
         self.study: Study = plan.load()
         if self.study.assess is None:
-            raise ValueError(
-                f"study = {plan.study!r}: nothing says what its network is worth"
-            )
+            raise ValueError(f"study = {plan.study!r}: nothing says what its network is worth")
         self.parameters = dict(self.study.initial)
         self.backend = plan.of(self.study).backends[0]
         self.folder = plan.out / self.study.name / "evaluation"

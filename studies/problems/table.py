@@ -57,7 +57,7 @@ def load(
     options = {k: v for k, v in asked.items() if v is not None}
     for option, value in options.items():
         if option not in inspect.signature(make).parameters:
-            raise ValueError(f"{option} = {str(value)!r}: {name} takes none")
+            raise ValueError(f"{option} = {str(value)!r}: {name} has no such option")
     made = make(seed, **options)
     if not isinstance(made, Study):
         raise ValueError(f"study = {name!r}: its function study returned {made!r}, not a Study")

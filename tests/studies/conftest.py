@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from studies.figures import landscape, style
-from studies.problems.table import load
+from studies.problems.table import QUICK, load
 from studies.study import Study
 
 
@@ -18,9 +18,8 @@ def study_of() -> Callable[[str], Study]:
 
     def get(name: str) -> Study:
         if name not in made:
-            made[name] = load(
-                name, seed=7, events={"allcnn": 8, "allcnn_xy": 8, "ddplus": 4}.get(name)
-            )
+            events = None if name in (*QUICK, "digits_cnn") else 8
+            made[name] = load(name, seed=7, events=events)
         return made[name]
 
     return get

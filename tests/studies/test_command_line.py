@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -183,3 +184,40 @@ def test_export(tmp_path, capsys):
     ]:
         assert main(["export", *map(str, arguments)]) == 2
         assert said in capsys.readouterr().err
+
+
+# Networks that were trained before.
+
+
+def test_evaluate(tmp_path, capsys):
+    command = ["evaluate", "allcnn", "--events", "20", "--backend", "torch", "--out", str(tmp_path)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    efficiency = float(re.search(r"efficiency\W+([0-9.]+)", text)[1])
+    assert efficiency > 0.85  # 0.957 of a thousand events
+    folder = tmp_path / "allcnn" / "evaluation"
+    assert {file.name for file in folder.glob("*.png")} == {"performance.png", "predictions.png"}
+    assert main(["evaluate", "digits", "--out", str(tmp_path)]) == 2
+    assert "digits has no such option" in capsys.readouterr().err
+
+
+def test_a_training_begins_with_runs(tmp_path, capsys):
+    run = ["run", "linear_regression", "--backend", "torch", "--algorithm", "sgd", "--epochs", "1"]
+    out = ["--out", str(tmp_path / "first")]
+    assert main([*run, *out]) == 0
+    first = tmp_path / "first" / "linear_regression" / "sgd" / "torch"
+    assert main([*run, "--out", str(tmp_path / "second"), "--start", str(first)]) == 0
+    second = tmp_path / "second" / "linear_regression" / "sgd" / "torch"
+    begun, ended = records.read(second), records.read(first)
+    for name, value in ended.parameters.items():
+        assert begun.path[0][name].tolist() == value.tolist()
+    assert begun.config["start"] == [str(first)]
+    capsys.readouterr()
+    other = ["run", "digits", "--backend", "torch", "--out", str(tmp_path), "--start", str(first)]
+    assert main(other) == 2
+    assert "it has no parameter of digits" in capsys.readouterr().err
+    assert main([*run, "--out", str(tmp_path), "--start", str(tmp_path / "none")]) == 2
+    assert main(["evaluate", "linear_regression", *out, "--start", str(first)]) == 2
+    assert "nothing says what its network is worth" in capsys.readouterr().err
+    assert main([*run, "--out", str(tmp_path), "--pretrained"]) == 2
+    assert "pretrained = 'True': linear_regression has no such option" in capsys.readouterr().err

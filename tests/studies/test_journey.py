@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from studies.comparisons.journey import Travel, travelled
 from studies.learners.optimizer import Optimizer
 from studies.pairs import LEGS
 from studies.problems.table import load
+from studies.study import Dropout
 
 pytest.importorskip("torch")
 pytest.importorskip("flax")
@@ -38,7 +40,7 @@ def test_what_cannot_travel(study_of: Any, tmp_path: pathlib.Path) -> None:
         Travel(study, Optimizer.of(study, "lion", None, None), 5, tmp_path)
     with pytest.raises(ValueError, match="epochs = 4: allowed are 5 and more"):
         Travel(study, Optimizer.of(study, "adam", None, None), 4, tmp_path)
-    study = study_of("ddplus")
+    study = replace(study, dropout=(Dropout((32,), 0.5),))
     with pytest.raises(ValueError, match="allowed are those without dropout"):
         Travel(study, Optimizer.of(study, "adam", None, None), 5, tmp_path)
 

@@ -13,7 +13,7 @@ pytest.importorskip("flax")
 pytest.importorskip("sklearn")
 
 
-LARGE = ("allcnn", "allcnn_xy", "ddplus", "digits_cnn")  # networks that take tens of seconds
+LARGE = ("allcnn", "allcnn_xy", "ddplus_kernel", "ddplus", "digits_cnn")
 
 
 @pytest.mark.parametrize("name", [slow(n) if n in LARGE else n for n in STUDIES])
@@ -28,18 +28,32 @@ def test_models_agree(study_of, name):
     ours, theirs = (learner_of(b, study) for b in BACKENDS)
     # Dot products of at most 4000 terms, of which rounding errors add up like a random walk, in a
     # few layers: some hundred 2**-24 of the largest magnitude, while a transposed or permuted
-    # weight changes the first digit.
+    # weight changes the first digit. DDplus has up to twenty layers, one after the other.
+    roundings = 2**15 if name.startswith("ddplus") else 256
     outputs = [side.outputs(parameters, batch.inputs) for side in (ours, theirs)]
     scale = np.abs(outputs[0]).max()
-    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=256 * 2**-24 * scale)
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=roundings * 2**-24 * scale)
     assert ours.loss(parameters, batch) == pytest.approx(theirs.loss(parameters, batch), rel=1e-5)
     gradients = [side.gradients(parameters, batch) for side in (ours, theirs)]
     for layer, gradient in gradients[0].items():
         assert gradient.shape == study.initial[layer].shape
         assert np.abs(gradient).max() > 0
         np.testing.assert_allclose(
-            gradient, gradients[1][layer], rtol=0, atol=256 * 2**-24 * np.abs(gradient).max()
+            gradient, gradients[1][layer], rtol=0, atol=roundings * 2**-24 * np.abs(gradient).max()
         )
+
+
+def test_the_layers_of_pv_finder_are_the_same_in_both_frameworks(study_of):
+    """DDplus has those of AllCNN too."""
+    study = study_of("ddplus")
+    outputs = [
+        learner_of(backend, study).outputs(dict(study.initial), study.test.inputs[:1])
+        for backend in BACKENDS
+    ]
+    assert outputs[0].shape == (1, 4000)
+    assert np.ptp(outputs[0]) > 0
+    # As above.
+    np.testing.assert_allclose(*outputs, rtol=0, atol=256 * 2**-24 * outputs[0].max())
 
 
 def test_linear_regression_against_the_formula(study_of):
