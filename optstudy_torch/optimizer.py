@@ -198,13 +198,15 @@ class CoreOptimizer(torch.optim.Optimizer):
 
         A step that is refused changes nothing. So does one that fails before the first parameter is
         written: by then all values are checked, kernels and memory for the states are there (a
-        state that has started is as before). An error after that, such as a lack of memory for a
-        temporary, has a note that names the groups that have taken the step, the one that may have
-        taken it in part, and those that have not. On a GPU an error may be told later, by torch.
+        state that has started is as before). An error after that leaves each group as before or
+        as after, and has a note that names those that have taken the step, and those that have not.
+        Each group computes first, and writes then; the note names a group that was being written,
+        which may have taken the step in part. On the CPU no error of ours, and no lack of memory
+        for an array, comes in between. On a GPU an error may be told later, by torch.
 
         Ctrl-C (SIGINT) in the main thread either comes before the first parameter is written, or
-        waits until all groups have taken the step; a second one does not wait. This does not hold
-        for other exceptions that come from outside, of a handler of another signal.
+        waits until all groups have taken the step; a second one does not wait. So do other signals
+        for which the program has a function of Python, such as SIGTERM.
 
         Of several threads that call it on one optimizer, one takes its step after the other. What
         they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
@@ -350,8 +352,9 @@ class CoreOptimizer(torch.optim.Optimizer):
         try:
             for _, plan, params, group, staged, inputs, entered in ready:
                 if staged is not None:
+                    write = staged.ready(plan, group["step_dtype"], entered.inputs(inputs))
                     begun = True
-                    staged.run(plan, group["step_dtype"], entered.inputs(inputs))
+                    write()
                     entered.written()
                 else:
                     for some in gathered(params, self.state, inputs, plan.rule):
