@@ -61,7 +61,7 @@ class Step:
                 self._parts.append(_Part(own, states, group, plan, inputs, kernels, adds))
         if rest and together:  # it has sums over all leaves
             rest, self._parts = params, []
-        self._rest = _AsWritten(rest, states, group, plan, inputs) if rest else None
+        self._rest = AsWritten(rest, states, group, plan, inputs) if rest else None
 
     def compute(self) -> None:
         """Compute what can be before anything is written."""
@@ -217,7 +217,7 @@ def _bytes(x: torch.Tensor) -> int:
     return (steps + 1) * x.element_size()
 
 
-class _AsWritten:
+class AsWritten:
     """The pure function itself, with NumPy's operations on the CPU, elsewhere with torch's.
 
     NumPy computes in the memory of the tensors: a call costs it a third of torch's.
@@ -232,28 +232,27 @@ class _AsWritten:
         inputs: Inputs,
     ) -> None:
         self._params, self._states = params, states
-        self._step_dtype = group["step_dtype"]
+        self._group, self._step_dtype = group, group["step_dtype"]
         self._plan, self._inputs = plan, inputs
 
     def compute(self) -> None:
         """Compute the new states and the steps."""
         params, states, plan = self._params, self._states, self._plan
-        layout, leaves = plan.layout, self._leaves
-        work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
+        layout, leaves, taken = plan.layout, self._leaves, self._taken
+        work = [taken(p).to(WORKING_DTYPE[p.dtype]) for p in params]
         theta = leaves(work)
-        grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
+        grad = leaves(taken(p.grad).to(w.dtype) for p, w in zip(params, work, strict=True))
         fields = [leaves(states[p].get(n) for p in params) for n in layout.names]
         for i, is_count in enumerate(layout.counts):
             if is_count:
-                fields[i] = leaves(
-                    states[p][layout.names[i]].to("cpu", torch.int32) for p in params
-                )
-        values = in_double(plan.hyperparameters, grad.backend)
+                counts = (states[p][layout.names[i]] for p in params)
+                fields[i] = leaves(map(self._count, counts, params))
+        values = self._numbers(grad.backend)
         for name, value in self._inputs.scalars.items():
-            values[name] = leaves(value.detach().to(w.device, w.dtype) for w in work)
+            values[name] = leaves(taken(value).to(w.device, w.dtype) for w in work)
         for name, tensors in self._inputs.tensors.items():
             values[name] = leaves(
-                tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True)
+                taken(tensors[p]).to(w.dtype) for p, w in zip(params, work, strict=True)
             )
         values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
         state, step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
@@ -269,6 +268,18 @@ class _AsWritten:
             for p, x in zip(params, self._steps, strict=True)
             for room in rooms_for([p], x.dtype, self._step_dtype)
         ]
+
+    def _taken(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor as the formula is given it."""
+        return x.detach()
+
+    def _count(self, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """Return a count of steps of a parameter where the formula looks for it."""
+        return t.to("cpu", torch.int32)
+
+    def _numbers(self, backend: Any) -> dict[str, Any]:
+        """Return the hyperparameters as the formula is given them."""
+        return in_double(self._plan.hyperparameters, backend)
 
     def write(self) -> None:
         """Write them."""
