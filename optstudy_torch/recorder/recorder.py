@@ -69,8 +69,8 @@ class Recorder(Recording):
 
     Parameters of FSDP2 or tensor parallel (``DTensor``): each process copies what it holds, and
     what is measured is that of the whole, with the bits of one process. All processes make a
-    recorder and call its methods. Metrics are those of the first process. Exact norms and angles join integers; plain
-    sums gather one layer at a time.
+    recorder and call its methods. Metrics are those of the first process. Exact norms and angles
+    join integers; plain sums gather one layer at a time.
 
     Raises:
         TypeError: for an argument of the wrong kind.

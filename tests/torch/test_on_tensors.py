@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import optstudy_torch
-from optstudy_core import ALGORITHMS, averaged, clipped, lookahead
+from optstudy_core import ALGORITHMS, Algorithm, averaged, clipped, lookahead
 from optstudy_torch import _on_tensors, from_core
 from optstudy_torch.engine import on_tensors, rounding
 
@@ -90,6 +90,33 @@ def test_a_step_that_can_be_recorded_has_the_same_bits(name: str, dtype: torch.d
             one.step(seed)
             own.step(seed)
         assert own.kept() == one.kept()
+
+
+class TwinsState(NamedTuple):
+    """Two fields, of which one becomes the other."""
+
+    first: Any
+    second: Any
+
+
+def twins(state: TwinsState, grad: Any, params: Any = None, *, lr: Any = 0.5) -> Any:
+    """Go on with the gradient of the step before the last one."""
+    return TwinsState(grad, state.first), -lr * state.second
+
+
+TWINS = Algorithm("twins", lambda params: TwinsState(0 * params, 1 * params), twins)
+
+
+def test_a_field_that_becomes_another_is_written_whole() -> None:
+    found = []
+    for capturable in (False, True):
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = from_core(TWINS)([p], capturable=capturable)
+        for k in range(4):
+            p.grad = torch.full((3,), 10.0**k)
+            optimizer.step()
+        found.append((p.tolist(), *(x.tolist() for x in optimizer.state[p].values())))
+    assert found[0] == found[1]
 
 
 class Graph(TorchDispatchMode):
