@@ -16,6 +16,7 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
+from ._boxes import starting, stepping
 from ._mesh import gathering, laid_out, whole
 from ._nnx import unmarked
 from ._rounding import PLAIN, Node, isolate, outside, rounded
@@ -162,9 +163,10 @@ def transformation(
 
     if algorithm.leafwise:
         update = gathering(update)
+    init_of_trees, update = starting(init), stepping(update)
     update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
     update.parts = parts  # type: ignore[attr-defined]  # see travel
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init_of_trees, update)
 
 
 def _spread(given: Any, params: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:

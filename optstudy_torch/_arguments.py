@@ -58,14 +58,11 @@ POSITIONAL = {
 """What torch's classes take by position after the hyperparameters, by the algorithm."""
 
 ADAPTER = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-SHARED = ("compile", "step_dtype", "maximize")
-"""What a group of another algorithm has of the class: the rest is that algorithm's own."""
+ON_TENSORS = ("capturable", "differentiable")
+"""Flags with which all numbers of a step are tensors; a group has those that are set."""
 
-REFUSED = {
-    "capturable": "the step is not captured in CUDA graphs",
-    "differentiable": "a step writes where its numbers lie; differentiate the pure function in "
-    "optstudy_core",
-}
+SHARED = ("compile", "step_dtype", "maximize", *ON_TENSORS)
+"""What a group of another algorithm has of the class: the rest is that algorithm's own."""
 
 
 # Groups.
@@ -145,17 +142,15 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]
         TypeError, ValueError, NotImplementedError: for a value that is not allowed.
     """
     arguments = dict(arguments)
-    for name, reason in REFUSED.items():
-        if arguments.pop(name, False):
-            raise NotImplementedError(f"{name} = True: allowed is False, because {reason}")
     arguments.pop("foreach", None)
     compiled = compiled_of(arguments.pop("compile", None), arguments.pop("fused", None))
+    on_tensors = {name: arguments.pop(name, False) for name in ON_TENSORS}
     dialect = arguments.pop("dialect", None)
     step_dtype = arguments.pop("step_dtype", None)
     if step_dtype not in (None, "float32"):
         raise ValueError(f"step_dtype = {step_dtype!r}: allowed are None and 'float32'")
     flags = {name: arguments.pop(name, False) for name in flags_of(algorithm)}
-    for name, value in flags.items():
+    for name, value in (flags | on_tensors).items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} = {value!r}: allowed are True and False")
     values = algorithm.resolve(dialect, split_tuples(algorithm, arguments))
@@ -169,8 +164,36 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]
             check_value(name, value.item(), algorithm.defaults()[name])
     group = {"algorithm": algorithm.name} | join_tuples(values) | flags
     group |= {"dialect": dialect, "compile": compiled, "step_dtype": step_dtype}
-    selected(algorithm, group)
+    group |= {name: True for name in ON_TENSORS if on_tensors[name]}
+    check_on_tensors(selected(algorithm, group)[0], group)
     return group
+
+
+def check_on_tensors(algorithm: Algorithm, group: Mapping[str, Any]) -> None:
+    """Refuse a step that cannot be recorded or differentiated, where a group asks for it.
+
+    Raises:
+        NotImplementedError: for a rule whose sums or branches do not allow it.
+        ValueError: with ``compile=True``.
+    """
+    asked = [name for name in ON_TENSORS if group.get(name)]
+    if not asked:
+        return
+    if group["compile"]:
+        raise ValueError(
+            f"compile = True with {asked[0]} = True: allowed are None and False, because a kernel "
+            "is handed numbers that the host has read"
+        )
+    if "differentiable" in asked and (algorithm.has_sums or algorithm.leafwise):
+        raise NotImplementedError(
+            f"differentiable = True for {algorithm.name}: allowed are rules without sums over "
+            "elements, whose exact sums are whole numbers to torch, and carry no gradient"
+        )
+    if "capturable" in asked and algorithm.one_by_one:
+        raise NotImplementedError(
+            f"capturable = True for {algorithm.name}: allowed are rules that do the same at every "
+            "step, and this one looks at values to decide"
+        )
 
 
 def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
@@ -193,8 +216,14 @@ def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, di
     for name, value in values.items():
         if isinstance(value, np.ndarray):
             raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
+    differentiable = group.get("differentiable", False)
+
+    def scalar(x: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(differentiable):
+            return x.reshape(())
+
     return algorithm, {
-        k: v.detach().reshape(()) if isinstance(v, torch.Tensor) else v for k, v in values.items()
+        k: scalar(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()
     }
 
 
@@ -302,8 +331,10 @@ _MEANINGS = {
     "amsgrad": "run AMSGrad instead, as torch does.",
     "decoupled_weight_decay": "run AdamW instead, as torch does.",
     "foreach": "accepted, without effect.",
-    "capturable": "must be ``False``.",
-    "differentiable": "must be ``False``.",
+    "capturable": "``True``: the step can be recorded in a CUDA graph; it runs as torch's "
+    "operations, with the same bits.",
+    "differentiable": "``True``: autograd goes through the step; it runs as torch's operations, "
+    "with the same bits.",
     "fused": "the same as ``compile``.",
 }
 """What the arguments mean that are the classes' own."""

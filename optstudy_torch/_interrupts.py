@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until what is half written is whole."""
+"""Signals that wait until what is half written is whole."""
 
 from __future__ import annotations
 
@@ -12,28 +12,51 @@ _module: Any = getattr(signal, "_signal", signal)
 _set, _get = _module.signal, _module.getsignal
 _SIGINT = int(signal.SIGINT)
 
+_NAMES = "SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGBREAK"
+_SIGNALS = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
+"""Those for which programs have functions that raise exceptions."""
+
 
 class Uninterrupted:
-    """Within it SIGINT waits, where it would run a function of Python: in the main thread.
+    """Within it signals wait, where they would run a function of Python: in the main thread.
 
-    The second one does not wait, so that what hangs can be ended.
+    A second SIGINT does not wait, so that what hangs can be ended.
     """
 
-    __slots__ = ("_former", "_waits")
+    __slots__ = ("_former", "_waiting")
 
     def __enter__(self) -> None:
-        self._former: Any = None
-        self._waits = False
+        self._former: list[tuple[int, Any]] = []
+        self._waiting: dict[int, None] = {}
         if threading.current_thread() is threading.main_thread():
-            former = _get(_SIGINT)
-            if callable(former):
-                self._former = former
-                _set(_SIGINT, self._wait)
+            try:
+                for number in _SIGNALS:
+                    former = _get(number)
+                    if callable(former):
+                        self._former.append((number, former))
+                        _set(number, self._wait)
+            except BaseException:  # of a function that is not replaced yet
+                self._end()
+                raise
 
     def _wait(self, number: int, frame: FrameType | None) -> None:
-        second, self._waits = self._waits, not self._waits
-        if second:
-            self._former(number, frame)
+        if number != _SIGINT or number not in self._waiting:
+            self._waiting[number] = None
+            return
+        del self._waiting[number]
+        dict(self._former)[number](number, frame)
+
+    def _end(self) -> None:
+        """Put the functions back, and let signals come that have waited, whatever is raised."""
+        try:
+            while self._former:
+                _set(*self._former[-1])
+                self._former.pop()
+            while self._waiting:
+                signal.raise_signal(self._waiting.popitem()[0])
+        finally:
+            if self._former or self._waiting:
+                self._end()
 
     def __exit__(
         self,
@@ -41,7 +64,4 @@ class Uninterrupted:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._former is not None:
-            _set(_SIGINT, self._former)
-            if self._waits:
-                signal.raise_signal(signal.SIGINT)
+        self._end()

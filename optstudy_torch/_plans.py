@@ -203,9 +203,10 @@ class Staged:
             stages.append(Stage(params, own, *args, start, joints))
         self.stages = stages  # all of them or none
 
-    def run(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> None:
-        """Advance the parameters."""
-        self._machine.run(self.stages, plan.numbers, inputs.scalars, inputs.tensors, step_dtype)
+    def ready(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> Callable[[], None]:
+        """Compute what is computed before anything is written; return what advances parameters."""
+        given = plan.numbers, inputs.scalars, inputs.tensors, step_dtype
+        return self._machine.ready(self.stages, *given)
 
 
 def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:

@@ -24,21 +24,27 @@ def several() -> bool:
 
 
 def average(value: float, params: Sequence[torch.Tensor]) -> float:
-    """Return the mean of what the processes have, the same number on all of them; all must call.
+    """Return what :func:`averages` does of one number."""
+    return averages([value], params)[0]
+
+
+def averages(values: Sequence[float], params: Sequence[torch.Tensor]) -> list[float]:
+    """Return the means of what the processes have, the same numbers on all of them; all must call.
 
     Args:
-        value: what this process has.
+        values: what this process has, as many on all of them.
         params: one of them says on which device a message is sent where the CPU sends none.
     """
     if not several():
-        return value
+        return list(values)
     distributed = torch.distributed
     on_host = "cpu:" in distributed.get_backend_config()
     device = torch.device("cpu") if on_host or not params else local(params[0]).device
-    own = torch.tensor([value], dtype=torch.float64, device=device)
+    own = torch.tensor(values, dtype=torch.float64, device=device)
     every = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(every, own)  # no sum of the library, whose order nobody knows
-    return sum(torch.cat(every).tolist()) / len(every)
+    columns = zip(*(x.tolist() for x in every), strict=True)
+    return [sum(column) / len(every) for column in columns]
 
 
 def scalar(name: str, value: Any) -> torch.Tensor:

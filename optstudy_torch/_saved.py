@@ -47,7 +47,7 @@ def check_saved(optimizer: Any, state_dict: dict[str, Any]) -> None:
         try:
             values = values_of(saved, optimizer.algorithm, optimizer.defaults)
             rule = selected(rule_of(group, optimizer.algorithm), values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"state_dict, group {number}: {error}") from error
         layout = Layout.of(*rule)
         for i, p in zip(saved["params"], group["params"], strict=False):

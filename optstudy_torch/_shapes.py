@@ -19,7 +19,7 @@ from .engine.stages import number_of
 from .engine.threaded_numpy import THREADED
 from .engine.threads import HOST
 from .engine.trace import INPUT, count_of
-from .engine.units import add
+from .engine.units import add, rooms_for
 
 _FEW = 1 << 13
 """Elements that NumPy computes in less time than loops take to be called; a call counts as some."""
@@ -58,10 +58,10 @@ class Step:
             if kernels is None:
                 rest += own
             else:
-                self._parts.append(_Part(own, states, plan, inputs, kernels, adds))
+                self._parts.append(_Part(own, states, group, plan, inputs, kernels, adds))
         if rest and together:  # it has sums over all leaves
             rest, self._parts = params, []
-        self._rest = _AsWritten(rest, states, plan, inputs) if rest else None
+        self._rest = AsWritten(rest, states, group, plan, inputs) if rest else None
 
     def compute(self) -> None:
         """Compute what can be before anything is written."""
@@ -83,9 +83,9 @@ class Step:
             for _ in own:
                 raise AssertionError("a sum while states are written")
         for part in self._parts:
-            part.write(self._step_dtype)
+            part.write()
         if self._rest:
-            self._rest.write(self._step_dtype)
+            self._rest.write()
 
 
 def _sum(parts: Sequence[Whole]) -> Any:
@@ -120,6 +120,7 @@ class _Part:
         self,
         params: Sequence[Any],
         states: Mapping[Any, dict[str, Any]],
+        group: dict[str, Any],
         plan: Plan,
         inputs: Inputs,
         kernels: Any,
@@ -131,6 +132,8 @@ class _Part:
         self._names = plan.layout.names
         dtype, shape = program.dtype, tuple(params[0].shape)
         self._adds = adds and all(p.dtype == dtype and _is_flat(p) for p in params)
+        self._step_dtype = group["step_dtype"]
+        self._rooms = rooms_for(params, dtype, self._step_dtype)
 
         memory = kernels.memory
         grads = [p.grad for p in params]
@@ -163,7 +166,7 @@ class _Part:
                 own = x.resolve_neg().to(self._program.dtype)
                 state[name] = own.clone(memory_format=torch.contiguous_format)
 
-    def write(self, step_dtype: str | None) -> None:
+    def write(self) -> None:
         """Write scalars and counts, and add the step where it is not added yet."""
         made = self.execution
         for i, number in self._program.new_counts.items():
@@ -175,8 +178,8 @@ class _Part:
         if self._adds:
             torch.autograd.graph.increment_version(self._params)
             return
-        for p, step in zip(self._params, made.values["step"], strict=True):
-            add(p, torch.as_tensor(step), step_dtype)
+        for p, step, room in zip(self._params, made.values["step"], self._rooms, strict=True):
+            add(p, torch.as_tensor(step), self._step_dtype, room)
 
     def _put(self, i: int, vector: torch.Tensor) -> None:
         """Write a scalar of each state."""
@@ -214,7 +217,7 @@ def _bytes(x: torch.Tensor) -> int:
     return (steps + 1) * x.element_size()
 
 
-class _AsWritten:
+class AsWritten:
     """The pure function itself, with NumPy's operations on the CPU, elsewhere with torch's.
 
     NumPy computes in the memory of the tensors: a call costs it a third of torch's.
@@ -224,47 +227,66 @@ class _AsWritten:
         self,
         params: list[Any],
         states: Mapping[Any, dict[str, Any]],
+        group: dict[str, Any],
         plan: Plan,
         inputs: Inputs,
     ) -> None:
         self._params, self._states = params, states
+        self._group, self._step_dtype = group, group["step_dtype"]
         self._plan, self._inputs = plan, inputs
 
     def compute(self) -> None:
         """Compute the new states and the steps."""
         params, states, plan = self._params, self._states, self._plan
-        layout, leaves = plan.layout, self._leaves
-        work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
+        layout, leaves, taken = plan.layout, self._leaves, self._taken
+        work = [taken(p).to(WORKING_DTYPE[p.dtype]) for p in params]
         theta = leaves(work)
-        grad = leaves(p.grad.detach().to(w.dtype) for p, w in zip(params, work, strict=True))
+        grad = leaves(taken(p.grad).to(w.dtype) for p, w in zip(params, work, strict=True))
         fields = [leaves(states[p].get(n) for p in params) for n in layout.names]
         for i, is_count in enumerate(layout.counts):
             if is_count:
-                fields[i] = leaves(
-                    states[p][layout.names[i]].to("cpu", torch.int32) for p in params
-                )
-        values = in_double(plan.hyperparameters, grad.backend)
+                counts = (states[p][layout.names[i]] for p in params)
+                fields[i] = leaves(map(self._count, counts, params))
+        values = self._numbers(grad.backend)
         for name, value in self._inputs.scalars.items():
-            values[name] = leaves(value.detach().to(w.device, w.dtype) for w in work)
+            values[name] = leaves(taken(value).to(w.device, w.dtype) for w in work)
         for name, tensors in self._inputs.tensors.items():
             values[name] = leaves(
-                tensors[p].detach().to(w.dtype) for p, w in zip(params, work, strict=True)
+                taken(tensors[p]).to(w.dtype) for p, w in zip(params, work, strict=True)
             )
         values |= dict.fromkeys(plan.algorithm.inputs.keys() - values.keys())
-        state, self._step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
+        state, step = plan.algorithm.update(layout.rebuild(fields), grad, theta, **values)
         new = [field.values for field in flatten(state)]
         self._made = []
         for i in range(len(params)):
             keep = owned(theta.values[i], grad.values[i])
             own = zip(layout.names, (x[i] for x in new), strict=True)
             self._made.append({n: tensor_of(keep(x)) for n, x in own if x is not None})
+        self._steps = [tensor_of(x) for x in step.values]
+        self._rooms = [
+            room
+            for p, x in zip(params, self._steps, strict=True)
+            for room in rooms_for([p], x.dtype, self._step_dtype)
+        ]
 
-    def write(self, step_dtype: str | None) -> None:
+    def _taken(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor as the formula is given it."""
+        return x.detach()
+
+    def _count(self, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """Return a count of steps of a parameter where the formula looks for it."""
+        return t.to("cpu", torch.int32)
+
+    def _numbers(self, backend: Any) -> dict[str, Any]:
+        """Return the hyperparameters as the formula is given them."""
+        return in_double(self._plan.hyperparameters, backend)
+
+    def write(self) -> None:
         """Write them."""
-        steps = [tensor_of(x) for x in self._step.values]
-        for p, own, step in zip(self._params, self._made, steps, strict=True):
+        rows = zip(self._params, self._made, self._steps, self._rooms, strict=True)
+        for p, own, step, room in rows:
             self._states[p].update(own)
-            add(p, step, step_dtype)
+            add(p, step, self._step_dtype, room)
 
     def _leaves(self, tensors: Iterable[torch.Tensor | None]) -> Leaves:
         """Return a tree of tensors that are where the parameters are."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ._meshes import let_go_of_gathered, placed
+from ._tensors import is_shared
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -137,11 +138,18 @@ def check_saved(state_dict: dict[str, Any], own: dict[str, Any]) -> None:
         )
 
 
-def check_model(optimizer: Any, model: Any) -> None:
+def check_model(optimizer: Any, model: Any, moves: bool = True) -> None:
     """Refuse what is no optimizer, or neither a model nor ``None``.
+
+    Args:
+        optimizer: of any class of torch.
+        model: of its parameters.
+        moves: whether parameters are moved between the optimizer's steps.
 
     Raises:
         TypeError: naming the argument.
+        ValueError: for moved ``DTensor``s without a model: FSDP2 would go on computing with the
+            parameters that it has gathered before, and every loss would be the same.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
@@ -150,6 +158,11 @@ def check_model(optimizer: Any, model: Any) -> None:
     if model is not None and not isinstance(model, torch.nn.Module):
         raise TypeError(
             f"model of type {type(model).__name__}: allowed are None and torch.nn.Module"
+        )
+    if moves and model is None and any(map(is_shared, parameters(optimizer))):
+        raise ValueError(
+            "model = None for DTensors: allowed is their model, because FSDP2 would compute with "
+            "what it has gathered of the parameters before they are moved"
         )
 
 

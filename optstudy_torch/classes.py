@@ -69,7 +69,11 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
       with one rounding, instead of rounding the step first;
     - ``amsgrad`` and ``decoupled_weight_decay``, where torch.optim has them: run the algorithm
       that torch.optim runs;
-    - ``foreach``: accepted, without effect; ``capturable``, ``differentiable``: refused.
+    - ``capturable``: the step can be recorded in a CUDA graph: rates that are to change are
+      tensors on the device, and a step before has made the states. ``differentiable``: autograd
+      goes through the step, for parameters that are no leaves. Both run as torch's operations, with
+      the same bits; rules that they cannot have are refused;
+    - ``foreach``: accepted, without effect.
 
     A group takes all of them too, under the same names. ``None`` is the value of its dialect. A
     group may name its algorithm (see :meth:`CoreOptimizer.add_param_group`).

@@ -82,7 +82,7 @@ class EpochLR(LRScheduler):
         min_lr: float = 0.0,
         max_lr: float = rate.LARGEST,
     ) -> None:
-        _snapshot.check_model(optimizer, model)
+        _snapshot.check_model(optimizer, model, moves=rollback is True)
         for name, flag in (("rollback", rollback), ("average", average)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name} = {flag!r}: allowed are True and False")

@@ -14,6 +14,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._arguments import (
     ADAPTER,
+    ON_TENSORS,
     arguments_of,
     compiled_of,
     completed,
@@ -27,6 +28,7 @@ from ._flat import check_flat, has_matrices
 from ._gathered import gathered
 from ._interrupts import Uninterrupted
 from ._meshes import Door, Entered, local, placed, started, whole
+from ._on_tensors import OnTensors, begun, check_recorded, check_step, is_asked
 from ._plans import NO_INPUTS, Inputs, Plan, Staged, are
 from ._saved import check_depth, check_saved, complete_states, parts_of, with_tuples
 from ._scheduled import COUNT, Schedules, apart, at, own_values, steps_of
@@ -96,6 +98,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         completed(self.algorithm, arguments)  # refused here, even if each group has its own
         # None stays: in a group it is the value of the group's dialect.
         defaults = {k: v for k, v in arguments.items() if k not in ADAPTER}
+        defaults |= {k: True for k in ON_TENSORS if arguments.get(k)}
         compiled = compiled_of(arguments.get("compile"), arguments.get("fused"))
         self._forget()
         super().__init__(params, defaults | {"compile": compiled})
@@ -148,9 +151,11 @@ class CoreOptimizer(torch.optim.Optimizer):
                 param_group = group_of(param_group, self.algorithm, self.defaults)
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise type(error)(f"group {len(self.param_groups)}: {error}") from error
+        asked = [k for k in ON_TENSORS if isinstance(param_group, dict) and k in param_group]
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        for name in self.defaults.keys() - arguments_of(self._rule(group)):
+        added = self.defaults.keys() & {*ON_TENSORS} - {*asked}
+        for name in added | self.defaults.keys() - arguments_of(self._rule(group)):
             del group[name]  # torch's class has added it
         try:
             check_once(group["params"])
@@ -198,13 +203,15 @@ class CoreOptimizer(torch.optim.Optimizer):
 
         A step that is refused changes nothing. So does one that fails before the first parameter is
         written: by then all values are checked, kernels and memory for the states are there (a
-        state that has started is as before). An error after that, such as a lack of memory for a
-        temporary, has a note that names the groups that have taken the step, the one that may have
-        taken it in part, and those that have not. On a GPU an error may be told later, by torch.
+        state that has started is as before). An error after that leaves each group as before or
+        as after, and has a note that names those that have taken the step, and those that have not.
+        Each group computes first, and writes then; the note names a group that was being written,
+        which may have taken the step in part. On the CPU no error of ours, and no lack of memory
+        for an array, comes in between. On a GPU an error may be told later, by torch.
 
         Ctrl-C (SIGINT) in the main thread either comes before the first parameter is written, or
-        waits until all groups have taken the step; a second one does not wait. This does not hold
-        for other exceptions that come from outside, of a handler of another signal.
+        waits until all groups have taken the step; a second one does not wait. So do other signals
+        for which the program has a function of Python, such as SIGTERM.
 
         Of several threads that call it on one optimizer, one takes its step after the other. What
         they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
@@ -262,11 +269,13 @@ class CoreOptimizer(torch.optim.Optimizer):
         So torch.distributed.checkpoint calls it, which knows no inputs: rates and gradients are 0.
         Some rules would divide by the norm of such gradients.
         """
-        if any(self.state.values()) or any(g.get("lr", 0) != 0 for g in self.param_groups):
+        rates = [g["lr"] for g in self.param_groups if "lr" in g]
+        tensors = [x for x in rates if isinstance(x, torch.Tensor)]
+        if any(self.state.values()) or any(not torch.is_tensor(x) and x != 0 for x in rates):
             return False
         rules = self._rules()
         required = {name for rule in rules for name, needed in rule.inputs.items() if needed}
-        if not (required - inputs.keys() or is_asked_by_checkpoint()):
+        if not (required - inputs.keys() or is_asked_by_checkpoint()) or any(map(bool, tensors)):
             return False
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params if p.grad is not None]
@@ -313,7 +322,11 @@ class CoreOptimizer(torch.optim.Optimizer):
             if plan.layout.averages:
                 check_trained(type(self).__name__, params, self.state)
             entered = Entered(params, [], {})
-            if plan.machine is not None:
+            on_tensors = is_asked(group)
+            check_recorded(group, params, self.state if plan.layout.names else {})
+            if on_tensors:
+                check_step(group, plan, params, own_inputs)
+            elif plan.machine is not None:
                 entered = self._door.enter(params, self.state)
             staged = self._staged.get(number)
             held = staged is not None and entered.knows(self.state)
@@ -327,7 +340,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                         plan.complete(p, self.state[p], partial(started, p, *plan.rule))
                         what = f"the state of {plan.algorithm.name}"
                         check_fields(what, self.state[p], plan.layout, p)
-                if plan.machine is not None:
+                if plan.machine is not None and not on_tensors:
                     entered.open(self.state)
                     staged = Staged(plan, group["compile"], entered.params)
             ready.append(Ready(number, plan, params, group, staged, own_inputs, entered))
@@ -339,8 +352,10 @@ class CoreOptimizer(torch.optim.Optimizer):
                 own.entered.close(self.state)
                 continue
             for p in own.params:
-                if not self.state[p]:
-                    self.state[p].update(started(p, *own.plan.rule))
+                if own.plan.layout.names and not self.state[p]:
+                    through = own.group.get("differentiable")
+                    first = begun(p, own.plan) if through else started(p, *own.plan.rule)
+                    self.state[p].update(first)
         self._seen = list(self.state.values())
         return ready
 
@@ -350,9 +365,15 @@ class CoreOptimizer(torch.optim.Optimizer):
         try:
             for _, plan, params, group, staged, inputs, entered in ready:
                 if staged is not None:
+                    write = staged.ready(plan, group["step_dtype"], entered.inputs(inputs))
                     begun = True
-                    staged.run(plan, group["step_dtype"], entered.inputs(inputs))
+                    write()
                     entered.written()
+                elif is_asked(group):
+                    alone = OnTensors(params, self.state, group, plan, inputs)
+                    alone.compute()
+                    begun = True
+                    alone.write()
                 else:
                     for some in gathered(params, self.state, inputs, plan.rule):
                         step = Step(some.params, some.states, group, plan, some.inputs)
@@ -479,7 +500,8 @@ class CoreOptimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("schedules", [{} for _ in self.param_groups])
         self.__dict__.setdefault("_class_schedules", {})
         self._forget()
-        self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
+        if not self.defaults.get("differentiable"):
+            self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
         for group in self.param_groups:
             if self._rule(group) is self.algorithm:
                 for name, value in self.defaults.items():

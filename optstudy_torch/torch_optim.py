@@ -17,7 +17,7 @@ import torch
 from optstudy_core import ALGORITHMS, Algorithm, newton_schulz
 from optstudy_core.arrays.numbers import is_number
 
-from ._arguments import TUPLES, arguments_of, completed, selected
+from ._arguments import ON_TENSORS, TUPLES, arguments_of, completed, selected
 from ._states import Layout, tensor_of
 
 _PREFIX = "torch.optim."
@@ -92,11 +92,12 @@ def from_torch_optim(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
         where = f"state_dict, group {number}"
         theirs = _checked_group(title, theirs, where)
         own = {k: v for k, v in theirs.items() if k in known and k not in _HOW_IT_RUNS}
+        own |= {k: v for k, v in theirs.items() if k in ON_TENSORS and v}
         rest = {k: v for k, v in theirs.items() if k not in own and k not in _arguments(title)}
         try:
             group = completed(named, own | {"dialect": "torch"})
             algorithm, _ = selected(named, group)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{where}: {error}") from error
         groups.append(rest | group)
         for i in theirs["params"]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from .operations import function_of, last_reads
 from .program import Body
 from .rounding import NUMPY
 from .stages import Stage
-from .threads import BLOCK, in_threads
+from .threads import BLOCK, in_threads, parts_of
 from .trace import Symbol
 from .units import Unit
 
@@ -41,8 +41,10 @@ class Blockwise:
         self._add = self._function("add(step, {0}, out=step)")
         self._store = self._function("copyto(step, {0})")
 
-    def __call__(self, stage: Stage, units: Iterable[Unit], numbers: Iterable[float]) -> None:
-        """Run the body on some of the units."""
+    def __call__(
+        self, stage: Stage, units: Iterable[Unit], numbers: Iterable[float]
+    ) -> Callable[[], None]:
+        """Return what runs the body on some of the units; its memory is taken now."""
         jobs: list[Job] = []
         for unit in units:
             arrays = unit.arrays
@@ -52,7 +54,7 @@ class Blockwise:
                 memory[-1] = arrays["p"].numpy()
             own = (*stage.scalars_of(unit, self._body.scalars), *numbers)
             jobs.append((self._add if unit.in_place else self._store, memory, own))
-        _in_blocks(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], NUMPY[stage.dtype])
+        return _in_blocks(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], NUMPY[stage.dtype])
 
     def _shown(self, argument: Any) -> str:
         if isinstance(argument, Symbol):
@@ -78,21 +80,13 @@ class Blockwise:
             if target == name or (target is not None and last_read.get(target, -1) <= i):
                 self._where[name] = target
                 self._written.add(target)
-            elif operation in _FRESH:
-                self._where[name] = f"fresh_{name}"
-                self._lines.append(f"fresh_{name} = {operation}({args})")
-                continue
             else:
                 kind = _TRUTHS if line.result.is_truth else _NUMBERS
                 if not free[kind]:
                     free[kind].append(f"{kind}{self._buffers[kind]}")
                     self._buffers[kind] += 1
                 self._where[name] = free[kind].pop()
-            self._lines.append(
-                f"copyto({self._where[name]}, {operation}({args}))"
-                if operation in _FRESH
-                else f"{operation}({args}, out={self._where[name]})"
-            )
+            self._lines.append(f"{operation}({args}, out={self._where[name]})")
 
     def _function(self, step: str) -> Callable[..., None]:
         ends = [
@@ -104,28 +98,39 @@ class Blockwise:
         ]
         arguments = [*self._names, "step", *self._body.scalars, *self._constants.values()]
         arguments += [f"{kind}{i}" for kind, count in self._buffers.items() for i in range(count)]
-        operations = vars(np) | {"sign": _sign}
+        operations = vars(np) | _OPERATIONS
         return function_of(f"body({', '.join(arguments)})", [*self._lines, *ends], operations)
 
 
 def _sign(x: np.ndarray, out: np.ndarray) -> None:
-    """Write NumPy's sign, which branches on every number, as torch's and NaN where it is NaN."""
-    nan = np.not_equal(x, x)
-    torch.sign(torch.from_numpy(x), out=torch.from_numpy(out))
-    if nan.any():
-        out[nan] = np.nan
+    """Write torch's sign; where there are NaN, NumPy's, which branches on every number."""
+    if np.isnan(np.max(x, initial=-np.inf)):
+        np.sign(x, out=out)
+    else:
+        torch.sign(torch.from_numpy(x), out=torch.from_numpy(out))
 
 
-_FRESH = frozenset({"where", "zeros_like", "ones_like"})  # NumPy's, which take no memory to fill
+def _where(*args: Any, out: np.ndarray) -> None:
+    """Write NumPy's ``where``, which takes new memory, as torch's."""
+    kinds: list[Any] = [np.bool_, out.dtype, out.dtype]
+    tensors = [torch.from_numpy(np.asarray(x, k)) for x, k in zip(args, kinds, strict=True)]
+    torch.where(*tensors, out=torch.from_numpy(out))
+
+
+_OPERATIONS: dict[str, Any] = {
+    "sign": _sign,
+    "where": _where,
+    "zeros_like": lambda x, out: out.fill(0),
+    "ones_like": lambda x, out: out.fill(1),
+}
+"""Those that are not NumPy's, or would take memory for what they put out."""
 
 Job = tuple[Callable[..., None], list[np.ndarray], tuple[Any, ...]]
 """A function, its arrays, of which it is given a block each, and its scalars."""
 
 
-def _in_blocks(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> None:
-    """Run jobs in blocks."""
-    if not jobs:
-        return
+def _in_blocks(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> Callable[[], None]:
+    """Return what runs jobs in blocks."""
     blocks = [
         (function, arrays if size <= BLOCK else [x[i : i + BLOCK] for x in arrays], scalars)
         for function, arrays, scalars in jobs
@@ -133,24 +138,32 @@ def _in_blocks(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> No
         for i in range(0, max(1, size), BLOCK)
     ]
     total = sum(arrays[-1].size for _, arrays, _ in blocks)
+    parts = parts_of(blocks, threads=1 + total // (2 * BLOCK))
+    works = [(part, _Buffers(numbers, dtype), _Buffers(truths, np.bool_)) for part in parts]
 
-    def work(part: Sequence[Job]) -> None:
-        length = max(arrays[-1].size for _, arrays, _ in part)
-        buffers = _memory(length, numbers, dtype) + _memory(length, truths, np.bool_)
-        with np.errstate(all="ignore"):
-            for function, arrays, scalars in part:
-                size = arrays[-1].size
-                own = buffers if size == length else [b[:size] for b in buffers]
-                function(*arrays, *scalars, *own)
+    def work(own: Sequence[tuple[Sequence[Job], _Buffers, _Buffers]]) -> None:
+        for part, *buffers in own:
+            with np.errstate(all="ignore"):
+                for function, arrays, scalars in part:
+                    size = arrays[-1].size
+                    function(*arrays, *scalars, *(x[:size] for b in buffers for x in b.arrays))
 
-    in_threads(work, blocks, threads=1 + total // (2 * BLOCK))
-
-
-_kept = threading.local()
+    return functools.partial(in_threads, work, works, len(works))
 
 
-def _memory(length: int, count: int, dtype: Any) -> list[np.ndarray]:
-    """Return arrays of this thread, the same ones at every call: new pages cost time."""
-    arrays = _kept.__dict__.setdefault(np.dtype(dtype).name, [])
-    arrays += [np.empty(BLOCK, dtype) for _ in range(count - len(arrays))]
-    return [x[:length] for x in arrays[:count]]
+class _Buffers:
+    """Arrays of a block's length, which others get when they are no longer needed."""
+
+    _free: ClassVar[dict[str, list[np.ndarray]]] = {}  # new pages cost time
+
+    def __init__(self, count: int, dtype: Any) -> None:
+        self._others = self._free.setdefault(np.dtype(dtype).name, [])
+        self.arrays: list[np.ndarray] = []
+        while len(self.arrays) < count:
+            try:
+                self.arrays.append(self._others.pop())
+            except IndexError:
+                self.arrays.append(np.empty(BLOCK, dtype))
+
+    def __del__(self) -> None:
+        self._others += self.arrays

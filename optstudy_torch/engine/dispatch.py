@@ -84,15 +84,18 @@ class Machine:
             warn_of_slow_steps(kind, str(made))
         return None
 
-    def run(
+    def ready(
         self,
         stages: Sequence[Stage],
         hyperparameters: dict[str, Any],
         scalars: Mapping[str, torch.Tensor],
         inputs: Mapping[str, Mapping[Any, torch.Tensor]],
         step_dtype: str | None,
-    ) -> None:
-        """Advance states and parameters.
+    ) -> Callable[[], None]:
+        """Compute what is computed before anything is written; return what does the rest.
+
+        That is the last phase, which alone writes states and parameters. On the CPU it takes no
+        more memory for arrays, and with kernels all that can be refused has been.
 
         Args:
             stages: all parameters of a group that have a gradient.
@@ -101,29 +104,38 @@ class Machine:
             inputs: tensors like the parameters, by name and parameter.
             step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
         """
-        phases = self.program.phases
+        *before, _ = self.program.phases
+        number = 0
+
+        def body(stage: Stage, units: Sequence[Unit]) -> Callable[[], None]:
+            return self._body(number, stage, units, hyperparameters, step_dtype)
+
         for stage in stages:
             stage.begin(hyperparameters, scalars)
-        if len(phases) == 1:
+            stage.load(stage.chunks[0], inputs, step_dtype)
+        for phase in before:  # all is in the first chunk, if there are such
             for stage in stages:
-                self._compute(0, stage, hyperparameters)
-                for units in stage.chunks:
-                    stage.load(units, inputs)
-                    self._body(0, stage, units, hyperparameters, step_dtype)
-                    stage.store(units, step_dtype)
-        else:
-            everything = [(stage, units) for stage in stages for units in stage.chunks]
-            for stage, units in everything:
-                stage.load(units, inputs)
-            for number, phase in enumerate(phases):
-                for stage, units in everything:
-                    self._compute(number, stage, hyperparameters)
-                    self._body(number, stage, units, hyperparameters, step_dtype)
-                _sum(phase.sums, stages)
-            for stage, units in everything:
-                stage.store(units, step_dtype)
+                self._compute(number, stage, hyperparameters)
+                body(stage, stage.chunks[0])()
+            _sum(phase.sums, stages)
+            number += 1
+        ends: list[tuple[Stage, Callable[[], None], Callable[[], None]]] = []
         for stage in stages:
-            stage.end(self.program.new_scalars, self.program.new_counts)
+            self._compute(number, stage, hyperparameters)
+            end = stage.end(self.program.new_scalars, self.program.new_counts)
+            ends.append((stage, body(stage, stage.chunks[0]), end))
+
+        def write() -> None:
+            for stage, first, end in ends:
+                first()
+                stage.store(stage.chunks[0], step_dtype)
+                for units in stage.chunks[1:]:
+                    stage.load(units, inputs, step_dtype)
+                    body(stage, units)()
+                    stage.store(units, step_dtype)
+                end()
+
+        return write
 
     def _compute(self, number: int, stage: Stage, hyperparameters: dict[str, Any]) -> None:
         if stage.kernels:
@@ -138,19 +150,29 @@ class Machine:
         units: Sequence[Unit],
         hyperparameters: dict[str, Any],
         step_dtype: str | None,
-    ) -> None:
+    ) -> Callable[[], None]:
+        """Return what runs the body of a phase on units; the memory for it is taken now."""
         body = self.program.phases[number].body
         ready = stage.direct and not body.moved and len(self.program.phases) == 1
         unready = [unit for unit in units if not (ready and unit.in_place)]
-        moved = [unit.prepare(body, stage.dtype) for unit in unready]
+        moved = [unit.prepare(body, stage.empty) for unit in unready]
+        compute: Callable[[], None] | None = None
         if body.outputs and stage.kernels:
-            stage.kernels.arrays[number](stage, units, hyperparameters, step_dtype)
+            compute = stage.kernels.arrays[number](stage, units, hyperparameters, step_dtype)
         elif body.outputs:
             numbers = [n.value(hyperparameters) for n in body.numbers.values()]
             one_by_one = self._blockwise if stage.on_host else self._operations
-            one_by_one[number](stage, units, numbers)
-        for unit, own in zip(unready, moved, strict=True):
-            unit.move(own, step_dtype)
+            compute = one_by_one[number](stage, units, numbers)
+        if compute and not unready:
+            return compute
+
+        def run() -> None:
+            if compute:
+                compute()
+            for unit, own in zip(unready, moved, strict=True):
+                unit.move(own, step_dtype)
+
+        return run
 
 
 def _sum(sums: Sequence[Sum], stages: Sequence[Stage]) -> None:

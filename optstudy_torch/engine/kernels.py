@@ -11,6 +11,8 @@ from optstudy_core.arrays.leaves import Reduction
 
 from .units import Unit
 
+Run = Callable[[], None]
+
 
 class Kernels(Protocol):
     """What runs a program on all leaves of a stage at once.
@@ -18,7 +20,8 @@ class Kernels(Protocol):
     Attributes:
         any_dtype: whether parameters are read and written in their own dtype, whatever it is.
         scalars: for each phase, what computes its scalars.
-        arrays: for each phase, what runs its body on units of one leaf each.
+        arrays: for each phase, what returns a function that runs its body on units of one leaf
+            each: what could be refused, or takes memory, is done before it is returned.
 
     Both are given the :class:`~optstudy_torch.engine.stages.Stage` first.
     """
@@ -32,7 +35,7 @@ class Kernels(Protocol):
     def scalars(self) -> Sequence[Callable[[Any, dict[str, Any]], None]]: ...
 
     @property
-    def arrays(self) -> Sequence[Callable[[Any, Sequence[Unit], dict[str, Any], Any], None]]: ...
+    def arrays(self) -> Sequence[Callable[[Any, Sequence[Unit], dict[str, Any], Any], Run]]: ...
 
 
 class Places(NamedTuple):

@@ -7,6 +7,7 @@ call for each thread, however many leaves there are and of whatever sizes.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from optstudy_core.arrays.leaves import Reduction
 from .c_compiler import function_of, has_threads, library_of, may_use_threads
 from .c_source import OVER_LEAVES, head, new_text, over_leaves, read_numbers, type_of, written
 from .exact_sums_in_c import scalars_of as scalars_of_leaves
+from .kernels import Run
 from .program import Body, Phase, Program
 from .rounding import NUMPY
 from .source import Number, arrays_of, kept_names, merged, reads, rows, scalars_of, values
@@ -114,13 +116,22 @@ class _Body:
         units: Sequence[Unit],
         hyperparameters: dict[str, Any],
         step_dtype: str | None,
-    ) -> None:
-        """Run the body."""
+    ) -> Run:
+        """Return what runs the body."""
         del step_dtype  # of parameters that are read in their own dtype
+        runs = []
         for in_place, loop in self.loops.items():
             own = [unit for unit in units if unit.in_place == in_place]
             if own:
-                loop(stage, own, hyperparameters)
+                runs.append(loop(stage, own, hyperparameters))
+        if len(runs) == 1:
+            return runs[0]
+
+        def run() -> None:
+            for own in runs:
+                own()
+
+        return run
 
 
 class _Arrays:
@@ -136,8 +147,8 @@ class _Arrays:
         self._function = function_of(library, self._name, OVER_LEAVES)
         self._has_threads = has_threads(library)
 
-    def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> None:
-        """Run the body on units."""
+    def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> Run:
+        """Return what runs the body on units."""
         key = id(self), units[0].first
         table, places, total = stage.put(key, None, lambda: self._places(units))
         for row, name in enumerate(self._rows):
@@ -157,9 +168,9 @@ class _Arrays:
 
         blocks = range(0, total, BLOCK)
         if total and self._has_threads and may_use_threads():
-            work(blocks, threads)  # torch's own threads, which may still be waiting for work
-        else:
-            in_threads(work, blocks, threads)
+            # torch's own threads, which may still be waiting for work
+            return functools.partial(work, blocks, threads)
+        return functools.partial(in_threads, work, blocks, threads)
 
     def _places(self, units: Sequence[Unit]) -> tuple[np.ndarray, list[Any], int]:
         """Return a table of addresses, where it, sizes and columns are, and how many numbers."""

@@ -8,6 +8,7 @@ their own dtype.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from optstudy_core.arrays.leaves import Reduction
 
 from .errors import NoKernelsError
 from .exact_sums_in_triton import scalars_of as scalars_of_leaves
-from .kernels import Places
+from .kernels import Places, Run
 from .program import Body, Phase, Program
 from .source import kept_names, reads, rows, scalars_of, values
 from .stages import Stage
@@ -104,8 +105,8 @@ class Arrays:
         units: Sequence[Unit],
         hyperparameters: dict[str, Any],
         step_dtype: str | None,
-    ) -> None:
-        """Run the body on units of one leaf each."""
+    ) -> Run:
+        """Return what runs the body on units of one leaf each."""
         key = id(self), step_dtype
         # Where the states lie the stage knows; gradients may lie elsewhere at every step.
         moving = stage.put(("moving", key), None, lambda: self._moving(units))
@@ -115,8 +116,9 @@ class Arrays:
             ("launches", key), places, lambda: list(self._launches(stage, units, step_dtype))
         )
         scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
-        for launch in launches:
-            start(
+        starts = [
+            functools.partial(
+                start,
                 launch.kernel,
                 launch.places.instances,
                 stage.device,
@@ -127,6 +129,14 @@ class Arrays:
                 *scalars,
                 stage.numbers(id(self), values(launch.numbers, hyperparameters)),
             )
+            for launch in launches
+        ]
+
+        def run() -> None:
+            for own in starts:
+                own()
+
+        return run
 
     def _moving(self, units: Sequence[Unit]) -> list[tuple[Unit, str]]:
         return [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .alike import Alike
+from .kernels import Run
 from .memory import Memory
 from .program import Added, Body, Branch, Cycle, Phase, Program
 from .source import kept_names
@@ -47,7 +48,7 @@ class OfShape(ABC):
 
     @abstractmethod
     def _body(self, body: Body) -> Any:
-        """Return what runs a body."""
+        """Return what gives a function that runs a body, whose memory is taken by then."""
 
     @abstractmethod
     def _added(self, barrier: Added) -> Any:
@@ -61,10 +62,9 @@ class OfShape(ABC):
         """Compute the scalars of a phase."""
         self._made[id(phase)][0](execution, execution.hyperparameters)
 
-    def bodies(self, execution: Any, phase: Phase) -> None:
-        """Run the bodies of a phase."""
-        for body in self._made[id(phase)][1:]:
-            body(execution)
+    def bodies(self, execution: Any, phase: Phase) -> list[Run]:
+        """Return what runs the bodies of a phase, one after another; memory is taken now."""
+        return [body(execution) for body in self._made[id(phase)][1:]]
 
     def added(self, execution: Any, barrier: Added) -> Alike:
         """Return sums along an axis."""

@@ -103,7 +103,7 @@ class OnHost:
 
     def write(self, to: Any, x: Any, add: bool) -> None:
         with np.errstate(all="ignore"):
-            np.copyto(to, to + x if add else x)
+            np.add(to, x, out=to) if add else np.copyto(to, x)
 
 
 class OnDevice:
@@ -154,7 +154,7 @@ class OnDevice:
         return x @ y
 
     def write(self, to: Any, x: Any, add: bool) -> None:
-        to.copy_(to + x if add else x)
+        to.add_(x) if add else to.copy_(x)
 
 
 def plain(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:

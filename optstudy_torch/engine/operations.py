@@ -22,12 +22,18 @@ class Operations:
         self._body = body
         self._functions = {in_place: self._function(in_place) for in_place in (False, True)}
 
-    def __call__(self, stage: Stage, units: Iterable[Unit], numbers: Sequence[float]) -> None:
-        """Run the body on some of the units."""
-        for unit in units:
-            memory = (unit.arrays[name] for name in rows(self._body, unit.in_place))
-            row = stage.row(unit, self._body.scalars, numbers)
-            self._functions[unit.in_place](*memory, row)
+    def __call__(
+        self, stage: Stage, units: Iterable[Unit], numbers: Sequence[float]
+    ) -> Callable[[], None]:
+        """Return what runs the body on some of the units."""
+
+        def run() -> None:
+            for unit in units:
+                memory = (unit.arrays[name] for name in rows(self._body, unit.in_place))
+                row = stage.row(unit, self._body.scalars, numbers)
+                self._functions[unit.in_place](*memory, row)
+
+        return run
 
     def _function(self, in_place: bool) -> Callable[..., None]:
         body = self._body

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .alike import Alike
+from .kernels import Run
 from .kernels_of_shape import OfShape
 from .memory import Memory
 from .program import Added, Branch, Cycle, Output, Phase, Program
@@ -92,8 +93,8 @@ class Execution:
         """Run the program.
 
         Yields:
-            sums over all leaves, whose values are expected to be sent; none of them when all is
-            computed that can be before anything is written.
+            sums over all leaves, whose values are expected to be sent; none of them when only that
+            is left which writes: all memory is taken by then.
         """
         for name, x in self.scalars.items():
             self.scalars[name] = self._memory.vector(Symbol(name, ()), x)
@@ -104,12 +105,14 @@ class Execution:
         *before, last = self.program.phases
         for phase in before:
             yield from self._phase(phase)
-        yield []
         ends = [output for body in last.bodies for output in body.moved]
         for name in {x for body in last.bodies for x in body.arrays} & self._views:
             self.values[name] = self.values[name].copied()  # it is read while others are written
         kept = {o.source.name: self.value(o.source).copied() for o in ends if self._is_given(o)}
-        yield from self._phase(last)
+        bodies = self._bodies(last)
+        yield []
+        for body in bodies:
+            body()
         for output in ends:
             self._move(output, kept.get(output.source.name))
 
@@ -133,9 +136,13 @@ class Execution:
 
     # Phases.
 
-    def _phase(self, phase: Phase) -> Running:
+    def _bodies(self, phase: Phase) -> list[Run]:
         self.kernels.scalars(self, phase)
-        self.kernels.bodies(self, phase)
+        return self.kernels.bodies(self, phase)
+
+    def _phase(self, phase: Phase) -> Running:
+        for body in self._bodies(phase):
+            body()
         whole = []
         for x in phase.barriers:
             if isinstance(x, Sum) and x.whole:

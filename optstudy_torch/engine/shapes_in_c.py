@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from .alike import Alike, address
 from .c_compiler import function_of, has_threads, library_of, threads_for
 from .c_source import OVER_LEAVES, head, new_text, read_numbers, type_of, written
 from .exact_sums_in_c import each_sum
+from .kernels import Run
 from .kernels_in_c import Scalars, loop_over, taken
 from .kernels_of_shape import OfShape
 from .memory import OnHost
@@ -169,8 +171,8 @@ class _Loop:
         if self._in_place:
             self._adding = function_of(library, f"{self.name}_in_place", OVER_LEAVES)
 
-    def __call__(self, execution: Any) -> None:
-        """Run the body."""
+    def __call__(self, execution: Any) -> Run:
+        """Return what runs the body."""
         body, count = self._body, execution.count
         in_place = self._in_place and execution.adds
         function, numbers = self._function, self._numbers
@@ -179,15 +181,20 @@ class _Loop:
         for target, source, shape in body.outputs:
             if not (target == "step" and in_place):
                 execution.make(target, source, shape)
-        table = np.array([execution.value(name).addresses for name in rows(body, in_place)])
+        arrays = [execution.value(name) for name in rows(body, in_place)]
+        table = np.array([x.addresses for x in arrays])
         extents, columns = np.tile(self._lengths, (count, 1)), np.arange(count)
         vectors = [execution.vector(x) for x in body.scalars.values()]
         where = np.array([address(x) for x in vectors], np.uintp)
         c = np.array(values(numbers, execution.hyperparameters), np.float64)
         total = count * math.prod(body.shape or ())
-        places = (address(x) for x in (table, extents, columns, where, c))
+        given = table, extents, columns, where, c
         threads = threads_for(total, self._threaded)
-        function(*places, None, count, 0, total, threads)
+
+        def run(*_: Any) -> None:
+            function(*map(address, given), None, count, 0, total, threads)
+
+        return functools.partial(run, arrays, vectors)  # kept while their addresses are
 
 
 class _Along:

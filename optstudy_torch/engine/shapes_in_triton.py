@@ -17,6 +17,7 @@ import torch
 from .alike import Alike
 from .errors import NoKernelsError
 from .exact_sums_in_triton import each_sum
+from .kernels import Run
 from .kernels_in_triton import Scalars
 from .kernels_of_shape import OfShape
 from .memory import OnDevice
@@ -101,8 +102,8 @@ class _Kernel:
 
     def __call__(
         self, execution: Any, arrays: Sequence[Alike], size: int, lengths: Sequence[int]
-    ) -> None:
-        """Start it for some elements of each leaf."""
+    ) -> Run:
+        """Return what starts it for some elements of each leaf."""
         device, count = execution.device, execution.count
         addresses = np.array([x.addresses for x in arrays], np.uintp).astype(np.int64)
         if self._table is None or not np.array_equal(self._table[0], addresses):
@@ -113,7 +114,11 @@ class _Kernel:
         parts = -(-size // BLOCK)
         vectors = [execution.vector(x) for x in self._scalars]
         given = self._table[1], count, parts, size, *lengths, *vectors, self._c[1]
-        start(self._kernel, count * parts, device, *given)
+
+        def run(*_: Any) -> None:
+            start(self._kernel, count * parts, device, *given)
+
+        return functools.partial(run, arrays)  # kept while their addresses are
 
 
 class _Body:
@@ -157,15 +162,15 @@ class _Body:
         extents = [f"e{axis}" for axis in axes]
         return _Kernel(names, kinds, scalars, extents, text, lines, dtype), names, lengths
 
-    def __call__(self, execution: Any) -> None:
-        """Run the body."""
+    def __call__(self, execution: Any) -> Run:
+        """Return what runs the body."""
         body, adds = self._body, self._steps and execution.adds
         for target, source, shape in body.outputs:
             if not (target == "step" and adds):
                 execution.make(target, source, shape)
         kernel, names, lengths = self._kernels[adds]
         arrays = [execution.value(name) for name in names]
-        kernel(execution, arrays, math.prod(body.shape or ()), lengths)
+        return kernel(execution, arrays, math.prod(body.shape or ()), lengths)
 
 
 def _is_full(patterns: Sequence[Sequence[bool]], i: int) -> bool:
@@ -230,7 +235,7 @@ class _Along:
             made = execution.empty(self._node.result, own)
             width = rest * columns
             kernel = self._kernel(terms, first)
-            kernel(execution, [*arrays, made], blocks * width, [width, there * columns])
+            kernel(execution, [*arrays, made], blocks * width, [width, there * columns])()
             arrays, there, first = [made], rest, False
         return arrays[0]
 

@@ -31,7 +31,18 @@ from .program import Program
 from .rounding import NUMPY
 from .threads import BLOCK, HOST, in_threads
 from .trace import INPUT, Choice, Line, Sum, Symbol, count_of
-from .units import Unit, add, flat, is_flat, like_memory, memory_order, on_device, unflat
+from .units import (
+    Room,
+    Unit,
+    add,
+    flat,
+    is_flat,
+    like_memory,
+    memory_order,
+    on_device,
+    rounded_in,
+    unflat,
+)
 
 _SHARED = BLOCK // 4
 """Numbers of the largest leaf that shares a unit: more cost less alone than to be copied."""
@@ -108,6 +119,12 @@ class Stage:
         self._numbers = program.numbers
         self._host: dict[str, Any] = {}
         self.chunks = self._chunks(whole=self._any_dtype or len(program.phases) > 1)
+        self._most = max(sum(u.size for u in own if not u.in_place) for own in self.chunks)
+        self._most_units = max(map(len, self.chunks))
+        # Gradient, step, and where it is rounded; what else is read, and moved.
+        self._each = 3 + program.reads_params + len(program.inputs)
+        self._each += max(len(body.moved) for phase in program.phases for body in phase.bodies)
+        self._room: Room | None = None
         self._kept = self._found()
         own = [s[n] for s in self.states for n in self._arrays.values()]
         self._owners = [*self.params, *own, *self._vectors]
@@ -179,25 +196,29 @@ class Stage:
         return vector.numpy() if counts or self.on_host else vector
 
     def _chunks(self, whole: bool) -> list[list[Unit]]:
-        """Return units by what is loaded together: all, or what the scratch memory holds."""
-        chunks: list[list[Unit]] = [[]]
-        begins: list[int] = []
+        """Return units by what is loaded together: all, or what the scratch memory holds.
+
+        What is computed where it lies comes first.
+        """
+        chunks = [[unit for unit in self._units if unit.in_place]]
+        begins: list[tuple[Unit, int]] = []
         used = shared = needed = 0
         for unit in self._units:
-            extra = 0 if unit.in_place else unit.size
-            if chunks[-1] and not whole and used + extra > _SCRATCH:
+            if unit.in_place:
+                continue
+            if used and not whole and used + unit.size > _SCRATCH:
                 chunks.append([])
                 used = shared = 0
             chunks[-1].append(unit)
-            begins.append(shared)
-            used += extra
+            used += unit.size
             if len(unit.params) > 1:
-                shared += extra
+                begins.append((unit, shared))
+                shared += unit.size
                 needed = max(needed, shared)
-        for name in ("g", "step", *["p"] * self._reads_params, *self._inputs):
-            scratch = torch.empty(needed, dtype=self.dtype, device=self.device)
-            for unit, begin in zip(self._units, begins, strict=True):
-                if len(unit.params) > 1:
+        if begins:
+            for name in ("g", "step", *["p"] * self._reads_params, *self._inputs):
+                scratch = torch.empty(needed, dtype=self.dtype, device=self.device)
+                for unit, begin in begins:
                     # No view for torch, which would compile a kernel for every kind of base.
                     part = scratch[begin : begin + unit.size].data
                     unit.arrays[name] = part
@@ -226,6 +247,10 @@ class Stage:
     def begin(self, hyperparameters: dict[str, float], inputs: Mapping[str, torch.Tensor]) -> None:
         """Take the scalars of the states and of the inputs, and what is formed of counts."""
         self.scalars = dict(self._fields)
+        if len(self.chunks) > 1:
+            length = Room.length(self._most, self._each, self.dtype)
+            length += Room.length(1, self._most_units * self._each, self.dtype)
+            self._room = Room(length, self.device)
         for name, value in inputs.items():
             self.scalars[INPUT + name] = self.spread(value.to(self.dtype))
         self._host = hyperparameters | {name: number_of(t) for name, t in self._counts.items()}
@@ -234,23 +259,47 @@ class Stage:
                 value = number.value(self._host)
                 self.scalars[name] = self._truths(value) if symbol.is_truth else self.spread(value)
 
-    def end(self, new: dict[int, Symbol], counts: dict[int, HostNumber | Choice]) -> None:
-        """Write the new scalars and counts to the states."""
-        for i, number in counts.items():
-            self._counts[f"s{i}"][...] = count_of(number, self._host, self.scalars)
+    def empty(self, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return memory for so many elements, of the working dtype if none is given.
+
+        Where there is a chunk after another, what one was given the next is given again: no memory
+        is taken once parameters are being written.
+        """
+        if self._room is not None:
+            return self._room(size, dtype or self.dtype)
+        return torch.empty(size, dtype=dtype or self.dtype, device=self.device)
+
+    def end(
+        self, new: dict[int, Symbol], counts: dict[int, HostNumber | Choice]
+    ) -> Callable[[], None]:
+        """Return what writes the new scalars and counts to the states."""
+        kept = {f"s{i}": count_of(number, self._host, self.scalars) for i, number in counts.items()}
         values = {f"s{i}": self.scalars[symbol.name] for i, symbol in new.items()}
         moved = {n: x for n, x in values.items() if x is not self._fields[n]}
         olds = {id(x) for x in self._fields.values()}
         for name, value in moved.items():
             if id(value) in olds:  # a field that becomes another one
                 moved[name] = value.copy() if self.on_host else value.clone()
-        for name, value in moved.items():
-            self._fields[name][...] = value
-        self.scalars = {}
 
-    def load(self, units: Sequence[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]) -> None:
+        def write() -> None:
+            for name, count in kept.items():
+                self._counts[name][...] = count
+            for name, value in moved.items():
+                self._fields[name][...] = value
+            self.scalars, self._room = {}, None
+
+        return write
+
+    def load(
+        self,
+        units: Sequence[Unit],
+        inputs: Mapping[str, Mapping[Any, torch.Tensor]],
+        step_dtype: str | None,
+    ) -> None:
         """Put parameters, gradients, other inputs and states into the arrays of units."""
         torch.autograd.graph.increment_version([u.params[0] for u in units if u.in_place])
+        if self._room is not None:
+            self._room.clear()
         for unit in units:
             if not self.direct:
                 unit.arrays |= unit.states
@@ -261,17 +310,41 @@ class Stage:
                     unit.arrays["p"] = self._taken(p, unit)
                 for name in self._inputs:
                     unit.arrays[name] = self._taken(inputs[name.removeprefix(INPUT)][p], unit)
+                if not unit.in_place:
+                    unit.arrays["step"] = self.empty(unit.size)
+        self._make_room(units, step_dtype)
         self._together(functools.partial(self._gather, inputs=inputs), units)
+
+    def _make_room(self, units: Sequence[Unit], step_dtype: str | None) -> None:
+        """Take memory for what is rounded to the dtypes of parameters."""
+        kinds: dict[torch.dtype, list[Unit]] = {}
+        for unit in units:
+            dtype = unit.params[0].dtype
+            if dtype != self.dtype and not unit.in_place:
+                kinds.setdefault(dtype, []).append(unit)
+        for own in kinds.values():
+            dtype = rounded_in(own[0].params[0], self.dtype, step_dtype)
+            sizes = [unit.size for unit in own]
+            for unit, room in zip(own, self.empty(sum(sizes), dtype).split(sizes), strict=True):
+                unit.room = room
 
     def _taken(self, x: torch.Tensor | None, unit: Unit) -> torch.Tensor:
         """Return what the machine is handed of a leaf's tensor."""
         assert x is not None
-        if not self.direct:
-            return flat(x.detach(), unit.order).to(self.dtype)
+        dtype = x.dtype if self._any_dtype else self.dtype
         # A kernel looks at the address alone, so that the shape does not matter.
-        plain = unit.is_plain and x.is_contiguous() and not x.is_neg()
-        own = x if plain else flat(x.detach(), unit.order)
-        return own if self._any_dtype or x.dtype == self.dtype else own.detach().to(self.dtype)
+        plain = self.direct and unit.is_plain and x.is_contiguous() and not x.is_neg()
+        if x.dtype == dtype:
+            if plain:
+                return x
+            if is_flat(x, unit.order):
+                return flat(x.detach(), unit.order)
+        if self._room is None:
+            return (x.detach() if plain else flat(x.detach(), unit.order)).to(dtype)
+        own = self.empty(unit.size, dtype)
+        # torch's copy of a negative view from float16 to float32 forgets the sign.
+        unflat(own, x, unit.order).copy_(x.resolve_neg())
+        return own
 
     def _gather(
         self, units: Iterable[Unit], inputs: Mapping[str, Mapping[Any, torch.Tensor]]
@@ -290,9 +363,11 @@ class Stage:
         for unit in units:
             if not unit.in_place and unit.is_one:
                 (p,) = unit.params
-                add(p, unflat(unit.arrays["step"], p, unit.order), step_dtype)
+                room = None if unit.room is None else unflat(unit.room, p, unit.order)
+                add(p, unflat(unit.arrays["step"], p, unit.order), step_dtype, room)
         self._together(functools.partial(self._scatter, step_dtype=step_dtype), units)
         for unit in units:
+            unit.room = None
             kept = unit.states if self.direct else unit.views
             for name in unit.arrays.keys() - kept.keys():
                 del unit.arrays[name]
@@ -300,14 +375,15 @@ class Stage:
     def _scatter(self, units: Iterable[Unit], step_dtype: str | None) -> None:
         for unit in units:
             params = unit.params
-            if params[0].dtype == self.dtype:
+            if unit.room is None:
                 torch._foreach_add_(params, unit.views["step"])
             elif step_dtype is None:
-                step = unit.arrays["step"].to(params[0].dtype)
+                step = unit.room.copy_(unit.arrays["step"])
                 torch._foreach_add_(params, _shaped(step, params, unit.sizes))
             else:
-                for p, step in zip(params, unit.views["step"], strict=True):
-                    add(p, step, step_dtype)
+                rooms = _shaped(unit.room, params, unit.sizes)
+                for p, step, room in zip(params, unit.views["step"], rooms, strict=True):
+                    add(p, step, step_dtype, room)
 
     def _together(self, function: Callable[[Sequence[Unit]], None], units: Sequence[Unit]) -> None:
         """Call a function of the units of several leaves."""

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import numpy as np
@@ -26,16 +26,18 @@ def in_threads(
 ) -> None:
     """Call ``function`` with parts of the items, each in a thread; within such a call, in this one.
 
+    A part for which there is no thread is computed in this one. All parts are done, or have ended
+    with an error, before it is over.
+
     Args:
         function: computes with NumPy or torch, which let other threads run.
         items: of about the same work.
         threads: how many pay at most; torch's own number is the limit.
     """
-    threads = min(threads, torch.get_num_threads(), len(items))
-    # A thread of the pool that waited for the pool would wait for itself.
-    if threads <= 1 or getattr(_this, "is_part", False):
-        if items:
-            function(items)
+    parts = parts_of(items, threads)
+    if len(parts) <= 1:
+        for part in parts:
+            function(part)
         return
     flushed = _flushes()
 
@@ -51,12 +53,34 @@ def in_threads(
         with torch.no_grad():
             own(part)
 
-    size = -(-len(items) // threads)
-    parts = [items[i : i + size] for i in range(0, len(items), size)]
-    waiting = [_pool(os.getpid(), threads).submit(other, part) for part in parts[1:]]
-    own(parts[0])
+    waiting, rest = [], [parts[0]]
+    for part in parts[1:]:
+        try:
+            waiting.append(_pool(os.getpid(), len(parts)).submit(other, part))
+        except RuntimeError:  # the system starts no more threads, or the interpreter ends
+            rest.append(part)
+    try:
+        for part in rest:
+            own(part)
+    finally:
+        wait(waiting)
     for future in waiting:
         future.result()
+
+
+def parts_of(items: Sequence[Item], threads: int) -> list[Sequence[Item]]:
+    """Return the items in as many parts as there will be threads.
+
+    Args:
+        items: of about the same work.
+        threads: of :func:`in_threads`.
+    """
+    threads = min(threads, torch.get_num_threads(), len(items))
+    # A thread of the pool that waited for the pool would wait for itself.
+    if threads <= 1 or getattr(_this, "is_part", False):
+        return [items] if items else []
+    size = -(-len(items) // threads)
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 _this = threading.local()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,9 +74,22 @@ def number(value: Any) -> float:
     return float(value[0]) if isinstance(value, np.ndarray) else float(value)
 
 
-def fetched(pending: Sequence[Pending]) -> Iterator[tuple[Pending, dict[str, Any]]]:
-    """Bring steps to the host, all at once, and leave out those that the optimizer skipped."""
-    for made, values in zip(pending, to_host([made.measured for made in pending]), strict=True):
+def fetched(
+    pending: Sequence[Pending], mean: Callable[[list[float]], list[float]]
+) -> Iterator[tuple[Pending, dict[str, Any]]]:
+    """Bring steps to the host, all at once, and leave out those that the optimizer skipped.
+
+    Args:
+        pending: the steps.
+        mean: returns for losses of this process those of all, NaN for steps without one.
+    """
+    found = to_host([made.measured for made in pending])
+    losses = [number(values["numbers"].get("loss", math.nan)) for values in found]
+    if any("loss" in values["numbers"] for values in found):
+        for values, loss in zip(found, mean(losses), strict=True):
+            if "loss" in values["numbers"]:
+                values["numbers"]["loss"] = loss
+    for made, values in zip(pending, found, strict=True):
         if values["skipped"] is not None and values["skipped"][0] != 0:
             continue  # an optimizer that skips the step itself, as GradScaler tells it
         yield made, values

@@ -16,7 +16,7 @@ from optstudy_core.arrays.passes import to_numpy
 from optstudy_core.records import Output, Recording
 from optstudy_torch import geometry
 from optstudy_torch._meshes import local, whole
-from optstudy_torch._ranks import scalar
+from optstudy_torch._ranks import averages, scalar
 from optstudy_torch._rates import Rates
 from optstudy_torch._tensors import is_shared
 
@@ -58,6 +58,10 @@ class Recorder(Recording):
             ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
             name ``"wandb"``. Those with ``close`` are closed with the recorder.
         alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
+        average: of several processes (``torch.distributed``) each gives the losses of its own
+            mini-batches, and rows have the mean of all; a message of eight bytes for each recorded
+            step, and one an epoch, so all must call. ``False``: the losses are those of all
+            already, or this process alone records.
 
     Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
     ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
@@ -65,8 +69,8 @@ class Recorder(Recording):
 
     Parameters of FSDP2 or tensor parallel (``DTensor``): each process copies what it holds, and
     what is measured is that of the whole, with the bits of one process. All processes make a
-    recorder and call its methods, with the same losses. Exact norms and angles join integers; plain
-    sums gather one layer at a time.
+    recorder and call its methods. Metrics are those of the first process. Exact norms and angles
+    join integers; plain sums gather one layer at a time.
 
     Raises:
         TypeError: for an argument of the wrong kind.
@@ -86,6 +90,7 @@ class Recorder(Recording):
         run: Any = None,
         sinks: Iterable[Any] = (),
         alerts: Iterable[core.Alert] = (),
+        average: bool = True,
     ) -> None:
         if isinstance(model, torch.optim.Optimizer):
             if optimizer is not None:
@@ -95,6 +100,9 @@ class Recorder(Recording):
             raise TypeError(f"model = {model!r}: allowed are modules and optimizers")
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer = {optimizer!r}: allowed are optimizers and None")
+        if not isinstance(average, bool):
+            raise TypeError(f"average = {average!r}: allowed are True and False")
+        self._average = average
         if epoch is None:
             epoch = DEFAULT if optimizer is not None else [n for n in DEFAULT if n != "lr"]
         self._optimizer = optimizer
@@ -239,6 +247,8 @@ class Recorder(Recording):
         self._layers.collect()
         self.flush()
         mean = state.mean_loss() if loss is None else scalar("loss", loss).item()
+        if loss is not None or state.loss_count:
+            (mean,) = self._means([mean])
         state.epoch_count += 1
         rates = [float(rate) for rate in state.rates or self._current_rates()]
         row = core.with_metrics(self._epoch_row(mean, rates), own)
@@ -256,10 +266,14 @@ class Recorder(Recording):
         pending, self._pending, self._open_step = self._pending, [], None
         steps = [
             Measured(made, values, self._joined(made, values["blocks"]))
-            for made, values in fetched(pending)
+            for made, values in fetched(pending, self._means)
         ]
         recorded = [step for step in steps if step.made.due.something]
         self._output.add_steps(list(step_rows(self._layers, recorded)))
+
+    def _means(self, losses: list[float]) -> list[float]:
+        """Return the losses of all processes."""
+        return averages(losses, self._layers.params) if self._average else losses
 
     def _joined(
         self, made: Pending, values: Sequence[np.ndarray]

@@ -209,14 +209,6 @@ def test_other_tuples_of_torch() -> None:
         optstudy_torch.Rprop([{"params": [torch.zeros(1)], "etaplus": 1.5}])
 
 
-@pytest.mark.parametrize("name", ["capturable", "differentiable"])
-def test_what_torch_has_and_we_have_not(name: str) -> None:
-    with refuses(NotImplementedError, f"{name} = True", "allowed is False, because"):
-        optstudy_torch.Adam([torch.zeros(1)], **{name: True})
-    with refuses(NotImplementedError, f"{name} = True"):
-        optstudy_torch.Adam([{"params": [torch.zeros(1)], name: True}])
-
-
 def test_a_flag_that_is_no_truth_value() -> None:
     with refuses(TypeError, "amsgrad = 1", "allowed are True and False"):
         optstudy_torch.Adam([torch.zeros(1)], amsgrad=1)

@@ -120,14 +120,16 @@ def sent(tx: Any, params: Any) -> tuple[Counter[str], int]:
     kinds = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
     counts: Counter[str] = Counter()
     size = 0
-    for bits, shape, kind in re.findall(rf"= \w(\d+)\[([\d,]*)\]\S* ({kinds})(?:-start)?\(", text):
+    # Several may be one, whose result is a tuple.
+    for results, kind in re.findall(rf"= (\(.*?\)|\S+) ({kinds})(?:-start)?\(", text):
         counts[kind] += 1
-        size += int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n)
+        for bits, shape in re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", results):
+            size += int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n)
     return counts, size
 
 
 def communicates_no_more_than_optax() -> None:
-    """Of Muon; an elementwise step sends nothing; each matrix is gathered once."""
+    """Of Muon and Adafactor; an elementwise step sends nothing; each matrix is gathered once."""
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     place = NamedSharding(mesh, PartitionSpec("a", "b"))
     params = {name: jax.device_put(jnp.ones((16, 8)), place) for name in "uw"}
@@ -139,6 +141,11 @@ def communicates_no_more_than_optax() -> None:
     assert ours[0] == {"all-gather": 2 * 3 * 2}, ours
     assert ours[0].total() <= theirs[0].total(), theirs
     assert ours[1] <= theirs[1], theirs
+    optaxs = sent(optax.adafactor(0.1, min_dim_size_to_factor=8), params)[0]
+    for given in ({"dialect": "torch"}, {"dialect": "optax", "large_only": False}):
+        counts = sent(optstudy_jax.adafactor(0.1, **given), params)[0]
+        assert counts == {"all-gather": 2 * 2 * 2}, counts  # the gradient and the parameter
+        assert counts.total() <= optaxs.total(), optaxs
 
 
 def checkpoints_onto_other_meshes(folder: str) -> None:

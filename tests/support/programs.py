@@ -157,6 +157,9 @@ def methods_on_shards() -> None:
                 fully_shard(model)
             optimizer = AdamW(model.parameters(), lr=0.05)
             method: Any = make(optimizer, model)
+            if shards:
+                with pytest.raises(ValueError, match="model = None for DTensors: allowed is their"):
+                    make(optimizer, None)
             for i in range(4):
                 loss = epoch_of(model, optimizer, i)
                 with torch.no_grad():  # an evaluation, for which FSDP2 gathers the parameters
@@ -205,6 +208,32 @@ def averages_of_shards() -> None:
             np.testing.assert_array_equal(x, y)
 
 
+def rows_have_the_loss_of_all() -> None:
+    """Of steps and epochs, where each process has its own; of all that was given, if it says so."""
+    rank = dist.get_rank()
+    p = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    found = []
+    for average in (True, False):
+        recorder = Recorder(optimizer, step=["loss"], average=average)
+        for i in range(3):
+            p.grad = torch.ones(1)
+            optimizer.step()
+            if i != 1:  # a step without a loss
+                recorder.step(torch.tensor(float(10 * rank + i)))
+        mean = recorder.end_epoch()["loss"]
+        p.grad = torch.ones(1)
+        optimizer.step()
+        own = recorder.end_epoch(loss=4.0 + rank)["loss"]
+        found.append([[row["loss"] for row in recorder.steps], mean, own])
+        recorder.close()
+    nan = math.nan
+    assert str(found[0]) == str([[5.0, nan, 7.0, nan], 6.0, 4.5])
+    assert str(found[1]) == str(
+        [[10.0 * rank, nan, 10.0 * rank + 2, nan], 10.0 * rank + 1, 4.0 + rank]
+    )
+
+
 DECISIONS = [
     rates_are_decided_alike,
     what_is_averaged_already_is_not_sent,
@@ -212,6 +241,7 @@ DECISIONS = [
     own_buffers_and_random_numbers_return,
     methods_on_shards,
     averages_of_shards,
+    rows_have_the_loss_of_all,
 ]
 
 

@@ -174,7 +174,12 @@ def test_a_hessian_is_read_where_it_is_asked_for(grads: Any) -> None:
         ({"b1": 0.9}, TypeError, "group 1: b1 in a group of adamw"),
         ({"lr": -1.0}, ValueError, "group 1: lr = -1.0: allowed are"),
         ({"dialect": "tensorflow"}, ValueError, "group 1: dialect = 'tensorflow' for 'adamw'"),
-        ({"capturable": True}, NotImplementedError, "group 1: capturable = True"),
+        (
+            {"algorithm": "shampoo", "capturable": True},
+            NotImplementedError,
+            "group 1: capturable = True",
+        ),
+        ({"compile": True, "capturable": True}, ValueError, "group 1: compile = True with capt"),
     ],
 )
 def test_what_a_group_may_not_say(more: Any, error: type[Exception], message: str) -> None:
@@ -377,7 +382,7 @@ def test_an_error_in_the_middle_names_the_groups(grads: Any, monkeypatch: Any) -
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("optstudy_torch._plans.Staged.run", fail)
+    monkeypatch.setattr("optstudy_torch.engine.stages.Stage.store", fail)
     with pytest.raises(MemoryError) as error:
         optimizer.step()
     assert error.value.__notes__ == [

@@ -69,10 +69,11 @@ def trained(
     params: list[torch.Tensor],
     of_gradients: Callable[[torch.Tensor], torch.Tensor],
     steps: int = 2,
+    **arguments: Any,
 ) -> Any:
     """Take steps; return the optimizer."""
     algorithm = ALGORITHMS[name]
-    optimizer = from_core(name)(params, lr=0.1, compile=compiled)
+    optimizer = from_core(name)(params, lr=0.1, compile=compiled, **arguments)
     shapes = [p.shape for p in params]
     given: dict[str, Any] = {}
     if "value" in algorithm.inputs:
@@ -136,11 +137,14 @@ def test_views_beside_others(name: str, compiled: bool | None) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("compiled", [None, False])
-def test_views_of_less_precision(dtype: torch.dtype, compiled: bool | None) -> None:
-    drawn = draw(4, dtype, SHAPES)
-    expected = trained("adam", compiled, [*map(plain, drawn)], plain)
+@pytest.mark.parametrize("step_dtype", [None, "float32"])
+def test_views_of_less_precision(
+    dtype: torch.dtype, compiled: bool | None, step_dtype: str | None
+) -> None:
+    drawn, given = draw(4, dtype, SHAPES), {"step_dtype": step_dtype}
+    expected = trained("adam", compiled, [*map(plain, drawn)], plain, **given)
     for view in negative, strided:
-        assert same(expected, trained("adam", compiled, [*map(view, drawn)], view))
+        assert same(expected, trained("adam", compiled, [*map(view, drawn)], view, **given))
 
 
 @pytest.mark.parametrize("compiled", [None, False])

@@ -40,7 +40,7 @@ OTHERWISE = {
 }  # fmt: skip
 """Cases that torch's classes refuse: our name for it, and the table's."""
 TAKEN = [case for name, case in OTHERWISE.items() if "duplicate" not in name]
-REFUSED = ["`differentiable=True`", "`capturable=True`", "complex parameters", "sparse gradients"]
+REFUSED = ["complex parameters", "sparse gradients"]
 
 
 @pytest.fixture(scope="module")
@@ -133,20 +133,54 @@ def test_what_is_refused_there_is_refused_here(table: dict[str, Any], name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_taken_there_alone(table: dict[str, Any], name: str) -> None:
-    if "differentiable" in table[name].supported_impls:
-        for given in configurations(table[name], skip=("foreach", "fused")):
-            if given.kwargs["differentiable"]:
-                with pytest.raises(NotImplementedError, match="differentiable = True"):
-                    getattr(optstudy_torch, name)(parameters(name), **given.kwargs)
-    if table[name].has_capturable_arg:
-        with pytest.raises(NotImplementedError, match="capturable = True"):
-            getattr(optstudy_torch, name)(parameters(name), capturable=True)
     with pytest.raises(TypeError, match=r"dtype torch\.complex64"):
         getattr(optstudy_torch, name)(parameters(name, torch.complex64))
     params = parameters(name)[:1]
     params[0].grad = torch.eye(4, 3).to_sparse()
     with pytest.raises(TypeError, match=r"layout torch\.sparse_coo"):
         getattr(optstudy_torch, name)(params).step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_that_are_differentiated_are_those_of_torch(table: dict[str, Any], name: str) -> None:
+    """And so are the derivatives, with respect to parameters and gradients."""
+    if "differentiable" not in table[name].supported_impls:
+        with pytest.raises(NotImplementedError, match="differentiable = True"):
+            getattr(optstudy_torch, name)(parameters(name), differentiable=True)
+        return
+    seen = 0
+    for given in configurations(table[name], skip=("foreach", "fused")):
+        if not given.kwargs["differentiable"]:
+            continue
+        found = []
+        for make in (getattr(optstudy_torch, name), table[name].optim_cls):
+            first, grad = [x.detach().double().requires_grad_() for x in parameters(name)[:2]]
+            grad = grad[:4, None].expand(4, 3) if name != "Muon" else grad
+            p = first.clone()
+            optimizer = make([p], **copy.deepcopy(given.kwargs))
+            p.grad = 2 * grad
+            optimizer.step()  # a second one of torch's writes over what autograd has kept
+            loss = p.square().sum()
+            found.append((p, *torch.autograd.grad(loss, [first, grad], allow_unused=True)))
+        if name == "SGD" and given.kwargs.get("momentum"):
+            found = [x[:1] for x in found]  # torch's begins with a gradient that is detached
+        for x, y in zip(*found, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+        seen += 1
+    assert seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_can_be_recorded_there_can_be_here(table: dict[str, Any], name: str) -> None:
+    if not table[name].has_capturable_arg:
+        return
+    for optimizer, given, params in cases(table, name):
+        others = parameters(name)
+        arguments = {k: v for k, v in copy.deepcopy(given).items() if k not in ("fused", "foreach")}
+        own = getattr(optstudy_torch, name)(others, **(arguments | {"capturable": True}))
+        train(optimizer, params)
+        train(own, others)
+        assert all(map(torch.equal, params, others))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,12 +17,26 @@ from typing import Any
 import pytest
 import torch
 from harness import slow
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from optstudy_torch import Adafactor, Adam, _plans, _shapes, _states, classes, from_core
+from optstudy_core import ALGORITHMS, cautious
+from optstudy_torch import (
+    Adafactor,
+    Adam,
+    _interrupts,
+    _plans,
+    _shapes,
+    _states,
+    classes,
+    from_core,
+)
 from optstudy_torch._interrupts import Uninterrupted
-from optstudy_torch._plans import Staged
 from optstudy_torch._recent import Recent
+from optstudy_torch.engine import dispatch, stages
+from optstudy_torch.engine.dispatch import Machine
 from optstudy_torch.engine.stages import Stage
+from optstudy_torch.engine.threads import in_threads
 
 RULES = "sgd", "adam", "rprop", "lamb", "adafactor", "yogi", "prodigy", "adam"
 HOW = pytest.mark.parametrize("compiled", [None, False], ids=["default", "numpy"])
@@ -141,8 +156,8 @@ def test_a_state_is_loaded_between_steps(monkeypatch: Any) -> None:
 # Ctrl-C.
 
 
-def interrupting(monkeypatch: Any, times: int = 1) -> None:
-    """Send signals to this process, one after another, when the second group is about to step."""
+def interrupting(monkeypatch: Any, times: int = 1, number: int = signal.SIGINT) -> None:
+    """Send signals to this process, one after another, when the second group is written."""
     calls: list[Any] = []
 
     def sent(function: Any) -> Any:
@@ -150,12 +165,12 @@ def interrupting(monkeypatch: Any, times: int = 1) -> None:
             calls.append(1)
             if len(calls) == 2:
                 for _ in range(times):
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
             return function(*arguments)
 
         return call
 
-    monkeypatch.setattr(Staged, "run", sent(Staged.run))
+    monkeypatch.setattr(Stage, "store", sent(Stage.store))
     monkeypatch.setattr(_shapes.Step, "write", sent(_shapes.Step.write))
 
 
@@ -195,6 +210,70 @@ def test_the_second_interrupt_ends_the_step_and_tells_the_groups(
         "Adam: step stopped: taken by groups [0], maybe in part by group 1, not by groups [2]"
     ]
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+class Stop(Exception):  # noqa: N818
+    """What a program lets a signal raise."""
+
+
+@pytest.fixture(params=["SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2"])
+def stopping(request: Any, handler: Any) -> Any:
+    """A signal, and the function of the program that raises an exception for it."""
+    number = getattr(signal, request.param)
+
+    def stop(*_: Any) -> None:
+        raise Stop(request.param)
+
+    former = signal.signal(number, stop)
+    yield number, stop
+    signal.signal(number, former)
+
+
+@pytest.mark.parametrize("make", [Adam, Adafactor])
+@pytest.mark.parametrize("times", [1, 3])
+def test_other_signals_wait_as_often_as_they_come(
+    make: Any, times: int, monkeypatch: Any, stopping: Any
+) -> None:
+    number, stop = stopping
+    expected = after(make, 1)
+    own, params = grouped(make)
+    interrupting(monkeypatch, times, number)
+    with pytest.raises(Stop):
+        own.step()
+    assert signal.getsignal(number) is stop
+    assert values(own, params) == expected
+
+
+def test_signals_that_have_waited_together_all_come(stopping: Any, handler: Any) -> None:
+    number, stop = stopping
+
+    def send() -> None:
+        with Uninterrupted():
+            for own in (number, signal.SIGINT, number):
+                os.kill(os.getpid(), own)
+
+    with pytest.raises((Stop, KeyboardInterrupt)) as caught:
+        send()
+    error = caught.value
+    assert {type(error), type(error.__context__)} == {Stop, KeyboardInterrupt}
+    assert signal.getsignal(number) is stop
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_signal_that_comes_too_early_leaves_all_handlers(stopping: Any, monkeypatch: Any) -> None:
+    number, stop = stopping
+    put = _interrupts._set
+
+    def putting(own: int, function: Any) -> Any:
+        if own == number and function is not stop:
+            os.kill(os.getpid(), number)
+        return put(own, function)
+
+    monkeypatch.setattr(_interrupts, "_set", putting)
+    with pytest.raises(Stop), Uninterrupted():
+        raise AssertionError("not reached")
+    assert signal.getsignal(number) is stop
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("mine", [signal.SIG_IGN, signal.SIG_DFL])
@@ -262,6 +341,141 @@ def test_interrupts_at_random_moments(name: str, compiled: bool | None) -> None:
     assert found.stdout == "whole\n", found.stderr
 
 
+# Memory.
+
+
+class NoMemory(TorchDispatchMode):
+    """Refuse what takes memory for more than a few elements."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {place_of(x) for x in tree_leaves((args, kwargs))}
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if torch.is_tensor(x) and x.numel() > FEW and place_of(x) not in given:
+                raise MemoryError(f"{function} takes memory for {x.numel()} elements")
+        return result
+
+
+FEW = 128
+MANY = 40_000
+
+
+def place_of(x: Any) -> int | None:
+    return x.untyped_storage().data_ptr() if torch.is_tensor(x) else None
+
+
+def without_memory(write: Callable[[], None]) -> None:
+    """Call what writes, and look at what memory torch and NumPy take."""
+    tracemalloc.start()
+    try:
+        first = tracemalloc.get_traced_memory()[0]
+        with NoMemory():
+            write()
+        most = tracemalloc.get_traced_memory()[1] - first
+    finally:
+        tracemalloc.stop()
+    assert most < MANY, f"NumPy takes {most} bytes"
+
+
+def many(kind: str, dtype: torch.dtype) -> list[torch.nn.Parameter]:
+    """Parameters alone in a unit and together in one; truths of the large ones are seen, too."""
+    draw = torch.Generator().manual_seed(5)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        x = torch.randn(shape, generator=draw).to(dtype)
+        if kind == "apart":  # with gaps
+            return torch.stack([x, x], -1)[..., 0]
+        return x
+
+    params = []
+    for shape in [(300, 301), (103, 197), (9, 11), (101, 103), (300, 301)]:
+        p = torch.nn.Parameter(drawn(*shape))
+        p.grad = drawn(*shape)
+        params.append(p)
+    params[1].grad = params[1].grad.t().contiguous().t()
+    return params
+
+
+WRITING = [
+    ("adam", {}),
+    ("adam", {"amsgrad": True}),
+    ("rprop", {}),  # where
+    ("lion", {}),  # sign
+    ("optimistic_gradient_descent", {}),  # the gradient is kept
+    ("lamb", {}),  # norms
+    ("adafactor", {}),
+    ("sm3", {}),
+    ("cautious_adam", {}),
+]
+CASES = [(name, given, "plain", 32, None) for name, given in WRITING]
+CASES += [
+    (name, {}, kind, 16, step_dtype)
+    for name in ("adam", "adafactor", "optimistic_gradient_descent")
+    for kind in ("plain", "apart")
+    for step_dtype in (None, "float32")
+]
+CASES.append(("adam", {}, "apart", 32, None))
+
+
+@HOW
+@pytest.mark.parametrize(("name", "given", "kind", "dtype", "step_dtype"), CASES)
+def test_no_memory_is_taken_once_the_first_parameter_is_written(
+    name: str,
+    given: dict[str, Any],
+    kind: str,
+    dtype: int,
+    step_dtype: str | None,
+    compiled: bool | None,
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(stages, "_SCRATCH", 100_000)  # one leaf after another
+    params = many(kind, {16: torch.bfloat16, 32: torch.float32}[dtype])
+    rule = cautious(ALGORITHMS["adam"]) if name == "cautious_adam" else name
+    own = from_core(rule)(params, compile=compiled, step_dtype=step_dtype, **given)
+    own.step()
+    before = [p.tolist() for p in params]
+    ready, write = Machine.ready, _shapes.Step.write
+    written: list[int] = []
+
+    def held(function: Callable[[], None]) -> Callable[[], None]:
+        return lambda: written.append(1) or without_memory(function)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(Machine, "ready", lambda *x: held(ready(*x)))
+    monkeypatch.setattr(_shapes.Step, "write", lambda step: held(lambda: write(step))())
+    own.step()
+    assert written
+    assert all(p.tolist() != x for p, x in zip(params, before, strict=True))
+
+
+def test_the_system_starts_no_more_threads(two_threads: None, monkeypatch: Any) -> None:
+    def refused(*_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    found: list[int] = []
+    in_threads(found.extend, range(7), 2)
+    assert found == [*range(7)]
+
+
+def test_an_error_waits_for_other_threads(two_threads: None) -> None:
+    found: list[int] = []
+    failed = threading.Event()
+
+    def work(part: Any) -> None:
+        if 0 in part:
+            failed.set()
+            raise MemoryError("no room")
+        failed.wait(5)
+        threading.Event().wait(0.02)
+        found.extend(part)
+
+    with pytest.raises(MemoryError):
+        in_threads(work, range(4), 2)
+    assert found == [2, 3]
+
+
 # Errors.
 
 
@@ -313,8 +527,10 @@ STOPPED = "{0}: step stopped: taken by groups [0]{1}, not by groups {2}"
 @pytest.mark.parametrize(
     ("make", "where", "name", "part"),
     [
-        (Adam, Stage, "load", True),
-        (Adam, Stage, "end", True),
+        (Adam, Stage, "load", False),
+        (Adam, Stage, "end", False),
+        (Adam, Stage, "store", True),
+        (from_core("lamb"), dispatch, "_sum", False),
         (Adafactor, _shapes.Step, "compute", False),
         (Adafactor, _shapes.Step, "write", True),
     ],

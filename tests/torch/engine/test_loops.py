@@ -42,9 +42,9 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     run = shapes_in_c._Loop.__call__
 
-    def ran(loop: Any, execution: Any) -> None:
+    def ran(loop: Any, execution: Any) -> Any:
         found.append(tuple(line.operation for line in loop._body.lines))
-        run(loop, execution)
+        return run(loop, execution)
 
     monkeypatch.setattr(shapes_in_c._Loop, "__call__", ran)
     return found

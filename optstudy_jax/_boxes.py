@@ -1,0 +1,86 @@
+"""Parameters of Flax's Linen that lie in boxes, which say how they are sharded.
+
+``nn.with_partitioning`` puts a parameter into a box with the names of its axes. A rule computes on
+what is inside. Its steps are in boxes like the parameters, and so are the fields of the state that
+have a parameter's shape; rows, columns and factors of matrices have other axes, and are in none.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from .states import TransformState
+
+
+def _is_box(x: Any) -> bool:
+    meta: Any = sys.modules.get("flax.core.meta")
+    return meta is not None and isinstance(x, meta.AxisMetadata)
+
+
+def _has_boxes(tree: Any) -> bool:
+    return any(map(_is_box, jax.tree.leaves(tree, is_leaf=_is_box)))
+
+
+def _opened(tree: Any) -> Any:
+    """Return a tree with what is in its boxes."""
+
+    def inside(x: Any) -> Any:
+        return next(iter(jax.tree.leaves(x)), None) if _is_box(x) else x
+
+    return jax.tree.map(inside, tree, is_leaf=_is_box)
+
+
+def _closed(tree: Any, like: Any) -> Any:
+    """Return a tree in boxes like those of another tree; what has another shape is in none."""
+
+    def own(box: Any, x: Any) -> Any:
+        if not _is_box(box) or x is None:
+            return x
+        (value,), structure = jax.tree.flatten(box)
+        return jax.tree.unflatten(structure, [x]) if value.shape == x.shape else x
+
+    return jax.tree.map(own, like, tree, is_leaf=_is_box)
+
+
+def _state(state: Any, like: Any) -> Any:
+    """Return a state whose fields are in boxes like the parameters."""
+    structure: Any = jax.tree.structure(_opened(like))
+
+    def is_field(x: Any) -> bool:
+        return bool(structure == jax.tree.structure(x, is_leaf=lambda x: x is None))
+
+    def field(x: Any) -> Any:
+        return _closed(x, like) if is_field(x) else x
+
+    return jax.tree.map(field, state, is_leaf=is_field)
+
+
+def starting(init: Callable[[Any], TransformState]) -> Callable[[Any], TransformState]:
+    """Let the ``init`` of a transformation take parameters in boxes."""
+
+    @functools.wraps(init)
+    def run(params: Any) -> TransformState:
+        if not _has_boxes(params):
+            return init(params)
+        made: TransformState = _state(init(_opened(params)), params)
+        return made
+
+    return run
+
+
+def stepping(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Let the ``update`` of a transformation take gradients and parameters in boxes."""
+
+    @functools.wraps(update)
+    def run(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if not _has_boxes((updates, params)):
+            return update(updates, state, params, **extra)
+        steps, new = update(*map(_opened, (updates, state, params)), **_opened(extra))
+        return _closed(steps, updates), _state(new, updates if params is None else params)
+
+    return run
