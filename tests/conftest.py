@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def _shard() -> tuple[int, int]:
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise pytest.UsageError(f"SHARD = {part}/{parts}: allowed are 1/6 to 6/6, and the like")
     return int(part), int(parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Free nothing while modules are loaded, and never look through what they hold again."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` has chosen
