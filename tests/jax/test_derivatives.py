@@ -22,6 +22,8 @@ from optstudy_jax import geometry
 from optstudy_jax._backend import BACKEND
 from optstudy_jax._rounding import OUTSIDE, Node, leaving
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SHAPES = [(2, 3), (4,)]
 H = 1e-5
 """Step of the finite differences; their error is some H²."""

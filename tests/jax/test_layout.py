@@ -18,6 +18,8 @@ import optstudy_torch
 from optstudy_core import ALGORITHMS
 from optstudy_jax import in_torch_layout, torch_axes
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KERNELS = {"dense": (4, 6), "square": (5, 5), "conv": (3, 2, 2, 4), "attention": (4, 2, 3)}
 NOT_MATRICES = ("conv", "attention")
 

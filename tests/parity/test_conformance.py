@@ -31,6 +31,8 @@ from parity.pairs import Peer, Problem, Runner, core
 from parity.peers import optax as optax_peers
 from parity.peers import torch_optim
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PEERS, _ = peers.collect()
 
 
