@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -93,10 +92,6 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""Options of XLA with which it compiles in half the time; each operation is rounded by itself."""
-
-
 @pytest.fixture(scope="module")
 def compiled_quickly() -> Iterator[None]:
     """Let JAX compile quickly, here and in processes: where what its compiler rounds is no subject.
@@ -104,19 +99,9 @@ def compiled_quickly() -> Iterator[None]:
     What was compiled is forgotten at the end, so that no other test runs it.
     """
     import jax
-    from jax._src import compiler
+    from quickly import compiling_quickly
 
-    original = compiler.get_compile_options
-    original(1, 1)  # XLA reads the flags once: those of this process stay as they are
-
-    def options(*args: Any, env_options_overrides: Any = None, **given: Any) -> Any:
-        chosen = QUICKLY | dict(env_options_overrides or {})
-        return original(*args, env_options_overrides=chosen, **given)
-
-    flags = " ".join(f"--{name}={value}" for name, value in QUICKLY.items())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_compile_options", options)
-        patch.setenv("XLA_FLAGS", flags)
+    with compiling_quickly():
         yield
     jax.clear_caches()
 

@@ -795,3 +795,10 @@ def test_leaves_of_integers_are_refused_and_can_be_left_out() -> None:
     tx = optax.masked(adam(0.1), {"w": True, "n": False})
     updates, _ = tx.update(params, tx.init(params), params)
     assert updates["n"] is params["n"]
+
+
+def test_nothing_keeps_an_array_that_is_traced() -> None:
+    """Also of products of matrices, which have a derivative of their own that JAX keeps."""
+    tx, params = from_core("muon")(0.1), [jnp.ones((3, 2))]
+    with jax.checking_leaks():
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
