@@ -49,7 +49,7 @@ def test_every_backend_is_identical(backend: str) -> None:
     assert report.cases == examples
 
 
-# Small dtypes and float64, jitted: in quick tests those of tests/jax/test_transform.
+# Small dtypes and float64, jitted: in quick tests those of tests/jax/test_rounding.
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("backend", ["torch", COMPILED, slow("jax-jit")])
 def test_other_dtypes_are_identical(backend: str, dtype: str) -> None:

@@ -153,7 +153,7 @@ def test_random_formulas_of_shapes(seed: int, dtype: Any) -> None:
 
 LENGTHS = (1, 2, 3, 5, 8, 33, 100, 257)
 EVERY_SHAPE: list[tuple[int, ...]] = [*itertools.product(LENGTHS, (1, 7, 70)), (3, 5, 2, 9)]
-FEW_SHAPES = [(1, 70), (5, 1), (33, 7), (257, 70), (3, 5, 2, 9)]
+FEW_SHAPES = [(1, 70), (5, 1), (8, 7), (33, 7), (257, 70), (3, 5, 2, 9)]
 """With sums of each kind: of a few terms, of eight at once, of halves."""
 
 
