@@ -25,10 +25,12 @@ class JAX(Operations):
         return Node(function(*map(leaving, leaves)), PLAIN)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
+        dtype = leaves[0].dtype  # JAX keeps `compute`, which must hold no array that is traced
+
         def compute(*arrays: Any) -> Any:
             with jax.enable_x64(True):
                 wide = [Leaves([Node(x.astype(jnp.float64), PLAIN)], self) for x in arrays]
-                return leaving(function(*wide).values[0]).astype(leaves[0].dtype)
+                return leaving(function(*wide).values[0]).astype(dtype)
 
         rule = rule_of(function)
         known = compute if rule is None else with_derivative(compute, rule)

@@ -28,6 +28,7 @@ from . import peers
 from .pairs import Arrays, Peer, Problem, Runner, rule, show
 
 STEPS = 200
+FEW_STEPS = 60  # with those of :func:`problem` at which something happens
 SEEDS = (0, 1, 2)
 CHECKPOINTS = (1, 10, 100, 1000)
 
@@ -81,20 +82,21 @@ def problem(seed: int = 0, steps: int = STEPS, dtype: str = "float64") -> Proble
 
 
 @functools.cache
-def problems(scheduled: bool = True, gaps: bool = False) -> tuple[Problem, ...]:
+def problems(scheduled: bool = True, gaps: bool = False, steps: int = STEPS) -> tuple[Problem, ...]:
     """Return what a pair is trained on in float64: three seeds, a falling rate, missing gradients.
 
     Args:
         scheduled: whether the learning rate can change.
         gaps: whether a gradient can be ``None``.
+        steps: how many there are.
     """
-    found = [problem(seed) for seed in SEEDS]
-    harder = problem(0)
+    found = [problem(seed, steps) for seed in SEEDS]
+    harder = problem(0, steps)
     if scheduled:
-        rates = tuple(1e-2 if t < STEPS // 2 else 1e-3 for t in range(STEPS))
+        rates = tuple(1e-2 if t < steps // 2 else 1e-3 for t in range(steps))
         harder = replace(harder, rates=rates)
     if gaps:
-        missing = [(t, i) for t in range(STEPS) for i in range(5) if t < 5 * i or (t + i) % 7 == 0]
+        missing = [(t, i) for t in range(steps) for i in range(5) if t < 5 * i or (t + i) % 7 == 0]
         harder = replace(harder, gaps=frozenset(missing))
     if scheduled or gaps:
         found.append(harder)
@@ -183,10 +185,11 @@ def measure(peer: Peer, *, float32: bool = True, quick: bool = False) -> Measure
     Args:
         peer: the pair.
         float32: whether to measure in float32 too, over 1000 steps.
-        quick: whether the last problem is enough, which has all that the others have.
+        quick: whether few steps of the last problem are enough, which has all that the others have.
     """
     change = evened if peer.even else lambda problem: problem
-    trained = [change(p) for p in problems(peer.scheduled, peer.gaps)[-1 if quick else 0 :]]
+    wanted = problems(peer.scheduled, peer.gaps, FEW_STEPS if quick else STEPS)
+    trained = [change(p) for p in wanted[-1 if quick else 0 :]]
     found = Measured(peer, max(distance(p, peer.ours, peer.theirs) for p in trained))
     if float32:
         single = change(problem(0, CHECKPOINTS[-1], "float32"))

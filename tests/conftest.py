@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,28 @@ def _shard() -> tuple[int, int]:
     return int(part), int(parts)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Free nothing while modules are loaded, and never look through what they hold again."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
+
+
 @pytest.hookimpl(trylast=True)  # after `-m` has chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep one of several parts: neighbours, which cost alike, go to different ones."""
+    """Keep one of several parts: neighbours, which cost alike, go to different ones.
+
+    What differs in its last two parameters stays together, for much of it compiles the same.
+    """
     part, parts = _shard()
-    chosen = items[part - 1 :: parts]
-    config.hook.pytest_deselected(items=[x for i, x in enumerate(items) if i % parts != part - 1])
-    items[:] = chosen
+    families = [x.nodeid.rsplit("-", 2)[0] for x in items]
+    places = {family: i % parts for i, family in enumerate(dict.fromkeys(families))}
+    pairs = [(x, places[family] == part - 1) for x, family in zip(items, families, strict=True)]
+    config.hook.pytest_deselected(items=[x for x, is_here in pairs if not is_here])
+    items[:] = [x for x, is_here in pairs if is_here]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,6 +95,20 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     with torch.random.fork_rng():
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """Let JAX compile quickly, here and in processes: where what its compiler rounds is no subject.
+
+    What was compiled is forgotten at the end, so that no other test runs it.
+    """
+    import jax
+    from quickly import compiling_quickly
+
+    with compiling_quickly():
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -293,7 +293,7 @@ def unknown_inputs_are_ignored(make: Any, name: str, dialect: str | None) -> Non
 def wrappers_of_optax_go_around_it(make: Any, name: str, dialect: str | None) -> None:
     """Each gives what the transformation alone gives."""
     rule, alone = RULES[name], make(name, dialect, []).tx
-    shapes = [(7,), (2, 3), (), (0,)]
+    shapes = [(2, 3), (), (0,)]
     params, (g1, g2) = start(shapes), gradients(name, dialect, 2, 3, shapes)
 
     def runner(tx: Any) -> Callable[..., list[Any]]:
@@ -309,7 +309,7 @@ def wrappers_of_optax_go_around_it(make: Any, name: str, dialect: str | None) ->
         return run
 
     def without(x: Any) -> Any:
-        return [*x[:2], *x[3:]]
+        return [x[0], x[2]]
 
     first, second = runner(alone)(g1, g2)
     finite = runner(optax.chain(optax.identity(), optax.apply_if_finite(alone, 3)))
@@ -321,14 +321,16 @@ def wrappers_of_optax_go_around_it(make: Any, name: str, dialect: str | None) ->
     assert not any(np.any(u) for u in waiting)
     assert_same(mean, first)  # of two equal gradients
 
-    labels = ["ours", "ours", "still", "ours"]
+    labels = ["ours", "still", "ours"]
     several = optax.multi_transform(
         {"ours": alone, "still": optax.set_to_zero()}, labels, mask_compatible_extra_args=True
     )
-    three = runner(alone)(*map(without, (g1, g2)), theta=without(params))
+    three = [without(u) for u in (first, second)]
+    if rule.has_global_sums:
+        three = runner(alone)(*map(without, (g1, g2)), theta=without(params))
     for own, step in zip(three, runner(several)(g1, g2), strict=True):
         assert_same(without(step), own)
-        assert not np.any(step[2])
+        assert not np.any(step[1])
 
 
 PROPERTIES = {

@@ -8,6 +8,8 @@ from damage import changed, parts, told
 
 from optstudy_core.records import Run, pack
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
 

@@ -20,6 +20,8 @@ import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 Make = Callable[..., Any]
 
 

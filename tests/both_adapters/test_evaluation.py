@@ -17,6 +17,8 @@ import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS, averaged, clipped, eval_params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RULES = {
     "averaged": averaged(ALGORITHMS["adam"]),
     "clipped, averaged": clipped(averaged(ALGORITHMS["sgd"])),

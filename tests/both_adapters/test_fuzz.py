@@ -30,7 +30,7 @@ def test_torch_compiled() -> None:
 
 
 def test_jax_jitted() -> None:
-    assert optstudy_jax.selfcheck(15, seed=3) == []
+    assert optstudy_jax.selfcheck(10, seed=3) == []
 
 
 @pytest.mark.slow

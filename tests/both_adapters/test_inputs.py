@@ -16,6 +16,8 @@ import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS, Algorithm, sophia
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def a_parameter() -> torch.nn.Parameter:
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))

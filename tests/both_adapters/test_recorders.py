@@ -17,6 +17,8 @@ from optstudy_core import ALGORITHMS, clipped, skipping
 from optstudy_core import instruments as core
 from optstudy_core.instruments import only
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 NAMES = {"weight": "kernel", "bias": "bias"}
 SHAPES = {"weight": (3, 4), "bias": (3,)}  # of torch; the kernel is the other way round
 CHOSEN = ["distributions", "spectra", only("noise", every=2), "wrappers", "loss", "memory"]

@@ -21,6 +21,8 @@ import optstudy_torch
 from optstudy_jax import adamw, in_torch_layout, muon
 from optstudy_torch import Muon
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 WIDTH, TOKENS, LENGTH = 8, 12, 5
 
 

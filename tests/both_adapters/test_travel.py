@@ -32,6 +32,8 @@ from travelling import (
 import optstudy_jax
 import optstudy_torch
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("AdamW", {"lr": 1e-2, "weight_decay": 0.1}),
     ("SGD", {"lr": 1e-2, "momentum": 0.9, "nesterov": True}),

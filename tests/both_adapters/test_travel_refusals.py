@@ -25,6 +25,8 @@ from travelling import InFlax, InTorch, N, of_flax, of_torch, same, to_channels_
 import optstudy_jax
 import optstudy_torch
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

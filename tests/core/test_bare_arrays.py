@@ -31,6 +31,8 @@ from optstudy_core.arrays.leaves import Leaves, map_leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.catalogue.citation import entries
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_importing_the_core_imports_no_framework() -> None:
     code = (

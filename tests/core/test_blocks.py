@@ -18,6 +18,8 @@ from optstudy_core.arrays.blocks import matrices_of
 from optstudy_core.arrays.leaves import Leaves, fields_of
 from optstudy_core.arrays.numpy_backend import NumPy
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RULES = ["adamuon", "muon", "normuon", "shampoo", "soap"]
 STEPS = 3
 

@@ -13,6 +13,8 @@ import torch
 from optstudy_core import instruments as core
 from optstudy_core.instruments import only
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 LIBRARIES = {"numpy": np.asarray, "torch": torch.tensor, "jax": jnp.asarray}
 
 

@@ -33,6 +33,8 @@ from optstudy_core.records import (
 )
 from optstudy_core.records._arrays import DTYPES
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SCRIPT = ROOT / "tests" / "support" / "kill_and_resume.py"
 ARRAYS = {
     **{name: np.asarray([0, 1, 3], ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -41,6 +41,8 @@ from optstudy_core.schedules import (
 from optstudy_core.schedules.powers import part_power, quotient, whole_power
 from parity.curves import COUNTS, CURVES
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 120
 BOUND = 1e-12
 """Largest distance, relative to the largest value: roundings of some hundred steps in double."""

@@ -22,6 +22,8 @@ from optstudy_core.wrappers.lookahead import lookahead
 from optstudy_core.wrappers.mechanic import mechanic
 from optstudy_core.wrappers.sam import sam
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 200
 
 

@@ -16,6 +16,8 @@ import optstudy_jax
 from optstudy_core.epoch import backstep as core_backstep
 from optstudy_jax import epoch
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PARAMS = {"w": np.float32([[1.0, -2.0], [3.0, 0.5]]), "b": np.float32([0.1, -0.2])}
 
 

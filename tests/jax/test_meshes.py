@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 from adapters import RULES
 from harness import ROOT, slow
+from quickly import FLAGS
 
-QUICK = {"sgd", "sm3"}
+QUICK = ["sgd", "sm3"]
 
 
-def run(function: str, *calls: Sequence[str], devices: int = 8) -> None:
-    """Run a function with the arguments of each call in a process of its own, all at once."""
+def run(function: str, *calls: Sequence[str], devices: int = 8, quickly: bool = True) -> None:
+    """Run a function with the arguments of each call in a process of its own, all at once.
+
+    XLA compiles quickly, unless what it rounds is the subject.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{flags} {FLAGS}" if quickly else flags,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
@@ -33,10 +38,12 @@ def run(function: str, *calls: Sequence[str], devices: int = 8) -> None:
         assert process.returncode == 0, error
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in RULES])
-def test_the_state_lies_where_the_parameters_lie_and_the_step_is_compiled_once(name: str) -> None:
+@pytest.mark.parametrize("names", [QUICK, *(slow([n]) for n in RULES if n not in QUICK)])
+def test_states_lie_where_the_parameters_lie_and_steps_are_compiled_once(
+    names: list[str],
+) -> None:
     """With the bits of one device, on axes of both kinds."""
-    run("trained_on_a_mesh", [name])
+    run("trained_on_a_mesh", names, quickly=False)
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ import optstudy_jax
 from optstudy_core.records import Run
 from optstudy_jax import Recorder, checkpoint, epoch
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32))
 
 

@@ -17,6 +17,8 @@ import optstudy_jax
 from optstudy_jax import from_optax, to_optax
 from parity.peers.optax import adapted
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 Make = Callable[..., optax.GradientTransformation]
 
 

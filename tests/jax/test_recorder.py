@@ -24,6 +24,8 @@ from optstudy_core import instruments as core
 from optstudy_jax import Recorder
 from optstudy_jax.recorder import RecordState, measure, record
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 MOVES = ("step_size", "update_ratio", "angle", "cosine", "distance", "param_norm")
 SHAPES = {"fc": {"kernel": (4, 3), "bias": (3,)}, "scale": (), "none": (0, 2)}
 IN_JIT = ("loss", "grad_norm", "nonfinite_grads", *MOVES)

@@ -31,6 +31,8 @@ from parity.pairs import Peer, Problem, Runner, core
 from parity.peers import optax as optax_peers
 from parity.peers import torch_optim
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PEERS, _ = peers.collect()
 
 
@@ -93,22 +95,22 @@ def test_a_mask_in_jax() -> None:
     given = {"weight_decay": 0.1, "mask": wide}
     ours = optax_peers.runner(lambda lr: optstudy_jax.adamw(lr, dialect="optax", **given), 1e-2)
     theirs = optax_peers.runner(lambda lr: optax.adamw(lr, **given), 1e-2)
-    assert distance(problem(), ours, theirs) <= BOUND
+    assert distance(few(), ours, theirs) <= BOUND
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", slow("Adam"), slow("AMSGrad")])
 def test_optaxs_dialect_in_torch(name: str) -> None:
     cls, function = getattr(optstudy_torch, name), getattr(optax, name.lower())
     ours = torch_optim.runner(lambda p: cls(p, lr=1e-3, dialect="optax"))
-    assert distance(problem(), ours, optax_peers.runner(function, 1e-3)) <= BOUND
+    assert distance(few(), ours, optax_peers.runner(function, 1e-3)) <= BOUND
 
 
 def test_the_default_weight_decays() -> None:
     """By default it is torch's, a hundred times optax's."""
     ours = optax_peers.runner(optstudy_jax.adamw, 1e-3)
     torchs = optax_peers.runner(lambda lr: optax.adamw(lr, weight_decay=1e-2), 1e-3)
-    assert distance(problem(), ours, torchs) <= BOUND
-    assert distance(problem(), ours, optax_peers.runner(optax.adamw, 1e-3)) > BOUND
+    assert distance(few(), ours, torchs) <= BOUND
+    assert distance(few(), ours, optax_peers.runner(optax.adamw, 1e-3)) > BOUND
 
 
 # The dialects do differ, and a missing term is seen.
@@ -122,10 +124,15 @@ REFERENCES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+def few() -> Problem:
+    """Return what is trained, with few steps."""
+    return problem(steps=conformance.FEW_STEPS)
+
+
 @functools.cache
 def reference(name: str) -> Any:
     cls, given = REFERENCES[name]
-    return torch_optim.runner(lambda p: cls(p, foreach=False, **given))(problem())
+    return torch_optim.runner(lambda p: cls(p, foreach=False, **given))(few())
 
 
 def distance_with(name: str, update: Any) -> float:
@@ -138,7 +145,7 @@ def distance_with(name: str, update: Any) -> float:
         return update(*args, **kwargs)
 
     ours = core(Algorithm(name, own.init, changed, own.dialects), "torch", **given)
-    return distance(problem(), ours, lambda _: reference(name))
+    return distance(few(), ours, lambda _: reference(name))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -231,14 +238,14 @@ def plus(change: Callable[[float], float]) -> Runner:
     ],
 )
 def test_the_distance(change: Callable[[float], float], far: float) -> None:
-    found = distance(problem(), plus(change), core("sgd", "torch"))
+    found = distance(few(), plus(change), core("sgd", "torch"))
     # Of the largest value that the parameter had, so at most what was changed.
     assert found == far or 0.1 * far < found <= 1.01 * far
 
 
 def test_two_nans_are_no_difference() -> None:
     nans = plus(lambda _: float("nan"))
-    assert distance(problem(), nans, nans) == 0.0
+    assert distance(few(), nans, nans) == 0.0
 
 
 def pair(name: str, ours: Runner) -> Peer:
@@ -288,10 +295,12 @@ def test_the_command(
 ) -> None:
     few = [pair("itself", core("sgd", "torch", **x)) for x in ({}, {"lr": 2e-3})]
     monkeypatch.setattr(peers, "collect", lambda: (few[:1], {"optax": "optax is not installed"}))
+    monkeypatch.setattr(conformance, "STEPS", conformance.FEW_STEPS)
+    monkeypatch.setattr(conformance, "CHECKPOINTS", (1, 10))
     path = tmp_path / "conformance.md"
     assert main(["conformance", "--algorithms", "sgd", "--write", str(path)]) == 0
     text = path.read_text(encoding="utf-8")
-    assert "| sgd | torch | itself | defaults | 0.0e+00 | 0 / 0 / 0 / 0 | same |" in text
+    assert "| sgd | torch | itself | defaults | 0.0e+00 | 0 / 0 | same |" in text
     assert "not run: optax is not installed" in text
     assert "| sgd | paper |" in text
     # The rows of other algorithms stay, if they are of the same versions.

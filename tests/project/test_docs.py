@@ -25,6 +25,8 @@ import optstudy_torch
 from optstudy_core import ALGORITHMS
 from optstudy_core.catalogue.citation import entries, field
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 DOCS = ROOT / "docs"
 
 

@@ -47,7 +47,7 @@ COMMANDS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = pytest.mark.usefixtures("alone", "compiled_quickly")
 
 
 PYTHON = {name: [b for b in found if b.language == "python"] for name, found in PAGES.items()}

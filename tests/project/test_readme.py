@@ -8,6 +8,8 @@ import pytest
 from harness import ROOT
 from pages import Block, blocks, check_command, commands
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 README = blocks(ROOT / "README.md")
 PYTHON = [block for block in README if block.language == "python"]
 

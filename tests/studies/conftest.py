@@ -25,6 +25,11 @@ def study_of() -> Callable[[str], Study]:
     return get
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_quickly(compiled_quickly: None) -> None:
+    """That compiled code rounds once is not the subject of the studies."""
+
+
 @pytest.fixture(autouse=True)
 def cache_of_its_own(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import ROOT, slow, slow_unless_quick
+from harness import QUICK, ROOT, slow, slow_unless_quick
 
 from optstudy_core import ALGORITHMS
 from optstudy_core.arrays.leaves import Leaves, Step, Trees
@@ -28,6 +28,7 @@ from optstudy_torch.engine.eager import Eager
 from optstudy_torch.engine.source import rows
 from optstudy_torch.engine.triton_source import dtype_of
 
+LONG = {("madgrad", torch.float64), ("madgrad", torch.bfloat16)}
 LEAFWISE = [name for name, algorithm in ALGORITHMS.items() if algorithm.leafwise]
 HERE = ROOT / "tests" / "support"
 
@@ -69,10 +70,9 @@ def _interpret(*names: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-# LAMB has Adam's moments and sums over a leaf; Adafactor looks at shapes, and has sums along axes.
-@pytest.mark.parametrize("name", ["lamb", "adafactor"])
-def test_kernels_have_the_definitions_bits(name: str) -> None:
-    _interpret(name)
+def test_kernels_have_the_definitions_bits() -> None:
+    """LAMB has moments and sums over a leaf; Adafactor looks at shapes, and sums along axes."""
+    _interpret("lamb", "adafactor")
 
 
 @pytest.mark.slow
@@ -183,12 +183,15 @@ def _assembly_of_shape(name: str, dtype: torch.dtype) -> str:
     return "\n".join(texts)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "name",
-    slow_unless_quick(
-        n for n, a in ALGORITHMS.items() if not a.leafwise and not a.inputs and not a.has_sums
-    ),
+    ("name", "dtype"),
+    [  # roots of the third order take seconds
+        (n, dtype) if n in QUICK and (n, dtype) not in LONG else slow(n, dtype)
+        for n, a in ALGORITHMS.items()
+        if not a.leafwise and not a.inputs and not a.has_sums
+        for dtype in (torch.float32, torch.float64, torch.bfloat16)
+    ],
+    ids=str,
 )
 def test_operations_are_rounded_once(name: str, dtype: torch.dtype) -> None:
     text = _assembly(name, dtype)

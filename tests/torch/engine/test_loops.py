@@ -151,16 +151,24 @@ def test_random_formulas_of_shapes(seed: int, dtype: Any) -> None:
     assert_same(random_rule_of_shapes(seed), *columns)
 
 
+LENGTHS = (1, 2, 3, 5, 8, 33, 100, 257)
+EVERY_SHAPE: list[tuple[int, ...]] = [*itertools.product(LENGTHS, (1, 7, 70)), (3, 5, 2, 9)]
+FEW_SHAPES = [(1, 70), (5, 1), (8, 7), (33, 7), (257, 70), (3, 5, 2, 9)]
+"""With sums of each kind: of a few terms, of eight at once, of halves."""
+
+
 @pytest.mark.parametrize(
-    ("dtype", "scratch"),
-    [(np.float32, 64), (np.float64, 1 << 14), slow(np.float32, 1 << 14), slow(np.float64, 64)],
+    ("shapes", "dtype", "scratch"),
+    [
+        (FEW_SHAPES, np.float32, 64),
+        (FEW_SHAPES, np.float64, 1 << 14),
+        *(slow(EVERY_SHAPE, d, n) for d in (np.float32, np.float64) for n in (64, 1 << 14)),
+    ],
 )
 def test_sums_along_every_axis(
-    dtype: Any, scratch: int, monkeypatch: pytest.MonkeyPatch, loops: list[Any]
+    shapes: Any, dtype: Any, scratch: int, monkeypatch: pytest.MonkeyPatch, loops: list[Any]
 ) -> None:
     monkeypatch.setattr(shapes_in_c, "_SCRATCH", scratch)
-    lengths = (1, 2, 3, 5, 8, 33, 100, 257)
-    shapes: list[tuple[int, ...]] = [*itertools.product(lengths, (1, 7, 70)), (3, 5, 2, 9)]
     for shape in shapes:
         x = [np.nan_to_num(numbers(shape, dtype, i), posinf=3.0, neginf=-7.0) for i in range(3)]
         row = [numbers((*shape[:-1], 1), dtype, i) for i in range(3)]
