@@ -88,7 +88,7 @@ def against_first(
     factors = [run.column("method/lr_factor").max(initial=1.0) for run in shown]
     factor.set_ylim(0.0, 1.1 * max(factors))
     angle_axis(turn)
-    size_axis(size, shown)
+    size_axis(size, [run.column("step_size") for run in shown])
     epoch_axis(size, shown)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, title=_of_seeds(shown))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import matplotlib.style
 import numpy as np
@@ -51,6 +51,10 @@ def training_loss(figure: Figure, study: Study, run: Run) -> None:
     note_divergence(panels[0], run)
 
 
+NAMED: Final = 14
+"""The most arrays whose lines are named in the legend; the figure of layers names all."""
+
+
 def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     """Draw the size and the angle of the epoch steps, of all parameters and of each array."""
     size, turn = stacked(figure, study, run, 2)
@@ -59,8 +63,10 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     few = ["C1", "C2", "C3", "C4", "C5"][: len(layers)]
     many = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.85, len(layers)))
     shades: Any = few if len(few) == len(layers) else many
-    for layer, shade in zip(layers, shades, strict=True):
-        thin: dict[str, Any] = {"color": shade, "linewidth": 1.3, "label": layer}
+    labels = layers if len(layers) <= NAMED else ["each of the arrays", *[None] * len(layers)]
+    sizes = [run.column("step_size"), *(run.layer_column(layer, "step_size") for layer in layers)]
+    for layer, shade, label in zip(layers, shades, labels, strict=False):
+        thin: dict[str, Any] = {"color": shade, "linewidth": 1.3, "label": label}
         size.plot(epochs, run.layer_column(layer, "step_size"), **thin)
         if study.initial[layer].size > 1:  # a single number has no direction but its sign
             turn.plot(epochs, run.layer_column(layer, "angle"), **thin)
@@ -72,7 +78,7 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     }
     size.plot(epochs, run.column("step_size"), **thick)
     turn.plot(epochs, run.column("angle"), **thick)
-    size_axis(size, [run])
+    size_axis(size, sizes)
     angle_axis(turn)
     handles, labels = size.get_legend_handles_labels()
     first = [handles[-1], *handles[:-1]], [labels[-1], *labels[:-1]]
@@ -181,7 +187,7 @@ def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
         size.plot(epochs, run.column("step_size"), **look)
         turn.plot(epochs, run.column("angle"), **look)
     loss_axis(loss, study, runs)
-    size_axis(size, runs)
+    size_axis(size, [run.column("step_size") for run in runs])
     angle_axis(turn)
     epoch_axis(turn, runs)
     handles, labels = loss.get_legend_handles_labels()

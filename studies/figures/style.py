@@ -96,10 +96,10 @@ def loss_axis(ax: Axes, study: Study, runs: Sequence[Run]) -> None:
     logarithmic(ax, [run.column("loss") for run in runs])
 
 
-def size_axis(ax: Axes, runs: Sequence[Run]) -> None:
-    """Make the axis one of epoch step sizes."""
+def size_axis(ax: Axes, sizes: Sequence[np.ndarray]) -> None:
+    """Make the axis one of these epoch step sizes."""
     ax.set_ylabel("epoch step size\n‖Δ‖")
-    logarithmic(ax, [run.column("step_size") for run in runs])
+    logarithmic(ax, sizes)
 
 
 def angle_axis(ax: Axes) -> None:

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from harness import slow
+from matplotlib.figure import Figure
 from trainings import learner_of
 
 from optstudy_core.records import Run
 from studies import figures, records
 from studies.__main__ import main
-from studies.figures import landscape, style
+from studies.figures import epochs, landscape, style
 from studies.learners import training
 
 pytest.importorskip("torch")
@@ -107,3 +108,19 @@ def test_a_run_that_stands_still_ends_with_figures(tmp_path, backend):
     arguments = ["run", "linear_regression", "--algorithm", "sgd", "--epochs", "1", "--lr", "0"]
     assert main([*arguments, "--backend", backend, "--out", str(tmp_path)]) == 0
     assert len(list(tmp_path.rglob("figures/*.png"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("named", "labels"),
+    [(2, ["all parameters", "m", "b"]), (1, ["all parameters", "each of the arrays"])],
+)
+def test_many_arrays_have_one_entry_in_the_legend(study_of, tmp_path, monkeypatch, named, labels):
+    study = replace(study_of("linear_regression"), epochs=1)
+    with Run.create(tmp_path, {}, tensorboard=False) as writer:
+        training.record(study, learner_of("torch", study), writer)
+    run = records.read(tmp_path)
+    run.config.update(algorithm="adam", backend="torch", method="plain")
+    monkeypatch.setattr(epochs, "NAMED", named)
+    figure = Figure()
+    epochs.epoch_steps(figure, study, run)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
