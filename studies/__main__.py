@@ -34,7 +34,7 @@ with extra("studies"):
     from optstudy_core.records import Run
     from studies.problems.table import QUICK, load
 
-    from .arguments import parser_of_commands
+    from .arguments import parser_of_commands as _parser
     from .comparisons.compare import Comparison
     from .comparisons.evaluation import Evaluation
     from .comparisons.everything import Everything, Part
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(argv: Sequence[str] | None, arguments: argparse.Namespace, console: Console) -> int:
-    parser = parser_of_commands()
+    parser = _parser()
     try:
         parser.parse_args(argv, arguments)
         try:
