@@ -368,6 +368,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                     write = staged.ready(plan, group["step_dtype"], entered.inputs(inputs))
                     begun = True
                     write()
+                    del write  # which holds what the group has computed
                     entered.written()
                 elif is_asked(group):
                     alone = OnTensors(params, self.state, group, plan, inputs)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_states_lie_where_the_parameters_lie_and_steps_are_compiled_once(
 @pytest.mark.slow
 def test_wrappers_in_one_another_follow_a_schedule() -> None:
     run("wrappers_in_one_another_under_a_schedule", [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("optax._src.sharding_test") is None, reason="not run: optax is there without tests"
+)
+def test_states_lie_as_optaxs_own_tests_ask() -> None:
+    run("states_lie_as_optaxs_tests_ask", [])
 
 
 def test_a_matrix_is_gathered_once() -> None:

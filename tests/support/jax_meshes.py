@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import in_optax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +193,11 @@ def models_of_nnx_say_where_they_lie(*names: str) -> None:
         state = jax.tree.leaves(nnx.as_pure(nnx.state(optimizer)))
         for x, spec in zip(state, specs, strict=True):
             assert (spec == PartitionSpec("a", "b")) == (x.shape == (8, 4)), (name, x.shape, spec)
+
+
+def states_lie_as_optaxs_tests_ask() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        in_optax.sharding(patch)
 
 
 def one_of_two_processes(index: str, port: str, folder: str) -> None:
