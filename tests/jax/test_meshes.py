@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from adapters import RULES
 from harness import ROOT, slow
-from quickly import FLAGS
+from quickly import flags
 
 QUICK = ["sgd", "sm3"]
 
@@ -23,9 +23,9 @@ def run(function: str, *calls: Sequence[str], devices: int = 8, quickly: bool = 
 
     XLA compiles quickly, unless what it rounds is the subject.
     """
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    many = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {
-        "XLA_FLAGS": f"{flags} {FLAGS}" if quickly else flags,
+        "XLA_FLAGS": f"{many} {flags()}" if quickly else many,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
