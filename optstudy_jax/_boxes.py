@@ -1,8 +1,9 @@
-"""Parameters of Flax's Linen that lie in boxes, which say how they are sharded.
+"""Parameters of Flax that lie in boxes, which say how they are sharded.
 
-``nn.with_partitioning`` puts a parameter into a box with the names of its axes. A rule computes on
-what is inside. Its steps are in boxes like the parameters, and so are the fields of the state that
-have a parameter's shape; rows, columns and factors of matrices have other axes, and are in none.
+``nn.with_partitioning`` of Linen puts a parameter into a box with the names of its axes, and nnx
+has each in a ``Variable``. A rule computes on what is inside. Its steps are in boxes like the
+parameters, and so are the fields of the state that have a parameter's shape; rows, columns and
+factors of matrices have other axes, and are in none.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from .states import TransformState
 
 def _is_box(x: Any) -> bool:
     meta: Any = sys.modules.get("flax.core.meta")
-    return meta is not None and isinstance(x, meta.AxisMetadata)
+    nnx: Any = sys.modules.get("flax.nnx")
+    if meta is not None and isinstance(x, meta.AxisMetadata):
+        return True
+    return nnx is not None and isinstance(x, nnx.Variable)
 
 
 def _has_boxes(tree: Any) -> bool:
     return any(map(_is_box, jax.tree.leaves(tree, is_leaf=_is_box)))
 
 
-def _opened(tree: Any) -> Any:
+def opened(tree: Any) -> Any:
     """Return a tree with what is in its boxes."""
 
     def inside(x: Any) -> Any:
@@ -39,20 +43,28 @@ def _closed(tree: Any, like: Any) -> Any:
     """Return a tree in boxes like those of another tree; what has another shape is in none."""
 
     def own(box: Any, x: Any) -> Any:
-        if not _is_box(box) or x is None:
+        if not _is_box(box):
             return x
-        (value,), structure = jax.tree.flatten(box)
-        return jax.tree.unflatten(structure, [x]) if value.shape == x.shape else x
+        leaves, structure = jax.tree.flatten(box)
+        if not leaves:  # what tools of optax put in the place of a parameter
+            return box
+        if x is None or leaves[0].shape != x.shape:
+            return x
+        return jax.tree.unflatten(structure, [x])
 
     return jax.tree.map(own, like, tree, is_leaf=_is_box)
 
 
 def _state(state: Any, like: Any) -> Any:
     """Return a state whose fields are in boxes like the parameters."""
-    structure: Any = jax.tree.structure(_opened(like))
+
+    def structure_of(x: Any) -> Any:
+        return jax.tree.structure(x, is_leaf=lambda x: x is None)
+
+    structure = structure_of(opened(like))
 
     def is_field(x: Any) -> bool:
-        return bool(structure == jax.tree.structure(x, is_leaf=lambda x: x is None))
+        return bool(structure == structure_of(x))
 
     def field(x: Any) -> Any:
         return _closed(x, like) if is_field(x) else x
@@ -67,7 +79,7 @@ def starting(init: Callable[[Any], TransformState]) -> Callable[[Any], Transform
     def run(params: Any) -> TransformState:
         if not _has_boxes(params):
             return init(params)
-        made: TransformState = _state(init(_opened(params)), params)
+        made: TransformState = _state(init(opened(params)), params)
         return made
 
     return run
@@ -80,7 +92,7 @@ def stepping(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any,
     def run(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if not _has_boxes((updates, params)):
             return update(updates, state, params, **extra)
-        steps, new = update(*map(_opened, (updates, state, params)), **_opened(extra))
+        steps, new = update(*map(opened, (updates, state, params)), **opened(extra))
         return _closed(steps, updates), _state(new, updates if params is None else params)
 
     return run

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 
 def is_of_nnx(x: Any) -> bool:
     """Tell whether something is a module or an optimizer of nnx."""
@@ -54,36 +52,6 @@ def _update_trained(x: Any, tree: Any) -> Any:
         nnx.update(x.opt_state, nnx.state(tree))
         return x
     return update(x, tree)
-
-
-def unmarked(state: Any, params: Any) -> Any:
-    """Return a new state in which only fields with a parameter's shape have its sharding.
-
-    What nnx knows of a variable, its sharding among it, would go to every field of a tree like the
-    parameters: to rows, columns and factors of matrices, too, whose axes are others.
-    """
-    nnx = sys.modules.get("flax.nnx")
-
-    def is_variable(x: Any) -> bool:
-        return nnx is not None and isinstance(x, nnx.Variable)
-
-    variables = jax.tree.leaves(params, is_leaf=is_variable)
-    structure: Any = jax.tree.structure(params, is_leaf=is_variable)
-    if not any(map(is_variable, variables)):
-        return state
-
-    def is_field(x: Any) -> bool:
-        return bool(structure == jax.tree.structure(x, is_leaf=is_variable))
-
-    def own(x: Any, like: Any) -> Any:
-        value = x.get_value()
-        shape = getattr(value, "shape", None)  # a leaf of another optimizer has none
-        return x if shape is None or shape == like.shape else value
-
-    def plain(x: Any) -> Any:
-        return jax.tree.map(own, x, params, is_leaf=is_variable) if is_field(x) else x
-
-    return jax.tree.map(plain, state, is_leaf=is_field)
 
 
 def in_place(*results: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -16,9 +16,8 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
-from ._boxes import starting, stepping
+from ._boxes import opened, starting, stepping
 from ._mesh import gathering, laid_out, whole
-from ._nnx import unmarked
 from ._rounding import PLAIN, Node, isolate, outside, rounded
 from ._stacks import in_stacks
 from .schedules import at
@@ -100,8 +99,7 @@ def transformation(
         # Within one jit the first update must not be simplified for a state of known zeros.
         merged = merge(parts, algorithm.skeleton(hyperparameters), treedef, dtypes)
         inner = jax.lax.optimization_barrier(merged)
-        state = laid_out(TransformState(jnp.zeros((), jnp.int32), inner), leaves, treedef)
-        return unmarked(state, params)
+        return laid_out(TransformState(jnp.zeros((), jnp.int32), inner), leaves, treedef)
 
     def update(
         updates: Any, state: TransformState, params: Any = None, **extra: Any
@@ -171,7 +169,7 @@ def transformation(
 
 def _spread(given: Any, params: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
     """Return what a tree, or the tree that a function makes, says of each leaf."""
-    tree = given(params) if callable(given) else given
+    tree = opened(given(params) if callable(given) else given)
     found: list[Any] = []
     jax.tree.map(
         lambda x, sub: found.extend([x] * len(jax.tree.leaves(sub))), tree, params, is_leaf=is_leaf

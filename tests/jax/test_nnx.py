@@ -212,3 +212,21 @@ def test_leaves_of_several_optimizers_in_a_model() -> None:
     optimizer.update(model, jax.tree.map(jnp.ones_like, before))
     np.testing.assert_allclose(model.kernel[...], before["kernel"][...] - 0.1, rtol=1e-5)
     np.testing.assert_allclose(model.bias[...], before["bias"][...] - 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "adafactor", "sm3", *(slow(n) for n in ("muon", "shampoo", "soap"))]
+)
+def test_states_of_parameters_go_through_updates(name: str) -> None:
+    """Fields of another shape than the parameter are no variables of nnx, before and after."""
+    model = Network()
+    params = nnx.state(model, nnx.Param)
+    tx = getattr(optstudy_jax, name)(0.1)
+    state = tx.init(params)
+    updates, new = jax.jit(tx.update)(gradients(model, 0), state, params)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    bare = jax.tree.map(lambda x: x, nnx.to_pure_dict(params))
+    plain = jax.jit(tx.update)(nnx.to_pure_dict(gradients(model, 0)), tx.init(bare), bare)[0]
+    for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
