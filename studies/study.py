@@ -212,13 +212,24 @@ class Study:
         return tuple(name for name, model in models.items() if model is not _absent)
 
     def rate(self, lr: float) -> float | Schedule:
-        """Return the learning rate of a training: a number, or a schedule with that peak."""
+        """Return the learning rate of a training.
+
+        Args:
+            lr: the learning rate, of a schedule the peak.
+
+        Returns:
+            ``lr``, or the study's schedule for all steps.
+        """
         if self.schedule is None:
             return lr
         return self.schedule(lr, self.epochs * self.steps_per_epoch)
 
     def parts(self, examples: int) -> list[slice]:
-        """Return the rows of so many examples in parts that may be computed at once."""
+        """Return the rows of the parts of some examples that may be computed at once.
+
+        Args:
+            examples: how many there are.
+        """
         size = self.at_once or examples
         return [slice(i, i + size) for i in range(0, examples, size)]
 

@@ -85,10 +85,7 @@ def study_of(config: Mapping[str, Any], files: Mapping[str, str]) -> Study:
             )
         source = files[name]
     data = config["data"]
-    study = load(
-        source, config["seed"], data and pathlib.Path(data), config["events"],
-        epochs=config["epochs"], pretrained=config.get("pretrained", False),
-    )  # fmt: skip
+    study = load(source, config["seed"], data and pathlib.Path(data), config["events"])
     shapes = {name: list(value.shape) for name, value in study.initial.items()}
     if shapes != config["parameters"]:
         raise ValueError(f"study = {source!r}: its parameters are not those of the run")
