@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -87,10 +86,8 @@ def of_features(
         batch_size=8,
         gain=6**0.5,
         start=start(),
-        torch_model=lambda: _models("torch").AllCNN(features),
-        nnx_model=lambda: _models("nnx").AllCNN(features),
-        torch_loss=lambda *a: _models("torch").ratio_loss(*a),
-        jax_loss=lambda *a: _models("nnx").ratio_loss(*a),
+        model=lambda models: models.AllCNN(features),
+        loss="ratio_loss",
         loss_label="asymmetric ratio loss, mean over bins",
         epochs=5,
         learning_rates={"sgd": 1e-1, "adam": 3e-3},
@@ -110,7 +107,3 @@ def kernels(events: Sequence[Event]) -> np.ndarray:
     """Return the kernels, shape (n, 1, 4000), float32."""
     values = np.stack([event.kernel for event in events])[:, None]  # type: ignore[misc]
     return (values / np.float32(KERNEL_UNIT)).astype(np.float32)
-
-
-def _models(framework: str) -> Any:
-    return import_module(f"{__package__}.pv_finder.{framework}_models")

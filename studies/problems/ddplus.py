@@ -19,7 +19,7 @@ from typing import Final
 from studies.study import Study
 
 from .allcnn import start
-from .ddplus_kernel import models, quiet, tracks
+from .ddplus_kernel import quiet, tracks
 from .pv_finder import common
 from .pv_finder.networks import TRACKS_TO_KERNEL, allcnn
 
@@ -51,10 +51,8 @@ def study(
         start=start(),
         pretrained=WEIGHTS if pretrained else None,
         batch_size=8,
-        torch_model=lambda: models("torch").DDplus(),
-        nnx_model=lambda: models("nnx").DDplus(),
-        torch_loss=lambda *a: models("torch").ratio_loss(*a),
-        jax_loss=lambda *a: models("nnx").ratio_loss(*a),
+        model=lambda models: models.DDplus(),
+        loss="ratio_loss",
         loss_label="asymmetric ratio loss, mean over bins",
         epochs=5,
         learning_rates={"sgd": 1e-2, "adam": 1e-3},

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -61,10 +60,8 @@ def study(seed: int, data: pathlib.Path | None = None, events: int = 1000) -> St
         shapes=TRACKS_TO_KERNEL,
         gain=6**0.5,
         batch_size=4,
-        torch_model=lambda: models("torch").TracksToKernel(),
-        nnx_model=lambda: models("nnx").TracksToKernel(),
-        torch_loss=lambda *a: models("torch").square_loss(*a),
-        jax_loss=lambda *a: models("nnx").square_loss(*a),
+        model=lambda models: models.TracksToKernel(),
+        loss="square_loss",
         loss_label="((ŷ − y)/0.01)², mean over bins",
         epochs=8,
         learning_rates={"sgd": 1e-4, "adam": 2e-3},
@@ -105,8 +102,3 @@ def _rows(of: np.ndarray) -> np.ndarray:
     rows[:, 3:FEATURES] = np.arcsinh(near[track, 3:]) / 5
     rows[:, FEATURES], rows[:, FEATURES + 1] = interval, 1.0
     return rows
-
-
-def models(framework: str) -> Any:
-    """Return the module with the models of a framework."""
-    return import_module(f"{__package__}.pv_finder.{framework}_models")

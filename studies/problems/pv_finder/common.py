@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ def study(
     inputs: Callable[[Sequence[Event]], np.ndarray],
     wanted: Callable[[Sequence[Event]], np.ndarray] | None = None,
     shapes: Mapping[str, tuple[int, ...]],
+    model: Callable[[Any], Any],
+    loss: str,
     batch_size: int,
     dropout: tuple[Dropout, ...] = (),
     gain: float = 1.0,
@@ -54,6 +57,8 @@ def study(
         wanted: makes what the network should say of them, shape (n, 4000), float32; ``None``: the
             histograms of vertices, by which it is measured, too.
         shapes: of the layers' weights.
+        model: makes the network, given :mod:`.torch_models` or :mod:`.nnx_models`.
+        loss: the name of a function of both of these.
         batch_size: at most; files of few events have smaller ones.
         dropout: its places.
         gain: of the initial weights; see :func:`studies.study.layers`.
@@ -90,6 +95,10 @@ def study(
         test=test,
         initial=initial,
         nnx_leaves=leaves,
+        torch_model=lambda: model(_models("torch")),
+        nnx_model=lambda: model(_models("nnx")),
+        torch_loss=lambda *a: getattr(_models("torch"), loss)(*a),
+        jax_loss=lambda *a: getattr(_models("nnx"), loss)(*a),
         batch_size=batch_size,
         path_every="epoch",
         metrics=rates if finds else lambda outputs, targets: {},
@@ -103,6 +112,11 @@ def study(
         at_once=max(size for size in range(1, 101) if len(train_rows) % size == 0),
         **rest,
     )
+
+
+def _models(framework: str) -> Any:
+    """Return the module with the networks of a framework, which is imported when it is needed."""
+    return import_module(f"{__package__}.{framework}_models")
 
 
 def cycle(lr: float, steps: int) -> Schedule:
