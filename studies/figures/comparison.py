@@ -56,6 +56,8 @@ def draw_comparison(
         "overview": partial(small_multiples, **words),
         "evaluations": partial(small_multiples, **words, over="evaluations"),
     }
+    if all("seconds" in run.rows[0] for several in runs.values() for run in several):
+        drawings["seconds"] = partial(small_multiples, **words, over="seconds")
     if len(others) <= _MANY:
         for label in others:
             drawings[_file_name(label)] = partial(against_first, **words, label=label)
@@ -134,7 +136,7 @@ def small_multiples(
     study: Study,
     heading: str,
     runs: Mapping[str, Sequence[Run]],
-    over: Literal["epochs", "evaluations"] = "epochs",
+    over: Literal["epochs", "evaluations", "seconds"] = "epochs",
 ) -> None:
     """Draw the loss of every kind of training, each in a small panel with that of the first.
 
@@ -144,7 +146,8 @@ def small_multiples(
         heading: what the trainings have in common.
         runs: by label.
         over: ``epochs``, or the evaluations that the training took: of the gradient over all
-            training data (one an epoch) and of the loss over all training data, counted alike.
+            training data (one an epoch) and of the loss over all training data, counted alike;
+            or the seconds of the training alone.
     """
     first, *others = runs
     columns = min(3, len(others))
@@ -153,7 +156,7 @@ def small_multiples(
     figure.suptitle(f"{heading}: beside {first}", x=0.01, ha="left")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     shown = [run for several in runs.values() for run in several]
-    across = _epochs_of if over == "epochs" else evaluations
+    across = _COUNTS[over]
     for i, ax in enumerate(panels.flat):
         if i >= len(others):
             ax.set_visible(False)
@@ -171,7 +174,7 @@ def small_multiples(
         if last_row:
             ax.tick_params(labelbottom=True)
         ax.set_xlabel(_ACROSS[over] if last_row else "")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=over != "seconds", min_n_ticks=1))
     figure.supylabel(
         f"training loss per mini-batch\n{study.loss_label}", fontsize=12, multialignment="center"
     )
@@ -200,9 +203,20 @@ def _epochs_of(run: Run) -> np.ndarray:
     return run.column("epoch")
 
 
+def seconds(run: Run) -> np.ndarray:
+    """Return how long a run trained, up to the end of each epoch and of its method."""
+    return np.cumsum(run.column("seconds"))
+
+
+_COUNTS: Final[Mapping[str, Callable[[Run], np.ndarray]]] = {
+    "epochs": _epochs_of,
+    "evaluations": evaluations,
+    "seconds": seconds,
+}
 _ACROSS: Final = {
     "epochs": "epoch",
     "evaluations": "evaluations of the gradient and the loss",
+    "seconds": "seconds of training",
 }
 
 

@@ -70,7 +70,9 @@ def from_zero(ax: Axes) -> None:
 
 BELOW: Final = {"linewidth": 4.5, "alpha": 0.4}
 ABOVE: Final = {"linewidth": 1.8, "linestyle": (0, (3, 2))}
-ROW: Final = frozenset({"epoch", "steps", "loss", "step_size", "angle", "layers", "method"})
+ROW: Final = frozenset(
+    {"epoch", "steps", "loss", "step_size", "angle", "layers", "method", "seconds"}
+)
 """What every row of a run has; everything else is a metric of the study."""
 
 

@@ -7,7 +7,9 @@ do not depend on the library, the order or the split of the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -71,6 +73,36 @@ class EpochMeter:
             {"loss": mean(losses)},
             {name: {} for name in step},
         )
+
+
+class Stopwatch:
+    """Measures how long training takes, in seconds, without what is recorded in between.
+
+    On a CPU the processor time of all threads counts: what else runs on the machine, and how many
+    trainings at a time, then hardly matter. On another device the clock counts.
+
+    Args:
+        device: where the training computes.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._now = time.process_time if device == "cpu" else time.perf_counter
+        self.start()
+
+    def start(self) -> None:
+        """Count from here, from 0."""
+        self._past, self._since = 0.0, self._now()
+
+    def stop(self) -> float:
+        """Return the time since the start, but not while stopped."""
+        return self._past + self._now() - self._since
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count what happens in the context."""
+        self._past = self.stop()
+        yield
+        self._since = self._now()
 
 
 def mean(losses: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ from optstudy_core.records import Run
 from studies.records import Path, finish
 from studies.study import Batch, Parameters, Study
 
-from .epochs import EpochMeter, mean
+from .epochs import EpochMeter, Stopwatch, mean
 from .methods import Ended
 from .optimizer import Optimizer
 
@@ -150,13 +150,20 @@ def record(
     meter = EpochMeter(learner.parameters())
     every_step = study.path_every == "step"
     row: dict[str, Any] = {}
+    watch = Stopwatch(study.device)
 
     def measure(losses: list[float]) -> None:
-        row.update(meter.close(losses, learner.parameters()))
+        with watch.stopped():
+            row.update(meter.close(losses, learner.parameters()))
 
-    after_step = (lambda: path.append(learner.parameters())) if every_step else None
+    def add_to_path() -> None:
+        with watch.stopped():
+            path.append(learner.parameters())
+
+    after_step = add_to_path if every_step else None
     training = run_epochs(study, learner, after_step=after_step, before_end=measure)
     for number, ended in enumerate(training, 1):
+        row["seconds"] = watch.stop()
         here = learner.parameters()
         meter.moved(here, undone=ended.undone)
         row["method"] = asdict(ended)
@@ -169,6 +176,7 @@ def record(
             path.append(here)
         run.epoch(number, row)
         after_epoch()
+        watch.start()
     finish(run, study.epochs, learner.parameters(), path, final_loss(study, learner))
 
 

@@ -198,11 +198,11 @@ function drawCharts() {
   byId("count").textContent = `${chosen.size} of ${data.runs.length} shown`;
   for (const chart of CHARTS) {
     const traces = [...chosen].sort((a, b) => a - b)
-      .filter((i) => chart.key in data.runs[i].columns)
+      .filter((i) => chart.key in data.runs[i].columns && data.runs[i][across].length)
       .map((i) => {
         const run = data.runs[i];
         return {
-          x: across === "epoch" ? run.epoch : run.evaluations,
+          x: run[across],
           y: run.columns[chart.key],
           customdata: run.epoch,
           name: asText(run.label),
@@ -215,7 +215,7 @@ function drawCharts() {
     chart.div.hidden = !traces.length && chosen.size > 0;
     const layout = look({
       title: { text: asText(chart.title), font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
-      xaxis: { title: { text: across === "epoch" ? "epoch" : "evaluations" } },
+      xaxis: { title: { text: across } },
       yaxis: {
         ...(chart.log && logarithmic ? logarithmicAxis(traces.flatMap((trace) => trace.y))
           : { type: "linear", exponentformat: "power" }),

@@ -149,6 +149,7 @@ def entry_of(run: records.Run) -> dict[str, Any]:
     rate = run.config.get("lr")
     factor = column(run, "method/lr_factor", 1.0)
     columns = {name: column(run, name) for name in ("loss", "step_size", "angle")}
+    seconds = column(run, "seconds")
     columns["rate"] = column(run, "lr")  # a recorder's
     if np.isnan(columns["rate"]).all() and isinstance(rate, int | float) and abs(rate) < 2**1023:
         # A factor holds from the end of its epoch on.
@@ -166,6 +167,7 @@ def entry_of(run: records.Run) -> dict[str, Any]:
         "versions": versions,
         "epoch": run.column("epoch").astype(int).tolist(),
         "evaluations": numbers(_evaluations(run)),
+        "seconds": numbers(np.cumsum(seconds)) if np.isfinite(seconds).all() else [],
         "columns": {n: numbers(v) for n, v in columns.items() if np.isfinite(v).any()},
         "pictures": pictures(run.rows, steps),
         "alerts": _alerts("epoch", run.rows) + _alerts("step", steps),

@@ -107,7 +107,8 @@ def test_compare(tmp_path, capsys, monkeypatch, backends):
     folder = tmp_path / "linear_regression" / "compare"
     assert_figures(
         folder / "adam_figures",
-        {"together", "overview", "evaluations", "paths", "careful_rate_rollback", "eve_grid"},
+        {"together", "overview", "evaluations", "seconds", "paths"}
+        | {"careful_rate_rollback", "eve_grid"},
     )
     table = (folder / "adam.md").read_text()
     for method, label in {
@@ -124,6 +125,7 @@ def test_compare(tmp_path, capsys, monkeypatch, backends):
                 assert run.config["seed"] == seed
                 asked = sum(row["method"]["evaluations"] for row in run.rows)
                 assert asked == 18 * (method == "eve_grid")
+                assert all(row["seconds"] > 0 for row in run.rows)
     assert "Linear regression, Adam, learning rate 1" in said
     # What is done is not done again; other numbers are refused; an interrupted run is made again.
     rows = sorted(folder.rglob("records.sqlite"))

@@ -14,6 +14,7 @@ from studies import figures, records
 from studies.__main__ import main
 from studies.figures import epochs, landscape, style
 from studies.learners import training
+from studies.problems.table import load
 
 pytest.importorskip("torch")
 pytest.importorskip("flax")
@@ -90,6 +91,21 @@ def test_evaluations_count_what_was_asked_before():
     rows = [{"epoch": e, "method": {"evaluations": 6}} for e in (1, 2, 3)]
     run = records.Run(pathlib.Path(), {}, rows, None, None, None)
     assert figures.evaluations(run).tolist() == [1, 8, 15]
+
+
+def test_no_figure_over_seconds_where_a_run_has_none(tmp_path):
+    study = load("linear_regression", seed=1)
+    row = {"epoch": 1, "loss": 1.0, "step_size": 1.0, "angle": 9.0}
+    row["method"] = {"evaluations": 0, "lr_factor": 1.0, "undone": False}
+    config = {"backend": "torch", "seed": 1}
+    old, new = (
+        records.Run(pathlib.Path(), config, [row | more], None, None, None)
+        for more in ({}, {"seconds": 1.5})
+    )
+    for runs, drawn in ([new, new], True), ([new, old], False):
+        shown = {"one": runs[:1], "other": runs[1:]}
+        files = figures.draw_comparison(study, "", shown, tmp_path / str(drawn))
+        assert ("seconds" in {file.stem for file in files}) == drawn
 
 
 @pytest.mark.slow

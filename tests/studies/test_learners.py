@@ -12,8 +12,8 @@ from optstudy_core import ALGORITHMS
 from optstudy_core.records import Run
 from optstudy_core.schedules import one_cycle
 from studies import records
-from studies.learners import training
-from studies.learners.epochs import EpochMeter
+from studies.learners import epochs, training
+from studies.learners.epochs import EpochMeter, Stopwatch
 from studies.learners.methods import METHODS
 from studies.problems.table import QUICK, load
 from studies.study import Study
@@ -53,6 +53,19 @@ def test_epochs_by_hand():
     still = meter.close([1.0], {"w": np.float32([2, 3]), "b": np.array(2, np.float32)})
     assert still["step_size"] == 0.0
     assert math.isnan(still["angle"])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_stopwatch_leaves_out_what_happens_while_stopped(monkeypatch, device):
+    now = iter([10.0, 13.0, 20.0, 24.0, 30.0, 31.5])
+    used = "process_time" if device == "cpu" else "perf_counter"
+    monkeypatch.setattr(epochs.time, used, lambda: next(now))
+    watch = Stopwatch(device)  # at 10
+    with watch.stopped():  # from 13 to 20
+        pass
+    assert watch.stop() == 3.0 + 4.0
+    watch.start()
+    assert watch.stop() == 1.5
 
 
 def test_epochs_of_a_diverged_run_raise_nothing():

@@ -127,6 +127,7 @@ def test_a_training_loop_of_ones_own_is_shown_whole(tmp_path):
         assert json.loads(entry["pictures"]) == {"epochs": shown}
         assert entry["study"] == "own runs"
         assert entry["evaluations"] == [1, 2, 3]
+        assert entry["seconds"] == []
 
 
 @pytest.mark.parametrize("odd", [["a", "b"], {"a": 1}, 7, None, True])
@@ -333,6 +334,11 @@ def test_clicks(trained, tmp_path, tab):
     path = tab.evaluate("data.runs[selected].landscapes.path")
     assert marked == path["path"][path["at_epochs"][epoch]][0]
     # Another axis, another measure, another order of the table.
+    tab.select_option("#across", "seconds")
+    seconds = tab.evaluate("CHARTS[0].div.data[0].x")
+    assert len(seconds) == 4
+    assert sorted(seconds) == seconds
+    assert seconds[0] > 0
     tab.select_option("#across", "evaluations")
     tab.select_option("#measure", "angle")
     assert tab.evaluate("document.getElementById('heat').data[0].zmax") == 180
