@@ -140,31 +140,46 @@ def moving(figure: Figure, study: Study, journeys: Sequence[Journey]) -> None:
 
 
 def layers(figure: Figure, study: Study, run: Run) -> None:
-    """Draw step size and angle of each array of parameters over the epochs, as heat maps."""
+    """Draw step size and angle of each array of parameters over the epochs, as heat maps.
+
+    The angle between two numbers is 0° or 180°, so arrays with one element have no angle here.
+    """
     names = list(study.initial)
-    figure.set_size_inches(9.0, 2.4 + 2 * max(1.2, 0.32 * len(names)))
-    panels = figure.subplots(2, 1, sharex=True)
-    panels[0].set_title(heading_of(study, run))
     with np.errstate(invalid="ignore"):
         sizes = np.stack([run.layer_column(name, "step_size") for name in names])
         sizes = np.ma.masked_invalid(np.where(sizes > 0, sizes, np.nan))
-    turns = np.ma.masked_invalid(np.stack([run.layer_column(name, "angle") for name in names]))
-    epochs = len(run.rows)
+    turns = np.stack([run.layer_column(name, "angle") for name in names])
+    turns[[value.size == 1 for value in study.initial.values()]] = np.nan
+    turns = np.ma.masked_invalid(turns)
     whole = sizes.count() > 0
     shown: list[tuple[Any, Any, str, Any]] = [
         (sizes, LogNorm(sizes.min(), max(sizes.max(), 1.001 * sizes.min())) if whole else None,
          "epoch step size ‖Δ‖", None),
-        (turns, Normalize(0.0, 180.0), "angle to the previous\nepoch step (degrees)", ANGLES),
     ]  # fmt: skip
-    for ax, (values, norm, label, ticks) in zip(panels, shown, strict=True):
+    if turns.count():
+        label = "angle to the previous\nepoch step (degrees)"
+        shown.append((turns, Normalize(0.0, 180.0), label, ANGLES))
+    side_by_side = len(names) > _MANY
+    rows, columns = (1, len(shown)) if side_by_side else (len(shown), 1)
+    figure.set_size_inches(
+        9.0, 2.4 + rows * max(1.2, (0.24 if side_by_side else 0.32) * len(names))
+    )
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure.suptitle(heading_of(study, run), x=0.01, ha="left")
+    for ax, (values, norm, label, ticks) in zip(panels.flat, shown, strict=True):
         ax.grid(visible=False)
         drawn = ax.imshow(
             values, aspect="auto", interpolation="nearest", norm=norm, cmap="viridis",
-            extent=(0.5, epochs + 0.5, len(names) - 0.5, -0.5),
+            extent=(0.5, len(run.rows) + 0.5, len(names) - 0.5, -0.5),
         )  # fmt: skip
         ax.set_yticks(range(len(names)), names, fontsize=9)
         figure.colorbar(drawn, ax=ax, label=label, ticks=ticks)
-    epoch_axis(panels[-1], [run])
+    for ax in panels[-1]:
+        epoch_axis(ax, [run])
+
+
+_MANY: Final = 16
+"""Arrays of parameters for which the two panels are beside each other."""
 
 
 def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:

@@ -140,3 +140,17 @@ def test_many_arrays_have_one_entry_in_the_legend(study_of, tmp_path, monkeypatc
     figure = Figure()
     epochs.epoch_steps(figure, study, run)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+
+
+@pytest.mark.parametrize(("name", "panels"), [("linear_regression", 1), ("digits", 2)])
+def test_layers_show_no_angles_of_numbers(name, panels):
+    study = load(name, seed=1)
+    rows = [
+        {"epoch": e, "layers": {n: {"step_size": 1.0, "angle": 9.0} for n in study.initial}}
+        for e in (1, 2)
+    ]
+    config = {"algorithm": "adam", "method": "plain", "backend": "torch", "study": name}
+    figure = Figure(layout="constrained")
+    epochs.layers(figure, study, records.Run(pathlib.Path(), config, rows, None, None, None))
+    drawn = [ax for ax in figure.axes if ax.images]
+    assert len(drawn) == panels
