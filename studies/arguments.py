@@ -39,7 +39,7 @@ def parser_of_commands() -> argparse.ArgumentParser:
         f"times (default: {PLAIN})",
     )
     pair = commands.add_parser(
-        "twins", help="the same training in PyTorch and in Flax: where do they part?"
+        "twins", help="the same training in PyTorch and in Flax: where do they diverge?"
     )
     evaluate = commands.add_parser(
         "evaluate", help="what a trained network is worth, on events that it has not seen"

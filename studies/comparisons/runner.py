@@ -193,7 +193,7 @@ class Prepared:
     def compare_twins(
         self, optimizer: training.Optimizer, runs: Mapping[str, records.Run], console: Console
     ) -> twins.Twins:
-        """Compare the two frameworks' runs; write, draw and print where they part."""
+        """Compare the two frameworks' runs; write, draw and print where they diverge."""
         what = f"{self.study.name}, {optimizer.name}: comparing"
         with progress(console, what, self.study.epochs) as tick:
             pair = twins.compare(
@@ -308,7 +308,7 @@ def done(folder: pathlib.Path, wanted: Mapping[str, object]) -> bool:
 
 
 class Twins(Prepared):
-    """A plan of trainings in both frameworks, for where they part alone."""
+    """A plan of trainings in both frameworks, which reports only where they diverge."""
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
         """Train in both frameworks, record and compare; return the folders of the runs."""

@@ -1,9 +1,10 @@
-"""The same training in PyTorch and in JAX: how far apart, and what of it is whose.
+"""The same training in PyTorch and in JAX: how far apart, because of gradients or optimizers.
 
-Two comparisons. The runs as they were: the parameters after each epoch. And a walk along the
-PyTorch training that takes the two parts of a step asunder: at each step both frameworks evaluate
-their *gradients* at the same parameters on the same mini-batch; then PyTorch's gradient goes to
-the *optimizers* of both, which started from the same parameters and should never part.
+There are two comparisons. The first compares the parameters of the two runs after each epoch. The
+second repeats the PyTorch training and separates gradients from optimizers. At each step both
+frameworks evaluate their *gradients* at the same parameters on the same mini-batch. Then the
+*optimizers* of both take a step with PyTorch's gradient. The optimizers start at the same
+parameters, and must never diverge.
 """
 
 from __future__ import annotations
@@ -125,33 +126,33 @@ def conclude(pairs: Sequence[EpochPair]) -> str:
     gradients = next((p for p in pairs if p.gradients.differing), None)
     if optimizer is None:
         alike = (
-            "the optimizers never part: fed the same gradients, they hold the same parameters "
+            "the optimizers never diverge: given the same gradients, they have the same parameters "
             f"after each of the {len(pairs)} epochs (0 of {elements} elements differ, 0 ulp)"
         )
     else:
         alike = (
-            f"the optimizers part as well: fed the same gradients, {optimizer.optimizer.differing} "
-            f"of {elements} elements differ after epoch {optimizer.epoch}, which the numerics "
-            "contract does not allow"
+            "the optimizers diverge, too: given the same gradients, "
+            f"{optimizer.optimizer.differing} of {elements} elements differ after epoch "
+            f"{optimizer.epoch}, which the numerics contract does not allow"
         )
     if parted is None:
-        return f"The two trainings do not part (0 of {elements} parameters differ), and {alike}."
+        return f"The two trainings do not diverge (0 of {elements} parameters differ), and {alike}."
     start = f"The two trainings diverge in epoch {parted.epoch}"
     if gradients is None:
         return (
-            f"{start}, though at the points of the PyTorch training both frameworks compute "
-            f"identical gradients when asked for them alone, and {alike}."
+            f"{start}, although both frameworks compute identical gradients at the parameters of "
+            f"the PyTorch training when nothing else is computed, and {alike}."
         )
     size = gradients.gradients.first_relative
     reason = (
-        "each framework rounds and sums the model's products in an order of its own"
+        "each framework adds up the products of the model in its own order"
         if size < _ROUNDING
         else "more than rounding explains"
     )
     return (
         f"{start} because of their gradients, which first differ in step "
         f"{gradients.gradients.first} of epoch {gradients.epoch} at the same parameters and on the "
-        f"same mini-batch (by {size:.1e} of their length: {reason}), while {alike}."
+        f"same mini-batch (by {size:.1e} relative to their norm: {reason}), while {alike}."
     )
 
 

@@ -58,7 +58,7 @@ def test_another_optimizer_is_seen(study_of, monkeypatch):
     ((_, fed_alike),) = twins.walk(study, optimizer, 1)
     assert fed_alike.differing > 0
     pair = pair_of(optimizer=fed_alike)
-    assert "the optimizers part as well" in twins.conclude([pair])
+    assert "the optimizers diverge, too" in twins.conclude([pair])
 
 
 def pair_of(parted=0, gradients=0, optimizer=None, by=1e-7) -> pairs.EpochPair:
@@ -74,11 +74,11 @@ def pair_of(parted=0, gradients=0, optimizer=None, by=1e-7) -> pairs.EpochPair:
 
 
 def test_the_conclusion_says_what_was_measured():
-    assert twins.conclude([pair_of()]).startswith("The two trainings do not part")
+    assert twins.conclude([pair_of()]).startswith("The two trainings do not diverge")
     because = twins.conclude([pair_of(parted=2, gradients=3)])
     assert "diverge in epoch 1 because of their gradients" in because
     assert "step 3 of epoch 1" in because
-    assert "in an order of its own" in because
+    assert "in its own order" in because
     assert "more than rounding" in twins.conclude([pair_of(parted=2, gradients=3, by=0.1)])
     assert "identical gradients" in twins.conclude([pair_of(parted=2)])
 

@@ -24,7 +24,7 @@ pytest.importorskip("plotly")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two trainings of linear regression in both frameworks, and where they part."""
+    """Two trainings of linear regression in both frameworks, and where they diverge."""
     pytest.importorskip("flax")
     folder = tmp_path_factory.mktemp("trained")
     arguments = ["twins", "linear_regression", "--epochs", "4", "--out", str(folder)]
