@@ -51,6 +51,7 @@ class Row:
         evaluations: of the loss over all training data, that the method asked for.
         lr_factor: of the method on the learning rate, after the last epoch.
         undone: the number of epochs undone.
+        seconds: of the training alone; infinite where a run does not say.
     """
 
     label: str
@@ -62,6 +63,7 @@ class Row:
     evaluations: Spread
     lr_factor: Spread
     undone: Spread
+    seconds: Spread
 
     @classmethod
     def of(cls, label: str, backend: str, runs: Sequence[Run], first: Sequence[Run]) -> Row:
@@ -94,6 +96,9 @@ class Row:
             evaluations=Spread.of([run.column("method/evaluations").sum() for run in runs]),
             lr_factor=Spread.of([run.column("method/lr_factor")[-1] for run in runs]),
             undone=Spread.of([run.column("method/undone").sum() for run in runs]),
+            seconds=Spread.of(
+                [sum(row.get("seconds", math.nan) for row in run.rows) for run in runs]
+            ),
         )
 
     def cells(self, *, spread: bool = True) -> dict[str, str]:
@@ -116,6 +121,7 @@ class Row:
             "loss evaluations": text(self.evaluations, ".4g"),
             "rate factor": text(self.lr_factor, ".3g"),
             "epochs undone": text(self.undone, ".3g"),
+            "seconds": text(self.seconds, ".3g") if math.isfinite(self.seconds.high) else "",
         }
 
 
@@ -162,9 +168,10 @@ def markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
         "",
         *several,
         "The final loss is the mean over the mini-batches of the training data, at the final",
-        "parameters and without dropout; the next column divides it by the first row's, seed by",
-        "seed. Loss evaluations are over all training data, beside those of the training. The rate",
-        "factor is the method's on the learning rate, after the last epoch.",
+        "parameters and without dropout. The next column divides this loss by that of the first row,",
+        "seed by seed. Loss evaluations are over all training data, in addition to the training. The",
+        "rate factor is the factor of the method on the learning rate after the last epoch. Seconds",
+        "are those of the training alone; on a CPU, the processor time of all threads.",
         "",
     ]
     return "\n".join(lines)
