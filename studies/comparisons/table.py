@@ -168,10 +168,11 @@ def markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
         "",
         *several,
         "The final loss is the mean over the mini-batches of the training data, at the final",
-        "parameters and without dropout. The next column divides this loss by that of the first row,",
-        "seed by seed. Loss evaluations are over all training data, in addition to the training. The",
-        "rate factor is the factor of the method on the learning rate after the last epoch. Seconds",
-        "are those of the training alone; on a CPU, the processor time of all threads.",
+        "parameters and without dropout. The next column divides this loss by that of the first",
+        "row, seed by seed. Loss evaluations are over all training data, in addition to the",
+        "training. The rate factor is the factor of the method on the learning rate after the",
+        "last epoch. Seconds are those of the training alone; on a CPU, the processor time of all",
+        "threads.",
         "",
     ]
     return "\n".join(lines)
