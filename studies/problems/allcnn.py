@@ -8,9 +8,9 @@ Where it starts decides whether it learns. From PyTorch's own start every bin is
 the ε of the loss, to where a vertex has no gradient left, and all bins stay empty for good. So
 weights start as He et al. 2015 have them, and the last bias where one number for all bins is about
 the best (the idea of Lin et al. 2017, *Focal loss for dense object detection*, section 3.3). The
-rate rises for a tenth of the steps and falls to 0 along a cosine. The published network drops a
-share of each layer's activations; so few parameters do not learn thousands of events by heart, and
-without dropout it finds more vertices.
+rate rises for 0.3 of the steps and falls to 0 along a cosine. With a rise of 0.1, at a rate of
+0.01, the bins of one of five seeds stayed empty. The published network has dropout. A network with
+so few parameters does not overfit thousands of events, and finds more vertices without dropout.
 
 Sources: Fang et al. 2019, *A hybrid deep learning approach to vertexing* (arXiv:1906.08306); Akar
 et al. 2020, *An updated hybrid deep learning algorithm for identifying and locating primary
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -90,8 +91,8 @@ def of_features(
         loss="ratio_loss",
         loss_label="asymmetric ratio loss, mean over bins",
         epochs=5,
-        learning_rates={"sgd": 1e-1, "adam": 3e-3},
-        schedule=common.cycle,
+        learning_rates={"sgd": 1e-1, "adam": 1e-2},
+        schedule=partial(common.cycle, warmup=0.3),
         grid=13,
         **rest,
     )

@@ -119,9 +119,9 @@ def _models(framework: str) -> Any:
     return import_module(f"{__package__}.{framework}_models")
 
 
-def cycle(lr: float, steps: int) -> Schedule:
-    """Return a rate that rises from lr/25 in a tenth of the steps, and falls to 0 as a cosine."""
-    rising = max(1, steps // 10)
+def cycle(lr: float, steps: int, warmup: float = 0.1) -> Schedule:
+    """Return a rate that rises from lr/25 for a share of the steps, and falls to 0 as a cosine."""
+    rising = max(1, int(warmup * steps))
     falling = Cosine(lr, 0.0, max(1, steps - rising))
     return joined(Linear(lr / 25, lr, rising), falling, at=[rising])
 
