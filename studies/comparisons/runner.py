@@ -209,7 +209,7 @@ class Prepared:
 
     @staticmethod
     def _reported(run: records.Run) -> set[str]:
-        return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle", "method"}
+        return set(run.rows[-1]) - {"epoch", "steps", "layers", "angle", "method", "seconds"}
 
 
 def begun(study: Study, folders: Sequence[pathlib.Path]) -> Study:
