@@ -1074,7 +1074,7 @@ def test_torch_states_come_back(tmp_path):
             checkpoint.save(run, 5, x=[3])
         Odd.state = {"sparse": torch.eye(2).to_sparse()}
         with pytest.raises(
-            TypeError, match=r"odd\['sparse'\]: a tensor of layout torch.sparse_coo"
+            TypeError, match=r"odd\['sparse'\] has a tensor of layout torch.sparse_coo"
         ):
             checkpoint.save(run, 5, odd=Odd())
         assert run.last_checkpoint().epoch == 4

@@ -746,7 +746,7 @@ def test_refused() -> None:
         Recorder(optimizer, optimizer)
     with pytest.raises(ValueError, match="epoch with 'm_mean': allowed with an optimizer"):
         Recorder(model, epoch=["moments"])
-    with pytest.raises(ValueError, match="allowed with an optimizer, whose steps they are"):
+    with pytest.raises(ValueError, match="allowed with an optimizer only"):
         Recorder(model, step=["step_size"])
     with pytest.raises(TypeError, match="real floating dtypes"):
         Recorder(torch.optim.SGD([torch.nn.Parameter(torch.ones(1, dtype=torch.complex64))]))

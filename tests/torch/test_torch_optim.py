@@ -185,7 +185,7 @@ def test_moments_of_small_parameters_are_rounded_as_torch_has_them() -> None:
 
 
 FOREIGN: list[tuple[str, str, str]] = [
-    ("AdamW", "Adam", "decoupled_weight_decay = False: it is of torch.optim.Adam"),
+    ("AdamW", "Adam", "decoupled_weight_decay = False belongs to torch.optim.Adam"),
     ("RAdam", "Adam", "with amsgrad: allowed are groups of torch.optim.RAdam"),
     ("Adam", "RAdam", "without amsgrad"),
     ("Adam", "SGD", "with dampening, momentum, nesterov and without betas, eps"),
