@@ -239,7 +239,7 @@ def test_within_other_transformations(around: str, file: str) -> None:
     net = InFlax()
     own = nnx.Optimizer(net, AROUND[around](), wrt=nnx.Param)
     notes = optstudy_jax.import_run(file, net, own).notes
-    assert "hyperparameters of the optimizer are not known here: compare those of the file" in notes
+    assert "the hyperparameters of the optimizer are not known: compare them with the file" in notes
     if around == "layout":  # its state lies as in PyTorch
         kernel = own.opt_state[0].inner.m["z"]["kernel"][...]
         np.testing.assert_array_equal(kernel, optimizer.state[model.first.weight]["m"])

@@ -126,7 +126,7 @@ def test_names_by_hand(file: Path) -> None:
 def test_rules_of_rows_and_columns_need_the_layout(file: Path) -> None:
     net = InFlax()
     own = nnx.Optimizer(net, optstudy_jax.adafactor(1e-2), wrt=nnx.Param)
-    text = "adafactor looks at rows and columns, which are others in PyTorch"
+    text = "adafactor depends on rows and columns, which differ in PyTorch"
     refused(lambda: optstudy_jax.export_run(file, net, own), text, "in_torch_layout")
     assert not file.exists()
     model, optimizer = torch_run(optstudy_torch.Adafactor, 0)
@@ -140,11 +140,11 @@ def test_rules_of_rows_and_columns_need_the_layout(file: Path) -> None:
         ({"kernel": jnp.ones((N, N))}, optstudy_jax.normuon(output_axis=-1)),
     ):
         refused(lambda tree=tree, tx=tx: optstudy_jax.export_run(file, tree, tx, tx.init(tree)),
-                "looks at rows and columns", "in_torch_layout")  # fmt: skip
+                "depends on rows and columns", "in_torch_layout")  # fmt: skip
     heads = nnx.LinearGeneral(N, (N, 2), rngs=nnx.Rngs(0))
     flat = nn.Linear(N, 2 * N)
     optstudy_torch.export_run(file, flat, optstudy_torch.Muon(flat.parameters(), dialect="paper"))
-    refused(lambda: optstudy_jax.import_run(file, heads), ": muon looks at rows and columns")
+    refused(lambda: optstudy_jax.import_run(file, heads), ": muon depends on rows and columns")
 
 
 def test_other_optimizers(exported: Path) -> None:
@@ -440,8 +440,8 @@ def test_optimizers_that_do_not_fit(file: Path) -> None:
         optstudy_jax.adamw(1e-2), lambda name, leaf: (1, 0, 2, 3) if leaf.ndim == 4 else None
     )
     for tx, text in [
-        (optax.adamw(1e-2), "optimizer without a state of optstudy_jax: from_optax makes one"),
-        (rows, "m of kernels/kernel has its axes in an order of in_torch_layout's own"),
+        (optax.adamw(1e-2), "optimizer without a state of optstudy_jax: convert the state with"),
+        (rows, "m of kernels/kernel has axes in an order given to in_torch_layout"),
         (
             optax.masked(optstudy_jax.adamw(1e-2), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
             "is trained in the file",

@@ -148,7 +148,7 @@ def test_a_parameter_without_a_state_has_none_on_the_other_side() -> None:
 
 
 def test_a_state_without_torch_optims_class() -> None:
-    with pytest.raises(TypeError, match=r"torch.optim has no Lion: it has AMSGrad, ASGD, .*SGD"):
+    with pytest.raises(TypeError, match=r"torch.optim has no Lion; it has AMSGrad, ASGD, .*SGD"):
         to_torch_optim(optstudy_torch.Lion(parameters(torch.float32)))
     state = torch.optim.SGD(parameters(torch.float32)).state_dict()
     lion = optstudy_torch.Lion(parameters(torch.float32))
