@@ -280,6 +280,6 @@ def test_a_journal_removes_no_file(
         stream.write(len(name).to_bytes(4, "big") + (sum(name)).to_bytes(4, "big"))
         stream.write(bytes.fromhex("d9d505f920a163d7"))
     for action in Run.read, Run.resume, records.read:
-        with pytest.raises(ValueError, match="its journal names another file"):
+        with pytest.raises(ValueError, match="the journal names another file"):
             action(folder)
     assert other.exists()

@@ -537,7 +537,7 @@ def test_two_recorders_of_a_run(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)
     with Run.create(tmp_path, {}, tensorboard=False) as run:
         first = Recorder(model, run=run)
-        with pytest.raises(ValueError, match="another recorder writes its rows; close it first"):
+        with pytest.raises(ValueError, match="another recorder writes to this run"):
             Recorder(model, run=run)
         first.close()
         Recorder(model, run=run).end_epoch(1.0)
