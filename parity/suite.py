@@ -129,7 +129,7 @@ def find_subject(name: str | Subject) -> Subject:
     An algorithm may be wrapped, once or several times: ``averaged_lookahead_adam``.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is unknown.
     """
     if isinstance(name, EpochMethod):
         return name

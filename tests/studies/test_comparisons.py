@@ -243,7 +243,7 @@ def test_a_study_has_the_model_and_the_loss_of_a_framework():
     }  # fmt: skip
     with pytest.raises(ValueError, match="torch_model alone: allowed are torch_model and torch_l"):
         Study(**given, torch_model=lambda: None)
-    with pytest.raises(ValueError, match="neither torch_model nor nnx_model"):
+    with pytest.raises(ValueError, match="torch_model and nnx_model are missing"):
         Study(**given)
 
 
