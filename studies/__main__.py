@@ -49,7 +49,7 @@ with extra("studies"):
 DEFAULT_VARY: Final = (("method", list(METHODS)), ("lr_factor", [1.0, 16.0]))
 
 TOYS: Final = 100
-"""The number of toy events to train on in ``all``, with half as many held out; they take seconds."""
+"""The number of toy events for ``all``, plus half as many held out; they take seconds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -102,8 +102,8 @@ class Assessed(NamedTuple):
 
     Attributes:
         numbers: numbers by name, for a table.
-        drawings: functions by name, each of which draws on a figure of Matplotlib. A drawing
-            ``predictions`` replaces the figure of ``draw_predictions`` in a run.
+        drawings: functions by name, each of which draws on a figure of Matplotlib. The name
+            ``predictions`` is for the same figure as ``draw_predictions`` draws for a run.
     """
 
     numbers: Mapping[str, float]

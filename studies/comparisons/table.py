@@ -1,4 +1,4 @@
-"""The table of a comparison: a row for each kind of training, over its seeds."""
+"""The table of a comparison: one row for each setting, over its seeds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some numbers; NaN counts as the largest."""
+        """Return the spread of some numbers; NaN counts as the largest."""
         filled = np.sort(np.where(np.isnan(values), np.inf, values))
         with np.errstate(invalid="ignore"):
             median = float(np.median(filled))
         return cls(median, float(filled[0]), float(filled[-1]))
 
     def text(self, form: str) -> str:
-        """Return it for a table; the spread only where there is one."""
+        """Return the text for a table; without the spread if all numbers are equal."""
         middle = format(self.median, form)
         if self.low == self.high:
             return middle
@@ -39,18 +39,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """What a cell came to in one framework, over the seeds.
+    """The results of a cell in one framework, over the seeds.
 
     Attributes:
-        label: of the cell.
+        label: the label of the cell.
         backend: the framework.
-        lr: the learning rate, without the method's factor.
-        loss: at the final parameters, the mean over the mini-batches of the training data.
-        ratio: of that to the first cell's, seed by seed.
-        metrics: of the test data, after the last epoch.
-        evaluations: of the loss over all training data, that the method asked for.
-        lr_factor: of the method on the learning rate, after the last epoch.
-        undone: the number of epochs undone.
+        lr: the learning rate, without the factor of the method.
+        loss: the loss at the final parameters, the mean over the mini-batches of the training data.
+        ratio: the ratio of the loss to that of the first cell, seed by seed.
+        metrics: the metrics of the test data after the last epoch.
+        evaluations: the number of evaluations of the loss over all training data by the method.
+        lr_factor: the factor of the method on the learning rate, after the last epoch.
+        undone: the number of undone epochs.
     """
 
     label: str
@@ -68,10 +68,10 @@ class Row:
         """Return the row of some runs.
 
         Args:
-            label: of the cell.
-            backend: the framework whose runs count.
-            runs: of the cell.
-            first: those of the cell that it is compared with, in the same order.
+            label: the label of the cell.
+            backend: the framework.
+            runs: the runs of the cell.
+            first: the runs of the cell to compare with, in the same order.
         """
         runs, first = (
             [r for r in some if r.config["backend"] == backend] for some in (runs, first)
@@ -100,7 +100,7 @@ class Row:
         """Return the texts of the table, by column.
 
         Args:
-            spread: of everything; else of the losses only.
+            spread: show the spread of all numbers; otherwise only of the losses.
         """
 
         def text(value: Spread, form: str) -> str:
@@ -124,7 +124,7 @@ def _number(loss: float | None) -> float:
 
 
 def for_terminal(heading: str, rows: Sequence[Row]) -> Table:
-    """Return the table for a terminal, without the columns in which all rows are alike."""
+    """Return the table for a terminal, without columns that are the same in all rows."""
     texts = [row.cells(spread=False) for row in rows]
     dull = {"framework", "loss evaluations", "rate factor", "epochs undone"}
     shown = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
@@ -150,7 +150,7 @@ def for_terminal(heading: str, rows: Sequence[Row]) -> Table:
 
 
 def markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
-    """Return the table for a file, with what its columns mean."""
+    """Return the table for a file, with the meanings of its columns."""
     columns = list(rows[0].cells())
     several = [f"Median of {seeds} seeds (smallest – largest)."] if seeds > 1 else []
     lines = [
@@ -162,9 +162,9 @@ def markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
         "",
         *several,
         "The final loss is the mean over the mini-batches of the training data, at the final",
-        "parameters and without dropout; the next column divides it by the first row's, seed by",
-        "seed. Loss evaluations are over all training data, beside those of the training. The rate",
-        "factor is the method's on the learning rate, after the last epoch.",
+        "parameters and without dropout; the next column divides it by that of the first row, seed",
+        "by seed. Loss evaluations count evaluations of all training data, besides the training.",
+        "The rate factor is the factor of the method on the learning rate, after the last epoch.",
         "",
     ]
     return "\n".join(lines)

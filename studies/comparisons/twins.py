@@ -1,9 +1,10 @@
-"""The same training in PyTorch and in JAX: how far apart, and what of it is whose.
+"""The same training in PyTorch and in JAX: the distance, and its causes.
 
-Two comparisons. The runs as they were: the parameters after each epoch. And a walk along the
-PyTorch training that takes the two parts of a step asunder: at each step both frameworks evaluate
-their *gradients* at the same parameters on the same mini-batch; then PyTorch's gradient goes to
-the *optimizers* of both, which started from the same parameters and should never part.
+There are two comparisons. The first compares the parameters of both runs after each epoch. The
+second follows the PyTorch training, and compares gradients and optimizers separately. At each step
+both frameworks evaluate the *gradients* at the same parameters on the same mini-batch. Then the
+*optimizers* of both frameworks get the gradient of PyTorch. They started from the same parameters
+and should never diverge.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from studies.pairs import Difference, EpochPair, Gradients, Twins
 from studies.records import Run, encode
 from studies.study import Study
 
-# Float32 gradients of small models that differ by more than this are of another formula.
+# Float32 gradients of small models that differ by more than this have another formula.
 _ROUNDING: Final = 1e-4
 
 
@@ -40,11 +41,11 @@ def compare(
     *,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Twins:
-    """Compare two runs of a study that ended, with the same optimizer.
+    """Compare two finished runs of a study with the same optimizer.
 
     Args:
-        study: what was trained.
-        optimizer: with what.
+        study: the study.
+        optimizer: the optimizer of both runs.
         torch_run: the record of the PyTorch training.
         jax_run: the record of the JAX training.
         after_epoch: called after each epoch, for a progress bar.
@@ -99,8 +100,8 @@ def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Grad
                 relative.append(distances[-1] / length if length else math.inf)
             loss = torch_side.loss(here, batch)
             hessian = torch_side.hessian(here, batch)
-            # XLA's CPU code takes subnormal numbers as zero. torch does so only when told, and
-            # this compares roundings, not that setting.
+            # XLA treats subnormal numbers as zero on the CPU. torch has a setting for this, which
+            # is on here, because the comparison is about rounding.
             with subnormals_flushed():
                 torch_side.apply(gradients, loss, hessian)
             jax_side.apply(gradients, loss, hessian)
@@ -125,33 +126,33 @@ def conclude(pairs: Sequence[EpochPair]) -> str:
     gradients = next((p for p in pairs if p.gradients.differing), None)
     if optimizer is None:
         alike = (
-            "the optimizers never part: fed the same gradients, they hold the same parameters "
+            "the optimizers never diverge: given the same gradients, they have the same parameters "
             f"after each of the {len(pairs)} epochs (0 of {elements} elements differ, 0 ulp)"
         )
     else:
         alike = (
-            f"the optimizers part as well: fed the same gradients, {optimizer.optimizer.differing} "
-            f"of {elements} elements differ after epoch {optimizer.epoch}, which the numerics "
-            "contract does not allow"
+            "the optimizers also diverge: given the same gradients, "
+            f"{optimizer.optimizer.differing} of {elements} elements differ after epoch "
+            f"{optimizer.epoch}, which the numerics contract does not allow"
         )
     if parted is None:
-        return f"The two trainings do not part (0 of {elements} parameters differ), and {alike}."
+        return f"The two trainings do not diverge (0 of {elements} parameters differ), and {alike}."
     start = f"The two trainings diverge in epoch {parted.epoch}"
     if gradients is None:
         return (
-            f"{start}, though at the points of the PyTorch training both frameworks compute "
-            f"identical gradients when asked for them alone, and {alike}."
+            f"{start}, although both frameworks compute identical gradients at the points of the "
+            f"PyTorch training if the gradients are computed separately, and {alike}."
         )
     size = gradients.gradients.first_relative
     reason = (
-        "each framework rounds and sums the model's products in an order of its own"
+        "each framework sums the products of the model in another order"
         if size < _ROUNDING
         else "more than rounding explains"
     )
     return (
         f"{start} because of their gradients, which first differ in step "
         f"{gradients.gradients.first} of epoch {gradients.epoch} at the same parameters and on the "
-        f"same mini-batch (by {size:.1e} of their length: {reason}), while {alike}."
+        f"same mini-batch (by {size:.1e} of their norm: {reason}), while {alike}."
     )
 
 
@@ -169,13 +170,14 @@ _HEADINGS = (
     ("largest", "ulp"),
 )
 _EXPLANATION = """\
-After each epoch, of the runs as they were: the distance of the parameters, the largest difference
-of a parameter in ulp (of the larger number), the angle between the two epoch steps, and torch's
-mean training loss less JAX's. Gradients: both frameworks' at the same parameters and mini-batches,
-those of the PyTorch training; the largest distance relative to the gradient's length, and in how
-many of the epoch's steps they differ. Optimizers: PyTorch's gradients fed to both from the same
-start; how many parameters differ at the end of the epoch, and the largest difference in ulp.
-torch flushes subnormal numbers there, as XLA's CPU code does."""
+The first columns compare both runs after each epoch: the distance of the parameters, the largest
+difference of a parameter in ulp (of the larger number), the angle between the steps of the two
+epochs, and the mean training loss in PyTorch minus that in JAX. Gradients: those of both frameworks
+at the same parameters and mini-batches, from the PyTorch training; the largest distance relative to
+the norm of the gradient, and the number of steps of the epoch with a difference. Optimizers: both
+get the gradients of PyTorch from the same start; the number of parameters that differ at the end of
+the epoch, and the largest difference in ulp. For this comparison torch treats subnormal numbers as
+zero, as XLA does on the CPU."""
 
 
 def _cells(pair: EpochPair) -> tuple[str, ...]:

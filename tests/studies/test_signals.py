@@ -103,7 +103,7 @@ def test_a_signal_ends_all_and_the_same_command_goes_on(tmp_path, capsys, sent, 
     assert len(compare.Comparison(plan, vary).waiting) == 4 - len(there)
     if jobs != "1":
         assert main(arguments) == 0
-        assert f"{len(there)} of 4 trainings are there already" in capsys.readouterr().out
+        assert f"{len(there)} of 4 trainings are already done" in capsys.readouterr().out
         assert before == {f: f.stat().st_mtime_ns for f in before}
 
 
