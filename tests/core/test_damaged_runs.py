@@ -228,7 +228,7 @@ def test_a_checkpoint_of_others(tmp_path: pathlib.Path, entry: str, value: objec
 
 
 def test_what_is_not_read_is_not_written(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="allowed are 200 lists"):
+    with pytest.raises(ValueError, match="allowed are at most 200"):
         Run.create(tmp_path, {"a": json.loads(nested(250))}, tensorboard=False)
     with Run.create(tmp_path, {"a": json.loads(nested(190))}, tensorboard=False) as run:
         run.epoch(1, {"a": json.loads(nested(190))})
