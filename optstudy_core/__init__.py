@@ -1,8 +1,8 @@
 """Neural-network optimizers as pure functions: ``(state, grad) → (state, step)``.
 
-One algorithm, one file: ``optstudy_core/algorithms/adam.py`` is Adam. The functions are written
-for the array API, so the same lines run on NumPy, PyTorch and JAX arrays; evaluated in NumPy in the
-working dtype, they are the definition of the result to the last bit.
+Each algorithm is one file: ``optstudy_core/algorithms/adam.py`` is Adam. The functions are written
+for the array API, so the same lines run on arrays of NumPy, PyTorch and JAX. Evaluated with NumPy
+in the working dtype, they define the result to the last bit.
 
 >>> import numpy as np
 >>> from optstudy_core import adam
@@ -11,9 +11,9 @@ working dtype, they are the definition of the result to the last bit.
 >>> (theta + step).round(6).tolist()
 [0.9, -1.9]
 
-Every algorithm is a module here (``optstudy_core.adam``), every wrapper a function
-(``optstudy_core.lookahead``), and what formulas are made of are modules again
-(``optstudy_core.bias_correction``). These names stay where a file moves.
+Each algorithm is a module here (``optstudy_core.adam``), and each wrapper is a function
+(``optstudy_core.lookahead``). The parts of formulas are modules, too
+(``optstudy_core.bias_correction``). These names stay the same when a file moves.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def defaults(algorithm: str | Algorithm, dialect: str | None = None) -> dict[str
 
     Args:
         algorithm: a name of :data:`ALGORITHMS`, or an algorithm.
-        dialect: which defaults: ``"torch"``, ``"optax"``, ``"paper"``, …; ``None`` for ours.
+        dialect: the library or source of the defaults: ``"torch"``, ``"optax"``, ``"paper"``, …;
+            ``None`` for the defaults of optstudy.
 
     Raises:
-        ValueError: if there is no such algorithm or dialect.
+        ValueError: if the algorithm or the dialect is unknown.
 
     >>> defaults("adamw")["weight_decay"], defaults("adamw", "optax")["weight_decay"]
     (0.01, 0.0001)
@@ -82,5 +83,5 @@ __dir__ = _lazy.dir
 
 
 def __getattr__(name: str) -> Any:
-    """Return a function or a module (``optstudy_core.adam``) when it is first asked for."""
+    """Return a function or a module (``optstudy_core.adam``), imported at its first use."""
     return _lazy.get(name)

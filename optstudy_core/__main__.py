@@ -1,4 +1,4 @@
-"""``python -m optstudy_core``: list, cite and explain the algorithms, show a training's file."""
+"""``python -m optstudy_core``: list, cite and explain algorithms; show the file of a training."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m optstudy_core", description=__doc__, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="every algorithm: year, paper, state, dialects")
+    commands.add_parser("list", help="list all algorithms: year, paper, state, dialects")
     for name, text in {
-        "cite": "BibTeX of the sources and of the implementation",
-        "explain": "equations, hyperparameters with their defaults, how the dialects differ",
+        "cite": "print the BibTeX entries of the sources and of the implementation",
+        "explain": "print the equations, the hyperparameters with defaults, and the dialects",
     }.items():
         command = commands.add_parser(name, help=text)
-        command.add_argument("names", nargs="+", metavar="NAME", help="of algorithms")
-    text = "what a file of export_run, or of torch.save, holds; nothing of it is run"
+        command.add_argument("names", nargs="+", metavar="NAME", help="names of algorithms")
+    text = "show the contents of a file of export_run or torch.save, without running code from it"
     command = commands.add_parser("state", help=text)
-    command.add_argument("file", metavar="FILE")
+    command.add_argument("file", metavar="FILE", help="the file to show")
     arguments = parser.parse_args(argv)
     if arguments.command == "list":
         print(table())
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(file: str) -> int:
-    from .travel.shown import shown  # what checkpoints need is an extra
+    from .travel.shown import shown  # checkpoints need an extra
 
     try:
         print(shown(file))
@@ -70,8 +70,9 @@ def _show(file: str) -> int:
 def table() -> str:
     """Return one line for each algorithm, sorted by name, with a heading; then the wrappers.
 
-    ``state`` is the number of elements that the algorithm keeps by default for each element of a
-    square matrix (a wrapper: besides), ``inputs`` what it is given besides the gradient.
+    ``state`` is the number of elements in the state for each element of a square matrix, with the
+    default hyperparameters; for a wrapper, without the inner algorithm. ``inputs`` are the inputs
+    besides the gradient.
     """
     rows = [("name", "torch class", "year", "state", "inputs", "dialects", "paper")]
     rows += [
@@ -107,7 +108,7 @@ def table() -> str:
 
 
 def state_size(algorithm: Algorithm, dialect: str | None = None) -> int:
-    """Return how many elements the state has for each element of a square matrix."""
+    """Return the number of elements in the state for each element of a square matrix."""
     sizes: list[int] = []
     state = algorithm.start(
         Leaves([np.zeros((_SIDE, _SIDE))], NumPy()), algorithm.defaults(dialect)
@@ -120,7 +121,7 @@ def state_size(algorithm: Algorithm, dialect: str | None = None) -> int:
 
 
 _SIDE = 64
-"""Rows and columns of a matrix: vectors of this length do not count."""
+"""The number of rows and columns of the matrix, so large that vectors round to 0."""
 
 
 def explained(name: str) -> str:
@@ -133,7 +134,7 @@ def explained(name: str) -> str:
 
 
 def explanation(algorithm: Algorithm) -> str:
-    """Return the equations, the hyperparameters and how the dialects differ from the defaults."""
+    """Return the equations, the hyperparameters, and the values of dialects that differ."""
     module = inspect.getmodule(algorithm.update)
     parts = [f"# {algorithm.name}\n", inspect.cleandoc((module and module.__doc__) or "")]
     text = inspect.cleandoc(algorithm.update.__doc__ or "")
@@ -148,7 +149,7 @@ def explanation(algorithm: Algorithm) -> str:
 
 
 def described(text: str, name: str) -> str:
-    """Return what a docstring says of an argument, on one line."""
+    """Return the description of an argument in a docstring, on one line."""
     told = meaning(text, name)
     return f": {told}" if told else ""
 
@@ -157,7 +158,7 @@ if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has enough, as `head` does
+    except BrokenPipeError:  # the reader, for example `head`, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""A missing package is answered with the extra that installs it."""
+"""Errors for missing packages, which name the extra to install."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import, inside of this, what an extra of ``pyproject.toml`` installs.
+    """Return a context for imports of packages of an extra of ``pyproject.toml``.
 
     Raises:
-        ModuleNotFoundError: naming the package that is missing and the command that installs it.
+        ModuleNotFoundError: if a package is missing; the message has the command to install it.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Packages whose names are imported when they are first asked for (PEP 562).
+"""Packages that import their names at the first use (PEP 562).
 
-Imports take their time: a package that offers sixty algorithms should not load them for one.
+Imports take time: a package with sixty algorithms should not load all of them for one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ class Lazy:
     """The ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        namespace: ``globals()`` of the package: what is asked for once is kept there.
-        places: for each name ``"module"``, the submodule that it stands for, or
-            ``"module:attribute"``.
-        also: the names of the rest, which ``make`` makes.
-        make: returns what goes by a name of the rest, or raises ``KeyError``; then it may be
-            another submodule.
+        namespace: ``globals()`` of the package, which keeps imported names.
+        places: for each name, its place as ``"module"`` (a submodule) or ``"module:attribute"``.
+        also: a function that returns the other names, which ``make`` makes.
+        make: a function that returns the object for one of the other names, or raises
+            ``KeyError``; then the name may be another submodule.
     """
 
     def __init__(
@@ -42,10 +41,10 @@ class Lazy:
         return sorted({"__version__", *self._places, *self._also()})
 
     def get(self, name: str) -> Any:
-        """Import or make what goes by ``name``.
+        """Import or make the object with a name.
 
         Raises:
-            AttributeError: if nothing does.
+            AttributeError: if the name is unknown.
         """
         if name == "__all__":
             value: Any = self.names()
@@ -57,7 +56,7 @@ class Lazy:
         else:
             package = self._namespace["__name__"]
             text = f"module {package!r} has no attribute {name!r}"
-            if name.startswith("_"):  # who asks for __wrapped__ wants to know whether it is there
+            if name.startswith("_"):  # such as __wrapped__: only its existence matters
                 raise AttributeError(text)
             try:
                 value = self._make(name)

@@ -1,4 +1,4 @@
-"""Which of several processes this one is: the adapters know, the records ask."""
+"""The number of this process among several: the adapters know it, and the records need it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _ASKED: list[Callable[[], int]] = []
 
 
 def ask(rank: Callable[[], int]) -> None:
-    """Ask this function for the number of the process, from 0 on, from now on too."""
+    """Register a function that returns the number of this process, starting at 0."""
     _ASKED.append(rank)
 
 
 def is_first() -> bool:
-    """Tell whether this process is the one that writes."""
+    """Return whether this process writes: only the first of several does."""
     return all(rank() == 0 for rank in _ASKED)

@@ -1,9 +1,9 @@
-"""Random update rules, to look for operations that a library rounds differently.
+"""Random update rules, to search for operations that a library rounds differently.
 
-A formula is a nested tuple ``(operation, operand, …)`` whose ends are names (``g`` the gradient,
-``p`` the parameters, ``previous`` the last gradient, ``weight`` a scalar of each leaf, ``h0`` and
-``h1`` hyperparameters) and Python numbers. :func:`rule` makes an ``Algorithm`` of many formulas,
-one for each field of its state, so that one compilation tests them all.
+A formula is a nested tuple ``(operation, operand, …)``. The innermost operands are names (``g`` the
+gradient, ``p`` the parameters, ``previous`` the last gradient, ``weight`` a scalar for each leaf,
+``h0`` and ``h1`` hyperparameters) and Python numbers. :func:`rule` makes an ``Algorithm`` from many
+formulas, one for each field of its state, so that one compilation tests all of them.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def _number(rng: np.random.Generator) -> Formula:
 
 
 def evaluate(formula: Formula, values: dict[Formula, Any]) -> Any:
-    """Return the value of a formula, computed by operators and the namespace of the arrays.
+    """Return the value of a formula, from operators and the namespace of the arrays.
 
-    A part that comes again is one value, as a variable is (``root * root`` is rewritten only so);
-    the values of the parts are added to ``values``.
+    Equal parts are evaluated once, like a variable (compilers rewrite ``root * root`` only then).
+    The values of the parts are added to ``values``.
     """
     if isinstance(formula, int | float):
         return formula
@@ -106,7 +106,7 @@ def _apply(operation: str, args: list[Any], values: dict[Formula, Any]) -> Any:
 
 
 def rule(formulas: Sequence[Formula], name: str = "formulas") -> Algorithm:
-    """Return an update rule whose state holds the value of each formula (``f0``, ``f1``, …).
+    """Return an update rule with the value of each formula in its state (``f0``, ``f1``, …).
 
     The step is the last formula. The state also keeps the gradient of the last step
     (``previous``) and a scalar that changes at every step (``weight``).
@@ -118,7 +118,7 @@ def rule(formulas: Sequence[Formula], name: str = "formulas") -> Algorithm:
 
     def init(params: Array) -> Any:
         zeros = namespace(params).zeros_like(params)
-        # No zero to start with: the sign of a zero is free, and a division makes it visible.
+        # Do not start with zeros: the sign of a zero is arbitrary, and a division would show it.
         return state_type(params, scalar(params, 0.25), *(zeros for _ in fields))
 
     def update(
@@ -146,7 +146,7 @@ def rule(formulas: Sequence[Formula], name: str = "formulas") -> Algorithm:
 
 
 def show(formula: Formula) -> str:
-    """Return a formula as it would be written.
+    """Return a formula as text.
 
     >>> show(("add", ("multiply", 0.9, "p"), ("sqrt", "g")))
     '((0.9 * p) + sqrt(g))'
@@ -161,7 +161,7 @@ def show(formula: Formula) -> str:
 
 
 def simpler(formula: Formula) -> Iterator[Formula]:
-    """Yield formulas one change simpler: a part in the place of the whole, a name for a part."""
+    """Yield formulas with one simplification: a part instead of the whole, or a name for a part."""
     if not isinstance(formula, tuple):
         return
     operation, *operands = formula
@@ -198,8 +198,8 @@ def inputs(
 
 
 Run = Callable[[Algorithm, list[np.ndarray], list[list[np.ndarray]], dict[str, Any]], Any]
-"""``run(rule, params, grads, hyperparameters)`` gives, for each step, the values of the state's
-fields and the new parameters, each a list of leaves."""
+"""``run(rule, params, grads, hyperparameters)`` returns, for each step, the values of the fields of
+the state and the new parameters, each a list of leaves."""
 
 
 def reference(
@@ -223,20 +223,20 @@ def reference(
 def failing(
     run: Run, formulas: Sequence[Formula], dtype: Any, seed: int, traced: bool = False
 ) -> list[Formula]:
-    """Return the formulas whose value by ``run`` is not NumPy's, to the bit.
+    """Return the formulas for which ``run`` gives other bits than NumPy.
 
     Args:
-        run: computes a rule with the backend in question.
-        formulas: of :func:`random_formula`.
+        run: a function that runs a rule with the tested backend.
+        formulas: results of :func:`random_formula`.
         dtype: float32 or float64.
-        seed: of the values.
-        traced: give the hyperparameters as arrays instead of as Python numbers.
+        seed: the seed of the values.
+        traced: pass the hyperparameters as arrays instead of Python numbers.
     """
     params, grads = inputs(np.random.default_rng(seed), dtype)
     hyperparameters: dict[str, Any] = dict(HYPERPARAMETERS)
     if traced:
         hyperparameters = {k: dtype(v) for k, v in hyperparameters.items()}
-    # The step is a formula that no backend gets wrong, so that a difference stays in its field.
+    # All backends compute this formula of the step alike, so a difference stays in its field.
     everything = [*formulas, ("multiply", 0.7, "p")]
     tested = rule(everything)
     wanted = reference(tested, params, grads, hyperparameters)
@@ -253,7 +253,7 @@ def failing(
 
 
 def identical(x: Any, y: Any) -> bool:
-    """Tell whether two arrays have the same bits: any NaN is NaN, zeros have no sign.
+    """Return whether two arrays have the same bits; all NaN count as equal, and so do ±0.
 
     >>> identical(np.array([0.0, np.nan]), np.array([-0.0, np.nan]))
     True
@@ -284,9 +284,9 @@ def search(
     dtypes: Sequence[Any] = (np.float32, np.float64),
     batch: int = 40,
 ) -> list[str]:
-    """Try ``count`` random formulas for each dtype; return those that fail, shrunk and printed.
+    """Try ``count`` random formulas for each dtype; return those that fail, simplified, as text.
 
-    Every other batch has its hyperparameters as arrays; there are two at least.
+    Every second batch has its hyperparameters as arrays; there are at least two batches.
     """
     found = []
     batch = min(batch, -(-count // 2))

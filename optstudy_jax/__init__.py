@@ -1,6 +1,7 @@
-"""optstudy for JAX: optax transformations around the pure functions of the core.
+"""optstudy for JAX: a function for each algorithm of the core, which returns a transformation.
 
-There is a function for every algorithm: ``sgd``, ``adam``, ``adamw``, ``amsgrad``, …
+The functions are ``sgd``, ``adam``, ``adamw``, ``amsgrad``, …, and the transformations are those of
+optax.
 
 >>> import jax.numpy as jnp
 >>> tx = adam(learning_rate=1e-3)
@@ -78,5 +79,5 @@ __dir__ = _lazy.dir
 
 
 def __getattr__(name: str) -> Any:
-    """Return what is imported, and the function of an algorithm, when it is first asked for."""
+    """Return a module or a function, imported at its first use."""
     return _lazy.get(name)

@@ -1,4 +1,4 @@
-"""The states of optimizers by parameter: read out of a tree, and written into one."""
+"""The states of optimizers by parameter: read from a tree, and written into a tree."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
 class Own(NamedTuple):
-    """One of our optimizers within a state.
+    """An optimizer of optstudy_jax inside a state.
 
     Attributes:
-        algorithm: of it.
-        names: of its parameters, in the order of the tree.
-        in_torch_layout: whether its arrays have PyTorch's order of axes, by parameter.
+        algorithm: its algorithm.
+        names: the names of its parameters, in the order of the tree.
+        in_torch_layout: for each parameter, whether arrays have the order of axes of PyTorch.
     """
 
     algorithm: Algorithm
@@ -34,7 +34,7 @@ class Own(NamedTuple):
 
 
 def nodes(state: Any) -> Iterator[Any]:
-    """Yield the named tuples of a state, ours and others; nothing of what is in ours."""
+    """Yield the named tuples of a state, but not those inside a ``TransformState``."""
     if hasattr(state, "_fields"):
         yield state
     if isinstance(state, TransformState):
@@ -53,19 +53,21 @@ def owns(
     torch_shapes: Callable[[str, tuple[int, ...]], tuple[int, ...]],
     algorithms: Mapping[type, Algorithm],
 ) -> list[Own]:
-    """Return our optimizers within a transformation, in the order of :func:`nodes`.
+    """Return the optimizers of optstudy_jax in a transformation, in the order of :func:`nodes`.
 
-    It is asked for the state of parameters whose axes all have other lengths: these tell in which
-    order the axes of its arrays are, and which parameters are whose.
+    The function makes a state for parameters with different lengths of all axes. The lengths show
+    the order of the axes of arrays in the state, and the parameters of each optimizer.
 
     Args:
         tx: the transformation.
         params: the parameters.
-        torch_shapes: from the name of a parameter and a shape in Flax, that in PyTorch.
-        algorithms: by the type of their state, besides those of the table.
+        torch_shapes: a function of the name of a parameter and its shape in Flax, which returns the
+            shape in PyTorch.
+        algorithms: further algorithms by the type of their state.
 
     Raises:
-        ValueError: if there is none of ours, or an order of axes is neither.
+        ValueError: if there is no optimizer of optstudy_jax, or if an order of axes is neither that
+            of Flax nor that of PyTorch.
     """
 
     def probe(x: Any) -> Any:
@@ -90,17 +92,19 @@ def owns(
                 turned = leaf.shape == in_torch != flax
                 if not algorithm.leafwise and leaf.shape not in (flax, in_torch):
                     raise ValueError(
-                        f"{field} of {name} has its axes in an order of in_torch_layout's own; "
-                        "allowed is PyTorch's"
+                        f"{field} of {name} has axes in an order given to in_torch_layout; allowed "
+                        "is the order of PyTorch"
                     )
                 seen[name] = seen.get(name, False) or turned
         if not seen and scalars == len(shapes):
             seen = dict.fromkeys(shapes, False)
         if len(seen) < scalars:
-            raise ValueError(f"the state of {algorithm.name} does not say whose it is")
+            raise ValueError(f"the state of {algorithm.name} does not show its parameters")
         found.append(Own(algorithm, [name for name in shapes if name in seen], seen))
     if not found:
-        raise ValueError("optimizer without a state of optstudy_jax: from_optax makes one")
+        raise ValueError(
+            "optimizer without a state of optstudy_jax: convert the state with from_optax"
+        )
     return found
 
 
@@ -108,12 +112,14 @@ def _algorithm(inner: Any, algorithms: Mapping[type, Algorithm]) -> Algorithm:
     kind = type(inner)
     found = algorithms.get(kind) or ALGORITHMS.get(kind.__module__.rpartition(".")[2])
     if found is None or found.state_type is not kind:
-        raise ValueError(f"state of {kind.__name__}: expected is one of an algorithm of the table")
+        raise ValueError(
+            f"state of {kind.__name__}: expected is a state of an algorithm in ALGORITHMS"
+        )
     return found
 
 
 def fields(inner: Any, algorithm: Algorithm) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a state that are there; of a state within, ``average.z``."""
+    """Yield the fields of a state; a field of an inner state is named ``average.z``."""
 
     def walk(skeleton: Any, part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for name, own, x in zip(part._fields, skeleton, part, strict=True):
@@ -150,7 +156,7 @@ def taken(x: TransformState, own: Own, like: Mapping[str, Any]) -> dict[str, dic
 
     Args:
         x: the state.
-        own: what is known of it.
+        own: the optimizer of the state.
         like: the parameters by name.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in own.names}
@@ -172,17 +178,17 @@ def filled(
     states: Mapping[str, Mapping[str, Any]],
     steps: int | None,
 ) -> TransformState:
-    """Return a state with the fields of parameters; those that have none stay.
+    """Return a state with the fields of parameters; parameters without a state do not change.
 
     Args:
         x: the state at the start.
-        own: what is known of it.
+        own: the optimizer of the state.
         like: the parameters by name.
-        states: of parameters by name, arrays as they lie in the tree.
-        steps: taken; ``None``: not known.
+        states: states of parameters by name, with arrays as in the tree.
+        steps: the number of steps taken; ``None`` if it is not known.
 
     Raises:
-        ValueError: if a state has other fields, or one of another shape or dtype.
+        ValueError: if a state has other fields, or a field of another shape or dtype.
     """
     before = taken(x, own, like)
     for name in own.names:
@@ -218,8 +224,8 @@ def rebuilt(state: Any, change: Callable[[Any], Any]) -> Any:
     """Return a state with its named tuples changed, in the order of :func:`nodes`.
 
     Args:
-        state: of a transformation.
-        change: returns what takes the place of a named tuple, or the same.
+        state: the state of a transformation.
+        change: a function that returns the new named tuple.
     """
     if isinstance(state, TransformState):
         return change(state)

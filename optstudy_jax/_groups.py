@@ -1,4 +1,4 @@
-"""Groups of the file of a training, and the transformations that have them."""
+"""Groups in the file of a training, and the transformations for them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .transform import Part
 
 
 def parts_of(tx: Any, params: Any) -> list[Part] | None:
-    """Return what a transformation tells of its leaves; ``None``: nothing."""
+    """Return the parts of a transformation; ``None`` if it does not tell them."""
     return tx.update.parts(params) if hasattr(tx.update, "parts") else None
 
 
 def group_of(part: Part, names: Sequence[str], count: int, tx: Any) -> Group:
-    """Return leaves that are trained alike as a group of the file, whose arrays are PyTorch's.
+    """Return a part as a group of the file, which has the order of axes of PyTorch.
 
     Args:
-        part: of :func:`parts_of`.
-        names: of all leaves.
-        count: of steps, where a schedule is.
+        part: an element of the result of :func:`parts_of`.
+        names: the names of all leaves.
+        count: the step count for schedules.
         tx: the transformation.
     """
     values = dict(part.hyperparameters)
@@ -46,11 +46,11 @@ def group_of(part: Part, names: Sequence[str], count: int, tx: Any) -> Group:
 
 
 def _has_outputs_last(part: Part, tx: Any) -> bool:
-    """Tell whether the last axis is the outputs, and all others the inputs, as in Flax.
+    """Return whether the last axis has the outputs, and all others the inputs, as in Flax.
 
-    In PyTorch's order of axes the outputs are the first, which ``None`` says where that is usual.
-    The step of Muon and of AdaMuon is the same then, in whatever order the columns are. Shampoo and
-    SOAP keep a matrix of the columns, which has their order, and NorMuon adds them in that order.
+    In PyTorch the first axis has the outputs (``None``, if that is the default). Then the steps of
+    Muon and AdaMuon do not depend on the order of the columns. Shampoo and SOAP keep a matrix in
+    the order of the columns, and NorMuon adds columns in that order.
     """
     values = part.hyperparameters
     last = values.get("output_axis") in (-1, (-1,)) and values.get("reduction_axis") is None
@@ -60,30 +60,30 @@ def _has_outputs_last(part: Part, tx: Any) -> bool:
 
 
 def prefix_of(made: Model, params: Any) -> str:
-    """Return what stands before the names of the optimizer's parameters in those of the model."""
+    """Return the prefix of the names of parameters in the model."""
     name = next((name for name, _ in named(params)), "")
     return "" if name in made.arrays else "params/"
 
 
 def in_layout(tx: Any, algorithm: Algorithm) -> bool:
-    """Tell whether the state of a rule of rows and columns is that of arrays as in PyTorch."""
+    """Return whether the state of a rule of rows and columns has the order of axes of PyTorch."""
     return algorithm.leafwise and hasattr(tx.update, "torch_axes")
 
 
 def check_layout(
     algorithm: Algorithm, tx: Any, made: Model, names: Sequence[str], params: Any
 ) -> None:
-    """Refuse a rule of rows and columns to which a kernel is not as in PyTorch.
+    """Refuse a rule of rows and columns that gets a kernel in another order than in PyTorch.
 
     Args:
         algorithm: the rule.
         tx: the transformation.
         made: the model.
-        names: of the parameters of the rule.
-        params: all that are trained.
+        names: the names of the parameters of the rule.
+        params: all trained parameters.
 
     Raises:
-        ValueError: naming the parameter.
+        ValueError: if the order differs; the message names the parameter.
     """
     if not algorithm.leafwise:
         return
@@ -100,8 +100,8 @@ def check_layout(
             fits = (axes and tuple(axes)) == turn.axes
         if turn.flat != turn.shape or not fits:
             raise ValueError(
-                f"{name}: {algorithm.name} looks at rows and columns, which are others in PyTorch: "
-                "expected is the optimizer in in_torch_layout, outside of everything else"
+                f"{name}: {algorithm.name} depends on rows and columns, which differ in PyTorch. "
+                "Put in_torch_layout around the whole optimizer."
             )
 
 
@@ -121,7 +121,7 @@ def made_of(groups: Mapping[str, Group], made: Model, prefix: str) -> Any:
         for name in groups:
             if made.turns[name].flat != made.turns[name].shape:
                 raise ValueError(
-                    f"{name}: {groups[name].algorithm} looks at rows and columns, and this has "
+                    f"{name}: {groups[name].algorithm} depends on rows and columns, and {name} has "
                     "other axes in PyTorch: expected is an elementwise rule"
                 )
         axes = {name: made.turns[prefix + name].axes for name in labels}
@@ -144,7 +144,7 @@ def _one(group: Group) -> Any:
 
 
 def _split(txs: Mapping[str, Any], labels: Mapping[str, str]) -> Any:
-    """Return a transformation of several, each of its leaves; the other leaves stand still."""
+    """Return a transformation of several, each for its leaves; other leaves do not change."""
 
     def labelled(params: Any) -> Any:
         return jax.tree.map_with_path(lambda path, _: labels.get(leaf_name(path), "-"), params)
@@ -168,10 +168,10 @@ def _split(txs: Mapping[str, Any], labels: Mapping[str, str]) -> Any:
 
 
 def compared(tx: Any, params: Any, groups: Mapping[str, Group], prefix: str) -> list[str]:
-    """Refuse another dialect; return the hyperparameters that differ, a sentence each."""
+    """Refuse another dialect; return the differing hyperparameters, one sentence for each."""
     parts = parts_of(tx, params)
     if parts is None:
-        return ["hyperparameters of the optimizer are not known here: compare those of the file"]
+        return ["the hyperparameters of the optimizer are not known: compare them with the file"]
     names = [prefix + name for name, _ in named(params)]
     told: dict[str, None] = {}
     for part in parts:
@@ -179,7 +179,7 @@ def compared(tx: Any, params: Any, groups: Mapping[str, Group], prefix: str) -> 
         for name in mine.parameters:
             group = groups.get(name)
             if group is None:
-                raise ValueError(f"optimizer: {name} is not trained in the file")
+                raise ValueError(f"optimizer trains {name}, which the file does not train")
             if len({group.dialect, mine.dialect} - {None}) > 1:
                 raise ValueError(
                     f"dialect {group.dialect!r} of {name}; expected is {mine.dialect!r}"

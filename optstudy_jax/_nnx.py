@@ -1,4 +1,4 @@
-"""Modules and optimizers of Flax's nnx, taken as they are: read as trees, written in place."""
+"""Modules and optimizers of nnx (Flax) as arguments: read as trees, written in place."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 
 def is_of_nnx(x: Any) -> bool:
-    """Tell whether something is a module or an optimizer of nnx."""
+    """Return whether an object is a module or an optimizer of nnx."""
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(x, nnx.Module | nnx.Optimizer)
 
 
 def whole(x: Any) -> Any:
-    """Return all arrays of a module or an optimizer of nnx as a tree; anything else as it is."""
+    """Return all arrays of a module or an optimizer of nnx as a tree; other objects unchanged."""
     return _pure(x) if is_of_nnx(x) else x
 
 
 def trained(x: Any, wrt: Any = None) -> Any:
-    """Return what is trained of a module of nnx, the state of an optimizer; else what is given.
+    """Return the trained variables of a module, or the state of an optimizer; others unchanged.
 
     Args:
-        x: of any kind.
-        wrt: the variables of a module that are trained; ``None``: ``nnx.Param``.
+        x: an object of any type.
+        wrt: the trained variables of a module; ``None``: ``nnx.Param``.
     """
     if not is_of_nnx(x):
         return x
@@ -55,13 +55,13 @@ def _update_trained(x: Any, tree: Any) -> Any:
 
 
 def in_place(*results: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a function of trees take modules and optimizers of nnx, and write its results into them.
+    """Decorate a function of trees to accept modules and optimizers of nnx, and update them.
 
-    What is trained is read (``wrt`` of the optimizer, else ``nnx.Param``); a function of
-    parameters, ``value_fn``, is called with a module that has them.
+    The function gets the trained variables (``wrt`` of the optimizer, else ``nnx.Param``). The
+    function of parameters ``value_fn`` gets a module with the parameters.
 
     Args:
-        *results: for each result in order the argument that it is a new value of, or "".
+        *results: for each result in order, the name of the argument to update, or "".
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +93,7 @@ def in_place(*results: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 def _of_module(value_fn: Callable[[Any], Any], module: Any) -> Callable[[Any], Any]:
-    """Return a function of parameters that calls one of a copy of a module."""
+    """Return a function of parameters that calls ``value_fn`` with a copy of the module."""
 
     def function(params: Any) -> Any:
         return value_fn(update(sys.modules["flax.nnx"].clone(module), params))

@@ -1,4 +1,4 @@
-"""Whether this machine's JAX keeps the numerics contract."""
+"""A check that JAX on this machine keeps the numerics contract."""
 
 from __future__ import annotations
 
@@ -61,16 +61,18 @@ def run_eager(
 
 
 def selfcheck(count: int = 200, seed: int = 0) -> list[str]:
-    """Look for operations that XLA rewrites on this machine, with random update rules.
+    """Search for operations that XLA rewrites on this machine, with random update rules.
 
-    Isolation is observed, not promised by XLA, and a release may rewrite what the last did not.
+    XLA does not promise to keep operations apart: a new release may rewrite operations that the
+    last one did not.
 
     Args:
-        count: formulas to try in float32 and in float64; 200 take about half a minute.
-        seed: of the formulas and values.
+        count: the number of formulas to try in float32 and in float64; 200 take about half a
+            minute.
+        seed: the seed of the formulas and values.
 
     Returns:
-        the formulas whose jitted value is not NumPy's to the bit, as simple as they could be
-        made: an empty list if all is well.
+        the formulas with other bits under ``jit`` than in NumPy, simplified; an empty list if there
+        are none.
     """
     return formulas.search(run_jitted, count, seed=seed)

@@ -18,21 +18,22 @@ from ._paths import leaf_name
 class Split(core.Split):
     """The leaves of a model by kind; made by :func:`optstudy_jax.split`.
 
-    ``print(split)`` shows what went where.
+    ``print(split)`` shows the kind of each leaf.
     """
 
     def labels(self, labels: Iterable[str]) -> Callable[[Any], Any]:
-        """Return the labels of the leaves, as a function of a tree that has them.
+        """Return the labels of the leaves, as a function of a tree with these leaves.
 
         Args:
-            labels: kinds, and ``"rest"`` for all others: the transformations by label will do.
+            labels: kinds, and ``"rest"`` for all other kinds. A dictionary of transformations by
+                label is accepted.
 
         Returns:
-            what ``optax.multi_transform`` takes for ``param_labels``.
+            the argument ``param_labels`` of ``optax.multi_transform``.
 
         Raises:
-            ValueError: for a kind that there is not, or one that has no label; from the function,
-                for a tree that has other leaves.
+            ValueError: if a kind is unknown, or if a kind of the model has no label. The function
+                raises it for a tree with other leaves.
         """
         found = self.labels_by_name(labels)
 
@@ -49,20 +50,20 @@ def split(model: Any, kinds: Kinds | None = None, *, wrt: Any = None) -> Split:
     """Return the leaves of a model by kind, from the types of its layers.
 
     The kinds are ``hidden`` (weights of linear layers, convolutions and attention), ``embedding``,
-    ``head`` (the weight of the last such layer that the model declares; none if its outputs are as
-    many as an embedding is wide), ``norm``, ``bias`` and ``other`` (what is in a layer of another
-    type).
+    ``head``, ``norm``, ``bias`` and ``other`` (leaves of layers of other types). The head is the
+    weight of the last hidden layer that the model declares. There is no head if the number of
+    outputs of that layer is the width of an embedding.
 
     Args:
-        model: of ``flax.nnx``; or any tree of arrays, whose leaves are ``other`` but for ``kinds``.
-        kinds: what the types do not say: a dictionary from patterns of names (``layers/0/kernel``)
-            to kinds, your own too, of which the first that fits decides; or a function of a name
-            and a leaf. Where it names a head, no other layer is one.
-        wrt: which variables of the model are trained, as ``nnx.Optimizer`` has it; ``None``:
-            ``nnx.Param``.
+        model: a model of ``flax.nnx``, or any tree of arrays. The leaves of a tree have the kinds
+            in ``kinds``; all others are ``other``.
+        kinds: kinds that override the types: a dictionary from patterns of names
+            (``layers/0/kernel``) to kinds (also kinds of your own), where the first match decides;
+            or a function of a name and a leaf. If it names a head, no other layer is a head.
+        wrt: the trained variables of the model, as for ``nnx.Optimizer``; ``None``: ``nnx.Param``.
 
     Raises:
-        ValueError: for a pattern that fits no leaf.
+        ValueError: if a pattern matches no leaf.
 
     >>> import optax
     >>> from flax import nnx
@@ -95,7 +96,7 @@ def split(model: Any, kinds: Kinds | None = None, *, wrt: Any = None) -> Split:
 
 
 def _uses(nnx: Any, model: Any, wrt: Any) -> list[Use]:
-    """Return the places of a model's variables, in the order of the declarations."""
+    """Return the places of the variables of a model, in declared order."""
     leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model, wrt))
     trained = {leaf_name(path): leaf for path, leaf in leaves}
     names = {

@@ -1,7 +1,7 @@
-"""Checkpoints of a JAX training in a run's folder, to the last bit.
+"""Checkpoints of a JAX training in the folder of a run, to the last bit.
 
-What is saved are trees of arrays, each under a name: parameters, an optimizer's state, a
-TrainState, random keys; generators of NumPy and Python may be leaves, too. They are loaded into
+These functions save trees of arrays, each under a name: parameters, the state of an optimizer, a
+TrainState, random keys. Generators of NumPy and Python may also be leaves. Trees are loaded into
 trees of the same structure, so that nothing is pickled. A module and an optimizer of nnx are saved
 with all their arrays, and loaded in place.
 
@@ -35,11 +35,11 @@ __all__ = ["Loaded", "load", "restore", "save", "state"]
 
 
 class Loaded(NamedTuple):
-    """A checkpoint that was loaded.
+    """A loaded checkpoint.
 
     Attributes:
-        epoch: after which it was.
-        trees: by name.
+        epoch: the epoch of the checkpoint, the last finished one.
+        trees: the trees by name.
     """
 
     epoch: int
@@ -49,23 +49,23 @@ class Loaded(NamedTuple):
 def save(
     run: Run | None, epoch: int, *, row: Mapping[str, Any] | None = None, **trees: Any
 ) -> None:
-    """Write a checkpoint; when this returns, it is on the disk.
+    """Write a checkpoint; when this function returns, the checkpoint is on disk.
 
     Args:
-        run: open for writing. Of several processes (``jax.distributed``) all call; the first one
-            has the run, the others give ``None``.
-        epoch: after which it is, ≥ 0.
-        row: a dictionary of the epoch's measurements, written in the same transaction.
-        **trees: of arrays, by the names under which :func:`load` finds them.
+        run: a run that is open for writing. With several processes (``jax.distributed``), all
+            processes call this function: the first with the run, the others with ``None``.
+        epoch: the number of the last finished epoch, ≥ 0.
+        row: a dictionary of the measurements of the epoch, written in the same transaction.
+        **trees: trees of arrays; :func:`load` uses the same names.
 
     Raises:
-        WriteError: if it cannot be written; nothing has changed then.
-        TypeError: for a leaf that cannot be saved, and without a run.
+        WriteError: if the checkpoint cannot be written; nothing has changed then.
+        TypeError: if a leaf cannot be saved, or if the first process passes no run.
     """
     arrays, structure = pack(state(**trees))
     if run is None:
         if jax.process_index() == 0:
-            raise TypeError("run = None: allowed are runs; None where another process writes")
+            raise TypeError("run = None: allowed is a run; None only if another process writes")
         return
     run.checkpoint(epoch, arrays, structure, row=row)
 
@@ -74,17 +74,17 @@ def load(run: Run, **like: Any) -> Loaded | None:
     """Return the trees of the last checkpoint.
 
     Args:
-        run: the run; on a process that does not write it, ``Run.read(folder)``.
-        **like: trees of the same structure, shapes and dtypes, by the same names, such as those
-            with which training starts. The results lie on their devices. The states of random
-            generators are put into the generators themselves.
+        run: the run; in a process that does not write, ``Run.read(folder)``.
+        **like: trees of the same structure, shapes and dtypes, by the same names; for example the
+            trees at the start of the training. The results are on the devices of these trees. The
+            states of random generators are loaded into the generators in these trees.
 
     Returns:
         ``(epoch, trees)``, or ``None`` if there is no checkpoint.
 
     Raises:
-        ValueError: if it is not of such trees, or its file is not what it should be; no generator
-            and no module has changed then.
+        ValueError: if the checkpoint has other trees, or its file is damaged; no generator and no
+            module has changed then.
     """
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
@@ -98,7 +98,7 @@ def state(**trees: Any) -> dict[str, Any]:
     """Return trees as dictionaries of NumPy arrays by path, for ``optstudy_core.records.pack``.
 
     Args:
-        **trees: of arrays, numbers, strings and random generators.
+        **trees: trees of arrays, numbers, strings and random generators.
     """
     return {
         name: {path: _to_host(leaf, f"{name}{path}") for path, leaf in _leaves(whole(tree))}
@@ -110,12 +110,13 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
     """Return the trees of :func:`state`.
 
     Args:
-        packed: its result, a dictionary.
+        packed: the result of :func:`state`, a dictionary.
         **like: trees of the same structure, shapes and dtypes. A module and an optimizer of nnx
-            are written in place.
+            change in place.
 
     Raises:
-        ValueError: if they differ; no generator and no module has changed then.
+        ValueError: if structures, shapes or dtypes differ; no generator and no module has changed
+            then.
     """
     check_names(packed, like)
     modules, like = like, {name: whole(tree) for name, tree in like.items()}
@@ -145,7 +146,7 @@ def restore(packed: Mapping[str, Any], **like: Any) -> dict[str, Any]:
 
 
 def _put_generators(generators: list[tuple[str, Any, Any]]) -> None:
-    """Put generators into their states, all or none."""
+    """Load the states of all generators, or of none."""
     before = [(leaf, random_state(leaf)) for _, leaf, _ in generators]
     try:
         for where, leaf, found in generators:
@@ -174,7 +175,7 @@ def _to_host(leaf: Any, where: str) -> Any:
         return {"key": on_host(jax.random.key_data(leaf)), "of": str(jax.random.key_impl(leaf))}
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
         array = on_host(leaf)
-        # What safetensors does not give back (float8, …) goes as its bits.
+        # Dtypes that safetensors does not return (float8, …) are saved as bits.
         bits = array.dtype.kind == "V" and array.dtype.name != "bfloat16"
         return {
             "dtype": array.dtype.name,
@@ -212,7 +213,7 @@ def _to_device(found: Any, like: Any, where: str) -> Any:
         number = isinstance(like, int | float) and not isinstance(like, bool)
         allowed = int | float if number else type(like)
         if not isinstance(content, allowed) or (number and isinstance(content, bool)):
-            raise ValueError(f"{where} = {content!r}: allowed is one like {like!r}")
+            raise ValueError(f"{where} = {content!r}: allowed is a value like {like!r}")
         return content
     if not isinstance(content, np.ndarray):
         raise ValueError(f"{where} of type {type(content).__name__}: allowed are arrays")
@@ -229,9 +230,9 @@ def _to_device(found: Any, like: Any, where: str) -> Any:
     array = content if content.dtype == dtype else content.view(dtype)
     if not isinstance(like, jax.Array):
         return array[()] if isinstance(like, np.generic) else array
-    # Wide types keep their width where JAX would narrow them.
+    # 64-bit dtypes keep their width, while JAX would convert them to 32 bits.
     with _width(dtype.name in ("float64", "int64", "uint64")):
-        # A number of Python's has a type that gives way (weak), and keeps it.
+        # An array from a Python number has a weak type, which stays.
         weak = like.weak_type and array.ndim == 0
         value = jnp.asarray(array.item() if weak else array)
         value = value if value.dtype == dtype else jnp.asarray(array)
@@ -239,7 +240,7 @@ def _to_device(found: Any, like: Any, where: str) -> Any:
 
 
 def _placed(value: Any, like: Any) -> Any:
-    """Return an array where another lies; one that is bound to no device goes where it is used."""
+    """Return an array on the devices of another; an uncommitted array has no fixed device."""
     return jax.device_put(value, like.sharding) if like.committed else value
 
 
@@ -259,7 +260,7 @@ def _key(found: Mapping[str, Any], like: Any, where: str) -> Any:
 
 
 def _says(found: Mapping[str, Any], entry: str, text: str) -> bool:
-    """Tell whether an entry is this text; in a damaged file it may be an array."""
+    """Return whether an entry is this text; in a damaged file it may be an array."""
     value = found.get(entry)
     return isinstance(value, str) and value == text
 

@@ -1,4 +1,4 @@
-"""The parameters to evaluate with."""
+"""The parameters for evaluation."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Held(NamedTuple):
 
 
 def eval_params(state: Any, params: Any, *, b1: Any = None) -> Any:
-    """Return the parameters to evaluate with: averages, where an optimizer within keeps them.
+    """Return the parameters for evaluation: averages, if an optimizer keeps them.
 
-    Of ``averaged`` and of schedule-free algorithms; other leaves stay as they are. The bits are
-    those of ``optimizer.eval()`` in PyTorch.
+    Optimizers with ``averaged`` and schedule-free algorithms keep averages. Other leaves do not
+    change. The results have the bits of ``optimizer.eval()`` in PyTorch.
 
     Args:
-        state: of a transformation with optimizers of ``optstudy_jax`` within; an
+        state: the state of a transformation that contains optimizers of ``optstudy_jax``, or an
             ``nnx.Optimizer``.
-        params: tree of the parameters that are trained; a module of nnx.
-        b1: β of a schedule-free algorithm, a number in (0, 1); others do not read it.
+        params: the trained parameters, a tree, or a module of nnx.
+        b1: β of a schedule-free algorithm, a number in (0, 1); other algorithms ignore it.
 
     Raises:
-        ValueError: if β is missing.
+        ValueError: if a schedule-free algorithm needs β and ``b1`` is missing.
 
     >>> from optstudy_core import ALGORITHMS, averaged
     >>> from optstudy_jax import from_core
@@ -54,7 +54,7 @@ def eval_params(state: Any, params: Any, *, b1: Any = None) -> Any:
 
 
 def _of_one(inner: Any, leaves: list[Any], treedef: Any, b1: Any) -> list[Any]:
-    """Return the leaves, of which an optimizer has an average of some or of all."""
+    """Return the leaves, with averages for those leaves that an optimizer averages."""
     average = evaluation.average_of(inner)
     if average is None:
         return leaves

@@ -1,4 +1,4 @@
-"""The function of each algorithm: its arguments under optax's names, its docstring."""
+"""The function of each algorithm, with arguments under the names of optax, and a docstring."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .schedules import at
 from .transform import transformation
 
 _FUNCTIONS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
-_POSITIONAL = ("lr", "momentum", "b1", "b2", "eps")  # what has one place in optax and here
+_POSITIONAL = ("lr", "momentum", "b1", "b2", "eps")  # the same places as in optax
 _RATE_ALONE = (
     "dadapt_adamw",
     "lars",
@@ -28,13 +28,13 @@ _RATE_ALONE = (
     "schedule_free_adamw",
     "schedule_free_sgd",
 )
-"""Algorithms whose functions in optax take something else after the rate."""
+"""Algorithms with functions in optax that take other arguments after the rate."""
 
 
 def _is_absent(value: Any) -> bool:
-    """Tell whether a default leaves a term out.
+    """Return whether a default leaves a term out.
 
-    As an array, which optax.inject_hyperparams makes of every number, it would not.
+    optax.inject_hyperparams turns every number into an array, which would not leave the term out.
     """
     return is_number(value) and value == 0
 
@@ -66,7 +66,7 @@ def _signature(algorithm: Algorithm) -> inspect.Signature:
 
 
 _DIMENSIONS = "_weight_dimension_numbers"
-"""What an argument ends with that says which axes of each leaf are rows and columns."""
+"""The end of the name of the argument for the axes of rows and columns of each leaf."""
 
 _TORCH = {
     "lr": ("learning_rate",),
@@ -74,7 +74,7 @@ _TORCH = {
     "etas": ("etaminus", "etaplus"),
     "step_sizes": ("step_size_min", "step_size_max"),
 }
-"""What the arguments of torch's classes are called here."""
+"""The names in optstudy_jax of arguments of torch."""
 
 _OPTAX = {
     "adam_learning_rate": ("adam_lr",),
@@ -94,35 +94,36 @@ _OPTAX = {
     "weight_decay_mask": ("mask",),
     "weight_decay_rate": ("weight_decay",),
 }
-"""What those arguments of optax's functions are called here that have another name."""
+"""The names in optstudy_jax of arguments with other names in optax."""
 
 _OPTAX_ONLY = dict.fromkeys(
     ("accumulator_dtype", "dtype_momentum", "mu_dtype", "state_dtype"),
     "the state is float32, or float64 for float64 parameters",
 ) | {"nesterov": "Adam with it is nadam, and AdamW nadamw"}
-"""Why there are no such arguments here."""
+"""The reasons why arguments of optax do not exist in optstudy_jax."""
 
 _MEANINGS = {
-    "learning_rate": "a number, or a schedule: a function of the number of steps.",
-    "mask": "a tree of truth values, or a function of the parameters that makes one: which leaves "
-    "decay.",
-    "dialect": "which library's formulas and defaults to use; an argument that is ``None`` has the "
-    "dialect's value.",
+    "learning_rate": "a number, or a schedule: a function of the step count.",
+    "mask": "the leaves with weight decay: a tree of booleans, or a function of the parameters "
+    "that returns one.",
+    "dialect": "which library's formulas and defaults to use. An argument that is ``None`` has the "
+    "default of the dialect.",
     "step_dtype": '``"float32"``: float32 updates for bfloat16 and float16 parameters, so that '
-    "``optax.apply_updates`` rounds the sum only.",
+    "``optax.apply_updates`` rounds only the sum.",
 }
-"""What the arguments mean that are the functions' own."""
+"""The meanings of the arguments that are no hyperparameters."""
 _OF_AXES = (
-    "a tree of optax's ``MuonDimensionNumbers``, or a function of the parameters that makes one: "
-    "``output_axis`` and ``reduction_axis`` of each leaf; ``None`` for a leaf that is no matrix."
+    "a tree of ``MuonDimensionNumbers`` of optax, or a function of the parameters that returns "
+    "one: ``output_axis`` and ``reduction_axis`` of each leaf; ``None`` for a leaf that is no "
+    "matrix."
 )
-_RETURNS = "the optax transformation; its updates hold the learning rate and the sign."
+_RETURNS = "the optax transformation; its updates include the learning rate and the sign."
 _ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
 ValueError: for a value that is not allowed."""
 
 
 def _documented(algorithm: Algorithm, signature: inspect.Signature) -> str:
-    """Return the docstring of a function: the equations, and what each argument means."""
+    """Return the docstring of a function: the equations, and the meaning of each argument."""
     source = inspect.getmodule(algorithm.update)
     text = inspect.getdoc(algorithm.update) or ""
     meanings = {n: _MEANINGS.get(n) or meaning(text, n) for n in signature.parameters}
@@ -176,19 +177,21 @@ def _make_function(algorithm: Algorithm) -> Callable[..., optax.GradientTransfor
 def from_core(
     algorithm: str | Algorithm,
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """Return the function that makes an optax transformation of an algorithm.
+    """Return a function that makes an optax transformation of an algorithm.
 
-    Its arguments are the algorithm's hyperparameters under optax's names (``learning_rate``,
-    ``b1``, ``b2``, ``eps``, …), each a number or a schedule: one of ``optstudy_core.schedules``,
-    which has the bits of ``optstudy_torch``, or another function of the number of steps. And
+    The arguments of the function are the hyperparameters of the algorithm under the names of optax
+    (``learning_rate``, ``b1``, ``b2``, ``eps``, …). Each is a number or a schedule. A schedule is
+    one of ``optstudy_core.schedules``, which has the same bits in ``optstudy_torch``, or any
+    function of the step count. Further arguments:
 
-    - ``mask``: where there is weight decay (and no sum over all leaves), a tree of truth values,
-      or a function of the parameters that makes one: which leaves decay;
-    - ``dialect``: which library's formulas and defaults (see ``optstudy_core.defaults``);
+    - ``mask``, for algorithms with weight decay and without a sum over all leaves: the leaves with
+      weight decay, as a tree of booleans or a function of the parameters that returns one;
+    - ``dialect``: the library or source of the formulas and defaults (see
+      ``optstudy_core.defaults``);
     - ``step_dtype``: ``"float32"`` makes float32 updates for bfloat16 and float16 parameters, so
-      that ``optax.apply_updates`` rounds the sum only, instead of the step first.
+      that ``optax.apply_updates`` rounds only the sum, instead of rounding the step first.
 
-    The updates hold the learning rate and the sign: ``optax.apply_updates`` adds them.
+    The updates include the learning rate and the sign: ``optax.apply_updates`` adds them.
 
     Args:
         algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.

@@ -1,7 +1,7 @@
 """Norms and angles of JAX trees, on the device, sharded, and inside ``jit`` and ``vmap``.
 
-The lines of ``optstudy_core.geometry`` run here on float64 arrays (``jax.enable_x64`` inside), so
-the results have the bits that NumPy and torch give. Trees are JAX's: anything ``jax.tree`` knows.
+The code of ``optstudy_core.geometry`` runs here on float64 arrays (``jax.enable_x64`` inside), so
+the results have the same bits as in NumPy and torch. A tree is anything that ``jax.tree`` accepts.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from ._sums import on_device
 
 
 def total(u: Any, *, exact: bool = True) -> jax.Array:
-    """Return the sum of all entries of a tree, a float64 scalar.
+    """Return the sum of all elements of a tree, a float64 scalar.
 
     Args:
         u: tree of real arrays of any shape.
-        exact: independent of order, split, sharding and library; else a plain sum.
+        exact: use an exact sum, which does not depend on order, split, sharding and library;
+            otherwise a plain sum.
 
     Raises:
         TypeError: for complex arrays.
@@ -46,16 +47,16 @@ def norm(u: Any, *, exact: bool = True) -> jax.Array:
 
 
 def dot(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
-    """Return the dot product of two trees of one structure, a float64 scalar.
+    """Return the dot product of two trees of the same structure, a float64 scalar.
 
     Args:
         u: tree of real arrays of any shape.
-        v: tree of the same structure and shapes.
+        v: tree with the same structure and shapes.
         exact: as for :func:`total`.
 
     Raises:
         TypeError: for complex arrays.
-        ValueError: if structures or shapes differ.
+        ValueError: if the structures or the shapes differ.
     """
     return _run(core.vector_dot, exact, u, v)
 
@@ -69,7 +70,7 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
 
 
 def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[jax.Array, jax.Array]:
-    """Return ‖û − v̂‖ and ‖û + v̂‖, from which the host makes the angle.
+    """Return ‖û − v̂‖ and ‖û + v̂‖; the host computes the angle from them.
 
     Args and errors as for :func:`dot`.
     """
@@ -78,11 +79,11 @@ def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[jax.Array, jax.Array]
 
 
 def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float:
-    """Return the angle between two trees, a number of the host; not for use inside ``jit``.
+    """Return the angle between two trees as a Python number; not for use inside ``jit``.
 
-    The last steps (the inverse tangent) run on the host, the same everywhere; inside ``jit`` use
-    :func:`cosine`, or return :func:`chords`. Args and errors as for :func:`dot`; with ``degrees``
-    the angle is in degrees.
+    The last step (the inverse tangent) runs on the host, with the same bits everywhere. Inside
+    ``jit`` use :func:`cosine`, or return :func:`chords`. Args and errors as for :func:`dot`; with
+    ``degrees`` the angle is in degrees.
 
     >>> angle(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]), degrees=True)
     90.0
@@ -95,12 +96,12 @@ def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
     """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
 
     Args:
-        function: which of these functions.
-        *trees: one or two, of the same structure and shapes.
-        **options: its keywords, such as ``exact``.
+        function: one of these functions.
+        *trees: one or two trees with the same structure and shapes.
+        **options: keyword arguments of the function, such as ``exact``.
 
     Returns:
-        a tree like the first with a number or a scalar array for each leaf.
+        a tree like the first, with a number or a scalar array for each leaf.
     """
     return jax.tree.map(partial(function, **options), *trees)
 

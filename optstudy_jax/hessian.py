@@ -1,4 +1,4 @@
-"""Estimates of the Hessian: its diagonal, for algorithms that ask for it, and its curvature."""
+"""Estimates of the Hessian of a loss: the diagonal, the trace and the largest eigenvalue."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def hutchinson(
 ) -> Any:
     """Return Hutchinson's estimate of the diagonal of the Hessian of a loss: z·(Hz).
 
-    For independent signs z its mean is the diagonal. It costs about two gradients.
+    For independent signs z, the expected value is the diagonal. The cost is about two gradients.
 
     Args:
-        loss: function of the parameters alone, which returns a scalar.
-        params: tree of arrays where the Hessian is taken.
-        key: of ``jax.random``, to draw the signs.
-        signs: z, a tree like the parameters, each +1 or −1, instead of a key.
+        loss: a function of the parameters that returns a scalar.
+        params: the parameters at which to evaluate the Hessian, a tree of arrays.
+        key: a key of ``jax.random``, to draw the signs.
+        signs: z, a tree like the parameters with elements +1 or −1, instead of a key.
 
     Returns:
         a tree like the parameters, for ``tx.update(grads, state, params, hessian=…)``.
 
     Raises:
-        TypeError: if there are both, a key and signs, or neither.
+        TypeError: if both a key and signs are given, or neither.
 
     Source: Hutchinson 1989 (`hutchinson1989stochastic`), as in Sophia (`liu2024sophia`).
 
@@ -37,7 +37,7 @@ def hutchinson(
     [6.0, 12.0]
     """
     if (key is None) == (signs is None):
-        raise TypeError("hutchinson: allowed is either a key or signs")
+        raise TypeError("hutchinson: pass either a key or signs")
     if signs is None:
         signs = _drawn(jax.random.rademacher, params, key)
     products = jax.jvp(jax.grad(loss), (params,), (signs,))[1]
@@ -52,23 +52,24 @@ def curvature(
     samples: int = 1,
     iterations: int = 20,
 ) -> dict[str, Any]:
-    """Return the trace and the largest eigenvalue of the Hessian of a loss, for a recorder's row.
+    """Return the trace and the largest eigenvalue of the Hessian of a loss, for a recorder.
 
-    ``recorder.end_epoch(params, metrics=curvature(loss, params))``; may be called inside ``jit``.
+    Usage: ``recorder.end_epoch(params, metrics=curvature(loss, params))``. The function also works
+    inside ``jit``.
 
     Args:
-        loss: function of the parameters alone, which returns a scalar.
-        params: tree of arrays where the Hessian is taken.
-        key: of ``jax.random``, to draw the vectors; ``None``: always the same.
-        samples: vectors of Hutchinson's estimate of the trace.
-        iterations: of the power method.
+        loss: a function of the parameters that returns a scalar.
+        params: the parameters at which to evaluate the Hessian, a tree of arrays.
+        key: a key of ``jax.random``, to draw the random vectors; ``None`` for a fixed key.
+        samples: the number of random vectors for the estimate of the trace (Hutchinson).
+        iterations: the number of power iterations.
 
     Returns:
-        ``hessian_trace`` and ``hessian_largest``, scalars by name; see
-        :func:`optstudy_core.instruments.hessian_trace` and ``largest_eigenvalue`` there.
+        ``hessian_trace`` and ``hessian_largest``, scalars by name; see ``hessian_trace`` and
+        ``largest_eigenvalue`` in :mod:`optstudy_core.instruments`.
 
     Raises:
-        ValueError: for ``samples`` or ``iterations`` < 1.
+        ValueError: if ``samples`` or ``iterations`` is less than 1.
 
     >>> found = curvature(lambda x: (x**3).sum(), jnp.array([1.0, 2.0]))
     >>> float(found["hessian_trace"]), round(float(found["hessian_largest"]), 4)
@@ -93,7 +94,7 @@ def curvature(
 
 
 def _drawn(draw: Callable[..., Any], params: Any, key: Any) -> Any:
-    """Return a tree like the parameters, drawn from a distribution."""
+    """Return a random tree like the parameters."""
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     drawn = [draw(k, jnp.shape(p), jnp.result_type(p)) for k, p in zip(keys, leaves, strict=True)]

@@ -1,4 +1,4 @@
-"""Optimizers that see parameters in PyTorch's order of axes."""
+"""Optimizers that get parameters with axes in the order of PyTorch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from optstudy_core.travel.layers import kernel_axes
 from ._paths import leaf_name
 
 Axes = Callable[[str, Any], Sequence[int] | None]
-"""From the name of a leaf (``layers/0/kernel``) and the leaf, the order of its axes in PyTorch."""
+"""A function of the name of a leaf (``layers/0/kernel``) and the leaf: its axes in PyTorch."""
 
 
 def torch_axes(name: str, leaf: Any) -> tuple[int, ...] | None:
-    """Return the order that PyTorch has the axes of a leaf of Flax in; ``None``: the same.
+    """Return the order in PyTorch of the axes of a leaf of Flax; ``None``: the same.
 
-    A ``kernel`` of a linear layer is (in, out) in Flax and (out, in) in PyTorch, one of a
-    convolution (…, in, out) and (out, in, …). Everything else is taken as it is.
+    The ``kernel`` of a linear layer is (in, out) in Flax and (out, in) in PyTorch. The ``kernel``
+    of a convolution is (…, in, out) in Flax and (out, in, …) in PyTorch. All other leaves have the
+    same axes.
 
     Args:
-        name: of the leaf, its path in the tree.
+        name: the name of the leaf, its path in the tree.
         leaf: an array, or anything with ``ndim``.
 
     >>> import numpy as np
@@ -40,24 +41,25 @@ def torch_axes(name: str, leaf: Any) -> tuple[int, ...] | None:
 def in_torch_layout(
     tx: optax.GradientTransformation, axes: Axes = torch_axes
 ) -> optax.GradientTransformationExtraArgs:
-    """Return an optimizer to which every leaf has PyTorch's order of axes.
+    """Return an optimizer that gets every leaf with axes in the order of PyTorch.
 
-    What looks at rows and columns (Adafactor, AdaMuon, Muon, NorMuon, Shampoo, SM3, SOAP) is
-    another rule for a transposed kernel. With this it makes the step that the same optimizer makes
-    in PyTorch, to the last bit; its state is that of the arrays in PyTorch's order. Other rules do
-    not need it.
+    A rule that depends on rows and columns (Adafactor, AdaMuon, Muon, NorMuon, Shampoo, SM3, SOAP)
+    takes another step for a transposed kernel. With this function it takes the same step as in
+    PyTorch, to the last bit. The arrays of its state have the order of axes of PyTorch. Other rules
+    do not need this function.
 
     Args:
         tx: the optimizer.
-        axes: the order of a leaf's axes in PyTorch, :func:`torch_axes` by default: it knows the
-            layers ``Linear`` (``Dense``) and ``Conv`` of Flax. Of other layers' leaves (attention,
-            say) give a function of your own.
+        axes: the order of the axes of a leaf in PyTorch. The default :func:`torch_axes` knows the
+            layers ``Linear`` (``Dense``) and ``Conv`` of Flax. For other layers (for example
+            attention) pass a function of your own.
 
     Returns:
-        the optimizer, of parameters and gradients as Flax has them.
+        the optimizer, for parameters and gradients in the order of axes of Flax.
 
     Raises:
-        ValueError: from ``init`` and ``update``, if an order is not one of the leaf's axes.
+        ValueError: from ``init`` and ``update``, if the result of ``axes`` is no order of the axes
+            of a leaf.
 
     >>> import jax.numpy as jnp
     >>> import optstudy_jax

@@ -1,11 +1,11 @@
-"""States that travel: of optax's own optimizers, taken over and given back.
+"""Conversion of states from and to the optimizers of optax.
 
-:func:`from_optax` makes the state of an optimizer here of one of optax's, :func:`to_optax` goes the
-other way. What the fields are called in optax stands in each algorithm's file (``ELSEWHERE``).
-There a minus before a name says that the sign is the other, a plus that it is a number of all
-leaves, of which ours are the parts, ``~`` that axes of length 1 are missing; ``[]`` after a name
-that it is a list of each leaf, ``-1`` that it counts from 1. A training goes on with the same
-mathematics, and other roundings.
+:func:`from_optax` converts a state of optax to a state of optstudy, and :func:`to_optax` does the
+reverse. The file of each algorithm lists the names of the fields in optax (``ELSEWHERE``). In that
+list, a minus before a name stands for the opposite sign. A plus stands for one number for all
+leaves, the sum of the numbers of the leaves in optstudy. ``~`` stands for missing axes of length 1.
+``[]`` after a name stands for a list for each leaf, and ``-1`` for a count that starts at 1. The
+training continues with the same formulas, but other roundings.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _BEGUN = "begun"
 
 
 def from_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
-    """Return the state of an optimizer of ours that goes on where one of optax's is.
+    """Return a state of an optimizer of ``optstudy_jax`` from a state of optax.
 
     Args:
-        state: of the optimizer of optax, of the same algorithm with the same terms.
+        state: the state of the optimizer of optax, with the same algorithm and the same terms.
         params: tree of the parameters.
-        tx: the optimizer of ``optstudy_jax`` that goes on; it may be within ``optax.chain``,
-            ``masked``, ``inject_hyperparams`` and ``multi_transform``, as optax's was.
+        tx: the optimizer of ``optstudy_jax`` that continues. It may be inside ``optax.chain``,
+            ``masked``, ``inject_hyperparams`` and ``multi_transform``, like that of optax.
 
     Returns:
-        a state of ``tx``. Where optax's state counts no steps, they are those of its schedule, or
-        0.
+        a state of ``tx``. If the state of optax counts no steps, the count is that of its schedule,
+        or 0.
 
     Raises:
-        TypeError: if optax has no such state.
-        ValueError: if the states do not fit each other.
+        TypeError: if optax has no state for the algorithm.
+        ValueError: if the states do not match.
 
     >>> from optstudy_jax import adamw
     >>> params = {"w": jnp.ones(2)}
@@ -72,9 +72,9 @@ def from_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any
         if lacking:
             raise ValueError(
                 f"state of optax without {', '.join(sorted(lacking))} of {algorithm.name}: allowed "
-                f"is one with {' and '.join(names)}"
+                f"is a state with {' and '.join(names)}"
             )
-        flag = found.pop(_BEGUN, 0)  # without a count all that is known is whether there were steps
+        flag = found.pop(_BEGUN, 0)  # without a count, it is only known whether there were steps
         count = next(
             (v for k, v in found.items() if _is_count(k)), flag if steps is None else steps
         )
@@ -91,14 +91,14 @@ def from_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any
     made = rebuilt(tx.init(params), own)
     left = sorted({type(x).__name__ for x in waiting} & _known())
     if left:
-        raise ValueError(f"state of optax has {', '.join(left)} besides, which tx has not")
+        raise ValueError(f"state of optax also has {', '.join(left)}, which tx does not have")
     return made
 
 
 def _taken(
     waiting: list[Any], algorithm: Algorithm, names: Names, there: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the fields of one optimizer, and take the nodes that hold them off the list."""
+    """Return the fields of one optimizer, and remove the nodes with them from the list."""
     found: dict[str, Any] = {}
     used: set[str] = set()
     while names and waiting:
@@ -107,7 +107,7 @@ def _taken(
         if kind in used or (used and kind in _known() and not is_own):
             break  # of the next optimizer
         if kind in _known() and not is_own:
-            raise ValueError(f"state of optax has {kind}, which {algorithm.name} has not")
+            raise ValueError(f"state of optax has {kind}, which {algorithm.name} does not have")
         node = waiting.pop(0)
         if is_own:
             used.add(kind)
@@ -122,20 +122,20 @@ def _taken(
 
 
 def to_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
-    """Return the state of an optimizer of optax that goes on where one of ours is.
+    """Return a state of an optimizer of optax from a state of ``optstudy_jax``.
 
-    Moments are rounded where optax's optimizer keeps them in a smaller dtype than ours.
+    Moments are rounded if the optimizer of optax keeps them in a smaller dtype.
 
     Args:
-        state: of an optimizer of ``optstudy_jax``.
+        state: the state of an optimizer of ``optstudy_jax``.
         params: tree of the parameters.
-        tx: optax's optimizer of the same algorithm with the same terms; it may be within
+        tx: the optimizer of optax, with the same algorithm and the same terms. It may be inside
             ``optax.chain``, ``masked``, ``inject_hyperparams`` and ``multi_transform``.
 
     Raises:
-        TypeError: if optax has no such state.
-        ValueError: if the states do not fit each other, or leaves have taken different numbers of
-            steps: optax counts them once for all.
+        TypeError: if optax has no state for the algorithm.
+        ValueError: if the states do not match, or if leaves have taken different numbers of steps
+            (optax has one count for all leaves).
 
     >>> from optstudy_jax import adamw
     >>> params = {"w": jnp.ones(2)}
@@ -169,12 +169,12 @@ def to_optax(state: Any, params: Any, tx: optax.GradientTransformation) -> Any:
 
 
 class _Waiting(NamedTuple):
-    """A state of ours that goes into one of optax.
+    """A state of optstudy to convert to a state of optax.
 
     Attributes:
-        state: of ours.
-        algorithm: of it.
-        names: what optax calls its fields, by the kind of state.
+        state: the state of optstudy.
+        algorithm: its algorithm.
+        names: the names of its fields in optax, by the kind of state.
     """
 
     state: TransformState
@@ -182,19 +182,19 @@ class _Waiting(NamedTuple):
     names: Names
 
     def has(self, kind: str, before: _Waiting) -> bool:
-        """Tell whether a state of optax is this one's, and not that of the one before."""
+        """Return whether a state of optax belongs to this state, and not to the one before."""
         there = {k for k, _ in fields(before.state.inner, before.algorithm)}
         own = before.names.get(kind, {})
         return kind in self.names and there.isdisjoint(own)
 
 
 def _filled(node: Any, x: TransformState, algorithm: Algorithm, names: Names) -> Any:
-    """Return a state of optax with the fields of ours."""
+    """Return a state of optax with the fields of a state of optstudy."""
     there = dict(fields(x.inner, algorithm))
     found = {}
     for field, name in names[type(node).__name__].items():
         if field not in there:
-            raise ValueError(f"state of {algorithm.name} without {field}, which optax's has")
+            raise ValueError(f"state of {algorithm.name} without {field}, which optax has")
         value, own, what = there[field], _bare(name), f"{field} of {algorithm.name}"
         template = getattr(node, own)
         if isinstance(value, PerLeaf) and value.int32 is not None:
@@ -206,7 +206,7 @@ def _filled(node: Any, x: TransformState, algorithm: Algorithm, names: Names) ->
         new = _cast(template, _renamed(value, name, template), f"{own} of optax")
         if int(x.count) or any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(value)):
             found[own] = new
-        # What has not begun begins as optax's does, which may be at another value than 0.
+        # A state without steps keeps the initial values of optax, which may differ from 0.
     counts = {
         k: jnp.asarray(x.count == 0 if getattr(node, k).dtype == bool else x.count)
         for k in _counts(node, names[type(node).__name__])
@@ -225,7 +225,7 @@ def _check_all_taken(one: _Waiting, used: dict[str, set[str]]) -> None:
         )
 
 
-# What states are made of.
+# Parts of states.
 
 
 def _injected(found: list[Any]) -> Iterator[Any]:
@@ -234,7 +234,7 @@ def _injected(found: list[Any]) -> Iterator[Any]:
 
 
 def _as_injected(x: Any, injected: Iterator[Any]) -> Any:
-    """Return a state of ``inject_hyperparams`` with the values of the next; others as they are."""
+    """Return a state of ``inject_hyperparams`` with the values of the next; others unchanged."""
     other = next(injected, None) if hasattr(x, "hyperparams") else None
     if other is None:
         return x
@@ -246,18 +246,18 @@ def _as_injected(x: Any, injected: Iterator[Any]) -> Any:
 
 
 def _names_of(inner: Any) -> tuple[Algorithm, Names]:
-    """Return the algorithm of a state, and what optax calls its fields, by the kind of state."""
+    """Return the algorithm of a state, and the names of its fields in optax by kind of state."""
     name = type(inner).__module__.rpartition(".")[2]
     algorithm = ALGORITHMS.get(name)
     if algorithm is None or not isinstance(inner, algorithm.state_type):
-        raise TypeError(f"no state of {type(inner).__name__} in optax is known")
+        raise TypeError(f"{type(inner).__name__} cannot be converted: optax has no such state")
     names = {
         kind.removeprefix(_PREFIX): fields
         for kind, fields in algorithm.elsewhere.items()
         if kind.startswith(_PREFIX)
     }
     if not names and dict(fields(inner, algorithm)):
-        raise TypeError(f"no state of {name} in optax is known")
+        raise TypeError(f"the state of {name} cannot be converted: optax has no such state")
     return algorithm, names
 
 
@@ -266,7 +266,7 @@ def _is_count(field: str) -> bool:
 
 
 def _counts(node: Any, names: Mapping[str, str]) -> list[str]:
-    """Return the fields of a state of optax that count steps, or tell whether there were any."""
+    """Return the fields of a state of optax that count steps, or say whether there were any."""
     named = {_bare(name) for name in names.values()}
     return [
         k
@@ -277,7 +277,7 @@ def _counts(node: Any, names: Mapping[str, str]) -> list[str]:
 
 @functools.cache
 def _known() -> frozenset[str]:
-    """Return the kinds of optax's states that hold an algorithm's."""
+    """Return the kinds of states of optax that hold the state of an algorithm."""
     kinds = (kind for algorithm in ALGORITHMS.values() for kind in algorithm.elsewhere)
     return frozenset(k.removeprefix(_PREFIX) for k in kinds if k.startswith(_PREFIX))
 
@@ -288,16 +288,16 @@ _DERIVED: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]] = {
     ("dog", "norm0"): lambda made: from_core("dog")().init(made["x0"]).inner.norm0,
     ("rprop", "sign"): lambda made: jax.tree.map(lambda x: -jnp.sign(x), made["last"]),
 }
-"""Fields that are formed of others."""
+"""Fields that follow from other fields."""
 
 
 def _bare(name: str) -> str:
-    """Return the name of a field of optax without what the table says about it."""
+    """Return the name of a field of optax without the marks of the table."""
     return name.lstrip("+-~").removesuffix("-1").removesuffix("[]")
 
 
 def _named(node: Any, name: str) -> Any:
-    """Return a field of a state of optax, by its name in the table, as ours has it."""
+    """Return a field of a state of optax, by its name in the table, in the form of optstudy."""
     value = getattr(node, _bare(name))
     if name.startswith("-"):
         return jax.tree.map(jnp.negative, value)
@@ -310,7 +310,7 @@ def _named(node: Any, name: str) -> Any:
 
 
 def _renamed(value: Any, name: str, template: Any) -> Any:
-    """Return a field of ours as the field of optax that has this name in the table."""
+    """Return a field of optstudy in the form of the field of optax with this name in the table."""
     if name.startswith("-"):
         return jax.tree.map(jnp.negative, value)
     if name.endswith("-1"):
@@ -326,13 +326,13 @@ def _cut(x: Any, parts: list[Any]) -> list[Any]:
 
 
 class _Squeezed(NamedTuple):
-    """A tree whose leaves lack axes of length 1, and have one element where ours have none."""
+    """A tree of leaves without axes of length 1; a leaf that optstudy lacks has one element."""
 
     tree: Any
 
 
 def _squeezed(template: Any, value: Any) -> Any:
-    """Return a tree with axes of length 1 as another has them."""
+    """Return a tree with the axes of length 1 of another tree."""
     found = dict(jax.tree.leaves_with_path(value))
 
     def one(path: Any, like: Any) -> Any:
@@ -345,7 +345,7 @@ def _squeezed(template: Any, value: Any) -> Any:
 
 
 def _like(template: Any, value: Any, what: str, parts: bool) -> Any:
-    """Return a field of optax's state as one of ours; ``parts``: its leaves add up to optax's."""
+    """Return a field of optax in the form of optstudy; ``parts``: the leaves add up to it."""
     if isinstance(value, _Squeezed):
         value = _squeezed(template, value.tree)
     if not isinstance(template, PerLeaf):
@@ -359,7 +359,7 @@ def _like(template: Any, value: Any, what: str, parts: bool) -> Any:
 
 
 def _for_all(template: PerLeaf, value: Any, parts: bool) -> PerLeaf:
-    """Return one number as that of each leaf, or as the part of the first leaf."""
+    """Return one number as the number of each leaf, or as the part of the first leaf."""
     rest = {}
     for name, x in template._asdict().items():
         if x is not None:
@@ -373,26 +373,26 @@ def _is_number(template: Any) -> bool:
 
 
 def _of_all(value: PerLeaf, parts: bool, what: str) -> Any:
-    """Return the one number of all leaves: the sum of the parts, or what is the same in each."""
+    """Return one number for all leaves: the sum of the parts, or the number of each leaf."""
     numbers = jnp.concatenate([jnp.asarray(x, float) for x in value if x is not None])
     if not parts and len({*numbers.tolist()}) > 1:
-        raise ValueError(f"{what} differs between leaves: optax has one for all")
+        raise ValueError(f"{what} differs between leaves: optax has one number for all leaves")
     return numbers.sum() if parts else numbers[0]
 
 
 def _count_of_all(value: PerLeaf, algorithm: Algorithm) -> Any:
-    """Return how many steps all leaves have taken."""
+    """Return the number of steps that all leaves have taken."""
     counts = sorted({int(t) for t in np.asarray(value.int32)}) or [0]
     if len(counts) > 1:
         raise ValueError(
-            f"leaves of {algorithm.name} have taken {', '.join(map(str, counts))} steps: optax "
-            "counts them once for all"
+            f"leaves of {algorithm.name} have taken {', '.join(map(str, counts))} steps: optax has "
+            "one count for all leaves"
         )
     return jnp.asarray(counts[0])
 
 
 def _cast(template: Any, value: Any, what: str) -> Any:
-    """Return a tree with the dtypes of another of the same leaves and shapes."""
+    """Return a tree with the dtypes of another tree of the same leaves and shapes."""
     found = dict(jax.tree.leaves_with_path(value))
 
     def one(path: Any, like: Any) -> Any:

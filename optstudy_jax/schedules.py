@@ -1,4 +1,4 @@
-"""Schedules of the core in JAX: computed in double, also under ``jit``."""
+"""Schedules of the core in JAX: evaluated in double precision, also under ``jit``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._rounding import OUTSIDE, Node, leaving, of_counts
 
 @dataclass(frozen=True)
 class OfOptax:
-    """A schedule of optax: called with a count, it returns an array.
+    """A schedule of optax: a function of a step count that returns an array.
 
     Attributes:
         curve: the schedule of the core.
@@ -27,21 +27,22 @@ class OfOptax:
     curve: Schedule
 
     def __call__(self, count: Any) -> jax.Array:
-        """Return the value at a count of steps, float32 (float64 if JAX has it enabled)."""
+        """Return the value at a step count, float32 (float64 if it is enabled in JAX)."""
         return jnp.asarray(at(self.curve, count)).astype(jnp.result_type(float))
 
 
 def schedule(curve: Schedule) -> OfOptax:
-    """Return a schedule of ``optstudy_core.schedules`` as one of optax.
+    """Return a schedule of ``optstudy_core.schedules`` as a schedule of optax.
 
-    The curve is computed in double and rounded once to float32 (float64 if JAX has it enabled). The
-    functions of ``optstudy_jax`` take the curve itself as well, and use it in double.
+    The curve is evaluated in double precision and rounded once to float32 (float64 if it is enabled
+    in JAX). The functions of ``optstudy_jax`` also accept the curve itself, and use its value in
+    double precision.
 
     Args:
         curve: any schedule of the core.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if ``curve`` is no schedule of the core.
 
     >>> import optax
     >>> from optstudy_core.schedules import Cosine
@@ -55,11 +56,11 @@ def schedule(curve: Schedule) -> OfOptax:
 
 
 def at(function: Callable[[Any], Any], count: Any) -> Any:
-    """Return the value of any schedule; of one of the core in float64.
+    """Return the value of a schedule; float64 for a schedule of the core.
 
     Args:
-        function: of the core, of optax or your own.
-        count: of steps, int32.
+        function: a schedule of the core or of optax, or your own function.
+        count: the step count, int32.
     """
     curve = function.curve if isinstance(function, OfOptax) else function
     if not isinstance(curve, Schedule):

@@ -1,4 +1,4 @@
-"""States: trees for the caller, leaves of one group for the core."""
+"""Conversion of states: trees for the caller, ``Leaves`` of one group for the core."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TransformState(NamedTuple):
     """State of a transformation.
 
     Attributes:
-        count: steps taken, int32; what a learning-rate schedule is called with.
-        inner: the algorithm's own state, e.g. ``AdamState``; fields are trees like the parameters,
-            in float32 or, for float64 parameters, float64, and what is a scalar for each leaf
-            (counts of steps) is a :class:`PerLeaf`.
+        count: the number of steps taken, int32; the argument of a learning-rate schedule.
+        inner: the state of the algorithm, e.g. ``AdamState``. Its fields are trees like the
+            parameters, in float32 (float64 for float64 parameters). A field with one scalar for
+            each leaf (a step count) is a :class:`PerLeaf`.
     """
 
     count: Any
@@ -30,14 +30,14 @@ class TransformState(NamedTuple):
 
 
 class PerLeaf(NamedTuple):
-    """A scalar for each leaf, side by side in the order of ``jax.tree.leaves``.
+    """One scalar for each leaf, in a vector in the order of ``jax.tree.leaves``.
 
-    Compilers make one loop of them, instead of some for each leaf.
+    Compilers make one loop for a vector, instead of several for each leaf.
 
     Attributes:
-        float32: vector with those of the leaves that are computed in float32; None if none is.
-        float64: vector with those of the leaves that are computed in float64; None if none is.
-        int32: of counts of steps, instead: vector with those of all leaves.
+        float32: vector of the scalars of leaves with the working dtype float32, or None.
+        float64: vector of the scalars of leaves with the working dtype float64, or None.
+        int32: for step counts, instead: vector of the scalars of all leaves.
 
     >>> import jax.numpy as jnp
     >>> from optstudy_jax import from_core
@@ -54,10 +54,10 @@ class PerLeaf(NamedTuple):
         """Return the scalars as a tree like the parameters.
 
         Args:
-            params: the parameters of that state, or anything with their structure and dtypes.
+            params: the parameters of the state, or a tree with the same structure and dtypes.
 
         Returns:
-            the tree; its leaves have shape ().
+            the tree, with leaves of shape ().
         """
         leaves, treedef = jax.tree.flatten(params)
         if self.int32 is not None:
@@ -68,10 +68,10 @@ class PerLeaf(NamedTuple):
 
     @classmethod
     def of(cls, tree: Any) -> PerLeaf:
-        """Return the scalars of a tree side by side.
+        """Return the scalars of a tree in vectors.
 
         Args:
-            tree: of arrays of shape (), each in the working dtype of its leaf.
+            tree: a tree of arrays of shape (), each in the working dtype of its leaf.
         """
         leaves = list(map(jnp.asarray, jax.tree.leaves(tree)))
         columns = [[x for x in leaves if x.dtype.name == name] for name in cls._fields]
@@ -82,11 +82,11 @@ class PerLeaf(NamedTuple):
 
 
 def by_leaf(inner: Any, params: Any) -> Any:
-    """Return an algorithm's state with every :class:`PerLeaf` as a tree like the parameters.
+    """Return the state of an algorithm with every :class:`PerLeaf` as a tree like the parameters.
 
     Args:
-        inner: of a :class:`TransformState`.
-        params: the parameters of that state, or anything with their structure and dtypes.
+        inner: the field ``inner`` of a :class:`TransformState`.
+        params: the parameters of the state, or a tree with the same structure and dtypes.
 
     >>> import jax.numpy as jnp
     >>> from optstudy_jax import from_core
@@ -102,14 +102,14 @@ def by_leaf(inner: Any, params: Any) -> Any:
 
 
 def side_by_side(trees: Any, like: Any) -> Any:
-    """Undo :func:`by_leaf`.
+    """Undo :func:`by_leaf`: return a state with every :class:`PerLeaf` as vectors.
 
     Args:
-        trees: an algorithm's state, every field a tree like the parameters.
-        like: the state whose form it takes.
+        trees: the state of an algorithm, with every field a tree like the parameters.
+        like: a state in the wanted form.
 
     Returns:
-        the state, of arrays of the shapes of ``like``.
+        the state, with arrays of the shapes in ``like``.
 
     >>> import jax.numpy as jnp
     >>> from optstudy_jax import from_core
@@ -137,17 +137,17 @@ def _places(dtypes: Sequence[Any]) -> list[int]:
     return places
 
 
-# A state of trees is, for the core, one of Leaves.
+# The core gets a state of Leaves instead of trees.
 
 
 def _is_scalar(template: Leaves) -> bool:
-    """Tell whether a field is a scalar for each leaf, by the field of a matrix."""
+    """Return whether a field is one scalar for each leaf, from the field of a matrix."""
     (x,) = template.values
     return x is not None and np.shape(x) == ()
 
 
 def _is_count(template: Leaves) -> bool:
-    """Tell whether a field is a count of steps."""
+    """Return whether a field is a step count."""
     return bool(template.values[0].dtype == np.int32)
 
 
@@ -159,7 +159,7 @@ def merge(
     taken: set[int] = set()
 
     def own(x: Any) -> Any:
-        # An array that is two fields could not be donated.
+        # The same array in two fields could not be donated.
         if id(x) in taken:
             x = jnp.copy(x)
         taken.add(id(x))
@@ -184,15 +184,15 @@ def merge(
 
 
 def _steps(fields: list[tuple[list[int], Leaves]], count: int) -> Any:
-    """Return the counts of steps of all leaves as one vector."""
+    """Return the step counts of all leaves as one vector."""
     return _side_by_side(fields, range(count)) if count else jnp.zeros((0,), jnp.int32)
 
 
 def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> Any:
     """Return the :class:`PerLeaf` of the scalars of all leaves."""
     if not kinds:
-        # optax.tree_map_params asks for the state of a tree without leaves, and lays it over one
-        # with leaves: it has what that one has, or a leaf in the place of the vectors.
+        # optax.tree_map_params makes the state of a tree without leaves, and compares it with a
+        # state with leaves: it needs the same structure, or a leaf instead of the vectors.
         nothing = jnp.zeros((0,), jnp.float32)
         return nothing if jnp.result_type(float) == jnp.float64 else PerLeaf(nothing, None)
     columns = [[i for i, k in enumerate(kinds) if k == name] for name in PerLeaf._fields]
@@ -200,7 +200,7 @@ def _vectors(fields: list[tuple[list[int], Leaves]], kinds: Sequence[str]) -> An
 
 
 def _side_by_side(fields: list[tuple[list[int], Leaves]], wanted: Sequence[int]) -> Any:
-    """Return the scalars of some leaves, of one dtype, as one vector."""
+    """Return the scalars of some leaves of one dtype as one vector."""
     order, vectors = [], []
     chosen = {*wanted}
     for indices, field in fields:
@@ -267,8 +267,8 @@ def select(
         if template is None:
             if part is not None:
                 raise ValueError(
-                    f"state of {algorithm} with {name}: allowed is a state without, as the "
-                    "hyperparameters are"
+                    f"state of {algorithm} with {name}: these hyperparameters need a state without "
+                    f"{name}"
                 )
             return None
         return type(template)(*map(walk, template, part, template._fields))

@@ -25,14 +25,14 @@ from .states import TransformState, merge, select
 
 
 class Part(NamedTuple):
-    """Leaves that a transformation trains alike: what ``parts`` of its ``update`` tells of them.
+    """Leaves with the same hyperparameters, as returned by ``parts`` of an ``update``.
 
     Attributes:
-        leaves: their numbers.
-        algorithm: of the transformation.
-        dialect: which library's formulas.
-        hyperparameters: all of them, by the core's names.
-        schedules: what takes the place of hyperparameters, functions of the number of steps.
+        leaves: the numbers of the leaves.
+        algorithm: the algorithm of the transformation.
+        dialect: the dialect.
+        hyperparameters: all hyperparameters, by the names of the core.
+        schedules: schedules of hyperparameters, functions of the step count.
     """
 
     leaves: list[int]
@@ -55,24 +55,24 @@ def transformation(
 
     Args:
         algorithm: the pure function.
-        hyperparameters: all of them, by the core's names.
-        schedules: functions of the number of steps by the names of hyperparameters, whose place
-            they take at each step.
+        hyperparameters: all hyperparameters, by the names of the core.
+        schedules: functions of the step count by the names of hyperparameters; at each step they
+            give the values.
         step_dtype: ``"float32"`` for float32 updates of bfloat16 and float16 parameters.
-        dialect: which library's formulas the hyperparameters are for.
-        mask: which leaves decay, a tree of truth values or a function of the parameters that makes
-            one; ``None``: all.
-        dimension_numbers: what axes of a leaf are rows and columns, a tree of what has an
-            ``output_axis`` and a ``reduction_axis`` (``None``: the leaf is no matrix), or a
-            function of the parameters that makes one; ``None``: as the hyperparameters say.
+        dialect: the dialect of the hyperparameters.
+        mask: the leaves with weight decay, a tree of booleans or a function of the parameters that
+            returns one; ``None``: all leaves.
+        dimension_numbers: the axes of rows and columns of each leaf: a tree of objects with
+            ``output_axis`` and ``reduction_axis`` (``None``: the leaf is no matrix), or a function
+            of the parameters that returns one; ``None``: as in the hyperparameters.
     """
 
     def groups(
         params_like: Any, treedef: Any, hyperparameters: dict[str, Any] = hyperparameters
     ) -> list[tuple[list[int], dict[str, Any]]]:
-        """Return the leaves and the hyperparameters of each group, those of leaves alike."""
+        """Return the leaves and the hyperparameters of each group of equal hyperparameters."""
         count = treedef.num_leaves
-        if not count:  # what tools of optax put in the place of parameters has no leaves
+        if not count:  # tools of optax pass trees without leaves instead of parameters
             return [([], hyperparameters)]
         decays = [True] * count if mask is None else [bool(m) for m in _spread(mask, params_like)]
         axes: list[Any] = [()] * count
@@ -111,7 +111,7 @@ def transformation(
                 f"state of type {found}: allowed for {algorithm.name} is "
                 f"{algorithm.state_type.__name__}"
             )
-        # What else there is belongs to other transformations in the chain.
+        # Other keyword arguments belong to other transformations in the chain.
         given = {k: extra[k] for k in algorithm.inputs if extra.get(k) is not None}
         algorithm.check_inputs(given, f": call update(grads, state, params, {_shown(algorithm)})")
         trees = {k: _leaves_like(k, given.pop(k), treedef) for k in [*given] if INPUTS[k]}
@@ -136,7 +136,7 @@ def transformation(
             whole = select(state.inner, skeleton, treedef, dtypes, indices, algorithm.name)
 
             def advance(part: list[int], own: Any, arrays: Any, values: Any = values) -> Any:
-                """Return the new state and the steps of leaves like those of these numbers."""
+                """Return the new state and the steps of some leaves."""
                 kinds = [dtypes[i] for i in part]
                 found = {k: Leaves(map(outside, x, kinds), BACKEND) for k, x in arrays.items()}
                 grad, theta = found.pop("grad"), found.pop("params", None)
@@ -168,7 +168,7 @@ def transformation(
 
 
 def _spread(given: Any, params: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
-    """Return what a tree, or the tree that a function makes, says of each leaf."""
+    """Return the entry for each leaf of a tree, or of the tree that a function returns."""
     tree = opened(given(params) if callable(given) else given)
     found: list[Any] = []
     jax.tree.map(
@@ -182,7 +182,7 @@ def _is_axes(value: Any) -> bool:
 
 
 def _axes(value: Any) -> tuple[tuple[str, Any], ...]:
-    """Return the hyperparameters that say which axes of a leaf are rows and columns."""
+    """Return the hyperparameters for the axes of rows and columns of a leaf."""
     if value is None:
         return (("output_axis", ()),)
     names = ("output_axis", "reduction_axis")
@@ -191,7 +191,7 @@ def _axes(value: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _in_double(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Return hyperparameters, arrays (traced, injected) among them as numbers in double."""
+    """Return hyperparameters with arrays (traced, injected) as numbers in double precision."""
     return {
         name: _number(name, v)
         if isinstance(v, jax.Array | np.ndarray)
@@ -203,9 +203,9 @@ def _in_double(hyperparameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(name: str, value: Any) -> Doubles:
-    """Return an array of the caller as a number in double."""
+    """Return an array of the caller as a number in double precision."""
     if jnp.shape(value) != ():
-        raise ValueError(f"{name} has shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
+        raise ValueError(f"{name} of shape {jnp.shape(value)}: allowed are numbers and 0-d arrays")
     with jax.enable_x64(True):
         return Doubles(Node(isolate(jnp.asarray(value).astype(jnp.float64)), PLAIN), BACKEND)
 
@@ -229,7 +229,7 @@ def _leaves_like(name: str, tree: Any, treedef: Any) -> list[Any]:
 
 
 def _check(name: str, grad: Any, param: Any) -> Any:
-    """Refuse a gradient, or what is like it, that does not fit its parameter.
+    """Refuse a gradient, or an input like it, that does not fit its parameter.
 
     Returns:
         the working dtype.
@@ -244,7 +244,7 @@ def _check(name: str, grad: Any, param: Any) -> Any:
     if not jnp.issubdtype(own, jnp.floating) or jnp.finfo(own).bits > jnp.finfo(dtype).bits:
         raise TypeError(
             f"{name} of dtype {own} for a parameter of dtype {jnp.result_type(param)}: allowed "
-            f"are real dtypes that {jnp.dtype(dtype)} holds"
+            f"are real dtypes with values that {jnp.dtype(dtype)} can hold"
         )
     if jnp.shape(grad) != jnp.shape(param):
         raise ValueError(f"{name} of shape {jnp.shape(grad)}: allowed is {jnp.shape(param)}")

@@ -35,15 +35,16 @@ Forward = Callable[..., Any]
 
 
 class Imported(NamedTuple):
-    """What was imported.
+    """The result of an import.
 
     Attributes:
-        model: the module, which was written in place, or a new tree.
-        optimizer: that goes on: an ``nnx.Optimizer`` of a module, the transformation of a tree.
-        state: of the transformation.
-        steps: taken; ``None``: the file does not say.
-        notes: sentences about what differs between the two models, and what is not proved.
-        names: of the layers of the file, those of the model.
+        model: the module, changed in place, or a new tree.
+        optimizer: the optimizer that continues the training: an ``nnx.Optimizer`` for a module, the
+            transformation for a tree.
+        state: the state of the transformation.
+        steps: the number of steps taken; ``None`` if the file does not say.
+        notes: sentences about differences between the two models, and about missing checks.
+        names: the names of layers of the model, by the names in the file.
     """
 
     model: Any
@@ -64,27 +65,29 @@ def export_run(
     forward: Forward | None = None,
     steps: int | None = None,
 ) -> None:
-    """Write a training to one file, from which PyTorch or JAX goes on.
+    """Write a training to one file, so that PyTorch or JAX can continue it.
 
-    The file has parameters, buffers and the states of the optimizer by the parameters' names, in
-    PyTorch's order of axes; the algorithm, dialect and hyperparameters; the steps. The latter two
-    of a ``chain`` or an ``inject_hyperparams`` are not known to the file. Random states, and the
-    states of other transformations in a chain, stay behind.
+    The file has the parameters, the buffers and the states of the optimizer by the names of the
+    parameters, with axes in the order of PyTorch; the algorithm, dialect and hyperparameters; and
+    the number of steps. For a ``chain`` or an ``inject_hyperparams`` the file does not have the
+    dialect and the hyperparameters. Random states, and the states of other transformations in a
+    chain, are left out.
 
     Args:
-        file: its path; a safetensors file.
-        model: a module of nnx, a tree of parameters, or Linen's variables
+        file: the path of the file, in the format of safetensors.
+        model: a module of nnx, a tree of parameters, or the variables of Linen
             (``{"params": …, "batch_stats": …}``).
         optimizer: an ``nnx.Optimizer``, or the transformation.
-        state: of the transformation; of an ``nnx.Optimizer`` its own.
-        sample: an input of the model, an array or a tuple of them. The importing model has to give
-            the same output, else nothing is imported.
-        forward: ``forward(model, *sample)`` returns the output, an array; ``None``: a module does.
-        steps: taken; ``None``: those that the state counts.
+        state: the state of the transformation; an ``nnx.Optimizer`` has its own state.
+        sample: an input of the model, an array or a tuple of arrays. The import fails unless the
+            importing model gives the same output.
+        forward: ``forward(model, *sample)`` returns the output, an array; ``None``: call the
+            module.
+        steps: the number of steps taken; ``None``: the count in the state.
 
     Raises:
-        TypeError: for another model or optimizer.
-        ValueError: if the state cannot travel; the message says why.
+        TypeError: if the model or the optimizer has another type.
+        ValueError: if the state cannot be exported; the message gives the reason.
 
     >>> import tempfile
     >>> from optstudy_jax import adamw, export_run, import_run
@@ -103,7 +106,7 @@ def export_run(
     groups, counts = [], []
     held = [x for x in nodes(state) if isinstance(x, TransformState)]
     if len(held) != len(own):
-        raise ValueError("state: expected is one of this optimizer")
+        raise ValueError("state: expected is a state of this optimizer")
     prefix = prefix_of(made, params)
     for x, one in zip(held, own, strict=True):
         check_layout(one.algorithm, tx, made, one.names, params)
@@ -144,27 +147,29 @@ def import_run(
     names: Names | None = None,
     forward: Forward | None = None,
 ) -> Imported:
-    """Put a training of a file into a model and an optimizer.
+    """Load the training of a file into a model and an optimizer.
 
-    Layers are matched by type, shape and declared order, where there are as many on both sides.
-    Nothing has changed where this raises an error.
+    Layers are matched by type, shape and declared order; the numbers of layers must agree. If this
+    function raises an error, nothing has changed.
 
     Args:
-        file: of ``export_run`` of ``optstudy_torch`` or ``optstudy_jax``.
-        model: of the same layers; a module of nnx is written in place, of a tree a new one is made.
-        optimizer: an ``nnx.Optimizer`` of the module, which is written in place, or a
-            transformation; its hyperparameters hold, and those of the file that differ are noted.
-            ``None``: one is made, with the groups and the hyperparameters of the file.
-        names: layers of the model by those of the file, where they do not match by themselves; with
-            a tuple ``(name, axes)`` the axes of the file's parameter are put into that order.
-        forward: ``forward(model, *sample)`` returns the output for the sample of the file, where
-            the input has another order of axes here; ``None``: a module does.
+        file: a file of ``export_run`` of ``optstudy_torch`` or ``optstudy_jax``.
+        model: a model with the same layers. A module of nnx changes in place; for a tree, the
+            result has a new tree.
+        optimizer: an ``nnx.Optimizer`` of the module, which changes in place, or a transformation.
+            It keeps its hyperparameters; ``notes`` lists the differences from the file. ``None``:
+            make a transformation with the groups and the hyperparameters of the file.
+        names: layers of the model by layers of the file, if they do not match by themselves. A
+            tuple ``(name, axes)`` also gives the order of the axes of the parameter in the file.
+        forward: ``forward(model, *sample)`` returns the output for the sample of the file, if the
+            input of this model has another order of axes; ``None``: call the module.
 
     Returns:
-        model, optimizer and state, the steps, and what differs between the two models.
+        the model, the optimizer, the state, the number of steps, and the differences between the
+        two models.
 
     Raises:
-        ValueError: if the file is damaged or of another training; the message names the file and
+        ValueError: if the file is damaged, or has another training. The message names the file and
             the entry.
     """
     found = files.read(file)
@@ -202,7 +207,7 @@ def import_run(
 
 
 def _optimizer(optimizer: Any, state: Any) -> tuple[Any, Any, Any]:
-    """Return the transformation, its state and the filter of what it trains."""
+    """Return the transformation, its state and the filter of the variables that it trains."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(optimizer, nnx.Optimizer):
         return optimizer.tx, nnx.as_pure(optimizer.opt_state), optimizer.wrt
@@ -243,7 +248,7 @@ def _owns(tx: Any, made: Model, params: Any, parts: list[Part] | None) -> list[O
 
 
 def _state(tx: Any, made: Model, params: Any, prefix: str, plan: Plan) -> Any:
-    """Return the state of a transformation, with what the file has."""
+    """Return the state of a transformation, with the values of the file."""
     own = _owns(tx, made, params, parts_of(tx, params))
     holders: dict[str, Own] = {name: one for one in own for name in one.names}
     states = {}
@@ -253,7 +258,7 @@ def _state(tx: Any, made: Model, params: Any, prefix: str, plan: Plan) -> Any:
         one = holders.get(short)
         if one is None:
             if state is not None:
-                raise ValueError(f"optimizer: {short} is trained in the file, and not by it")
+                raise ValueError(f"optimizer does not train {short}, which is trained in the file")
             continue
         if group.algorithm != one.algorithm.name:
             raise ValueError(
@@ -294,7 +299,8 @@ def _sampled(made: Model, arrays: Mapping[str, Any], sample: Any, forward: Any) 
         output = made.output(arrays, given, forward)
     if not isinstance(output, jax.Array | np.ndarray):
         raise TypeError(
-            f"output of type {type(output).__name__}: allowed is an array; say in forward= which"
+            f"output of type {type(output).__name__}: allowed is an array. Pass a function as "
+            "forward= that returns an array."
         )
     if jnp.finfo(output.dtype).bits < 32:
         output = jnp.asarray(output, jnp.float32)

@@ -1,6 +1,6 @@
-"""optstudy for PyTorch: ``torch.optim.Optimizer`` classes around the pure functions of the core.
+"""optstudy for PyTorch: a ``torch.optim.Optimizer`` class for each algorithm of the core.
 
-There is a class for every algorithm: ``SGD``, ``Adam``, ``AdamW``, ``AMSGrad``, …
+The classes are ``SGD``, ``Adam``, ``AdamW``, ``AMSGrad``, …
 
 >>> import torch
 >>> model = torch.nn.Linear(2, 1)
@@ -79,5 +79,5 @@ __dir__ = _lazy.dir
 
 
 def __getattr__(name: str) -> Any:
-    """Return what is imported, and the class of an algorithm, when it is first asked for."""
+    """Return a module, a function or the class of an algorithm, imported at its first use."""
     return _lazy.get(name)

@@ -1,4 +1,4 @@
-"""The arguments of torch's classes: what they are called there, and what they say of a group."""
+"""The arguments of the classes, under the names of torch, and the values of parameter groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optstudy_core.catalogue.table import find
 
 
 class Flagged(NamedTuple):
-    """What truth values of torch.optim select instead of the algorithm of the class."""
+    """The algorithm that flags of torch.optim select instead of the algorithm of the class."""
 
     algorithm: str
     hyperparameters: dict[str, Any]
@@ -31,7 +31,7 @@ FLAGS: dict[str, dict[tuple[str, ...], Flagged]] = {
     },
     "adamw": {("amsgrad",): Flagged("amsgrad", {"decoupled_weight_decay": True})},
 }
-"""Flags of torch's classes that are set, by the algorithm of the class."""
+"""For the algorithm of a class, the algorithm that each set of flags of torch selects."""
 
 TUPLES = {
     "betas": ("b1", "b2", "b3"),
@@ -39,12 +39,12 @@ TUPLES = {
     "etas": ("etaminus", "etaplus"),
     "step_sizes": ("step_size_min", "step_size_max"),
 }
-"""Arguments of torch's classes that hold several hyperparameters: those that the algorithm has."""
+"""Arguments of torch that hold several hyperparameters: all of them that the algorithm has."""
 
 ELSEWHERE = {name: own for own, inside in TUPLES.items() for name in inside} | {
     "learning_rate": "lr",
 }
-"""What optax's arguments are called here."""
+"""The names in optstudy of arguments of optax."""
 
 POSITIONAL = {
     "adam": ("amsgrad",),
@@ -55,14 +55,14 @@ POSITIONAL = {
     "asgd": ("foreach", "maximize", "differentiable", "capturable"),
     "rmsprop": ("capturable", "foreach", "maximize", "differentiable"),
 }
-"""What torch's classes take by position after the hyperparameters, by the algorithm."""
+"""The positional arguments of the classes of torch after the hyperparameters, by algorithm."""
 
 ADAPTER = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 ON_TENSORS = ("capturable", "differentiable")
-"""Flags with which all numbers of a step are tensors; a group has those that are set."""
+"""Flags that make all numbers of a step tensors; a group contains those that are set."""
 
 SHARED = ("compile", "step_dtype", "maximize", *ON_TENSORS)
-"""What a group of another algorithm has of the class: the rest is that algorithm's own."""
+"""The arguments that a group with another algorithm takes from the class."""
 
 
 # Groups.
@@ -72,11 +72,11 @@ def rule_of(group: Mapping[str, Any], own: Algorithm) -> Algorithm:
     """Return the algorithm that a group names.
 
     Args:
-        group: its values.
-        own: the algorithm of the class: that of groups that name none.
+        group: the values of the group.
+        own: the algorithm of the class, for groups that name no algorithm.
 
     Raises:
-        TypeError, ValueError: if it names none of ``ALGORITHMS``.
+        TypeError, ValueError: if the group names no algorithm of ``ALGORITHMS``.
     """
     named = group.get("algorithm", own.name)
     if named is own or named == own.name:
@@ -84,17 +84,17 @@ def rule_of(group: Mapping[str, Any], own: Algorithm) -> Algorithm:
     found = find(named)
     if not is_ours(found):
         raise TypeError(
-            f"algorithm = {found.name!r} of your own: allowed are names of ALGORITHMS, and "
+            f"algorithm = {found.name!r} is not one of ALGORITHMS: allowed are their names, and "
             f"{own.name!r}"
         )
     return found
 
 
 def group_of(group: dict[str, Any], own: Algorithm, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group with all of its values (see :func:`values_of`) and what else it has.
+    """Return a group with all of its values (see :func:`values_of`) and its other entries.
 
     Raises:
-        TypeError: also for an argument that the class has and the algorithm of the group has not.
+        TypeError: also for an argument of the class that the algorithm of the group does not have.
     """
     algorithm = rule_of(group, own)
     known = arguments_of(algorithm)
@@ -109,15 +109,15 @@ def group_of(group: dict[str, Any], own: Algorithm, defaults: Mapping[str, Any])
 def values_of(
     group: Mapping[str, Any], own: Algorithm, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all values of a group; those it does not have are the class's.
+    """Return all values of a group; the class gives those that the group does not have.
 
-    A group of another algorithm has that algorithm's defaults, and of the class only what says how
-    a step runs, and for what: :data:`SHARED`.
+    A group with another algorithm has the defaults of that algorithm. It takes only the arguments
+    in :data:`SHARED` from the class.
 
     Args:
-        group: its own values, and others, which are left out.
+        group: the values of the group; entries that are no arguments are left out.
         own: the algorithm of the class.
-        defaults: what the class was given.
+        defaults: the arguments of the class.
 
     Raises:
         TypeError, ValueError, NotImplementedError: for a value that is not allowed.
@@ -132,11 +132,11 @@ def values_of(
 
 
 def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return a group's values for the arguments of a class, the dialect's for ``None``.
+    """Return the values of a group for the arguments of a class; ``None`` selects the default.
 
     Args:
-        algorithm: of the group.
-        arguments: as the class takes them; those of a group may lack some.
+        algorithm: the algorithm of the group.
+        arguments: arguments of the class; a group may lack some of them.
 
     Raises:
         TypeError, ValueError, NotImplementedError: for a value that is not allowed.
@@ -159,7 +159,7 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]
             if value.numel() != 1 or value.is_complex() or value.is_meta or value.is_sparse:
                 raise ValueError(
                     f"{name} of shape {tuple(value.shape)} and {value.dtype}: allowed are numbers "
-                    "and tensors of one real number"
+                    "and tensors with one real element"
                 )
             check_value(name, value.item(), algorithm.defaults()[name])
     group = {"algorithm": algorithm.name} | join_tuples(values) | flags
@@ -170,10 +170,10 @@ def completed(algorithm: Algorithm, arguments: dict[str, Any]) -> dict[str, Any]
 
 
 def check_on_tensors(algorithm: Algorithm, group: Mapping[str, Any]) -> None:
-    """Refuse a step that cannot be recorded or differentiated, where a group asks for it.
+    """Refuse ``capturable`` and ``differentiable`` for groups that do not support them.
 
     Raises:
-        NotImplementedError: for a rule whose sums or branches do not allow it.
+        NotImplementedError: for a rule with sums or branches that do not allow it.
         ValueError: with ``compile=True``.
     """
     asked = [name for name in ON_TENSORS if group.get(name)]
@@ -181,18 +181,18 @@ def check_on_tensors(algorithm: Algorithm, group: Mapping[str, Any]) -> None:
         return
     if group["compile"]:
         raise ValueError(
-            f"compile = True with {asked[0]} = True: allowed are None and False, because a kernel "
-            "is handed numbers that the host has read"
+            f"compile = True with {asked[0]} = True: allowed are None and False, because the host "
+            "passes numbers to a kernel"
         )
     if "differentiable" in asked and (algorithm.has_sums or algorithm.leafwise):
         raise NotImplementedError(
             f"differentiable = True for {algorithm.name}: allowed are rules without sums over "
-            "elements, whose exact sums are whole numbers to torch, and carry no gradient"
+            "elements. Exact sums use integers, which carry no gradient in torch."
         )
     if "capturable" in asked and algorithm.one_by_one:
         raise NotImplementedError(
-            f"capturable = True for {algorithm.name}: allowed are rules that do the same at every "
-            "step, and this one looks at values to decide"
+            f"capturable = True for {algorithm.name}: allowed are rules with the same operations "
+            "at every step. This rule has a branch that depends on values."
         )
 
 
@@ -215,7 +215,9 @@ def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, di
     values = algorithm.resolve(group["dialect"], given)
     for name, value in values.items():
         if isinstance(value, np.ndarray):
-            raise TypeError(f"{name} of type ndarray: allowed are numbers and tensors of one")
+            raise TypeError(
+                f"{name} of type ndarray: allowed are numbers and tensors with one element"
+            )
     differentiable = group.get("differentiable", False)
 
     def scalar(x: torch.Tensor) -> torch.Tensor:
@@ -228,7 +230,7 @@ def selected(algorithm: Algorithm, group: dict[str, Any]) -> tuple[Algorithm, di
 
 
 def compiled_of(compiled: Any, fused: Any) -> bool | None:
-    """Return what a group's ``compile`` is; ``fused`` is torch's word for it.
+    """Return the value of ``compile`` in a group; torch calls the argument ``fused``.
 
     Raises:
         TypeError: for another kind of value.
@@ -244,7 +246,7 @@ def compiled_of(compiled: Any, fused: Any) -> bool | None:
 
 @functools.cache
 def arguments_of(algorithm: Algorithm) -> frozenset[str]:
-    """Return the arguments that the class of an algorithm has, those of groups."""
+    """Return the arguments of the class of an algorithm that a group may have."""
     return frozenset(signature_of(algorithm, None).parameters) - {"params"}
 
 
@@ -253,25 +255,25 @@ def is_ours(algorithm: Algorithm) -> bool:
 
 
 def flags_of(algorithm: Algorithm) -> tuple[str, ...]:
-    """Return the names of the flags that torch's class of this algorithm has."""
+    """Return the names of the flags of the class of this algorithm in torch."""
     table = FLAGS.get(algorithm.name, {}) if is_ours(algorithm) else {}
     return tuple(dict.fromkeys(name for names in table for name in names))
 
 
 def names_of(algorithm: Algorithm) -> set[str]:
-    """Return the names of an algorithm's hyperparameters as torch has them."""
+    """Return the names of the hyperparameters of an algorithm as in torch."""
     return set(join_tuples(algorithm.defaults()))
 
 
 def tuples_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return which of torch's tuples hold which of these hyperparameters: two at least."""
+    """Return the tuples of torch that hold two or more of these hyperparameters."""
     known = set(names)
     found = {t: tuple(n for n in inside if n in known) for t, inside in TUPLES.items()}
     return {t: inside for t, inside in found.items() if len(inside) > 1}
 
 
 def join_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace ``b1``, ``b2`` by ``betas`` and so on, where the first of them stood."""
+    """Replace ``b1``, ``b2`` by ``betas`` and so on, at the place of the first one."""
     joined = dict(values)
     for name, inside in tuples_of(values).items():
         whole = tuple(values[n] for n in inside)
@@ -293,7 +295,7 @@ def split_tuples(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]
 
 
 def signature_of(algorithm: Algorithm, dialect: str | None) -> inspect.Signature:
-    """Return the arguments of the class: torch.optim's order, keywords from maximize on."""
+    """Return the arguments of the class, in the order of torch.optim; keywords from maximize."""
     differing = algorithm.differing()
     parameter = inspect.Parameter
     values = join_tuples(algorithm.defaults(dialect))
@@ -322,28 +324,28 @@ def signature_of(algorithm: Algorithm, dialect: str | None) -> inspect.Signature
 
 _MEANINGS = {
     "params": "the tensors to train, or dictionaries of groups, as for any optimizer of torch.",
-    "dialect": "which library's formulas and defaults to use; an argument that is ``None`` has the "
-    "dialect's value.",
-    "compile": "run the step as one kernel for all parameters; ``None``: where one can be made, "
-    "``False``: nowhere. The bits are the same.",
+    "dialect": "which library's formulas and defaults to use. An argument that is ``None`` has the "
+    "default of the dialect.",
+    "compile": "run the step as one kernel for all parameters, with the same bits. ``None``: if a "
+    "kernel is possible; ``False``: never.",
     "step_dtype": '``"float32"``: add the float32 step to a bfloat16 or float16 parameter with one '
     "rounding.",
     "amsgrad": "run AMSGrad instead, as torch does.",
     "decoupled_weight_decay": "run AdamW instead, as torch does.",
     "foreach": "accepted, without effect.",
-    "capturable": "``True``: the step can be recorded in a CUDA graph; it runs as torch's "
-    "operations, with the same bits.",
-    "differentiable": "``True``: autograd goes through the step; it runs as torch's operations, "
+    "capturable": "``True``: a CUDA graph can capture the step, which runs as operations of torch, "
     "with the same bits.",
+    "differentiable": "``True``: autograd goes through the step, which runs as operations of "
+    "torch, with the same bits.",
     "fused": "the same as ``compile``.",
 }
-"""What the arguments mean that are the classes' own."""
+"""The meanings of the arguments that are no hyperparameters."""
 _ERRORS = """TypeError: for an argument of the wrong kind, or one that the algorithm does not have.
 ValueError: for a value that is not allowed."""
 
 
 def documented(algorithm: Algorithm, signature: inspect.Signature) -> str | None:
-    """Return the docstring of a class: the equations, and what each argument means."""
+    """Return the docstring of a class: the equations, and the meaning of each argument."""
     source = inspect.getmodule(algorithm.update)
     if not is_ours(algorithm) or source is None:
         return algorithm.update.__doc__
@@ -357,5 +359,5 @@ def documented(algorithm: Algorithm, signature: inspect.Signature) -> str | None
         return meaning(text, name) or _MEANINGS.get(name, "")
 
     meanings = {name: told(name) for name in signature.parameters}
-    meanings["params"] = _MEANINGS["params"]  # not those of the formula
+    meanings["params"] = _MEANINGS["params"]  # not the meaning in the formula
     return with_arguments(source.__doc__, meanings, Raises=_ERRORS)

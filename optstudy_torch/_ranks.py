@@ -1,4 +1,4 @@
-"""What several processes measure, each by itself, and have to agree on."""
+"""Numbers that several processes measure separately, and their averages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._meshes import local, whole
 
 
 def several() -> bool:
-    """Tell whether several processes train together."""
+    """Return whether several processes train together."""
     distributed = torch.distributed
     return (
         distributed.is_available()
@@ -24,16 +24,16 @@ def several() -> bool:
 
 
 def average(value: float, params: Sequence[torch.Tensor]) -> float:
-    """Return what :func:`averages` does of one number."""
+    """Return the mean of one number over the processes, as :func:`averages`."""
     return averages([value], params)[0]
 
 
 def averages(values: Sequence[float], params: Sequence[torch.Tensor]) -> list[float]:
-    """Return the means of what the processes have, the same numbers on all of them; all must call.
+    """Return means over all processes, with the same bits on each; all processes must call.
 
     Args:
-        values: what this process has, as many on all of them.
-        params: one of them says on which device a message is sent where the CPU sends none.
+        values: the numbers of this process; all processes pass equally many.
+        params: tensors; the first gives the device of the message if the CPU cannot send it.
     """
     if not several():
         return list(values)
@@ -42,25 +42,27 @@ def averages(values: Sequence[float], params: Sequence[torch.Tensor]) -> list[fl
     device = torch.device("cpu") if on_host or not params else local(params[0]).device
     own = torch.tensor(values, dtype=torch.float64, device=device)
     every = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(every, own)  # no sum of the library, whose order nobody knows
+    distributed.all_gather(every, own)  # a sum by the library would have an unknown order
     columns = zip(*(x.tolist() for x in every), strict=True)
     return [sum(column) / len(every) for column in columns]
 
 
 def scalar(name: str, value: Any) -> torch.Tensor:
-    """Return a 0-d float64 tensor of its own, where the value is.
+    """Return a value as a new 0-d float64 tensor, on the device of the value.
 
     Raises:
-        TypeError, ValueError: for what is no number and no tensor of one.
+        TypeError: if the value is no number and no tensor.
+        ValueError: if a tensor has not exactly one element.
     """
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.array(value))
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise ValueError(
-                f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors of one"
+                f"{name} of shape {tuple(value.shape)}: allowed are numbers and tensors with one "
+                "element"
             )
         return whole(value.detach()).reshape(()).to(torch.float64, copy=True)
     if not is_number(value):
-        raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors of one")
+        raise TypeError(f"{name} = {value!r}: allowed are numbers and tensors with one element")
     return torch.tensor(float(value), dtype=torch.float64)

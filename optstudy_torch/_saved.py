@@ -1,4 +1,4 @@
-"""Saved states: what they lack is added, what does not fit is refused before any is loaded."""
+"""Saved states: missing entries are added, and wrong ones refused before any part is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._states import Layout, check_fields
 
 @torch.no_grad()
 def complete_states(optimizer: Any, saved: dict[str, Any]) -> None:
-    """Add the states that have not begun, once there is one: so all processes save the same."""
+    """Add initial states once there is any state, so that all processes save the same fields."""
     states = saved["state"]
     if not any(states.values()):
         return
@@ -29,8 +29,8 @@ def check_saved(optimizer: Any, state_dict: dict[str, Any]) -> None:
     """Refuse a saved state of another algorithm or of other parameters.
 
     Raises:
-        ValueError: naming what does not fit. Numbers of groups and of parameters that differ are
-            left to torch, which refuses them.
+        ValueError: if an entry does not fit. (torch refuses other numbers of groups and
+            parameters.)
     """
     groups, states = parts_of(state_dict)
     left = set(states)
@@ -54,24 +54,31 @@ def check_saved(optimizer: Any, state_dict: dict[str, Any]) -> None:
             left.discard(i)
             if i in states:
                 if not isinstance(states[i], dict):
-                    raise ValueError(f"state_dict, state {i}: allowed are dictionaries")
+                    raise ValueError(
+                        f"state_dict, state {i} of type {type(states[i]).__name__}: allowed are "
+                        "dictionaries"
+                    )
                 if states[i]:
                     check_fields("state_dict", states[i], layout, p)
     sizes = ([len(g["params"]) for g in x] for x in (groups, optimizer.param_groups))
     if left and next(sizes) == next(sizes):
-        raise ValueError(f"state_dict has states of {left}: allowed are those of its groups")
+        raise ValueError(
+            f"state_dict has states for {left}, which are in no group: allowed are states for "
+            "parameters of its groups"
+        )
 
 
 def parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
     """Return the groups and the states of a saved state.
 
     Raises:
-        ValueError: if it is not made of lists and dictionaries as ``state_dict`` makes them.
+        ValueError: if the lists and dictionaries are not those of a ``state_dict``.
     """
     for name, kind in (("param_groups", list), ("state", dict)):
         if not isinstance(state_dict.get(name), kind):
             raise ValueError(
-                f"state_dict without a {kind.__name__} {name!r}: allowed are saved ones"
+                f"state_dict without a {kind.__name__} {name!r}: allowed is the result of "
+                "state_dict()"
             )
     groups = state_dict["param_groups"]
     numbers: list[Any] = []
@@ -83,25 +90,27 @@ def parts_of(state_dict: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
             )
         numbers += params
     if not all(type(i) in (int, str) for i in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError("state_dict: params of the groups: allowed are numbers, each once")
+        raise ValueError("state_dict, params of the groups: allowed are numbers, each only once")
     return groups, state_dict["state"]
 
 
 DEEPEST = 64
-"""Levels of dictionaries and lists that a saved state may have; torch's have four."""
+"""The largest depth of dictionaries and lists in a saved state; states of torch have depth four."""
 
 
 def check_depth(state_dict: Any) -> None:
-    """Refuse a state whose values are nested so deep that nothing can look into them.
+    """Refuse a state with values that are nested too deeply.
 
     Raises:
-        ValueError: saying how deep it may be.
+        ValueError: if the depth is larger than ``DEEPEST``.
     """
     waiting = [(state_dict, 0)]
     while waiting:
         value, depth = waiting.pop()
         if depth > DEEPEST:
-            raise ValueError(f"state_dict with more than {DEEPEST} levels: allowed are saved ones")
+            raise ValueError(
+                f"state_dict with more than {DEEPEST} levels: allowed is the result of state_dict()"
+            )
         if isinstance(value, dict):
             waiting += [(x, depth + 1) for x in value.values()]
         elif isinstance(value, list | tuple):
@@ -109,7 +118,7 @@ def check_depth(state_dict: Any) -> None:
 
 
 def with_tuples(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return a saved state whose hyperparameters are tuples where they come back as lists."""
+    """Return a saved state with tuples instead of lists as values of hyperparameters."""
 
     def of_lists(x: Any) -> Any:
         return tuple(map(of_lists, x)) if isinstance(x, list) else x

@@ -14,18 +14,19 @@ Curve = Callable[[int], Any]
 class ScheduleLR(LRScheduler):
     """A schedule of ``optstudy_core.schedules`` as a scheduler, for any optimizer of torch.
 
-    The schedule is called with the number of calls of ``step``, and returns the rate itself. For
-    torch's ``LambdaLR(optimizer, schedule)`` it is a factor on the rate of each group.
-    ``state_dict`` has all but the schedule.
+    The schedule is a function of the number of calls of ``step``, and returns the rate. (In
+    ``LambdaLR(optimizer, schedule)`` of torch it returns a factor of the rate.) ``state_dict`` does
+    not contain the schedule.
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        schedule: the rate, or a list of one for each group; any function of a number.
-        momentum: what the momentum of all groups is, or the first of ``betas``; ``None``: it stays.
-        last_epoch: number of the last call of ``step``; -1 to begin.
+        schedule: the rate as a function of a number, or a list with one function for each group.
+        momentum: a schedule of the momentum of all groups, or of the first of ``betas``; ``None``:
+            the momentum does not change.
+        last_epoch: the number of the last call of ``step``; -1 at the beginning.
 
     Raises:
-        ValueError: if there are not as many schedules as groups, or there is no momentum.
+        ValueError: if the numbers of schedules and groups differ, or a group has no momentum.
 
     >>> from optstudy_core.schedules import Cosine
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
@@ -45,8 +46,8 @@ class ScheduleLR(LRScheduler):
         self.schedule, self.momentum = schedule, momentum
         if not callable(schedule) and len(schedule) != len(optimizer.param_groups):
             raise ValueError(
-                f"schedule of {len(schedule)}: allowed are one, and {len(optimizer.param_groups)}, "
-                "one for each group"
+                f"schedule with {len(schedule)} functions: allowed are one function, or "
+                f"{len(optimizer.param_groups)}, one for each group"
             )
         if momentum is not None:
             for number, group in enumerate(optimizer.param_groups):
@@ -69,6 +70,6 @@ class ScheduleLR(LRScheduler):
         return [float(curve(self.last_epoch)) for curve in curves]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all but the optimizer and the schedules."""
+        """Return the state, without the optimizer and the schedules."""
         without = {"optimizer", "schedule", "momentum"}
         return {k: v for k, v in self.__dict__.items() if k not in without}

@@ -1,4 +1,4 @@
-"""Whether this machine's torch keeps the numerics contract."""
+"""A check that torch on this machine keeps the numerics contract."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def run_compiled(
 
 
 def selfcheck(count: int = 200, seed: int = 0, *, compiled: bool = False) -> list[str]:
-    """Look for operations that torch rounds differently on this machine, with random rules.
+    """Search for operations that torch rounds differently on this machine, with random rules.
 
     Args:
-        count: formulas to try in float32 and in float64.
-        seed: of the formulas and values.
-        compiled: run them with ``compile=True`` (needs a C compiler; a library is made for each).
+        count: the number of formulas to try in float32 and in float64.
+        seed: the seed of the formulas and values.
+        compiled: run the formulas with ``compile=True``. This needs a C compiler, and compiles a
+            library for each formula.
 
     Returns:
-        the formulas whose value is not NumPy's to the bit, as simple as they could be made: an
-        empty list if all is well.
+        the formulas with other bits than in NumPy, simplified; an empty list if there are none.
     """
     return formulas.search(run_compiled if compiled else run, count, seed=seed)

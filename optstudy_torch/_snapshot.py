@@ -1,4 +1,4 @@
-"""Copies of what belongs to a training run, and how it is put back to the last bit."""
+"""Copies of the state of a training run, restored to the last bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
 
 
 def restore_optimizer_state(optimizer: torch.optim.Optimizer, kept: dict[int, Any]) -> None:
-    """Put a state back, whatever has been added or taken away since."""
+    """Restore a state, also if entries were added or removed since."""
     kept = copy.deepcopy(kept)
     for i, p in enumerate(parameters(optimizer)):
         if i in kept:
@@ -75,7 +75,7 @@ def take(
     model: torch.nn.Module | None,
     params: list[torch.Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Return copies of all that an undone epoch returns to; ``params`` are copies made already."""
+    """Return copies of all state that an undone epoch restores; ``params`` may be copies."""
     own = parameters(optimizer)
     return {
         "params": clones(own) if params is None else params,
@@ -88,7 +88,7 @@ def take(
 def restore(
     kept: dict[str, Any], optimizer: torch.optim.Optimizer, model: torch.nn.Module | None
 ) -> None:
-    """Put back what :func:`take` returned; parameters added since stay as they are."""
+    """Restore the result of :func:`take`; parameters added since do not change."""
     assign(parameters(optimizer)[: len(kept["params"])], kept["params"])
     let_go_of_gathered(model)
     restore_optimizer_state(optimizer, kept["optimizer"])
@@ -114,9 +114,9 @@ def loaded(
 
 
 def loaded_all(kept: dict[str, Any], params: list[torch.Tensor]) -> dict[str, Any]:
-    """Return what was saved of :func:`take`, as the parameters need it; errors of :func:`loaded`.
+    """Return a saved result of :func:`take`, placed like the parameters; errors as :func:`loaded`.
 
-    States of a mesh are whole where they were saved on another number of processes.
+    States from another number of processes are whole tensors.
     """
     states = {
         i: {n: placed(x, params[i]) if isinstance(x, torch.Tensor) else x for n, x in own.items()}
@@ -129,7 +129,7 @@ def check_saved(state_dict: dict[str, Any], own: dict[str, Any]) -> None:
     """Refuse a saved state of another method than ``own``.
 
     Raises:
-        ValueError: naming both.
+        ValueError: if the methods or the entries differ.
     """
     if set(state_dict) != set(own) or state_dict["method"] != own["method"]:
         raise ValueError(
@@ -139,17 +139,17 @@ def check_saved(state_dict: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def check_model(optimizer: Any, model: Any, moves: bool = True) -> None:
-    """Refuse what is no optimizer, or neither a model nor ``None``.
+    """Refuse arguments that are no optimizer, or neither a model nor ``None``.
 
     Args:
-        optimizer: of any class of torch.
-        model: of its parameters.
-        moves: whether parameters are moved between the optimizer's steps.
+        optimizer: an optimizer of any class of torch.
+        model: the model of the parameters.
+        moves: whether parameters are moved between the steps of the optimizer.
 
     Raises:
-        TypeError: naming the argument.
-        ValueError: for moved ``DTensor``s without a model: FSDP2 would go on computing with the
-            parameters that it has gathered before, and every loss would be the same.
+        TypeError: if an argument has the wrong type.
+        ValueError: if ``DTensor``s are moved without a model: FSDP2 would use the parameters that
+            it has gathered before, and every loss would be the same.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
@@ -161,8 +161,8 @@ def check_model(optimizer: Any, model: Any, moves: bool = True) -> None:
         )
     if moves and model is None and any(map(is_shared, parameters(optimizer))):
         raise ValueError(
-            "model = None for DTensors: allowed is their model, because FSDP2 would compute with "
-            "what it has gathered of the parameters before they are moved"
+            "model = None for parameters that are DTensors: pass the model, because FSDP2 would "
+            "use the parameters that it has gathered before the move"
         )
 
 
@@ -170,12 +170,12 @@ def check_start(params: list[torch.Tensor], start: list[torch.Tensor]) -> None:
     """Refuse parameters that are not those at the start of the epoch.
 
     Raises:
-        ValueError: naming the shapes.
+        ValueError: if the shapes differ.
     """
     if [p.shape for p in params] != [s.shape for s in start]:
         raise ValueError(
-            f"parameters of shapes {[tuple(p.shape) for p in params]}: allowed are those at the "
-            f"start of the epoch, {[tuple(s.shape) for s in start]} (see begin_epoch)"
+            f"parameters of shapes {[tuple(p.shape) for p in params]}: at the start of the epoch "
+            f"they had {[tuple(s.shape) for s in start]} (see begin_epoch)"
         )
 
 
@@ -185,7 +185,7 @@ def modes(model: torch.nn.Module | None) -> list[tuple[torch.nn.Module, bool]]:
 
 
 def restore_modes(kept: list[tuple[torch.nn.Module, bool]]) -> None:
-    """Put the modules in the mode they had."""
+    """Restore the modes of the modules."""
     for module, training in kept:
         module.training = training
 
@@ -199,7 +199,7 @@ def random_state(tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(kept: dict[str, torch.Tensor]) -> None:
-    """Put torch's generators back."""
+    """Restore the generators of torch."""
     for device, state in kept.items():
         if device == "cpu":
             torch.set_rng_state(state)

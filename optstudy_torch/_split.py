@@ -13,7 +13,7 @@ from optstudy_core.catalogue.kinds import Kinds, Use
 class Split(core.Split):
     """The parameters of a model by kind; made by :func:`optstudy_torch.split`.
 
-    ``print(split)`` shows what went where.
+    ``print(split)`` shows the kind of each parameter.
     """
 
     def __init__(self, model: torch.nn.Module, kinds: Kinds | None) -> None:
@@ -22,17 +22,17 @@ class Split(core.Split):
         self._params = {use.name: use.value for use in uses}
 
     def groups(self, **values: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return groups for an optimizer.
+        """Return parameter groups for an optimizer.
 
         Args:
-            values: for each kind the values of its group; ``rest`` are those of all other kinds.
+            values: for each kind, the values of its group; ``rest`` stands for all other kinds.
 
         Returns:
-            a group for each of them, in their order, with the parameters that take a gradient;
-            those without parameters are left out.
+            one group for each argument, in order, with the parameters that require a gradient.
+            Groups without parameters are left out.
 
         Raises:
-            ValueError: for a kind that there is not, or one that has no values.
+            ValueError: if a kind is unknown, or if a kind of the model has no values.
         """
         labels = self.labels_by_name(values)
         found = {
@@ -46,19 +46,20 @@ def split(model: torch.nn.Module, kinds: Kinds | None = None) -> Split:
     """Return the parameters of a model by kind, from the types of its layers.
 
     The kinds are ``hidden`` (weights of linear layers, convolutions and attention), ``embedding``,
-    ``head`` (the weight of the last such layer that the model declares; none if its outputs are as
-    many as an embedding is wide), ``norm``, ``bias`` and ``other`` (what is in a layer of another
-    type). A weight that is an embedding and a head is an embedding. Parameters that take no
-    gradient are ``frozen``, and in no group.
+    ``head``, ``norm``, ``bias`` and ``other`` (parameters of layers of other types). The head is
+    the weight of the last hidden layer that the model declares. There is no head if the number of
+    outputs of that layer is the width of an embedding. A weight that is both an embedding and a
+    head is an embedding. Parameters that require no gradient are ``frozen``, and in no group.
 
     Args:
-        model: of PyTorch, wrapped ones too.
-        kinds: what the types do not say: a dictionary from patterns of names to kinds, your own
-            too, ``{"blocks.*.router.weight": "other"}``, of which the first that fits decides; or a
-            function of a name and a parameter. Where it names a head, no other layer is one.
+        model: a model of PyTorch; it may be wrapped.
+        kinds: kinds that override the types: a dictionary from patterns of names to kinds (also
+            kinds of your own), ``{"blocks.*.router.weight": "other"}``, where the first match
+            decides; or a function of a name and a parameter. If it names a head, no other layer is
+            a head.
 
     Raises:
-        ValueError: for a pattern that fits no parameter.
+        ValueError: if a pattern matches no parameter.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 9))

@@ -1,15 +1,15 @@
-"""Checkpoints of a PyTorch training in a run's folder, to the last bit.
+"""Checkpoints of a PyTorch training in the folder of a run, to the last bit.
 
-What is saved is whatever has ``state_dict`` and ``load_state_dict`` (models, optimizers,
+These functions save objects with ``state_dict`` and ``load_state_dict`` (models, optimizers,
 schedulers, ``GradScaler``, recorders), random generators of torch, NumPy and Python, and lists of
-them, each under a name. The states of torch's own generators, of the CPU and of CUDA, go with every
-checkpoint. Nothing is pickled: a state holds tensors, arrays, numbers, strings, ``None``, and
-lists, tuples and dictionaries of them.
+them, each under a name. Every checkpoint also has the states of the default generators of torch,
+for the CPU and for CUDA. Nothing is pickled: a state holds tensors, arrays, numbers, strings,
+``None``, and lists, tuples and dictionaries of them.
 
-Of several processes (``torch.distributed``) all call these functions, with their own objects. The
-first writes. What they hold together (``DTensor``) is saved whole, and goes on with another number
-of processes; each has its own random state again. Give the model without DDP around it, whose names
-are the same without DDP.
+With several processes (``torch.distributed``), all processes call these functions with their own
+objects, and the first one writes. Shared tensors (``DTensor``) are saved whole, so the training can
+continue with another number of processes. Each process gets its own random state back. Pass the
+model itself, not the DDP wrapper, so that the names are the same without DDP.
 
 >>> import tempfile, torch
 >>> from optstudy_core.records import Run
@@ -41,45 +41,45 @@ from ._tensors import is_shared
 
 __all__ = ["load", "restore", "save", "state"]
 
-# A tensor is a dictionary of one entry, whose name is this and the dtype.
+# A tensor is a dictionary with one entry; its key is this prefix and the dtype.
 _MARK = "torch."
 _GENERATORS = "torch's generators"
 _PROCESSES = "of each process"
 
 
 def save(run: Run, epoch: int, *, row: Mapping[str, Any] | None = None, **objects: Any) -> None:
-    """Write a checkpoint; when this returns, it is on the disk.
+    """Write a checkpoint; when this function returns, the checkpoint is on disk.
 
     Args:
-        run: open for writing.
-        epoch: after which it is, ≥ 0.
-        row: a dictionary of the epoch's measurements, written in the same transaction.
-        **objects: as for :func:`state`, by the names under which :func:`load` finds them.
+        run: a run that is open for writing.
+        epoch: the number of the last finished epoch, ≥ 0.
+        row: a dictionary of the measurements of the epoch, written in the same transaction.
+        **objects: as for :func:`state`; :func:`load` uses the same names.
 
     Raises:
-        WriteError: if it cannot be written; nothing has changed then.
-        TypeError: for an object that has no state, or a state that cannot be saved.
+        WriteError: if the checkpoint cannot be written; nothing has changed then.
+        TypeError: if an object has no state, or its state cannot be saved.
     """
     arrays, structure = pack(state(**objects))  # of all processes
     run.checkpoint(epoch, arrays, structure, row=row)
 
 
 def load(run: Run, **objects: Any) -> int | None:
-    """Put objects into the state of the last checkpoint.
+    """Load the last checkpoint into objects.
 
     Args:
         run: the run.
-        **objects: the same as in :func:`save`, by the same names.
+        **objects: the same objects as in :func:`save`, by the same names.
 
     Returns:
-        the epoch after which it was; ``None``, with nothing changed, if there is no checkpoint.
+        the epoch of the checkpoint; ``None``, with nothing changed, if there is no checkpoint.
 
     Raises:
-        ValueError: if it is not of these objects, or its file is not what it should be; nothing
-            has changed then.
+        ValueError: if the checkpoint has other objects, or its file is damaged; nothing has changed
+            then.
     """
     if several():
-        torch.distributed.barrier()  # the first has opened the run, and written what it writes
+        torch.distributed.barrier()  # wait until the first process has opened the run and written
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         return None
@@ -92,7 +92,8 @@ def state(**objects: Any) -> dict[str, Any]:
     """Return the states of objects as a tree of copies, for :func:`optstudy_core.records.pack`.
 
     Args:
-        **objects: with ``state_dict`` and ``load_state_dict``, random generators, or lists of them.
+        **objects: objects with ``state_dict`` and ``load_state_dict``, random generators, or lists
+            of them.
     """
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -105,23 +106,23 @@ def state(**objects: Any) -> dict[str, Any]:
         return {"objects": tree, _GENERATORS: random}
     own = {"objects": {n: _random(x, tree[n]) for n, x in objects.items()}, _GENERATORS: random}
     every: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, own)  # pickled for each other, never in a file
+    torch.distributed.all_gather_object(every, own)  # pickled between processes, never in a file
     return {"objects": tree, _GENERATORS: random, _PROCESSES: every}
 
 
 def restore(tree: Mapping[str, Any], **objects: Any) -> None:
-    """Put objects into the states of :func:`state`.
+    """Load states from :func:`state` into objects.
 
     Args:
-        tree: its result, a dictionary.
-        **objects: the same objects as there, by the same names.
+        tree: the result of :func:`state`, a dictionary.
+        **objects: the same objects as in :func:`state`, by the same names.
 
     Raises:
-        ValueError: if the tree is not of these objects, or one of them refuses its state; all are
-            as before then.
+        ValueError: if the tree has other objects, or an object refuses its state; no object has
+            changed then.
     """
     if not isinstance(tree, Mapping) or {*tree} - {_PROCESSES} != {"objects", _GENERATORS}:
-        raise ValueError(f"tree: allowed is one made by state, of objects and {_GENERATORS}")
+        raise ValueError(f"tree: allowed is a result of state(), of objects and {_GENERATORS}")
     check_names(tree["objects"], objects)
     for name, entry in objects.items():
         _check_like(entry, tree["objects"][name], name)
@@ -151,14 +152,12 @@ def _put(tree: Mapping[str, Any], objects: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Say which object refused its state: every class has errors of its own for that."""
+    """Name the object that refused its state; each class raises its own errors."""
     try:
         yield
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"{name}: allowed is a state of this object, which it takes ({what})"
-        ) from error
+        raise ValueError(f"{name}: the object does not accept the saved state ({what})") from error
 
 
 def _methods(entry: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
@@ -192,10 +191,10 @@ def _state_of(entry: Any, where: str) -> Any:
 def _of_this_process(
     tree: Mapping[str, Any], objects: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Any]:
-    """Return the states of the objects, and of torch's generators, for this process.
+    """Return the states of the objects, and of the generators of torch, for this process.
 
-    Where the checkpoint is of fewer processes and these had different random states, there is
-    ``None`` for those of this one.
+    The random states are ``None`` if the checkpoint has fewer processes, with different random
+    states.
     """
     if _PROCESSES not in tree:
         return tree["objects"], tree[_GENERATORS]
@@ -212,7 +211,7 @@ def _of_this_process(
 
 
 def _shared(entry: Any, part: Any, own: Any) -> Any:
-    """Return the state of an object; of a random generator that of this process."""
+    """Return the state of an object; for a random generator, the state of this process."""
     if isinstance(entry, list | tuple):
         of_each = [None] * len(part) if own is None else own
         return [_shared(*each) for each in zip(entry, part, of_each, strict=True)]
@@ -246,7 +245,7 @@ def _check_like(entry: Any, tree: Any, where: str) -> None:
     if ours != theirs:
         raise ValueError(
             f"{where}: the checkpoint has {'one' if theirs is None else f'a list of {theirs}'}; "
-            f"allowed is {'one' if ours is None else f'a list of {ours}'}"
+            f"expected is {'one' if ours is None else f'a list of {ours}'}"
         )
 
 
@@ -267,7 +266,7 @@ def _load(entry: Any, tree: Any) -> None:
 
 
 def _placed(entry: Any, found: Any) -> Any:
-    """Return a state of whole tensors as a model or an optimizer of ``DTensor``s takes it."""
+    """Return a state of whole tensors in the form for a model or optimizer of ``DTensor``s."""
     if isinstance(entry, torch.nn.Module):
         if any(map(is_shared, entry.parameters())):
             own = entry.state_dict()
@@ -288,7 +287,9 @@ def _to_arrays(value: Any, where: str) -> Any:
     if isinstance(value, torch.Tensor):
         value = whole(value)
         if value.layout != torch.strided or value.is_quantized:
-            raise TypeError(f"{where}: a tensor of layout {value.layout}: allowed are dense ones")
+            raise TypeError(
+                f"{where} has a tensor of layout {value.layout}: allowed are dense ones"
+            )
         dtype = str(value.dtype).removeprefix(_MARK)
         bits = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
         if value.is_complex():
@@ -298,7 +299,10 @@ def _to_arrays(value: Any, where: str) -> Any:
         return {_MARK + dtype: np.array(bits.numpy())}
     if isinstance(value, Mapping):
         if len(value) == 1 and str(next(iter(value))).startswith(_MARK):
-            raise TypeError(f"{where}: a dictionary of {next(iter(value))!r} alone is not allowed")
+            raise TypeError(
+                f"{where} is a dictionary with the only key {next(iter(value))!r}: this key is "
+                "reserved"
+            )
         return {key: _to_arrays(entry, f"{where}[{key!r}]") for key, entry in value.items()}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(_to_arrays(entry, f"{where}[{i}]") for i, entry in enumerate(value))

@@ -1,4 +1,4 @@
-"""The class of each algorithm: its arguments under torch's names, its docstring."""
+"""The class of each algorithm, with arguments under the names of torch, and a docstring."""
 
 from __future__ import annotations
 
@@ -52,31 +52,32 @@ def _make_class(algorithm: Algorithm) -> type[CoreOptimizer]:
 def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     """Return the ``torch.optim.Optimizer`` class of an algorithm.
 
-    Its arguments are the algorithm's hyperparameters, several of them in one tuple where
-    torch.optim has one (``b1`` and ``b2`` in ``betas``), each a number or a schedule: one of
-    ``optstudy_core.schedules``, which has the bits of ``optstudy_jax``, or another function of the
-    number of steps. It is asked after each step for the value of the next one, which the group
-    then holds, whatever has been written there. And
+    The arguments of the class are the hyperparameters of the algorithm. As in torch.optim, some are
+    joined in a tuple (``b1`` and ``b2`` in ``betas``). Each is a number or a schedule. A schedule
+    is one of ``optstudy_core.schedules``, which has the same bits in ``optstudy_jax``, or any
+    function of the step count. After each step it sets the value in the group for the next step,
+    and overwrites changes. Further arguments:
 
-    - ``dialect``: which library's formulas and defaults (see ``optstudy_core.defaults``);
-    - ``compile``: run the step as one kernel for all parameters (the same bits; ``fused`` means
-      this too): a loop in C on the CPU, made by the machine's C compiler (``cc``, or ``$CC``) and
-      kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``; on a GPU one of Triton. A rule
-      that depends on the shape of a parameter takes several loops on the CPU, none on a GPU.
-      ``None``: where a kernel can be made; ``True``: the same, or an error; ``False``: NumPy's
-      operations on the CPU, elsewhere torch's;
+    - ``dialect``: the library or source of the formulas and defaults (see
+      ``optstudy_core.defaults``);
+    - ``compile`` (also ``fused``): run the step as one kernel for all parameters, with the same
+      bits. On the CPU this is a loop in C, compiled by the C compiler of the machine (``cc``, or
+      ``$CC``) and kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``. On a GPU it is a
+      Triton kernel. A rule that depends on the shape of a parameter takes several loops on the
+      CPU, and no kernel on a GPU. ``None``: use a kernel if possible; ``True``: use a kernel, or
+      raise an error; ``False``: use operations of NumPy on the CPU, and of torch elsewhere;
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter
       with one rounding, instead of rounding the step first;
-    - ``amsgrad`` and ``decoupled_weight_decay``, where torch.optim has them: run the algorithm
-      that torch.optim runs;
-    - ``capturable``: the step can be recorded in a CUDA graph: rates that are to change are
-      tensors on the device, and a step before has made the states. ``differentiable``: autograd
-      goes through the step, for parameters that are no leaves. Both run as torch's operations, with
-      the same bits; rules that they cannot have are refused;
+    - ``amsgrad`` and ``decoupled_weight_decay``, if torch.optim has them: run the algorithm that
+      torch.optim runs;
+    - ``capturable``: allow a CUDA graph to capture the step. Rates that change must be tensors on
+      the device, and an earlier step must have made the states. ``differentiable``: let autograd
+      go through the step, for parameters that are no leaves. Both use operations of torch, with
+      the same bits. Rules that do not support them are refused;
     - ``foreach``: accepted, without effect.
 
-    A group takes all of them too, under the same names. ``None`` is the value of its dialect. A
-    group may name its algorithm (see :meth:`CoreOptimizer.add_param_group`).
+    A parameter group accepts the same arguments. ``None`` stands for the value of the dialect of
+    the group. A group may name its algorithm (see :meth:`CoreOptimizer.add_param_group`).
 
     Args:
         algorithm: a name of ``optstudy_core.ALGORITHMS``, or an ``Algorithm`` of your own.

@@ -1,8 +1,8 @@
 """Moves at the end of an epoch: extrapolated epoch, epoch momentum, backstep.
 
-Each works with any ``torch.optim.Optimizer``, whose parameters it moves when ``step()`` is called
-at the end of an epoch. The formulas are those of :mod:`optstudy_core.epoch`, computed in float32
-(float64 for float64 parameters) and rounded to the parameter's dtype.
+Each works with any ``torch.optim.Optimizer``. Call ``step()`` at the end of an epoch; it moves the
+parameters of the optimizer. The formulas are those of :mod:`optstudy_core.epoch`, computed in
+float32 (float64 for float64 parameters) and rounded to the dtype of the parameter.
 
 >>> import torch
 >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -12,7 +12,7 @@ at the end of an epoch. The formulas are those of :mod:`optstudy_core.epoch`, co
 ...     w.grad = torch.ones(2)
 ...     optimizer.step()
 ...     extrapolated.step()
->>> round(extrapolated.cosine, 9), w.tolist()  # the second epoch went on by half of its own step
+>>> round(extrapolated.cosine, 9), w.tolist()  # the second epoch moved by another half of its step
 (1.0, [-0.25, 0.75])
 """
 
@@ -35,7 +35,7 @@ __all__ = ["Backstep", "EpochMomentum", "ExtrapolatedEpoch"]
 
 
 class EpochMove:
-    """What the moves share: where the epoch began, and saved states."""
+    """The base class of the moves: the start of the epoch, and saved states."""
 
     _carried: tuple[str, ...] = ()  # attributes that are lists of tensors, or None
 
@@ -48,7 +48,7 @@ class EpochMove:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Begin the epoch here (``step`` does it itself): Δ is measured from now on."""
+        """Begin the epoch now: measure Δ from here. ``step`` calls this method."""
         self._start = _snapshot.clones(_snapshot.parameters(self.optimizer))
 
     @torch.no_grad()
@@ -64,18 +64,18 @@ class EpochMove:
         return params
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is carried; ``torch.load(weights_only=True)`` takes it."""
+        """Return the state of the method; ``torch.load(weights_only=True)`` can load it."""
         carried = {name: getattr(self, f"_{name}") for name in ("start", *self._carried)}
         return {"method": type(self).__name__} | carried
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; the model and the optimizer are to be loaded by themselves.
+        """Load a state. Load the model and the optimizer separately.
 
         Args:
-            state_dict: of ``state_dict``.
+            state_dict: the result of ``state_dict``.
 
         Raises:
-            ValueError: if the state is of another method or other parameters.
+            ValueError: if the state belongs to another method or to other parameters.
         """
         _snapshot.check_saved(state_dict, self.state_dict())
         params = _snapshot.parameters(self.optimizer)
@@ -85,23 +85,24 @@ class EpochMove:
 
 
 class ExtrapolatedEpoch(EpochMove):
-    """Goes a little further where the epochs agree on the direction: θ ← θ + lr·cos φₖ·Δₖ.
+    """Move further along the step of an epoch, if the last epoch agrees: θ ← θ + lr·cos φₖ·Δₖ.
 
-    See :mod:`optstudy_core.epoch.extrapolation`. Δ does not include what was added. Keeps two
+    See :mod:`optstudy_core.epoch.extrapolation`. Δ does not include this move. The object keeps two
     copies of the parameters.
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        lr: ≥ 0.
-        model: for FSDP2, if it is evaluated at the end of an epoch: what an evaluation has gathered
-            is let go of.
+        lr: the factor of the move, ≥ 0.
+        model: the model; needed for FSDP2 if it is evaluated at the end of an epoch. The move frees
+            the parameters that an evaluation has gathered.
 
     Attributes:
-        size: of the last epoch's step ‖Δₖ‖₂; NaN before there is one.
-        cosine: of its angle to the step before; NaN if there is none.
+        size: ‖Δₖ‖₂ of the last epoch; NaN before the first.
+        cosine: the cosine of the angle between Δₖ and Δₖ₋₁; NaN if there is none.
 
     Raises:
-        TypeError, ValueError: for a value that is not allowed.
+        TypeError: if an argument has the wrong type.
+        ValueError: if a value is not allowed.
     """
 
     _carried = ("previous",)
@@ -134,17 +135,18 @@ class ExtrapolatedEpoch(EpochMove):
 class EpochMomentum(EpochMove):
     """An average M of past epochs moves the parameters: θ ← θ + lr·M, M ← β·M + (1 − β)·Δₖ.
 
-    See :mod:`optstudy_core.epoch.momentum`; Δ includes the move. Keeps a copy of the parameters,
-    and M in float32 (float64 for float64 parameters).
+    See :mod:`optstudy_core.epoch.momentum`. Δ includes this move. The object keeps a copy of the
+    parameters, and M in float32 (float64 for float64 parameters).
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        lr: ≥ 0.
-        beta: β in [0, 1).
+        lr: the factor of the move, ≥ 0.
+        beta: β in [0, 1), the decay rate of the average.
         model: as for :class:`ExtrapolatedEpoch`.
 
     Raises:
-        TypeError, ValueError: for a value that is not allowed.
+        TypeError: if an argument has the wrong type.
+        ValueError: if a value is not allowed.
     """
 
     _carried = ("m",)
@@ -174,14 +176,14 @@ class EpochMomentum(EpochMove):
 
 
 class Backstep:
-    """Undoes an epoch, to the last bit: :meth:`step` keeps, :meth:`undo` returns to what was kept.
+    """Undo an epoch, to the last bit: :meth:`step` copies the state, :meth:`undo` restores it.
 
-    Kept are the parameters, the optimizer's state, the buffers of ``model`` and torch's random
-    state (see :mod:`optstudy_core.epoch.backstep`).
+    The state has the parameters, the state of the optimizer, the buffers of ``model`` and the
+    random state of torch (see :mod:`optstudy_core.epoch.backstep`).
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
-        model: whose buffers (statistics of BatchNorm) return as well.
+        model: the model; its buffers (statistics of BatchNorm) are also restored.
 
     Raises:
         TypeError: for an argument of another type.
@@ -205,25 +207,25 @@ class Backstep:
         self.step()
 
     def step(self) -> None:
-        """End an epoch: this is where :meth:`undo` returns to from now on."""
+        """End an epoch: copy the state that :meth:`undo` restores."""
         self._kept = _snapshot.take(self.optimizer, self._model)
 
     def undo(self) -> None:
-        """Return to the last :meth:`step` (or to where this was made), as often as wanted."""
+        """Restore the state of the last :meth:`step` (or of the creation), any number of times."""
         _snapshot.restore(self._kept, self.optimizer, self._model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is kept; ``torch.load(weights_only=True)`` takes it."""
+        """Return the copies; ``torch.load(weights_only=True)`` can load them."""
         return {"method": type(self).__name__, "kept": self._kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what was kept.
+        """Load copies from ``state_dict``.
 
         Args:
-            state_dict: of ``state_dict``.
+            state_dict: the result of ``state_dict``.
 
         Raises:
-            ValueError: if the state is of another method or other parameters.
+            ValueError: if the state belongs to another method or to other parameters.
         """
         _snapshot.check_saved(state_dict, self.state_dict())
         kept, params = state_dict["kept"], _snapshot.parameters(self.optimizer)

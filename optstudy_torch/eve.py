@@ -1,7 +1,7 @@
-"""EVE: evaluate the loss along the direction of an epoch, or of a step, and go where it is lowest.
+"""EVE: evaluate the loss along the step of an epoch or of an optimizer; go to the lowest loss.
 
-See :mod:`optstudy_core.epoch.eve`. The parameters are put to θ + s·Δ, where s·Δ is computed in the
-working dtype and rounded to the parameter's, and then added.
+See :mod:`optstudy_core.epoch.eve`. The parameters are set to θ + s·Δ: s·Δ is computed in the
+working dtype, rounded to the dtype of the parameter, and then added.
 
 >>> import torch
 >>> model = torch.nn.Linear(1, 1)
@@ -14,7 +14,7 @@ working dtype and rounded to the parameter's, and then added.
 ...     loss.backward()
 ...     _ = optimizer.step()
 >>> choice = eve.step(lambda: torch.nn.functional.mse_loss(model(x), y))
->>> float(choice.s)  # how many more such epochs the parameters went on
+>>> float(choice.s)  # the parameters moved by 8 more steps like that of the epoch
 8.0
 """
 
@@ -41,28 +41,29 @@ _SEARCHES = ("grid", "march")
 
 
 class EVE:
-    """Searches along the epoch's step, or along the optimizer's own.
+    """Search along the step of an epoch, or along the step of the optimizer.
 
     Args:
-        optimizer: any ``torch.optim.Optimizer``: its parameters are moved.
-        model: whose mode (train or eval) and buffers are as before after a search. Under FSDP2 it
-            is needed: what an evaluation has gathered is let go of.
-        along: ``"epoch"``: :meth:`step` is called at the end of an epoch. ``"step"``: it is called
-            in the place of ``optimizer.step()``, with the gradients there.
+        optimizer: any ``torch.optim.Optimizer``; the search moves its parameters.
+        model: the model; a search restores its mode (train or eval) and its buffers. FSDP2 needs
+            the model, because the search frees the parameters that an evaluation has gathered.
+        along: ``"epoch"``: call :meth:`step` at the end of an epoch. ``"step"``: call it instead of
+            ``optimizer.step()``, after the gradients are computed.
         search: ``"grid"`` or ``"march"``.
         grid: values of s ≥ 0; default {0, ½, 1, 2, 4, 8}, along a step {0, 1, 3, 10, 100}.
-        h: length of a march, > 0.
-        marches: at most so many, ≥ 1.
-        include_extension: count what EVE added in :attr:`delta`.
-        average: of several processes (``torch.distributed``) all go to where the mean of their
-            losses is lowest; a message of eight bytes an evaluation, so all must step. ``False``:
-            the loss is the same on all of them already.
+        h: the length of a march in units of Δ, > 0.
+        marches: the largest number of marches, ≥ 1.
+        include_extension: include the move by EVE in :attr:`delta`.
+        average: minimize the mean of the losses of all processes (``torch.distributed``). Each
+            evaluation sends a message of eight bytes, so all processes must call :meth:`step`.
+            ``False``: the loss is already the same on all processes.
 
     Attributes:
-        delta: Δ of the last epoch (or step), a list of tensors; ``None`` before there is one.
+        delta: Δ of the last epoch (or step), a list of tensors; ``None`` before the first.
 
     Raises:
-        TypeError, ValueError: for a value that is not allowed.
+        TypeError: if an argument has the wrong type.
+        ValueError: if a value is not allowed.
     """
 
     def __init__(
@@ -99,20 +100,21 @@ class EVE:
             self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Begin the epoch here (``step`` does it itself): Δ is measured from now on."""
+        """Begin the epoch now: measure Δ from here. ``step`` calls this method."""
         self._start = _snapshot.clones(_snapshot.parameters(self._optimizer))
 
     def step(self, closure: Callable[[], Any]) -> Choice:
-        """Search, and leave the parameters where the loss is lowest.
+        """Search, and move the parameters to the lowest loss.
 
-        The optimizer's state is not touched, along a step it is as the optimizer left it.
+        The search does not change the state of the optimizer.
 
         Args:
-            closure: returns the loss, on any data, without gradients (``torch.no_grad`` is on); it
-                may put the model in eval mode. Each call finds the same buffers and random state.
+            closure: a function that returns the loss, on any data, without gradients
+                (``torch.no_grad`` is on). It may put the model in eval mode. Each call starts with
+                the same buffers and random state.
 
         Returns:
-            s, the loss there, the loss at s = 0 and the number of evaluations.
+            s, the loss at s, the loss at s = 0, and the number of evaluations.
 
         Raises:
             TypeError: if ``closure`` is no function.

@@ -1,12 +1,14 @@
-"""Norms and angles of trees of torch tensors, on their device; sharded tensors are one vector.
+"""Norms and angles of trees of torch tensors, on their device.
 
-The lines of ``optstudy_core.geometry`` run here on torch's own operations, so the results have the
-bits that NumPy and JAX give. They are 0-d float64 tensors on the device of the tensors, and
-nothing waits for the device: a value may be recorded in every step.
+The code of ``optstudy_core.geometry`` runs here on operations of torch, so the results have the
+same bits as in NumPy and JAX. The results are 0-d float64 tensors on the device of the tensors. The
+functions do not wait for the device (except :func:`angle`), so a value may be recorded in every
+step.
 
-Parameters sharded by ``torch.distributed.fsdp.fully_shard`` or otherwise (``DTensor``) are measured
-as the whole: each process passes over its part, and the parts are joined by reductions of integers,
-which are exact in any order. Replicated parameters count once. All processes have to call.
+Sharded parameters (``DTensor``, for example from ``torch.distributed.fsdp.fully_shard``) count as
+one whole vector. Each process passes over its part, and reductions of integers join the parts;
+integer sums are exact in any order. Replicated parameters count once. All processes must call these
+functions.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from .engine.exact_sums import sum_of
 
 
 def total(u: Any, *, exact: bool = True) -> torch.Tensor:
-    """Return the sum of all entries of a tree, a float64 scalar.
+    """Return the sum of all elements of a tree, a float64 scalar.
 
     Args:
         u: a tensor, or dicts, lists and tuples of trees; real tensors of any shape.
-        exact: independent of order, split, sharding and library; else a plain sum.
+        exact: use an exact sum, which does not depend on order, split, sharding and library;
+            otherwise a plain sum.
 
     Raises:
         TypeError: for complex tensors.
@@ -49,16 +52,16 @@ def norm(u: Any, *, exact: bool = True) -> torch.Tensor:
 
 
 def dot(u: Any, v: Any, *, exact: bool = True) -> torch.Tensor:
-    """Return the dot product of two trees of one structure, a float64 scalar.
+    """Return the dot product of two trees of the same structure, a float64 scalar.
 
     Args:
         u: as for :func:`total`.
-        v: tree of the same structure and shapes; sharded where ``u`` is.
+        v: tree with the same structure, shapes and sharding as ``u``.
         exact: as for :func:`total`.
 
     Raises:
         TypeError: for complex tensors.
-        ValueError: if structures or shapes differ.
+        ValueError: if the structures or the shapes differ.
     """
     return _run(core.vector_dot, exact, u, v)
 
@@ -72,7 +75,7 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> torch.Tensor:
 
 
 def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ‖û − v̂‖ and ‖û + v̂‖, from which the host makes the angle.
+    """Return ‖û − v̂‖ and ‖û + v̂‖; the host computes the angle from them.
 
     Args and errors as for :func:`dot`.
     """
@@ -81,7 +84,7 @@ def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[torch.Tensor, torch.T
 
 
 def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float:
-    """Return the angle between two trees, a number of the host (it waits for the device).
+    """Return the angle between two trees as a Python number; this waits for the device.
 
     Args and errors as for :func:`dot`; with ``degrees`` the angle is in degrees.
 
@@ -96,12 +99,12 @@ def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
     """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
 
     Args:
-        function: which of these functions.
-        *trees: one or two, of the same structure and shapes.
-        **options: its keywords, such as ``exact``.
+        function: one of these functions.
+        *trees: one or two trees with the same structure and shapes.
+        **options: keyword arguments of the function, such as ``exact``.
 
     Returns:
-        a tree like the first with a number or a scalar tensor for each leaf.
+        a tree like the first, with a number or a scalar tensor for each leaf.
     """
     return core.per_leaf(function, *trees, **options)
 

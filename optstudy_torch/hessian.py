@@ -1,4 +1,4 @@
-"""Estimates of the Hessian: its diagonal, for algorithms that ask for it, and its curvature."""
+"""Estimates of the Hessian of a loss: the diagonal, the trace and the largest eigenvalue."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def hutchinson(
 ) -> list[torch.Tensor]:
     """Return Hutchinson's estimate of the diagonal of the Hessian of a loss: z·(Hz).
 
-    For independent signs z its mean is the diagonal. It costs about two gradients. Call it before
-    ``loss.backward()``, which frees the graph; no ``.grad`` is written.
+    For independent signs z, the expected value is the diagonal. The cost is about two gradients.
+    Call this function before ``loss.backward()``, which frees the graph. It writes no ``.grad``.
 
     Args:
         loss: 0-d tensor that was computed from ``params``.
-        params: what it is differentiated by, e.g. ``list(model.parameters())``.
-        signs: z, like the parameters, each +1 or −1; drawn if ``None``.
-        generator: what they are drawn from; ``None`` for torch's own of the device.
+        params: the parameters to differentiate by, e.g. ``list(model.parameters())``.
+        signs: z, tensors like the parameters with elements +1 or −1; random if ``None``.
+        generator: the generator of random signs; ``None`` for the default generator of torch.
 
     Returns:
-        a tensor like each of the parameters, for ``optimizer.step(hessian=…)``; zeros for one that
-        the loss does not depend on, or that enters linearly.
+        a list of tensors like the parameters, for ``optimizer.step(hessian=…)``. The tensor is zero
+        if the loss does not depend on the parameter, or depends on it linearly.
 
     Source: Hutchinson 1989 (`hutchinson1989stochastic`), as in Sophia (`liu2024sophia`).
 
@@ -47,23 +47,24 @@ def hutchinson(
 def curvature(
     loss: torch.Tensor, params: Sequence[torch.Tensor], *, samples: int = 1, iterations: int = 20
 ) -> dict[str, float]:
-    """Return the trace and the largest eigenvalue of the Hessian of a loss, for a recorder's row.
+    """Return the trace and the largest eigenvalue of the Hessian of a loss, for a recorder.
 
-    ``recorder.end_epoch(metrics=curvature(loss, params))``. The vectors are drawn from a generator
-    of their own, always the same: no generator of the training moves. No ``.grad`` is written.
+    Usage: ``recorder.end_epoch(metrics=curvature(loss, params))``. The random vectors come from a
+    separate generator with a fixed seed, so the generators of the training do not change. The
+    function writes no ``.grad``.
 
     Args:
         loss: 0-d tensor that was computed from ``params``.
-        params: what it is differentiated by, e.g. ``list(model.parameters())``.
-        samples: vectors of Hutchinson's estimate of the trace.
-        iterations: of the power method.
+        params: the parameters to differentiate by, e.g. ``list(model.parameters())``.
+        samples: the number of random vectors for the estimate of the trace (Hutchinson).
+        iterations: the number of power iterations.
 
     Returns:
-        ``hessian_trace`` and ``hessian_largest``, numbers by name; see
-        :func:`optstudy_core.instruments.hessian_trace` and ``largest_eigenvalue`` there.
+        ``hessian_trace`` and ``hessian_largest``, numbers by name; see ``hessian_trace`` and
+        ``largest_eigenvalue`` in :mod:`optstudy_core.instruments`.
 
     Raises:
-        ValueError: for ``samples`` or ``iterations`` < 1.
+        ValueError: if ``samples`` or ``iterations`` is less than 1.
 
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> found = curvature((x**3).sum(), [x])

@@ -1,25 +1,25 @@
-"""Learning-rate schedulers: schedules of the core, and those that look at each epoch.
+"""Learning-rate schedulers: schedules of the core, and methods that act once an epoch.
 
 ``ScheduleLR`` follows a schedule of ``optstudy_core.schedules``.
 
-``DirectionLR``, ``CarefulLR`` and ``DirectionCarefulLR`` are stepped once an epoch, and work with
-any ``torch.optim.Optimizer``. Each holds a factor on the rate of each parameter group. The rate
-that a step is made with is
+``DirectionLR``, ``CarefulLR`` and ``DirectionCarefulLR`` take one step each epoch, and work with
+any ``torch.optim.Optimizer``. Each holds a factor f for each parameter group. A step of the
+optimizer uses the rate
 
     min(max(lr·f, ``min_lr``), ``max_lr``)
 
-of ``group["lr"]`` and the factor f, and the group holds it while ``optimizer.step()`` runs, only.
-Between steps it holds what it would without these schedulers, so they go together with torch's own
-in any order, with those that overwrite the rate (LambdaLR) and with those that multiply it (StepLR,
-CosineAnnealingLR) alike. ``get_last_lr()`` tells the rates with the factors. Several of these
-schedulers on one optimizer multiply, in the order in which they were made; one that is deleted
-stops doing so.
+where lr is ``group["lr"]``. The group holds this rate only while ``optimizer.step()`` runs. Between
+steps it holds the rate without the factor. So these schedulers work with those of torch in any
+order: with schedulers that overwrite the rate (LambdaLR), and with schedulers that multiply it
+(StepLR, CosineAnnealingLR). ``get_last_lr()`` returns the rates with the factors. The factors of
+several of these schedulers on one optimizer multiply, in the order of their creation. The factor of
+a deleted scheduler no longer counts.
 
-They are ``LRScheduler``s: copied or pickled together with their optimizer, they have the copy's
-rates; ``SequentialLR`` and ``ChainedScheduler`` take them. These two call ``step()`` without a
-loss, which is then the mean of what ``observe(loss)`` was told. When ``SequentialLR`` comes to one
-of them, the rate is the base rate and an epoch begins; when it goes on to the next scheduler, the
-factor stays.
+All are ``LRScheduler``s. A scheduler that is copied or pickled together with its optimizer sets the
+rates of the copy. ``SequentialLR`` and ``ChainedScheduler`` accept these schedulers. These two call
+``step()`` without a loss; the loss is then the mean of the losses from ``observe(loss)``. When
+``SequentialLR`` reaches one of these schedulers, the rate is the base rate and an epoch begins.
+When it moves on to the next scheduler, the factor stays.
 
 >>> import torch
 >>> model = torch.nn.Linear(2, 1)
@@ -59,13 +59,14 @@ __all__ = ["CarefulLR", "DirectionCarefulLR", "DirectionLR", "ScheduleLR"]
 
 
 class EpochLR(LRScheduler):
-    """What the three schedulers share.
+    """The base class of the three schedulers.
 
     Attributes:
-        factors: factor on the rate of each group, float32.
-        decision: the last one, or ``None``; ``jump`` and ``cut`` tell what the loss did.
-        size: of the last epoch's step ‖Δₖ‖₂; NaN if the direction is not looked at.
-        cosine: of its angle to the step of the last epoch that was kept; NaN if there is none.
+        factors: the factor of the rate of each group, float32.
+        decision: the last decision, or ``None``; its ``jump`` and ``cut`` describe the loss.
+        size: ‖Δₖ‖₂ of the step of the last epoch; NaN if the method does not use the direction.
+        cosine: the cosine of the angle between Δₖ and the step of the last epoch that was kept; NaN
+            if there is none.
     """
 
     _method: Any  # the module of the core
@@ -95,7 +96,7 @@ class EpochLR(LRScheduler):
         Rates.of(optimizer).add(self)
 
     def _restart(self) -> None:
-        """Begin with nothing seen."""
+        """Reset the state to that before the first epoch."""
         self.factors = np.ones(len(self.optimizer.param_groups), np.float32)
         self.decision: Decision | None = None
         self.size = self.cosine = math.nan
@@ -108,11 +109,11 @@ class EpochLR(LRScheduler):
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Begin the epoch here: what has moved the parameters since the last ``step`` is no part.
+        """Begin the epoch now: moves of the parameters since the last ``step`` do not count.
 
-        To be called after something else than the optimizer has moved them (EVE, a loaded model).
-        ``step`` calls it itself. It also is what an undone epoch returns to, unless jumps are
-        being waited for (``patience``).
+        Call this method if something other than the optimizer has moved the parameters (EVE, a
+        loaded model). ``step`` calls it. An undone epoch also returns to this point, except during
+        a series of jumps (``patience``).
         """
         params = _snapshot.parameters(self.optimizer)
         waiting = self._kept is not None and float(getattr(self._state, "jumps", 0)) > 0
@@ -124,13 +125,13 @@ class EpochLR(LRScheduler):
             self._kept = kept | {"previous": self._previous}
 
     def observe(self, loss: Any) -> None:
-        """Note a loss of the epoch, for a :meth:`step` that is called without one.
+        """Note a loss of the epoch, for a :meth:`step` without a loss.
 
-        That step takes the mean of what was noted since the last one. Nothing is read from the
-        device before.
+        That step uses the mean of the losses since the last step. Until then, nothing is read from
+        the device.
 
         Args:
-            loss: of a mini-batch or of the epoch, a number or a tensor of one.
+            loss: the loss of a mini-batch or of the epoch, a number or a tensor with one element.
         """
         self._observed = self._observed + scalar("loss", loss)
         self._count += 1
@@ -139,13 +140,13 @@ class EpochLR(LRScheduler):
         """End an epoch.
 
         Args:
-            metrics: its mean training loss, a number or a tensor of one; ``None``: that of
-                :meth:`observe`. ``DirectionLR`` does not read it.
+            metrics: the mean training loss of the epoch, a number or a tensor with one element;
+                ``None``: the mean of the losses from :meth:`observe`. ``DirectionLR`` ignores it.
 
         Raises:
-            TypeError: if there is none, but one is read.
+            TypeError: if the method needs a loss and there is none.
         """
-        if self._is_initial:  # torch's constructors call it: nothing has ended
+        if self._is_initial:  # called by a constructor of torch: no epoch has ended
             self._restart()
         else:
             self._end_epoch(self._loss(metrics))
@@ -154,7 +155,7 @@ class EpochLR(LRScheduler):
         self._last_lr = self.get_last_lr()
 
     def _update_lr(self, epoch: int | None = None) -> None:
-        """Begin here, from the base rate: ``SequentialLR`` has come to this scheduler."""
+        """Begin at the base rate: ``SequentialLR`` has reached this scheduler."""
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=False):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(lr)
@@ -192,14 +193,15 @@ class EpochLR(LRScheduler):
             metrics = self._observed / self._count
         if metrics is None:
             raise TypeError(
-                "metrics = None: allowed is the epoch's mean training loss, or observe(loss) before"
+                "metrics = None: pass the mean training loss of the epoch, or call observe(loss) "
+                "before"
             )
         loss = float(scalar("metrics", metrics))
         return average_of(loss, _snapshot.parameters(self.optimizer)) if self._average else loss
 
     @torch.no_grad()
     def _measure(self) -> list[torch.Tensor] | None:
-        """Return Δ and note its size and cosine; without a start that fits there is none."""
+        """Return Δ, and note its size and cosine; ``None`` without a start of the same shapes."""
         self.size = self.cosine = math.nan
         params = _snapshot.parameters(self.optimizer)
         if not self._measures_steps or self._start is None:
@@ -233,9 +235,9 @@ class EpochLR(LRScheduler):
         return float(rate.scaled(lr, np.float64(factor), min_lr=self.min_lr, max_lr=self.max_lr))
 
     def get_last_lr(self) -> list[Any]:
-        """Return the rate of each group as this scheduler makes it of what the group has now.
+        """Return the current rate of each group, with the factor of this scheduler.
 
-        A number; of a group whose rate is a tensor, a tensor.
+        The rate of a group is a number, or a tensor if the group holds a tensor.
         """
         rates = [self.scaled(i, g["lr"]) for i, g in enumerate(self.optimizer.param_groups)]
         return [lr if isinstance(lr, torch.Tensor) else float(lr) for lr in rates]
@@ -248,10 +250,10 @@ class EpochLR(LRScheduler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        Rates.of(self.optimizer).add(self)  # a copy's: the optimizer's hooks are not copied
+        Rates.of(self.optimizer).add(self)  # for copies: the hooks of an optimizer are not copied
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the scheduler carries; ``torch.load(weights_only=True)`` takes it."""
+        """Return the state of the scheduler; ``torch.load(weights_only=True)`` can load it."""
         state: dict[str, Any] = {
             "method": type(self).__name__,
             "last_epoch": self.last_epoch,
@@ -272,26 +274,26 @@ class EpochLR(LRScheduler):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; the model and the optimizer are to be loaded by themselves.
+        """Load a state. Load the model and the optimizer separately.
 
         Args:
-            state_dict: of ``state_dict``.
+            state_dict: the result of ``state_dict``.
 
         Raises:
-            ValueError: if the state is of another scheduler or other parameters.
+            ValueError: if the state belongs to another scheduler or to other parameters.
         """
         _snapshot.check_saved(state_dict, self.state_dict())
         if len(state_dict["factors"]) != len(self.optimizer.param_groups):
             raise ValueError(
-                f"state_dict of {len(state_dict['factors'])} parameter groups: allowed are "
+                f"state_dict of {len(state_dict['factors'])} parameter groups: the optimizer has "
                 f"{len(self.optimizer.param_groups)}"
             )
         params = _snapshot.parameters(self.optimizer)
         kept = state_dict["kept"]
         if (kept is not None) != self._rollback:
             raise ValueError(
-                f"state_dict with{'' if kept else 'out'} what a rollback needs: allowed for "
-                f"rollback = {self._rollback} is one with{'' if self._rollback else 'out'}"
+                f"state_dict with{'' if kept else 'out'} copies for a rollback: allowed for "
+                f"rollback = {self._rollback} is a state with{'' if self._rollback else 'out'}"
             )
         start = _snapshot.loaded("start", state_dict["start"], params)
         previous = _snapshot.loaded("previous", state_dict["previous"], params)
@@ -313,18 +315,18 @@ class EpochLR(LRScheduler):
 
 
 class DirectionLR(EpochLR):
-    """Direction-adaptive learning rate: grows while epochs go the same way, else shrinks.
+    """Direction-adaptive learning rate: grows while epochs have the same direction, else shrinks.
 
         lr ← lr·(1 + r·cos φₖ);    centred: lr ← lr·(1 + 2r·(cos φₖ − ½))
 
     See :mod:`optstudy_core.epoch.direction`. Keeps two copies of the parameters.
 
     Args:
-        optimizer: any ``torch.optim.Optimizer``; its groups have the same multipliers.
-        r: how strongly the direction counts, in [0, 1].
-        centred: take 60° as neutral instead of 90°; r in [0, ⅓].
-        min_lr: the rate never falls below it.
-        max_lr: the rate never grows above it.
+        optimizer: any ``torch.optim.Optimizer``; all groups have the same multipliers.
+        r: the weight of the direction, in [0, 1].
+        centred: at 60°, instead of at 90°, the rate stays; requires r in [0, ⅓].
+        min_lr: lower bound of the rate.
+        max_lr: upper bound of the rate.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -344,7 +346,7 @@ class DirectionLR(EpochLR):
         super().__init__(optimizer, {"r": r, "centred": centred}, min_lr=min_lr, max_lr=max_lr)
 
     def _loss(self, metrics: Any) -> float:
-        del metrics  # for code that steps several schedulers alike
+        del metrics  # accepted, so that all schedulers can be called in the same way
         return math.nan
 
 
@@ -356,20 +358,21 @@ class CarefulLR(EpochLR):
     See :mod:`optstudy_core.epoch.careful`.
 
     Args:
-        optimizer: any ``torch.optim.Optimizer``; its groups have the same multipliers.
-        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
-        gamma: γ in [0, 1].
-        growth: what every epoch without a jump multiplies the rate by, ≥ 1; bold: 1.05.
-        patience: how many jumps in a row it takes, ≥ 1.
-        reference: L is the loss of the ``"last"`` epoch, or of the last ``"accepted"`` one.
-        rollback: undo the epoch as well: parameters, the optimizer's state, the buffers of
-            ``model`` and torch's random state return to what they were before the (first) jump.
-        model: whose buffers are restored.
-        average: of several processes (``torch.distributed``) all decide alike, by the mean of
-            their losses; a message of eight bytes an epoch, so all must step. ``False``: the loss
-            is the same on all of them already.
-        min_lr: the rate never falls below it.
-        max_lr: the rate never grows above it.
+        optimizer: any ``torch.optim.Optimizer``; all groups have the same multipliers.
+        tau: τ ≥ 0. A loss above L + τ·|L| is a jump.
+        gamma: γ in [0, 1], the factor of the rate at a cut.
+        growth: the factor of the rate after an epoch without a jump, ≥ 1; 1.05 in the bold variant.
+        patience: the number of jumps in a row that lead to a cut, ≥ 1.
+        reference: ``"last"`` or ``"accepted"``: L is the loss of the last epoch, or of the last
+            epoch without a jump.
+        rollback: at a cut, also restore the parameters, the state of the optimizer, the buffers of
+            ``model`` and the random state of torch to those before the (first) jump.
+        model: the model; a rollback restores its buffers.
+        average: all processes (``torch.distributed``) decide by the mean of their losses. Each
+            epoch sends a message of eight bytes, so all processes must call ``step``. ``False``:
+            the loss is already the same on all processes.
+        min_lr: lower bound of the rate.
+        max_lr: upper bound of the rate.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -412,7 +415,7 @@ class CarefulLR(EpochLR):
 
 
 class DirectionCarefulLR(EpochLR):
-    """Both: the rate is multiplied by what ``DirectionLR`` and ``CarefulLR`` multiply it by.
+    """Both methods: the rate is multiplied by the factors of ``DirectionLR`` and ``CarefulLR``.
 
     The direction of an epoch that is undone does not count. Args and errors as for
     :class:`DirectionLR` and :class:`CarefulLR`.

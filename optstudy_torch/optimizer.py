@@ -44,8 +44,8 @@ from ._tensors import (
 )
 from .torch_optim import from_torch_optim
 
-# torch.compiler.disable would import the compiler (seconds) as soon as this module is imported;
-# what torch.optim itself uses imports it when it is needed.
+# torch.compiler.disable would import the compiler (seconds) together with this module. The function
+# that torch.optim uses imports it when it is needed.
 _outside_compilation: Any = getattr(torch, "_disable_dynamo", torch.compiler.disable)
 
 
@@ -62,7 +62,7 @@ class Ready(NamedTuple):
 
 
 def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
-    """Say how a step that failed has left the groups.
+    """Return a message that says which groups a failed step has reached.
 
     >>> _left("Adam", [0, 1, 3], 1, True)
     'Adam: step stopped: taken by groups [0], maybe in part by group 1, not by groups [3]'
@@ -75,19 +75,19 @@ def _left(name: str, groups: list[int], done: int, begun: bool) -> str:
 class CoreOptimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` that runs an algorithm of the core.
 
-    Made by :func:`~optstudy_torch.from_core`. Per parameter, ``state[p]`` holds the fields of the
-    algorithm's state under their names (``m``, ``v``, ``t``, …), in float32 for float32, bfloat16
-    and float16 parameters and in float64 for float64. ``.grad`` is never written to. A parameter
-    whose ``.grad`` is ``None`` keeps its state.
+    Made by :func:`~optstudy_torch.from_core`. For each parameter ``p``, ``state[p]`` holds the
+    fields of the state of the algorithm under their names (``m``, ``v``, ``t``, …). The fields are
+    float32 for float32, bfloat16 and float16 parameters, and float64 for float64 parameters. No
+    method writes to ``.grad``. A parameter with ``.grad`` ``None`` keeps its state.
 
-    A parameter may be a ``DTensor``: fields with its shape are placed like it, others are plain
-    tensors. Then all processes have to call :meth:`step`, with gradients of the same
+    A parameter may be a ``DTensor``. Fields with its shape are then placed like the parameter, and
+    other fields are plain tensors. All processes must call :meth:`step`, with gradients of the same
     parameters.
 
     Attributes:
-        schedules: for each group, what takes the place of its hyperparameters: functions of
-            ``group["scheduled_steps"]``, by the core's names. ``state_dict`` has the count, and
-            copies and pickles have the functions as well.
+        schedules: for each group, the schedules of its hyperparameters: functions of
+            ``group["scheduled_steps"]``, by the names of the core. ``state_dict`` has the count;
+            copies and pickles also have the functions.
     """
 
     algorithm: ClassVar[Algorithm]
@@ -104,7 +104,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults | {"compile": compiled})
 
     def _forget(self) -> None:
-        """Let go of what is kept from step to step, beside the state."""
+        """Clear the caches between steps; the state stays."""
         self._plans: dict[int, Plan] = {}
         self._staged: dict[int, Staged] = {}
         self._seen: list[dict[str, Any]] = []
@@ -126,16 +126,17 @@ class CoreOptimizer(torch.optim.Optimizer):
         """Add parameters, with their own values for any argument of the class.
 
         A group may name its algorithm, ``{"params": …, "algorithm": "adamw", "lr": 3e-4}``. It
-        then takes the arguments of that algorithm's class, with the defaults of that class; of
-        this class's own values it has ``compile``, ``step_dtype`` and ``maximize``. Norms over all
-        parameters, in the algorithms that have them, are over the parameters of the group.
+        then has the arguments and the defaults of the class of that algorithm, and takes
+        ``compile``, ``step_dtype``, ``maximize``, ``capturable`` and ``differentiable`` from the
+        optimizer. Norms over all parameters, in algorithms that have them, cover the parameters of
+        the group.
 
         Args:
-            param_group: a dictionary with ``"params"``, one or more tensors, and those values.
+            param_group: a dictionary with ``"params"``, one or more tensors, and the values.
 
         Raises:
-            TypeError, ValueError: for a value that is not allowed; the message has the group's
-                number.
+            TypeError, ValueError: for a value that is not allowed; the message has the number of
+                the group.
         """
         schedules: Schedules = {}
         if isinstance(param_group, dict):
@@ -174,7 +175,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self._set_scheduled()
 
     def _set_scheduled(self, steps: int = 0) -> None:
-        """Let schedules set the hyperparameters of the next step, after so many more steps."""
+        """Add steps to the count of the schedules, and set the values of the next step."""
         for group, schedules in zip(self.param_groups, self.schedules, strict=False):
             if schedules:
                 group[COUNT] += steps
@@ -186,36 +187,36 @@ class CoreOptimizer(torch.optim.Optimizer):
         """Advance every parameter that has a gradient.
 
         Args:
-            closure: evaluates the loss and the gradients again, and returns the loss.
-            inputs: what the algorithm asks for besides (``algorithm.inputs``): ``value``, the loss,
-                where no closure returns it; ``hessian``, a tensor like each of the parameters of
-                all groups, in their order, as ``torch.autograd.grad`` returns them (anything for
-                those of a group whose algorithm does not ask for it).
+            closure: a function that evaluates the loss and the gradients, and returns the loss.
+            inputs: the other inputs of the algorithm (``algorithm.inputs``). ``value`` is the loss,
+                if no closure returns it. ``hessian`` is a list with a tensor like each parameter of
+                all groups, in order, as from ``torch.autograd.grad`` (any value for groups with an
+                algorithm that does not need it).
 
         Returns:
-            what the closure returned, else ``None``.
+            the result of the closure, or ``None``.
 
         Raises:
-            TypeError: for a sparse or complex gradient, or an input that is missing or unknown.
+            TypeError: for a sparse or complex gradient, or a missing or unknown input.
             ValueError: for a hyperparameter that is not allowed, a tensor of the wrong shape, or
                 flat parameters (FSDP1, DeepSpeed) for a rule with sums or of rows and columns.
             RuntimeError: after :meth:`eval`.
 
-        A step that is refused changes nothing. So does one that fails before the first parameter is
-        written: by then all values are checked, kernels and memory for the states are there (a
-        state that has started is as before). An error after that leaves each group as before or
-        as after, and has a note that names those that have taken the step, and those that have not.
-        Each group computes first, and writes then; the note names a group that was being written,
-        which may have taken the step in part. On the CPU no error of ours, and no lack of memory
-        for an array, comes in between. On a GPU an error may be told later, by torch.
+        A step that is refused changes nothing. A step that fails before the first parameter is
+        written changes no parameter and no state that has started. By then all values are checked,
+        and kernels and memory for the states are there. Each group computes first and then writes.
+        After a later error each group has taken the step or not, and a note of the error lists the
+        groups of both kinds. The note also names a group that was being written, which may have
+        taken the step in part. On the CPU, neither optstudy nor a lack of memory for an array
+        raises an error while a group is written. On a GPU, torch may report an error later.
 
-        Ctrl-C (SIGINT) in the main thread either comes before the first parameter is written, or
-        waits until all groups have taken the step; a second one does not wait. So do other signals
-        for which the program has a function of Python, such as SIGTERM.
+        Ctrl-C (SIGINT) in the main thread takes effect before the first parameter is written, or
+        after all groups have taken the step; a second Ctrl-C does not wait. The same holds for
+        other signals with a handler in Python, such as SIGTERM.
 
-        Of several threads that call it on one optimizer, one takes its step after the other. What
-        they do besides (the closure, gradients, hooks) is not in this order. Optimizers with
-        parameters of their own may take steps at the same time.
+        If several threads call this method of one optimizer, their steps run one after the other.
+        The closures, gradients and hooks of the threads are not ordered. Optimizers of different
+        parameters may take steps at the same time.
         """
         loss, rules = None, self._rules()
         asked = set().union(*(algorithm.inputs for algorithm in rules))
@@ -235,7 +236,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         return loss
 
     def _inputs(self, given: dict[str, Any]) -> Inputs:
-        """Return what the algorithm is given: scalars, and tensors by parameter."""
+        """Return the inputs of the algorithm: scalars, and tensors by parameter."""
         if not given:
             return NO_INPUTS
         params = [(p, group) for group in self.param_groups for p in group["params"]]
@@ -264,10 +265,10 @@ class CoreOptimizer(torch.optim.Optimizer):
         return Inputs(scalars, tensors)
 
     def _is_priming(self, inputs: dict[str, Any]) -> bool:
-        """Tell whether a first step has to do nothing but let states begin.
+        """Return whether this step must only create the states.
 
-        So torch.distributed.checkpoint calls it, which knows no inputs: rates and gradients are 0.
-        Some rules would divide by the norm of such gradients.
+        torch.distributed.checkpoint takes such a step: without inputs, with rates and gradients of
+        0. Some rules would divide by the norm of these gradients.
         """
         rates = [g["lr"] for g in self.param_groups if "lr" in g]
         tensors = [x for x in rates if isinstance(x, torch.Tensor)]
@@ -283,7 +284,7 @@ class CoreOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _prime(self) -> None:
-        """Let states begin, with stand-ins for the inputs."""
+        """Create the states, with placeholders for the inputs."""
         grads = [p.grad for group in self.param_groups for p in group["params"]]
         asked = {name for rule in self._rules() for name in rule.inputs}
         stand_ins = {name: grads if INPUTS[name] else 0.0 for name in asked}
@@ -306,12 +307,12 @@ class CoreOptimizer(torch.optim.Optimizer):
                 self._door.leave(self.param_groups)
 
     def _ready(self, inputs: Inputs) -> list[Ready]:
-        """Refuse what can be refused, make room for states, and return what the step does."""
+        """Check everything, allocate states, and return the groups that take the step."""
         states = list(self.state.values())
         if not are(states, self._seen):
             self._staged.clear()
         ready: list[Ready] = []
-        for number, group in enumerate(self.param_groups):  # a step that is refused changes nothing
+        for number, group in enumerate(self.param_groups):  # a refused step changes nothing
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
@@ -360,7 +361,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         return ready
 
     def _write(self, ready: list[Ready]) -> None:
-        """Advance parameters and states; an error says which groups it left behind."""
+        """Write parameters and states; a note of an error says which groups are done."""
         done, begun = 0, False
         try:
             for _, plan, params, group, staged, inputs, entered in ready:
@@ -368,7 +369,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                     write = staged.ready(plan, group["step_dtype"], entered.inputs(inputs))
                     begun = True
                     write()
-                    del write  # which holds what the group has computed
+                    del write  # it holds the results of the group
                     entered.written()
                 elif is_asked(group):
                     alone = OnTensors(params, self.state, group, plan, inputs)
@@ -389,7 +390,7 @@ class CoreOptimizer(torch.optim.Optimizer):
             raise
 
     def _plan(self, number: int, group: dict[str, Any], inputs: Inputs) -> Plan:
-        """Return what a group's values ask for, made again if one of them is another object."""
+        """Return the plan for the values of a group; a new plan if a value is another object."""
         values = [value for name, value in group.items() if name != "params"]
         plan = self._plans.get(number)
         if plan is None or not are(values, plan.values) or plan.inputs != inputs.names:
@@ -402,17 +403,17 @@ class CoreOptimizer(torch.optim.Optimizer):
     # The average of the weights.
 
     def eval(self) -> None:
-        """Put the average of the weights into the parameters, where the rule keeps one.
+        """Switch to the parameters for evaluation, if the rule keeps an average of the weights.
 
-        To be called before an evaluation or a saving of the model, as by Accelerate and the
-        Trainer of transformers, with Schedule-Free SGD and AdamW and rules that are ``averaged``;
-        for others nothing happens. Until :meth:`train` there is no step.
+        Call this method before you evaluate or save the model; Accelerate and the Trainer of
+        transformers call it. It works for Schedule-Free SGD and AdamW, and for rules with
+        ``averaged``; for other rules it does nothing. Steps are refused until :meth:`train`.
 
-        Under FSDP2 call ``model.reshard()`` after it and after :meth:`train`, if the model was just
-        evaluated: what FSDP2 has gathered then are the parameters of before.
+        Under FSDP2, call ``model.reshard()`` after this method and after :meth:`train` if the model
+        was just evaluated, because FSDP2 still holds the gathered parameters of the evaluation.
 
         Raises:
-            ValueError: for Schedule-Free rules with β₁ = 0, whose average cannot be found.
+            ValueError: for Schedule-Free rules with β₁ = 0, which do not determine the average.
         """
         with self._in_turn:
             for group in self.param_groups:
@@ -420,7 +421,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                 bring_average(group["params"], self.state, *rule)
 
     def train(self) -> None:
-        """Put the parameters back that are trained, bit for bit; nothing without :meth:`eval`."""
+        """Switch back to the parameters for training, bit for bit; does nothing without eval."""
         with self._in_turn:
             for group in self.param_groups:
                 bring_back(group["params"], self.state)
@@ -428,10 +429,11 @@ class CoreOptimizer(torch.optim.Optimizer):
     # Saved states.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, as torch's optimizers do.
+        """Return the state, like the optimizers of torch.
 
-        Once a parameter has a state, all have one that want a gradient: one that had none yet has
-        the state from which it will begin. So all processes save the same fields.
+        Once one parameter has a state, the result has a state for all parameters that require a
+        gradient. A parameter without a step has its initial state. So all processes save the same
+        fields.
         """
         hook = self.register_state_dict_post_hook(complete_states, prepend=True)
         try:
@@ -441,17 +443,17 @@ class CoreOptimizer(torch.optim.Optimizer):
             hook.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state saved by ``state_dict``; its dtypes stay (torch alone would cast them).
+        """Load a state from ``state_dict``, in its dtypes (torch would cast them).
 
-        All of it is checked before any of it is loaded.
+        The whole state is checked before any part is loaded.
 
         Args:
-            state_dict: that state, of the same algorithm and parameters of the same shapes; also
-                one of torch.optim's class with this algorithm (see
-                :func:`optstudy_torch.to_torch_optim` for the way back).
+            state_dict: a state of the same algorithm, for parameters of the same shapes. A state of
+                the class of torch.optim with this algorithm is also accepted (see
+                :func:`optstudy_torch.to_torch_optim` for the other direction).
 
         Raises:
-            ValueError: if the state is of another algorithm or other parameters.
+            ValueError: if the state belongs to another algorithm or to other parameters.
         """
         loaded: dict[str, Any] = {}
         if not isinstance(state_dict, dict):
@@ -478,7 +480,7 @@ class CoreOptimizer(torch.optim.Optimizer):
                         own = layout.converted(name, tensor_of(value).detach(), p)
                         self.state[p][name] = placed(own, p)
 
-        # After the hooks that change what is loaded, and before those that look at the result.
+        # After the hooks that change the state to load, and before the hooks that use the result.
         before = self.register_load_state_dict_pre_hook(check)
         after = self.register_load_state_dict_post_hook(keep_dtypes, prepend=True)
         try:
@@ -502,7 +504,7 @@ class CoreOptimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_class_schedules", {})
         self._forget()
         if not self.defaults.get("differentiable"):
-            self.defaults.pop("differentiable", None)  # torch adds it, where a state is loaded only
+            self.defaults.pop("differentiable", None)  # torch adds it when it loads a state
         for group in self.param_groups:
             if self._rule(group) is self.algorithm:
                 for name, value in self.defaults.items():

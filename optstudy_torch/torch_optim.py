@@ -1,9 +1,9 @@
-"""States that travel: checkpoints of torch.optim's own optimizers, taken over and given back.
+"""Conversion of checkpoints from and to torch.optim.
 
-``load_state_dict`` of a class here takes a ``state_dict`` of the class of torch.optim that has the
-same algorithm; :func:`to_torch_optim` returns one that this class of torch.optim loads. What the
-fields are called there stands in each algorithm's file (``ELSEWHERE``). A training goes on with the
-same mathematics, and other roundings.
+``load_state_dict`` of a class of optstudy accepts a ``state_dict`` of the class of torch.optim with
+the same algorithm. :func:`to_torch_optim` returns a ``state_dict`` that this class of torch.optim
+can load. The file of each algorithm lists the names of the fields in torch (``ELSEWHERE``). The
+training continues with the same formulas, but other roundings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._states import Layout, tensor_of
 _PREFIX = "torch.optim."
 
 _HOW_IT_RUNS = frozenset({"foreach", "fused", "capturable", "differentiable"})
-"""Arguments of torch.optim that say how a step runs, not what it is."""
+"""Arguments of torch.optim that change how a step runs, but not its formula."""
 
 _ADAPTER = frozenset({"dialect", "compile", "step_dtype"})
 
@@ -31,24 +31,25 @@ _LATER = _HOW_IT_RUNS | {"maximize", "decoupled_weight_decay", "amsgrad"}
 """Arguments that older checkpoints lack."""
 
 _DERIVED = {"asgd": ("mu",)}
-"""Fields of torch.optim's states that are formed of others."""
+"""Fields of states of torch.optim that follow from other fields."""
 
 
 def to_torch_optim(optimizer: Any) -> dict[str, Any]:
-    """Return the state of an optimizer as a ``state_dict`` that torch.optim loads.
+    """Return the state of an optimizer as a ``state_dict`` for torch.optim.
 
-    The class of torch.optim is that of the same algorithm: ``torch.optim.AdamW`` for ``AdamW``. For
-    float32 and float64 parameters nothing of the state is lost: what was loaded from torch.optim
-    comes back to the last bit. Except: Rprop has the sign of the last gradient where torch has the
-    gradient, and torch.optim's SGD and Muon count no steps. The moments of bfloat16 and float16
-    parameters are rounded to the parameter's dtype, as torch.optim keeps them.
+    The class of torch.optim is that with the same algorithm: ``torch.optim.AdamW`` for ``AdamW``.
+    For float32 and float64 parameters, a state that was loaded from torch.optim returns to
+    torch.optim to the last bit. There are two exceptions: Rprop has only the sign of the last
+    gradient, while torch has the gradient; and SGD and Muon of torch.optim do not count steps. The
+    moments of bfloat16 and float16 parameters are rounded to the dtype of the parameter, as in
+    torch.optim.
 
     Args:
-        optimizer: of a class of ``optstudy_torch`` that torch.optim has as well.
+        optimizer: an optimizer of a class of ``optstudy_torch`` that torch.optim also has.
 
     Raises:
-        TypeError: if torch.optim has no such class.
-        ValueError: if a group has a value that torch.optim's class does not know.
+        TypeError: if torch.optim does not have the class.
+        ValueError: if a group has a value that the class of torch.optim does not support.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> from optstudy_torch import AdamW
@@ -69,20 +70,20 @@ def to_torch_optim(optimizer: Any) -> dict[str, Any]:
         _check_known(title, algorithm, values)
         groups.append(_group_of_torch(title, kept, ours))
         for i, p in zip(kept["params"], group["params"], strict=True):
-            if optimizer.state.get(p):  # saved ones have what has not begun as well
+            if optimizer.state.get(p):  # a saved state has initial states as well
                 states[i] = _state_of_torch(saved["state"][i], algorithm, values, p)
     return {"state": states, "param_groups": groups}
 
 
 def from_torch_optim(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
-    """Return a ``state_dict`` of torch.optim as one of ours.
+    """Return a ``state_dict`` of torch.optim in the form of optstudy.
 
     Args:
-        optimizer: that will load it.
-        saved: the state, whose lists and dictionaries have been looked at already.
+        optimizer: the optimizer that will load the state.
+        saved: the state; its lists and dictionaries are already checked.
 
     Raises:
-        ValueError: if it is of another class, or has other fields.
+        ValueError: if the state belongs to another class, or has other fields.
     """
     named = _algorithm_of(optimizer)
     title = _title(named)
@@ -111,21 +112,21 @@ def from_torch_optim(optimizer: Any, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _algorithm_of(optimizer: Any) -> Algorithm:
-    """Return the algorithm of all groups: a class of torch.optim has one."""
+    """Return the algorithm of all groups; a class of torch.optim has only one."""
     rules = {rule.name: rule for rule in optimizer._rules()}
     if len(rules) > 1:
         raise TypeError(
-            f"groups of {', '.join(rules)}: torch.optim has no optimizer of several algorithms"
+            f"groups with {', '.join(rules)}: an optimizer of torch.optim has one algorithm only"
         )
     return next(iter(rules.values()), optimizer.algorithm)
 
 
 def _title(algorithm: Algorithm) -> str:
-    """Return the name of the class of torch.optim that has an algorithm."""
+    """Return the name of the class of torch.optim with this algorithm."""
     found = [name for name in algorithm.elsewhere if name.startswith(_PREFIX)]
     if not found:
         known = sorted({a.title for a in ALGORITHMS.values() if _of_torch(a)})
-        raise TypeError(f"torch.optim has no {algorithm.title}: it has {', '.join(known)}")
+        raise TypeError(f"torch.optim has no {algorithm.title}; it has {', '.join(known)}")
     return found[0].removeprefix(_PREFIX)
 
 
@@ -134,20 +135,20 @@ def _of_torch(algorithm: Algorithm) -> bool:
 
 
 def _names(algorithm: Algorithm) -> Mapping[str, str]:
-    """Return what torch.optim calls the fields of an algorithm's state."""
+    """Return the names in torch.optim of the fields of the state of an algorithm."""
     return algorithm.elsewhere[_PREFIX + _title(algorithm)]
 
 
 @functools.cache
 def _arguments(title: str) -> Mapping[str, Any]:
-    """Return the arguments of a class of torch.optim that are in its groups, with defaults."""
+    """Return the arguments in the groups of a class of torch.optim, with defaults."""
     made = vars(torch.optim)[title]([torch.zeros(1, 1)])
     return {k: v for k, v in made.param_groups[0].items() if k != "params"}
 
 
 @functools.cache
 def _all_arguments() -> frozenset[str]:
-    """Return the arguments of all classes of torch.optim that have an algorithm here."""
+    """Return the arguments of all classes of torch.optim with an algorithm in optstudy."""
     titles = {_title(a) for a in ALGORITHMS.values() if _of_torch(a)}
     there = (_arguments(title) for title in titles if hasattr(torch.optim, title))
     return frozenset().union(*there)
@@ -157,7 +158,7 @@ def _all_arguments() -> frozenset[str]:
 
 
 def _checked_group(title: str, group: dict[str, Any], where: str) -> dict[str, Any]:
-    """Refuse a group of another class; return its values as our class has them."""
+    """Refuse a group of another class; return its values."""
     arguments = _arguments(title)
     foreign = group.keys() & _all_arguments() - arguments.keys() - _HOW_IT_RUNS
     missing = arguments.keys() - _LATER - group.keys()
@@ -170,14 +171,17 @@ def _checked_group(title: str, group: dict[str, Any], where: str) -> dict[str, A
         )
     decoupled = group.get("decoupled_weight_decay")
     if title == "AdamW" and decoupled is False:
-        raise ValueError(f"{where} with decoupled_weight_decay = False: it is of torch.optim.Adam")
+        raise ValueError(
+            f"{where} with decoupled_weight_decay = False belongs to torch.optim.Adam: allowed is "
+            "a group of torch.optim.AdamW"
+        )
     return group
 
 
 def _state_of_ours(state: Any, algorithm: Algorithm, where: str) -> dict[str, Any]:
     names = _names(algorithm)
     if not isinstance(state, dict):
-        raise ValueError(f"{where}: allowed are dictionaries")
+        raise ValueError(f"{where} of type {type(state).__name__}: allowed are dictionaries")
     known = {*names.values(), *_DERIVED.get(algorithm.name, ()), "step"}
     unknown = sorted(map(str, state.keys() - known))
     if unknown:
@@ -188,7 +192,7 @@ def _state_of_ours(state: Any, algorithm: Algorithm, where: str) -> dict[str, An
     found = {ours: state[name] for ours, name in names.items() if state.get(name) is not None}
     if "t" in found:
         found["t"] = _count(found["t"], where)
-    else:  # torch.optim's SGD and Muon count none: all that is read is whether there were any
+    else:  # SGD and Muon of torch.optim count no steps; only "any or none" matters
         found["t"] = torch.tensor(int(bool(found)), dtype=torch.int32)
     if algorithm.name == "rprop" and isinstance(found.get("sign"), torch.Tensor):
         found["sign"] = torch.sign(found["sign"])
@@ -196,7 +200,7 @@ def _state_of_ours(state: Any, algorithm: Algorithm, where: str) -> dict[str, An
 
 
 def _count(step: Any, where: str) -> torch.Tensor:
-    """Return torch's count of steps, a number or a tensor of any dtype, as ours."""
+    """Return the step count of torch, a number or a tensor of any dtype, as an int32 tensor."""
     scalar = isinstance(step, torch.Tensor) and step.numel() == 1 and not step.is_complex()
     value = float(step) if scalar or is_number(step) else float("nan")
     if not (0 <= value < 2**31 and value == int(value)):
@@ -208,12 +212,12 @@ def _count(step: Any, where: str) -> torch.Tensor:
 
 
 def _check_known(title: str, algorithm: Algorithm, values: dict[str, Any]) -> None:
-    """Refuse values that torch.optim's class does not know, and that change a step."""
+    """Refuse values that change a step and that the class of torch.optim does not support."""
     usual = algorithm.defaults("torch")
     theirs = {*_arguments(title)} | ({"consistent_rms"} if title == "Muon" else set())
     known = theirs.union(*(inside for own, inside in TUPLES.items() if own in theirs))
     unknown = {k: v for k, v in values.items() if k not in known and not _equal(v, usual[k])}
-    unknown.pop("decoupled_weight_decay", None)  # of AMSGrad: it is the class AdamW's
+    unknown.pop("decoupled_weight_decay", None)  # of AMSGrad: in torch it selects the class AdamW
     if unknown:
         shown = ", ".join(f"{k} = {v!r}" for k, v in unknown.items())
         raise ValueError(f"{shown}: torch.optim.{title} has no such argument")
@@ -224,7 +228,7 @@ def _equal(x: Any, y: Any) -> bool:
 
 
 def _group_of_torch(title: str, group: dict[str, Any], ours: frozenset[str]) -> dict[str, Any]:
-    """Return a group of ours as torch.optim's; what a scheduler has written there stays."""
+    """Return a group in the form of torch.optim; entries of a scheduler stay."""
     found = {k: group.get(k, v) for k, v in _arguments(title).items()}
     if title == "Adafactor":
         eps1, eps2 = group["eps"]
@@ -247,8 +251,8 @@ def _state_of_torch(
         i, value = layout.names.index(ours), tensor_of(state[ours])
         if layout.counts[i]:
             found[name] = value.to(_scalar_dtype(), copy=True)
-        elif layout.flat and not layout.full[i]:  # a scalar of each parameter
-            small = value.to(_scalar_dtype(), copy=True)  # torch's dtype, where it holds the value
+        elif layout.flat and not layout.full[i]:  # a scalar for each parameter
+            small = value.to(_scalar_dtype(), copy=True)  # the dtype of torch, if it is exact
             found[name] = small if small == value else value.clone()
         else:
             found[name] = value.to(p.dtype, copy=True)
@@ -263,7 +267,7 @@ def _scalar_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
-# Muon, which has more coefficients and scales than torch.optim's.
+# Muon, with more coefficients and scales than in torch.optim.
 
 
 def _muon_of_torch(group: dict[str, Any]) -> dict[str, Any]:
@@ -273,8 +277,8 @@ def _muon_of_torch(group: dict[str, Any]) -> dict[str, Any]:
     if len({*iterations}) != 1 or rms not in names:
         raise ValueError(
             f"ns_coefficients = {group['ns_coefficients']!r}, ns_steps = {group['ns_steps']!r} and "
-            f"consistent_rms = {rms!r}: torch.optim.Muon has one triple for all iterations, and 0 "
-            "or 0.2"
+            f"consistent_rms = {rms!r}: torch.optim.Muon has one triple for all iterations, and a "
+            "consistent_rms of 0 or 0.2"
         )
     steps = {"ns_steps": len(iterations), "adjust_lr_fn": names[rms]}
     return {"ns_coefficients": iterations[0]} | steps

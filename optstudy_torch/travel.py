@@ -26,13 +26,13 @@ Forward = Callable[..., Any]
 
 
 class Imported(NamedTuple):
-    """What was imported.
+    """The result of an import.
 
     Attributes:
-        optimizer: that goes on.
-        steps: taken; ``None``: the file does not say.
-        notes: sentences about what differs between the two models, and what is not proved.
-        names: of the layers of the file, those of the model.
+        optimizer: the optimizer that continues the training.
+        steps: the number of steps taken; ``None`` if the file does not say.
+        notes: sentences about differences between the two models, and about missing checks.
+        names: the names of layers of the model, by the names in the file.
     """
 
     optimizer: Any
@@ -51,26 +51,27 @@ def export_run(
     forward: Forward | None = None,
     steps: int | None = None,
 ) -> None:
-    """Write a training to one file, from which PyTorch or JAX goes on.
+    """Write a training to one file, so that PyTorch or JAX can continue it.
 
-    The file has parameters, buffers, the states of the optimizer by the parameters' names, the
-    algorithm, dialect and hyperparameters of each group, the steps and the scheduler's position.
-    Random states stay behind.
+    The file has the parameters, the buffers, the states of the optimizer by the names of the
+    parameters, the algorithm, dialect and hyperparameters of each group, the number of steps, and
+    the position of the scheduler. It has no random states.
 
     Args:
-        file: its path; a safetensors file.
+        file: the path of the file, in the format of safetensors.
         model: the model.
-        optimizer: of a class of ``optstudy_torch``; one of torch.optim goes through
+        optimizer: an optimizer of a class of ``optstudy_torch``. Load a state of torch.optim with
             ``load_state_dict`` first.
-        scheduler: with ``state_dict``, if there is one.
-        sample: an input of the model, a tensor or a tuple of them. The importing model has to give
-            the same output, else nothing is imported.
-        forward: ``forward(model, *sample)`` returns the output, a tensor; ``None``: the model does.
-        steps: taken; ``None``: the most of any parameter, where the rule or a schedule counts them.
+        scheduler: a scheduler with ``state_dict``, if there is one.
+        sample: an input of the model, a tensor or a tuple of tensors. The import fails unless the
+            importing model gives the same output.
+        forward: ``forward(model, *sample)`` returns the output, a tensor; ``None``: call the model.
+        steps: the number of steps taken; ``None``: the largest count in the states of the
+            parameters or in the schedules.
 
     Raises:
-        TypeError: for another optimizer, or a model with what the file cannot hold.
-        ValueError: for a parameter of the optimizer that the model has not.
+        TypeError: if the optimizer has another class, or the file cannot hold the model.
+        ValueError: if the model lacks a parameter of the optimizer.
 
     >>> import tempfile
     >>> from optstudy_torch import AdamW, export_run, import_run
@@ -83,8 +84,8 @@ def export_run(
     """
     if not isinstance(optimizer, CoreOptimizer):
         raise TypeError(
-            f"optimizer of type {type(optimizer).__name__}: allowed are classes of optstudy_torch, "
-            "which take a state of torch.optim by load_state_dict"
+            f"optimizer of type {type(optimizer).__name__}: allowed are classes of optstudy_torch. "
+            "Their load_state_dict accepts a state of torch.optim."
         )
     made = outline(model)
     tensors = tensors_of(model)
@@ -95,7 +96,7 @@ def export_run(
         for p in group["params"]:
             if id(p) not in names:
                 raise ValueError(
-                    f"optimizer has a parameter of shape {tuple(p.shape)} that the model has not"
+                    f"optimizer has a parameter of shape {tuple(p.shape)} that is not in the model"
                 )
             if optimizer.state.get(p):
                 state = optimizer.state[p]
@@ -134,28 +135,30 @@ def import_run(
     names: Names | None = None,
     forward: Forward | None = None,
 ) -> Imported:
-    """Put a training of a file into a model and an optimizer.
+    """Load the training of a file into a model and an optimizer.
 
-    Layers are matched by type, shape and declared order, where there are as many on both sides.
-    Nothing has changed where this raises an error.
+    Layers are matched by type, shape and declared order; the numbers of layers must agree. If this
+    function raises an error, nothing has changed.
 
     Args:
-        file: of ``export_run`` of ``optstudy_torch`` or ``optstudy_jax``.
-        model: of the same layers; its parameters and buffers are written.
-        optimizer: of the same algorithm and dialect, whose groups hold parameters that were trained
-            alike; its hyperparameters and states are written. ``None``: one is made.
-        scheduler: of ``optimizer``, if there is one. It gets the state of the exported one, if this
-            is of the same class; else the steps as its position, as after a schedule of JAX.
-        names: layers of the model by those of the file, where they do not match by themselves; with
-            a tuple ``(name, axes)`` the axes of the file's parameter are put into that order.
-        forward: ``forward(model, *sample)`` returns the output for the sample of the file, where
-            the input has another order of axes here; ``None``: the model does.
+        file: a file of ``export_run`` of ``optstudy_torch`` or ``optstudy_jax``.
+        model: a model with the same layers; its parameters and buffers are overwritten.
+        optimizer: an optimizer of the same algorithm and dialect. Parameters in one group must have
+            the same hyperparameters in the file. Its hyperparameters and states are overwritten.
+            ``None``: make an optimizer.
+        scheduler: the scheduler of ``optimizer``, if there is one. It gets the state of the
+            exported scheduler, which must have the same class. If there was none (as with a
+            schedule in JAX), it gets the number of steps as its position.
+        names: layers of the model by layers of the file, if they do not match by themselves. A
+            tuple ``(name, axes)`` also gives the order of the axes of the parameter in the file.
+        forward: ``forward(model, *sample)`` returns the output for the sample of the file, if the
+            input of this model has another order of axes; ``None``: call the model.
 
     Returns:
-        the optimizer, the steps, and what differs between the two models.
+        the optimizer, the number of steps, and the differences between the two models.
 
     Raises:
-        ValueError: if the file is damaged or of another training; the message names the file and
+        ValueError: if the file is damaged, or has another training. The message names the file and
             the entry.
     """
     found = files.read(file)
@@ -195,7 +198,7 @@ def _tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 def _plain(value: Any) -> Any:
-    """Return a scheduler's state without what JSON does not hold: functions, tensors."""
+    """Return the state of a scheduler without values that JSON cannot hold: functions, tensors."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -214,7 +217,7 @@ def _made(groups: Mapping[str, Group], tensors: Mapping[str, torch.Tensor]) -> C
     algorithms = {id(a): a for a in map(known_algorithm, groups.values())}
     if len(algorithms) != 1:
         names = ", ".join(a.name for a in algorithms.values())
-        raise ValueError(f"algorithms {names or 'none'}; expected is one for all groups")
+        raise ValueError(f"algorithms {names or 'none'}; expected is the same for all groups")
     (algorithm,) = algorithms.values()
     for name, group in groups.items():
         entry = made.setdefault(id(group), {"params": [], "dialect": group.dialect})
@@ -244,17 +247,19 @@ def _saved(
             name = names.get(id(p), "")
             group = left.pop(name, None)
             if group is None:
-                raise ValueError(f"{where} has {name or 'a parameter'}, not trained in the file")
+                raise ValueError(
+                    f"{where} has {name or 'a parameter'}, which the file does not train"
+                )
             if found is not None and group[1:] != found[1:]:
                 raise ValueError(
-                    f"{where} has {name}, which the file trains with other values; expected are "
-                    f"the groups {_split(groups)}"
+                    f"{where} has {name}, which has other hyperparameters in the file; expected "
+                    f"are the groups {_split(groups)}"
                 )
             found = group
         if found is not None:
             entry |= _values(optimizer, own, found, where)
     if left:
-        raise ValueError(f"optimizer without {', '.join(left)}, which the file trains")
+        raise ValueError(f"optimizer lacks {', '.join(left)}, which the file trains")
     return saved | {"state": {}}
 
 
@@ -265,15 +270,15 @@ def _values(
     algorithm, values = selected(optimizer.algorithm, own)
     if group.algorithm != algorithm.name:
         raise ValueError(
-            f"algorithm {group.algorithm!r}; expected is {algorithm.name!r}, as of {where}"
+            f"algorithm {group.algorithm!r}; expected is {algorithm.name!r}, as in {where}"
         )
     if len({group.dialect, own["dialect"]} - {None}) > 1:
         raise ValueError(
-            f"dialect {group.dialect!r}; expected is {own['dialect']!r}, as of {where}"
+            f"dialect {group.dialect!r}; expected is {own['dialect']!r}, as in {where}"
         )
     unknown = sorted(group.hyperparameters.keys() - values.keys())
     if unknown:
-        raise ValueError(f"hyperparameters {', '.join(unknown)}, which {algorithm.name} has not")
+        raise ValueError(f"hyperparameters {', '.join(unknown)} do not exist in {algorithm.name}")
     joined = join_tuples(values | dict(group.hyperparameters))
     return {k: v for k, v in joined.items() if k in own}
 
@@ -306,7 +311,8 @@ def _sampled(model: torch.nn.Module, sample: Any, forward: Forward | None) -> Sa
         output = (forward or _call)(model, *inputs)
     if not isinstance(output, torch.Tensor):
         raise TypeError(
-            f"output of type {type(output).__name__}: allowed is a tensor; say in forward= which"
+            f"output of type {type(output).__name__}: allowed is a tensor. Pass a function as "
+            "forward= that returns a tensor."
         )
     as_float = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
     return Sample(tuple(_array(torch.as_tensor(x)) for x in inputs), _array(as_float))
@@ -317,7 +323,7 @@ def _call(model: torch.nn.Module, *inputs: Any) -> Any:
 
 
 def _copy_with(model: torch.nn.Module, own: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """Return a copy of the model that has these parameters and buffers."""
+    """Return a copy of the model with these parameters and buffers."""
     tried = copy.deepcopy(model)
     _write(tensors_of(tried), own)
     return tried
@@ -378,7 +384,7 @@ def _set_position(scheduler: Any, optimizer: CoreOptimizer, found: Training) -> 
         scheduler.load_state_dict(own | state)
         return
     if found.steps is None:
-        raise ValueError("steps are not known; expected is their number, for the scheduler")
+        raise ValueError("the number of steps is missing; the scheduler needs it")
     scheduler.load_state_dict(
         scheduler.state_dict()
         | {

@@ -1,7 +1,7 @@
-"""The suite that proves the backends agree: ``python -m parity``.
+"""The suite that tests that all backends have the same bits: ``python -m parity``.
 
-:func:`check` holds one algorithm, also a user's own, to the numerics contract. ``parity.cases``
-has the Hypothesis strategies.
+:func:`check` tests the numerics contract for one algorithm, also for one of your own.
+``parity.cases`` has the Hypothesis strategies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m parity``: prove that the backends agree, bit by bit, on this machine."""
+"""``python -m parity``: test that all backends have the same bits on this machine."""
 
 from __future__ import annotations
 
@@ -35,35 +35,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="parity",
         allow_abbrev=False,
-        description="Train drawn cases on every backend and compare with NumPy, bit by bit. "
+        description="Train random cases on every backend, and compare the bits with NumPy. "
         "Exit status: 0 if every cell ran and is identical, 1 if not, 2 for bad arguments.",
-        epilog="parity conformance --help: hold every dialect against its library instead. "
-        "parity digest --help: a digest of the bits of each algorithm.",
+        epilog="Other commands: `parity conformance --help` compares every dialect with its "
+        "library; `parity digest --help` prints a digest of the bits of each algorithm.",
     )
     parser.add_argument(
         "--algorithms",
         default="all",
-        help="names joined by commas, wrapped as lookahead_adam, epoch methods as epoch.NAME, or "
-        "all (default)",
+        help="names separated by commas, or all (default). A wrapped algorithm is named like "
+        "lookahead_adam, an epoch method epoch.NAME",
     )
     parser.add_argument(
         "--backends",
         default=",".join(backends.NAMES),
-        help="joined by commas (default: %(default)s)",
+        help="names of backends separated by commas (default: %(default)s)",
     )
     parser.add_argument(
         "--dtypes",
         default=",".join(DTYPE_NAMES),
-        help="of the parameters: float32, float64, bfloat16, float16 (default: %(default)s)",
+        help="dtypes of the parameters: float32, float64, bfloat16, float16 (default: %(default)s)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", default="cpu", help="device: cpu (default) or cuda")
     parser.add_argument(
-        "--steps", type=int, default=200, help="most updates of a case (default: %(default)s)"
+        "--steps",
+        type=int,
+        default=200,
+        help="largest number of steps of a case (default: %(default)s)",
     )
     parser.add_argument(
-        "--examples", type=int, default=20, help="cases for each cell (default: %(default)s)"
+        "--examples",
+        type=int,
+        default=20,
+        help="number of cases for each cell (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the cases (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the cases (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE")
     parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="run the failing case in FILE again"
@@ -149,7 +157,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _show(console: Console, cells: list[Cell]) -> None:
-    table = Table(title="Against NumPy, bit by bit", title_justify="left")
+    table = Table(title="Compared with NumPy, bit by bit", title_justify="left")
     for heading in ("algorithm", "backend", "dtype", "trajectories", "states", "norms", "angles"):
         table.add_column(heading, overflow="fold")
     previous = ""
@@ -172,8 +180,8 @@ def _show(console: Console, cells: list[Cell]) -> None:
     zeros = sum(cell.tolerated.signed_zeros for cell in cells)
     flushed = sum(cell.tolerated.subnormals for cell in cells)
     console.print(
-        f"{sum(cell.cases for cell in cells)} cases. Identical values with other bits: "
-        f"{zeros} zeros of the other sign, {flushed} subnormal numbers against zero."
+        f"{sum(cell.cases for cell in cells)} cases. Differences that the contract allows: "
+        f"{zeros} zeros with the other sign, {flushed} subnormal numbers that became zero."
     )
     if Report(cells).complete:
         refused = sum(cell.refused for cell in cells)
@@ -182,7 +190,7 @@ def _show(console: Console, cells: list[Cell]) -> None:
     else:
         wrong = [cell for cell in cells if not (cell.identical or cell.refused)]
         console.print(
-            f"[bold red]not identical, or not run[/] in {len(wrong)} of {len(cells)} cells"
+            f"[bold red]not identical or not run[/] in {len(wrong)} of {len(cells)} cells"
         )
 
 

@@ -1,4 +1,4 @@
-"""Cases to train on: drawn by Hypothesis, written to JSON and read back."""
+"""Training cases: drawn by Hypothesis, written to JSON and read from it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ PATTERNS = (
     "huge",
     "ordinary",
 )
-"""How the values of a leaf behave over the steps: drawn once for each leaf."""
+"""Patterns of the values of a leaf over the steps; one is drawn for each leaf."""
 
 
 MOVING = ("lr", "b1", "b2", "b3", "momentum", "eps", "weight_decay", "alpha", "rho")
-"""Hyperparameters that schedulers change, and people by hand."""
+"""Hyperparameters that may change at every step."""
 
 
 @dataclass(frozen=True)
 class Special:
-    """One value put by hand: where the search is free, and shrinks."""
+    """A value at one place, which the search chooses and shrinks."""
 
     step: int  # -1: of the parameters, else of that step's gradient
     leaf: int
@@ -52,20 +52,20 @@ class Case:
     """A short training run: parameters, gradients and hyperparameters.
 
     Attributes:
-        structure: name of a tree in ``STRUCTURES``.
-        dtype: dtype of the parameters (leaves of the tree may say otherwise).
-        steps: number of updates.
-        seed: of the values that are not special.
-        patterns: how each leaf's values behave.
-        specials: values put by hand.
-        groups: hyperparameters of each group of leaves, truth values included. A group may name
-            its ``algorithm``; it has the dialect of that algorithm's defaults then.
-        membership: for each leaf the number of its group.
-        arrays: give the hyperparameters that are numbers as arrays (traced, tensors).
-        dialect: which library's formulas.
-        moving: change the hyperparameters that schedules change before every step, as numbers in
-            NumPy and torch and as arrays in JAX.
-        curve: of ``CURVES``, by which the learning rate is multiplied; ``None``: by none.
+        structure: the name of a tree in ``STRUCTURES``.
+        dtype: the dtype of the parameters (leaves of the tree may have another).
+        steps: the number of steps.
+        seed: the seed of the values that are not special.
+        patterns: the pattern of the values of each leaf.
+        specials: values at single places.
+        groups: the hyperparameters of each group of leaves, including booleans. A group may name
+            its ``algorithm``; it then has the default dialect of that algorithm.
+        membership: for each leaf, the number of its group.
+        arrays: whether to pass numeric hyperparameters as arrays (traced, tensors).
+        dialect: the dialect.
+        moving: whether the hyperparameters in ``MOVING`` change before every step, as numbers in
+            NumPy and torch, and as arrays in JAX.
+        curve: a name in ``CURVES``, the curve that multiplies the learning rate, or ``None``.
     """
 
     structure: str
@@ -82,7 +82,7 @@ class Case:
     curve: str | None = None
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-        """Return the parameters and, for each step, the gradients: arrays in the leaves' dtypes."""
+        """Return the parameters and, for each step, the gradients, in the dtypes of the leaves."""
         leaves = STRUCTURES[self.structure]
         rng = np.random.default_rng(self.seed)
         params = []
@@ -102,12 +102,13 @@ class Case:
         return params, grads
 
     def inputs(self, algorithm: Algorithm) -> list[dict[str, Any]]:
-        """Return for each step what the algorithms are given besides the gradients.
+        """Return for each step the inputs of the algorithms besides the gradients.
 
-        Scalars are of :meth:`array_dtype`; what is like the parameters, a list of arrays.
+        Scalars have the dtype :meth:`array_dtype`. An input like the parameters is a list of
+        arrays.
 
         Args:
-            algorithm: the one that is tested.
+            algorithm: the tested algorithm.
         """
         leaves = STRUCTURES[self.structure]
         rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
@@ -132,7 +133,7 @@ class Case:
         """Return the algorithm and the dialect of each group.
 
         Args:
-            algorithm: the one that is tested: that of groups that name none.
+            algorithm: the tested algorithm, for groups that name no algorithm.
         """
         named = [group.get("algorithm", algorithm.name) for group in self.groups]
         others = {name: find(name) for name in named if name != algorithm.name}
@@ -147,7 +148,7 @@ class Case:
         """Return all hyperparameters of each group, checked.
 
         Args:
-            algorithm: the one that is tested.
+            algorithm: the tested algorithm.
         """
         return self._resolved(algorithm, self.groups)
 
@@ -161,18 +162,18 @@ class Case:
         ]
 
     def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
-        """Return the hyperparameters of a group that change, as they are at a step.
+        """Return the values of changing hyperparameters of a group at a step.
 
         Args:
             values: all hyperparameters of the group.
-            step: its number, from 0.
+            step: the number of the step, from 0.
         """
         if not self.moving:
             return {}
         kind, moved = self.array_dtype().type, {}
         for number, name in enumerate(MOVING):
             value: Any = values.get(name)
-            if not is_number(value) or value == 0:  # a term that is absent stays so
+            if not is_number(value) or value == 0:  # a term that is left out stays out
                 continue
             rng = np.random.default_rng([self.seed, step, number])
             if RANGES[name].below == 1.0:  # β: 1 − β changes
@@ -184,7 +185,7 @@ class Case:
         return moved
 
     def schedules(self, values: dict[str, Any]) -> dict[str, Schedule]:
-        """Return the hyperparameters of a group that are schedules.
+        """Return the schedules of hyperparameters of a group.
 
         Args:
             values: all hyperparameters of the group.
@@ -194,7 +195,7 @@ class Case:
         return {"lr": Chained((Constant(values["lr"]), CURVES[self.curve]))}
 
     def array_dtype(self) -> np.dtype[Any]:
-        """Return the dtype in which hyperparameters are given as arrays."""
+        """Return the dtype of hyperparameters that are passed as arrays."""
         mixed = any(leaf.dtype is not None for leaf in STRUCTURES[self.structure])
         return DTYPES["float32"] if mixed else working_dtype(DTYPES[self.dtype])
 
@@ -217,13 +218,13 @@ class Case:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Case:
-        """Return the case that was written.
+        """Return the case in JSON values.
 
         Args:
-            data: of :meth:`to_json`, a dictionary.
+            data: the result of :meth:`to_json`, a dictionary.
 
         Raises:
-            ValueError: if it is not a case.
+            ValueError: if ``data`` is no case.
         """
         saved = Saved(data, "case")
         structure = saved.text("structure", STRUCTURES)
@@ -251,16 +252,17 @@ class Case:
         )
 
     def check(self, algorithm: Algorithm) -> None:
-        """Refuse hyperparameters that the algorithm does not take.
+        """Refuse hyperparameters that the algorithm does not accept.
 
         Args:
-            algorithm: the one that is tested.
+            algorithm: the tested algorithm.
 
         Raises:
-            ValueError, TypeError: naming the hyperparameter and what is allowed.
+            ValueError, TypeError: if a hyperparameter is unknown or not allowed; the message names
+                the hyperparameter and what is allowed.
         """
         self.resolved(algorithm)
-        if self.arrays or self.moving:  # as which they are rounded
+        if self.arrays or self.moving:  # arrays are rounded
             kind = self.array_dtype().type
             with np.errstate(over="ignore"):
                 rounded = [
@@ -336,12 +338,12 @@ def _number(name: str, default: float) -> st.SearchStrategy[float]:
         drawn = st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0)) | st.floats(0.0, 1.0)
     else:
         drawn = st.floats(-4, 4).map(lambda e: default * 2.0**e)
-    # Given as an array it is rounded to float32: to 0, if it is tiny.
+    # As an array it is rounded to float32, and a tiny value to 0.
     return drawn.filter(lambda x: allowed.holds(x) and allowed.holds(float(np.float32(x))))
 
 
 def _accepted(algorithm: Algorithm, dialect: str | None, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what the algorithm accepts: the values, those without truth values, or none."""
+    """Return the values that the algorithm accepts: all, all except booleans, or none."""
     numbers = {k: v for k, v in values.items() if not isinstance(v, bool)}
     for candidate in (values, numbers):
         try:
@@ -356,13 +358,13 @@ def _accepted(algorithm: Algorithm, dialect: str | None, values: dict[str, Any])
 def hyperparameters(
     draw: st.DrawFn, algorithm: Algorithm, dialect: str | None, arrays: bool
 ) -> dict[str, Any]:
-    """Return hyperparameters drawn over their legal range; truth values only if no arrays.
+    """Return random hyperparameters in their allowed ranges; booleans only without ``arrays``.
 
     Args:
-        draw: given by Hypothesis.
-        algorithm: whose hyperparameters.
-        dialect: which defaults the others have.
-        arrays: whether they will be given as arrays.
+        draw: passed by Hypothesis.
+        algorithm: the algorithm.
+        dialect: the dialect, for the defaults of other hyperparameters.
+        arrays: whether the hyperparameters will be passed as arrays.
     """
     drawn: dict[str, Any] = {}
     for name, default in algorithm.defaults(dialect).items():
@@ -380,13 +382,13 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "ns_steps": (None, 3),
     "output_axis": (None, -1),
 }
-"""Values of hyperparameters that are neither numbers nor truth values."""
+"""Values of hyperparameters that are neither numbers nor booleans."""
 
 
 def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | None, dict[str, Any]]]:
-    """Return the sets of hyperparameters that are given as numbers: few, as each is compiled.
+    """Return sets of hyperparameters that are numbers: few, because each is compiled.
 
-    Each dialect's defaults, and ``size`` sets over the legal range.
+    These are the defaults of each dialect, and ``size`` sets in the allowed ranges.
     """
     from random import Random
 
@@ -414,11 +416,11 @@ def pool(algorithm: Algorithm, seed: int, size: int = 3) -> list[tuple[str | Non
 
 
 def one_curve(algorithm: Algorithm, seed: int) -> str:
-    """Return the curve that an algorithm is tried with: one, as each is compiled.
+    """Return the curve to test an algorithm with: only one, because each is compiled.
 
     Args:
-        algorithm: any.
-        seed: chooses among them.
+        algorithm: any algorithm.
+        seed: the seed of the choice.
     """
     from random import Random
 
@@ -426,7 +428,7 @@ def one_curve(algorithm: Algorithm, seed: int) -> str:
 
 
 def _other(algorithm: Algorithm) -> str:
-    """Return the algorithm of a second group: one, as each is compiled."""
+    """Return the algorithm of a second group: only one, because each is compiled."""
     return "adamw" if algorithm.name != "adamw" else "sgd"
 
 
@@ -439,14 +441,14 @@ def cases(
     steps: int = 200,
     seed: int = 0,
 ) -> Case:
-    """Return a case drawn for an algorithm.
+    """Return a random case for an algorithm.
 
     Args:
-        draw: given by Hypothesis.
-        algorithm: a name of ``ALGORITHMS``, or an ``Algorithm``.
-        dtype: of the parameters: a name of ``DTYPES``.
-        steps: most steps of a case; most cases have far fewer.
-        seed: chooses the few sets of hyperparameters that are given as numbers.
+        draw: passed by Hypothesis.
+        algorithm: a name in ``ALGORITHMS``, or an ``Algorithm``.
+        dtype: the dtype of the parameters, a name in ``DTYPES``.
+        steps: the largest number of steps; most cases have far fewer.
+        seed: the seed of the few sets of hyperparameters that are passed as numbers.
     """
     algorithm = find(algorithm)
     structure = draw(st.sampled_from(sorted(STRUCTURES)))

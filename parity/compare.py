@@ -1,4 +1,4 @@
-"""Bit by bit: whether two arrays are identical, and where they first differ."""
+"""Comparison of arrays bit by bit, with the first difference."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
 
 @dataclass(frozen=True)
 class Difference:
-    """The first place where a backend's result is not NumPy's.
+    """The first difference between the results of a backend and of NumPy.
 
     Attributes:
-        backend: a name of ``parity.backends.NAMES``.
-        dtype: of the case.
+        backend: a name in ``parity.backends.NAMES``.
+        dtype: the dtype of the case.
         quantity: ``trajectory``, ``state``, ``norm`` or ``angle``.
-        step: number of the update, from 1 (0: a quantity of the whole case).
-        leaf: path of the leaf, with the field of the state.
-        index: of the element.
-        expected: NumPy's value, as hexadecimal float.
-        found: the backend's value.
-        ulp: distance in units in the last place; ``None`` if one of them is not finite.
+        step: the number of the step, from 1 (0: a quantity of the whole case).
+        leaf: the path of the leaf, with the field of the state.
+        index: the index of the element.
+        expected: the value in NumPy, as a hexadecimal float.
+        found: the value in the backend.
+        ulp: the distance in units in the last place; ``None`` if one value is not finite.
     """
 
     backend: str
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass
 class Tolerated:
-    """How often identical values had other bits (see the numerics contract)."""
+    """The numbers of differences that the numerics contract allows."""
 
     signed_zeros: int = 0
     subnormals: int = 0  # against zero
@@ -68,7 +68,7 @@ def ulp_distance(x: Any, y: Any) -> int | None:
 
     Args:
         x: a number, or an array of shape (), of any float dtype.
-        y: another, like ``x``.
+        y: another number, like ``x``.
 
     >>> ulp_distance(np.float32(1.0), np.float32(1.0) + np.float32(2.0**-22))
     2
@@ -87,11 +87,11 @@ def ulp_distance(x: Any, y: Any) -> int | None:
 def first_difference(
     expected: np.ndarray, found: np.ndarray, tolerated: Tolerated
 ) -> tuple[tuple[int, ...], str, str, int | None] | None:
-    """Return index, both values and the distance where two arrays first differ.
+    """Return index, both values and the distance of the first difference of two arrays.
 
-    Any NaN equals any NaN. A zero equals one of the other sign, and a subnormal number one that
-    was flushed to zero; these are counted. Integers are compared, as the floating-point unit may
-    be set to take subnormal numbers for zero.
+    Any NaN equals any NaN. Zeros of both signs are equal, and a subnormal number equals zero; both
+    are counted. The bits are compared as integers, because the floating-point unit may treat
+    subnormal numbers as zero.
     """
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return (
@@ -104,7 +104,7 @@ def first_difference(
         return None
     shape = expected.shape
     a, b = np.ascontiguousarray(expected).reshape(-1), np.ascontiguousarray(found).reshape(-1)
-    if a.dtype.kind == "i":  # counts of steps
+    if a.dtype.kind == "i":  # step counts
         wrong = a != b
         return _at(wrong, shape, lambda i: (str(a[i]), str(b[i]), None)) if wrong.any() else None
     info = ml_dtypes.finfo(a.dtype)
@@ -127,7 +127,7 @@ def first_difference(
 
 
 def _at(wrong: np.ndarray, shape: tuple[int, ...], shown: Callable[[int], Any]) -> Any:
-    """Return the index of the first that is wrong, and what is shown of it."""
+    """Return the index of the first difference, and the description of it."""
     place = int(np.argmax(wrong))
     index = tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
     return index, *shown(place)

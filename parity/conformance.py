@@ -267,7 +267,7 @@ def renewed(text: str, table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]
         ValueError: if the page was measured with other versions.
     """
     if _versions() not in text.splitlines():
-        raise ValueError(f"its rows are not of now ({_versions()}): measure all algorithms")
+        raise ValueError(f"its rows have other versions than {_versions()}: measure all algorithms")
     rows = [
         tuple(x.strip().replace("\\|", "|") for x in re.split(r"(?<!\\)\|", line)[1:-1])
         for line in text.splitlines()
@@ -307,19 +307,19 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="parity conformance",
         allow_abbrev=False,
-        description="Hold every dialect against the library it is named after. Exit status: 0 if "
-        "every pair that ran is as the table of peers says, 1 if not, 2 for bad arguments.",
+        description="Compare every dialect with the library of the same name. Exit status: 0 if "
+        "every pair that ran agrees with the table of peers, 1 if not, 2 for bad arguments.",
     )
     parser.add_argument(
         "--algorithms",
         default="all",
-        help="names of algorithms and wrappers joined by commas, or all (default)",
+        help="names of algorithms and wrappers separated by commas, or all (default)",
     )
     parser.add_argument(
         "--write",
         type=Path,
         metavar="FILE",
-        help="write the table as Markdown; without all algorithms, renew their rows in it",
+        help="write the table as Markdown to FILE; for some algorithms, update their rows in FILE",
     )
     arguments = parser.parse_args(argv)
     known = names = [*ALGORITHMS, *WRAPPERS]

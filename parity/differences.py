@@ -1,8 +1,7 @@
-"""The list of expected differences: the pairs of :mod:`parity.peers` that are not the same.
+"""The expected differences: the pairs of :mod:`parity.peers` with other formulas or precision.
 
-A pair that is not in the list has to be the same mathematics. One that is in it has to differ, by
-no more than is written: an entry whose cause is gone fails, as does one that grew. So the list can
-only shrink, or be explained.
+A pair that is not in the list must have the same formula. A pair in the list must differ, but by no
+more than the given distance. A difference that is gone fails, and so does one that has grown.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 Kind = Literal["precision", "definition", "cancellation"]
-"""Parts in a dtype of fewer bits; another formula; a difference of almost equal numbers."""
+"""A smaller dtype for a part; another formula; a difference of almost equal numbers."""
 
 
 class Difference(NamedTuple):
-    """Why a library and we differ.
+    """The reason for a difference between a library and optstudy.
 
     Attributes:
-        cause: in words, for the table.
-        kind: of the cause.
-        largest: distance in float64 above which it is another difference.
-        issue: where upstream speaks of it, ``owner/name#number``; empty: nowhere, as far as known.
+        cause: the cause in words, for the table.
+        kind: the kind of the cause.
+        largest: the largest distance in float64 from this cause.
+        issue: an issue of the library about it, ``owner/name#number``; empty if none is known.
     """
 
     cause: str

@@ -228,19 +228,19 @@ def main(argv: Sequence[str]) -> int:
         prog="parity digest",
         allow_abbrev=False,
         description="Print a digest of the bits of each algorithm and dialect in a standard run. "
-        "Exit status: 0 if all are those that this version of optstudy records, 1 if one is "
-        "another, 2 for bad arguments.",
+        "Exit status: 0 if all agree with the recorded digests of this version of optstudy, 1 if "
+        "one differs, 2 for bad arguments.",
     )
     parser.add_argument(
-        "--algorithms", default="all", help="names joined by commas, or all (default)"
+        "--algorithms", default="all", help="names separated by commas, or all (default)"
     )
     parser.add_argument(
         "--backend",
         default="numpy",
         choices=backends.NAMES,
-        help="what computes (default: %(default)s)",
+        help="the backend that computes (default: %(default)s)",
     )
-    parser.add_argument("--write", action="store_true", help="record them in the package")
+    parser.add_argument("--write", action="store_true", help="record the digests in the package")
     arguments = parser.parse_args(argv)
     try:
         chosen = list(_chosen(arguments.algorithms))

@@ -1,4 +1,4 @@
-"""Reading a saved case: every entry is there and of its kind, or is named with what is allowed."""
+"""Reading a saved case, with a check of every entry; errors name the entry and what is allowed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from optstudy_core.arrays.numbers import nearest
 
 MOST_STEPS: Final = 100_000
-"""Of a case: all gradients are drawn before the first step."""
+"""The largest number of steps of a case; all gradients are drawn before the first step."""
 
 
 class Saved:
@@ -16,10 +16,10 @@ class Saved:
 
     Args:
         data: the dictionary.
-        what: what it is called in an error.
+        what: the name of the dictionary in errors.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if ``data`` is no dictionary.
     """
 
     def __init__(self, data: Any, what: str) -> None:
@@ -32,16 +32,16 @@ class Saved:
         return self._data[name]
 
     def whole(self, name: str, least: int, most: int) -> int:
-        """Return a whole number; this and what follows raise ValueError for anything else."""
+        """Return an integer; this and the next methods raise ValueError for other values."""
         return whole(self._at(name), name, least, most)
 
     def truth(self, name: str) -> bool:
-        """Return a truth value."""
+        """Return a boolean."""
         found: bool = _of(bool, self._at(name), name, "true and false")
         return found
 
     def text(self, name: str, allowed: Iterable[str] | None = None) -> str:
-        """Return a text, one of those that are allowed."""
+        """Return an allowed text."""
         return text(self._at(name), name, allowed)
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -50,11 +50,11 @@ class Saved:
         return found
 
     def entries(self, name: str, length: int | None = None) -> list[Any]:
-        """Return a list, of a length if one is given."""
+        """Return a list, with the given length if there is one."""
         return listed(self._at(name), name, length)
 
     def special(self, leaves: int, steps: int) -> list[tuple[int, int, int, float]]:
-        """Return the values put by hand: step, leaf, index and value of each."""
+        """Return the special values: step, leaf, index and value of each."""
         found = []
         for i, entry in enumerate(self.entries("specials")):
             name = f"specials[{i}]"
@@ -69,14 +69,14 @@ class Saved:
 
 
 def whole(value: Any, name: str, least: int, most: int) -> int:
-    """Return a whole number within bounds."""
+    """Return an integer within bounds."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{name} = {_short(value)}: allowed are whole numbers {least} to {most}")
     return value
 
 
 def text(value: Any, name: str, allowed: Iterable[str] | None = None) -> str:
-    """Return a text, one of those that are allowed."""
+    """Return an allowed text."""
     found: str = _of(str, value, name, "texts")
     if allowed is not None and found not in (known := list(allowed)):
         raise ValueError(f"{name} = {_short(found)}: {nearest(found, known)}")
@@ -84,7 +84,7 @@ def text(value: Any, name: str, allowed: Iterable[str] | None = None) -> str:
 
 
 def listed(value: Any, name: str, length: int | None = None) -> list[Any]:
-    """Return a list, of a length if one is given."""
+    """Return a list, with the given length if there is one."""
     found: list[Any] = _of(list, value, name, "lists")
     if length is not None and len(found) != length:
         raise ValueError(f"{name} of length {len(found)}: allowed is {length}")
@@ -100,7 +100,7 @@ def hexadecimal(value: Any, name: str) -> float:
 
 
 def plain(value: Any, name: str) -> Any:
-    """Return an argument: a text, a truth value, nothing, a number, or a tuple of such."""
+    """Return an argument: a text, a boolean, ``None``, a number, or a tuple of these."""
     if isinstance(value, list):
         return tuple(_scalar(entry, name) for entry in value)
     return _scalar(value, name)

@@ -1,4 +1,4 @@
-"""The suite: cases are drawn, trained on each backend and compared bit by bit."""
+"""The suite: it draws cases, trains them on each backend, and compares the bits."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Cell:
     """One algorithm or epoch method on one backend in one dtype.
 
     Attributes:
-        algorithm: its name; ``epoch.NAME`` for a method.
-        backend: a name of ``backends.NAMES``.
-        dtype: of the parameters.
-        cases: how many were compared.
-        differences: the first difference of each quantity that has one.
-        not_run: why nothing was compared, else ``None``.
-        refused: whether there is nothing to compare, as the backend refuses the subject.
-        tolerated: identical values with other bits: signs of zeros, flushed subnormals.
-        failing: the smallest case found that differs.
+        algorithm: the name of the algorithm; ``epoch.NAME`` for an epoch method.
+        backend: a name in ``backends.NAMES``.
+        dtype: the dtype of the parameters.
+        cases: the number of compared cases.
+        differences: the first difference of each quantity with differences.
+        not_run: the reason why nothing was compared, or ``None``.
+        refused: whether nothing was compared because the backend refuses the subject.
+        tolerated: allowed differences: signs of zeros, subnormal numbers that became zero.
+        failing: the smallest case with a difference.
     """
 
     algorithm: str
@@ -61,7 +61,7 @@ class Cell:
         return self.cases > 0 and not self.differences and self.not_run is None
 
     def verdict(self, quantity: str) -> str:
-        """Return what the table says of a quantity.
+        """Return the text of the table for a quantity.
 
         Args:
             quantity: a key of ``differences``.
@@ -91,13 +91,13 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every cell ran and is identical, but for those that are refused everywhere."""
+        """Whether every cell ran and is identical, except for cells that are refused."""
         cells = [cell for cell in self.cells if not cell.refused]
         return bool(cells) and all(cell.identical for cell in cells)
 
     @property
     def first_difference(self) -> Difference | None:
-        """The first difference of the first cell that has one."""
+        """The first difference of the first cell with differences."""
         return next((d for cell in self.cells for d in cell.differences.values()), None)
 
     @property
@@ -120,7 +120,7 @@ class _MismatchError(AssertionError):
 
 
 Subject = Algorithm | EpochMethod
-"""What the suite holds to the contract."""
+"""The subjects that the suite tests."""
 
 
 def find_subject(name: str | Subject) -> Subject:
@@ -129,7 +129,7 @@ def find_subject(name: str | Subject) -> Subject:
     An algorithm may be wrapped, once or several times: ``averaged_lookahead_adam``.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is unknown.
     """
     if isinstance(name, EpochMethod):
         return name
@@ -154,9 +154,9 @@ EPOCH = "epoch."
 
 
 def everything() -> list[str]:
-    """Return the names of all that the command runs by default.
+    """Return the names of all subjects that the command tests by default.
 
-    Every algorithm, every wrapper around Adam, wrappers in one another, and every epoch method.
+    These are all algorithms, all wrappers around Adam, nested wrappers, and all epoch methods.
     """
     wrapped = [f"{wrapper}_adam" for wrapper in WRAPPERS]
     return [*ALGORITHMS, *wrapped, *NESTED, *(EPOCH + method for method in epoch_methods.METHODS)]
@@ -167,11 +167,11 @@ NESTED = (
     "lookahead_clipped_by_value_cautious_clipped_by_unit_sgd",
     "mechanic_sam_lion",
 )
-"""Wrappers in one another, each of them once."""
+"""Nested wrappers; each wrapper appears once."""
 
 
 def subject_name(subject: Subject) -> str:
-    """Return the name that :func:`find_subject` finds it by."""
+    """Return the name of a subject for :func:`find_subject`."""
     return EPOCH + subject.name if isinstance(subject, EpochMethod) else subject.name
 
 
@@ -194,7 +194,7 @@ def compare(
     tolerated: Tolerated,
     backend: str,
 ) -> dict[str, Difference]:
-    """Return the first difference of each quantity of NumPy's and a backend's run of a case."""
+    """Return the first difference of each quantity between the runs of NumPy and a backend."""
     paths = [leaf.path for leaf in STRUCTURES[case.structure]]
     differences: dict[str, Difference] = {}
 
@@ -221,7 +221,7 @@ def compare(
 def run_case(
     subject: Subject, case: Case | EpochCase, backend: backends.Backend, tolerated: Tolerated
 ) -> dict[str, Difference]:
-    """Train one case with NumPy and with ``backend``; return how they differ."""
+    """Train one case with NumPy and with ``backend``; return the differences."""
     case.values()  # drawn before subnormal numbers are flushed
     with backends.whole_range(backend.device):
         expected = _run(subject, backends.NumPyBackend(), case)
@@ -240,7 +240,7 @@ def check_cell(
     seed: int = 0,
     on_case: Callable[[], None] = lambda: None,
 ) -> Cell:
-    """Draw cases for one algorithm or method, and shrink the first that differs."""
+    """Draw cases for one algorithm or method, and shrink the first case with a difference."""
     cell = Cell(subject_name(subject), backend, dtype)
     try:
         runner = backends.make(backend, device, subject)
@@ -288,25 +288,26 @@ def check(
     steps: int = 200,
     seed: int = 0,
 ) -> Report:
-    """Hold an algorithm to the numerics contract: the same bits on every backend.
+    """Test the numerics contract for an algorithm: the same bits on every backend.
 
     Args:
-        algorithm: a name of ``optstudy_core.ALGORITHMS``, wrapped (``lookahead_adam``) or not, an
-            ``Algorithm`` of your own, or an epoch method, such as ``"epoch.careful"`` (see
+        algorithm: a name in ``optstudy_core.ALGORITHMS``, also wrapped (``lookahead_adam``); an
+            ``Algorithm`` of your own; or an epoch method, such as ``"epoch.careful"`` (see
             ``parity.epochs.METHODS``).
         backends: some of ``numpy``, ``torch``, ``torch-compiled``, ``jax`` and ``jax-jit``;
             ``None`` for all.
-        dtypes: of the parameters: ``float32``, ``float64``, ``bfloat16``, ``float16``.
+        dtypes: dtypes of the parameters: ``float32``, ``float64``, ``bfloat16``, ``float16``.
         device: ``cpu`` or ``cuda``.
-        examples: cases for each backend and dtype.
-        steps: most steps of a case (epochs of a method: at most 8).
-        seed: the same seed draws the same cases.
+        examples: the number of cases for each backend and dtype.
+        steps: the largest number of steps of a case (an epoch method has at most 8 epochs).
+        seed: the seed of the cases.
 
     Returns:
-        a report with ``identical``, ``first_difference``, ``cases`` and every ``cell``.
+        a report with ``identical``, ``first_difference``, ``cases`` and ``cells``.
 
     Raises:
-        ValueError: for an unknown algorithm, backend, dtype or device, or a count below 1.
+        ValueError: if an algorithm, backend, dtype or device is unknown, or a number is less
+            than 1.
     """
     subject = find_subject(algorithm)
     names = check_arguments(backends, dtypes, device, examples, steps)
@@ -330,10 +331,11 @@ def check(
 def check_arguments(
     names: Sequence[str] | None, dtypes: Sequence[str], device: str, examples: int, steps: int
 ) -> Sequence[str]:
-    """Refuse what the suite does not know; return the names of the backends.
+    """Refuse unknown values; return the names of the backends.
 
     Raises:
-        ValueError: naming argument, value and what is allowed.
+        ValueError: if a value is not allowed; the message names argument, value and what is
+            allowed.
     """
     names = backends.NAMES if names is None else names
     for label, given_names, known in (
@@ -357,11 +359,11 @@ def check_arguments(
 
 
 def write_failure(cell: Cell, path: Path) -> None:
-    """Write a failing case to a JSON file that :func:`replay` runs again.
+    """Write a failing case to a JSON file for :func:`replay`.
 
     Args:
-        cell: with a ``failing`` case.
-        path: of the file; one that is there is replaced.
+        cell: a cell with a ``failing`` case.
+        path: the path of the file; an existing file is replaced.
     """
     assert cell.failing is not None
     data = {
@@ -375,17 +377,18 @@ def write_failure(cell: Cell, path: Path) -> None:
 
 
 def replay(path: Path, device: str = "cpu", *, algorithm: Algorithm | None = None) -> Cell:
-    """Return what a case gives that :func:`write_failure` has written, run again.
+    """Run a case from :func:`write_failure` again, and return the result.
 
     Args:
-        path: of the file.
-        device: on which the adapters run.
-        algorithm: the rule, if it is one of your own; ``None``: the project's of that name.
+        path: the path of the file.
+        device: the device of the adapters.
+        algorithm: the rule, if it is one of your own; ``None``: the algorithm of optstudy with the
+            name in the file.
 
     Raises:
-        ValueError: if the file is not such a file, or is one of another algorithm, naming what was
-            expected.
-        OSError: if it cannot be read.
+        ValueError: if the file has no case, or a case of another algorithm; the message says what
+            was expected.
+        OSError: if the file cannot be read.
     """
     try:
         saved = Saved(json.loads(path.read_text(encoding="utf-8")), "it")
@@ -393,7 +396,7 @@ def replay(path: Path, device: str = "cpu", *, algorithm: Algorithm | None = Non
         subject = find_subject(algorithm or name)
         if subject_name(subject) != name:
             raise ValueError(
-                f"algorithm = {subject_name(subject)!r}: allowed is that of the file, {name!r}"
+                f"algorithm = {subject_name(subject)!r}: the file has a case of {name!r}"
             )
         kind = EpochCase if isinstance(subject, EpochMethod) else Case
         case: Any = kind.from_json(saved.mapping("case"))

@@ -1,8 +1,8 @@
-"""The experiments: training runs with the project's optimizers, measured epoch by epoch.
+"""The experiments: training runs with the optimizers of optstudy, measured in each epoch.
 
 ``python -m studies run linear_regression`` trains, records and draws; see ``studies.__main__``.
-A study is one file that describes its data, its model in both frameworks and its loss
-(:class:`studies.study.Study`); training, measuring, recording and drawing are shared.
+A study is one file with its data, its model in both frameworks and its loss
+(:class:`studies.study.Study`). All studies share the code that trains, measures, records and draws.
 """
 
 from .study import Batch, Dropout, NnxLeaf, Study, layers

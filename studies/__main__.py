@@ -49,7 +49,7 @@ with extra("studies"):
 DEFAULT_VARY: Final = (("method", list(METHODS)), ("lr_factor", [1.0, 16.0]))
 
 TOYS: Final = 100
-"""Toy events that are made for ``all``, and half as many that are held out: in seconds."""
+"""The number of toy events for ``all``, plus half as many held out; they take seconds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; ``None``: those of the process.
 
     Returns:
-        the exit status: 0; 2 for an argument that is not allowed; 130 where Ctrl-C ended it, 143
-        where SIGTERM did.
+        the exit status: 0; 2 for an argument that is not allowed; 130 after Ctrl-C; 143 after
+        SIGTERM.
     """
     console = Console()
     arguments = argparse.Namespace(command="", overwrite=False)
@@ -82,7 +82,7 @@ def _carry_out(argv: Sequence[str] | None, arguments: argparse.Namespace, consol
             parser.error(f"{error}; --overwrite replaces it")
         except (ValueError, NotADirectoryError, IsADirectoryError, FileNotFoundError) as error:
             parser.error(str(error))
-    except SystemExit as end:  # argparse has said why
+    except SystemExit as end:  # argparse has printed the reason
         return int(end.code or 0)
     for part in prepared:
         part.carry_out(console)
@@ -93,12 +93,12 @@ def _carry_out(argv: Sequence[str] | None, arguments: argparse.Namespace, consol
 
 def _how_to_go_on(arguments: argparse.Namespace) -> str:
     if arguments.command in {"run", "twins"}:
-        return "the same command with --overwrite begins again"
+        return "the same command with --overwrite starts again"
     without = " without --overwrite" if getattr(arguments, "overwrite", False) else ""
-    return f"the same command{without} goes on with what is not done"
+    return f"the same command{without} continues with the rest"
 
 
-# What each command prepares; every value is checked before anything is done.
+# The preparation of each command, which checks all values before any work.
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Prepared]:
@@ -125,7 +125,7 @@ def _travel(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> l
 def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Comparison]:
     vary = dict(arguments.vary or DEFAULT_VARY)
     if arguments.vary and len(vary) < len(arguments.vary):
-        raise ValueError("vary: the same was given twice; allowed are several values, x=1,2")
+        raise ValueError("vary: one key was given twice; pass all of its values at once, x=1,2")
     names = QUICK if arguments.name == "all" else (arguments.name,)
     algorithms = arguments.algorithm or ["adam"]
     return [
@@ -153,7 +153,7 @@ def _all(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list
 
 @dataclass(frozen=True)
 class _Index:
-    """The page of all runs in a folder, made when they are there."""
+    """The page of all runs in a folder, made after the runs."""
 
     folder: pathlib.Path
 

@@ -1,4 +1,4 @@
-"""The arguments of the command line: what each command takes, and what is refused."""
+"""The arguments of the command line: the options of each command, and their checks."""
 
 from __future__ import annotations
 
@@ -25,42 +25,43 @@ def parser_of_commands() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m studies",
-        description="Train with the project's optimizers, measure every epoch, and draw it.",
+        description="Train with the optimizers of optstudy, measure every epoch, and draw figures.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="one study")
+    run = commands.add_parser("run", help="train one study")
     run.add_argument(
         "--method",
         dest="methods",
         action="append",
         type=_name("method", METHODS),
         metavar="M",
-        help=f"what is done at the end of an epoch: {', '.join(METHODS)}; may be given several "
-        f"times (default: {PLAIN})",
+        help=f"method at the end of each epoch: {', '.join(METHODS)}; repeat the option for "
+        f"several methods (default: {PLAIN})",
     )
     pair = commands.add_parser(
-        "twins", help="the same training in PyTorch and in Flax: where do they diverge?"
+        "twins", help="train the same study in PyTorch and in Flax, and find where they diverge"
     )
     evaluate = commands.add_parser(
-        "evaluate", help="what a trained network is worth, on events that it has not seen"
+        "evaluate", help="evaluate a trained network on events that it has not seen"
     )
     evaluate.set_defaults(
         algorithm=["adam"], methods=None, lr=None, dialect=None, epochs=None, overwrite=False,
         default_algorithms=("adam",),
     )  # fmt: skip
     travel = commands.add_parser(
-        "travel", help="a training that moves: PyTorch, torch.optim, PyTorch, Flax, PyTorch"
+        "travel",
+        help="move one training between libraries: PyTorch, torch.optim, PyTorch, Flax, PyTorch",
     )
     travel.add_argument(
         "--algorithm",
         type=_name("algorithm", ALGORITHMS),
         default="adam",
         metavar="A",
-        help="one that torch.optim has (default: adam)",
+        help="an algorithm that torch.optim also has (default: adam)",
     )
-    compare = commands.add_parser("compare", help="trainings that differ in what you vary")
+    compare = commands.add_parser("compare", help="compare trainings with different settings")
     everything = commands.add_parser(
-        "all", help="the quick studies with SGD and Adam, and their comparison"
+        "all", help="train the quick studies with SGD and Adam, and compare methods"
     )
     everything.set_defaults(
         name="all", algorithm=None, epochs=None, lr=None, dialect=None, data=None, events=None,
@@ -72,16 +73,16 @@ def parser_of_commands() -> argparse.ArgumentParser:
         default="all",
         metavar="NAME",
         type=lambda text: text if text == "all" else _study(text),
-        help=f"{', '.join(STUDIES)}, a file, or all: the quick ones (default: all)",
+        help=f"{', '.join(STUDIES)}, a file, or all for the quick studies (default: all)",
     )
     compare.add_argument(
         "--vary",
         action="append",
         type=_vary,
         metavar="KEY=A,B,…",
-        help=f"KEY is one of {', '.join(VARIED)}; may be given several times, then every "
-        "combination is trained (default: every method, at the learning rate and at 16 times that, "
-        "where the loss jumps)",
+        help=f"values to compare. KEY is one of {', '.join(VARIED)}. Repeat the option to train "
+        "every combination (default: every method, with the learning rate and with 16 times the "
+        "learning rate, where the loss jumps)",
     )
     compare.add_argument(
         "--tune",
@@ -89,34 +90,35 @@ def parser_of_commands() -> argparse.ArgumentParser:
         type=_tune,
         default=(),
         metavar="lr=A,B,…",
-        help="compare each at its best of these learning rates: that with the lowest final loss of "
-        "one training each (default: each at the study's or the algorithm's own rate)",
+        help="use the best of these learning rates for each setting: that with the lowest final "
+        "loss of one training (default: the rate of the study or of the algorithm)",
     )
     compare.add_argument(
         "--seeds",
         type=_whole("seeds", 1),
         default=1,
         metavar="N",
-        help="trainings of each kind, from --seed on: median and spread (default: 1)",
+        help="number of trainings with different seeds for each setting, starting at --seed; the "
+        "table shows median and spread (default: 1)",
     )
     for command in (run, pair, travel, evaluate):
         command.add_argument(
             "name",
             metavar="NAME",
             type=_study,
-            help=f"{' or '.join(STUDIES)}; or a file *.py with a function study(seed) that returns "
-            "a studies.Study",
+            help=f"{', '.join(STUDIES)}, or a file *.py with a function study(seed) that returns a "
+            "studies.Study",
         )
     for command in (run, pair, evaluate):
         command.add_argument(
             "--device",
             choices=DEVICES,
             default="cpu",
-            help="where both frameworks compute (default: cpu)",
+            help="the device of both frameworks (default: cpu)",
         )
     for command in (run, pair, compare):
-        words = "may be given several times (default: sgd and adam)" if command is run else (
-            "(default: adam)"
+        words = "repeat the option for several (default: sgd and adam)" if command is run else (
+            "algorithm of the optimizer (default: adam)"
         )  # fmt: skip
         command.add_argument(
             "--algorithm",
@@ -138,13 +140,13 @@ def parser_of_commands() -> argparse.ArgumentParser:
             type=_whole("jobs", 1),
             default=cores(),
             metavar="N",
-            help="trainings at a time (default: one for each core)",
+            help="number of trainings at the same time (default: one for each core)",
         )
     for command in (run, pair, compare):
         command.add_argument(
             "--pretrained",
             action="store_true",
-            help="begin with the parameters that were trained before, for PV-finder's networks",
+            help="start from the trained parameters in the package, for networks of PV-finder",
         )
     for command in (run, pair, compare, evaluate):
         command.add_argument(
@@ -153,39 +155,42 @@ def parser_of_commands() -> argparse.ArgumentParser:
             type=pathlib.Path,
             default=(),
             metavar="RUN",
-            help="the folders of runs, with whose final parameters to begin "
-            + ("(default: those that were trained before)" if command is evaluate else ""),
+            help="folders of runs: start from their final parameters "
+            + ("(default: the trained parameters in the package)" if command is evaluate else ""),
         )
         command.add_argument(
             "--data",
             type=pathlib.Path,
             metavar="PATH",
-            help="a file or folder: MNIST's IDX files for digits and digits_cnn, ROOT or HDF5 "
-            "files for PV-finder's networks (default: what needs no file)",
+            help="file or folder with data: IDX files of MNIST for digits and digits_cnn, ROOT or "
+            "HDF5 files for networks of PV-finder (default: data that need no file)",
         )
         command.add_argument(
             "--events",
             type=_whole("events", 2),
             metavar="N",
-            help="how many to generate, for PV-finder's networks (default: the study's)",
+            help="number of generated events, for networks of PV-finder (default: as in the study)",
         )
     for command in (run, pair, travel, compare):
         command.add_argument(
-            "--epochs", type=_whole("epochs", 1), metavar="N", help="(default: the study's)"
+            "--epochs",
+            type=_whole("epochs", 1),
+            metavar="N",
+            help="number of epochs (default: as in the study)",
         )
         command.add_argument(
-            "--lr", type=_rate, metavar="X", help="learning rate (default: the study's)"
+            "--lr", type=_rate, metavar="X", help="learning rate (default: as in the study)"
         )
     for command in (run, pair, compare):
         command.add_argument(
-            "--dialect", metavar="D", help="which library's formulas, e.g. torch or optax"
+            "--dialect", metavar="D", help="library of the formulas, e.g. torch or optax"
         )
     for command in (run, compare, everything, evaluate):
         command.add_argument(
             "--backend",
             type=_name("backend", [*BACKENDS, "both"]),
             metavar="B",
-            help="torch, jax or both (default: what is installed)",
+            help="torch, jax or both (default: all that are installed)",
         )
     for command in (run, pair, travel, compare, everything, evaluate):
         command.add_argument(
@@ -200,28 +205,30 @@ def parser_of_commands() -> argparse.ArgumentParser:
             type=_whole("seed", 0),
             default=DEFAULT_SEED,
             metavar="N",
-            help=f"of all that is drawn at random (default: {DEFAULT_SEED})",
+            help=f"seed of all random numbers (default: {DEFAULT_SEED})",
         )
     for command in (run, pair, compare, everything):
-        command.add_argument(
-            "--overwrite", action="store_true", help="replace runs that are there already"
-        )
-    report = commands.add_parser("report", help="recorded runs as one interactive HTML file")
+        command.add_argument("--overwrite", action="store_true", help="replace existing runs")
+    report = commands.add_parser("report", help="make one interactive HTML file of recorded runs")
     report.add_argument(
-        "folders", nargs="+", type=pathlib.Path, metavar="DIR", help="with runs in it or below it"
+        "folders",
+        nargs="+",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folders of runs, or folders with runs in them",
     )
     report.add_argument(
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("report.html"),
         metavar="FILE",
-        help="(default: report.html)",
+        help="the HTML file (default: report.html)",
     )
     report.add_argument(
         "--no-landscapes",
         dest="landscapes",
         action="store_false",
-        help="without what takes the models: the loss around the paths, predictions",
+        help="leave out figures that need the models: the loss around the paths, predictions",
     )
     report.add_argument(
         "--study",
@@ -229,14 +236,21 @@ def parser_of_commands() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="the file *.py with the study of some runs, which is run to draw the loss around "
-        "their paths; may be given several times. Files that only a run names are never run",
+        help="a file *.py with the study of some runs, to run for drawing the loss around their "
+        "paths; repeat the option for several files. A file that only a run names is never run",
     )
-    export = commands.add_parser("export", help="the rows of a run as a table, CSV or Parquet")
+    export = commands.add_parser(
+        "export", help="write the rows of a run as a table, in CSV or Parquet"
+    )
     export.add_argument("folder", type=pathlib.Path, metavar="RUN", help="the folder of the run")
-    export.add_argument("out", type=pathlib.Path, metavar="FILE", help="*.csv or *.parquet")
     export.add_argument(
-        "--of", choices=("epochs", "steps"), default="epochs", help="which rows (default: epochs)"
+        "out", type=pathlib.Path, metavar="FILE", help="the table, *.csv or *.parquet"
+    )
+    export.add_argument(
+        "--of",
+        choices=("epochs", "steps"),
+        default="epochs",
+        help="the rows to write (default: epochs)",
     )
     return parser
 

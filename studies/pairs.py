@@ -1,4 +1,4 @@
-"""A training in PyTorch and in JAX, compared: the numbers, however they come about."""
+"""The numbers of comparisons between a training in PyTorch and in JAX."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Gradients:
     """The gradients of both frameworks at the same points, over the steps of an epoch.
 
     Attributes:
-        steps: how many there were.
-        differing: in how many of them the gradients are not identical.
-        first: the first of these, from 1; ``None`` if there is none.
-        first_relative: ‖g_torch − g_jax‖ / ‖g_torch‖ there; 0 if there is none.
-        distance: the largest ‖g_torch − g_jax‖ that is finite.
-        relative: the largest ‖g_torch − g_jax‖ / ‖g_torch‖ that is finite.
+        steps: the number of steps.
+        differing: the number of steps with different gradients.
+        first: the first of these steps, from 1; ``None`` if there is none.
+        first_relative: ‖g_torch − g_jax‖ / ‖g_torch‖ in that step; 0 if there is none.
+        distance: the largest finite ‖g_torch − g_jax‖.
+        relative: the largest finite ‖g_torch − g_jax‖ / ‖g_torch‖.
     """
 
     steps: int
@@ -36,9 +36,9 @@ class Difference:
     """Two sets of parameters compared element by element.
 
     Attributes:
-        elements: how many there are.
-        differing: how many are not identical: other bits, except that any NaN equals any NaN and
-            zeros of both signs are equal.
+        elements: the number of elements.
+        differing: the number of elements that are not identical: with other bits, but any two NaN
+            are equal, and zeros of both signs are equal.
         ulp: the largest difference, see :func:`ulps`.
     """
 
@@ -48,7 +48,7 @@ class Difference:
 
     @classmethod
     def between(cls, a: Parameters, b: Parameters) -> Difference:
-        """Compare arrays of the same names and shapes."""
+        """Compare arrays with the same names and shapes."""
         distances = [ulps(a[name], b[name]) for name in a]
         return cls(
             elements=sum(d.size for d in distances),
@@ -62,13 +62,14 @@ class EpochPair:
     """An epoch of both trainings.
 
     Attributes:
-        epoch: from 1.
-        distance: ‖θ_torch − θ_jax‖ at its end.
-        angle: between the two epoch steps, in degrees.
-        loss_difference: of the mean training losses, torch's less JAX's.
-        parameters: the two θ, element by element.
-        gradients: both frameworks' gradients at the same points of the PyTorch training.
-        optimizer: both optimizers' parameters at its end, fed the same gradients from the start.
+        epoch: the number of the epoch, from 1.
+        distance: ‖θ_torch − θ_jax‖ at the end of the epoch.
+        angle: the angle between the steps of the two epochs, in degrees.
+        loss_difference: the mean training loss in PyTorch minus that in JAX.
+        parameters: the comparison of the two θ, element by element.
+        gradients: the gradients of both frameworks at the same points of the PyTorch training.
+        optimizer: the comparison of the parameters of both optimizers at the end of the epoch, if
+            both get the same gradients from the start.
     """
 
     epoch: int
@@ -85,10 +86,10 @@ class Twins:
     """A PyTorch run and a JAX run of the same training, compared.
 
     Attributes:
-        study: its name.
-        algorithm: of the optimizer.
-        hyperparameters: the optimizer's.
-        epochs: one entry an epoch.
+        study: the name of the study.
+        algorithm: the algorithm of the optimizer.
+        hyperparameters: the hyperparameters of the optimizer.
+        epochs: one entry for each epoch.
         conclusion: one sentence that says where the trainings diverge and why.
     """
 
@@ -100,18 +101,19 @@ class Twins:
 
 
 LEGS: Final = ("PyTorch", "torch.optim", "PyTorch", "Flax", "PyTorch")
-"""Where a training is that moves, one after the other."""
+"""The libraries of a training that moves, in order."""
 
 
 @dataclass(frozen=True)
 class Journey:
-    """A training that moves from library to library, beside one that stays.
+    """A training that moves between libraries, compared with a training that stays.
 
     Attributes:
-        algorithm: of the optimizer.
-        dtype: of the parameters.
-        moved: after each epoch ‖θ − θ′‖ / ‖θ′‖ to the training that stayed in PyTorch.
-        twin: the same of a training that was in JAX from the start.
+        algorithm: the algorithm of the optimizer.
+        dtype: the dtype of the parameters.
+        moved: ‖θ − θ′‖ / ‖θ′‖ after each epoch, where θ′ belongs to the training that stays in
+            PyTorch.
+        twin: the same for a training that runs in JAX from the start.
     """
 
     algorithm: str
@@ -121,15 +123,15 @@ class Journey:
 
     @property
     def epochs(self) -> int:
-        """How many there were."""
+        """The number of epochs."""
         return len(self.moved)
 
 
 def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return |a − b| in units in the last place of the larger of the two, element by element.
 
-    0 where they are identical (any two NaN are, and so are zeros of both signs); infinite where
-    only one is finite, or only one NaN.
+    0 for identical elements (any two NaN are identical, and so are zeros of both signs); infinite
+    if only one element is finite, or only one is NaN.
 
     >>> one = np.float32([1.0, 0.0, np.nan])
     >>> ulps(one, np.float32([1.0 + 2**-23, -0.0, 1.0])).tolist()

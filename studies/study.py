@@ -1,4 +1,4 @@
-"""What a study is: data, one model in both frameworks, a loss, and how its outputs are drawn."""
+"""The definition of a study: data, one model in both frameworks, a loss, and its figures."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from optstudy_core.schedules import Schedule
 
 Parameters = dict[str, np.ndarray]
-"""Parameters, gradients or steps by name, in PyTorch's layout; what crosses between frameworks."""
+"""Parameters, gradients or steps by name, in the layout of PyTorch, for both frameworks."""
 
 DEVICES: Final = ("cpu", "cuda")
 
 
 class Batch(NamedTuple):
-    """Examples, one a row.
+    """Examples, one in each row.
 
     Attributes:
-        inputs: shape (n, …), float32.
-        targets: shape (n, …), float32 for numbers, int32 for classes.
-        masks: what dropout multiplies the activations by, one array of shape (n, …) for each place
-            of dropout in the model; none: the model as it is evaluated.
+        inputs: array of shape (n, …), float32.
+        targets: array of shape (n, …), float32 for numbers, int32 for classes.
+        masks: the factors of the activations for dropout, one array of shape (n, …) for each
+            dropout layer of the model; empty for evaluation.
     """
 
     inputs: np.ndarray
@@ -34,18 +34,19 @@ class Batch(NamedTuple):
         """Return some of the examples.
 
         Args:
-            rows: their numbers, an array of integers or a slice.
+            rows: the numbers of the examples, an array of integers or a slice.
         """
         masks = tuple(mask[rows] for mask in self.masks)
         return Batch(self.inputs[rows], self.targets[rows], masks)
 
 
 class Dropout(NamedTuple):
-    """A place of dropout: a share ``rate`` of the activations is 0, the others are /(1 − rate).
+    """A dropout layer: a fraction ``rate`` of the activations is 0, the others are /(1 − rate).
 
     Attributes:
-        shape: of the activations of one example, in PyTorch's order (channels, length).
-        rate: the share that is dropped.
+        shape: the shape of the activations of one example, in the order of PyTorch (channels,
+            length).
+        rate: the fraction of dropped activations.
     """
 
     shape: tuple[int, ...]
@@ -55,19 +56,19 @@ class Dropout(NamedTuple):
         """Return a mask for some examples, float32.
 
         Args:
-            random: a generator, from which the mask is drawn.
-            examples: how many.
+            random: the random generator.
+            examples: the number of examples.
         """
         kept = random.random((examples, *self.shape), np.float32) >= self.rate
         return np.where(kept, np.float32(1 / (1 - self.rate)), np.float32(0))
 
 
 class NnxLeaf(NamedTuple):
-    """Where a parameter is in the nnx model.
+    """The place of a parameter in the nnx model.
 
     Attributes:
-        path: attribute names from the model to the parameter.
-        axes: the order of PyTorch's axes in nnx, e.g. (1, 0) for the kernel of a linear layer;
+        path: the attribute names from the model to the parameter.
+        axes: the order in nnx of the axes in PyTorch, e.g. (1, 0) for the kernel of a linear layer;
             ``None``: the same order.
     """
 
@@ -75,34 +76,34 @@ class NnxLeaf(NamedTuple):
     axes: tuple[int, ...] | None = None
 
     def to_nnx(self, value: Any) -> Any:
-        """Return the array as nnx has it.
+        """Return the array with axes in the order of nnx.
 
         Args:
-            value: the array as PyTorch has it, of NumPy or JAX.
+            value: the array with axes in the order of PyTorch, of NumPy or JAX.
         """
         return value if self.axes is None else value.transpose(self.axes)
 
     def from_nnx(self, value: Any) -> Any:
-        """Return the array as PyTorch has it.
+        """Return the array with axes in the order of PyTorch.
 
         Args:
-            value: the array as nnx has it, of NumPy or JAX.
+            value: the array with axes in the order of nnx, of NumPy or JAX.
         """
         return value if self.axes is None else value.transpose(self.torch_axes)
 
     @property
     def torch_axes(self) -> tuple[int, ...] | None:
-        """The order of nnx's axes in PyTorch."""
+        """The order in PyTorch of the axes in nnx."""
         return None if self.axes is None else tuple(np.argsort(self.axes).tolist())
 
 
 class Assessed(NamedTuple):
-    """What a network is worth to those who use it.
+    """An assessment of a trained network in the terms of its application.
 
     Attributes:
-        numbers: by name, for a table.
-        drawings: by name; each draws a figure, given one of Matplotlib. ``predictions`` stands for
-            what ``draw_predictions`` draws of a run.
+        numbers: numbers by name, for a table.
+        drawings: functions by name, each of which draws on a figure of Matplotlib. The name
+            ``predictions`` is for the same figure as ``draw_predictions`` draws for a run.
     """
 
     numbers: Mapping[str, float]
@@ -110,7 +111,7 @@ class Assessed(NamedTuple):
 
 
 def _absent(*given: Any) -> Any:
-    """Stand for the model and the loss of a framework that a study has not."""
+    """Stand for the model and the loss of a framework that a study does not use."""
     raise ValueError("the study has no model in this framework")
 
 
@@ -118,45 +119,48 @@ def _absent(*given: Any) -> Any:
 class Study:
     """An experiment, the same in both frameworks, or in one of them.
 
-    Nothing here imports a framework before one of its functions is called. A study in one
-    framework leaves the model and the loss of the other away.
+    No framework is imported before one of these functions is called. A study in one framework
+    leaves out the model and the loss of the other.
 
     Attributes:
-        name: of the folder for its runs.
-        title: for figures.
-        seed: what data, initial parameters and the order of mini-batches are drawn from.
-        train: the training data; its size is a multiple of ``batch_size``, so that every
-            mini-batch counts the same in an epoch's mean loss.
-        initial: initial parameters, float32, under the names of the PyTorch model.
-        nnx_leaves: where each of them is in the nnx model, if there is one.
-        torch_model: makes the ``torch.nn.Module``.
-        nnx_model: makes the ``flax.nnx.Module``.
+        name: the name of the folder for its runs.
+        title: the title for figures.
+        seed: the seed of data, initial parameters and the order of mini-batches.
+        train: the training data. Its size is a multiple of ``batch_size``, so that every mini-batch
+            has the same weight in the mean loss of an epoch.
+        initial: the initial parameters, float32 arrays, by the names of the PyTorch model.
+        nnx_leaves: the place of each parameter in the nnx model, if there is one.
+        torch_model: a function that makes the ``torch.nn.Module``.
+        nnx_model: a function that makes the ``flax.nnx.Module``.
         torch_loss: ``(outputs, targets) -> 0-d tensor``.
         jax_loss: ``(outputs, targets) -> 0-d array``.
-        batch_size: examples in a mini-batch.
-        epochs: how many, unless the user says otherwise.
+        batch_size: the number of examples in a mini-batch.
+        epochs: the default number of epochs.
         test: the held-out data, if any.
-        loss_label: what the loss is, for figures.
-        learning_rates: by algorithm; where there is none, the algorithm's default holds.
-        schedule: makes of a learning rate and the number of all steps the rate at each step, a
+        loss_label: a description of the loss, for figures.
+        learning_rates: learning rates by algorithm; other algorithms use their default.
+        schedule: a function of a learning rate and the number of all steps, which returns a
             :class:`optstudy_core.schedules.Schedule`; ``None``: the rate is constant.
-        path_every: how often the parameters are written down.
-        metrics: numbers for ``(outputs, targets)`` of the test data, by name.
-        assess: says what the network is worth to those who use it, of a function that returns its
-            outputs for some inputs; ``None``: nothing besides the metrics.
-        draw_predictions: draws the model's predictions over training; see :mod:`studies.figures`;
-            ``None``: there is no such figure.
+        path_every: how often the parameters are recorded.
+        metrics: a function of ``(outputs, targets)`` of the test data, which returns numbers by
+            name.
+        assess: a function that assesses the network in the terms of its application. Its argument
+            is a function that returns the outputs for some inputs. ``None``: only the metrics.
+        draw_predictions: a function that draws the predictions of the model over the training; see
+            :mod:`studies.figures`. ``None``: no such figure.
         showcase: the examples that ``draw_predictions`` shows.
-        dropout: where the model drops activations, in the order of its masks.
-        threads: for PyTorch; ``None``: its own choice. One is best for small models.
-        device: where both frameworks compute: one of :data:`DEVICES`.
-        landscape: the examples whose loss is drawn around the path; ``None``: all of ``train``.
-        grid: points along each side of that drawing.
-        at_once: the most examples whose loss is computed at once, where memory is the limit: a
+        dropout: the dropout layers of the model, in the order of the masks.
+        threads: the number of threads of PyTorch; ``None``: the choice of PyTorch. One thread is
+            best for small models.
+        device: the device of both frameworks, one of :data:`DEVICES`.
+        landscape: the examples for the drawing of the loss around the path; ``None``: all of
+            ``train``.
+        grid: the number of points along each side of that drawing.
+        at_once: the largest number of examples to compute at once, if memory is the limit: a
             divisor of the number of training examples; ``None``: all.
 
     Raises:
-        ValueError: if the mini-batches do not divide the data, the names do not fit, or no
+        ValueError: if the mini-batches do not divide the data, if names do not match, or if no
             framework has both a model and a loss.
     """
 
@@ -199,15 +203,16 @@ class Study:
             if len(given) == 1:
                 raise ValueError(f"{given[0]} alone: allowed are {model} and {loss} together")
         if not self.backends:
-            raise ValueError("neither torch_model nor nnx_model: allowed is one of them, or both")
+            raise ValueError("torch_model and nnx_model are missing: pass one of them, or both")
         if "jax" in self.backends and set(self.initial) != set(self.nnx_leaves):
             raise ValueError(
-                f"nnx_leaves names {sorted(self.nnx_leaves)}: allowed are {sorted(self.initial)}"
+                f"nnx_leaves has {sorted(self.nnx_leaves)}: expected are the names in initial, "
+                f"{sorted(self.initial)}"
             )
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The frameworks that the study has a model in."""
+        """The frameworks in which the study has a model."""
         models = {"torch": self.torch_model, "jax": self.nnx_model}
         return tuple(name for name, model in models.items() if model is not _absent)
 
@@ -215,20 +220,20 @@ class Study:
         """Return the learning rate of a training.
 
         Args:
-            lr: the learning rate, of a schedule the peak.
+            lr: the learning rate, or the peak of the schedule.
 
         Returns:
-            ``lr``, or the study's schedule for all steps.
+            ``lr``, or the schedule of the study for all steps.
         """
         if self.schedule is None:
             return lr
         return self.schedule(lr, self.epochs * self.steps_per_epoch)
 
     def parts(self, examples: int) -> list[slice]:
-        """Return the rows of the parts of some examples that may be computed at once.
+        """Return the rows of the parts of some examples, each small enough to compute at once.
 
         Args:
-            examples: how many there are.
+            examples: the number of examples.
         """
         size = self.at_once or examples
         return [slice(i, i + size) for i in range(0, examples, size)]
@@ -241,10 +246,10 @@ class Study:
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the mini-batches of an epoch in their order.
 
-        The order depends on the seed and the epoch only, so a run can be taken up at any epoch.
+        The order depends on the seed and the epoch only, so a run can be resumed at any epoch.
 
         Args:
-            epoch: its number, from 1.
+            epoch: the number of the epoch, from 1.
         """
         order = stream(self.seed, "batches", epoch).permutation(len(self.train.targets))
         random = stream(self.seed, "dropout", epoch)
@@ -254,9 +259,9 @@ class Study:
 
 
 def draw_signs(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
-    """Return +1 or -1 for each element, float32: for estimates of a Hessian's diagonal.
+    """Return +1 or -1 for each element, float32, for estimates of the diagonal of a Hessian.
 
-    They are drawn by name, so that frameworks that order parameters differently get the same.
+    The order of the draws is that of the names, so that all frameworks get the same signs.
     """
     drawn = {
         name: np.asarray(random.integers(0, 2, shapes[name]) * 2 - 1, np.float32)
@@ -266,7 +271,7 @@ def draw_signs(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """Return the random numbers for a purpose; those of two purposes are independent.
+    """Return the random generator for a purpose; different purposes are independent.
 
     >>> stream(1, "noise").random() == stream(1, "noise").random()
     True
@@ -279,16 +284,18 @@ def layers(
 ) -> tuple[Parameters, dict[str, NnxLeaf]]:
     """Return the initial parameters of linear and convolutional layers, and their nnx leaves.
 
-    Weights are uniform in ±gain/√(inputs of an output), biases in ±1/√(inputs of an output).
+    Weights are uniform in ±gain/√n and biases in ±1/√n, where n is the number of inputs of an
+    output.
 
     Args:
-        seed: of the draws.
-        gain: 1 is PyTorch's rule; √6 keeps the size of the activations from layer to layer if the
-            units are rectified (He et al. 2015, *Delving deep into rectifiers*).
-        shapes: of the weights, by the layers' names, in PyTorch's order: (outputs, inputs, …).
+        seed: the seed of the draws.
+        gain: 1 is the rule of PyTorch; √6 keeps the size of the activations from layer to layer for
+            rectified units (He et al. 2015, *Delving deep into rectifiers*).
+        shapes: the shapes of the weights by the names of the layers, in the order of PyTorch:
+            (outputs, inputs, …).
 
     Returns:
-        ``"<layer>.weight"`` and ``"<layer>.bias"`` by name, float32; and where nnx has them, which
+        ``"<layer>.weight"`` and ``"<layer>.bias"`` by name, float32; and their places in nnx, which
         keeps (…, inputs, outputs) in ``kernel``.
     """
     random = stream(seed, "parameters")
@@ -310,14 +317,14 @@ def split(
     """Return the rows of the training and of the held-out examples.
 
     Args:
-        examples: all of them.
-        batch_size: the number of training examples is a multiple of it: up to ``batch_size − 1``
-            are left out.
-        order: of the rows.
-        held_out: how many are held out, the last of the order.
+        examples: all examples.
+        batch_size: the size of a mini-batch. The number of training examples is a multiple of it,
+            so up to ``batch_size − 1`` examples are left out.
+        order: the order of the rows.
+        held_out: the number of held-out examples, the last ones in the order.
 
     Raises:
-        ValueError: if there are too few.
+        ValueError: if there are too few examples.
     """
     number = len(examples.targets) - held_out
     number -= number % batch_size

@@ -1,4 +1,4 @@
-"""The table of algorithms: what the adapters, the parity suite and the documentation run from."""
+"""What an algorithm is, for the adapters, the parity suite and the documentation."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from optstudy_core.arrays.numbers import nearest
 from .hyperparameters import check_value
 
 INPUTS: Mapping[str, bool] = {"value": False, "hessian": True}
-"""What a rule may ask for besides the gradient, and whether it is like the parameters.
+"""The inputs that a rule may need besides the gradient, and whether each is like the parameters.
 
-``value`` is the loss where the gradient was taken, a scalar; ``hessian`` an estimate of the
-diagonal of the Hessian. They are keyword arguments of ``update`` without a default, or with the
-default ``None`` where a step may go without.
+``value`` is the loss at the point of the gradient, a scalar. ``hessian`` is an estimate of the
+diagonal of the Hessian. Both are keyword arguments of ``update``. A required input has no default;
+an optional one has the default ``None``.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Algorithm:
-    """An update rule as a pure function, with what the adapters need to know of it.
+    """An update rule as a pure function, with the information that the adapters need.
 
     Args:
-        name: the name it goes by, in lower case.
+        name: the name of the algorithm, in lower case.
         init: ``init(params, **some of the hyperparameters) -> state``, a NamedTuple.
         update: ``update(state, grad, params, *, hyperparameters) -> (state, step)``; every
             hyperparameter is a keyword argument with a default, except for :data:`INPUTS`.
-        dialects: a mapping for each dialect: the values in which it differs from the defaults.
+        dialects: for each dialect, a mapping of the values that differ from the defaults.
         bibtex: keys of the sources in ``references.bib``.
-        check: ``check(hyperparameters, dialect)`` refuses combinations of hyperparameters; values
-            alone are checked by name.
-        check_shape: raises ``ValueError`` for a shape of a parameter, given with the dialect, that
-            the library does not take; asked by classes, which know all parameters.
-        elsewhere: what the fields of the state are called in other libraries, by the class of
-            the optimizer (``torch.optim.Adam``) or of its state (``optax.ScaleByAdamState``).
+        check: ``check(hyperparameters, dialect)`` refuses combinations of hyperparameters. Single
+            values are checked by their names.
+        check_shape: ``check_shape(shape, dialect)`` raises ``ValueError`` if the library of the
+            dialect does not accept parameters of this shape. The classes call it.
+        elsewhere: the names of the fields of the state in other libraries, by the class of the
+            optimizer (``torch.optim.Adam``) or of its state (``optax.ScaleByAdamState``).
 
     Raises:
         TypeError: if the functions do not have this form.
@@ -95,7 +95,7 @@ class Algorithm:
 
     @cached_property
     def inputs(self) -> Mapping[str, bool]:
-        """Which of :data:`INPUTS` an update asks for, and whether it can not go without."""
+        """The :data:`INPUTS` that an update takes, and whether each is required."""
         keywords = self._keywords(self.update)
         return {p.name: p.default is p.empty for p in keywords if p.name in INPUTS}
 
@@ -109,13 +109,13 @@ class Algorithm:
 
     @property
     def title(self) -> str:
-        """The name in capitals, as its state has it (``AMSGrad`` of ``AMSGradState``)."""
+        """The name of the class, from the name of the state (``AMSGrad`` of ``AMSGradState``)."""
         name = self.state_type.__name__
         return name.removesuffix("State") or self.name.replace("_", " ").title().replace(" ", "")
 
     @cached_property
     def state_type(self) -> type:
-        """The type of the state (found by a call of ``init`` with one number)."""
+        """The type of the state, found by a call of ``init`` for a small matrix."""
         return type(self.skeleton(self.defaults()))
 
     @property
@@ -125,12 +125,12 @@ class Algorithm:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether the formula may ask whether something holds of a leaf, and so sees one alone."""
+        """Whether the formula has a condition on a leaf, and so gets one leaf at a time."""
         return getattr(self.update, "one_by_one", False)
 
     @property
     def has_sums(self) -> bool:
-        """Whether elements depend on each other, through norms or means of leaves or of all."""
+        """Whether elements depend on each other, through norms or means of a leaf or of all."""
         return bool(self._sums)
 
     @property
@@ -145,7 +145,7 @@ class Algorithm:
         return trial.sums(self)
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
-        """Return the state of a small matrix, to learn the structure from.
+        """Return the state for a small matrix, which shows the structure of the state.
 
         Args:
             hyperparameters: of :meth:`resolve`.
@@ -158,10 +158,10 @@ class Algorithm:
         """Return the hyperparameters of a dialect.
 
         Args:
-            dialect: its name; ``None``: the defaults of ``update``.
+            dialect: the name of the dialect; ``None`` for the defaults of ``update``.
 
         Raises:
-            ValueError: if there is no such dialect.
+            ValueError: if the dialect is unknown.
         """
         if dialect is None:
             return dict(self._update_defaults)
@@ -173,7 +173,7 @@ class Algorithm:
 
     @property
     def default_dialect(self) -> str | None:
-        """The dialect of the defaults: torch's where torch has the algorithm, else the first."""
+        """The dialect of the defaults: ``"torch"`` if torch has the algorithm, else the first."""
         return "torch" if "torch" in self.dialects else next(iter(self.dialects), None)
 
     def differing(self) -> set[str]:
@@ -181,11 +181,11 @@ class Algorithm:
         return {key for values in self.dialects.values() for key in values}
 
     def resolve(self, dialect: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all hyperparameters: the given ones, and the dialect's for those that are None.
+        """Return all hyperparameters: given values, and defaults of the dialect for the others.
 
         Args:
             dialect: as for :meth:`defaults`.
-            given: a mapping of values by name.
+            given: a mapping of values by name; a value of ``None`` stands for the default.
 
         Raises:
             TypeError: for an unknown name or a value of the wrong kind.
@@ -205,14 +205,14 @@ class Algorithm:
         return values
 
     def check_inputs(self, given: Iterable[str], how: str = "") -> None:
-        """Refuse inputs that are not those of :attr:`inputs`.
+        """Refuse unknown and missing inputs.
 
         Args:
-            given: the names of what is there.
-            how: to end the message with: how to give them.
+            given: the names of the given inputs.
+            how: the end of the message, which tells how to pass the inputs.
 
         Raises:
-            TypeError: naming what is missing or unknown.
+            TypeError: if a required input of :attr:`inputs` is missing, or if one is unknown.
         """
         known = set(given)
         for name in sorted(known - self.inputs.keys()):
@@ -223,10 +223,10 @@ class Algorithm:
             raise TypeError(f"{self.name} without {', '.join(missing)}{how}")
 
     def start(self, params: Any, hyperparameters: Mapping[str, Any]) -> Any:
-        """Return the first state: ``init`` with those of the hyperparameters that it asks for.
+        """Return the first state: call ``init`` with the hyperparameters that it takes.
 
         Args:
-            params: an array, or what an adapter passes for all of its leaves.
+            params: an array, or the ``Leaves`` of an adapter.
             hyperparameters: of :meth:`resolve`.
         """
         wanted = {k: v for k, v in hyperparameters.items() if k in self._init_arguments}
@@ -234,7 +234,7 @@ class Algorithm:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as formulas know it: a list, which files make of a tuple, as a tuple."""
+    """Return a value as formulas expect it: a list (a tuple that was read from a file) as tuple."""
     if isinstance(value, list | tuple):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value

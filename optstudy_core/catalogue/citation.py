@@ -48,10 +48,11 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
 
     Args:
         algorithm: a name of :data:`ALGORITHMS` or of :data:`WRAPPERS`, or an algorithm.
-        implementation: with an entry for this implementation: version, file and its digest.
+        implementation: also return an entry for this implementation: version, file and digest.
 
     Raises:
-        ValueError: if there is no such algorithm, or its file is asked for and it has none.
+        ValueError: if the algorithm is unknown. With ``implementation``, also if the algorithm has
+            no file in optstudy.
 
     >>> print(citation("adam").splitlines()[0])
     @inproceedings{kingma2015adam,
@@ -70,7 +71,7 @@ def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str
 
 
 def _digests(name: str) -> str:
-    """Return the digests of a file's dialects; of a wrapper those around Adam."""
+    """Return the digests of the dialects of an algorithm; for a wrapper, those around Adam."""
     wanted = {name, f"{name}_adam"} if name in WRAPPERS else {name}
     found = ((*key.partition(" "), value) for key, value in digests.recorded().items())
     return ", ".join(f"{dialect} {value}" for own, _, dialect, value in found if own in wanted)
@@ -79,21 +80,23 @@ def _digests(name: str) -> str:
 def _implementation(name: str, version: str, date: str, repository: str) -> str:
     """Return the BibTeX entry of one pure function of this project.
 
-    The digest is of the file's bytes, so that a reader can tell which lines were run. The entry's
-    type and fields are those that every style of BibTeX prints.
+    The digest of the file tells a reader which lines were run. Every style of BibTeX prints an
+    entry of this type with these fields.
 
     Args:
         name: of the algorithm or the wrapper.
         version: of this project.
-        date: of its release, year first; empty: it is not released.
-        repository: the address of the repository; empty: there is none.
+        date: of the release, year first; empty for a version that is not released.
+        repository: the address of the repository, or an empty string.
 
     Raises:
-        ValueError: if there is no such file: a rule of one's own, or a wrapped one.
+        ValueError: if the algorithm has no file: a rule of your own, or a wrapped rule.
     """
     folder = "wrappers" if name in WRAPPERS else "algorithms"
     if name not in ALGORITHMS and name not in WRAPPERS:
-        raise ValueError(f"{name!r} is no file of optstudy_core/{folder}: cite what it is made of")
+        raise ValueError(
+            f"{name!r} has no file in optstudy_core/{folder}. Cite the algorithms that it uses."
+        )
     digest = hashlib.sha256(files(f"optstudy_core.{folder}").joinpath(f"{name}.py").read_bytes())
     shown = f"optstudy_core/{folder}/{name}.py".replace("_", r"\_")
     return "\n".join(

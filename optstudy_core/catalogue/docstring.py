@@ -1,4 +1,4 @@
-"""Docstrings that are made of others: an adapter's arguments are explained where the formula is."""
+"""Docstrings made from others: the file of the formula explains the arguments of the adapters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 
 def meaning(text: str, name: str) -> str:
-    r"""Return what a docstring says of an argument, on one line; empty if nothing.
+    r"""Return the description of an argument in a docstring, on one line; empty if there is none.
 
     Args:
-        text: a docstring in Google's style, without indentation.
-        name: of the argument.
+        text: a docstring in Google style, without indentation.
+        name: the name of the argument.
 
     >>> meaning("Return.\n\nArgs:\n    lr: learning\n        rate.\n    b: decay.", "lr")
     'learning rate.'
@@ -22,12 +22,12 @@ def meaning(text: str, name: str) -> str:
 
 
 def with_arguments(text: str | None, meanings: Mapping[str, str], **sections: str) -> str:
-    """Return a docstring with a section of arguments and further ones after it.
+    """Return a docstring with a section of arguments, and further sections after it.
 
     Args:
-        text: what comes before.
-        meanings: of each argument, by name.
-        **sections: the lines of the further ones, by title.
+        text: the text before the sections.
+        meanings: the meaning of each argument, by name.
+        **sections: the lines of further sections, by title.
 
     >>> print(with_arguments("Adam.", {"lr": "learning rate."}, Raises="ValueError: if < 0."))
     Adam.

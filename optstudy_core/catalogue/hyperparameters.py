@@ -1,7 +1,7 @@
-"""What values hyperparameters may have, by name and dialect.
+"""The allowed values of hyperparameters, by name and dialect.
 
-The names are the field's, so that one table serves every algorithm. A name that is not in it
-(of a user's own update function) takes any finite number.
+The same name means the same in all algorithms, so that one table serves all. A name that the table
+does not have (in your own update function) takes any finite number.
 """
 
 from __future__ import annotations
@@ -95,16 +95,16 @@ RANGES_OF_DIALECTS: Final[Mapping[str, Mapping[str, Range]]] = {
     "optax": _OF_LIBRARIES,
     "keras": _OF_LIBRARIES,
 }
-"""Ranges of dialects whose library checks no value: what it computes finitely is allowed.
+"""Ranges in the dialects of libraries that check no values: all values with a finite result.
 
-A decay rate from 1 on is not: 1 − β is 0, or the average grows without end.
+A decay rate ≥ 1 is refused: 1 − β would be 0, or the average would grow without limit.
 """
 
 
 def check_value(name: str, value: Any, default: Any, dialect: str | None = None) -> None:
     """Refuse a value that hyperparameter ``name`` may not have in a dialect.
 
-    Arrays (traced values, tensors) are let through: their values may not be known yet.
+    Arrays (traced values, tensors) are accepted: their values may not be known yet.
 
     Raises:
         TypeError: if the value is of the wrong kind.

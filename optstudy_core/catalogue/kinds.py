@@ -1,16 +1,16 @@
-"""Kinds of parameters, from the types of the layers that hold them: which algorithm suits which.
+"""Kinds of parameters, from the types of their layers, to choose an algorithm for each kind.
 
-Muon is for hidden matrices; embeddings, the head, norms and biases do better with AdamW. What a
-parameter is, its layer's type says, in PyTorch and in Flax:
+Muon is for hidden matrices; embeddings, the head, norms and biases do better with AdamW. The type
+of its layer, in PyTorch and in Flax, gives the kind of a parameter:
 
 - ``hidden``: weights of linear layers, convolutions and attention;
-- ``embedding``: tables of embeddings, also where the head uses the same table;
-- ``head``: the weight of the last of those layers, in the order in which the model declares them.
-  A model whose last layer leads back to the width of an embedding has no such layer: there the
-  table of the embedding is the head;
-- ``norm``: scales and shifts of layers whose name ends with ``Norm``;
-- ``bias``: what is called so;
-- ``other``: the rest, such as parameters of layers of your own.
+- ``embedding``: tables of embeddings, also if the head uses the same table;
+- ``head``: the weight of the last hidden layer, in the order in which the model declares its
+  layers. If the number of outputs of that layer is the width of an embedding, there is no such
+  layer, and the table of the embedding is the head;
+- ``norm``: scales and shifts of layers with a name that ends in ``Norm``;
+- ``bias``: parameters with ``bias`` in their name;
+- ``other``: all other parameters, such as those of layers of your own.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 from optstudy_core.arrays.numbers import nearest
 
 KINDS = ("hidden", "embedding", "head", "norm", "bias", "other")
-"""What a parameter can be, by its layer's type."""
+"""The kinds of parameters, by the type of the layer."""
 
 REST = "rest"
-"""The label of all kinds that are not named."""
+"""The label of all other kinds."""
 
 FROZEN = "frozen"
-"""What takes no gradient, and is in no group."""
+"""The kind of parameters that require no gradient, and are in no group."""
 
 HIDDEN = frozenset(
     {
@@ -38,31 +38,31 @@ HIDDEN = frozenset(
         *("LinearGeneral", "Einsum", "Conv", "ConvTranspose"),  # of flax.nnx, and its Linear
     }
 )
-"""Names of classes whose weights are matrices between hidden layers."""
+"""Names of classes with weights between hidden layers."""
 
 EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag", "Embed"})
-"""Names of classes whose weight is a table."""
+"""Names of classes with a table as weight."""
 
 _NORM = re.compile(r"Norm(\dd)?$")
 
 _STRONGEST = ("embedding", "head", "norm", "bias", "other", "hidden")
-"""What a parameter is that is several: hidden only where it is nothing else."""
+"""The order of preference for a parameter with several kinds: hidden only as the last choice."""
 
 Kinds = Mapping[str, str] | Callable[[str, Any], str | None]
-"""Kinds by patterns of names (``"blocks.*.router.weight"``), the first that fits, or from a name
-and a parameter; where there is none, the layer's type decides."""
+"""Kinds by patterns of names (``"blocks.*.router.weight"``), where the first match decides; or a
+function of a name and a parameter. Without a result, the type of the layer decides."""
 
 
 class Use(NamedTuple):
     """A place of a parameter in a model.
 
     Attributes:
-        name: of the parameter; one that has several places has one name.
-        types: names of the classes of its layer, the most special first; empty: not known.
-        attribute: what the layer calls it.
+        name: the name of the parameter; a parameter with several places has one name.
+        types: the names of the classes of its layer, from special to general; empty if not known.
+        attribute: the name of the parameter in the layer.
         value: the parameter, with ``shape``.
-        outputs: size of what the layer returns, if it says so.
-        trained: whether it takes a gradient.
+        outputs: the number of outputs of the layer, if the layer has it as an attribute.
+        trained: whether the parameter requires a gradient.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Part(NamedTuple):
     """A parameter of a split.
 
     Attributes:
-        name: of the parameter.
+        name: the name of the parameter.
         layer: the type of its layer.
         shape: its shape.
-        kind: one of :data:`KINDS`, or one of your own.
+        kind: one of :data:`KINDS`, or a kind of your own.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Part(NamedTuple):
 
 
 class Split:
-    """The parameters of a model by kind; printed, it is a table.
+    """The parameters of a model by kind; ``print`` shows a table.
 
     Attributes:
         parts: a :class:`Part` for each parameter, in the order of the model.
@@ -112,13 +112,13 @@ class Split:
             self.parts.append(Part(name, layer, tuple(use.value.shape), kind))
 
     def labels_by_name(self, labels: Iterable[str]) -> dict[str, str]:
-        """Return the label of each parameter that takes a gradient.
+        """Return the label of each parameter that requires a gradient.
 
         Args:
-            labels: kinds, and ``"rest"`` for all others.
+            labels: kinds, and ``"rest"`` for all other kinds.
 
         Raises:
-            ValueError: if a label is no kind, or a kind has no label.
+            ValueError: if a label is no kind, or a kind of the model has no label.
         """
         labels = list(labels)
         own = dict.fromkeys(part.kind for part in self.parts if part.kind != FROZEN)
@@ -130,8 +130,8 @@ class Split:
         left = [kind for kind in own if kind not in labels]
         if left and REST not in labels:
             raise ValueError(
-                f"nothing for {', '.join(left)}: allowed are values for every kind of the model, "
-                f"or {REST!r} for those that are not named"
+                f"no values for {', '.join(left)}: pass values for every kind of the model, or "
+                f"{REST!r} for all other kinds"
             )
         return {
             part.name: part.kind if part.kind in labels else REST
@@ -156,7 +156,7 @@ class Split:
 
 
 def _said(uses: Sequence[Use], kinds: Kinds | None) -> dict[str, str]:
-    """Return the kinds that the user says."""
+    """Return the kinds that the user has given."""
     if kinds is None:
         return {}
     if callable(kinds):
@@ -165,7 +165,7 @@ def _said(uses: Sequence[Use], kinds: Kinds | None) -> dict[str, str]:
     for pattern in kinds:
         if not any(fnmatchcase(use.name, pattern) for use in uses):
             names = list(dict.fromkeys(use.name for use in uses))
-            raise ValueError(f"kinds, {pattern!r} fits no parameter: {nearest(pattern, names)}")
+            raise ValueError(f"kinds: {pattern!r} matches no parameter; {nearest(pattern, names)}")
     found = {}
     for use in uses:
         fitting = (kind for pattern, kind in kinds.items() if fnmatchcase(use.name, pattern))
@@ -176,7 +176,7 @@ def _said(uses: Sequence[Use], kinds: Kinds | None) -> dict[str, str]:
 
 
 def _kind(use: Use) -> str:
-    """Return what a parameter is in one of its places."""
+    """Return the kind of a parameter in one of its places."""
     if any(_NORM.search(name) for name in use.types):
         return "norm"
     if EMBEDDINGS.intersection(use.types):

@@ -1,4 +1,4 @@
-"""The tables of algorithms and wrappers: the folders. Adding a file adds an entry."""
+"""The tables of algorithms and wrappers, from their folders. A new file is a new entry."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 
 
 class Folder(Mapping[str, T], Generic[T]):
-    """What the files of a package define, by the name of the file.
+    """A mapping with an entry for each file of a package, by the name of the file.
 
-    A file is imported when its entry is first asked for. Files whose name begins with an
+    A file is imported at the first use of its entry. Files with a name that begins with an
     underscore are no entries.
 
     Args:
         package: an imported package.
-        make: returns the entry of a module, given the module and its name.
+        make: a function of a module and its name that returns the entry.
     """
 
     def __init__(self, package: ModuleType, make: Callable[[Any, str], T]) -> None:
         self._package, self._make = package.__name__, make
-        # Neither pkgutil nor pathlib: each takes as long as all else here.
+        # Not pkgutil or pathlib: each takes as long as everything else here.
         files = sorted(os.listdir(package.__path__[0]))  # noqa: PTH208
         names = (file.removesuffix(".py") for file in files if file.endswith(".py"))
         self._found: dict[str, T | None] = {x: None for x in names if not x.startswith("_")}
@@ -68,10 +68,10 @@ def _algorithm(module: Any, name: str) -> Algorithm:
 
 
 ALGORITHMS: Mapping[str, Algorithm] = Folder(algorithms, _algorithm)
-"""Every algorithm by name (optax's name where optax has it, else torch's in lower case)."""
+"""All algorithms by name: the name in optax, or else the name in torch in lower case."""
 
 WRAPPERS: Mapping[str, Callable[[Algorithm], Algorithm]] = Folder(wrappers, getattr)
-"""Every wrapper by name: a function from an algorithm to another one."""
+"""All wrappers by name: functions from an algorithm to another algorithm."""
 
 
 def find(algorithm: str | Algorithm) -> Algorithm:
@@ -79,7 +79,7 @@ def find(algorithm: str | Algorithm) -> Algorithm:
 
     Raises:
         ValueError: if the name is unknown.
-        TypeError: if it is neither a name nor an algorithm.
+        TypeError: if the argument is neither a name nor an algorithm.
     """
     if isinstance(algorithm, Algorithm):
         return algorithm

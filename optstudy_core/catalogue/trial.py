@@ -1,4 +1,4 @@
-"""What is learned of an algorithm by running it once on a small array of NumPy."""
+"""Properties of an algorithm that follow from one run on a small array of NumPy."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from optstudy_core.arrays.numpy_backend import NumPy
 
 def first_state(algorithm: Any, hyperparameters: Mapping[str, Any]) -> Any:
     """Return the state of a small matrix before its first step."""
-    # A traced array has no value to compute with; one of NumPy is as little absent.
+    # A traced array has no value; an array of NumPy replaces it.
     plain = {
         k: np.ones(()) if hasattr(v, "dtype") else v
         for k, v in hyperparameters.items()
-        if k not in ARGUMENTS  # the matrix may lack their axes
+        if k not in ARGUMENTS  # the matrix may lack the axes that they name
     }
     return algorithm.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
 
 
 def sums(algorithm: Any) -> frozenset[bool]:
-    """Return which sums an algorithm asks for in any dialect: of leaves (False), of all (True)."""
+    """Return the sums that an algorithm uses in any dialect: over a leaf (False), or all (True)."""
     watch = _Watch()
     one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
     for dialect in algorithm.dialects or [None]:
         values = algorithm.defaults(dialect)
-        given = dict.fromkeys(algorithm.inputs, scalar)  # it fits a value and a Hessian
+        given = dict.fromkeys(algorithm.inputs, scalar)  # fits both a value and a Hessian
         algorithm.update(algorithm.start(one, values), one, one, **given, **values)
     return frozenset(watch.seen)
 
 
 class _Watch(NumPy):
-    """Remembers which sums were asked for."""
+    """A namespace that remembers the sums that were used."""
 
     def __init__(self) -> None:
         self.seen: set[bool] = set()

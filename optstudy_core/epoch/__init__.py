@@ -1,19 +1,19 @@
-"""Methods that look at a training run once an epoch: ``(state, measurements) → (state, decision)``.
+"""Methods that act once an epoch, as pure functions: ``(state, measurements) → (state, decision)``.
 
-θ are all parameters as one vector, k counts epochs, L is an epoch's mean training loss, and
-Δₖ = θ(end of k) − θ(start of k) is its step.
+θ are all parameters as one vector, k counts epochs, L is the mean training loss of an epoch, and
+Δₖ = θ(end of k) − θ(start of k) is the step of epoch k.
 
 - :mod:`.step`: the size of Δₖ and its angle to Δₖ₋₁.
-- :mod:`.direction`, :mod:`.careful`, :mod:`.direction_careful`: multipliers on the learning rate,
-  kept and bounded by :mod:`.rate`.
-- :mod:`.eve`: where the loss is lowest along a step.
+- :mod:`.direction`, :mod:`.careful`, :mod:`.direction_careful`: multipliers of the learning rate.
+  :mod:`.rate` keeps and bounds their product.
+- :mod:`.eve`: a search for the lowest loss along a step.
 - :mod:`.extrapolation`, :mod:`.momentum`, :mod:`.backstep`: moves at the end of an epoch.
-- :mod:`.mean`: the epoch's mean loss.
+- :mod:`.mean`: the mean loss of an epoch.
 
-Whatever a decision about the learning rate is made of is a float32 number on every library (the
-cosine is computed in float64 and rounded once), and + − × ÷ are all that is done to it: so NumPy,
-PyTorch and JAX decide alike, to the last bit. The functions take Python and NumPy numbers, arrays
-of any library, and traced arrays.
+Decisions about the learning rate use float32 numbers in every library (the cosine is computed in
+float64 and rounded once), and only the operations + − × ÷. So NumPy, PyTorch and JAX decide the
+same, to the last bit. The functions take Python and NumPy numbers, arrays of any library, and
+traced arrays.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The numbers that decisions are made of, and what hyperparameters of them are allowed."""
+"""The numbers in decisions, and the allowed values of the hyperparameters of epoch methods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANGES: Final[Mapping[str, Range]] = {
 
 
 def check(name: str, value: Any) -> None:
-    """Refuse a number out of its range; arrays (traced values) are let through.
+    """Refuse a number out of its range; accept arrays (traced values).
 
     Raises:
         TypeError: if the value is of the wrong kind.
@@ -47,13 +47,13 @@ def check(name: str, value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse what is no truth value."""
+    """Refuse values other than True and False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} = {value!r}: allowed are True and False")
 
 
 def check_count(name: str, value: Any) -> None:
-    """Refuse what is no whole number ≥ 1."""
+    """Refuse values other than integers ≥ 1."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} = {value!r}: allowed are whole numbers >= 1")
     if value < 1:
@@ -61,7 +61,7 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_limits(min_lr: Any, max_lr: Any) -> None:
-    """Refuse bounds of the learning rate that are none."""
+    """Refuse bounds of the learning rate that are no numbers, or with min_lr > max_lr."""
     check("min_lr", min_lr)
     check("max_lr", max_lr)
     if is_number(min_lr) and is_number(max_lr) and min_lr > max_lr:
@@ -69,7 +69,7 @@ def check_limits(min_lr: Any, max_lr: Any) -> None:
 
 
 def float32(x: Any) -> Array:
-    """Return a number or array in float32 (too large a number becomes infinite).
+    """Return a number or array in float32 (a number that is too large becomes infinite).
 
     >>> float32(0.1).dtype
     dtype('float32')

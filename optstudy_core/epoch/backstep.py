@@ -1,8 +1,8 @@
 """Backstep: undo an epoch, to the last bit.
 
-What belongs to the run (parameters, optimizer state, buffers, random state) is kept at the start of
-each epoch, as copies. Values are selected and never computed, so nothing is rounded, and NaN and
-infinities come back as well as any number.
+The method copies the state of the run (parameters, optimizer state, buffers, random state) at the
+start of each epoch. It selects values and computes none: nothing is rounded, and NaN and infinities
+are restored like any number.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from optstudy_core.arrays.namespace import namespace
 
 
 class BackstepState(NamedTuple):
-    """What the method carries.
+    """The state of the method.
 
     Attributes:
-        kept: what is restored when the epoch is undone, a tree of arrays.
+        kept: the values at the start of the epoch, a tree of arrays.
     """
 
     kept: Any
 
 
 def init(tree: Any) -> BackstepState:
-    """Return the state at the start of an epoch; arrays changed in place later must be copies.
+    """Return the state at the start of an epoch.
 
     Args:
-        tree: of arrays, or of anything else that is to come back.
+        tree: the values to restore, a tree of arrays or other objects. Pass copies of arrays that
+            change in place.
     """
     return BackstepState(tree)
 
@@ -36,9 +37,9 @@ def update(state: BackstepState, tree: Any, undo: Any) -> tuple[BackstepState, A
     """Return the new state and the tree at the start of the next epoch.
 
     Args:
-        state: of :func:`init` or of the last epoch.
-        tree: what the epoch ended with, like the one kept.
-        undo: whether to undo the epoch: a truth value or a 0-d array of one.
+        state: the state from :func:`init` or from the last epoch.
+        tree: the values at the end of the epoch, a tree like the one in ``state``.
+        undo: whether to undo the epoch: True or False, or a 0-d array of booleans.
 
     >>> import numpy as np
     >>> state = init({"w": np.array([1.0])})

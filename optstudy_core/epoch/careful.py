@@ -1,13 +1,13 @@
 """Careful learning rate: smaller steps after the loss has jumped up.
 
-    jump: Lₖ > L + τ·|L|, or Lₖ is not finite;    L the reference, the last finite one
-    after ``patience`` jumps in a row: the rate is cut, lr ← γ·lr, and the epoch undone if asked for
+    jump: Lₖ > L + τ·|L|, or Lₖ is not finite;    L is the reference, a finite loss
+    after ``patience`` jumps in a row: the rate is cut, lr ← γ·lr; with rollback, undo the epochs
     no jump: lr ← growth·lr  (1.05 in the bold variant, else 1)
 
-The reference is the loss of the last epoch, or of the last accepted one (that was no jump). Before
-there is one, every finite loss is accepted and changes nothing. (τ, γ) = (0.02, 0.8), also
-(0.05, 0.7). Where such epochs are undone, the parameters and all that belongs to them return
-to what they were before the first of the jumps.
+The reference is the last finite loss, or the loss of the last accepted epoch (an epoch without a
+jump). The first finite loss is accepted and changes nothing. (τ, γ) = (0.02, 0.8) by default;
+(0.05, 0.7) allows larger jumps. With ``rollback``, a cut restores the parameters, and all state
+that belongs to them, to their values before the first of the jumps.
 
 Source: Bailey-Darland 2021, "Careful learning rate" in *Instrumenting and Studying Adam and Other
 Optimization Algorithms in PyTorch* (DIANA fellowship).
@@ -31,12 +31,12 @@ REFERENCES = ("last", "accepted")
 
 
 class CarefulState(NamedTuple):
-    """What the method carries, all float32 numbers.
+    """The state of the method, all float32 numbers.
 
     Attributes:
-        factor: on the learning rate; 1 at the start.
+        factor: the factor of the learning rate; 1 at the start.
         reference: the loss to compare with; NaN at the start.
-        jumps: how many there were in a row; 0 at the start and after a rejection.
+        jumps: the number of jumps in a row; 0 at the start and after a cut.
     """
 
     factor: Array
@@ -87,15 +87,15 @@ def update(
     """Return the new state and the decision at the end of an epoch.
 
     Args:
-        state: of :func:`init` or of the last epoch.
-        measured: its ``loss`` is read.
-        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
-        gamma: γ in [0, 1], what a jump multiplies the rate by.
-        growth: what any other epoch multiplies it by, ≥ 1.
-        patience: how many jumps in a row it takes, ≥ 1.
-        reference: ``"last"`` or ``"accepted"``.
-        low: where the factor falls no further, a scalar (:func:`.rate.limits`).
-        high: where it grows no further, a scalar like ``low``.
+        state: the state from :func:`init` or from the last epoch.
+        measured: the measurements of the epoch; ``loss`` is used.
+        tau: τ ≥ 0. A loss above L + τ·|L| is a jump.
+        gamma: γ in [0, 1], the factor of the rate at a cut.
+        growth: the factor of the rate after an epoch without a jump, ≥ 1.
+        patience: the number of jumps in a row that lead to a cut, ≥ 1.
+        reference: ``"last"`` or ``"accepted"``: the epoch that gives the reference loss.
+        low: the factor does not fall below it, a scalar (see :func:`.rate.limits`).
+        high: the factor does not grow above it, a scalar like ``low``.
 
     >>> state = init()
     >>> for loss in [1.0, 1.01, 1.2, 1.1]:

@@ -1,10 +1,10 @@
 """Direction-adaptive learning rate: faster while epochs go the same way, slower when they turn.
 
     lr ← lr·(1 + r·cos φₖ)
-    centred: lr ← lr·(1 + 2r·(cos φₖ − ½)), which grows only below 60°
+    centred: lr ← lr·(1 + 2r·(cos φₖ − ½)), so the rate grows only if φₖ < 60°
 
-φₖ is the angle between the steps of this epoch and the last one; r = 0.05 (also 0.10). No angle,
-as in the first epoch and for a zero step, changes nothing.
+φₖ is the angle between the steps of this epoch and of the last one. r = 0.05 by default; 0.10 is
+stronger. Without an angle (in the first epoch, or if a step is zero) the rate does not change.
 
 Source: Bailey-Darland 2021, "Adaptive learning rate" in *Instrumenting and Studying Adam and Other
 Optimization Algorithms in PyTorch* (DIANA fellowship).
@@ -25,10 +25,10 @@ from .measured import Decision, Measured
 
 
 class DirectionState(NamedTuple):
-    """What the method carries.
+    """The state of the method.
 
     Attributes:
-        factor: on the learning rate, float32; 1 at the start.
+        factor: the factor of the learning rate, float32; 1 at the start.
     """
 
     factor: Array
@@ -54,7 +54,7 @@ def check(*, r: Any = 0.05, centred: bool = False) -> None:
 
 @np.errstate(all="ignore")
 def multiplier(cosine: Any, *, r: Any = 0.05, centred: bool = False) -> Array:
-    """Return what the learning rate is multiplied by, float32; 1 if the cosine is NaN.
+    """Return the multiplier of the learning rate, float32; 1 if the cosine is NaN.
 
     >>> round(float(multiplier(-1.0)), 6), float(multiplier(0.5, centred=True))
     (0.95, 1.0)
@@ -79,12 +79,12 @@ def update(
     """Return the new state and the decision at the end of an epoch.
 
     Args:
-        state: of :func:`init` or of the last epoch.
-        measured: its ``cosine`` is read.
-        r: how strongly the direction counts, in [0, 1].
-        centred: take 60° as neutral instead of 90°; r in [0, ⅓].
-        low: where the factor falls no further, a scalar (:func:`.rate.limits`).
-        high: where it grows no further, a scalar like ``low``.
+        state: the state from :func:`init` or from the last epoch.
+        measured: the measurements of the epoch; ``cosine`` is used.
+        r: the weight of the direction, in [0, 1].
+        centred: at 60°, instead of at 90°, the rate stays; requires r in [0, ⅓].
+        low: the factor does not fall below it, a scalar (see :func:`.rate.limits`).
+        high: the factor does not grow above it, a scalar like ``low``.
 
     >>> state, decision = update(init(), Measured(cosine=1.0))
     >>> state, decision = update(state, Measured(cosine=1.0))

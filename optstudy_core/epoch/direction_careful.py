@@ -1,8 +1,8 @@
 """Both learning-rate methods at once: the product of their multipliers.
 
-    lr ← lr·(direction's multiplier)·(careful's multiplier)
+    lr ← lr·(multiplier of direction)·(multiplier of careful)
 
-Where epochs with a cut are undone (``rollback``), the direction of one does not count.
+With ``rollback``, an epoch with a cut is undone, and its direction does not count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ init = careful.init
 def check(
     *, r: Any = 0.05, centred: bool = False, rollback: bool = False, **careful_values: Any
 ) -> None:
-    """Refuse values that are not allowed; errors as of the two methods' own."""
+    """Refuse values that are not allowed; errors as from ``check`` of the two methods."""
     direction.check(r=r, centred=centred)
     check_flag("rollback", rollback)
     careful.check(**careful_values)
@@ -48,8 +48,8 @@ def update(
 ) -> tuple[CarefulState, Decision]:
     """Return the new state and the decision at the end of an epoch.
 
-    Args as for :func:`.direction.update` and :func:`.careful.update`; with ``rollback`` epochs with
-    a cut are undone, so that their direction does not count.
+    Args as for :func:`.direction.update` and :func:`.careful.update`. With ``rollback``, an epoch
+    with a cut is undone, and its direction does not count.
 
     >>> state, decision = update(init(), Measured(cosine=float("nan"), loss=1.0))
     >>> state, decision = update(state, Measured(cosine=1.0, loss=2.0))

@@ -1,14 +1,15 @@
-"""EVE: evaluate the loss along a direction, and take the step where it is lowest.
+"""EVE: evaluate the loss along a direction, and go to the lowest loss.
 
-Grid, s* = argmin L(θ + s·Δ) over s ∈ {0, ½, 1, 2, 4, 8}, then θ ← θ + s*·Δ. The smallest s wins
-a tie, s = 0 is always a candidate, and a loss of NaN never wins: the loss never rises.
+Grid: s* = argmin L(θ + s·Δ) over s ∈ {0, ½, 1, 2, 4, 8}, then θ ← θ + s*·Δ. The smallest s wins
+a tie, s = 0 is always a candidate, and a loss of NaN never wins. So the loss never rises.
 
-March, θ ← θ + h·Δ while the loss does not rise; h = 0.1, at most 100 marches.
+March: θ ← θ + h·Δ while the loss does not rise; h = 0.1, at most 100 marches.
 
-Along an optimizer's own step, grid: s ∈ {0, 1, 3, 10, 100}, θ ← θ_before + s·(θ_after − θ_before),
-with θ_after itself for s = 1; the optimizer's state stays as after s = 1. March: from θ_after on.
+Along the step of an optimizer: the grid is s ∈ {0, 1, 3, 10, 100}, and θ ← θ_before +
+s·(θ_after − θ_before), with exactly θ_after for s = 1. A march starts at θ_after. The state of the
+optimizer stays as it was at θ_after.
 
-Losses are compared as they are, in their own dtype. s is a float32 number on every library.
+Losses are compared in their own dtype. s is a float32 number in every library.
 
 Source: Bailey-Darland 2021, "EVE algorithm" in *Instrumenting and Studying Adam and Other
 Optimization Algorithms in PyTorch* (DIANA fellowship).
@@ -32,13 +33,13 @@ STEP_GRID = (0.0, 1.0, 3.0, 10.0, 100.0)
 
 
 class Choice(NamedTuple):
-    """Where a search ended.
+    """The result of a search.
 
     Attributes:
-        s: how many times Δ is added, float32.
-        loss: the loss there.
+        s: the factor of Δ with the lowest loss, float32.
+        loss: the loss at s.
         start: the loss at s = 0.
-        evaluations: how often the loss was evaluated.
+        evaluations: the number of evaluations of the loss.
     """
 
     s: Array
@@ -48,11 +49,11 @@ class Choice(NamedTuple):
 
 
 class MarchState(NamedTuple):
-    """A march under way.
+    """The state of a search by marches.
 
     Attributes:
-        marches: how many were made, float32; 0 at the start.
-        loss: where they led.
+        marches: the number of marches so far, float32; 0 at the start.
+        loss: the loss after them.
     """
 
     marches: Array
@@ -63,8 +64,8 @@ def check_grid(grid: Any) -> tuple[float, ...]:
     """Return a grid in increasing order, with 0.
 
     Raises:
-        TypeError: if it is no sequence of numbers.
-        ValueError: if there is a number in it that is negative or not finite.
+        TypeError: if the grid is no sequence of numbers.
+        ValueError: if a number in the grid is negative or not finite.
 
     >>> check_grid([2, 1])
     (0.0, 1.0, 2.0)
@@ -81,7 +82,7 @@ def check_grid(grid: Any) -> tuple[float, ...]:
 
 
 def check_march(h: Any, marches: Any) -> None:
-    """Refuse a march that is none.
+    """Refuse lengths and numbers of marches that are not allowed.
 
     Raises:
         TypeError: if a value is of the wrong kind.
@@ -96,7 +97,7 @@ def choose(losses: Sequence[Any], grid: Sequence[float] = GRID) -> Choice:
 
     Args:
         losses: L(θ + s·Δ) for each s of the grid.
-        grid: of :func:`check_grid`: in increasing order, from 0.
+        grid: from :func:`check_grid`: increasing, starting at 0.
 
     >>> choice = choose([3.0, 2.0, 1.0, 1.0, 4.0, float("nan")])
     >>> float(choice.s), float(choice.loss)
@@ -124,7 +125,7 @@ def march_start(loss: Any) -> MarchState:
 
 
 def march_target(state: MarchState, *, h: Any = 0.1) -> Array:
-    """Return s of the next march: the loss is to be evaluated at θ + s·Δ.
+    """Return s of the next march: evaluate the loss at θ + s·Δ.
 
     >>> float(march_target(march_start(1.0), h=0.25))
     0.25
@@ -133,7 +134,9 @@ def march_target(state: MarchState, *, h: Any = 0.1) -> Array:
 
 
 def march(state: MarchState, loss: Any, *, marches: int = 100) -> tuple[MarchState, Array]:
-    """Return the state after a march, if the loss there did not rise, and whether to go on.
+    """Return the state after a march, and whether to march again.
+
+    The march counts only if the loss did not rise.
 
     >>> state, go = march(march_start(1.0), 0.5)
     >>> float(state.marches), bool(go)
@@ -152,11 +155,11 @@ def march(state: MarchState, loss: Any, *, marches: int = 100) -> tuple[MarchSta
 
 
 def on_grid(loss_at: Callable[[float], Any], grid: Sequence[float] = GRID) -> Choice:
-    """Return what a search of the grid finds, with a function of the host.
+    """Return the result of a search on the grid; the loss is a Python function.
 
     Args:
         loss_at: the loss at θ + s·Δ, a function of s.
-        grid: of :func:`check_grid`.
+        grid: from :func:`check_grid`.
 
     >>> choice = on_grid(lambda s: (s - 3) ** 2)
     >>> float(choice.s), float(choice.loss)  # 2 and 4 are as good
@@ -166,12 +169,12 @@ def on_grid(loss_at: Callable[[float], Any], grid: Sequence[float] = GRID) -> Ch
 
 
 def on_march(loss_at: Callable[[float], Any], *, h: float = 0.1, marches: int = 100) -> Choice:
-    """Return where a march ends, with a function of the host.
+    """Return the result of a search by marches; the loss is a Python function.
 
     Args:
         loss_at: the loss at θ + s·Δ, a function of s.
-        h: length of a march, > 0.
-        marches: at most so many, ≥ 1.
+        h: the length of a march in units of Δ, > 0.
+        marches: the largest number of marches, ≥ 1.
 
     >>> choice = on_march(lambda s: (s - 0.7) ** 2, h=0.25)
     >>> float(choice.s), choice.evaluations

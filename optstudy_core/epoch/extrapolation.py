@@ -1,8 +1,8 @@
-"""Extrapolated epoch: go a little further where the epochs agree on the direction.
+"""Extrapolated epoch: move further along the step of an epoch, if the last epoch agrees.
 
     θ ← θ + lr·cos φₖ·Δₖ,    lr = 0.1
 
-No angle, no move.
+Without an angle φₖ (in the first epoch, or if a step is zero) nothing moves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._numbers import float32
 
 
 def check(*, lr: Any = 0.1) -> None:
-    """Refuse a rate that is not allowed."""
+    """Refuse a value of ``lr`` that is not allowed."""
     check_number("lr", lr)
 
 
@@ -36,13 +36,13 @@ def coefficient(cosine: Any, *, lr: Any = 0.1) -> Array:
 
 @np.errstate(all="ignore")
 def update(theta: Array, step: Array, cosine: Any, *, lr: Any = 0.1) -> Array:
-    """Return where the epoch ends.
+    """Return the parameters at the end of the epoch.
 
     Args:
-        theta: θ, one array (or ``Leaves``), in the working dtype.
+        theta: θ after the last step of the epoch, one array (or ``Leaves``) in the working dtype.
         step: Δₖ, like θ.
         cosine: cos φₖ, a number.
-        lr: ≥ 0.
+        lr: the factor of the move, ≥ 0.
 
     >>> update(np.array([1.0]), np.array([2.0]), 0.5, lr=0.5).tolist()
     [1.5]

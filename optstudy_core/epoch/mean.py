@@ -1,9 +1,9 @@
-"""The mean of an epoch's losses, summed with compensation (Kahan) in float32.
+"""The mean of the losses of an epoch, from a compensated sum (Kahan) in float32.
 
     y = L − e,    t = T + y,    e ← (t − T) − y,    T ← t
 
-within about one unit in the last place however many steps an epoch has; a running sum alone loses
-up to one unit for each.
+The error is about one unit in the last place, for any number of steps. A plain running sum can lose
+up to one unit at each step.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ._numbers import float32
 
 
 class MeanState(NamedTuple):
-    """A sum under way.
+    """A running sum.
 
     Attributes:
         total: T, the sum so far; 0 at the start.
-        error: e, what T is too large by; 0 at the start.
-        count: how many losses were added, float32; 0 at the start.
+        error: e, the excess of T over the exact sum; 0 at the start.
+        count: the number of losses so far, float32; 0 at the start.
     """
 
     total: Array
@@ -53,5 +53,5 @@ def add(state: MeanState, loss: Any) -> MeanState:
 
 @np.errstate(all="ignore")
 def value(state: MeanState) -> Array:
-    """Return the mean; NaN of no loss at all."""
+    """Return the mean; NaN if there are no losses."""
     return state.total / state.count

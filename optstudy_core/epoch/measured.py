@@ -1,4 +1,4 @@
-"""What is measured of an epoch, and what is decided from it."""
+"""The measurements of an epoch, and the decision that follows from them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from optstudy_core.arrays.namespace import Array
 
 
 class Measured(NamedTuple):
-    """What a decision about the learning rate is made from.
+    """The measurements of an epoch for a decision about the learning rate.
 
     Attributes:
-        cosine: of the angle between the epoch's step and the last one; NaN: no information.
-        loss: the epoch's mean training loss.
+        cosine: the cosine of the angle between the steps of this epoch and the last one; NaN if
+            there is no angle.
+        loss: the mean training loss of the epoch.
     """
 
     cosine: Any = math.nan
@@ -21,13 +22,13 @@ class Measured(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What was decided at the end of an epoch.
+    """The decision at the end of an epoch.
 
     Attributes:
-        multiplier: what the learning rate is multiplied by, float32.
-        jump: the loss jumped up.
-        cut: it did so ``patience`` times in a row, so the rate is cut. The epoch is undone as
-            well where that is asked for (``rollback``), and stays otherwise.
+        multiplier: the multiplier of the learning rate, float32.
+        jump: whether the loss jumped up.
+        cut: whether the loss jumped up ``patience`` times in a row, so that the rate is cut. With
+            ``rollback`` the epochs of the jumps are also undone.
     """
 
     multiplier: Array

@@ -1,15 +1,15 @@
-"""The factor on a learning rate: what the decisions of all epochs multiply up to.
+"""The factor of a learning rate: the product of the multipliers of all epochs.
 
     f ← f·m, from f = 1;    rate = lr·f, within [min_lr, max_lr]
 
-``lr`` is what the optimizer, or another scheduler, has at the time. So a schedule that overwrites
-the rate at every step (LambdaLR) and one that multiplies it (StepLR) compose alike. f is float32
-and the product with ``lr`` is formed in float64 and rounded to the working dtype, as all that is
-formed from Python numbers.
+``lr`` is the current rate of the optimizer, or of another scheduler. So the factor works with a
+schedule that overwrites the rate at every step (LambdaLR), and with one that multiplies the rate
+(StepLR). f is float32. The product with ``lr`` is computed in float64 and rounded to the working
+dtype, like every result from Python numbers.
 
-Bounds of the rate are bounds of f, too: at min_lr/lr it falls no further and at max_lr/lr it grows
-no further, lest it take many epochs to come back. They never move it, as ``lr`` may be small for
-a while only (a warm-up).
+The bounds of the rate also stop f: it does not fall below min_lr/lr or grow above max_lr/lr, since
+it would take many epochs to return. But a bound never changes f by itself, because ``lr`` may be
+small for some time only (a warm-up).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["LARGEST", "SMALLEST", "advance", "check_limits", "limits", "scaled"]
 
 @np.errstate(all="ignore")
 def advance(factor: Array, multiplier: Array, *, low: Any = SMALLEST, high: Any = LARGEST) -> Array:
-    """Return the factor times a multiplier; unchanged if that is NaN.
+    """Return the factor times a multiplier; the factor itself if the product is NaN.
 
     Args:
-        factor: f, float32; a vector if several groups of parameters have their own.
+        factor: f, float32; a vector if each parameter group has its own factor.
         multiplier: m ≥ 0, float32.
-        low: where f falls no further.
-        high: where f grows no further.
+        low: f does not fall below this number.
+        high: f does not grow above this number.
 
     >>> float(advance(np.float32(1), np.float32(1.25)))
     1.25
@@ -53,7 +53,7 @@ def limits(lr: Any, *, min_lr: Any = 0.0, max_lr: Any = LARGEST) -> tuple[Array,
     """Return ``low`` and ``high`` of :func:`advance` for bounds of the rate.
 
     Args:
-        lr: learning rate ≥ 0 without the factor; a vector if there are several groups.
+        lr: learning rate ≥ 0 without the factor; a vector for several groups.
         min_lr: lower bound of the rate, ≥ 0.
         max_lr: upper bound of the rate.
 
@@ -72,11 +72,11 @@ def limits(lr: Any, *, min_lr: Any = 0.0, max_lr: Any = LARGEST) -> tuple[Array,
 
 @np.errstate(all="ignore")
 def scaled(lr: Any, factor: Array, *, min_lr: Any = 0.0, max_lr: Any = LARGEST) -> Array:
-    """Return the rate lr·f in [min_lr, max_lr]: finite and not negative, whatever f is.
+    """Return the rate lr·f in [min_lr, max_lr]: finite and not negative for any f.
 
     Args:
         lr: learning rate, a Python number or float64.
-        factor: f, converted to float64 already.
+        factor: f, in float64.
         min_lr: lower bound, ≥ 0.
         max_lr: upper bound.
 

@@ -1,16 +1,16 @@
-"""What is measured of a training: quantities, and the instruments that record them.
+"""Measurements of a training: quantities, and instruments, which are named sets of quantities.
 
 θ are the parameters after a step (or at the end of an epoch), Δ is the step, Δ₋₁ the step before
 it, θ₀ the parameters at the start of the training, g the gradient, and m and v the moments of an
-optimizer like Adam, as they are stored (no bias correction). Each is one vector over all layers,
-or that of one layer.
+optimizer like Adam, as stored (without bias correction). Each of them is one vector over all
+layers, or the vector of one layer.
 
-A **quantity** is a pure function of a few sums over elements of such vectors, which it asks a
-:class:`Measured` for. Where the sums come from is the caller's business: exact sums of
-:mod:`optstudy_core.geometry` (:class:`Exact`), or plain float64 sums of any library, on any
-device, inside ``jit`` (:class:`Sums`). A vector of norm 0 has no direction: its angles are NaN.
+A **quantity** is a pure function of a few sums over elements of these vectors. It gets the sums
+from a :class:`Measured`. The caller chooses exact sums of :mod:`optstudy_core.geometry`
+(:class:`Exact`), or plain float64 sums of any library, on any device, also inside ``jit``
+(:class:`Sums`). A vector of norm 0 has no direction: its angles are NaN.
 
-An **instrument** is a named set of quantities: what is turned on together.
+An **instrument** is a named set of quantities that are recorded together.
 
 >>> import numpy as np
 >>> measure(("step_size", "angle"), step=[np.array([0.0, 2.0])], previous=[np.array([3.0, 0.0])])

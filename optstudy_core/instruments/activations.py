@@ -1,6 +1,6 @@
-"""Activations: what the layers of a network put out in a step, and the gradients of that.
+"""Activations: the outputs of the layers of a network in a step, and their gradients.
 
-Four sums of each array are enough; the adapters deliver the arrays.
+The quantities need four sums of each array. The adapters deliver the arrays.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 from optstudy_core.arrays.namespace import Array, namespace
 
 ACTIVATIONS: Final = ("act_rms", "act_max", "act_zeros", "act_grad_rms", "act_grad_max")
-"""Names: the root of the mean square, the largest absolute value and the share of zeros of what a
-layer puts out; the first two of its gradient as well."""
+"""Names: root mean square, largest absolute value and fraction of zeros of the output of a layer;
+root mean square and largest absolute value of the gradient of the output."""
 
 
 def activation_sums(x: Array) -> Array:
-    """Return what :func:`activation_quantities` is made of.
+    """Return the sums for :func:`activation_quantities`.
 
     Args:
-        x: float array of any shape: what a layer puts out, or its gradient.
+        x: float array of any shape: the output of a layer, or the gradient of the output.
 
     Returns:
         array of shape (4,): number of elements, Σx², max |x|, number of zeros.
@@ -44,20 +44,20 @@ def activation_sums(x: Array) -> Array:
 def activation_quantities(
     names: Iterable[str], sums: Sequence[Any], grads: Sequence[Any]
 ) -> Mapping[str, float]:
-    """Return quantities of a layer's activations in a step.
+    """Return quantities of the activations of a layer in a step.
 
-    ``act_zeros`` near 1 are dead units of a ReLU; ``act_rms`` that grows from layer to layer, and
-    ``act_grad_rms`` that shrinks, are a bad initialisation.
+    ``act_zeros`` near 1 means dead units of a ReLU. ``act_rms`` that grows from layer to layer, or
+    ``act_grad_rms`` that shrinks, means a bad initialisation.
 
     Args:
-        names: of :data:`ACTIVATIONS`.
-        sums: of :func:`activation_sums`, one for each time that the layer was called.
-        grads: those of the gradients; none where there is no gradient.
+        names: names from :data:`ACTIVATIONS`.
+        sums: results of :func:`activation_sums`, one for each call of the layer.
+        grads: results of :func:`activation_sums` for the gradients; empty without gradients.
 
     Returns:
-        a number by each name; NaN where nothing is known.
+        one number for each name; NaN if it is not known.
 
-    Source: Glorot and Bengio 2010, who look at both from layer to layer.
+    Source: Glorot and Bengio 2010, who compare both from layer to layer.
     """
     found: dict[str, float] = {}
     for prefix, parts in (("act", sums), ("act_grad", grads)):

@@ -1,4 +1,4 @@
-"""Alerts: rules over quantities, which are looked at with each row."""
+"""Alerts: rules over quantities, checked with each row."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ Call = Callable[[str, dict[str, Any]], object]
 
 @dataclass(frozen=True)
 class Alert:
-    """A rule: a quantity above, or below, a number, or not finite, in so many rows in a row.
+    """A rule: a quantity is above or below a limit, or not finite, in some consecutive rows.
 
-    It goes off in the row in which that has become true, and again only after it was false. The
-    row has it under ``alerts``; it is logged as a warning; and ``call`` is called.
+    The alert goes off in the row in which the rule becomes true. It goes off again only after the
+    rule was false. The row lists the alert under ``alerts``, a warning is logged, and ``call`` is
+    called.
 
     Args:
-        quantity: its name; one of the row's other numbers, such as ``"test_loss"``; or a path,
-            such as ``"grad_quantiles/100"``.
-        above: goes off above this number.
-        below: goes off below this number.
-        nonfinite: goes off where the quantity is NaN or infinite.
-        rows: in how many rows in a row, ≥ 1. Rows without the quantity do not count.
-        of: the rows of ``"epochs"`` or of ``"steps"``.
-        layers: patterns of layers' names, of which each is looked at; ``None``: the network is.
-        call: is called with what to say and the row. It may raise an error to end the training.
+        quantity: the name of a quantity, or of another number of the row, such as ``"test_loss"``;
+            or a path, such as ``"grad_quantiles/100"``.
+        above: the alert goes off above this number.
+        below: the alert goes off below this number.
+        nonfinite: the alert goes off if the quantity is NaN or infinite.
+        rows: the number of consecutive rows, ≥ 1. Rows without the quantity do not count.
+        of: ``"epochs"`` or ``"steps"``: the rows to check.
+        layers: patterns of names of layers; each of these layers is checked by itself. ``None``:
+            the network is checked.
+        call: a function of the message and the row. It may raise an error to end the training.
 
     Raises:
-        TypeError, ValueError: for a value that is not allowed.
+        TypeError: if a value has the wrong type.
+        ValueError: if a value is not allowed.
 
     >>> Alert("angle", above=90, rows=3).says
     'angle above 90 in 3 epochs in a row'
@@ -55,7 +58,7 @@ class Alert:
             if not (value is None or is_number(value)):
                 raise TypeError(f"{name} = {value!r}: allowed are numbers and None")
         if self.above is None and self.below is None and not self.nonfinite:
-            raise ValueError(f"Alert({self.quantity!r}): above, below or nonfinite has to be given")
+            raise ValueError(f"Alert({self.quantity!r}) needs one of above, below and nonfinite")
         if not isinstance(self.rows, int) or isinstance(self.rows, bool) or self.rows < 1:
             raise ValueError(f"rows = {self.rows!r}: allowed are whole numbers from 1")
         if self.of not in ("epochs", "steps"):
@@ -76,13 +79,13 @@ class Alert:
         return f"{self.quantity} {' or '.join(words)}{often}"
 
     def holds(self, value: float) -> bool:
-        """Tell whether a number is one to warn of.
+        """Return whether the rule holds for a number.
 
         Args:
             value: the number of a row.
 
         Returns:
-            whether it is above, below, or not finite, as the rule says.
+            whether the number is above or below the limit, or not finite, as the rule says.
         """
         if not math.isfinite(value) and self.nonfinite:
             return True
@@ -90,10 +93,10 @@ class Alert:
         return over or (self.below is not None and value < self.below)
 
     def values(self, row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-        """Yield what is looked at in a row, with the layer; ``""`` for the network.
+        """Yield the numbers of a row that the rule checks, each with its layer (``""``: network).
 
         Args:
-            row: numbers by name, and those of layers.
+            row: numbers by name, also by layer.
         """
         patterns = (self.layers,) if isinstance(self.layers, str) else self.layers
         places: dict[str, Any] = {"": row}
@@ -109,13 +112,13 @@ class Alert:
 
 
 class Alerts:
-    """Alerts, and how often in a row each rule has held.
+    """Alerts, with the number of consecutive rows in which each rule has held.
 
     Args:
         alerts: the rules.
 
     Raises:
-        TypeError: for something else.
+        TypeError: if an element is no :class:`Alert`.
     """
 
     def __init__(self, alerts: Iterable[Alert]) -> None:
@@ -127,7 +130,7 @@ class Alerts:
         self._to_call: list[tuple[Call, str, dict[str, Any]]] = []
 
     def look(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row with the alerts that go off in it, if there are any."""
+        """Return the row, with the alerts that go off in it."""
         fired: list[dict[str, Any]] = []
         calls: list[tuple[Call, str]] = []
         kind = "steps" if "step" in row else "epochs"
@@ -147,16 +150,16 @@ class Alerts:
         return made
 
     def call(self) -> None:
-        """Call what wants to be called, now that the rows are written."""
+        """Call the functions of the alerts that went off, after the rows are written."""
         while self._to_call:
             call, text, row = self._to_call.pop(0)
             call(text, row)
 
     def saved(self) -> list[dict[str, int]]:
-        """Return what a resumed recorder needs."""
+        """Return the counts that a resumed recorder needs."""
         return [dict(held) for held in self._held]
 
     def load(self, saved: Sequence[Mapping[str, int]]) -> None:
-        """Take what :meth:`saved` returned; other rules begin to count."""
+        """Load counts from :meth:`saved`; ignore those of another number of rules."""
         if len(saved) == len(self._held):
             self._held = [dict(held) for held in saved]

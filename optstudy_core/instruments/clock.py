@@ -1,4 +1,4 @@
-"""Time, samples and memory, by the clock and the books of the process."""
+"""Time, samples and memory of the process."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """Begin to count from here."""
+        """Restart the counts now."""
         self._since, self._samples = time.perf_counter(), math.nan
 
     def add(self, samples: float) -> None:
-        """Count samples; NaN as long as none are told."""
+        """Count samples; the count is NaN before the first call."""
         self._samples = samples if math.isnan(self._samples) else self._samples + samples
 
     def seconds(self) -> float:
-        """Return the time since then."""
+        """Return the time since the last restart."""
         return time.perf_counter() - self._since
 
     def samples(self) -> float:
-        """Return the samples since then."""
+        """Return the number of samples since the last restart."""
         return self._samples
 
 
@@ -38,7 +38,7 @@ def check_samples(samples: Any) -> float:
     """Return a number of samples.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the argument is no number > 0.
     """
     if not is_number(samples) or not samples > 0:
         raise ValueError(f"samples = {samples!r}: allowed are numbers > 0")

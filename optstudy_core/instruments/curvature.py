@@ -1,6 +1,7 @@
-"""Curvature of a loss, from products of its Hessian H with vectors, which the adapters deliver.
+"""Curvature of a loss, from products of its Hessian H with vectors.
 
-Vectors are lists of arrays, one for each layer, of one library and one dtype.
+The adapters deliver the products. Vectors are lists of arrays, one for each layer, all of the same
+library and dtype.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ Product = Callable[[Sequence[Array]], Sequence[Array]]
 def hessian_trace(product: Product, signs: Iterable[Sequence[Array]]) -> Array:
     """Return an estimate of the trace of H: the mean of z·Hz over vectors of random signs.
 
-    Its mean is the trace. Its variance is 2·Σ Hᵢⱼ² over i ≠ j, divided by the number of vectors.
+    The expected value is the trace. The variance is 2·Σ Hᵢⱼ² over i ≠ j, divided by the number of
+    vectors.
 
     Args:
-        product: returns H·v of a vector v, a list of arrays.
+        product: a function that returns H·v for a vector v, a list of arrays.
         signs: vectors z, lists of arrays whose elements are +1 or −1.
 
     Returns:
@@ -38,13 +40,14 @@ def hessian_trace(product: Product, signs: Iterable[Sequence[Array]]) -> Array:
 def largest_eigenvalue(product: Product, start: Sequence[Array], iterations: int) -> Array:
     """Return the eigenvalue of H with the largest absolute value, by power iteration.
 
-    It is the Rayleigh quotient v·Hv of the last vector: below the largest in size, and nearer to
-    it the farther the next eigenvalue is away. 0 where H·v vanishes.
+    The result is the Rayleigh quotient v·Hv of the last vector. Its size is at most that of the
+    eigenvalue. It is closer if the next eigenvalue is farther away. The result is 0 if H·v
+    vanishes.
 
     Args:
-        product: returns H·v of a vector v, a list of arrays.
+        product: a function that returns H·v for a vector v, a list of arrays.
         start: a random vector, a list of arrays.
-        iterations: how often it is multiplied, ≥ 1.
+        iterations: the number of multiplications by H, ≥ 1.
 
     Returns:
         array of shape ().
@@ -60,10 +63,11 @@ def largest_eigenvalue(product: Product, start: Sequence[Array], iterations: int
 
 
 def step_alpha(step: Sequence[Array], before: Sequence[Array], after: Sequence[Array]) -> Array:
-    """Return where a step Δ ends on the parabola through the slopes at its ends: −(g₁·Δ)/(g₀·Δ).
+    """Return the end of a step Δ on the parabola with the slopes at its two ends: −(g₁·Δ)/(g₀·Δ).
 
-    0: at the minimum along the step; −1: the loss is as steep as at the start, the step could be
-    much longer; 1: on the other side of the valley, as high as at the start; above 1: higher.
+    0: the step ends at the minimum. −1: the loss falls as steeply as at the start, and the step
+    could be much longer. 1: the step ends on the other side of the valley, as high as at the start.
+    Above 1: it ends higher than it started.
 
     Args:
         step: Δ, a list of arrays.
@@ -73,7 +77,7 @@ def step_alpha(step: Sequence[Array], before: Sequence[Array], after: Sequence[A
     Returns:
         array of shape ().
 
-    Cost: one gradient more, g₁.
+    Cost: one more gradient, g₁.
 
     Source: the α of Cockpit (Schneider, Dangel and Hennig 2021), from slopes alone.
 

@@ -1,8 +1,7 @@
-"""What quantities are made of: a few sums over the elements of vectors.
+"""The sums over the elements of vectors that quantities need.
 
-Where the sums come from is the caller's business: exact sums of :mod:`optstudy_core.geometry`
-(:class:`Exact`), or plain float64 sums of any library, on any device, inside ``jit``
-(:class:`Sums`).
+The caller chooses exact sums of :mod:`optstudy_core.geometry` (:class:`Exact`), or plain float64
+sums of any library, on any device, also inside ``jit`` (:class:`Sums`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from optstudy_core.arrays.passes import to_numpy
 
 
 class Measured(Protocol):
-    """What a quantity can ask for; ``u`` and ``v`` are names of vectors."""
+    """The measurements that a quantity can use; ``u`` and ``v`` are names of vectors."""
 
     def norm(self, u: str) -> Any:
         """Return ‖u‖₂."""
@@ -50,14 +49,14 @@ class Measured(Protocol):
         """Return the number of elements."""
 
     def given(self, name: str) -> Any:
-        """Return a number that is known and not measured: ``loss``, ``lr``."""
+        """Return a number that is given and not measured: ``loss``, ``lr``."""
 
 
 # Quantities.
 
 
 class Reduction(NamedTuple):
-    """A number made of all elements of one or two vectors.
+    """A sum, or another number, over all elements of one or two vectors.
 
     Attributes:
         kind: a name of :data:`REDUCE`.
@@ -88,16 +87,16 @@ REDUCE: Final[Mapping[str, Callable[..., Array]]] = MappingProxyType(
         "below": _below,
     }
 )
-"""What is made of float64 arrays of one layer; not of empty ones."""
+"""The reductions, as functions of float64 arrays of one layer that are not empty."""
 
 EMPTY: Final[Mapping[str, float]] = MappingProxyType(
     dict.fromkeys(("dot", "total", "nonfinite", "below"), 0.0)
 )
-"""What a reduction makes of no elements; NaN where it is not named."""
+"""The results of reductions of empty arrays; NaN for all other reductions."""
 
 
 class FromReductions:
-    """What is made of reductions alone, the same for the plain sums of any library."""
+    """Measurements that follow from reductions, the same for plain sums of any library."""
 
     xp: Any = np
 
@@ -138,9 +137,9 @@ class Sums(FromReductions):
     """Plain sums.
 
     Args:
-        values: of each reduction, for each layer an entry (or one number, of one vector); an entry
-            may be an array, of several steps.
-        sizes: number of elements of each vector, for each layer an entry (or one number).
+        values: for each reduction, one entry for each layer (or one number for one vector). An
+            entry may be an array over several steps.
+        sizes: for each vector, the number of elements of each layer (or one number).
         given: ``loss``, ``lr``.
         xp: the namespace of ``values``.
     """
@@ -167,9 +166,9 @@ class Sums(FromReductions):
         """Return the sums over all layers as one vector.
 
         Args:
-            present: for each vector, which layers have it; a truth value each. A pair of vectors
-                is of the layers that have both.
-            given: ``loss``, ``lr`` of the whole.
+            present: for each vector, an array of booleans: which layers have the vector. A pair
+                of vectors covers the layers that have both.
+            given: ``loss``, ``lr`` of the network.
         """
         xp, values = self.xp, {}
         for reduction, column in self._values.items():
@@ -191,8 +190,9 @@ class Exact:
     Args:
         vectors: each a list of arrays, of NumPy, torch or JAX.
         given: ``loss``, ``lr``.
-        measures: has ``norm``, ``cosine`` and ``angle``; every library's have the same bits.
-        to_host: returns an array as NumPy's, for the other sums.
+        measures: a module with ``norm``, ``cosine`` and ``angle``, which have the same bits in
+            every library.
+        to_host: a function that converts an array to NumPy, for the other sums.
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""How noisy gradients are, from those of the micro-batches that a step is made of.
+"""The noise of gradients, from the gradients of the micro-batches of a step.
 
-A step's gradient is the sum of the gradients g₁ … gₖ of k ≥ 2 micro-batches. Of these, ‖gᵢ‖² and
-‖Σgᵢ‖² are known. Two numbers are made of them:
+The gradient of a step is the sum of the gradients g₁ … gₖ of k ≥ 2 micro-batches. Two estimates
+follow from ‖gᵢ‖² and ‖Σgᵢ‖²:
 
 - the trace, (Σ‖gᵢ‖² − ‖Σgᵢ‖²/k)/(k − 1): the variance of the gradient of a micro-batch;
-- the signal, ‖Σgᵢ‖²/k² − trace/k: the square of the norm of the expected gradient;
+- the signal, ‖Σgᵢ‖²/k² − trace/k: the square of the norm of the expected gradient.
 
-both without bias (McCandlish, Kaplan and Amodei 2018). A factor common to all gradients, such as
-1/k of an accumulation, changes none of the three quantities.
+Both estimates have no bias (McCandlish, Kaplan and Amodei 2018). A common factor of all gradients,
+such as 1/k of an accumulation, does not change the three quantities.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .measured import Measured
 
 
 class MicroBatches(NamedTuple):
-    """What is known of the micro-batches of a step, on the host.
+    """Sums over the micro-batches of a step, on the host.
 
     Attributes:
         squares: ‖gᵢ‖², float64 array of shape (k, …), (k, layers, …).
-        total: ‖Σgᵢ‖², of the same shape without k.
-        samples: how many samples a micro-batch has; NaN where it is not known.
+        total: ‖Σgᵢ‖², array of the same shape without k.
+        samples: the number of samples of a micro-batch; NaN if it is not known.
     """
 
     squares: np.ndarray[Any, Any]
@@ -36,13 +36,12 @@ class MicroBatches(NamedTuple):
 
     @classmethod
     def of(cls, found: Mapping[str, Any] | None) -> MicroBatches | float:
-        """Return what came to the host of one step, with an axis for the step at the end.
-
-        ``None``, where there was no micro-batch, is NaN.
+        """Return the sums of one step, with an axis for the step at the end; NaN for ``None``.
 
         Args:
-            found: of each micro-batch an array of layers (``squares``), of their sum (``total``),
-                and numbers of ``samples``.
+            found: the sums on the host: for each micro-batch an array over the layers
+                (``squares``), an array for the sum of the gradients (``total``), and the numbers of
+                ``samples``. ``None``: there was no micro-batch.
         """
         if found is None:
             return math.nan
@@ -50,16 +49,16 @@ class MicroBatches(NamedTuple):
         return cls(squares[..., None], total[..., None], float(np.mean(found["samples"])))
 
     def whole(self) -> MicroBatches:
-        """Return those of all layers as one vector."""
+        """Return the sums over all layers as one vector."""
         return MicroBatches(self.squares.sum(axis=1), self.total.sum(axis=0), self.samples)
 
 
 def noise_scale(m: Measured) -> Any:
-    """Return trace / signal, in samples: the size of a batch whose noise is as large as its signal.
+    """Return trace / signal, in samples: at this batch size, noise and signal are equally large.
 
-    Batches much smaller than it hardly differ in the progress a sample makes; larger ones waste
-    samples. In micro-batches where the number of samples is not known; infinite where no signal is
-    measured. An average over many steps says more than one.
+    Smaller batches make about the same progress for each sample; larger batches waste samples. The
+    unit is one micro-batch if the number of samples is not known. The result is infinite if no
+    signal is measured. Use the average over many steps.
 
     Cost: a copy of the gradients, and two passes over them for each micro-batch.
 
@@ -74,9 +73,9 @@ def noise_scale(m: Measured) -> Any:
 
 
 def grad_snr(m: Measured) -> Any:
-    """Return √(signal / trace), the signal-to-noise ratio of one micro-batch's gradient.
+    """Return √(signal / trace), the signal-to-noise ratio of the gradient of one micro-batch.
 
-    0 where no signal is measured. Cost and source as of :func:`noise_scale`.
+    The result is 0 if no signal is measured. Cost and source as for :func:`noise_scale`.
     """
     micro = m.given("micro")
     if not isinstance(micro, MicroBatches):
@@ -88,8 +87,8 @@ def grad_snr(m: Measured) -> Any:
 def micro_cosine(m: Measured) -> Any:
     """Return the mean cosine between the gradients of two micro-batches, weighted by their norms.
 
-    It is Σgᵢ·gⱼ / Σ‖gᵢ‖‖gⱼ‖ over all pairs: 1 where all agree, near 0 where noise prevails,
-    negative where they undo each other. Cost as of :func:`noise_scale`.
+    The result is Σgᵢ·gⱼ / Σ‖gᵢ‖‖gⱼ‖ over all pairs: 1 if all gradients agree, near 0 if noise
+    prevails, negative if the gradients undo each other. Cost as for :func:`noise_scale`.
 
     Source: gradient confusion, Sankararaman et al. 2020, as a mean.
     """

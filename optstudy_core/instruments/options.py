@@ -1,4 +1,4 @@
-"""What a recorder was asked for."""
+"""The options of a recorder: which quantities of which layers, and how often."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL_LAYERS: Final = ("*",)
 
 
 class Only(NamedTuple):
-    """What :func:`only` returns."""
+    """The result of :func:`only`."""
 
     names: tuple[str, ...]
     layers: tuple[str, ...] | None
@@ -24,17 +24,18 @@ class Only(NamedTuple):
 
 
 def only(*names: str, layers: str | Sequence[str] | None = None, every: int | None = None) -> Only:
-    """Return quantities for some layers, or at an interval of their own, for a recorder.
+    """Return quantities for a recorder, restricted to some layers or to an interval.
 
     Args:
-        *names: of quantities, profiles and instruments.
-        layers: patterns of layers' names, such as ``"encoder.*.weight"``: each of these layers has
-            an entry, and the network has none. ``None``: all layers, and the network.
-        every: the steps (or the epochs) whose number is a multiple of it; ``None``: those that the
-            recorder has.
+        *names: names of quantities, profiles and instruments.
+        layers: patterns of names of layers, such as ``"encoder.*.weight"``. Each of these layers
+            has an entry, and the network has none. ``None``: all layers, and the network.
+        every: record every n-th step (or epoch): those with a number that is a multiple of
+            ``every``. ``None``: the interval of the recorder.
 
     Raises:
-        TypeError, ValueError: for a value that is not allowed.
+        TypeError: if a value has the wrong type.
+        ValueError: if a name is unknown or a value is not allowed.
 
     >>> only("spectra", layers="*.weight", every=50).names
     ('grad_spectrum', 'step_spectrum', 'param_spectrum')
@@ -46,24 +47,24 @@ def only(*names: str, layers: str | Sequence[str] | None = None, every: int | No
         patterns = tuple(patterns)
         for name in select(names):
             if name in OF_THE_WHOLE:
-                raise ValueError(f"layers = {layers!r}: {name} is of the network alone")
+                raise ValueError(f"layers = {layers!r}: layers have no {name}, only the network")
     if every is not None:
         check_every(every)
     return Only(select(names), patterns, every)
 
 
 def check_every(every: Any) -> None:
-    """Refuse what is no interval.
+    """Refuse intervals other than integers ≥ 1.
 
     Raises:
-        ValueError: naming it.
+        ValueError: if the interval is not allowed.
     """
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ValueError(f"every = {every!r}: allowed are whole numbers from 1")
 
 
 class Part(NamedTuple):
-    """A quantity as it was asked for: for which layers, whether for the network, and how often."""
+    """A requested quantity: for which layers, whether for the network, and how often."""
 
     name: str
     layers: tuple[str, ...]
@@ -72,18 +73,18 @@ class Part(NamedTuple):
 
 
 class Chosen:
-    """What is recorded of epochs or of steps, and what that takes.
+    """The quantities that are recorded of epochs or of steps, and the sums that they need.
 
     Args:
-        parts: what was asked for.
+        parts: the requested quantities.
 
     Attributes:
-        names: of quantities that are functions of sums.
+        names: names of quantities that are functions of sums.
         profiles: names of profiles.
         activations: names of quantities of activations.
-        reductions: the sums that they need.
-        vectors: what these are sums of, and what profiles are made of.
-        given: the numbers that are not measured, such as ``loss``.
+        reductions: the sums that the quantities need.
+        vectors: the vectors that the sums and the profiles need.
+        given: the numbers that are given and not measured, such as ``loss``.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -104,16 +105,16 @@ class Chosen:
     def of(
         cls, argument: str, names: Iterable[str | Only], *, per_layer: bool = True, every: int = 1
     ) -> Chosen:
-        """Return what the names of quantities and instruments mean.
+        """Return the quantities for names of quantities and instruments.
 
         Args:
-            argument: its name, for messages.
-            names: names, and what :func:`only` returns.
-            per_layer: whether layers have entries where no patterns are given.
-            every: the interval where none is given.
+            argument: the name of the argument, for messages.
+            names: names, and results of :func:`only`.
+            per_layer: whether layers have entries if no patterns are given.
+            every: the interval if none is given.
 
         Raises:
-            TypeError, ValueError: as of :func:`select`.
+            TypeError, ValueError: as from :func:`select`.
         """
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise TypeError(f"{argument} = {names!r}: allowed are sequences of names")
@@ -130,7 +131,7 @@ class Chosen:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The names of what is made of vectors."""
+        """The names of the quantities and profiles that need vectors."""
         return (*self.names, *self.profiles)
 
     @property
@@ -139,7 +140,7 @@ class Chosen:
         return bool(self.parts)
 
     def at(self, number: int) -> Chosen:
-        """Return what is recorded of the epoch or the step of a number."""
+        """Return the quantities that are recorded of the epoch or step with this number."""
         if self._every is None:
             parts = tuple(part for part in self.parts if number % part.every == 0)
         else:
@@ -149,7 +150,7 @@ class Chosen:
         return self._due[parts]
 
     def shows(self, name: str, layer: str | None) -> bool:
-        """Tell whether a row has a quantity: of a layer, by name, or of the network (``None``)."""
+        """Return whether rows have a quantity, for a layer (its name) or the network (``None``)."""
         return any(
             part.whole if layer is None else _matches(part.layers, layer)
             for part in self._by_name[name]
@@ -162,13 +163,13 @@ def _matches(patterns: tuple[str, ...], layer: str) -> bool:
 
 
 class Options(NamedTuple):
-    """What a recorder was asked for; see the recorders of the adapters.
+    """The options of a recorder; see the recorders of the adapters.
 
     Attributes:
-        epoch: what is recorded of an epoch.
-        step: what is recorded of a step.
-        exact: whether sums of epochs are.
-        config: the options as what JSON can hold.
+        epoch: the quantities of an epoch.
+        step: the quantities of a step.
+        exact: whether the sums for epochs are exact.
+        config: the options as values for JSON.
     """
 
     epoch: Chosen
@@ -216,24 +217,24 @@ class Options(NamedTuple):
 
     @property
     def displaced(self) -> bool:
-        """Whether the distance to the start is asked for."""
+        """Whether the distance to the start is recorded."""
         return "displacement" in self.epoch.vectors | self.step.vectors
 
     def recorded(self, number: int) -> bool:
-        """Tell whether a step has a row."""
+        """Return whether a step has a row."""
         return self.step.at(number).something
 
     def turns(self, number: int) -> bool:
-        """Tell whether Δ of a step is needed for the next one's angle."""
+        """Return whether the angle of the next step needs Δ of this step."""
         return "previous" in self.step.vectors and "previous" in self.step.at(number + 1).vectors
 
     def moves(self, number: int) -> bool:
-        """Tell whether Δ of a step is needed: it is recorded, or the next one's angle needs it."""
+        """Return whether Δ of a step is needed, for the step itself or the angle of the next."""
         return "step" in self.step.at(number).vectors or self.turns(number)
 
 
 def _config(chosen: Chosen, per_layer: bool, every: int) -> list[Any]:
-    """Return names, and for those with layers or an interval of their own what these are."""
+    """Return the names; those with their own layers or interval as dictionaries."""
     usual = ALL_LAYERS if per_layer else ()
     found: list[Any] = []
     for name, layers, whole, own in chosen.parts:

@@ -1,8 +1,8 @@
-"""Profiles: several numbers of one vector, how its elements or its singular values are spread.
+"""Profiles: several numbers that describe the elements, or the singular values, of one vector.
 
-A **profile** is a pure function of one array. Unlike a quantity it is no function of sums: it takes
-several passes or a decomposition, so it is recorded at an interval of its own
-(:func:`~optstudy_core.instruments.only`). In a row it is a dictionary, ``row["grad_quantiles"]``.
+A **profile** is a pure function of one array. It needs several passes or a decomposition instead of
+a few sums, so record it at a longer interval (:func:`~optstudy_core.instruments.only`). In a row a
+profile is a dictionary, ``row["grad_quantiles"]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from optstudy_core.arrays.namespace import Array, namespace
 
 SHARES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Of which shares of the elements are smaller: what quantiles are."""
+"""The quantiles, as fractions of the elements that are smaller."""
 
 EXPONENTS: Final = tuple(range(-40, 12, 2))
 """The bins of a histogram begin at these powers of two."""
@@ -30,7 +30,7 @@ _ENDS: Final = (*(2.0**k for k in EXPONENTS[1:]), math.inf)
 def quantiles(x: Array) -> Array:
     """Return quantiles of the elements: the smallest, 5 %, 25 %, 50 %, 75 %, 95 %, the largest.
 
-    Each is an element, that of the nearest rank; none is interpolated. NaN counts as the largest.
+    Each is the element of the nearest rank, without interpolation. NaN counts as the largest.
 
     Args:
         x: float array of any shape, with one element or more.
@@ -51,20 +51,21 @@ def quantiles(x: Array) -> Array:
 
 
 def histogram(x: Array) -> Array:
-    """Return shares of the elements by their size: zeros, and each power of 4 from 2⁻⁴⁰ to 2¹⁰.
+    """Return a histogram of |x|: the fraction of zeros, and of each power of 4 from 2⁻⁴⁰ to 2¹⁰.
 
-    A bin has the elements with ``2ᵏ ≤ |x| < 2ᵏ⁺²``, the first all smaller ones that are not zero,
-    the last all larger ones that are finite. Elements that are not finite are in no bin.
+    A bin has the elements with ``2ᵏ ≤ |x| < 2ᵏ⁺²``. The first bin also has all smaller elements
+    that are not zero, and the last bin all larger elements that are finite. Elements that are not
+    finite are in no bin.
 
     Args:
         x: float array of any shape, with one element or more.
 
     Returns:
-        array of shape (27,), the share of zeros first.
+        array of shape (27,), with the fraction of zeros first.
 
     Cost: a sort, n·log n.
 
-    Source: as in Cockpit (Schneider, Dangel and Hennig 2021), with bins of logarithms.
+    Source: as in Cockpit (Schneider, Dangel and Hennig 2021), with logarithmic bins.
 
     >>> import numpy as np
     >>> shares = histogram(np.array([0.0, 1.0, -3.0, 4.0]))
@@ -75,7 +76,7 @@ def histogram(x: Array) -> Array:
     xp = namespace(x)
     ordered = xp.sort(xp.abs(xp.reshape(x, (-1,))))
     edges, zero = _edges(ordered)
-    # How many are below each edge; NaN stand last.
+    # The number of elements below each edge; NaN are sorted last.
     below = xp.concat(
         [
             xp.searchsorted(ordered, zero, side="right"),
@@ -87,7 +88,7 @@ def histogram(x: Array) -> Array:
 
 
 def _edges(like: Array) -> tuple[Array, Array]:
-    """Return where the bins end, and zero, as arrays like another one."""
+    """Return the ends of the bins, and zero, as arrays of the library and dtype of ``like``."""
     if array_api_compat.is_torch_array(like):
         return _kept_edges(namespace(like), like.dtype, like.device)
     xp = namespace(like)
@@ -96,21 +97,22 @@ def _edges(like: Array) -> tuple[Array, Array]:
 
 @lru_cache
 def _kept_edges(xp: Any, dtype: Any, device: Any) -> tuple[Array, Array]:
-    """Return them on a device: a copy to it waits for what it does, so they are copied once."""
+    """Return the ends and zero on a device; cached, since a copy to a device waits for its work."""
     ends = xp.asarray(_ENDS, dtype=dtype, device=device)
     return ends, xp.zeros(1, dtype=dtype, device=device)
 
 
 def spectrum(w: Array) -> Array:
-    """Return what the singular values σ of a matrix say: σ₁, stable rank, distance from orthogonal.
+    """Return σ₁, stable rank and distance from orthogonal of a matrix with singular values σ.
 
     - ``largest``: σ₁, the spectral norm.
     - ``stable_rank``: ‖W‖² / σ₁² = Σσ² / σ₁², from 1 to the rank.
-    - ``from_orthogonal``: √(1 − (Σσ)² / (r·Σσ²)), the sine of the angle between W and the
-      orthogonal matrix that is nearest to it, r the smaller side: 0 where all σ are equal (an
-      update of Muon), near 1 where one is much larger than the others.
+    - ``from_orthogonal``: √(1 − (Σσ)² / (r·Σσ²)), the sine of the angle between W and the nearest
+      orthogonal matrix, where r is the smaller dimension. It is 0 if all σ are equal (an update of
+      Muon), and near 1 if one σ is much larger than the others.
 
-    NaN where an element is not finite; the latter two for zeros.
+    All three are NaN if an element is not finite. For a matrix of zeros, ``stable_rank`` and
+    ``from_orthogonal`` are NaN.
 
     Args:
         w: float array of shape (rows, columns).
@@ -139,13 +141,13 @@ def spectrum(w: Array) -> Array:
 
 
 class Profile(NamedTuple):
-    """What a profile is made of.
+    """The definition of a profile.
 
     Attributes:
-        vector: name of the vector.
-        labels: names of its numbers.
-        function: of an array.
-        of_matrices: whether it is of layers that are matrices alone.
+        vector: the name of the vector.
+        labels: the names of the numbers.
+        function: the profile as a function of an array.
+        of_matrices: whether the profile exists for matrices only.
     """
 
     vector: str
@@ -174,17 +176,18 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
 ``spectrum``."""
 
 Target = tuple[str, int | None]
-"""A profile and the number of a layer; ``None``: of all layers together."""
+"""The name of a profile, and the number of a layer; ``None`` for all layers together."""
 
 
 @np.errstate(all="ignore")
 def profile(target: Target, column: Sequence[Array | None], axis: int) -> Array:
-    """Return a profile of a layer, or of all as one vector.
+    """Return a profile of a layer, or of all layers as one vector.
 
     Args:
-        target: which one.
-        column: the vector, an array of each layer in its shape.
-        axis: which axis of a layer has the columns of a matrix; all others together are its rows.
+        target: the profile and the layer.
+        column: the vector, one array for each layer in the shape of the layer.
+        axis: the axis of a layer that counts as the columns of a matrix; all other axes together
+            are the rows.
     """
     made, i = PROFILES[target[0]], target[1]
     leaves = [x for x in (column if i is None else [column[i]]) if x is not None]
@@ -210,13 +213,14 @@ def targets(
     layers: Sequence[str],
     vectors: Mapping[str, Sequence[Array | None]],
 ) -> tuple[Target, ...]:
-    """Return which profiles of which layers there are.
+    """Return the profiles to measure, each with its layer.
 
     Args:
-        names: of profiles.
-        shows: whether a row has one, of a layer by name, or of all (``None``).
-        layers: their names.
-        vectors: by name; only shapes are looked at.
+        names: names of profiles.
+        shows: a function that returns whether rows have a profile of a layer (its name) or of all
+            layers (``None``).
+        layers: the names of the layers.
+        vectors: the vectors by name; only the shapes of their arrays are used.
     """
     return tuple(_targets(names, shows, layers, vectors))
 

@@ -1,8 +1,8 @@
-"""The quantities that are measured of a training, by name.
+"""The quantities of a training, by name.
 
-A **quantity** is a pure function of a few sums over elements of vectors, which it asks a
-:class:`~optstudy_core.instruments.Measured` for. A vector of norm 0 has no direction: its angles
-are NaN. An **instrument** is a named set of quantities: what is turned on together.
+A **quantity** is a pure function of a few sums over elements of vectors. It gets the sums from a
+:class:`~optstudy_core.instruments.Measured`. A vector of norm 0 has no direction: its angles are
+NaN. An **instrument** is a named set of quantities that are recorded together.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .profiles import PROFILES
 
 
 def loss(m: Measured) -> Any:
-    """Return the loss L, of the step's mini-batch, or the mean of the epoch."""
+    """Return the loss L of the mini-batch of a step, or the mean loss of an epoch."""
     return m.given("loss")
 
 
 def lr(m: Measured) -> Any:
-    """Return the learning rate that the (last) step was made with."""
+    """Return the learning rate of the step (of the last step of an epoch)."""
     return m.given("lr")
 
 
 def grad_norm(m: Measured) -> Any:
-    """Return ‖g‖₂ of the (last) step's gradient."""
+    """Return ‖g‖₂ of the gradient of the step (of the last step of an epoch)."""
     return m.norm("grad")
 
 
@@ -68,7 +68,7 @@ def distance(m: Measured) -> Any:
 
 
 def nonfinite_grads(m: Measured) -> Any:
-    """Return how many elements of g are NaN or infinite."""
+    """Return the number of elements of g that are NaN or infinite."""
     return m.nonfinite("grad")
 
 
@@ -103,20 +103,20 @@ def v_max(m: Measured) -> Any:
 
 
 def below_noise(m: Measured) -> Any:
-    """Return the share of elements whose mean gradient is below its noise, |mᵢ| < √vᵢ."""
+    """Return the fraction of elements with a mean gradient below its noise, |mᵢ| < √vᵢ."""
     return m.below("m", "v") / m.size("m")
 
 
 def seconds(m: Measured) -> Any:
-    """Return how long it took since the last row of the kind, by the clock, in seconds.
+    """Return the wall-clock time in seconds since the last row of a step (or of an epoch).
 
-    Of a step this is the time until its commands are given; a device may still be at work.
+    The time of a step ends when its commands are given; a device may still be computing.
     """
     return m.given("seconds")
 
 
 def samples_per_second(m: Measured) -> Any:
-    """Return how many samples were trained on in a second, of those that the recorder is told."""
+    """Return the number of samples per second, from the numbers that the recorder is given."""
     return m.given("samples") / m.given("seconds")
 
 
@@ -126,17 +126,18 @@ def memory(m: Measured) -> Any:
 
 
 def clip_factor(m: Measured) -> Any:
-    """Return ‖ĝ‖ / ‖g‖ of a clipping wrapper, by which the gradient was shortened; 1: not at all.
+    """Return ‖ĝ‖ / ‖g‖ of a clipping wrapper: the factor that shortened the gradient, 1 if none.
 
-    Cost: none, the wrapper's state has both norms. Source: Pascanu, Mikolov and Bengio 2013.
+    Cost: none, since the state of the wrapper has both norms. Source: Pascanu, Mikolov and Bengio
+    2013.
     """
     return np.float64(m.given("clip_after")) / np.float64(m.given("clip_before"))
 
 
 def skipped_steps(m: Measured) -> Any:
-    """Return how many steps the wrapper ``skipping`` has left out so far.
+    """Return the number of steps that the wrapper ``skipping`` has skipped so far.
 
-    Cost: none, the wrapper's state counts them.
+    Cost: none, since the state of the wrapper counts the steps.
     """
     return m.given("skipped")
 
@@ -192,7 +193,7 @@ INSTRUMENTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "spectra": tuple(n for n in PROFILES if n.endswith("_spectrum")),
     }
 )
-"""Named sets of quantities. ``all`` are those that the same few passes give."""
+"""Named sets of quantities. ``all`` has the quantities that the same few passes deliver."""
 
 OF_THE_WHOLE: Final = ("loss", *INSTRUMENTS["cost"], *INSTRUMENTS["wrappers"])
 """Quantities that a layer does not have."""
@@ -204,26 +205,25 @@ OF_WRAPPERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "skipped": ("not_finite", "not_finite", "jumps"),
     }
 )
-"""Numbers that wrappers have in their states: a field that tells the state, and those that each
-number is the sum of."""
+"""Numbers in the states of wrappers: a field that identifies the state, then the fields to add."""
 
 OF_STEPS: Final = (*INSTRUMENTS["noise"], *INSTRUMENTS["activations"])
 """Quantities that an epoch does not have."""
 
 NAMES: Final = (*QUANTITIES, *PROFILES, *ACTIVATIONS)
-"""What can be recorded, without the instruments."""
+"""All names that can be recorded, without the instruments."""
 
 
 def select(names: Iterable[str], argument: str = "quantities") -> tuple[str, ...]:
-    """Return the quantities meant, instruments spelled out, each once, in the order given.
+    """Return the names of quantities, with instruments expanded, each once, in the given order.
 
     Args:
         names: names of quantities and instruments.
-        argument: its name, for the message.
+        argument: the name of the argument, for messages.
 
     Raises:
-        TypeError: if ``names`` is a single string, or holds something else.
-        ValueError: if there is no such name.
+        TypeError: if ``names`` is a single string, or contains anything else than strings.
+        ValueError: if a name is unknown.
 
     >>> select(("loss", "gradients"))
     ('loss', 'grad_norm', 'nonfinite_grads')
@@ -255,7 +255,7 @@ vectors=('params', 'params')))
 
 
 def given(names: Iterable[str]) -> frozenset[str]:
-    """Return the numbers that quantities have to be given, such as ``loss`` and ``seconds``.
+    """Return the names of the given numbers that quantities need, such as ``loss``, ``seconds``.
 
     >>> sorted(given(["loss", "samples_per_second", "step_size"]))
     ['loss', 'samples', 'seconds']
@@ -272,7 +272,7 @@ def _asked(names: Iterable[str]) -> _Asked:
 
 
 def vectors(names: Iterable[str]) -> frozenset[str]:
-    """Return the vectors that quantities and profiles are made of.
+    """Return the names of the vectors that quantities and profiles need.
 
     >>> sorted(vectors(["update_ratio", "lr", "grad_histogram"]))
     ['grad', 'params', 'step']
@@ -283,7 +283,7 @@ def vectors(names: Iterable[str]) -> frozenset[str]:
 
 
 class _Asked(FromReductions):
-    """Notes what quantities ask for, so that it need not be declared a second time."""
+    """Notes the sums that quantities use, so that no second declaration is needed."""
 
     def __init__(self) -> None:
         self.reductions: dict[Reduction, None] = {}

@@ -1,4 +1,4 @@
-"""Rows of measurements, the same from every framework."""
+"""Rows of measurements, the same in every framework."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .quantities import QUANTITIES, reductions, select
 from .quantities import vectors as vectors_of
 
 Vectors = Mapping[str, Sequence[Array | None]]
-"""Vectors by name: an array for each layer, or ``None`` where the layer has none."""
+"""Vectors by name: an array for each layer, or ``None`` if the layer has none."""
 
 
 Profiled = Mapping[tuple[str, str | None], Sequence[float]]
-"""The numbers of profiles, by the profile and the layer; ``None``: of the network."""
+"""The numbers of profiles, by profile and layer; ``None`` for the network."""
 
 
 @np.errstate(all="ignore")
@@ -35,18 +35,18 @@ def row(
     layers: Mapping[str, Measured],
     profiles: Profiled | None = None,
 ) -> dict[str, Any]:
-    """Return the row of an epoch or a step, the same from every framework.
+    """Return the row of an epoch or a step, the same in every framework.
 
     Args:
-        head: ``epoch`` and ``step``, their numbers.
-        chosen: what it has.
+        head: the numbers ``epoch`` and ``step``.
+        chosen: the quantities of the row.
         whole: the sums over all layers.
-        layers: those of each layer by name.
-        profiles: their numbers.
+        layers: the sums of each layer, by name.
+        profiles: the numbers of the profiles.
 
     Returns:
         ``{"epoch": 3, "loss": …, "step_size": …, "layers": {"fc1.weight": {"step_size": …}}}``;
-        the values are floats, those of profiles dictionaries of floats.
+        the values are floats, and dictionaries of floats for profiles.
     """
     names = [name for name in chosen.names if chosen.shows(name, None)]
     made: dict[str, Any] = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
@@ -61,7 +61,7 @@ def row(
 def _joined(
     made: dict[str, Any], cells: dict[str, dict[str, Any]], profiles: Profiled
 ) -> dict[str, Any]:
-    """Return a row of its numbers, those of layers, and profiles."""
+    """Return a row from numbers of the network, numbers of layers, and profiles."""
     for (name, layer), numbers in profiles.items():
         own = made if layer is None else cells.setdefault(layer, {})
         own[name] = dict(zip(PROFILES[name].labels, map(float, numbers), strict=True))
@@ -71,7 +71,7 @@ def _joined(
 def by_layer(
     profiles: Mapping[Target, Sequence[float]], layers: Sequence[str]
 ) -> dict[tuple[str, str | None], Sequence[float]]:
-    """Return profiles by the names of the layers, not their numbers."""
+    """Return profiles by the names of the layers, instead of their numbers."""
     return {(n, None if i is None else layers[i]): found for (n, i), found in profiles.items()}
 
 
@@ -81,10 +81,10 @@ def with_activations(
     """Return a row with quantities of activations.
 
     Args:
-        row: of a step.
-        chosen: what it has.
-        seen: of ``"sums"`` and ``"grads"``, for each layer by name, what :func:`activation_sums`
-            returned for each call.
+        row: the row of a step.
+        chosen: the quantities of the row.
+        seen: under ``"sums"`` and ``"grads"``, for each layer by name, the results of
+            :func:`activation_sums` for each call of the layer.
     """
     if not seen:
         return row
@@ -98,14 +98,14 @@ def with_activations(
 
 
 def with_metrics(row: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return a row with other numbers of the user's, before its layers.
+    """Return a row with further numbers, placed before the layers.
 
     Raises:
-        ValueError: if the row has one of the names.
+        ValueError: if the row already has one of the names.
     """
     for name in metrics:
         if name in row or name in {"layers", "activations", "alerts"}:
-            raise ValueError(f"metrics with {name!r}: the row has it; allowed are other names")
+            raise ValueError(f"metrics with {name!r}: the row already has this name")
     parts: dict[str, Any] = {n: row[n] for n in ("layers", "activations") if n in row}
     return {**{k: v for k, v in row.items() if k not in parts}, **metrics, **parts}
 
@@ -123,14 +123,14 @@ def exact_row(
     """Return a row from exact sums.
 
     Args:
-        head: ``epoch`` and ``step``, their numbers.
-        chosen: what it has.
-        vectors: those that :func:`vectors` names.
-        given: ``loss``, ``lr`` of the whole.
-        layers: for each layer, by name and in order, what is given of it.
+        head: the numbers ``epoch`` and ``step``.
+        chosen: the quantities of the row.
+        vectors: the vectors that :func:`vectors` names.
+        given: ``loss``, ``lr`` of the network.
+        layers: for each layer, by name and in order, the given numbers of the layer.
         measures: see :class:`Exact`.
         to_host: see :class:`Exact`.
-        profiles: their numbers.
+        profiles: the numbers of the profiles.
     """
     each = {
         layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
@@ -149,16 +149,16 @@ def plain_rows(
     layers: Sequence[str],
     profiles: Sequence[Profiled],
 ) -> list[dict[str, Any]]:
-    """Return rows from plain sums that were brought to the host, of several steps together.
+    """Return the rows of several steps from plain sums on the host.
 
     Args:
-        heads: of each row, ``epoch`` and ``step``, their numbers.
-        chosen: what they have.
+        heads: for each row, the numbers ``epoch`` and ``step``.
+        chosen: the quantities of the rows.
         sums: arrays of shape (layers, rows), and sizes of shape (layers, 1).
         present: see :meth:`Sums.whole`.
-        given: ``loss``, ``lr`` of the whole, arrays of shape (rows,).
-        layers: their names.
-        profiles: of each row their numbers.
+        given: ``loss``, ``lr`` of the network, arrays of shape (rows,).
+        layers: the names of the layers.
+        profiles: for each row, the numbers of the profiles.
     """
     count, known = len(heads), len(layers)
     whole = sums.whole(present, given)
@@ -188,8 +188,8 @@ def plain_sums(
 
     Args:
         wanted: the reductions.
-        vectors: arrays that ``xp`` computes with, in any real dtype.
-        xp: a namespace with float64.
+        vectors: the vectors, arrays of the library of ``xp`` in any real dtype.
+        xp: the namespace of a library with float64.
     """
     present = {u: np.array([x is not None for x in column]) for u, column in vectors.items()}
     sizes = {
@@ -220,19 +220,19 @@ def measure(
     given: Mapping[str, float] | None = None,
     **arrays: Sequence[Array | None],
 ) -> dict[str, Any]:
-    """Return quantities of arrays, numbers by name, and profiles, dictionaries by name.
+    """Return quantities (numbers) and profiles (dictionaries) of arrays, by name.
 
     Args:
-        names: of quantities, profiles and instruments. Spectra are of one matrix: the rows are its
-            first axis.
-        exact: from exact sums; else from plain float64 sums, of NumPy arrays.
+        names: names of quantities, profiles and instruments. A spectrum takes one matrix, with rows
+            along the first axis.
+        exact: use exact sums; otherwise plain float64 sums, for NumPy arrays only.
         given: ``loss``, ``lr``.
         **arrays: the vectors ``grad``, ``params``, ``step``, ``previous``, ``displacement``
-            (θ − θ₀), ``m``, ``v``: a list with an array for each layer, all in one order.
+            (θ − θ₀), ``m``, ``v``: lists with one array for each layer, all in the same order.
 
     Raises:
-        TypeError: if a vector is missing that a quantity is made of.
-        ValueError: if there is no such quantity.
+        TypeError: if a vector is missing that a quantity needs.
+        ValueError: if a quantity is unknown.
 
     >>> measure(["update_ratio"], params=[np.float32([3.0, 4.0])], step=[np.float32([0.0, 0.5])])
     {'update_ratio': 0.1}

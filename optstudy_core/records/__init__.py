@@ -2,15 +2,15 @@
 
 A run is a folder:
 
-- ``config.json``: what was asked for, and the versions and the platform;
-- ``records.sqlite``: a row of measurements for each epoch, and for each step where asked;
+- ``config.json``: the configuration, the versions and the platform;
+- ``records.sqlite``: a row of measurements for each epoch, and for each recorded step;
 - ``checkpoints/``: arrays and state in safetensors files;
 - ``tensorboard/``: the same rows for TensorBoard (those of steps in ``tensorboard/steps``).
 
-A row is on the disk when the call that writes it returns, and a checkpoint appears whole, together
-with its row, or not at all. Nothing is ever unpickled.
+When a call that writes a row returns, the row is on disk. A checkpoint is written completely,
+together with its row, or not at all. Nothing is ever unpickled.
 
-Needs the extra ``records`` (``pip install 'optstudy[records]'``) for checkpoints and TensorBoard.
+Checkpoints and TensorBoard need the extra ``records`` (``pip install 'optstudy[records]'``).
 
 >>> import tempfile
 >>> import numpy as np

@@ -20,18 +20,18 @@ DTYPES: Final = (
     *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
     *("bfloat16", "float16", "float32", "float64", "complex64"),
 )
-"""What safetensors holds and gives back to NumPy."""
+"""The dtypes that safetensors can save and return to NumPy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was written.
+    """A checkpoint.
 
     Attributes:
-        epoch: after which it was.
+        epoch: the number of the last finished epoch.
         arrays: NumPy arrays by name.
         state: the JSON value, a dictionary.
-        file: it was read from, a path.
+        file: the path of the file.
     """
 
     epoch: int
@@ -53,10 +53,10 @@ class Checkpoint:
 
 
 def check(arrays: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return arrays as safetensors takes them: contiguous, 0-d ones too.
+    """Return arrays in the form for safetensors: contiguous, also 0-d arrays.
 
     Raises:
-        TypeError, ValueError: for what it does not hold.
+        TypeError, ValueError: for arrays or names that safetensors cannot save.
     """
     ready = {}
     for name, array in arrays.items():
@@ -77,7 +77,7 @@ def check(arrays: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
 def write(
     file: pathlib.Path, epoch: int, arrays: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint completely or not at all."""
     notes = {"format": FORMAT, "epoch": str(epoch)}
     write_file(file, arrays, notes, state)
 
@@ -92,7 +92,7 @@ def read(file: pathlib.Path, epoch: int) -> Checkpoint:
     arrays, notes, state = read_file(file, FORMAT, wanted)
     if notes.get("epoch") != str(epoch):
         raise ValueError(
-            f"{file}: is of format {FORMAT!r} and epoch {notes.get('epoch')}; expected is "
+            f"{file}: has the format {FORMAT!r} and epoch {notes.get('epoch')}; expected is "
             f"{FORMAT!r} and epoch {epoch}"
         )
     return Checkpoint(epoch, arrays, state, file)
@@ -104,7 +104,7 @@ def write_file(
     notes: Mapping[str, str],
     state: Mapping[str, Any],
 ) -> None:
-    """Write arrays, texts and a JSON value as a safetensors file, whole or not at all."""
+    """Write arrays, texts and a JSON value as a safetensors file, completely or not at all."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -119,27 +119,27 @@ def write_file(
     except SafetensorError as error:
         temporary.unlink(missing_ok=True)
         raise system_error(error) from error
-    temporary.chmod(mode)  # safetensors lets its files' owner alone read them
+    temporary.chmod(mode)  # safetensors makes files that only the owner can read
     replace(temporary, file)
 
 
 def read_file(
     file: pathlib.Path, form: str, wanted: str
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str], dict[str, Any]]:
-    """Read what :func:`write_file` wrote.
+    """Read a file from :func:`write_file`.
 
     Args:
-        file: its path.
-        form: the text ``format`` among its notes.
-        wanted: what the file should be, for messages.
+        file: the path of the file.
+        form: the expected format.
+        wanted: a description of the expected file, for messages.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: if the file is missing, damaged, or of another format.
     """
     from safetensors import safe_open
 
     with suppress(ImportError):
-        import ml_dtypes  # noqa: F401 - tells NumPy, and safetensors, of bfloat16
+        import ml_dtypes  # noqa: F401 - adds bfloat16 to NumPy and to safetensors
     if not file.exists():
         raise ValueError(f"{file}: is missing; expected is {wanted}")
     try:
@@ -154,7 +154,7 @@ def read_file(
         ) from error
     if notes.get("format") != form or "state" not in notes:
         raise ValueError(
-            f"{file}: is of format {notes.get('format')!r}; expected is {form!r}, {wanted}"
+            f"{file}: has the format {notes.get('format')!r}; expected is {form!r}, {wanted}"
         )
     state = parse_json(notes["state"], f"{file}, state")
     if not isinstance(state, dict):

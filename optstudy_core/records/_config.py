@@ -1,4 +1,4 @@
-"""The configuration of a run, and the versions and the platform that it is made with."""
+"""The configuration of a run, with the versions and the platform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._files import parse_object
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the platform that a run is made with.
+    """Return the versions of the packages, and the platform.
 
     >>> sorted(environment())
     ['platform', 'versions']
@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
 
 
 def _code() -> dict[str, str | None]:
-    """Return the commit of the repository that the program is in, and a digest of its file."""
+    """Return the commit of the repository of the program, and a digest of its file."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     if file is None:
         return {"commit": None, "program": None}
@@ -52,7 +52,7 @@ def _code() -> dict[str, str | None]:
 
 
 def _commit(program: pathlib.Path) -> str | None:
-    """Return the commit that is checked out, from the files of Git; nothing is run."""
+    """Return the checked-out commit, from the files of Git; no program is run."""
     with suppress(OSError, ValueError):
         home = next((p / ".git" for p in program.parents if (p / ".git").is_dir()), None)
         if home is not None:
@@ -72,7 +72,7 @@ def read_config(file: pathlib.Path) -> dict[str, Any]:
     """Return the configuration of a run.
 
     Raises:
-        ValueError: if the file is missing or not what it should be.
+        ValueError: if the file is missing or damaged.
     """
     if not file.is_file():
         raise ValueError(f"{file}: is missing; expected is the configuration of the run")

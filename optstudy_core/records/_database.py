@@ -1,7 +1,7 @@
 """The rows of a run in SQLite.
 
-Every call opens the file, makes one transaction and closes it again, so that no failure leaves
-anything behind in the process, and a run that is only read holds nothing open.
+Every call opens the file, makes one transaction and closes the file. So a failure leaves nothing
+behind in the process, and a run that is only read keeps no file open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAME: Final = "records.sqlite"
 JOURNAL: Final = NAME + "-journal"
 LARGEST: Final = 2**63 - 1  # of SQLite's whole numbers
 
-# A file that says it is another program's is not read.
+# Files of other applications are not read.
 _APPLICATION: Final = 0x6F707473
 _VERSION: Final = 1
 _SCHEMA: Final = (
@@ -45,14 +45,14 @@ class Database:
     """The file of rows in a folder.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.file = folder / NAME
 
     def create(self, *, keep: int | None, tensorboard: bool) -> None:
-        """Make an empty file; it is there whole or not at all."""
+        """Make an empty database, completely or not at all."""
         temporary = self.file.with_name(NAME + ".part")
         for name in (temporary.name, temporary.name + "-journal"):
             temporary.with_name(name).unlink(missing_ok=True)
@@ -62,11 +62,11 @@ class Database:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute("INSERT INTO settings VALUES (?, ?)", (keep, tensorboard))
-        # SQLite has put it on the disk; what is left is its name.
+        # SQLite has written the file to disk; only the name is missing.
         temporary.replace(self.file)
 
     def repair(self) -> None:
-        """Undo what a killed process left half done, and see that the file can be written to."""
+        """Undo the transaction of a killed process, and check that the file can be written to."""
         with self._damage(), _transaction(self.file) as connection:
             connection.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -78,11 +78,11 @@ class Database:
         """Write rows and a checkpoint in one transaction.
 
         Args:
-            rows: table, number and text of each; one with the same number is replaced.
-            checkpoint: epoch, file, and how many checkpoints stay recorded (``None``: all).
+            rows: table, number and text of each; rows with the same number are replaced.
+            checkpoint: epoch, file, and the number of checkpoints to keep (``None``: all).
 
         Raises:
-            sqlite3.Error: if it cannot be written; nothing has changed then.
+            sqlite3.Error: if the file cannot be written; nothing has changed then.
             ValueError: if the file is damaged.
         """
         with self._damage(), _transaction(self.file) as connection:
@@ -101,7 +101,7 @@ class Database:
                 connection.execute(
                     "INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (epoch, file)
                 )
-                # Later ones are of a course that the run has left.
+                # Later checkpoints do not belong to the continued run.
                 connection.execute("DELETE FROM checkpoints WHERE epoch > ?", (epoch,))
                 connection.execute(
                     "DELETE FROM checkpoints WHERE epoch NOT IN "
@@ -116,14 +116,14 @@ class Database:
         )
 
     def last_batch(self, table: Table) -> int | None:
-        """Return the first number of the rows that were written last."""
+        """Return the first number of the rows in the last transaction."""
         result: int | None = self._read(
             f"SELECT MIN(number) FROM {table} WHERE batch = (SELECT MAX(batch) FROM {table})"
         )[0][0]
         return result
 
     def _batch(self, table: Table, last: Any) -> int:
-        """Return the last batch of a table; there is room for another one."""
+        """Return the number of the last batch of a table."""
         if last is None:
             return 0
         if not isinstance(last, int) or not 0 <= last < LARGEST:
@@ -150,7 +150,7 @@ class Database:
         return found[0][0], bool(found[0][1])
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        # A missing or unreadable file is the system's to say.
+        # For a missing or unreadable file, the system raises the error.
         with self.file.open("rb"):
             pass
         with self._damage():
@@ -159,8 +159,8 @@ class Database:
             except sqlite3.OperationalError as error:
                 if _code(error) not in _UNDO or not self.file.with_name(JOURNAL).exists():
                     raise
-                # A process was killed within a transaction. Undoing it writes, which reading a
-                # run does not: it is undone in a copy.
+                # A process was killed during a transaction. Undoing the transaction would write to
+                # the run, so it is undone in a copy.
                 with tempfile.TemporaryDirectory() as folder:
                     for name in (NAME, JOURNAL):
                         shutil.copyfile(self.file.with_name(name), pathlib.Path(folder, name))
@@ -173,7 +173,7 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:
-            # A disk that is full, or a process in the way, is not damage.
+            # A full disk, or a lock of another process, is no damage.
             if _code(error) not in _DAMAGED:
                 raise
             raise self._damaged(error) from error
@@ -195,13 +195,13 @@ _DAMAGED: Final = frozenset(
         sqlite3.SQLITE_FORMAT,
     }
 )
-# The end of a journal that has the name of another one before it.
+# The end of a journal with the name of another journal before it.
 _NAMES_ANOTHER: Final = bytes.fromhex("d9d505f920a163d7")
 _UNDO: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 
 
 def _is_name(file: str) -> bool:
-    """Tell whether this is the name of a file in a folder, and leads nowhere else."""
+    """Return whether this is the name of a file in a folder, and not a path to elsewhere."""
     return file not in {"", ".", ".."} and not set(file) & set("/\\:\0")
 
 
@@ -210,10 +210,10 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _check_journal(file: pathlib.Path) -> None:
-    """Refuse a journal that names another file: SQLite would remove that one.
+    """Refuse a journal that names another file, because SQLite would remove that file.
 
     Raises:
-        sqlite3.DatabaseError: if it does; transactions on several files alone write so.
+        sqlite3.DatabaseError: if the journal names a file (from a transaction on several files).
     """
     journal = file.with_name(file.name + "-journal")
     if not journal.is_file():
@@ -221,19 +221,19 @@ def _check_journal(file: pathlib.Path) -> None:
     with journal.open("rb") as stream:
         stream.seek(max(0, journal.stat().st_size - len(_NAMES_ANOTHER)))
         if stream.read() == _NAMES_ANOTHER:
-            raise sqlite3.DatabaseError("its journal names another file; expected is none")
+            raise sqlite3.DatabaseError("the journal names another file; expected is no name")
 
 
 @contextmanager
 def _transaction(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
-    """Open a file for one transaction, which is on the disk when this ends."""
+    """Open a file for one transaction, which is on disk at the end."""
     _check_journal(file)
     with closing(sqlite3.connect(file, timeout=_PATIENCE, isolation_level=None)) as connection:
-        # A rollback journal, not a write-ahead log: the run is one file between transactions,
-        # which can be copied, read from a read-only folder and kept on a network. A killed
-        # process leaves the journal, and the next one to write undoes what was half done. FULL
-        # waits for the disk, so a loss of power does the same; EXTRA waits for the removal of the
-        # journal too, without which a transaction that had returned could be undone.
+        # A rollback journal, not a write-ahead log: between transactions the run is one file, which
+        # can be copied, read from a read-only folder and kept on a network. A killed process leaves
+        # the journal, and the next process that writes undoes the transaction. FULL waits for the
+        # disk, so that a loss of power has the same effect. EXTRA also waits for the removal of the
+        # journal; otherwise a finished transaction could be undone.
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute("BEGIN IMMEDIATE")
@@ -248,12 +248,12 @@ def _select(file: pathlib.Path, query: str, values: Sequence[Any]) -> list[Any]:
         version = _one(connection, "PRAGMA user_version")
         if (application, version) != (_APPLICATION, _VERSION):
             raise sqlite3.DatabaseError(
-                f"it is of application {application:#x}, version {version}; "
+                f"it has application {application:#x}, version {version}; "
                 f"expected is {_APPLICATION:#x}, version {_VERSION}"
             )
         connection.execute("BEGIN")
         rows = connection.execute(query, values).fetchall()
-        # Of a file that was cut off SQLite reads zeros. Within the transaction nobody writes.
+        # SQLite reads zeros from a truncated file. Nobody writes during the transaction.
         size = _one(connection, "PRAGMA page_count") * _one(connection, "PRAGMA page_size")
         if file.stat().st_size < size:
             raise sqlite3.DatabaseError(f"{file.stat().st_size} bytes; expected are {size}")
@@ -265,17 +265,17 @@ def _one(connection: sqlite3.Connection, query: str) -> Any:
 
 
 class Lock:
-    """Keeps other processes from writing to a folder, until it is released or the process ends.
+    """A lock that keeps other processes from writing, until its release or the end of the process.
 
-    On POSIX the lock belongs to the open file (``flock``): the locks of SQLite belong to the
-    process, which loses them when it closes any other handle of the file, as a copy of the folder
-    does. Elsewhere SQLite locks a file that holds nothing else.
+    On POSIX the lock belongs to the open file (``flock``). A lock of SQLite would belong to the
+    process, which loses it by closing any other handle of the file, as in copying the folder. On
+    other systems SQLite locks a separate empty file.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
 
     Raises:
-        BlockingIOError: if a living process holds it.
+        BlockingIOError: if a running process holds the lock.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -284,13 +284,14 @@ class Lock:
             self.release = lock(folder / "lock")
         except BlockingIOError as error:
             raise BlockingIOError(
-                f"folder = {str(folder)!r}: a living process writes to this run; of several "
-                "processes of a training one opens it, or each gives the Recorder this folder"
+                f"folder = {str(folder)!r}: a running process writes to this run. If several "
+                "processes train together, only one may open the run, or each passes the folder "
+                "to its Recorder."
             ) from error
 
 
 def _locked_by_flock(file: pathlib.Path) -> Callable[[], None]:
-    """Lock a file; return what lets others have it."""
+    """Lock a file; return the function that releases the lock."""
     stream = file.open("ab")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,7 +306,7 @@ _held: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
 
 def _let_go() -> None:
-    """Close the files of a process that was copied: the lock stays with the original alone."""
+    """Close the files in a forked process, so that only the original process holds the lock."""
     for stream in _held:
         stream.close()
 
@@ -315,7 +316,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _locked_by_sqlite(file: pathlib.Path) -> Callable[[], None]:
-    """Lock a file; return what lets others have it."""
+    """Lock a file; return the function that releases the lock."""
     connection = sqlite3.connect(file, timeout=0.0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("BEGIN EXCLUSIVE")

@@ -14,14 +14,14 @@ from optstudy_core._extras import extra
 from ._files import replace, write_text
 
 Table = dict[str, list[Any]]
-"""A column by its name; ``None`` where a row lacks the entry."""
+"""Columns by name; ``None`` if a row lacks the entry."""
 
 
 def write_table(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a table, whole or not at all; see :meth:`Run.export`.
+    """Write rows as a table, completely or not at all; see :meth:`Run.export`.
 
     Raises:
-        ValueError: if the name of the file ends otherwise than in ``.csv`` or ``.parquet``.
+        ValueError: if the name of the file does not end in ``.csv`` or ``.parquet``.
         ModuleNotFoundError: if ``pyarrow`` is not installed, for Parquet.
     """
     if file.suffix not in _WRITERS:
@@ -30,7 +30,7 @@ def write_table(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return rows as columns; an entry of a dictionary goes by its path.
+    """Return rows as columns; the name of an entry of a dictionary is its path.
 
     >>> table_of([{"epoch": 1, "layers": {"w": {"angle": 3.0}}}, {"epoch": 2, "note": "a"}])
     {'epoch': [1, 2], 'layers/w/angle': [3.0, None], 'note': [None, 'a']}
@@ -70,7 +70,7 @@ def _write_parquet(file: pathlib.Path, table: Table) -> None:
 
 
 def _of_one_kind(column: list[Any]) -> list[Any]:
-    """Return a column whose entries have one type, as Parquet wants them.
+    """Return a column with entries of one type, as Parquet needs.
 
     >>> _of_one_kind([1, None, 2.5]), _of_one_kind([True, "a"]), _of_one_kind([1, 2])
     ([1.0, None, 2.5], ['true', 'a'], [1, 2])

@@ -1,25 +1,25 @@
-"""What the extra ``records`` installs."""
+"""The packages of the extra ``records``."""
 
 from __future__ import annotations
 
 
 def need_tensorboard(otherwise: str = "; or pass tensorboard=False") -> None:
-    """Refuse to go on without TensorBoard.
+    """Raise an error if TensorBoard is not installed.
 
     Args:
-        otherwise: how to do without it.
+        otherwise: the end of the message: an alternative to the installation.
 
     Raises:
-        ImportError: saying how to install it, or to do without.
+        ImportError: if TensorBoard is missing; the message says how to install it.
     """
     _need("tensorboard", otherwise)
 
 
 def need_safetensors() -> None:
-    """Refuse to go on without safetensors.
+    """Raise an error if safetensors is not installed.
 
     Raises:
-        ImportError: saying how to install it.
+        ImportError: if safetensors is missing; the message says how to install it.
     """
     _need("safetensors", "")
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said when one cannot be written."""
+"""Files that are written completely or not at all, and the errors of writing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ._tree import DEEPEST
 
 
 class WriteError(OSError):
-    """A run's folder could not be written to. What had been written before is still there."""
+    """The folder of a run could not be written to. Earlier data in it has not changed."""
 
 
 @contextmanager
 def writing(folder: pathlib.Path, what: str) -> Iterator[None]:
-    """Say of an error what could not be written, and where.
+    """Turn errors into a ``WriteError`` that says what could not be written, and where.
 
     Raises:
-        WriteError: in the place of an error of the system or of SQLite.
+        WriteError: instead of an error of the system or of SQLite.
     """
     try:
         yield
-    except (WriteError, BlockingIOError):  # the latter is a lock's
+    except (WriteError, BlockingIOError):  # a lock raises BlockingIOError
         raise
     except (OSError, sqlite3.Error) as error:
         message = f"folder = {str(folder)!r}: cannot write {what} ({error})"
@@ -36,13 +36,13 @@ def writing(folder: pathlib.Path, what: str) -> Iterator[None]:
 
 
 def system_error(error: Exception) -> OSError:
-    """Return an error of a library written in Rust as the system's error that it stands for."""
+    """Return an error of a library in Rust as the error of the system that caused it."""
     code = re.search(r"os error (\d+)", str(error))
     return OSError(int(code[1]), str(error)) if code else OSError(str(error))
 
 
 def replace(temporary: pathlib.Path, file: pathlib.Path) -> None:
-    """Give a file that was written its name; when this returns, both are on the disk."""
+    """Rename a written file; when this function returns, file and name are on disk."""
     with temporary.open("rb+") as stream:
         os.fsync(stream.fileno())
     temporary.replace(file)
@@ -50,7 +50,7 @@ def replace(temporary: pathlib.Path, file: pathlib.Path) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Put the names in a folder on the disk (on systems that know this)."""
+    """Write the names in a folder to disk (on systems that support this)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -61,7 +61,7 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Make a folder and those above it; when this returns, their names are on the disk.
+    """Make a folder and those above it; when this function returns, their names are on disk.
 
     Raises:
         NotADirectoryError: if one of them is a file.
@@ -79,30 +79,30 @@ def make_folder(folder: pathlib.Path) -> None:
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
-    """Write a text file, in UTF-8, whole or not at all.
+    """Write a text file in UTF-8, completely or not at all.
 
     Args:
-        file: its path; a file that is there is replaced.
-        text: what goes into it.
+        file: the path of the file; an existing file is replaced.
+        text: the content of the file.
     """
     temporary = file.with_name(file.name + ".part")
     temporary.unlink(missing_ok=True)
-    with temporary.open("xb") as stream:  # a new file: a link would lead elsewhere
+    with temporary.open("xb") as stream:  # a new file, because a link could point elsewhere
         stream.write(text.encode())
     replace(temporary, file)
 
 
 def write_json(file: pathlib.Path, content: Any) -> None:
-    """Write a JSON file for people to read, whole or not at all.
+    """Write a JSON file with indentation, completely or not at all.
 
     Args:
-        file: its path; a file that is there is replaced.
+        file: the path of the file; an existing file is replaced.
         content: a JSON value.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # names of files may hold what UTF-8 does not
+    except UnicodeEncodeError:  # names of files may have characters that UTF-8 lacks
         text = json.dumps(content, indent=2)
     write_text(file, text + "\n")
 
@@ -111,7 +111,7 @@ def parse_json(text: str, where: str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: if it is none, or nested deeper than :data:`DEEPEST`.
+        ValueError: if the text is no JSON, or is nested deeper than :data:`DEEPEST`.
     """
     try:
         value = json.loads(text)
@@ -126,7 +126,7 @@ def parse_object(text: Any, where: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: if it is something else, or nested deeper than :data:`DEEPEST`.
+        ValueError: if the text is no JSON object, or is nested deeper than :data:`DEEPEST`.
     """
     content = parse_json(text, where) if isinstance(text, str) else text
     if not isinstance(content, dict):
@@ -141,4 +141,4 @@ def _check_depth(value: Any, where: str) -> None:
             return
         entries = (x.values() if isinstance(x, dict) else x for x in level)
         level = [y for x in entries for y in x if isinstance(y, dict | list)]
-    raise ValueError(f"{where}: is nested deeper than {DEEPEST}, more than is ever written")
+    raise ValueError(f"{where}: is nested deeper than {DEEPEST}; optstudy writes no such file")

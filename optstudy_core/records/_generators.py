@@ -1,4 +1,4 @@
-"""The states of Python's and NumPy's random generators as trees for a checkpoint."""
+"""The states of random generators of Python and NumPy as trees for a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def random_state(generator: Any) -> Any:
     """Return the state of a generator as a tree for :func:`optstudy_core.records.pack`.
 
     Args:
-        generator: a ``numpy.random.Generator``, a ``random.Random``, or what else has
-            ``getstate`` and ``setstate`` (the module ``random``) or ``get_state`` and
+        generator: a ``numpy.random.Generator``, a ``random.Random``, or another object with
+            ``getstate`` and ``setstate`` (the module ``random``) or with ``get_state`` and
             ``set_state`` (``numpy.random.RandomState``, the module ``numpy.random``).
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if the object is no random generator.
 
     >>> import random
     >>> generator = random.Random(1)
@@ -37,11 +37,11 @@ def random_state(generator: Any) -> Any:
 
 
 def restore_random_state(generator: Any, state: Any) -> None:
-    """Put a generator into a state of :func:`random_state`.
+    """Load a state from :func:`random_state` into a generator.
 
     Args:
-        generator: one of the kind that the state is of.
-        state: what :func:`random_state` returned.
+        generator: a generator of the same kind as that of the state.
+        state: the result of :func:`random_state`.
     """
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state

@@ -1,4 +1,4 @@
-"""Where the rows of a recorder go, the same for every framework."""
+"""The output of a recorder, the same for every framework: a run or lists, and sinks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .run import Run
 
 
 class Watch(Protocol):
-    """What looks at each row; see ``optstudy_core.instruments.Alerts``."""
+    """The interface of rules over rows; see ``optstudy_core.instruments.Alerts``."""
 
     def look(self, row: dict[str, Any]) -> dict[str, Any]: ...
 
@@ -23,24 +23,23 @@ class Watch(Protocol):
 
 
 class Output:
-    """Where the rows of a recorder go: to a run, or into lists; and to sinks.
+    """The output of a recorder: a run or lists, and sinks.
 
     Args:
-        run: a :class:`Run`, or a folder, in which one is made or resumed; ``None``: rows are kept
-            in ``epochs`` and ``steps``. A run takes the rows of one recorder.
-        sinks: what is given each row, after the run; see :func:`sink_of`. Those with a method
+        run: a :class:`Run`, or a folder with a run to create or resume; ``None``: keep the rows in
+            ``epochs`` and ``steps``. A run takes the rows of one recorder.
+        sinks: objects that receive each row after the run; see :func:`sink_of`. Sinks with a method
             ``close`` are closed with the recorder.
-        config: what the recorder was asked for, JSON values by name (no arrays), for a run that is
-            made.
-        alerts: rules that look at each row, and may add to it.
-        writes: whether this process writes; of several one does.
+        config: the options of the recorder, JSON values by name (no arrays), for a new run.
+        alerts: rules over rows, which may add entries to a row.
+        writes: whether this process writes; only one of several does.
 
     Attributes:
-        epochs: rows of epochs, where there is no run.
-        steps: rows of steps, where there is no run.
+        epochs: rows of epochs, if there is no run.
+        steps: rows of steps, if there is no run.
 
     Raises:
-        TypeError, ValueError: for a sink that is none, or a run that another recorder writes.
+        TypeError, ValueError: if a sink is not allowed, or another recorder writes to the run.
     """
 
     def __init__(
@@ -115,22 +114,22 @@ class Output:
             self._alerts.call()
 
     def saved(self) -> dict[str, Any]:
-        """Return what a resumed recorder needs of it."""
+        """Return the state that a resumed recorder needs."""
         alerts = [] if self._alerts is None else self._alerts.saved()
         return {"epochs": list(self.epochs), "steps": list(self.steps), "alerts": alerts}
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Take what :meth:`saved` returned.
+        """Load a state from :meth:`saved`.
 
         Args:
-            saved: two lists of rows, which hold numbers by name.
+            saved: a dictionary with two lists of rows, which hold numbers by name.
         """
         self.epochs, self.steps = list(saved["epochs"]), list(saved["steps"])
         if self._alerts is not None:
             self._alerts.load(saved.get("alerts", []))
 
     def close(self) -> None:
-        """Let another recorder write to the run, and close the sinks and a run opened here."""
+        """Close the sinks, and the run if it was opened here; else let another recorder write."""
         for sink in self._sinks:
             if hasattr(sink, "close"):
                 sink.close()
@@ -142,18 +141,18 @@ class Output:
 
 
 class Recording:
-    """What every recorder has that gives its rows to an :class:`Output`."""
+    """The base class of recorders, with an :class:`Output` for the rows."""
 
     _output: Output
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
-        """The rows of the epochs, where there is no run."""
+        """The rows of the epochs, if there is no run."""
         return self._output.epochs
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """The rows of the steps up to the last ``flush``, where there is no run."""
+        """The rows of the steps up to the last ``flush``, if there is no run."""
         return self._output.steps
 
     def __enter__(self) -> Self:
@@ -163,7 +162,7 @@ class Recording:
         self.close()
 
     def close(self) -> None:
-        """Write what is pending, and end the recording."""
+        """Write pending rows, and end the recording."""
         raise NotImplementedError
 
 

@@ -16,13 +16,13 @@ from ._files import parse_object
 from ._tree import plain
 
 WORDS: Final[Mapping[Table, str]] = {"epochs": "epoch", "steps": "step"}
-"""What a row of each table is of."""
+"""The unit of the rows of each table."""
 
 
 def encode(
     table: Table, rows: Iterable[tuple[int, Mapping[str, Any]]]
 ) -> list[tuple[Table, int, str]]:
-    """Return rows as the database takes them.
+    """Return rows in the form for the database.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -45,7 +45,7 @@ def decode(database: Database, table: Table, start: int = 0) -> list[tuple[int, 
     """Return the rows of a table from a number on, each with its number.
 
     Raises:
-        ValueError: if one is not what it should be.
+        ValueError: if a row is damaged.
     """
     where = f"{database.file}, {WORDS[table]}"
     return [
@@ -62,10 +62,10 @@ def _row(word: str, number: int, text: Any, where: str) -> dict[str, Any]:
 
 
 def check_number(name: str, number: Any) -> None:
-    """Refuse what is no number of an epoch or a step.
+    """Refuse values that are no number of an epoch or a step.
 
     Raises:
-        TypeError, ValueError: naming it.
+        TypeError, ValueError: if the value is no integer ≥ 0.
     """
     allowed = "allowed are whole numbers >= 0"
     if not isinstance(number, int | np.integer) or isinstance(number, bool):
@@ -79,10 +79,10 @@ def column(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray[Any, np.d
 
     Args:
         rows: dictionaries of measurements, of epochs or of steps.
-        name: of the measurement.
+        name: the name of the measurement, or its path.
 
     Raises:
-        ValueError: if no row has it, or it is no number.
+        ValueError: if no row has the measurement, or if it is no number.
 
     >>> column([{"layers": {"a/b": {"angle": 3}}}, {"layers": {}}], "layers/a/b/angle")
     array([ 3., nan])
@@ -103,7 +103,7 @@ def column(rows: Iterable[Mapping[str, Any]], name: str) -> np.ndarray[Any, np.d
 
 
 def _look_up(row: Mapping[str, Any], name: str) -> list[Any]:
-    """Return what a path leads to, as a list of one, or an empty one; keys may hold slashes."""
+    """Return the entry at a path as a list of one, or an empty list; keys may have slashes."""
     if name in row:
         return [row[name]]
     for i, letter in enumerate(name):
@@ -126,8 +126,8 @@ def scalars_of(row: Mapping[str, Any], kind: str) -> dict[str, float]:
     """Return the numbers of a row by their paths, without the number of the row itself.
 
     Args:
-        row: measurements.
-        kind: what the names begin with; ``"epoch"`` or ``"step"``.
+        row: measurements by name.
+        kind: the first part of the names, ``"epoch"`` or ``"step"``.
 
     >>> scalars_of({"step": 7, "loss": 2, "layers": {"w": {"angle": 90.0}}, "note": "a"}, "step")
     {'step/loss': 2.0, 'step/layers/w/angle': 90.0}

@@ -1,7 +1,7 @@
-"""Sinks: what is given the rows of a recorder beside a run, as they are made.
+"""Sinks: objects that receive the rows of a recorder, besides a run.
 
 A sink is called with one row. The row of an epoch has its number as ``epoch``; the row of a step
-has ``step`` as well.
+also has ``step``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ NAMED: Final = ("wandb",)
 
 
 def sink_of(sink: Any, config: Mapping[str, Any]) -> Sink:
-    """Return what is called with each row.
+    """Return the function to call with each row.
 
     Args:
-        sink: a callable; an object with ``log_metrics`` (a logger of Lightning) or ``log`` (an
+        sink: a function; an object with ``log_metrics`` (a logger of Lightning) or ``log`` (an
             ``Accelerator``, one of its trackers, a run of Weights & Biases); or ``"wandb"``.
-        config: of the run, for Weights & Biases.
+        config: the configuration of the run, for Weights & Biases.
 
     Raises:
-        TypeError: for something else.
+        TypeError: for another object.
         ValueError: for another name.
         ModuleNotFoundError: if the package of a name is not installed.
     """
@@ -55,15 +55,15 @@ def sink_of(sink: Any, config: Mapping[str, Any]) -> Sink:
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """Return whether a row is of a ``"step"`` or of an ``"epoch"``."""
+    """Return the kind of a row, ``"step"`` or ``"epoch"``."""
     return "step" if "step" in row else "epoch"
 
 
 class _Logger:
     """Calls a logger with the numbers of a row.
 
-    Loggers have one axis, which only grows: the number of the step. The row of an epoch is at the
-    last step that has a row; where no steps are recorded, at the number of the epoch.
+    Loggers have one axis that only grows: the number of the step. The row of an epoch is logged at
+    the last step with a row; without recorded steps, at the number of the epoch.
     """
 
     def __init__(self, log: Callable[..., object]) -> None:
@@ -79,13 +79,13 @@ class _Logger:
 
 
 class WandB:
-    """Weights & Biases: epochs over their number, steps over theirs.
+    """A sink for Weights & Biases, with one axis for epochs and one for steps.
 
     Args:
-        run: of ``wandb.init``, which stays open; ``None``: one is begun with the first row, and
-            finished when the recorder is closed. The environment says where (``WANDB_PROJECT``,
+        run: a run of ``wandb.init``, which stays open; ``None``: start a run, and finish it when
+            the recorder is closed. Environment variables configure it (``WANDB_PROJECT``,
             ``WANDB_MODE=offline``).
-        config: what the new run is said to have been asked for.
+        config: the configuration of the new run.
 
     Raises:
         ModuleNotFoundError: if ``wandb`` is not installed.
@@ -107,17 +107,17 @@ class WandB:
         self._run.log({kind: row[kind], **scalars_of(row, kind)})
 
     def close(self) -> None:
-        """Finish the run, if it was begun here."""
+        """Finish the run, if it was started here."""
         if self._own:
             self._own = False
             self._run.finish()
 
 
 class TensorBoard:
-    """Event files for TensorBoard, without a run; a run writes its own.
+    """A sink that writes event files for TensorBoard, without a run (a run writes its own).
 
     Args:
-        folder: for the files; those of steps are in ``steps`` below it.
+        folder: the folder for the files; files of steps are in its subfolder ``steps``.
 
     Raises:
         ImportError: if ``tensorboard`` is not installed.
@@ -135,6 +135,6 @@ class TensorBoard:
         self._mirrors[kind].add([(row[kind], row)])
 
     def close(self) -> None:
-        """Close the files; a later row begins a new one."""
+        """Close the files; a later row starts a new file."""
         for mirror in self._mirrors.values():
             mirror.close()

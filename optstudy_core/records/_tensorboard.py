@@ -1,4 +1,4 @@
-"""The rows of a run for TensorBoard: a mirror of the database that may fail without harm."""
+"""The rows of a run for TensorBoard: a copy of the database; its errors never stop a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Rows = Iterable[tuple[int, Mapping[str, Any]]]
 class Mirror:
     """Event files of the rows of one table.
 
-    An error of the file system is logged and never raised: at the next rows a new file is begun,
-    with all that is missing.
+    An error of the file system is logged and never raised. The next rows then go to a new file,
+    together with all missing rows.
 
     Args:
-        folder: for the event files.
-        kind: what the names of the scalars begin with.
-        rows_from: returns the rows from a number on.
-        start: the first row that may be missing in files that are there; ``None``: nothing is.
+        folder: the folder for the event files.
+        kind: the first part of the names of the scalars.
+        rows_from: a function that returns the rows from a number on.
+        start: the first row that may be missing in existing files; ``None``: no row is missing.
 
     Raises:
         ImportError: if ``tensorboard`` is not installed.
@@ -45,8 +45,8 @@ class Mirror:
         self._event: Any = event_pb2.Event
         self._start_log: Any = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._summary: Any = summary_pb2.Summary
-        # Not its EventFileWriter: that one queues, so that a killed process loses rows, and
-        # reports a full disk from a thread of its own.
+        # EventFileWriter is not used: it has a queue, so that a killed process loses rows, and it
+        # reports a full disk from another thread.
         self._record_writer = RecordWriter
         self._writer: Any = None
         self._last = -1
@@ -56,7 +56,7 @@ class Mirror:
             self.add([])
 
     def add(self, rows: Rows) -> None:
-        """Add rows; those with the same or a later number are taken back."""
+        """Add rows; they replace rows with the same or a later number."""
         rows = list(rows)
         if self._broken:
             return
@@ -75,7 +75,7 @@ class Mirror:
                 self._missing = first if self._missing is None else min(first, self._missing)
             _log.warning("folder = %r: TensorBoard lacks rows (%s)", str(self._folder), error)
             self.close()
-        except Exception as error:  # a measurement never ends what it measures
+        except Exception as error:  # a measurement must not stop the training
             self._broken = True
             _log.warning("folder = %r: no more rows for TensorBoard (%r)", str(self._folder), error)
             self.close()
@@ -92,7 +92,7 @@ class Mirror:
     def _open(self, first: int | None) -> None:
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files in the order of their names, and clocks go back.
+        # TensorBoard reads files in the order of their names, and clocks may be set back.
         numbers = [int(f.name.rpartition(".")[2]) for f in self._folder.glob("events.out.tf*.*")]
         file = self._folder / f"events.out.tfevents.{1 + max(numbers, default=0):010d}"
         self._writer = self._record_writer(file.open("xb"))

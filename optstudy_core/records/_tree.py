@@ -1,4 +1,4 @@
-"""Values that JSON holds, and trees of arrays taken apart for a checkpoint."""
+"""Values for JSON, and trees of arrays split into arrays and JSON for a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Final
 import numpy as np
 
 DEEPEST: Final = 200
-"""Lists and dictionaries in each other, at most: those who read them call themselves for each."""
-_ALLOWED = "None, strings, truth values, numbers, and lists and dictionaries of them"
+"""The largest depth of nested lists and dictionaries, because functions that read them recurse."""
+_ALLOWED = "None, strings, booleans, numbers, and lists and dictionaries of them"
 
 
 def plain(value: Any, where: str, deep: int = 0) -> Any:
-    """Return a copy in Python's own types, to the bit; tuples become lists.
+    """Return a copy in Python types, with the same bits; tuples become lists.
 
     Args:
-        value: of JSON, or of NumPy's numbers; NaN and infinities too.
-        where: what the value is called in an error.
-        deep: in how many others it is.
+        value: a JSON value, also with numbers of NumPy, NaN and infinities.
+        where: the name of the value in errors.
+        deep: the depth of the value.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: for a value of another type.
         ValueError: if lists and dictionaries are nested deeper than :data:`DEEPEST`.
 
     >>> plain({"loss": np.float32(0.1), "layers": {"w": (1, None)}}, "row")
@@ -40,7 +40,7 @@ def plain(value: Any, where: str, deep: int = 0) -> Any:
         return float(value)
     if deep > DEEPEST:
         raise ValueError(
-            f"{where[:50]}…: allowed are {DEEPEST} lists and dictionaries in each other"
+            f"{where[:50]}…: allowed are at most {DEEPEST} nested lists and dictionaries"
         )
     if isinstance(value, Mapping):
         for key in value:
@@ -55,17 +55,18 @@ def plain(value: Any, where: str, deep: int = 0) -> Any:
 
 
 def pack(tree: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Take a tree apart into arrays and a JSON value that says where they belong.
+    """Split a tree into arrays and a JSON value with the structure of the tree.
 
     Args:
         tree: dictionaries, lists and tuples of NumPy arrays and scalars, bytes, strings, numbers
-            (NaN and infinities too), truth values and ``None``. Keys are any of the latter four.
+            (also NaN and infinities), booleans and ``None``. Keys may be strings, numbers, booleans
+            and ``None``.
 
     Returns:
-        ``(arrays, state)`` for ``Run.checkpoint``; the arrays' names are their paths in the tree.
+        ``(arrays, state)`` for ``Run.checkpoint``; the name of an array is its path in the tree.
 
     Raises:
-        TypeError: for anything else; the message has the path to it.
+        TypeError: for a value of another type; the message has its path.
 
     >>> arrays, state = pack({"opt": {0: (np.ones(2), 0.1)}})
     >>> list(arrays), unpack(arrays, state)
@@ -82,7 +83,7 @@ def pack(tree: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
         return name
 
     def part(value: Any, path: tuple[str, ...]) -> Any:
-        # What JSON has no type for is a dictionary of one entry that says which it is.
+        # A value without a type in JSON becomes a dictionary with one entry that names the type.
         if isinstance(value, np.ndarray):
             return {"array": stored(value, path)}
         if isinstance(value, np.generic):
@@ -111,17 +112,17 @@ def pack(tree: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
 
 
 def unpack(arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any]) -> Any:
-    """Put together what :func:`pack` took apart.
+    """Rebuild a tree from the results of :func:`pack`.
 
     Args:
-        arrays: of a checkpoint, NumPy arrays by name.
-        state: of the same checkpoint, a JSON value.
+        arrays: the arrays of a checkpoint, NumPy arrays by name.
+        state: the state of the same checkpoint, a JSON value.
 
     Returns:
         the tree.
 
     Raises:
-        ValueError: if they do not come from :func:`pack`.
+        ValueError: if arrays and state do not come from :func:`pack`.
     """
 
     def whole(value: Any) -> Any:
@@ -149,7 +150,7 @@ def unpack(arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any])
         return whole(state["tree"])
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"state: allowed is one made by pack, with its arrays ({type(error).__name__}: {error})"
+            f"state: allowed is a result of pack, with its arrays ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -158,21 +159,21 @@ def _at(path: tuple[str, ...]) -> str:
 
 
 def check_names(found: Any, wanted: Iterable[str]) -> None:
-    """Refuse a checkpoint of other objects than those to be restored.
+    """Refuse a checkpoint of other objects than those to restore.
 
     Args:
-        found: what is in the checkpoint, a dictionary by name.
-        wanted: the names of what is to be restored.
+        found: the content of the checkpoint, a dictionary by name.
+        wanted: the names of the objects to restore.
 
     Raises:
-        ValueError: if it is none, or the names differ.
+        ValueError: if ``found`` is no dictionary, or the names differ.
 
     >>> check_names({"model": 1}, ["model", "optimizer"])
     Traceback (most recent call last):
-    ValueError: checkpoint of model: allowed for model, optimizer is one of the same names
+    ValueError: checkpoint of model: expected is a checkpoint of model, optimizer
     """
     if not isinstance(found, Mapping):
         raise ValueError(f"checkpoint of a {type(found).__name__}: allowed are dictionaries")
     if {*found} != {*wanted}:
         names, known = (", ".join(sorted(map(str, some))) for some in (found, wanted))
-        raise ValueError(f"checkpoint of {names}: allowed for {known} is one of the same names")
+        raise ValueError(f"checkpoint of {names}: expected is a checkpoint of {known}")

@@ -1,4 +1,4 @@
-"""What a run that is open for writing holds."""
+"""The resources of a run that is open for writing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TENSORBOARD: Final = "tensorboard"
 
 
 class Writing(NamedTuple):
-    """What a run that is open for writing holds.
+    """The resources of a run that is open for writing.
 
     Attributes:
-        lock: that keeps other processes from writing.
-        mirrors: of tables, for TensorBoard; none before :meth:`open_mirrors`.
-        keep: the last so many checkpoints stay; ``None``: all.
-        process: that opened the run.
+        lock: the lock that keeps other processes from writing.
+        mirrors: the mirrors of tables for TensorBoard; empty before :meth:`open_mirrors`.
+        keep: the number of checkpoints to keep; ``None``: all.
+        process: the number of the process that opened the run.
     """
 
     lock: Lock
@@ -47,7 +47,7 @@ class Writing(NamedTuple):
             )
 
     def show(self, table: Table, rows: list[tuple[Table, int, str]]) -> None:
-        """Hand rows to the mirror of their table, if there is one."""
+        """Add rows to the mirror of their table, if there is one."""
         if table in self.mirrors and rows:
             self.mirrors[table].add([(number, json.loads(text)) for _, number, text in rows])
 

@@ -32,17 +32,16 @@ CHECKPOINTS: Final = "checkpoints"
 
 
 class Run:
-    """A run's folder; made by :meth:`create`, :meth:`resume` and :meth:`read`.
+    """The folder of a run; made by :meth:`create`, :meth:`resume` and :meth:`read`.
 
-    A context manager that closes it.
+    A run is a context manager, which closes the run at its end.
 
-    Of several processes that train together (``torch.distributed``) all may call the same methods:
-    the first writes, and what the others are to write is left to it. They touch no file unless
-    they are asked for something in it.
+    If several processes train together (``torch.distributed``), all may call the same methods. Only
+    the first process writes. The others touch no file, unless they read something.
 
     Attributes:
-        folder: where it is.
-        config: what was asked for, with ``versions`` and ``platform``.
+        folder: the path of the folder.
+        config: the configuration, with ``versions`` and ``platform``.
     """
 
     folder: pathlib.Path
@@ -52,9 +51,9 @@ class Run:
         self,
         folder: pathlib.Path,
         writing: Writing | None,
-        elsewhere: dict[str, Any] | None = None,  # the configuration of a run that another writes
+        elsewhere: dict[str, Any] | None = None,  # the configuration, if another process writes
     ) -> None:
-        self.folder = folder = folder.absolute()  # wherever the process goes
+        self.folder = folder = folder.absolute()  # the process may change its directory
         self._is_elsewhere = elsewhere is not None
         self._database = Database(folder)
         self._writing = writing
@@ -62,10 +61,10 @@ class Run:
         self._recorder: weakref.ref[Any] | None = None
         self._mutex = threading.RLock()
         self.config = read_config(folder / CONFIG) if elsewhere is None else elsewhere
-        # A run that is not closed by hand is closed with its object or its process.
+        # A run that nobody closes is closed with its object or its process.
         self._close = weakref.finalize(self, writing.close) if writing else lambda: None
 
-    # Made, opened, closed.
+    # Creating, opening, closing.
 
     @classmethod
     def create(
@@ -77,24 +76,26 @@ class Run:
         tensorboard: bool = True,
         keep: int | None = 2,
     ) -> Run:
-        """Make a run.
+        """Create a run.
 
         Args:
-            folder: is made if it does not exist; other files in it are left alone.
-            config: JSON values by name; ``versions`` and ``platform`` are added, and refused.
-            overwrite: replace a run that is there.
-            tensorboard: write event files as well.
-            keep: the last so many checkpoints stay, ≥ 1; ``None``: all.
+            folder: the path of the folder, which is created if it does not exist. Other files in it
+                do not change.
+            config: JSON values by name. The run adds ``versions`` and ``platform``, so these names
+                are refused.
+            overwrite: replace an existing run.
+            tensorboard: also write event files.
+            keep: the number of checkpoints to keep, ≥ 1; ``None``: all.
 
         Returns:
             the run, open for writing.
 
         Raises:
-            FileExistsError: if the folder holds a run and ``overwrite`` is false.
-            NotADirectoryError: if it, or a folder above it, is a file.
-            BlockingIOError: if a living process writes to the run that is there.
-            WriteError: if it cannot be written.
-            ImportError: if ``tensorboard`` is asked for and not installed.
+            FileExistsError: if the folder has a run and ``overwrite`` is false.
+            NotADirectoryError: if the folder, or a folder above it, is a file.
+            BlockingIOError: if a running process writes to the existing run.
+            WriteError: if the run cannot be written.
+            ImportError: if ``tensorboard`` is true and TensorBoard is not installed.
             TypeError, ValueError: for a value that is not allowed.
         """
         folder = pathlib.Path(folder)
@@ -102,7 +103,7 @@ class Run:
             raise ValueError(f"keep = {keep!r}: allowed are None and whole numbers >= 1")
         asked, added = plain(config, "config"), environment()
         for name in added.keys() & asked.keys():
-            raise ValueError(f"config[{name!r}]: is written by the run; allowed are other names")
+            raise ValueError(f"config[{name!r}]: the run writes this entry; use another name")
         complete = {**asked, **added}
         if not _processes.is_first():
             return cls(folder, None, complete)
@@ -113,9 +114,9 @@ class Run:
             _files.make_folder(folder)
             lock = Lock(folder)
         try:
-            cls.check_free(folder, overwrite=overwrite)  # nobody was quicker
+            cls.check_free(folder, overwrite=overwrite)  # no other process was faster
             with _files.writing(folder, "a run"):
-                # The database is what makes a folder a run: it goes first and comes last.
+                # The database makes a folder a run: it is removed first and created last.
                 for name in (NAME, JOURNAL, CONFIG):
                     (folder / name).unlink(missing_ok=True)
                 for name in (CHECKPOINTS, TENSORBOARD):
@@ -132,21 +133,21 @@ class Run:
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str]) -> Run:
-        """Open a run to go on with it, with the options that it was made with.
+        """Open a run to continue it, with the options that it was created with.
 
-        Rows later than the last checkpoint stay until they are written again.
+        Rows after the last checkpoint stay until they are written again.
 
         Args:
-            folder: of the run.
+            folder: the folder of the run.
 
         Returns:
             the run, open for writing.
 
         Raises:
             FileNotFoundError: if there is no run.
-            BlockingIOError: if a living process writes to it.
+            BlockingIOError: if a running process writes to the run.
             WriteError: if the folder cannot be written to.
-            ValueError: if a file is not what it should be.
+            ValueError: if a file is damaged.
         """
         folder = _existing(folder)
         if not _processes.is_first():
@@ -161,7 +162,7 @@ class Run:
 
     @classmethod
     def create_or_resume(cls, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> Run:
-        """Make a run, or open the one that is there to go on with it.
+        """Create a run, or open the existing run to continue it.
 
         Args and errors as for :meth:`create` and :meth:`resume`.
 
@@ -175,17 +176,17 @@ class Run:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Run:
-        """Open a run to read it, also while a process writes to it; nothing is written.
+        """Open a run to read it, also while a process writes to it; this writes nothing.
 
         Args:
-            folder: of the run.
+            folder: the folder of the run.
 
         Returns:
-            the run, which cannot be written to.
+            the run, open for reading only.
 
         Raises:
             FileNotFoundError: if there is no run.
-            ValueError: if a file is not what it should be.
+            ValueError: if a file is damaged.
         """
         run = cls(_existing(folder), None)
         run._database.settings()
@@ -193,7 +194,7 @@ class Run:
 
     @staticmethod
     def is_run(folder: str | os.PathLike[str]) -> bool:
-        """Return whether a folder holds a run.
+        """Return whether a folder has a run.
 
         Args:
             folder: any path.
@@ -202,15 +203,15 @@ class Run:
 
     @classmethod
     def check_free(cls, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Refuse a folder in which :meth:`create` could not make a run.
+        """Refuse a folder in which :meth:`create` could not create a run.
 
         Args:
             folder: any path.
             overwrite: as for :meth:`create`.
 
         Raises:
-            FileExistsError: if it holds a run and ``overwrite`` is false.
-            NotADirectoryError: if it, or a folder above it, is a file.
+            FileExistsError: if the folder has a run and ``overwrite`` is false.
+            NotADirectoryError: if the folder, or a folder above it, is a file.
         """
         folder = pathlib.Path(folder)
         for part in (folder, *folder.parents):
@@ -218,8 +219,8 @@ class Run:
                 raise NotADirectoryError(f"folder = {str(part)!r}: is a file; allowed are folders")
         if not overwrite and (folder / NAME).exists():
             raise FileExistsError(
-                f"folder = {str(folder)!r}: holds a run already; go on with it (resume), replace "
-                "it (overwrite), or choose another folder"
+                f"folder = {str(folder)!r} already has a run: continue it (resume), replace it "
+                "(overwrite), or choose another folder"
             )
 
     @classmethod
@@ -236,33 +237,33 @@ class Run:
         return run
 
     def attach(self, recorder: object) -> None:
-        """Let a recorder write rows; rows of two would replace each other.
+        """Register the recorder that writes rows; rows of two recorders would replace each other.
 
         Args:
-            recorder: of either adapter.
+            recorder: a recorder of either adapter.
 
         Raises:
-            ValueError: if another one writes, which is neither closed nor gone.
+            ValueError: if another recorder, which is not closed, writes to the run.
         """
         other = None if self._recorder is None else self._recorder()
         if other is not None and other is not recorder:
             raise ValueError(
-                f"run = {str(self.folder)!r}: another recorder writes its rows; close it first, "
-                "or give each recorder a run"
+                f"run = {str(self.folder)!r}: another recorder writes to this run. Close that "
+                "recorder first, or use one run for each recorder."
             )
         self._recorder = weakref.ref(recorder)
 
     def detach(self, recorder: object) -> None:
-        """Let another recorder write rows.
+        """Allow another recorder to write rows.
 
         Args:
-            recorder: the one that wrote.
+            recorder: the recorder that has written.
         """
         if self._recorder is not None and self._recorder() is recorder:
             self._recorder = None
 
     def close(self) -> None:
-        """Let other processes write; may be called twice."""
+        """Close the run, so that other processes may write; may be called twice."""
         self._closed = True
         self._close()
 
@@ -277,18 +278,18 @@ class Run:
     ) -> None:
         self.close()
 
-    # Written.
+    # Writing.
 
     def epoch(self, number: int, row: Mapping[str, Any]) -> None:
-        """Write the row of an epoch; when this returns, it is on the disk.
+        """Write the row of an epoch; when this method returns, the row is on disk.
 
         Args:
-            number: of the epoch, ≥ 0; a row with the same number is replaced.
-            row: measurements by name: numbers (NaN and infinities too), ``None``, strings, and
+            number: the number of the epoch, ≥ 0; a row with the same number is replaced.
+            row: measurements by name: numbers (also NaN and infinities), ``None``, strings, and
                 dictionaries of them.
 
         Raises:
-            WriteError: if it cannot be written; it can be tried again.
+            WriteError: if the row cannot be written; the call can be repeated.
             TypeError, ValueError: for a value that is not allowed.
         """
         self._write("epochs", [(number, row)])
@@ -297,7 +298,7 @@ class Run:
         """Write rows of steps, all or none; errors as for :meth:`epoch`.
 
         Args:
-            rows: pairs of a step's number and its row, as for :meth:`epoch`.
+            rows: pairs of the number of a step and its row, as for :meth:`epoch`.
         """
         self._write("steps", rows)
 
@@ -308,18 +309,18 @@ class Run:
         state: Mapping[str, Any],
         row: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a checkpoint; when this returns, it is on the disk. It is there whole or not.
+        """Write a checkpoint, completely or not at all; when this returns, it is on disk.
 
-        Checkpoints of later epochs are dropped: the run is on another course now.
+        Checkpoints of later epochs are removed, because the run now continues from this one.
 
         Args:
-            epoch: after which it is, ≥ 0.
-            arrays: NumPy arrays by name; bfloat16, 0-d and empty ones too.
+            epoch: the number of the last finished epoch, ≥ 0.
+            arrays: NumPy arrays by name, also bfloat16, 0-d and empty arrays.
             state: JSON values by name; see :func:`optstudy_core.records.pack` for trees.
-            row: of the epoch, as for :meth:`epoch`; written in the same transaction.
+            row: the row of the epoch, as for :meth:`epoch`; written in the same transaction.
 
         Raises:
-            WriteError: if it cannot be written; the last one is still there.
+            WriteError: if the checkpoint cannot be written; the last checkpoint does not change.
             TypeError, ValueError: for a value that is not allowed.
             ImportError: if ``safetensors`` is not installed.
         """
@@ -331,7 +332,7 @@ class Run:
         encoded = encode("epochs", rows)
         with self._writer(f"the checkpoint of epoch {epoch}") as writing:
             recorded = {file for _, file in self._database.checkpoints()}
-            # Never over a file that is recorded: until the transaction it is the one that counts.
+            # Never overwrite a recorded file: it is valid until the transaction ends.
             names = (f"epoch-{epoch}{mark}.safetensors" for mark in ("", "-again"))
             name = next(name for name in names if name not in recorded)
             _files.make_folder(self.folder / CHECKPOINTS)
@@ -355,26 +356,27 @@ class Run:
     def _writer(self, what: str) -> Iterator[Writing]:
         if self._writing is None:
             raise io.UnsupportedOperation(
-                f"folder = {str(self.folder)!r}: is open for reading; Run.resume opens for writing"
+                f"folder = {str(self.folder)!r} is open for reading only; Run.resume opens it for "
+                "writing"
             )
         if self._closed:
-            raise ValueError(f"folder = {str(self.folder)!r}: this run was closed")
+            raise ValueError(f"folder = {str(self.folder)!r}: this run is closed")
         if os.getpid() != self._writing.process:
             raise RuntimeError(
-                f"folder = {str(self.folder)!r}: only the process that opened a run writes to it"
+                f"folder = {str(self.folder)!r}: only the process that opened a run may write to it"
             )
         with self._mutex, _files.writing(self.folder, what):
             yield self._writing
 
     def _tidy(self) -> None:
-        """Remove checkpoints that are not recorded, and what a killed process left."""
+        """Remove checkpoints that are not recorded, and temporary files of killed processes."""
         recorded = {file for _, file in self._database.checkpoints()}
         for pattern in ("epoch-*.safetensors*", ".tmp*"):  # the latter are of safetensors
             for file in (self.folder / CHECKPOINTS).glob(pattern):
                 if file.name not in recorded:
                     file.unlink(missing_ok=True)
 
-    # Read.
+    # Reading.
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -392,41 +394,42 @@ class Run:
         """Return a measurement over the epochs (or steps), float64.
 
         Args:
-            name: of the measurement; ``"layers/w/step_size"`` looks into dictionaries.
-            of: which rows.
+            name: the name of the measurement, or a path into dictionaries, such as
+                ``"layers/w/step_size"``.
+            of: ``"epochs"`` or ``"steps"``: the rows to read.
 
         Returns:
-            a number for each row, NaN where the measurement is ``None`` or missing.
+            a number for each row; NaN if the measurement is ``None`` or missing.
 
         Raises:
-            ValueError: if no row has it, or it is no number.
+            ValueError: if no row has the measurement, or if it is no number.
         """
         return column(self.epochs if of == "epochs" else self.step_rows, name)
 
     def export(
         self, file: str | os.PathLike[str], of: Literal["epochs", "steps"] = "epochs"
     ) -> None:
-        """Write the rows as a table, which pandas, R or a spreadsheet read.
+        """Write the rows as a table for pandas, R or a spreadsheet.
 
         Args:
-            file: ``*.csv``, or ``*.parquet`` (with the extra ``parquet``); one that is there is
-                replaced. A column is called like the path of what it holds,
-                ``layers/fc1.weight/angle``; what a row lacks is empty.
-            of: which rows.
+            file: ``*.csv``, or ``*.parquet`` (with the extra ``parquet``). An existing file is
+                replaced. The name of a column is the path of the measurement, such as
+                ``layers/fc1.weight/angle``. A missing entry of a row is empty.
+            of: ``"epochs"`` or ``"steps"``: the rows to write.
 
         Raises:
-            ValueError: for another name of a file.
+            ValueError: if the name of the file does not end in ``.csv`` or ``.parquet``.
             ModuleNotFoundError: if ``pyarrow`` is not installed, for Parquet.
         """
         write_table(pathlib.Path(file), self.epochs if of == "epochs" else self.step_rows)
 
     @property
     def checkpoint_epochs(self) -> list[int]:
-        """The epochs of which there are checkpoints, in order."""
+        """The epochs with checkpoints, in order."""
         return [epoch for epoch, _ in self._database.checkpoints()]
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """Return the last checkpoint, or ``None``; errors are those of :meth:`read_checkpoint`."""
+        """Return the last checkpoint, or ``None``; errors as for :meth:`read_checkpoint`."""
         epochs = self.checkpoint_epochs
         return self.read_checkpoint(epochs[-1]) if epochs else None
 
@@ -434,27 +437,29 @@ class Run:
         """Return the checkpoint of an epoch.
 
         Args:
-            epoch: one of :attr:`checkpoint_epochs`.
+            epoch: a number in :attr:`checkpoint_epochs`.
 
         Raises:
-            ValueError: if there is none, or its file is not what it should be.
+            ValueError: if the epoch has no checkpoint, or the file is damaged.
             ImportError: if ``safetensors`` is not installed.
         """
         need_safetensors()
         files = dict(self._database.checkpoints())
         if epoch not in files:
-            raise ValueError(f"epoch = {epoch!r}: allowed are those of checkpoints, {list(files)}")
+            raise ValueError(
+                f"epoch = {epoch!r}: allowed are epochs with checkpoints, {list(files)}"
+            )
         file = self.folder / CHECKPOINTS / files[epoch]
         try:
             return _arrays.read(file, epoch)
         except ValueError as error:
             others = [other for other in files if other != epoch]
-            hint = f"; others are of the epochs {others}" if others else ""
+            hint = f"; there are other checkpoints, of the epochs {others}" if others else ""
             raise ValueError(f"{error}{hint}") from error
 
 
 def _existing(folder: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(folder)
     if not (folder / NAME).is_file():
-        raise FileNotFoundError(f"folder = {str(folder)!r}: holds no run ({NAME} is missing)")
+        raise FileNotFoundError(f"folder = {str(folder)!r} holds no run ({NAME} is missing)")
     return folder

@@ -1,17 +1,18 @@
-"""Schedules: a learning rate, or another hyperparameter, as a pure function of the count of steps.
+"""Schedules: a learning rate, or another hyperparameter, as a pure function of the step count.
 
-One definition for PyTorch and JAX, in double precision, with the same bits in both, also under
-``jit``. A schedule is the ``lr=`` of a class of ``optstudy_torch`` and the ``learning_rate=`` of a
-function of ``optstudy_jax``; ``optstudy_torch.lr_scheduler.ScheduleLR`` makes an ``LRScheduler`` of
-it for any optimizer of torch, and ``optstudy_jax.schedule`` a schedule of optax.
+PyTorch and JAX share one definition, in double precision. The values have the same bits in both,
+also under ``jit``. Pass a schedule as ``lr=`` to a class of ``optstudy_torch``, or as
+``learning_rate=`` to a function of ``optstudy_jax``. For any other optimizer of torch,
+``optstudy_torch.lr_scheduler.ScheduleLR`` turns a schedule into an ``LRScheduler``. For optax,
+``optstudy_jax.schedule`` turns it into a schedule of optax.
 
 >>> rate = joined(Linear(0.0, 1e-3, 100), Cosine(1e-3, 0.0, 900), at=[100])
 >>> [rate(0), rate(50), rate(100), rate(1000)]
 [0.0, 0.0005, 0.001, 0.0]
 
-The curves are classes, so that a schedule can be printed, compared, copied and pickled. Counts go
-on after the end of a curve, which keeps its last value. Torch's and optax's curves of the same name
-are the same within roundings, but for :data:`~optstudy_core.schedules.combined.DIALECTS`.
+The curves are classes, so that a schedule can be printed, compared, copied and pickled. After its
+end a curve keeps its last value. Curves of torch and optax with the same name agree up to rounding,
+except for those in :data:`~optstudy_core.schedules.combined.DIALECTS`.
 """
 
 from __future__ import annotations

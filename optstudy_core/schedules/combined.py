@@ -1,4 +1,4 @@
-"""Schedules of schedules: one after the other, multiplied, again and again, counted in epochs."""
+"""Combined schedules: one after the other, multiplied, repeated, or counted in epochs."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ DIALECTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "one_cycle": {"torch": {"dialect": "torch"}, "optax": {"dialect": "optax"}},
     "one_cycle_momentum": {"torch": {"dialect": "torch"}, "optax": {"dialect": "optax"}},
 }
-"""Where torch and optax define a curve differently: the arguments that make it that of each."""
+"""The curves that torch and optax define differently, with the arguments for each definition."""
 
 WHOLE = Range(at_least=1.0)
 
 
 def _check_schedules(schedules: Sequence[Any]) -> None:
     if not schedules or not all(isinstance(x, Schedule) for x in schedules):
-        raise TypeError(f"schedules = {schedules!r}: allowed are schedules, one at least")
+        raise TypeError(f"schedules = {schedules!r}: allowed are one or more schedules")
 
 
 @dataclass(frozen=True)
 class Joined(Schedule):
-    """One schedule after the other; each counts from where it begins.
+    """One schedule after the other; each counts steps from its own beginning.
 
     torch: ``SequentialLR``; optax: ``join_schedules``.
 
     Args:
-        schedules: one or more.
-        boundaries: the counts at which the second and those after it begin, ascending.
+        schedules: one or more schedules.
+        boundaries: the step counts at which the second and later schedules begin, ascending.
 
     Raises:
-        TypeError: for what are no schedules.
-        ValueError: for boundaries that do not fit.
+        TypeError: if an element of ``schedules`` is no schedule, or there is none.
+        ValueError: if the boundaries are not ascending, or their number does not fit.
     """
 
     schedules: tuple[Schedule, ...]
@@ -52,8 +52,8 @@ class Joined(Schedule):
         _check_schedules(self.schedules)
         if len(self.boundaries) != len(self.schedules) - 1:
             raise ValueError(
-                f"boundaries = {self.boundaries!r}: allowed are {len(self.schedules) - 1}, where "
-                "the schedules after the first begin"
+                f"boundaries = {self.boundaries!r}: {len(self.schedules)} schedules need "
+                f"{len(self.schedules) - 1} boundaries, one for each schedule after the first"
             )
         ascending = (0.0, *self.boundaries)
         if not all(is_number(b) and a <= b for a, b in pairwise(ascending)):
@@ -70,8 +70,8 @@ def joined(*schedules: Schedule, at: Sequence[float]) -> Joined:
     """Return one schedule after the other, as :class:`Joined`.
 
     Args:
-        *schedules: one or more.
-        at: the counts at which the second and those after it begin.
+        *schedules: one or more schedules.
+        at: the step counts at which the second and later schedules begin.
 
     >>> joined(Constant(1.0), Constant(0.5), at=[10])(10)
     0.5
@@ -81,15 +81,16 @@ def joined(*schedules: Schedule, at: Sequence[float]) -> Joined:
 
 @dataclass(frozen=True)
 class Chained(Schedule):
-    """The product of schedules, from left to right; factors are schedules around 1.
+    """The product of schedules, multiplied from left to right.
 
-    torch: ``ChainedScheduler``.
+    The first schedule can be a learning rate, and the others factors around 1. torch:
+    ``ChainedScheduler``.
 
     Args:
-        schedules: one or more.
+        schedules: one or more schedules.
 
     Raises:
-        TypeError: for what are no schedules.
+        TypeError: if an element of ``schedules`` is no schedule, or there is none.
     """
 
     schedules: tuple[Schedule, ...]
@@ -106,11 +107,11 @@ class Chained(Schedule):
 
 @dataclass(frozen=True)
 class PerEpoch(Schedule):
-    """A schedule of epochs: the value stays the same for ``steps`` steps.
+    """A schedule that counts epochs: the value stays the same for ``steps`` steps.
 
     Args:
-        schedule: counts epochs.
-        steps: of an epoch, above 0.
+        schedule: the schedule, as a function of the epoch.
+        steps: the number of steps of an epoch, > 0.
     """
 
     schedule: Schedule
@@ -122,19 +123,19 @@ class PerEpoch(Schedule):
 
 @dataclass(frozen=True)
 class Restarts(Schedule):
-    """A schedule of ``steps`` steps, again and again, each time ``growth`` times as long.
+    """A schedule that repeats, with each round ``growth`` times as long as the round before.
 
-    torch: ``CosineAnnealingWarmRestarts(T_0=steps, T_mult=growth, eta_min=end)`` around
-    ``Cosine(lr, end, steps)``; optax: ``sgdr_schedule``, for which see :func:`joined`.
+    torch: ``CosineAnnealingWarmRestarts(T_0=steps, T_mult=growth, eta_min=end)`` is this class with
+    ``Cosine(lr, end, steps)``. For ``sgdr_schedule`` of optax see :func:`joined`.
 
     Args:
-        schedule: of ``steps`` steps; in a longer round it is stretched.
-        steps: of the first round, above 0.
-        growth: a whole number from 1 on.
-        factor: ≥ 0; what the values of each round are multiplied by, compared to the last one.
+        schedule: the first round, of ``steps`` steps; later rounds stretch it.
+        steps: the number of steps of the first round, > 0.
+        growth: the ratio of the lengths of two rounds, an integer ≥ 1.
+        factor: each round multiplies the values of the round before by this factor, ≥ 0.
 
     Raises:
-        ValueError: for a number that is not allowed.
+        ValueError: if a number is out of its range.
     """
 
     schedule: Schedule
@@ -147,7 +148,7 @@ class Restarts(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.growth.is_integer():
-            raise ValueError(f"growth = {self.growth!r}: allowed are whole numbers from 1 on")
+            raise ValueError(f"growth = {self.growth!r}: allowed are whole numbers >= 1")
 
     def at(self, t: Any) -> Any:
         number, done = quotient(t, self.steps)[0], doubles.remainder(t, self.steps)
@@ -173,23 +174,23 @@ def warmup_stable_decay(
     warmup_shape: type[Linear] | type[Cosine] = Linear,
     decay_shape: type[Linear] | type[Cosine] = Linear,
 ) -> Schedule:
-    """Return a warm-up to ``peak``, a time at ``peak`` and a decay; what has no steps is left out.
+    """Return a warm-up to ``peak``, a constant phase and a decay; phases of 0 steps are left out.
 
-    With ``stable=0`` it is a warm-up and a decay. optax:
-    ``warmup_cosine_decay_schedule(start, peak, warmup, warmup + decay, end)``.
+    With ``stable=0`` and cosines this is ``warmup_cosine_decay_schedule(start, peak, warmup,
+    warmup + decay, end)`` of optax.
 
     Args:
         peak: the highest value.
         warmup: number of steps from ``start`` to ``peak``.
         stable: number of steps at ``peak``.
         decay: number of steps from ``peak`` to ``end``.
-        start: the value at count 0, if there is a warm-up.
-        end: the value after the decay, if there is one.
+        start: the value at step count 0, if there is a warm-up.
+        end: the value after the decay, if there is a decay.
         warmup_shape: :class:`Linear` or :class:`Cosine`.
         decay_shape: :class:`Linear` or :class:`Cosine`.
 
     Raises:
-        ValueError: for a number of steps below 0.
+        ValueError: if a number of steps is negative.
 
     >>> rate = warmup_stable_decay(1.0, warmup=10, stable=80, decay=10)
     >>> [rate(t) for t in (0, 5, 50, 95, 100)]
@@ -219,25 +220,25 @@ def one_cycle(
     final_div_factor: float = 1e4,
     shape: type[Linear] | type[Cosine] = Cosine,
 ) -> Schedule:
-    """Return one cycle: up to ``peak``, down, and down to almost nothing (Smith and Topin 2017).
+    """Return one cycle: up to ``peak``, and down to almost 0 (Smith and Topin 2017).
 
-    torch: ``OneCycleLR(max_lr=peak, total_steps=steps)``, whose peak and end are a step earlier
-    (``three_phase=True`` is ``pct_final=2 * pct_start``); optax: ``cosine_onecycle_schedule`` and
-    ``linear_onecycle_schedule``, which has ``pct_final=0.85``.
+    torch: ``OneCycleLR(max_lr=peak, total_steps=steps)``, with the peak and the end one step
+    earlier; ``three_phase=True`` is ``pct_final=2 * pct_start``. optax:
+    ``cosine_onecycle_schedule``, and ``linear_onecycle_schedule``, which has ``pct_final=0.85``.
 
     Args:
         peak: the highest value.
-        steps: of the whole cycle.
+        steps: the number of steps of the whole cycle.
         dialect: ``"torch"`` or ``"optax"``.
-        pct_start: the part of the steps in which it rises, in (0, 1).
-        pct_final: the part of the steps after which it is where it began, from where it goes on to
-            the end; ``None``: it goes to the end at once.
-        div_factor: it begins at ``peak / div_factor``.
-        final_div_factor: it ends at ``peak / (div_factor · final_div_factor)``.
+        pct_start: the fraction of the steps until the peak, in (0, 1).
+        pct_final: the fraction of the steps until the value has returned to the first value; a
+            last phase leads from there to the end. ``None``: one phase from the peak to the end.
+        div_factor: the first value is ``peak / div_factor``.
+        final_div_factor: the last value is ``peak / (div_factor · final_div_factor)``.
         shape: :class:`Linear` or :class:`Cosine`.
 
     Raises:
-        ValueError: if a phase has no steps, or the dialect is unknown.
+        ValueError: if a phase has no steps, or if the dialect is unknown.
     """
     begin = peak / div_factor
     end = begin / final_div_factor
@@ -262,7 +263,7 @@ def one_cycle_momentum(
     Args:
         low: the momentum at the peak of the rate.
         high: the momentum at both ends.
-        steps: of the whole cycle.
+        steps: the number of steps of the whole cycle.
         dialect: as for :func:`one_cycle`.
         pct_start: as for :func:`one_cycle`.
         pct_final: as for :func:`one_cycle`.
@@ -287,7 +288,7 @@ def _cycle(
     if dialect not in DIALECTS["one_cycle"]:
         raise ValueError(f"dialect = {dialect!r}: {nearest(dialect, DIALECTS['one_cycle'])}")
     parts = [0.0, pct_start, *([] if pct_final is None else [pct_final]), 1.0]
-    if dialect == "torch":  # a step earlier, two after the second phase of three
+    if dialect == "torch":  # phases end one step earlier; the second of three ends two earlier
         ends = [part * steps - n for n, part in enumerate(parts)]
         ends[-1] = steps - 1.0
     else:

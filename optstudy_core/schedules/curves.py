@@ -1,6 +1,6 @@
-"""Curves: one number that moves along a formula.
+"""Curves: schedules with one formula.
 
-``t`` is the count of steps, x = min(t / steps, 1) the part of the way that is done.
+``t`` is the step count, and x = min(t / steps, 1) the fraction of the steps that are done.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ def between(start: float, end: float, share: Any) -> Any:
     """Return start·(1 − share) + end·share, which is exact at both ends.
 
     Args:
-        start: where it begins.
-        end: where it ends.
-        share: how much of the way is done, in [0, 1], of shape ().
+        start: the value for ``share`` = 0.
+        end: the value for ``share`` = 1.
+        share: a number in [0, 1], of shape ().
     """
     return start * (1 - share) + end * share
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same value at every count.
+    """The same value at every step count.
 
     Args:
         value: any finite number.
@@ -50,9 +50,9 @@ class Linear(Schedule):
     torch: ``LinearLR(start / lr, end / lr, steps)``; optax: ``linear_schedule(start, end, steps)``.
 
     Args:
-        start: the value at count 0.
-        end: the value from count ``steps`` on.
-        steps: above 0.
+        start: the value at step count 0.
+        end: the value from step count ``steps`` on.
+        steps: the number of steps from ``start`` to ``end``, > 0.
     """
 
     start: float
@@ -71,10 +71,11 @@ class Cosine(Schedule):
     (``rises_again=True``); optax: ``cosine_decay_schedule(start, steps, alpha=end / start)``.
 
     Args:
-        start: the value at count 0.
-        end: the value at count ``steps``.
-        steps: above 0.
-        rises_again: go back to ``start``, and so on, instead of staying at ``end``.
+        start: the value at step count 0.
+        end: the value at step count ``steps``.
+        steps: the number of steps from ``start`` to ``end``, > 0.
+        rises_again: return to ``start`` in the next ``steps`` steps, and so on, instead of staying
+            at ``end``.
     """
 
     start: float
@@ -93,14 +94,14 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """A power of what is left of the way: end + (start − end)·(1 − x)ᵖ.
+    """A power of the remaining fraction of the steps: end + (start − end)·(1 − x)ᵖ.
 
     torch: ``PolynomialLR(steps, power)``; optax: ``polynomial_schedule(start, end, power, steps)``.
 
     Args:
-        start: the value at count 0.
-        end: the value from count ``steps`` on.
-        steps: above 0.
+        start: the value at step count 0.
+        end: the value from step count ``steps`` on.
+        steps: the number of steps from ``start`` to ``end``, > 0.
         power: p > 0.
     """
 
@@ -126,9 +127,9 @@ class Exponential(Schedule):
     factor)``.
 
     Args:
-        start: the value at count 0.
-        factor: in (0, 1].
-        steps: above 0.
+        start: the value at step count 0.
+        factor: the factor for every ``steps`` steps, in (0, 1].
+        steps: the number of steps for one factor, > 0.
     """
 
     start: float
@@ -149,9 +150,9 @@ class Steps(Schedule):
     torch: ``StepLR(steps, factor)``; optax: ``exponential_decay(…, staircase=True)``.
 
     Args:
-        start: the value at count 0.
-        factor: ≥ 0.
-        steps: above 0.
+        start: the value at step count 0.
+        factor: the factor at every multiple of ``steps``, ≥ 0.
+        steps: the number of steps between two factors, > 0.
     """
 
     start: float
@@ -166,16 +167,16 @@ class Steps(Schedule):
 
 @dataclass(frozen=True)
 class Milestones(Schedule):
-    """A factor at each of some counts, from that count on.
+    """A factor at each of the given step counts, from that count on.
 
     torch: ``MultiStepLR``; optax: ``piecewise_constant_schedule(start, {count: factor})``.
 
     Args:
-        start: the value at count 0.
-        factors: pairs of a count and the factor from there on, or a dictionary of them.
+        start: the value at step count 0.
+        factors: pairs of a step count and a factor, or a dictionary from step counts to factors.
 
     Raises:
-        ValueError: for what are no such pairs.
+        ValueError: if ``factors`` has anything else than pairs of numbers > 0.
     """
 
     start: float
@@ -186,7 +187,10 @@ class Milestones(Schedule):
         given: Any = self.factors
         pairs = tuple(given.items() if isinstance(given, Mapping) else given)
         if not all(is_number(x) and POSITIVE.holds(m) for m, f in pairs for x in (m, f)):
-            raise ValueError(f"factors = {self.factors!r}: allowed are pairs of numbers")
+            raise ValueError(
+                f"factors = {self.factors!r}: allowed are pairs of numbers (a step count > 0, a "
+                "factor)"
+            )
         object.__setattr__(self, "factors", tuple((float(m), float(f)) for m, f in sorted(pairs)))
 
     def at(self, t: Any) -> Any:
@@ -199,13 +203,14 @@ class Milestones(Schedule):
 
 @dataclass(frozen=True)
 class InverseRoot(Schedule):
-    """One over the square root of the count: start / √(1 + t / steps).
+    """The inverse square root of the step count: start / √(1 + t / steps).
 
-    After a warm-up of ``steps`` steps to ``start`` it is start·√(steps / t) of all steps t.
+    After a warm-up of ``steps`` steps to ``start``, the value is start·√(steps / t), where t counts
+    all steps, including the warm-up.
 
     Args:
-        start: the value at count 0.
-        steps: above 0; after three times as many the value is half of ``start``.
+        start: the value at step count 0.
+        steps: the time scale, > 0: after 3 · ``steps`` steps the value is half of ``start``.
     """
 
     start: float

@@ -1,4 +1,4 @@
-"""Powers of numbers from 0 on, made of + − × ÷ and √: the same bits in every library."""
+"""Powers of numbers ≥ 0 from the operations + − × ÷ and √, with the same bits in every library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optstudy_core.parts.power import power1p
 
 
 def floor(x: Any) -> Any:
-    """Return the largest whole number up to x.
+    """Return the largest integer ≤ x.
 
     Args:
         x: a number ≥ 0, of shape ().
@@ -22,7 +22,7 @@ def floor(x: Any) -> Any:
 
 
 def quotient(t: Any, n: float) -> tuple[Any, Any]:
-    """Return how often n goes into t, and the part of n that is left, in [0, 1).
+    """Return ⌊t / n⌋ and the remaining fraction of n, in [0, 1).
 
     Args:
         t: a number ≥ 0, of shape ().
@@ -36,13 +36,13 @@ def quotient(t: Any, n: float) -> tuple[Any, Any]:
 
 
 def whole_power(x: Any, n: Any) -> Any:
-    """Return xⁿ for a whole n, by the binary digits of n.
+    """Return xⁿ for an integer n, from the binary digits of n.
 
-    Either may come from an array: a number x ≥ 0 with any n, or any x with a number n.
+    At most one of x and n may be an array; the other is a Python number.
 
     Args:
         x: a number ≥ 0, of shape ().
-        n: a whole number from 0 to 2³¹ − 1, of shape ().
+        n: an integer from 0 to 2³¹ − 1, of shape ().
 
     >>> whole_power(0.5, 3.0)
     0.125

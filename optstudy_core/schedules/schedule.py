@@ -1,4 +1,4 @@
-"""What every schedule is: a function of the count of steps whose constants can be looked at."""
+"""The base class of schedules: functions of the step count, with constants as attributes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ POSITIVE = Range(above=0.0)
 
 
 class Schedule:
-    """A number for each count of steps.
+    """A number for each step count.
 
-    A curve is a frozen dataclass with :meth:`at`, its formula. That takes and returns a number in
-    double precision, and uses operators and :mod:`optstudy_core.doubles` only.
+    A schedule is a frozen dataclass with its formula as the method :meth:`at`. The formula takes
+    and returns a number in double precision, and uses operators and :mod:`optstudy_core.doubles`
+    only.
 
     Raises:
-        ValueError: for a number that is not allowed.
-        TypeError: for what is no schedule where one is asked for.
+        ValueError: if a number is out of its range.
+        TypeError: if an argument must be a schedule and is not.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {"steps": POSITIVE}
-    """What the constants may be that may not be any finite number."""
+    """The ranges of constants, by name; all others may be any finite number."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # curves are dataclasses
@@ -48,7 +49,7 @@ class Schedule:
         """Return the value after ``count`` steps.
 
         Args:
-            count: a number, or a 0-d array whose value is known.
+            count: a number, or a 0-d array with a known value.
 
         Raises:
             TypeError: if the value is not known, as under ``jit``.
@@ -57,7 +58,7 @@ class Schedule:
             t = float(count)
         except TypeError as error:
             raise TypeError(
-                f"count of type {type(count).__name__}: allowed are numbers; under jit call "
-                "optstudy_jax.schedule(…) of the schedule instead"
+                f"count of type {type(count).__name__}: allowed are numbers. Under jit, call "
+                "optstudy_jax.schedule(schedule)(count) instead."
             ) from error
         return float(self.at(t))

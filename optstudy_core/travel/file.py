@@ -1,4 +1,4 @@
-"""The file of a training that moves: a safetensors file, and what is in it."""
+"""The file of an exported training: a safetensors file, and its contents."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .layers import Layer, Outline, Place
 from .moves import Array, Fields
 
 FORMAT: Final = "optstudy training 1"
-WANTED: Final = "one of export_run"
+WANTED: Final = "a file of export_run"
 BITS: Final = {"bfloat16": "uint16"}
-"""How dtypes lie in the file that NumPy does not know."""
+"""The dtypes in the file of dtypes that NumPy does not have."""
 
 
 class Group(NamedTuple):
-    """Parameters that are trained alike.
+    """Parameters with the same algorithm and hyperparameters.
 
     Attributes:
-        parameters: their names.
-        algorithm: of the optimizer.
-        dialect: which library's formulas; ``None``: not known, or none.
-        hyperparameters: by the core's names; those that are not known are missing.
+        parameters: the names of the parameters.
+        algorithm: the name of the algorithm.
+        dialect: the dialect; ``None`` if it is not known, or if there is none.
+        hyperparameters: values by the names of the core; unknown ones are missing.
     """
 
     parameters: tuple[str, ...]
@@ -43,8 +43,8 @@ class Sample(NamedTuple):
     """An input of a model and its output.
 
     Attributes:
-        inputs: arrays, as the model that was exported takes them.
-        output: an array, of the model as it is evaluated.
+        inputs: arrays, in the form for the exported model.
+        output: an array, the output of the exported model in evaluation mode.
     """
 
     inputs: tuple[Array, ...]
@@ -53,18 +53,18 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """A training that moves. Arrays have PyTorch's order of axes, names are the exported model's.
+    """An exported training, with the order of axes of PyTorch and the names of the exported model.
 
     Attributes:
-        library: what it was exported from.
-        outline: of the model.
+        library: the library that exported it.
+        outline: the outline of the model.
         arrays: parameters and buffers by name; bfloat16 as uint16.
-        groups: of the optimizer.
-        states: of parameters by name; those that have taken no step are missing.
-        steps: taken; ``None``: not known.
-        scheduler: ``{"class": …, "state": …}`` of PyTorch; ``None``: none.
-        sample: an input and its output; ``None``: none.
-        version: of optstudy, which wrote it.
+        groups: the groups of the optimizer.
+        states: states of parameters by name; parameters that have taken no step are missing.
+        steps: the number of steps taken; ``None`` if it is not known.
+        scheduler: ``{"class": …, "state": …}`` of a scheduler of PyTorch, or ``None``.
+        sample: an input and its output, or ``None``.
+        version: the version of optstudy that wrote the file.
     """
 
     library: str
@@ -80,7 +80,7 @@ class Training:
 
 @contextmanager
 def named(file: Any) -> Iterator[None]:
-    """Say in a ``ValueError`` of which file it is."""
+    """Add the name of the file to a ``ValueError``."""
     try:
         yield
     except ValueError as error:
@@ -89,11 +89,11 @@ def named(file: Any) -> Iterator[None]:
 
 
 def write(file: Any, training: Training) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
         ImportError: without safetensors.
-        TypeError, ValueError: for what cannot be saved.
+        TypeError, ValueError: if a value cannot be saved.
     """
     need_safetensors()
     arrays = {f"model/{name}": x for name, x in training.arrays.items()}
@@ -127,7 +127,8 @@ def read(file: Any) -> Training:
 
     Raises:
         ImportError: without safetensors.
-        ValueError: if it is truncated, another file, or damaged; the message names the entry.
+        ValueError: if the file is truncated, damaged, or of another kind; the message names the
+            entry.
     """
     need_safetensors()
     arrays, notes, state = read_file(pathlib.Path(file), FORMAT, WANTED)
@@ -136,7 +137,7 @@ def read(file: Any) -> Training:
 
 
 def _training(arrays: Mapping[str, Array], version: str, state: Mapping[str, Any]) -> Training:
-    """Build a training of what is in a file, after a look at every entry."""
+    """Build a training from the contents of a file; check every entry."""
     where = "state"
     try:
         where = "dtypes"
@@ -164,7 +165,9 @@ def _training(arrays: Mapping[str, Array], version: str, state: Mapping[str, Any
         groups = tuple(_group(*entry) for entry in state["groups"])
         unknown = {name for g in groups for name in g.parameters} - {*parameters}
         if unknown:
-            raise ValueError(f"groups have {', '.join(sorted(unknown))}: expected are parameters")
+            raise ValueError(
+                f"groups have {', '.join(sorted(unknown))}: expected are names of parameters"
+            )
         where = "states"
         states = {
             name: {str(f): _entry(arrays, f"state/{f}/{name}") for f in fields}
@@ -215,7 +218,7 @@ def _group(parameters: Any, algorithm: Any, dialect: Any, values: Any) -> Group:
 
 
 def _tuples(value: Any) -> Any:
-    """Return a value of JSON as hyperparameters are: lists are tuples."""
+    """Return a value of JSON in the form of hyperparameters: lists become tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
@@ -231,50 +234,51 @@ _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bflo
 
 
 def prove(computed: Callable[[Sequence[Array]], Sample], training: Training) -> None:
-    """Refuse a model that does not give the output of a file's sample.
+    """Refuse a model that does not give the output of the sample in a file.
 
     Args:
-        computed: from the sample's inputs, what the model makes of them.
-        training: of a file with a sample.
+        computed: a function that returns the sample of the model for the inputs.
+        training: the training of a file with a sample.
 
     Raises:
-        ValueError: if the model does not take the inputs, or its output is another.
+        ValueError: if the model does not accept the inputs, or if its output differs.
     """
     assert training.sample is not None
     try:
         found = computed(training.sample.inputs)
     except Exception as error:
         raise ValueError(
-            f"sample: the model does not take it ({type(error).__name__}: {error}); say in "
-            "forward= how it is called"
+            f"sample: the model does not accept it ({type(error).__name__}: {error}). Pass a "
+            "function that calls the model as forward=."
         ) from error
     _check_output(found.output, training.sample, training.outline.dtypes)
 
 
 def _check_output(found: Array, sample: Sample, dtypes: Mapping[str, str]) -> None:
-    """Refuse a model whose output is not the exported model's, to rounding.
+    """Refuse a model with another output than the exported model, beyond rounding.
 
     Args:
-        found: the output of the model, as it is evaluated.
-        sample: of the file.
-        dtypes: of the parameters.
+        found: the output of the model in evaluation mode.
+        sample: the sample of the file.
+        dtypes: the dtypes of the parameters.
 
     Raises:
-        ValueError: with the distance.
+        ValueError: if the outputs differ; the message has the distance.
     """
     epsilon = max(_EPSILON.get(x, 0.0) for x in {*dtypes.values(), sample.output.dtype.name})
     most = min(1024 * epsilon, 0.1)
     if found.shape != sample.output.shape:
         raise ValueError(
-            f"sample: an output of shape {found.shape}; expected is {sample.output.shape}, that of "
-            "the model that was exported: say in forward= how the model is called"
+            f"sample: an output of shape {found.shape}; expected is {sample.output.shape}, as from "
+            "the exported model. Pass a function that calls the model as forward=."
         )
     a, b = found.astype(np.float64), sample.output.astype(np.float64)
     size = np.abs(b).max(initial=0.0)
     distance = np.abs(a - b).max(initial=0.0)
     if not (distance <= most * size or np.array_equal(a, b, equal_nan=True)):
         raise ValueError(
-            f"sample: the outputs differ by {distance:.1e}, the largest is {size:.1e}: expected is "
-            f"at most {most:.0e} of that, rounding; other layers belong together (names=), or the "
-            "input has another order of axes (forward=); nothing was imported"
+            f"sample: the outputs differ by {distance:.1e}, and the largest output is {size:.1e}; "
+            f"allowed is a difference of at most {most:.0e} of it, for rounding. Either the layers "
+            "are matched wrongly (names=), or the input has another order of axes (forward=). "
+            "Nothing was imported."
         )

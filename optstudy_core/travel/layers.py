@@ -1,4 +1,4 @@
-"""Layers of a model, whichever framework it is of, and which layers of two models are the same."""
+"""Layers of a model of any framework, and the matching of the layers of two models."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Final, NamedTuple
 RUNNING: Final = ("mean", "var")
 """Roles of running statistics."""
 COUNT: Final = "count"
-"""The role of what PyTorch alone has: how many batches were in running statistics."""
+"""The role of the number of batches in running statistics, which only PyTorch has."""
 PARAMETER, BUFFER, DROPOUT = "parameter", "buffer", "dropout"
-"""Kinds of layers that are a parameter of the model's own, a buffer, a place of dropout."""
+"""Kinds of layers: a parameter outside of known layers, a buffer, a dropout layer."""
 
 
 class Place(NamedTuple):
-    """Where a tensor of a layer is in its model.
+    """The place of a tensor of a layer in its model.
 
     Attributes:
-        name: of the parameter or buffer.
-        start: the first of its rows that are the layer's; ``None``: all are.
+        name: the name of the parameter or buffer.
+        start: the first of the rows of the layer; ``None`` if all rows belong to the layer.
         stop: the row after the last.
     """
 
@@ -38,12 +38,12 @@ class Layer(NamedTuple):
     """A layer.
 
     Attributes:
-        name: its path in the model.
+        name: the path of the layer in the model.
         kind: ``linear``, ``conv1`` to ``conv3``, ``embedding``, ``norm``, ``dropout``,
-            ``parameter``, ``buffer``, or the name of a class that one framework alone has.
-        places: of its tensors by role: ``weight``, ``bias``, ``mean``, ``var``, ``count``,
-            ``value``.
-        conventions: what changes a training and is no tensor, by name.
+            ``parameter``, ``buffer``, or the name of a class that only one framework has.
+        places: the places of the tensors by role: ``weight``, ``bias``, ``mean``, ``var``,
+            ``count``, ``value``.
+        conventions: settings that change a training and are no tensors, by name.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a model is made of.
+    """The layers and tensors of a model.
 
     Attributes:
-        layers: in declared order.
-        shapes: of parameters and buffers by name, in PyTorch's order of axes.
-        dtypes: their names.
-        parameters: the names of those that are parameters.
-        has_conventions: whether the conventions of the layers are known (not of a tree of arrays).
+        layers: the layers in declared order.
+        shapes: the shapes of parameters and buffers by name, in the order of axes of PyTorch.
+        dtypes: the names of the dtypes of parameters and buffers.
+        parameters: the names of the parameters.
+        has_conventions: whether the conventions of the layers are known (not for a tree of arrays).
     """
 
     layers: tuple[Layer, ...]
@@ -79,13 +79,13 @@ class Outline:
 
 
 class Pair(NamedTuple):
-    """A layer of the file and the same one of the model.
+    """A layer of the file and the same layer of the model.
 
     Attributes:
-        theirs: of the file.
-        ours: of the model.
-        axes: the order of the axes of theirs in ours, given by hand; ``None``: the same.
-        by_order: whether nothing but the order says that it is this one.
+        theirs: the layer of the file.
+        ours: the layer of the model.
+        axes: the order of the axes of ``theirs`` in ``ours``, given by hand; ``None``: the same.
+        by_order: whether the two were matched by their order alone.
     """
 
     theirs: Layer
@@ -99,10 +99,10 @@ Names = Mapping[str, str | tuple[str, Sequence[int]]]
 
 
 def kernel_axes(ndim: int) -> tuple[int, ...] | None:
-    """Return the order that PyTorch has the axes of a kernel of Flax in; ``None``: the same.
+    """Return the order in PyTorch of the axes of a kernel of Flax; ``None``: the same.
 
-    A kernel of a linear layer is (in, out) in Flax and (out, in) in PyTorch, one of a convolution
-    (…, in, out) and (out, in, …).
+    The kernel of a linear layer is (in, out) in Flax and (out, in) in PyTorch. The kernel of a
+    convolution is (…, in, out) in Flax and (out, in, …) in PyTorch.
 
     >>> kernel_axes(2), kernel_axes(4), kernel_axes(1)
     ((1, 0), (3, 2, 0, 1), None)
@@ -151,18 +151,18 @@ class _Side:
 
 
 def match(theirs: Outline, ours: Outline, names: Names | None = None) -> list[Pair]:
-    """Return which layers of a file and of a model are the same.
+    """Return pairs of the same layers of a file and of a model.
 
-    Layers of one kind with tensors of the same shapes are taken by their names, if both models
-    have the same, else in declared order. Buffers of a model's own may be missing on a side.
+    Layers of one kind with tensors of the same shapes are matched by their names, if both models
+    have the same names; otherwise in declared order. Buffers may be missing on one side.
 
     Args:
-        theirs: of the file.
-        ours: of the model.
-        names: of layers, given by hand.
+        theirs: the outline of the file.
+        ours: the outline of the model.
+        names: names of layers, given by hand.
 
     Raises:
-        ValueError: if the layers do not fit each other; the message lists both sides.
+        ValueError: if the layers do not match; the message lists both sides.
     """
     file, model = _Side.of(theirs), _Side.of(ours)
     pairs = [_by_hand(file, model, *entry) for entry in (names or {}).items()]
@@ -184,8 +184,8 @@ def match(theirs: Outline, ours: Outline, names: Names | None = None) -> list[Pa
         raise ValueError(
             "layers do not fit each other; in the file:\n"
             f"{file.shown(lost[0])}\n  in the model:\n{model.shown(lost[1])}\n"
-            "  expected are as many of each kind and shape, or names={layer of the file: layer of "
-            "the model}"
+            "  expected are equal numbers of layers of each kind and shape, or "
+            "names={layer of the file: layer of the model}"
         )
     return pairs
 
@@ -221,13 +221,13 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def notes(pairs: Sequence[Pair], theirs: Outline, ours: Outline, proved: bool) -> list[str]:
-    """Return what two models have of their own, a sentence each.
+    """Return the differences between two models, one sentence for each.
 
     Args:
-        pairs: of :func:`match`.
-        theirs: of the file.
-        ours: of the model.
-        proved: whether both gave the same output.
+        pairs: the result of :func:`match`.
+        theirs: the outline of the file.
+        ours: the outline of the model.
+        proved: whether both models gave the same output.
     """
     found = []
     if theirs.has_conventions and ours.has_conventions:
@@ -239,18 +239,18 @@ def notes(pairs: Sequence[Pair], theirs: Outline, ours: Outline, proved: bool) -
         told = sorted({k for x in side.layers for k in x.conventions})
         if told:
             found.append(
-                f"a tree of arrays says nothing of {', '.join(told)}: compare those of the layers"
+                f"a tree of arrays has no {', '.join(told)}: compare those of the layers yourself"
             )
     paired = {x.name for a, b, *_ in pairs for x in (a, b)}
     for outline, where in ((theirs, "the file"), (ours, "the model")):
         alone = [x.name for x in outline.layers if x.kind == BUFFER and x.name not in paired]
         if alone:
-            found.append(f"buffers of {where} alone: {', '.join(alone)}")
+            found.append(f"buffers only in {where}: {', '.join(alone)}")
     by_order = sum(x.by_order for x in pairs)
     if by_order and not proved:
         found.append(
-            f"{by_order} layers of equal shapes were taken in declared order, and no sample input "
-            "proves it: export with sample="
+            f"{by_order} layers of equal shapes were matched in declared order, and no sample "
+            "input checks this: export with sample="
         )
     return found
 
@@ -272,5 +272,5 @@ def _value(value: Any) -> str:
 def _dropouts(theirs: Outline, ours: Outline) -> list[str]:
     a, b = ([x for x in o.layers if x.kind == DROPOUT] for o in (theirs, ours))
     if len(a) != len(b):
-        return [f"places of dropout: {len(b)}, in the file {len(a)}"]
+        return [f"dropout layers: {len(b)}, in the file {len(a)}"]
     return [text for x, y in zip(a, b, strict=True) for text in _differing(x, y)]

@@ -1,4 +1,4 @@
-"""Where the arrays of a model come from: parameters, buffers, and the states of parameters."""
+"""The sources of the arrays of a model: of parameters, buffers, and the states of parameters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Fields = Mapping[str, Array]
 
 
 class Piece(NamedTuple):
-    """A part of a parameter or buffer, and where it comes from.
+    """A part of a parameter or buffer, and its source.
 
     Attributes:
-        ours: the part.
-        theirs: of a parameter or buffer of the file.
-        axes: the order of the axes of theirs in ours; ``None``: the same.
+        ours: the part in the model.
+        theirs: the part of a parameter or buffer in the file.
+        axes: the order of the axes of ``theirs`` in ``ours``; ``None``: the same.
     """
 
     ours: Place
@@ -34,13 +34,13 @@ class Piece(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A parameter or buffer of the model, made of parts of those of a file.
+    """A parameter or buffer of the model, built from parts of the file.
 
     Attributes:
-        name: of the parameter or buffer.
+        name: the name of the parameter or buffer.
         shape: its shape.
-        pieces: what it is made of.
-        whole: whether it is one of the file's as it is.
+        pieces: its parts.
+        whole: whether it is the same as a parameter or buffer of the file.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Move(NamedTuple):
 
     @property
     def sources(self) -> list[str]:
-        """The names of what it is made of."""
+        """The names of the parameters or buffers of the file that it is built from."""
         return list(dict.fromkeys(p.theirs.name for p in self.pieces))
 
     def gathered(self, arrays: Mapping[str, Array]) -> Array:
-        """Return the array, given those of the file by name."""
+        """Return the array, given the arrays of the file by name."""
         if self.whole:
             return arrays[self.sources[0]]
         parts = [(p.ours, p.taken(arrays[p.theirs.name])) for p in self.pieces]
@@ -69,17 +69,19 @@ class Move(NamedTuple):
         """Return the state of the parameter; ``None`` if it has taken no step.
 
         Args:
-            states: of the parameters of the file.
-            shapes: of these parameters.
+            states: the states of the parameters of the file.
+            shapes: the shapes of these parameters.
 
         Raises:
-            ValueError: if parts have states that cannot be one.
+            ValueError: if the states of the parts cannot be joined.
         """
         found = [(p, states.get(p.theirs.name)) for p in self.pieces]
         if self.whole or all(state is None for _, state in found):
             return found[0][1]
         if len({None if state is None else tuple(state) for _, state in found}) != 1:
-            raise ValueError(f"{self.name}: {', '.join(self.sources)} have states of other fields")
+            raise ValueError(
+                f"{self.name}: {', '.join(self.sources)} have states with different fields"
+            )
         first = found[0][1] or {}
         return {name: self._field(name, found, shapes) for name in first}
 
@@ -90,15 +92,17 @@ class Move(NamedTuple):
         first: Array = next(iter(values.values()))
         if any(x.shape != () or x != first for x in values.values()):
             shown = ", ".join(f"{source}: {x.tolist()}" for source, x in values.items())
-            raise ValueError(f"{self.name}: {name} of its parts differ ({shown}): expected is one")
+            raise ValueError(
+                f"{self.name}: {name} of its parts differ ({shown}): expected is the same number"
+            )
         return first
 
 
 def moves(pairs: Sequence[Pair], theirs: Outline, ours: Outline) -> dict[str, Move]:
-    """Return what each parameter and buffer of a model is made of.
+    """Return the sources of each parameter and buffer of a model.
 
     Raises:
-        ValueError: if one of them would be two, or two one.
+        ValueError: if a parameter is shared on one side only.
     """
     pieces: dict[str, dict[Place, Piece]] = {}
     taken: dict[Place, Place] = {}
@@ -139,20 +143,20 @@ def check_rule(found: Mapping[str, Move], algorithm: str, has_sums: bool, has_ax
 
     Args:
         found: of :func:`moves`.
-        algorithm: its name.
-        has_sums: whether it has sums over a parameter.
-        has_axes: whether it looks at rows and columns.
+        algorithm: the name of the rule.
+        has_sums: whether the rule has sums over a parameter.
+        has_axes: whether the rule depends on rows and columns.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: if a parameter is changed in a way that the rule does not allow.
     """
     for move in found.values():
         turned = any(p.axes for p in move.pieces)
         cut = not move.whole and not (turned and len(move.pieces) == 1)
         if has_axes and not move.whole:
-            what = "looks at the rows and columns of a parameter, which would be others"
+            what = "depends on the rows and columns of a parameter, which would differ"
         elif has_sums and cut:
-            what = "sums over the elements of a parameter, which would be other elements"
+            what = "sums over the elements of a parameter, which would differ"
         else:
             continue
         raise ValueError(
@@ -162,15 +166,15 @@ def check_rule(found: Mapping[str, Move], algorithm: str, has_sums: bool, has_ax
 
 
 def check_dtypes(found: Mapping[str, Move], theirs: Outline, ours: Outline) -> None:
-    """Refuse another dtype.
+    """Refuse parameters and buffers with another dtype than in the model.
 
     Raises:
-        ValueError: naming the parameter or buffer.
+        ValueError: if a dtype differs; the message names the parameter or buffer.
     """
     for move in found.values():
         for source in move.sources:
             if theirs.dtypes[source] != ours.dtypes[move.name]:
                 raise ValueError(
                     f"{source} of dtype {theirs.dtypes[source]}: expected is "
-                    f"{ours.dtypes[move.name]}, as the model has {move.name}"
+                    f"{ours.dtypes[move.name]}, the dtype of {move.name} in the model"
                 )

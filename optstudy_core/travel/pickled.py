@@ -1,8 +1,8 @@
-"""What is in a checkpoint of PyTorch, read without running any of it.
+"""The contents of a checkpoint of PyTorch, read without running code from it.
 
-``torch.save`` writes a zip file with a pickle, a program that builds objects. Here its steps are
-followed as far as they build dictionaries, lists, texts and numbers; what would be a call stays a
-:class:`Call`, of which nothing is imported.
+``torch.save`` writes a zip file with a pickle, which is a program that builds objects. This module
+follows the program where it builds dictionaries, lists, texts and numbers. A function call becomes
+a :class:`Call`, and nothing is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 LARGEST: Final = 2**26
-"""Bytes of a pickle, without the tensors' elements, that are followed."""
+"""The largest size of a pickle in bytes, without the elements of tensors."""
 
 _DTYPES: Final = {
     "FloatStorage": "float32",
@@ -38,7 +38,7 @@ _PLAIN: Final = frozenset(
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "STRING"),
     }
 )
-"""Opcodes whose argument is the value."""
+"""Opcodes with the value as argument."""
 _VALUES: Final[Mapping[str, Callable[[], Any]]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -51,11 +51,11 @@ _VALUES: Final[Mapping[str, Callable[[], Any]]] = {
 
 
 class Call(NamedTuple):
-    """What a call would have made.
+    """A function call that was not run.
 
     Attributes:
-        function: its name.
-        arguments: what it would have been given.
+        function: the name of the function.
+        arguments: the arguments of the call.
     """
 
     function: str
@@ -66,9 +66,9 @@ class Tensor(NamedTuple):
     """A tensor that was not loaded.
 
     Attributes:
-        dtype: its name.
-        shape: its sizes.
-        value: of one of a single element, if it could be read.
+        dtype: the name of the dtype.
+        shape: the shape.
+        value: the value of a tensor with one element, if it could be read.
     """
 
     dtype: str
@@ -77,10 +77,10 @@ class Tensor(NamedTuple):
 
 
 def read(file: Any) -> Any:
-    """Return what a checkpoint of ``torch.save`` holds, tensors without their elements.
+    """Return the contents of a checkpoint of ``torch.save``, with tensors without their elements.
 
     Raises:
-        ValueError: if it is no such file, or cannot be read without running code.
+        ValueError: if the file is no checkpoint, or cannot be read without running code.
     """
     path = pathlib.Path(file)
     try:

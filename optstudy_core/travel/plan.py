@@ -1,4 +1,4 @@
-"""How a training of a file goes into a model: what is done before anything is written."""
+"""The plan for loading a training of a file into a model, made before anything is written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .moves import Array, Fields, Move, check_dtypes, check_rule, moves
 
 
 class Plan(NamedTuple):
-    """What goes where.
+    """The sources in the file of all parameters and buffers of a model.
 
     Attributes:
-        training: of the file.
-        outline: of the model.
-        pairs: the layers that are the same.
-        moved: what each parameter and buffer of the model is made of.
-        groups: of its trained parameters, in the order of the groups.
+        training: the training in the file.
+        outline: the outline of the model.
+        pairs: pairs of the same layers in the file and in the model.
+        moved: the parts of each parameter and buffer of the model.
+        groups: the groups of the trained parameters of the model, in the order of the groups.
     """
 
     training: Training
@@ -35,9 +35,9 @@ class Plan(NamedTuple):
         """Return the plan.
 
         Args:
-            training: of a file.
-            outline: of the model that it goes into.
-            names: of layers, given by hand.
+            training: the training in a file.
+            outline: the outline of the model to load it into.
+            names: names of layers, given by hand.
 
         Raises:
             ValueError: if the training does not fit the model.
@@ -47,11 +47,11 @@ class Plan(NamedTuple):
         check_dtypes(moved, training.outline, outline)
         left = [name for name in outline.parameters if name not in moved]
         if left:
-            raise ValueError(f"parameters {', '.join(left)} of the model are missing")
+            raise ValueError(f"parameters {', '.join(left)} of the model are not in the file")
         return cls(training, outline, pairs, moved, _groups(training, moved))
 
     def arrays(self) -> dict[str, Array]:
-        """Return parameters and buffers of the model by name, in PyTorch's order of axes."""
+        """Return parameters and buffers of the model by name, in the order of axes of PyTorch."""
         return {name: x.gathered(self.training.arrays) for name, x in self.moved.items()}
 
     def state(self, name: str) -> Fields | None:
@@ -59,12 +59,12 @@ class Plan(NamedTuple):
         return self.moved[name].state(self.training.states, self.training.outline.shapes)
 
     def notes(self, proved: bool) -> list[str]:
-        """Return what file and model have of their own, a sentence each."""
+        """Return the differences between file and model, one sentence for each."""
         return notes(self.pairs, self.training.outline, self.outline, proved)
 
     @property
     def names(self) -> dict[str, str]:
-        """The layers of the model by those of the file."""
+        """The names of the layers of the model, by the names in the file."""
         return {x.theirs.name: x.ours.name for x in self.pairs}
 
 
@@ -84,23 +84,25 @@ def _groups(training: Training, moved: Mapping[str, Move]) -> dict[str, Group]:
             continue
         first, *rest = found.values()
         if any(x[1:] != first[1:] for x in rest) or not {*move.sources} <= by_name.keys():
-            raise ValueError(f"{name}: {', '.join(move.sources)} are trained with other values")
+            raise ValueError(
+                f"{name}: {', '.join(move.sources)} are trained with different hyperparameters"
+            )
         groups[name] = first
     order = {id(group): i for i, group in enumerate(training.groups)}
     return dict(sorted(groups.items(), key=lambda entry: order[id(entry[1])]))
 
 
 def known_algorithm(group: Group) -> Algorithm:
-    """Return the algorithm of a group from whose values an optimizer can be made.
+    """Return the algorithm of a group, for an optimizer with the values of the group.
 
     Raises:
-        ValueError: if the file does not have all that it needs.
+        ValueError: if the file lacks the algorithm or hyperparameters.
     """
     algorithm = ALGORITHMS.get(group.algorithm)
     if algorithm is None:
-        raise ValueError(f"algorithm {group.algorithm!r}: give an optimizer that has it")
+        raise ValueError(f"algorithm {group.algorithm!r} is unknown: pass an optimizer that has it")
     if group.hyperparameters.keys() != algorithm.defaults().keys():
         raise ValueError(
-            f"groups without hyperparameters of {algorithm.name}: give an optimizer that has them"
+            f"groups lack hyperparameters of {algorithm.name}: pass an optimizer that has them"
         )
     return algorithm

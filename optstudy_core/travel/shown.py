@@ -1,4 +1,4 @@
-"""What a file of a training holds, as text."""
+"""The contents of a file of a training, as text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .file import Training
 from .layers import DROPOUT
 
 MOST: Final = 200
-"""Lines of each list that are shown."""
+"""The largest number of lines of a list that are shown."""
 
 
 def shown(file: Any) -> str:
-    """Return what a file of ``export_run`` or a checkpoint of ``torch.save`` holds.
+    """Return the contents of a file of ``export_run`` or a checkpoint of ``torch.save``, as text.
 
-    Nothing of it is run.
+    No code from the file is run.
 
     Raises:
-        ValueError: if it is neither, or cannot be shown without running code.
+        ValueError: if the file is neither, or cannot be shown without running code.
     """
     path = pathlib.Path(file)
     if not path.is_file():
-        raise ValueError(f"{file}: is no file; expected is one of export_run or of torch.save")
+        raise ValueError(f"{file}: is no file; expected is a file of export_run or of torch.save")
     with path.open("rb") as stream:
         start = stream.read(4)
     if start == b"PK\3\4":
@@ -64,7 +64,7 @@ def _training(x: Training) -> Iterator[str]:
         yield f"group {i}: {group.algorithm}, dialect {group.dialect or 'not known'}"
         yield f"  {values or 'hyperparameters not known'}"
         yield from _cut([f"  {name}" for name in group.parameters])
-    yield "parameters and buffers, in PyTorch's order of axes:"
+    yield "parameters and buffers, with axes in the order of PyTorch:"
     lines = []
     for name, shape in x.outline.shapes.items():
         text = f"  {name}: {x.outline.dtypes[name]} {_shape(shape)}"
@@ -80,9 +80,9 @@ def _training(x: Training) -> Iterator[str]:
         lines.append(f"{text}, {told}" if told else text)
     yield from _cut(lines)
     if not x.outline.has_conventions:
-        yield "  (a tree of arrays: conventions are not known)"
+        yield "  (a tree of arrays: the settings of layers are not known)"
     elif not any(layer.kind == DROPOUT for layer in x.outline.layers):
-        yield "  (no places of dropout)"
+        yield "  (no dropout layers)"
     if x.sample:
         shapes = ", ".join(_shape(a.shape) for a in x.sample.inputs)
         yield f"sample: input {shapes}, output {_shape(x.sample.output.shape)}"
@@ -92,7 +92,7 @@ def _training(x: Training) -> Iterator[str]:
 
 
 def _checkpoint(content: Any) -> Iterator[str]:
-    yield "a checkpoint of PyTorch; nothing of it was run"
+    yield "a checkpoint of PyTorch; no code from it was run"
     if _is_optimizer(content) or not isinstance(content, dict):
         yield from _entry("", content)
         return
@@ -142,7 +142,7 @@ def _optimizer(name: str, x: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _classes(fields: set[str]) -> list[str]:
-    """Return the classes of torch.optim whose states have these fields, and fewest besides."""
+    """Return the classes of torch.optim with states of these fields, and the fewest others."""
     found = {
         title: len(names)
         for algorithm in ALGORITHMS.values()

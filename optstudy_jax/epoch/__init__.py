@@ -1,10 +1,10 @@
-"""Methods that look at each epoch's step and loss, in optax's conventions.
+"""Methods that act once an epoch, in the conventions of optax.
 
-:func:`direction`, :func:`careful` and :func:`direction_careful` make a :class:`Control`: pure
-functions that end an epoch. It is used in one of two ways.
+:func:`direction`, :func:`careful` and :func:`direction_careful` make a :class:`Control`, with pure
+functions that end an epoch. There are two ways to use it.
 
-As a multiplier on the updates, after any optimizer in an ``optax.chain``. The epoch is so many
-steps long, ``value`` is the loss of each:
+First, as a multiplier of the updates, after any optimizer in an ``optax.chain``. An epoch has a
+fixed number of steps, and ``value`` is the loss of each step:
 
 >>> import jax, jax.numpy as jnp, optax
 >>> tx = optax.chain(optax.adam(1e-3), scale_by(careful(), steps_per_epoch=100))
@@ -12,8 +12,8 @@ steps long, ``value`` is the loss of each:
 >>> state = tx.init(params)
 >>> updates, state = tx.update(jnp.ones(2), state, params, value=1.5)
 
-As a factor on the learning rate of an optimizer that takes one, which gives the bits that
-``optstudy_torch.lr_scheduler`` gives. The epoch ends where :func:`end_epoch` is called (or after
+Second, as a factor of the learning rate of an optimizer, with the bits of
+``optstudy_torch.lr_scheduler``. An epoch ends with a call of :func:`end_epoch` (or after
 ``steps_per_epoch``), and can be undone:
 
 >>> control = careful(rollback=True)
@@ -27,10 +27,10 @@ As a factor on the learning rate of an optimizer that takes one, which gives the
 >>> round(float(state.control.decided.factor), 6), bool(state.control.metrics.jump)
 (0.8, True)
 
-:func:`eve`, :func:`eve_march` and :func:`eve_step` search for the lowest loss, with ``value_fn``;
+:func:`eve`, :func:`eve_march` and :func:`eve_step` search for the lowest loss, with ``value_fn``.
 :func:`extrapolate` and :func:`epoch_momentum` move the parameters at the end of an epoch. All work
-in ``jit`` and ``scan``. Where they take parameters or an optimizer's state, they take a module and
-an optimizer of nnx, too: these are written in place, and returned. The formulas are those of
+in ``jit`` and ``scan``. Instead of parameters and a state of an optimizer, they also accept a
+module and an optimizer of nnx, which they change in place and return. The formulas are those of
 ``optstudy_core.epoch``.
 """
 

@@ -1,4 +1,4 @@
-"""Methods that are a factor on the learning rate: what they are, and how they end an epoch."""
+"""Methods that are a factor of the learning rate, and the end of an epoch."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from ._trees import arrays, copies, map_trees, number, to_float32, where
 
 
 class EpochMetrics(NamedTuple):
-    """What was measured and decided at the end of the last epoch; float32 scalars.
+    """The measurements and the decision at the end of the last epoch; float32 scalars.
 
     Attributes:
-        loss: its mean loss; NaN before there is one.
-        size: of its step ‖Δₖ‖₂; NaN where the direction is not looked at.
-        cosine: of the angle to the step of the last epoch that was kept; NaN if there is none.
-        multiplier: what the factor was multiplied by.
-        jump: the loss jumped up; a truth value.
-        cut: it did so ``patience`` times in a row: the rate is cut, and with ``rollback`` the epoch
-            is undone; a truth value.
+        loss: the mean loss; NaN before the first epoch.
+        size: ‖Δₖ‖₂; NaN if the method does not use the direction.
+        cosine: the cosine of the angle between Δₖ and the step of the last epoch that was kept; NaN
+            if there is none.
+        multiplier: the multiplier of the factor.
+        jump: whether the loss jumped up, a boolean.
+        cut: whether the loss jumped up ``patience`` times in a row, a boolean. Then the rate is
+            cut, and with ``rollback`` the epochs of the jumps are undone.
     """
 
     loss: Any
@@ -41,7 +42,7 @@ class EpochMetrics(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What an undone epoch returns to; ``params`` is ``None`` where they are ``start``."""
+    """The values that a rollback restores; ``params`` is ``None`` if they equal ``start``."""
 
     params: Any
     previous: Any
@@ -52,12 +53,12 @@ class ControlState(NamedTuple):
     """State of a :class:`Control`.
 
     Attributes:
-        epoch: epochs ended, int32.
-        decided: the core's state; ``decided.factor`` is the factor on the learning rate.
-        start: parameters at the start of the epoch, or ``None``.
+        epoch: the number of finished epochs, int32.
+        decided: the state of the method; ``decided.factor`` is the factor of the learning rate.
+        start: the parameters at the start of the epoch, or ``None``.
         previous: the last step that was kept, or ``None``; zeros at the start.
-        kept: what an undone epoch returns to, or ``None``.
-        metrics: of the last epoch.
+        kept: the values that a rollback restores, or ``None``.
+        metrics: the measurements of the last epoch.
     """
 
     epoch: Any
@@ -73,9 +74,9 @@ class Control:
     """A learning-rate method, of :func:`direction`, :func:`careful` or :func:`direction_careful`.
 
     Attributes:
-        method: the module of the core, ``optstudy_core.epoch.direction`` for example.
-        values: its hyperparameters.
-        rollback: epochs with a cut are undone.
+        method: the module of the core, for example ``optstudy_core.epoch.direction``.
+        values: the hyperparameters of the method.
+        rollback: whether epochs with a cut are undone.
         min_lr: lower bound of the learning rate.
         max_lr: upper bound of the learning rate.
 
@@ -108,8 +109,8 @@ class Control:
 
         Args:
             params: tree of parameters.
-            carried: tree of what else returns with them when an epoch is undone (the optimizer's
-                state, batch statistics, random keys).
+            carried: tree of other values that a rollback restores (the state of the optimizer,
+                batch statistics, random keys).
         """
         start = previous = kept = None
         if self._looks_at_steps:
@@ -146,21 +147,22 @@ class Control:
         """End an epoch.
 
         Args:
-            state: of :meth:`init` or of the last epoch.
-            params: parameters at its end.
-            carried: like that of :meth:`init`.
-            value: its mean loss, a scalar; :func:`direction` does not read it.
-            learning_rate: without the factor; only ``min_lr`` and ``max_lr`` need it.
+            state: the state from :meth:`init` or from the last epoch.
+            params: the parameters at the end of the epoch, a tree.
+            carried: a tree like that of :meth:`init`.
+            value: the mean loss of the epoch, a scalar; :func:`direction` ignores it.
+            learning_rate: the rate without the factor, a scalar; only ``min_lr`` and ``max_lr``
+                need it.
 
         Returns:
-            ``(state, params, carried)``: as given, or as they were before an undone epoch.
+            ``(state, params, carried)``: the given values, or the restored values after a rollback.
 
         Raises:
-            ValueError: if there is no loss, but one is read.
+            ValueError: if the method needs a loss and there is none.
         """
         if value is None:
             if self.method is not core.direction:
-                raise ValueError("value = None: allowed is the epoch's mean loss")
+                raise ValueError("value = None: pass the mean loss of the epoch")
             value = math.nan
         metrics = state.metrics._replace(loss=jnp.asarray(value).astype(jnp.float32))
         step, previous = None, state.previous
@@ -178,7 +180,7 @@ class Control:
             now = Kept(params, step, carried)
             chosen = where(decision.cut, past, now)
             params, previous, carried = chosen
-            if self._waits:  # what is kept stays while jumps are waited for
+            if self._waits:  # the kept values do not change during a series of jumps
                 kept = where(decided.jumps > 0, past, chosen)
             else:
                 kept = self._keep(params, previous, carried)
@@ -199,8 +201,9 @@ class Control:
 
         Args:
             learning_rate: a number or scalar array.
-            state: of this control.
-            dtype: of the result, an array of shape () to which the product in float64 is rounded.
+            state: the state of this control.
+            dtype: the dtype of the result, an array of shape (). The product is computed in float64
+                and rounded to this dtype.
         """
         with jax.enable_x64(True):
             factor = Leaves([outside(state.decided.factor, jnp.float64)], BACKEND)
@@ -222,10 +225,10 @@ def direction(
     """Return the direction-adaptive learning rate (see ``optstudy_core.epoch.direction``).
 
     Args:
-        r: how strongly the direction counts, in [0, 1].
-        centred: take 60° as neutral instead of 90°; r in [0, ⅓].
-        min_lr: the rate never falls below it.
-        max_lr: the rate never grows above it.
+        r: the weight of the direction, in [0, 1].
+        centred: at 60°, instead of at 90°, the rate stays; requires r in [0, ⅓].
+        min_lr: lower bound of the rate.
+        max_lr: upper bound of the rate.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -248,14 +251,15 @@ def careful(
     """Return the careful learning rate (see ``optstudy_core.epoch.careful``).
 
     Args:
-        tau: τ ≥ 0, by how much of ``|L|`` the loss may rise.
-        gamma: γ in [0, 1], what a jump multiplies the rate by.
-        growth: what any other epoch multiplies it by, ≥ 1; bold: 1.05.
-        patience: how many jumps in a row it takes, ≥ 1.
-        reference: L is the loss of the ``"last"`` epoch, or of the last ``"accepted"`` one.
-        rollback: undo the epoch as well.
-        min_lr: the rate never falls below it.
-        max_lr: the rate never grows above it.
+        tau: τ ≥ 0. A loss above L + τ·|L| is a jump.
+        gamma: γ in [0, 1], the factor of the rate at a cut.
+        growth: the factor of the rate after an epoch without a jump, ≥ 1; 1.05 in the bold variant.
+        patience: the number of jumps in a row that lead to a cut, ≥ 1.
+        reference: ``"last"`` or ``"accepted"``: L is the loss of the last epoch, or of the last
+            epoch without a jump.
+        rollback: at a cut, also undo the epochs of the jumps.
+        min_lr: lower bound of the rate.
+        max_lr: upper bound of the rate.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -283,7 +287,7 @@ def direction_careful(
     min_lr: float = 0.0,
     max_lr: float = core.rate.LARGEST,
 ) -> Control:
-    """Return both at once (see ``optstudy_core.epoch.direction_careful``).
+    """Return the combination of both methods (see ``optstudy_core.epoch.direction_careful``).
 
     Args and errors as for :func:`direction` and :func:`careful`.
     """

@@ -1,4 +1,4 @@
-"""Optimizers under a method that is a factor on the learning rate, as optax transformations."""
+"""Optimizers with a method that is a factor of the learning rate, as optax transformations."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ControlledState(NamedTuple):
     """State of :func:`scale_by` and :func:`with_control`.
 
     Attributes:
-        learning_rate: of the last step, with the factor, float32: what a recorder finds (``None``
-            in :func:`scale_by`, which does not know it).
-        control: the method's state; ``control.metrics`` is of the last epoch.
-        count: steps taken, int32; what a schedule is called with.
-        steps: of them in this epoch, int32.
-        mean: the epoch's mean loss under way.
-        lr: learning rate of the last step, without the factor, float32.
-        inner: the optimizer's state (``None`` in :func:`scale_by`).
+        learning_rate: the rate of the last step with the factor, float32; a recorder reads it.
+            ``None`` in :func:`scale_by`, which does not know the rate.
+        control: the state of the method; ``control.metrics`` belongs to the last epoch.
+        count: the number of steps taken, int32; the argument of a schedule.
+        steps: the number of steps in this epoch, int32.
+        mean: the running mean of the losses of this epoch.
+        lr: the learning rate of the last step without the factor, float32.
+        inner: the state of the optimizer (``None`` in :func:`scale_by`).
     """
 
     learning_rate: Any
@@ -46,17 +46,18 @@ class ControlledState(NamedTuple):
 def scale_by(control: Control, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
     """Return a transformation that multiplies the updates by the factor of a method.
 
-    To be chained after the optimizer. An epoch ends at the first update after its last step, where
-    ``params`` are those at its end. ``value``, the loss of each step, is averaged over the epoch.
-    ``min_lr`` and ``max_lr`` bound the factor itself here, as the learning rate is not known.
+    Put it after the optimizer in a chain. An epoch ends at the first update after its last step;
+    the ``params`` of that update are those at the end of the epoch. ``value``, the loss of each
+    step, is averaged over the epoch. ``min_lr`` and ``max_lr`` bound the factor, because the
+    learning rate is not known.
 
     Args:
-        control: of :func:`direction`, :func:`careful` or :func:`direction_careful`.
-        steps_per_epoch: number of updates in an epoch.
+        control: the result of :func:`direction`, :func:`careful` or :func:`direction_careful`.
+        steps_per_epoch: the number of updates in an epoch.
 
     Raises:
-        TypeError, ValueError: for a value that is not allowed; ``rollback`` is not, because what
-            a transformation adds to parameters cannot restore them to the bit.
+        TypeError, ValueError: for a value that is not allowed. ``rollback`` is not allowed, because
+            adding updates cannot restore parameters to the bit.
     """
     _check_steps(control, steps_per_epoch)
 
@@ -80,19 +81,19 @@ def with_control(
     learning_rate: float | jax.Array | optax.Schedule,
     steps_per_epoch: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return an optimizer whose learning rate a method multiplies.
+    """Return an optimizer with a learning rate that a method multiplies.
 
-    The rate lr·factor is formed in float64. An optimizer of ``optstudy_jax`` gets it so: the same
-    gradients and losses give the bits of ``optstudy_torch.lr_scheduler``. Others (optax's, a
-    chain) get it in the working dtype.
+    The rate lr·factor is computed in float64. An optimizer of ``optstudy_jax`` gets it in float64,
+    so that the same gradients and losses give the bits of ``optstudy_torch.lr_scheduler``. Other
+    optimizers (of optax, or a chain) get the rate in the working dtype.
 
     Args:
-        make: makes the optimizer from a learning rate, which is an array; any of
+        make: a function that makes the optimizer from a learning rate (an array): a function of
             ``optstudy_jax`` or of optax, or a function of your own.
-        control: of :func:`direction`, :func:`careful` or :func:`direction_careful`.
-        learning_rate: a number, or a schedule: a function of the number of steps.
-        steps_per_epoch: number of updates in an epoch, see :func:`scale_by`; ``None``: epochs end
-            where :func:`end_epoch` is called, as is necessary for ``rollback``.
+        control: the result of :func:`direction`, :func:`careful` or :func:`direction_careful`.
+        learning_rate: a number, or a schedule: a function of the step count.
+        steps_per_epoch: the number of updates in an epoch, see :func:`scale_by`; ``None``: epochs
+            end with calls of :func:`end_epoch`, as ``rollback`` requires.
 
     Raises:
         TypeError, ValueError: for a value that is not allowed.
@@ -143,18 +144,19 @@ def end_epoch(
     """End an epoch of an optimizer of :func:`with_control`; pure, for ``jit`` and ``scan``.
 
     Args:
-        control: what :func:`with_control` was given.
-        params: parameters at the end of the epoch.
-        state: the optimizer's state.
-        value: the epoch's mean loss; ``None``: the mean of the values that the updates were given.
+        control: the control given to :func:`with_control`.
+        params: the parameters at the end of the epoch, a tree.
+        state: the state of the optimizer.
+        value: the mean loss of the epoch, a scalar; ``None``: the mean of the ``value`` of the
+            updates.
 
     Returns:
-        ``(params, state)``: as given, or, of an undone epoch (``rollback``), as they were
-        before it, the optimizer's state too. The count of steps (for schedules) goes on.
+        ``(params, state)``: the given values, or after a rollback the parameters and the state of
+        the optimizer before the undone epochs. The step count (for schedules) continues.
 
     Raises:
-        TypeError: for a state of another kind.
-        ValueError: if there is no loss, but one is read.
+        TypeError: if the state has another type.
+        ValueError: if the method needs a loss and there is none.
     """
     if not isinstance(state, ControlledState):
         raise TypeError(f"state of type {type(state).__name__}: allowed is ControlledState")
@@ -170,18 +172,18 @@ def end_epoch(
 
 @in_place("state")
 def begin_epoch(control: Control, params: Any, state: ControlledState) -> ControlledState:
-    """Begin the epoch here: what has moved the parameters since the last one ended is no part.
+    """Begin the epoch now: moves of the parameters since the last epoch do not count.
 
-    To be called after something else than the optimizer has moved them (EVE). Here is also where an
-    undone epoch returns to, unless jumps are being waited for (``patience``).
+    Call this function if something other than the optimizer has moved the parameters (EVE). An
+    undone epoch also returns to this point, except during a series of jumps (``patience``).
 
     Args:
-        control: what :func:`with_control` or :func:`scale_by` was given.
-        params: tree of the parameters now.
-        state: the optimizer's state.
+        control: the control given to :func:`with_control` or :func:`scale_by`.
+        params: tree of the current parameters.
+        state: the state of the optimizer.
 
     Returns:
-        the optimizer's state, in which the epoch starts from ``params``.
+        the state of the optimizer, with an epoch that starts at ``params``.
     """
     now = state.control
     kept = now.kept
@@ -212,13 +214,13 @@ def _count(
     steps_per_epoch: int | None,
     lr: Any,
 ) -> ControlledState:
-    """Return the state with one more step, after the end of the epoch if it was full."""
+    """Return the state with one more step; first end the epoch if it had all of its steps."""
     if not isinstance(state, ControlledState):
         raise TypeError(f"state of type {type(state).__name__}: allowed is ControlledState")
     lr = jnp.asarray(lr).astype(jnp.float32)
     if steps_per_epoch is not None:
         if params is None:
-            raise ValueError("params = None: pass them to update, which measures the epoch's step")
+            raise ValueError("params = None: pass the parameters to update")
         if value is None and control.method is not core.direction:
             raise ValueError("value = None: pass the loss of each step to update")
 
@@ -230,7 +232,7 @@ def _count(
             return state._replace(control=new, steps=zero, mean=_no_mean())
 
         full = state.steps >= steps_per_epoch
-        # What is not worked with stays outside: the optimizer's state may be of any kind.
+        # The state of the optimizer stays outside of cond, because it may have any type.
         ended = jax.lax.cond(full, end, lambda s: s, state._replace(inner=None))
         state = ended._replace(inner=state.inner)
     if value is not None:
@@ -249,8 +251,8 @@ def _check_steps(control: Control, steps_per_epoch: int) -> None:
         raise ValueError(f"steps_per_epoch = {steps_per_epoch!r}: {allowed}")
     if control.rollback:
         raise ValueError(
-            "rollback = True with steps_per_epoch: allowed with end_epoch, which restores the "
-            "parameters to the bit, as updates that are added cannot"
+            "rollback = True with steps_per_epoch: use end_epoch for a rollback, because adding "
+            "updates cannot restore the parameters to the bit"
         )
 
 

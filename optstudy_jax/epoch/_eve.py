@@ -1,4 +1,4 @@
-"""EVE: where the loss is lowest along a step."""
+"""EVE: a search for the lowest loss along a step."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class EveState(NamedTuple):
     """State of :func:`scale_by_eve`.
 
     Attributes:
-        s: by what the last updates were multiplied, float32; 1 at the start.
-        loss: the loss to which they lead, float32; NaN at the start.
+        s: the multiplier of the last updates, float32; 1 at the start.
+        loss: the loss after these updates, float32; NaN at the start.
     """
 
     s: Any
@@ -33,17 +33,17 @@ class EveState(NamedTuple):
 def eve(
     params: Any, start: Any, value_fn: Callable[[Any], Any], *, grid: Sequence[float] = GRID
 ) -> tuple[Any, Choice]:
-    """Search on a grid along the epoch's step (see ``optstudy_core.epoch.eve``).
+    """Search on a grid along the step of an epoch (see ``optstudy_core.epoch.eve``).
 
     Args:
         params: θ at the end of the epoch, a tree of arrays.
-        start: θ at its start, a tree like it; Δ is their difference.
-        value_fn: the loss at some parameters, a scalar; called once for each s of the grid.
-        grid: values of s ≥ 0; 0 is always one.
+        start: θ at the start of the epoch, a tree like it; Δ is the difference.
+        value_fn: the loss as a function of the parameters, a scalar; called once for each s.
+        grid: values of s ≥ 0; the grid always includes 0.
 
     Returns:
-        the parameters where the loss is lowest, from which the next Δ is to be measured, and how
-        they were found.
+        the parameters with the lowest loss, at which the next epoch starts, and the result of the
+        search.
 
     >>> params, choice = eve(jnp.array(1.0), jnp.array(0.0), lambda x: (x - 3.2) ** 2)
     >>> float(params), float(choice.s)
@@ -64,17 +64,18 @@ def eve_march(
     h: float = 0.1,
     marches: int = 100,
 ) -> tuple[Any, Choice]:
-    """Go on along the epoch's step while the loss does not rise.
+    """March along the step of an epoch while the loss does not rise.
 
     Args:
-        params: θ at the end of the epoch, or after an optimizer's own step; a tree of arrays.
-        start: θ before it, a tree like it.
-        value_fn: the loss at some parameters, a scalar; it is traced (``lax.while_loop``).
-        h: length of a march, > 0.
-        marches: at most so many, ≥ 1.
+        params: θ at the end of the epoch, or after a step of an optimizer; a tree of arrays.
+        start: θ before the epoch or the step, a tree like it.
+        value_fn: the loss as a function of the parameters, a scalar; JAX traces the function
+            (``lax.while_loop``).
+        h: the length of a march in units of Δ, > 0.
+        marches: the largest number of marches, ≥ 1.
 
     Returns:
-        the parameters there, and how they were found.
+        the parameters after the last march, and the result of the search.
 
     >>> params, choice = eve_march(jnp.array(1.0), jnp.array(0.0), lambda x: (x - 1.7) ** 2, h=0.25)
     >>> float(params), int(choice.evaluations)
@@ -110,17 +111,17 @@ def eve_march(
 def eve_step(
     updates: Any, params: Any, value_fn: Callable[[Any], Any], *, grid: Sequence[float] = STEP_GRID
 ) -> tuple[Any, Choice]:
-    """Search on a grid along an optimizer's own step.
+    """Search on a grid along the step of an optimizer.
 
     Args:
-        updates: of the optimizer, a tree of arrays.
-        params: θ before they are added, a tree like it.
-        value_fn: the loss at some parameters, a scalar.
-        grid: values of s ≥ 0; 0 is always one.
+        updates: the updates of the optimizer, a tree of arrays.
+        params: θ before the updates, a tree like them.
+        value_fn: the loss as a function of the parameters, a scalar.
+        grid: values of s ≥ 0; the grid always includes 0.
 
     Returns:
-        the updates that lead to the lowest loss, and how they were found. They are s·(θ_after −
-        θ_before), the given ones for s = 1.
+        the updates that lead to the lowest loss, s·(θ_after − θ_before) (the given updates for
+        s = 1), and the result of the search.
     """
     grid = core.eve.check_grid(grid)
     after = map_trees(lambda p, u: p + u, params, updates)
@@ -140,12 +141,13 @@ def eve_step(
 
 
 def scale_by_eve(grid: Sequence[float] = STEP_GRID) -> optax.GradientTransformationExtraArgs:
-    """Return a transformation that multiplies the updates by what :func:`eve_step` finds.
+    """Return a transformation that multiplies the updates by the s of :func:`eve_step`.
 
-    To be chained after the optimizer, whose state stays as it is. ``update`` takes ``value_fn``.
+    Put it after the optimizer in a chain; the state of the optimizer does not change. ``update``
+    takes ``value_fn``.
 
     Args:
-        grid: values of s ≥ 0; 0 is always one.
+        grid: values of s ≥ 0; the grid always includes 0.
     """
     grid = core.eve.check_grid(grid)
 

@@ -18,16 +18,16 @@ from ._trees import map_trees, number, to_float32, where
 
 @in_place("params", "")
 def extrapolate(params: Any, start: Any, previous: Any, *, lr: float = 0.1) -> tuple[Any, Any]:
-    """Move on by lr·cos φₖ·Δₖ (see ``optstudy_core.epoch.extrapolation``).
+    """Move the parameters by lr·cos φₖ·Δₖ (see ``optstudy_core.epoch.extrapolation``).
 
     Args:
-        params: θ at the end of the epoch, a tree of arrays.
-        start: θ at its start, a tree like it.
+        params: θ after the last step of the epoch, a tree of arrays.
+        start: θ at the start of the epoch, a tree like it.
         previous: Δₖ₋₁, a tree like it; zeros in the first epoch.
-        lr: ≥ 0.
+        lr: the factor of the move, ≥ 0.
 
     Returns:
-        the parameters there, from which the next Δ is to be measured, and Δₖ.
+        the parameters after the move, at which the next epoch starts, and Δₖ.
     """
     core.extrapolation.check(lr=lr)
     step = map_trees(lambda end, begin: end - begin, params, start)
@@ -57,14 +57,14 @@ def epoch_momentum(
     lr: float = 1.0,
     beta: float = 0.9,
 ) -> tuple[core.momentum.MomentumState, Any]:
-    """Move on by the average of past epochs (see ``optstudy_core.epoch.momentum``).
+    """Move the parameters by an average of past epochs (see ``optstudy_core.epoch.momentum``).
 
     Args:
-        state: of :func:`epoch_momentum_init` or of the last epoch.
-        params: θ where training left it, a tree of arrays.
+        state: the state from :func:`epoch_momentum_init` or from the last epoch.
+        params: θ after the last step of the epoch, a tree of arrays.
         start: θ at the start of the epoch, a tree like it.
-        lr: ≥ 0.
-        beta: β in [0, 1).
+        lr: the factor of the move, ≥ 0.
+        beta: β in [0, 1), the decay rate of the average.
 
     Returns:
         the new state, and the parameters with which the next epoch starts.
@@ -93,9 +93,9 @@ def backstep(
     """Undo an epoch or not (see ``optstudy_core.epoch.backstep``), for any tree of JAX.
 
     Args:
-        state: of ``optstudy_core.epoch.backstep.init`` or of the last epoch.
-        tree: what the epoch ended with, like the one kept.
-        undo: a truth value or an array of shape () of one.
+        state: the state from ``optstudy_core.epoch.backstep.init`` or from the last epoch.
+        tree: the values at the end of the epoch, a tree like the one in ``state``.
+        undo: True or False, or a boolean array of shape ().
 
     Returns:
         the new state, and the tree with which the next epoch starts.

@@ -1,4 +1,4 @@
-"""Between the caller's trees and scalars and the arrays of the core."""
+"""Conversion between trees and scalars of the caller and arrays of the core."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from optstudy_jax._rounding import isolate, leaving, outside, rounded
 
 
 def number(x: Any) -> Leaves:
-    """Take a scalar in, in float32."""
+    """Convert a scalar to the core, in float32."""
     return Leaves([outside(x, jnp.float32)], BACKEND)
 
 
 def loss_scalar(x: Any) -> Leaves:
-    """Take a loss in, in its own working dtype."""
+    """Convert a loss to the core, in its working dtype."""
     if jnp.shape(x) != ():
         raise ValueError(f"loss of shape {jnp.shape(x)}: allowed are scalars")
     return Leaves([outside(x, working_dtype(jnp.result_type(x)))], BACKEND)
 
 
 def arrays(state: Any) -> Any:
-    """Hand a state of numbers out."""
+    """Convert a state of numbers from the core."""
     return map_leaves(lambda leaf: leaving(leaf.values[0]), state)
 
 
 def to_float32(x: Any) -> Any:
-    """Round a float64 measurement to float32, what decisions are made of."""
+    """Round a float64 measurement to float32, the dtype of decisions."""
     with jax.enable_x64(True):
         return isolate(x.astype(jnp.float32))
 
 
 def copies(tree: Any) -> Any:
-    """Return arrays of their own, so that both trees can be donated."""
+    """Return a copy, so that both trees can be donated."""
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -46,7 +46,7 @@ def where(condition: Any, ours: Any, theirs: Any) -> Any:
 
 
 def map_trees(function: Callable[..., Leaves], *trees: Any, scalars: Sequence[Any] = ()) -> Any:
-    """Compute with whole trees in the working dtype; the result has the first one's dtypes."""
+    """Compute with whole trees in the working dtype; the result has the dtypes of the first."""
     first, structure = jax.tree.flatten(trees[0])
     treedef: Any = structure
     dtypes = [jnp.result_type(x) for x in first]

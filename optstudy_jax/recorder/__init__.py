@@ -1,6 +1,7 @@
-"""How a network moves while it trains: inside ``jit``, and beside an ordinary training loop.
+"""Recorders of quantities of a training: inside ``jit``, and for an ordinary training loop.
 
-:func:`record`, the last of an ``optax.chain``, holds the last step's measurements in its state:
+:func:`record` is the last element of an ``optax.chain``. Its state holds the measurements of the
+last step:
 
 >>> import jax.numpy as jnp, optax
 >>> tx = optax.chain(optax.sgd(0.5), record(["loss", "step_size", "angle"]))
@@ -10,7 +11,7 @@
 >>> float(optax.tree_utils.tree_get(state, "metrics")["step_size"])
 2.5
 
-:class:`Recorder` makes rows of epochs and steps, the rows that ``optstudy_torch.Recorder`` makes:
+:class:`Recorder` makes rows of epochs and steps, the same rows as ``optstudy_torch.Recorder``:
 
 >>> recorder = Recorder(params, epoch=["loss", "step_size"], step=["grad_norm", "step_size"])
 >>> for _ in range(3):

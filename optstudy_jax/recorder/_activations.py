@@ -1,4 +1,4 @@
-"""What the layers of a model put out, as the training function returns it."""
+"""The outputs of the layers of a model, as returned by the training function."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def seen(chosen: core.Chosen, activations: Any, grads: Any) -> dict[str, Any]:
     """Return sums of activations and of their gradients, by the names of the layers.
 
     Args:
-        chosen: what is recorded of the step.
+        chosen: the quantities of the step.
         activations: tree of arrays, or ``None``.
-        grads: the same.
+        grads: tree of the gradients, or ``None``.
 
     Raises:
-        TypeError: if there are none of what is recorded.
+        TypeError: if a quantity needs a tree that is missing.
     """
     if not chosen.activations:
         return {}
@@ -51,10 +51,10 @@ def _by_layer(tree: Any, chosen: core.Chosen) -> dict[str, list[Any]]:
 
 
 def _layer(path: str) -> str:
-    """Return the name of a layer from the path of what it put out.
+    """Return the name of a layer from the path of its output.
 
-    Linen and nnx keep a tuple of what each call returned, under the name of the method, or under
-    the name that it was sown by.
+    Linen and nnx keep a tuple of the results of all calls, under the name of the method, or under
+    the name given to ``sow``.
 
     >>> _layer("Dense_0/__call__/0"), _layer("__call__/value/0"), _layer("blocks/1/out/0")
     ('Dense_0', 'output', 'blocks/1/out')

@@ -1,4 +1,4 @@
-"""What measurements are made of: leaves of trees, moments and rates of states, scalars."""
+"""The inputs of measurements: leaves of trees, moments and rates of states, scalars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optstudy_core.arrays.numbers import is_number
 from optstudy_jax._paths import leaf_name
 
 MOMENTS: Final = {"m": ("m", "mu"), "v": ("v", "nu")}
-"""Names of the moments in an optimizer's state: ours, and optax's."""
+"""Names of the moments in states of optstudy and of optax."""
 
 
 def flatten(tree: Any) -> tuple[list[str], Any]:
@@ -26,7 +26,7 @@ def flatten(tree: Any) -> tuple[list[str], Any]:
 
 
 def copied(leaves: Sequence[Any]) -> list[Any]:
-    """Return arrays of their own, which a donation leaves alone."""
+    """Return copies, which a donation of the arrays does not change."""
     return [jnp.array(x, copy=True) for x in leaves]
 
 
@@ -38,13 +38,13 @@ def columns_of(trees: Mapping[str, Any]) -> dict[str, list[Any]]:
         leaves, own = jax.tree.flatten(tree)
         structure = own if structure is None else structure
         if own != structure:
-            raise ValueError(f"{u} of structure {own}: allowed is that of the others, {structure}")
+            raise ValueError(f"{u} of structure {own}: the other trees have {structure}")
         found[u] = leaves
     return found
 
 
 def require(chosen: Sequence[str], arguments: Mapping[str, tuple[str, Any]]) -> None:
-    """Refuse that an argument is missing that a vector is made of."""
+    """Refuse missing arguments that quantities need."""
     for u in sorted(core.vectors(chosen) & arguments.keys()):
         argument, value = arguments[u]
         if value is None:
@@ -55,10 +55,10 @@ def require(chosen: Sequence[str], arguments: Mapping[str, tuple[str, Any]]) -> 
 
 
 def moment_of(state: Any, u: str) -> Any:
-    """Return the tree of a moment in an optimizer's state.
+    """Return the tree of a moment in the state of an optimizer.
 
     Raises:
-        ValueError: if there is none, or more than one.
+        ValueError: if there is no such moment, or more than one.
     """
     found = [
         tree
@@ -68,14 +68,14 @@ def moment_of(state: Any, u: str) -> Any:
     ]
     if len(found) != 1:
         raise ValueError(
-            f"state with {len(found)} fields {' or '.join(map(repr, MOMENTS[u]))}: allowed is the "
-            "state of one optimizer that has one"
+            f"state with {len(found)} fields {' or '.join(map(repr, MOMENTS[u]))}: allowed is a "
+            "state with exactly one such field"
         )
     return found[0]
 
 
 def of_wrappers(wanted: frozenset[str], state: Any) -> dict[str, Any]:
-    """Return what wrappers have in a state: norms around clipping, steps left out."""
+    """Return the numbers of wrappers in a state: norms around clipping, skipped steps."""
     found = {}
     for name in sorted(wanted & core.OF_WRAPPERS.keys()):
         mark, *fields = core.OF_WRAPPERS[name]
@@ -86,7 +86,7 @@ def of_wrappers(wanted: frozenset[str], state: Any) -> dict[str, Any]:
 
 
 def _part_with(state: Any, field: str) -> Any:
-    """Return the first part of a state that has a field, whatever wrappers are around it."""
+    """Return the first part of a state with this field, also inside wrappers."""
 
     def has(x: Any) -> bool:
         return field in getattr(x, "_fields", ())
@@ -95,13 +95,13 @@ def _part_with(state: Any, field: str) -> Any:
 
 
 def _first(tree: Any) -> Any:
-    """Return the first of numbers that are the same for all leaves."""
+    """Return the first of the numbers, which are the same for all leaves."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.size(x)]
     return jnp.ravel(leaves[0])[0].astype(jnp.float32)
 
 
 def rate_of(lr: Any, state: Any) -> Any:
-    """Return the learning rate; that of the state, if it has one and none is given."""
+    """Return the given learning rate, or the learning rate in the state."""
     if lr is not None or state is None:
         return lr
     found = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
@@ -115,7 +115,7 @@ def single(value: Any) -> Any:
 
 
 def scalar(name: str, value: Any) -> Any:
-    """Return a float64 scalar of its own on the device, or ``None``."""
+    """Return a value as a new float64 scalar on the device; ``None`` for ``None``."""
     if value is None:
         return None
     if not (isinstance(value, jax.Array | np.ndarray) or is_number(value)):

@@ -18,7 +18,7 @@ class RecordState(NamedTuple):
     """State of :func:`record`.
 
     Attributes:
-        metrics: the last step's quantities by name, float32 scalars; NaN before there is one.
+        metrics: the quantities of the last step by name, float32 scalars; NaN before the first.
         layers: for each layer by name, its quantities; ``None`` without ``per_layer``.
         previous: the last updates, or ``None``; zeros at the start.
         origin: the parameters at the start, or ``None``.
@@ -40,18 +40,19 @@ def measure(
     """Return quantities of trees, from plain float64 sums; for use inside ``jit`` and ``scan``.
 
     Args:
-        names: of quantities and instruments.
+        names: names of quantities and instruments.
         given: ``loss``, ``lr``: numbers or arrays.
-        per_layer: those of each layer as well.
+        per_layer: also return the quantities of each layer.
         **trees: ``grad``, ``params``, ``step``, ``previous``, ``displacement`` (θ − θ₀), ``m``,
-            ``v``: trees of one structure.
+            ``v``: trees with the same structure.
 
     Returns:
-        the quantities by name, and those of each layer by its name (or ``None``); float32 scalars.
+        the quantities by name, and the quantities of each layer by its name (or ``None``); float32
+        scalars.
 
     Raises:
-        TypeError: if a tree is missing that a quantity is made of.
-        ValueError: if there is no such quantity, or structures differ.
+        TypeError: if a tree is missing that a quantity needs.
+        ValueError: if a quantity is unknown, or structures differ.
     """
     chosen = core.select(names, "names")
     _refuse("names", chosen, {"loss", "lr"})
@@ -87,21 +88,22 @@ def _refuse(argument: str, chosen: Sequence[str], known: set[str]) -> None:
 def record(
     quantities: Iterable[str], *, per_layer: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Return a transformation that measures the updates and passes them on, bit for bit.
+    """Return a transformation that measures the updates, and returns them unchanged.
 
-    It stands at the end of a chain, where the updates are the step. Its state holds the last
-    step's quantities: ``optax.tree_utils.tree_get(state, "metrics")["step_size"]``. θ are the
-    parameters after the step. Quantities of the gradient need ``grad=``, the loss ``value=``:
+    Put it at the end of a chain, where the updates are the step. Its state holds the quantities of
+    the last step: ``optax.tree_utils.tree_get(state, "metrics")["step_size"]``. θ are the
+    parameters after the step. Quantities of the gradient need ``grad=``, and the loss needs
+    ``value=``:
 
         updates, state = tx.update(grads, state, params, value=loss, grad=grads)
 
     Args:
         quantities: names of quantities and instruments, without the learning rate and the moments,
-            which are known to others in the chain.
-        per_layer: measure each layer as well.
+            which this transformation does not know.
+        per_layer: also measure each layer.
 
     Raises:
-        ValueError: for a name that is unknown, or not known here.
+        ValueError: if a name is unknown, or the quantity cannot be measured here.
     """
     chosen = core.select(quantities, "quantities")
     wanted = core.vectors(chosen)
@@ -135,7 +137,7 @@ def record(
         require(chosen, {"displacement": ("params", params)})
         if "loss" in chosen and value is None:
             raise TypeError("value is missing: loss cannot be recorded without it")
-        # What is computed for the measurement is no reason to compile the step in another way.
+        # The measurement must not change how XLA compiles the step.
         step, before, gradient = jax.lax.optimization_barrier((updates, params, grad))
         trees: dict[str, Any] = {"step": step, "grad": gradient, "previous": state.previous}
         if wanted & {"params", "displacement"}:

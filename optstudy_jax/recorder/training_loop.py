@@ -32,7 +32,7 @@ from ._on_device import advance, advance_in_place, peak_memory
 
 
 class Pending(NamedTuple):
-    """A step that was measured and is still on the device."""
+    """A measured step with values that are still on the device."""
 
     number: int
     epoch: int
@@ -43,37 +43,40 @@ class Pending(NamedTuple):
 
 
 class Recorder(Recording):
-    """Records quantities of epochs and steps, of the network and of each layer.
+    """A recorder of quantities of epochs and steps, for the network and for each layer.
 
-    For an ordinary training loop: :meth:`step` after each step, :meth:`end_epoch` after each
-    epoch. It takes any tree of parameters (``TrainState.params`` of linen), and a module and an
-    optimizer of nnx as they are: of a module its ``nnx.Param``, or give ``nnx.state(model, wrt)``.
-    Layers are named by their path, ``Dense_0/kernel``. A step does not wait for the device; its
-    values are fetched when the epoch ends. Parameters may be donated to the training step: what is
-    needed later is copied.
+    In an ordinary training loop, call :meth:`step` after each step, and :meth:`end_epoch` after
+    each epoch. The methods accept any tree of parameters (``TrainState.params`` of linen), and also
+    a module and an optimizer of nnx. Of a module they use ``nnx.Param``; for other variables pass
+    ``nnx.state(model, wrt)``. The name of a layer is its path, ``Dense_0/kernel``. A step does not
+    wait for the device; its values are fetched when the epoch ends. Parameters may be donated to
+    the training step, because the recorder copies the values that it needs later.
 
     Args:
-        params: the parameters at the start.
-        epoch: quantities and instruments of an epoch.
-        step: those of a step, such as ``["usual"]``. Plain float64 sums.
-        per_layer: record them for each layer as well.
-        every: record the steps whose number, counted from 1, is a multiple of it.
-        exact: sums of epochs are exact, independent of order, split and library.
-        run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
-            ``None``: into the lists ``epochs`` and ``steps``. Of several processes
-            (``jax.distributed``) all make a recorder and call its methods; the first one writes.
-        sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
-            ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
-            name ``"wandb"``. Those with ``close`` are closed with the recorder.
+        params: the parameters at the start, a tree or a module of nnx.
+        epoch: the quantities and instruments of an epoch.
+        step: the quantities and instruments of a step, such as ``["usual"]``. They use plain
+            float64 sums.
+        per_layer: also record the quantities of each layer.
+        every: record every n-th step: those with a number (counted from 1) that is a multiple of
+            ``every``.
+        exact: use exact sums for epochs, which do not depend on order, split and library.
+        run: where to write rows: an ``optstudy_core.records.Run``, or a folder to create or resume.
+            ``None``: the lists ``epochs`` and ``steps``. With several processes
+            (``jax.distributed``), all processes make a recorder and call its methods, and the first
+            one writes.
+        sinks: objects that also receive each row: functions of a row, objects with ``log_metrics``
+            or ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
+            name ``"wandb"``. Sinks with ``close`` are closed with the recorder.
         alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
 
-    Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
-    ``angle`` and ``cosine``, one for ``distance``. Those of epochs are on the host, those of
-    steps on the device. All in the parameters' dtype.
+    Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second copy for
+    ``angle`` and ``cosine``, and one for ``distance``. Copies for epochs are on the host, copies
+    for steps on the device. All copies have the dtype of the parameters.
 
     Raises:
-        TypeError: for an argument of the wrong kind.
-        ValueError: for an unknown name.
+        TypeError: if an argument has the wrong type.
+        ValueError: if a name is unknown.
     """
 
     def __init__(
@@ -127,12 +130,13 @@ class Recorder(Recording):
         )
 
     def begin_epoch(self, params: Any) -> None:
-        """Begin the epoch here; :meth:`end_epoch` does it itself.
+        """Begin the epoch now: moves of the parameters since the last epoch do not count.
 
-        To be called after something else than the optimizer has changed the parameters.
+        Call this method if something other than the optimizer has changed the parameters.
+        :meth:`end_epoch` calls it.
 
         Args:
-            params: tree of the parameters now.
+            params: tree of the current parameters.
         """
         self._losses, self._loss_count = None, 0
         self._clock.restart()
@@ -154,25 +158,26 @@ class Recorder(Recording):
         activations: Any = None,
         activation_grads: Any = None,
     ) -> None:
-        """Measure a step that was just made.
+        """Measure the last step.
 
         Args:
             params: tree of the parameters after the step.
-            grads: the gradients; for quantities of them.
-            updates: what was added to the parameters. ``None``: the difference to the parameters
-                that the last call was given, of which a copy is kept.
-            value: the loss of the mini-batch, a number or 0-d array; goes into the epoch's mean.
-            state: the optimizer's, for its moments, and for the learning rate of
+            grads: the gradients, a tree like the parameters; needed for quantities of gradients.
+            updates: the updates that were added to the parameters, a tree like them. ``None``: use
+                the difference to the parameters in the last call; the recorder keeps a copy.
+            value: the loss of the mini-batch, a number or 0-d array; it also counts for the mean of
+                the epoch.
+            state: the state of the optimizer, for its moments, and for the learning rate of
                 ``optax.inject_hyperparams`` and ``epoch.with_control``.
             lr: the learning rate, a number or 0-d array.
-            samples: how many the mini-batch had, for ``samples_per_second``.
-            metrics: other numbers for the step's row, by name: numbers or 0-d arrays.
-            activations: tree of what the layers put out: the intermediates of linen
-                (``capture_intermediates``), or what modules of nnx ``sow``.
-            activation_grads: tree of the gradients of these, as of ``perturb``.
+            samples: the number of samples in the mini-batch, for ``samples_per_second``.
+            metrics: other numbers for the row of the step, by name: numbers or 0-d arrays.
+            activations: tree of the outputs of the layers: the intermediates of linen
+                (``capture_intermediates``), or the values that modules of nnx ``sow``.
+            activation_grads: tree of the gradients of these outputs, for example from ``perturb``.
 
         Raises:
-            TypeError: if something is missing that a quantity is made of.
+            TypeError: if an argument is missing that a quantity needs.
             ValueError: if structures differ.
         """
         number, state = self._step_count + 1, trained(state)
@@ -182,13 +187,16 @@ class Recorder(Recording):
         delta = None if updates is None else self._leaves("updates", updates)
         moves = self._options.moves(number)
         if moves and delta is None and self._before is None:
-            raise TypeError("updates is missing: they were given before, so no copy was kept")
+            raise TypeError(
+                "updates is missing: earlier calls had updates, so the recorder kept no copy of "
+                "the parameters"
+            )
         keep = self._options.turns(number)
         copy = delta is None and self._options.moves(number + 1)
         previous = self._last_step if "previous" in due.vectors else None
-        # Memory is used again where there is a use for it.
+        # Memory is reused if the copy fits.
         fits = copy and (previous is None or keep) and self._before is not None
-        # A profile has the shapes of the layers, whatever its vector.
+        # A profile has the shapes of the layers, for any vector.
         shapes = dict.fromkeys(due.vectors, leaves)
         targets = core.targets(due.profiles, due.shows, self._layers, shapes)
         static = (due.reductions, targets, moves, keep, copy)
@@ -225,16 +233,16 @@ class Recorder(Recording):
             )
 
     def micro_batch(self, grads: Any, samples: float | None = None) -> None:
-        """Look at the gradients of a micro-batch, of which the next step is made.
+        """Measure the gradients of a micro-batch of the next step.
 
-        For the quantities of noise. Steps whose noise is not recorded cost nothing.
+        The quantities of noise need it. For steps without recorded noise the call does nothing.
 
         Args:
-            grads: tree of this micro-batch's gradients alone.
-            samples: how many it has; the unit of ``noise_scale``.
+            grads: tree of the gradients of this micro-batch alone.
+            samples: the number of samples in the micro-batch; ``noise_scale`` counts in this unit.
 
         Raises:
-            ValueError: if structures differ, or ``samples`` is no number above 0.
+            ValueError: if structures differ, or ``samples`` is no number > 0.
         """
         own = math.nan if samples is None else core.check_samples(samples)
         if "micro" in self._step.at(self._step_count + 1).given:
@@ -254,11 +262,11 @@ class Recorder(Recording):
 
         Args:
             params: tree of the parameters at the end of the epoch.
-            loss: the epoch's mean; ``None``: the mean of the ``value`` of each step, NaN if there
-                are none.
-            grads: the last gradients; for quantities of them.
+            loss: the mean loss of the epoch, a number or 0-d array; ``None``: the mean of the
+                ``value`` of the steps (NaN if there are none).
+            grads: the last gradients, a tree like the parameters; needed for quantities of them.
             state: see :meth:`step`.
-            lr: the learning rate; ``None``: the last step's.
+            lr: the learning rate, a number or 0-d array; ``None``: that of the last step.
             metrics: other numbers for the row by name, such as ``{"test_loss": 0.3}``: numbers or
                 0-d arrays.
 
@@ -310,7 +318,7 @@ class Recorder(Recording):
         return row
 
     def flush(self) -> None:
-        """Bring the steps' measurements to the host and write their rows."""
+        """Copy the measurements of the steps to the host, and write their rows."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []
@@ -345,16 +353,17 @@ class Recorder(Recording):
         return found
 
     def close(self) -> None:
-        """Write what is pending."""
+        """Write pending rows."""
         self.flush()
         self._output.close()
 
     # Saved states.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on with the same rows.
+        """Return the state with which a resumed run continues with the same rows.
 
-        NumPy arrays, numbers, lists and dicts only. What is pending is brought to the host.
+        The state has NumPy arrays, numbers, lists and dicts only. Pending measurements are first
+        copied to the host.
         """
         self.flush()
         return {
@@ -373,19 +382,18 @@ class Recorder(Recording):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state of :meth:`state_dict`.
+        """Continue from a state of :meth:`state_dict`.
 
         Args:
-            state_dict: that state.
+            state_dict: the state.
 
         Raises:
-            ValueError: if it is of other quantities, or of other parameters.
+            ValueError: if the state has other quantities, or other parameters.
         """
         for name, own in {"config": self._options.config, "layers": list(self._layers)}.items():
             if state_dict.get(name) != own:
                 raise ValueError(
-                    f"state_dict with {name} = {state_dict.get(name)}: allowed for this recorder "
-                    f"is {own}"
+                    f"state_dict with {name} = {state_dict.get(name)}: this recorder needs {own}"
                 )
         copies = dict(state_dict["copies"])
         for kind, column in copies.items():
@@ -423,7 +431,7 @@ class Recorder(Recording):
     def _given(
         self, chosen: core.Chosen, leaves: list[Any], grads: Any, state: Any
     ) -> dict[str, Any]:
-        """Return the vectors that are there already."""
+        """Return the vectors that need no computation."""
         wanted = chosen.vectors
         require(
             chosen.measured,
@@ -442,5 +450,5 @@ class Recorder(Recording):
 
 
 def _in_columns(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sizes of layers as ``plain_rows`` takes them."""
+    """Return sizes of layers in the form for ``plain_rows``."""
     return {u: size[:, None] for u, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""A recorder of how a network moves while it trains, for any ``torch.optim.Optimizer``.
+"""A recorder of quantities of a training, for any ``torch.optim.Optimizer``.
 
 >>> import torch
 >>> _ = torch.manual_seed(0)
@@ -17,9 +17,9 @@
 >>> list(row), list(row["layers"]), len(r.steps)
 (['epoch', 'loss', 'step_size', 'angle', 'layers'], ['weight', 'bias'], 6)
 
-The quantities are those of :mod:`optstudy_core.instruments`. What is measured within a
-step stays on the device until the epoch ends: no host synchronisation, no write to a parameter or a
-gradient, no draw from a random generator.
+The quantities are those of :mod:`optstudy_core.instruments`. The measurements of a step stay on the
+device until the epoch ends. The recorder does not wait for the device within an epoch, never writes
+to a parameter or a gradient, and never draws from a random generator.
 """
 
 from __future__ import annotations

@@ -35,46 +35,48 @@ OF_THE_OPTIMIZER: Final = frozenset({"m", "v", "lr", *core.OF_WRAPPERS})
 
 
 class Recorder(Recording):
-    """Records quantities of epochs and steps, of the network and of each layer.
+    """A recorder of quantities of epochs and steps, for the network and for each layer.
 
-    The parameters are those of the optimizer, in its order, under the model's names. Their steps
-    are seen through the optimizer's hooks. An epoch begins when the recorder is made, and when the
-    last one ends.
+    The recorder covers the parameters of the optimizer, in its order, with the names of the model.
+    Hooks of the optimizer measure the steps. An epoch begins when the recorder is made, and when
+    the last epoch ends.
 
     Args:
-        model: whose parameters; or an optimizer, whose parameters then have the names that it was
-            given (``param_names``), else ``group0.0``, ``group0.1``, …
-        optimizer: without one, there are epochs only, and no learning rate and no moments.
-        epoch: quantities and instruments of an epoch. Of the gradient it is the last step's.
-        step: those of a step, such as ``["usual"]``. Plain sums: in float64, but for large float32
-            layers on a CPU, where the error is at most about 1e-6.
-        per_layer: record them for each parameter as well.
-        every: record the steps whose number, counted from 1, is a multiple of it.
-        exact: sums of epochs are exact, independent of order, split and library.
-        run: where rows go: an ``optstudy_core.records.Run``, or a folder that is made or resumed.
-            ``None``: into the lists ``epochs`` and ``steps``. Of several processes the first
+        model: the model; or an optimizer. Without a model, the parameters have the names in
+            ``param_names`` of the optimizer, or ``group0.0``, ``group0.1``, …
+        optimizer: the optimizer; without it, only epochs are recorded, without learning rates and
+            moments.
+        epoch: the quantities and instruments of an epoch. The gradient is that of the last step.
+        step: the quantities and instruments of a step, such as ``["usual"]``. They use plain sums
+            in float64, except for large float32 layers on a CPU; their error is at most about 1e-6.
+        per_layer: also record the quantities of each parameter.
+        every: record every n-th step: those with a number (counted from 1) that is a multiple of
+            ``every``.
+        exact: use exact sums for epochs, which do not depend on order, split and library.
+        run: where to write rows: an ``optstudy_core.records.Run``, or a folder to create or resume.
+            ``None``: the lists ``epochs`` and ``steps``. Only the first of several processes
             writes.
-        sinks: what is given each row as well: callables of a row, objects with ``log_metrics`` or
-            ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
-            name ``"wandb"``. Those with ``close`` are closed with the recorder.
+        sinks: objects that also receive each row: functions of a row, objects with ``log_metrics``
+            or ``log`` (loggers of Lightning, an ``Accelerator``, a run of Weights & Biases), or the
+            name ``"wandb"``. Sinks with ``close`` are closed with the recorder.
         alerts: rules over the rows, :class:`optstudy_core.instruments.Alert`.
-        average: of several processes (``torch.distributed``) each gives the losses of its own
-            mini-batches, and rows have the mean of all; a message of eight bytes for each recorded
-            step, and one an epoch, so all must call. ``False``: the losses are those of all
-            already, or this process alone records.
+        average: each of several processes (``torch.distributed``) passes the losses of its own
+            mini-batches, and rows have the mean over the processes. This sends a message of eight
+            bytes for each recorded step and each epoch, so all processes must call the methods.
+            ``False``: the losses are already the same, or only this process records.
 
-    Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, a second one for
-    ``angle`` and ``cosine``; each twice where both steps and epochs have them; and one for
-    ``distance``. All in the parameters' dtype.
+    Memory: a copy of the parameters for ``step_size`` and ``update_ratio``, and a second copy for
+    ``angle`` and ``cosine``; each twice if both steps and epochs record them. One copy for
+    ``distance``. All copies have the dtype of the parameters.
 
-    Parameters of FSDP2 or tensor parallel (``DTensor``): each process copies what it holds, and
-    what is measured is that of the whole, with the bits of one process. All processes make a
-    recorder and call its methods. Metrics are those of the first process. Exact norms and angles
-    join integers; plain sums gather one layer at a time.
+    For parameters of FSDP2 or tensor parallel (``DTensor``), each process copies its own part. The
+    measurements are those of the whole parameters, with the bits of a run in one process. All
+    processes make a recorder and call its methods. Metrics come from the first process. Exact norms
+    and angles join integers; plain sums gather one layer at a time.
 
     Raises:
-        TypeError: for an argument of the wrong kind.
-        ValueError: for an unknown name, or a quantity that needs an optimizer without one.
+        TypeError: if an argument has the wrong type.
+        ValueError: if a name is unknown, or a quantity needs an optimizer and there is none.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Recorder(Recording):
                 raise TypeError("model and optimizer are optimizers: allowed is one")
             optimizer, model = model, torch.nn.Module()
         if not isinstance(model, torch.nn.Module):
-            raise TypeError(f"model = {model!r}: allowed are modules and optimizers")
+            raise TypeError(f"model = {model!r}: allowed are modules and optimizers of torch")
         if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer = {optimizer!r}: allowed are optimizers and None")
         if not isinstance(average, bool):
@@ -122,7 +124,7 @@ class Recorder(Recording):
         self._pending: list[Pending] = []
         self._open_step: Pending | None = None
         self._before = Copies()
-        self._due, self._moves = self._step.at(1), False  # of the step that is being made
+        self._due, self._moves = self._step.at(1), False  # for the current step
         self._clock, self._step_clock = core.Clock(), core.Clock()
         self._micro = MicroGradients()
         self._hooks: list[Any] = []
@@ -138,7 +140,7 @@ class Recorder(Recording):
         if self._step.activations:
             self._activations = Activations(model, self._step, self._coming)
         if optimizer is not None:
-            # Ours come after the hooks that put the schedulers' rates in: they see the rate used.
+            # These hooks come after those that set the rates of schedulers, and see the rate used.
             Rates.of(optimizer)
             self._hooks = [
                 optimizer.register_step_pre_hook(self._before_step),
@@ -148,19 +150,19 @@ class Recorder(Recording):
     def _refuse_without_optimizer(self) -> None:
         if self._step.something:
             names = tuple(part.name for part in self._step.parts)
-            raise ValueError(f"step = {names}: allowed with an optimizer, whose steps they are")
+            raise ValueError(f"step = {names}: allowed with an optimizer only")
         for name in self._epoch.names:
             if core.vectors([name]) & OF_THE_OPTIMIZER or core.given([name]) & OF_THE_OPTIMIZER:
-                raise ValueError(f"epoch with {name!r}: allowed with an optimizer, which has it")
+                raise ValueError(f"epoch with {name!r}: allowed with an optimizer only")
 
     # What the user calls.
 
     @torch.no_grad()
     def begin_epoch(self) -> None:
-        """Begin the epoch here: what has moved the parameters since the last one is no part of it.
+        """Begin the epoch now: moves of the parameters since the last epoch do not count.
 
-        To be called after something else than the optimizer has moved them (a loaded model);
-        :meth:`end_epoch` calls it.
+        Call this method if something other than the optimizer has moved the parameters (a loaded
+        model). :meth:`end_epoch` calls it.
         """
         self._layers.collect()
         self._clock.restart()
@@ -171,16 +173,16 @@ class Recorder(Recording):
 
     @torch.no_grad()
     def micro_batch(self, samples: float | None = None) -> None:
-        """Look at the gradient of a micro-batch; to be called after its ``loss.backward()``.
+        """Measure the gradient of a micro-batch; call this method after ``loss.backward()``.
 
-        For the quantities of noise: the gradients of a step's micro-batches add up in ``.grad``.
-        Steps whose noise is not recorded cost nothing.
+        The quantities of noise need it: the gradients of the micro-batches of a step add up in
+        ``.grad``. For steps without recorded noise the call does nothing.
 
         Args:
-            samples: how many the micro-batch has; the unit of ``noise_scale``.
+            samples: the number of samples in the micro-batch; ``noise_scale`` counts in this unit.
 
         Raises:
-            ValueError: if that is no number above 0.
+            ValueError: if ``samples`` is no number > 0.
         """
         own = math.nan if samples is None else core.check_samples(samples)
         if "micro" in self._coming().given:
@@ -194,17 +196,18 @@ class Recorder(Recording):
         samples: float | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add what is known of a step that was just made; to be called after ``optimizer.step()``.
+        """Add the loss and other numbers of a step; call this method after ``optimizer.step()``.
 
         Args:
-            loss: of the mini-batch, a number or a tensor of one. It goes into the step's row, and
-                into the epoch's mean.
-            samples: how many the mini-batch had, for ``samples_per_second``.
-            metrics: other numbers for the step's row, by name: numbers or tensors of one.
+            loss: the loss of the mini-batch, a number or a tensor with one element. It appears in
+                the row of the step, and counts for the mean of the epoch.
+            samples: the number of samples in the mini-batch, for ``samples_per_second``.
+            metrics: other numbers for the row of the step, by name: numbers or tensors with one
+                element.
 
         Raises:
-            TypeError: if it is something else.
-            ValueError: for a tensor of more, or a name that the row has already.
+            TypeError: if a value is no number.
+            ValueError: if a tensor has more than one element, or the row already has a name.
         """
         made, self._open_step = self._open_step, None
         numbers: dict[str, Any] = {} if made is None else made.measured["numbers"]
@@ -230,17 +233,17 @@ class Recorder(Recording):
         """End an epoch, and begin the next.
 
         Args:
-            loss: the epoch's mean; ``None``: the mean of those that :meth:`step` was given, NaN
-                if there are none.
+            loss: the mean loss of the epoch; ``None``: the mean of the losses from :meth:`step`
+                (NaN if there are none).
             metrics: other numbers for the row by name, such as ``{"test_loss": 0.3}``: numbers or
-                tensors of one.
+                tensors with one element.
 
         Returns:
             the row, ``{"epoch": 1, "loss": …, "step_size": …, "layers": {"fc1.weight": {…}}}``.
 
         Raises:
-            TypeError: if a number is something else.
-            ValueError: for a tensor of more, or a name that the row has already.
+            TypeError: if a value is no number.
+            ValueError: if a tensor has more than one element, or the row already has a name.
         """
         state = self._state
         own = {name: scalar(name, value).item() for name, value in (metrics or {}).items()}
@@ -252,14 +255,14 @@ class Recorder(Recording):
         state.epoch_count += 1
         rates = [float(rate) for rate in state.rates or self._current_rates()]
         row = core.with_metrics(self._epoch_row(mean, rates), own)
-        if "previous" in self._epoch.vectors:  # where Δ has been formed
+        if "previous" in self._epoch.vectors:  # then epoch_step holds Δ
             state.start, state.epoch_step = state.epoch_step, state.start
         row = self._output.epoch(row)
         self.begin_epoch()
         return row
 
     def flush(self) -> None:
-        """Bring the steps' measurements to the host and write their rows."""
+        """Copy the measurements of the steps to the host, and write their rows."""
         if not self._pending:
             return
         self._sums.add_up(self._pending)
@@ -272,13 +275,13 @@ class Recorder(Recording):
         self._output.add_steps(list(step_rows(self._layers, recorded)))
 
     def _means(self, losses: list[float]) -> list[float]:
-        """Return the losses of all processes."""
+        """Return the mean losses over all processes."""
         return averages(losses, self._layers.params) if self._average else losses
 
     def _joined(
         self, made: Pending, values: Sequence[np.ndarray]
     ) -> dict[core.Reduction, np.ndarray]:
-        """Return the sums of a step; ‖Δ₋₁‖² is what was ‖Δ‖² for the step before."""
+        """Return the sums of a step; ‖Δ₋₁‖² is ‖Δ‖² of the step before."""
         layout = made.layout
         sums = layout.join(made.reductions, values)
         if PREVIOUS in self._step.reductions and STEP in sums:
@@ -290,7 +293,7 @@ class Recorder(Recording):
         return sums
 
     def close(self) -> None:
-        """Write what is pending, and leave the optimizer alone from now on."""
+        """Write pending rows, and remove the hooks from the optimizer."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -302,9 +305,10 @@ class Recorder(Recording):
     # Saved states.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on with the same rows: copies.
+        """Return the state with which a resumed run continues with the same rows.
 
-        Tensors, numbers, lists and dicts only. What is pending is brought to the host.
+        The state has copies: tensors, numbers, lists and dicts only. Pending measurements are first
+        copied to the host.
         """
         self.flush()
         return {
@@ -314,18 +318,18 @@ class Recorder(Recording):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state of :meth:`state_dict`.
+        """Continue from a state of :meth:`state_dict`.
 
         Args:
-            state_dict: that state.
+            state_dict: the state.
 
         Raises:
-            ValueError: if it is of other quantities, or of other parameters.
+            ValueError: if the state has other quantities, or other parameters.
         """
         config = self._options.config
         found = state_dict.get("config")
         if found != config:
-            raise ValueError(f"state_dict of {found}: allowed for this recorder is {config}")
+            raise ValueError(f"state_dict of {found}: this recorder needs a state of {config}")
         self._layers.collect()
         self._state.load(state_dict, self._layers)
         self._pending, self._open_step = [], None
@@ -334,7 +338,7 @@ class Recorder(Recording):
     # The hooks.
 
     def _coming(self) -> core.Chosen:
-        """Return what is recorded of the step that is being made."""
+        """Return the quantities to record of the current step."""
         return self._step.at(self._state.step_count + 1)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -350,7 +354,7 @@ class Recorder(Recording):
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         state = self._state
         state.step_count += 1
-        # An optimizer that is told by GradScaler to skip the step on the device, still knows it.
+        # GradScaler may tell an optimizer to skip the step on the device; found_inf is still set.
         skipped = getattr(optimizer, "found_inf", None)
         if self._due.something or self._moves:
             self._measure_step(None if skipped is None else skipped.detach().clone())
@@ -362,7 +366,7 @@ class Recorder(Recording):
     def _measure_step(self, skipped: torch.Tensor | None) -> None:
         state, due = self._state, self._due
         wanted = due.vectors | ({"step"} if self._moves else set())
-        # All but what the step before has; and Δ, where the next one's angle needs it.
+        # All except those of the step before; and ‖Δ‖², if the angle of the next step needs it.
         summed = [r for r in due.reductions if r != PREVIOUS]
         if self._moves and STEP not in summed and "previous" in self._step.vectors:
             summed.append(STEP)
@@ -449,7 +453,7 @@ def _memory(params: Sequence[torch.Tensor]) -> float:
 
 
 def _on_host(name: str, value: Any) -> torch.Tensor | float:
-    """Return a number; of a device that computes by itself, a tensor of its own."""
+    """Return a number; for an asynchronous device, a copy of the tensor."""
     if type(value) is torch.Tensor and value.device.type == "cpu" and value.numel() == 1:
         return float(value.detach())
     return scalar(name, value)

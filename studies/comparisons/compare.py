@@ -1,4 +1,4 @@
-"""Trainings that differ in what the user varies: run side by side, drawn, and put into a table."""
+"""Trainings with different settings: run side by side, drawn, and compared in a table."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from . import table
 from .runner import Plan, config, done
 
 VARIED: Final = ("method", "algorithm", "lr", "lr_factor", "dialect")
-"""What can be varied; ``lr_factor`` is on the study's learning rate."""
+"""The settings that can vary; ``lr_factor`` multiplies the learning rate of the study."""
 
 _Tell = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of what is varied.
+    """One combination of settings.
 
     Attributes:
-        varied: the values, by what is varied.
-        optimizer: of its trainings.
-        name: of its folder.
+        varied: the values by setting.
+        optimizer: the optimizer of the trainings.
+        name: the name of the folder.
     """
 
     varied: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What tells it from the other cells."""
+        """The text that distinguishes this cell from others."""
         words = {
             "method": lambda v: METHODS[v].title,
             "algorithm": figures.title,
@@ -63,14 +63,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Task:
-    """A training of a comparison; crosses to another process.
+    """A training of a comparison, sent to another process.
 
     Attributes:
-        plan: what is trained, and with which seed.
-        optimizer: of the training.
-        backend: of the training.
-        folder: for the record.
-        config: what the record says of it.
+        plan: the plan, with the seed of this training.
+        optimizer: the optimizer of the training.
+        backend: the framework of the training.
+        folder: the folder of the run.
+        config: the configuration of the run.
     """
 
     plan: Plan
@@ -80,7 +80,7 @@ class Task:
     config: Mapping[str, Any]
 
     def carry_out(self, after_epoch: _Tell) -> None:
-        """Train and record; what an interrupted training left is replaced."""
+        """Train and record; replace an interrupted training."""
         study = self.plan.load()
         learner = training.make_learner(self.backend, study, self.optimizer)
         with Folder.create(self.folder, self.config, overwrite=True) as run:
@@ -88,20 +88,20 @@ class Task:
 
 
 class Comparison:
-    """A comparison whose every value was checked.
+    """A comparison with checked values.
 
     Args:
-        plan: what the user asked for; its algorithms and methods are those that ``vary`` does not
-            name.
-        vary: the values of each of :data:`VARIED` that is varied.
-        seeds: how many seeds, from the plan's on.
-        jobs: how many processes train.
-        rates: of which each combination is given the best before it is compared: that with the
-            lowest final loss, of one training each, with the plan's seed and first framework.
+        plan: the plan of the user; it gives the algorithm and the method if ``vary`` does not.
+        vary: the values of the settings in :data:`VARIED` that vary.
+        seeds: the number of seeds, starting at the seed of the plan.
+        jobs: the number of processes that train.
+        rates: learning rates to try for each combination before the comparison. The best one has
+            the lowest final loss of one training, with the seed and the first framework of the
+            plan.
 
     Raises:
         ValueError: for a value that is not allowed.
-        FileExistsError: if a folder holds another run.
+        FileExistsError: if a folder has another run.
         NotADirectoryError: if a folder is a file.
     """
 
@@ -114,7 +114,7 @@ class Comparison:
         rates: Sequence[float] = (),
     ) -> None:
         if rates and {"lr", "lr_factor"} & set(vary):
-            raise ValueError("tune: allowed without a rate in vary")
+            raise ValueError("tune: allowed without lr and lr_factor in vary")
         self.study = plan.load()
         self.plan = plan = plan.of(self.study)
         self.folder = plan.out / self.study.name / "compare"
@@ -129,7 +129,7 @@ class Comparison:
             cell.name: [self._task(_at(cell, lr), plan.seed, plan.backends[0]) for lr in rates]
             for cell in self.cells
         }
-        # Where rates are searched, what is compared is known after the search.
+        # With a search for rates, the trainings to compare are known after the search.
         found = [task for tasks in self._search.values() for task in tasks]
         self.waiting = self._not_done(found or self.tasks)
 
@@ -144,10 +144,10 @@ class Comparison:
         ]
 
     def _not_done(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return the trainings that are not there yet.
+        """Return the trainings that have no run yet.
 
         Raises:
-            FileExistsError: if a folder holds another run.
+            FileExistsError: if a folder has another run.
             NotADirectoryError: if a folder is a file.
         """
         for task in tasks:
@@ -177,7 +177,7 @@ class Comparison:
         return Task(plan, cell.optimizer, backend, folder, described)
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
-        """Train what is not done yet, record, draw and print; return the folders of the runs.
+        """Train what is missing, record, draw and print; return the folders of the runs.
 
         Args:
             console: for progress and the table.
@@ -198,11 +198,11 @@ class Comparison:
         return list(runs)
 
     def _train(self, tasks: Sequence[Task], what: str, console: Console) -> dict[pathlib.Path, Run]:
-        """Carry out the trainings that are not there yet; return all runs by folder."""
+        """Carry out the missing trainings; return all runs by folder."""
         waiting = self._not_done(tasks)
         if len(waiting) < len(tasks):
             known = len(tasks) - len(waiting)
-            console.print(f"{known} of {len(tasks)} {what} are there already")
+            console.print(f"{known} of {len(tasks)} {what} are already done")
         title = f"{self.study.name}: {len(waiting)} {what}, epochs"
         with progress(console, title, self.study.epochs * len(waiting)) as tick:
             _carry_out(waiting, self.jobs, tick)
@@ -217,11 +217,11 @@ class Comparison:
             lr, loss = best(self.rates, losses)
             console.print(f"{cell.label or cell.name}: learning rate {lr:g}, loss {loss:.4g}")
             if lr in {min(self.rates), max(self.rates)} and len(self.rates) > 1:
-                console.print("  the best is at the end of the rates: try more beyond it")
+                console.print("  the best rate is at the end of the list: try rates beyond it")
             self.cells[number] = _at(cell, lr)
 
     def groups(self) -> list[list[Cell]]:
-        """Return the cells by all that is varied but the method; its first is what others meet.
+        """Return the cells grouped by all settings except the method; the first is the baseline.
 
         Without methods all cells are one group.
         """
@@ -302,7 +302,7 @@ _messages: Any = None
 
 
 def _carry_out(tasks: Sequence[Task], jobs: int, tick: _Tell) -> None:
-    """Carry tasks out, some at a time; an error or an interruption ends those begun."""
+    """Carry out tasks, some at a time; an error or an interruption stops the running ones."""
     if jobs == 1 or len(tasks) < 2:
         for task in tasks:
             task.carry_out(tick)
@@ -332,7 +332,7 @@ def _ticking(futures: set[Future[None]], messages: Any, tick: _Tell) -> Iterator
 def _begin(messages: Any, jobs: int) -> None:
     global _messages
     _messages = messages
-    # The cores are shared out; a study that asks for one thread keeps to it.
+    # The processes share the cores; a study with one thread keeps one.
     if "torch" in sys.modules:
         import torch
 
@@ -346,13 +346,13 @@ def _in_process(task: Task) -> None:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def values(key: str, text: str) -> list[Any]:
-    """Return the values of ``--vary key=text``; ``algorithm=all`` are all of them.
+    """Return the values of ``--vary key=text``; ``algorithm=all`` stands for all algorithms.
 
     Raises:
         ValueError: for a key or value that is not allowed.

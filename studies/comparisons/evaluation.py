@@ -1,4 +1,4 @@
-"""What a trained network is worth, on data that it has not seen."""
+"""The evaluation of a trained network on data that it has not seen."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from .runner import Plan
 
 
 class Evaluation:
-    """An evaluation whose every value was checked.
+    """An evaluation with checked values.
 
     Args:
-        plan: which study, on which data, and with which parameters; what it says of a training
-            counts for nothing.
+        plan: the plan, for the study, the data and the parameters; options of a training have no
+            effect.
 
     Raises:
-        ValueError: for a value that is not allowed, and for a study that says nothing of the worth
-            of a network.
-        FileNotFoundError: if there is no such run or data.
+        ValueError: for a value that is not allowed, and for a study without ``assess``.
+        FileNotFoundError: if the run or the data do not exist.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.study: Study = plan.load()
         if self.study.assess is None:
-            raise ValueError(f"study = {plan.study!r}: nothing says what its network is worth")
+            raise ValueError(f"study = {plan.study!r} has no evaluation (assess)")
         self.parameters = dict(self.study.initial)
         self.backend = plan.of(self.study).backends[0]
         self.folder = plan.out / self.study.name / "evaluation"
@@ -46,7 +45,7 @@ class Evaluation:
 
 
 def show(study: Study, assessed: Assessed, console: Console) -> None:
-    """Print what a network is worth as a table."""
+    """Print the evaluation of a network as a table."""
     table = Table(title=study.title, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")

@@ -18,38 +18,38 @@ from .runner import Plan, Prepared
 
 @dataclass(frozen=True)
 class Part:
-    """A study's runs, or its comparison; crosses to another process.
+    """The runs of a study, or its comparison, sent to another process.
 
     Attributes:
-        plan: of it.
-        vary: what is varied in a comparison; ``None``: runs.
+        plan: the plan.
+        vary: the settings of a comparison; ``None``: runs.
     """
 
     plan: Plan
     vary: Mapping[str, Sequence[Any]] | None = None
 
     def prepare(self) -> Prepared | Comparison:
-        """Check every value; errors as of the two."""
+        """Check every value; errors as from :class:`Prepared` and :class:`Comparison`."""
         return Prepared(self.plan) if self.vary is None else Comparison(self.plan, self.vary)
 
 
 class Everything:
-    """Parts that were checked.
+    """Checked parts, carried out side by side.
 
     Args:
-        parts: runs and comparisons; the runs come first, and are shown first.
-        jobs: how many at a time.
+        parts: runs and comparisons; the runs are carried out and shown first.
+        jobs: the number of parts at the same time.
     """
 
     def __init__(self, parts: Sequence[Part], jobs: int) -> None:
         for part in parts:
             part.prepare()
-        # Comparisons take minutes; there is something to see before.
+        # Comparisons take minutes; runs show something earlier.
         self._parts = sorted(parts, key=lambda part: part.vary is not None)
         self._jobs = min(jobs, len(parts))
 
     def carry_out(self, console: Console) -> None:
-        """Carry them out: most of the time goes into figures, which only processes share."""
+        """Carry out the parts in processes: figures take most of the time, and block threads."""
         if self._jobs == 1:
             for part in self._parts:
                 part.prepare().carry_out(console)
@@ -62,11 +62,11 @@ class Everything:
 
 
 def _begin() -> None:
-    """Begin with nothing: a part says itself what it needs."""
+    """Start a process without any preparation."""
 
 
 def _said(part: Part, width: int) -> str:
-    """Carry a part out; return what it said."""
+    """Carry out a part; return its output."""
     said = io.StringIO()
     part.prepare().carry_out(Console(file=said, width=width))
     return said.getvalue()

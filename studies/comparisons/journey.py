@@ -1,9 +1,9 @@
-"""A training that moves from library to library, beside one that stays.
+"""A training that moves between libraries, compared with a training that stays.
 
-The legs: PyTorch with our optimizer, torch.optim, ours again, Flax, and PyTorch. Between PyTorch
-and Flax the training goes through one file. Both start from the same parameters and see the same
-mini-batches; a run that was in Flax from the start says what the frameworks' roundings alone come
-to.
+The parts are: PyTorch with optstudy, torch.optim, PyTorch with optstudy again, Flax, and PyTorch.
+Between PyTorch and Flax the training goes through one file. Both trainings start from the same
+parameters and see the same mini-batches. A third training, in Flax from the start, shows the effect
+of the roundings of the frameworks alone.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class Travel:
     """The journeys of a study in both dtypes.
 
     Args:
-        study: what is trained; without dropout.
-        optimizer: of an algorithm that torch.optim has.
-        epochs: how many; split evenly among the legs.
-        out: folder for the figure.
+        study: the study, without dropout.
+        optimizer: an optimizer with an algorithm that torch.optim also has.
+        epochs: the number of epochs, divided evenly among the parts.
+        out: the folder for the figure.
 
     Raises:
-        ValueError: for an algorithm that torch.optim has not, or fewer epochs than legs.
+        ValueError: if torch.optim does not have the algorithm, or if there are fewer epochs than
+            parts.
     """
 
     def __init__(self, study: Study, optimizer: Optimizer, epochs: int, out: pathlib.Path) -> None:
@@ -47,9 +48,9 @@ class Travel:
         if name not in known:
             raise ValueError(f"algorithm = {name!r}: {nearest(name, known)}")
         if epochs < len(LEGS):
-            raise ValueError(f"epochs = {epochs}: allowed are {len(LEGS)} and more")
+            raise ValueError(f"epochs = {epochs}: allowed are whole numbers >= {len(LEGS)}")
         if study.dropout:
-            raise ValueError(f"study = {study.name!r}: allowed are those without dropout")
+            raise ValueError(f"study = {study.name!r}: allowed are studies without dropout")
         self.study, self.optimizer, self.epochs, self.out = study, optimizer, epochs, out
 
     def carry_out(self, console: Console) -> None:
@@ -59,15 +60,16 @@ class Travel:
         drawn = figures.draw_journeys(self.study, journeys, folder)
         for x in journeys:
             console.print(
-                f"{x.dtype}: after {x.epochs} epochs the run that moved is {x.moved[-1]:.1e} of "
-                f"the parameters' length from the run that stayed, the run in JAX {x.twin[-1]:.1e}",
+                f"{x.dtype}: after {x.epochs} epochs, the relative distance from the run that "
+                f"stayed is {x.moved[-1]:.1e} for the run that moved, and {x.twin[-1]:.1e} for "
+                "the run in JAX",
                 highlight=False,
             )
         console.print(f"  figure: {drawn}", soft_wrap=True, highlight=False)
 
 
 def travelled(study: Study, optimizer: Optimizer, epochs: int, dtype: str) -> Journey:
-    """Train three times: where it began, moving, and in JAX; return the distances."""
+    """Train three times: in PyTorch, moving, and in JAX; return the distances."""
     import jax
     import torch
 

@@ -1,4 +1,4 @@
-"""Carrying out a plan: every run of a study, its figures, and what the runs say together."""
+"""Carrying out a plan: all runs of a study, with their figures and comparisons."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from . import twins
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked for; ``None`` leaves a choice to the study.
+    """The options of the user; ``None`` leaves a choice to the study.
 
     Attributes:
-        study: its name.
-        algorithms: one training each, with each of the methods.
-        methods: of :data:`studies.learners.methods.METHODS`.
-        backends: of ``"torch"`` and ``"jax"``; a study in one framework takes that one.
-        all_backends: refuse a study that has no model in one of them.
-        out: the folder for everything.
-        epochs: how many.
-        lr: learning rate.
-        lr_factor: on it.
-        seed: of all that is drawn at random.
-        dialect: of the algorithms.
-        overwrite: replace runs that are in ``out`` already.
-        data: a file or folder with the user's data.
-        events: how many to generate.
-        pretrained: begin with the parameters that were trained before.
-        start: folders of runs, with whose final parameters a training begins.
-        device: where both frameworks compute.
-        go_on: runs that ended are taken as they are, others are replaced.
+        study: the name of the study.
+        algorithms: names of algorithms; each is trained with each method.
+        methods: names in :data:`studies.learners.methods.METHODS`.
+        backends: ``"torch"``, ``"jax"`` or both; a study in one framework uses that framework.
+        all_backends: refuse a study without a model in one of the backends.
+        out: the folder for all files.
+        epochs: the number of epochs.
+        lr: the learning rate.
+        lr_factor: a factor of the learning rate.
+        seed: the seed of all random numbers.
+        dialect: the dialect of the algorithms.
+        overwrite: replace existing runs in ``out``.
+        data: a file or folder with data of the user.
+        events: the number of generated events.
+        pretrained: start from the trained parameters in the package.
+        start: folders of runs; start from their final parameters.
+        device: the device of both frameworks.
+        go_on: keep finished runs, and replace others.
     """
 
     study: str
@@ -65,7 +65,7 @@ class Plan:
     all_backends: bool = False
 
     def load(self) -> Study:
-        """Return the study; errors as of :func:`studies.problems.table.load` and :func:`begun`."""
+        """Return the study; errors as from :func:`studies.problems.table.load`, :func:`begun`."""
         study = load(
             self.study,
             self.seed,
@@ -80,28 +80,28 @@ class Plan:
         """Return the plan with the frameworks in which a study has a model.
 
         Raises:
-            ValueError: if it has none in one that was asked for.
+            ValueError: if the study has no model in a requested framework.
         """
         chosen = [name for name in self.backends if name in study.backends]
         if not chosen or (self.all_backends and len(chosen) < len(self.backends)):
             lacking = next(name for name in self.backends if name not in study.backends)
             raise ValueError(
-                f"backend = {lacking!r}: the study {study.name!r} has no model in it; "
+                f"backend = {lacking!r}: the study {study.name!r} has no model in this framework; "
                 f"allowed is {' or '.join(map(repr, study.backends))}"
             )
         return replace(self, backends=chosen)
 
 
 class Prepared:
-    """A plan whose every value was checked.
+    """A plan with checked values.
 
     Args:
-        plan: what the user asked for.
-        below: a folder in the study's for everything.
+        plan: the options of the user.
+        below: a subfolder of the folder of the study for all files.
 
     Raises:
         ValueError: for a value that is not allowed.
-        FileExistsError: if a folder holds a run already.
+        FileExistsError: if a folder already has a run.
         NotADirectoryError: if a folder is a file.
     """
 
@@ -123,7 +123,7 @@ class Prepared:
                 self._is_done(optimizer, backend)  # refuses another run
 
     def run_folder(self, optimizer: training.Optimizer, backend: str) -> pathlib.Path:
-        """Return where a run is written."""
+        """Return the folder of a run."""
         return self.folder / optimizer.name / backend
 
     @property
@@ -150,13 +150,13 @@ class Prepared:
     def train(
         self, optimizer: training.Optimizer, backend: str, console: Console
     ) -> tuple[training.Learner, records.Run]:
-        """Make a run; return what was trained, and its record."""
+        """Make a run; return the learner and the record."""
         learner = training.make_learner(backend, self.study, optimizer)
         folder = self.run_folder(optimizer, backend)
         described = config(self.plan, self.study, optimizer, backend)
         what = f"{self.study.name}, {optimizer.name}, {backend}: training"
         if self._is_done(optimizer, backend):
-            console.print(f"{what} is there already", highlight=False)
+            console.print(f"{what} is already done", highlight=False)
             return learner, records.read(folder)
         with (
             Run.create(folder, described, overwrite=self._replaces) as run,
@@ -185,7 +185,7 @@ class Prepared:
             console.print(
                 f"  figures:    {run.folder / 'figures'}", soft_wrap=True, highlight=False
             )
-        # With a method a step is not all that moves the parameters.
+        # With a method, the parameters also move outside of steps.
         if set(runs) == set(training.BACKENDS) and optimizer.method == PLAIN:
             self.compare_twins(optimizer, runs, console)
         return list(runs.values())
@@ -193,7 +193,7 @@ class Prepared:
     def compare_twins(
         self, optimizer: training.Optimizer, runs: Mapping[str, records.Run], console: Console
     ) -> twins.Twins:
-        """Compare the two frameworks' runs; write, draw and print where they diverge."""
+        """Compare the runs of the two frameworks; write, draw and print where they diverge."""
         what = f"{self.study.name}, {optimizer.name}: comparing"
         with progress(console, what, self.study.epochs) as tick:
             pair = twins.compare(
@@ -213,16 +213,16 @@ class Prepared:
 
 
 def begun(study: Study, folders: Sequence[pathlib.Path]) -> Study:
-    """Return a study that begins with the final parameters of some runs.
+    """Return a study that starts from the final parameters of some runs.
 
     Args:
-        study: any.
-        folders: of runs; each gives the parameters that have a name of the study.
+        study: any study.
+        folders: folders of runs; each gives the parameters with the same names as in the study.
 
     Raises:
-        FileNotFoundError: if there is no such run.
-        ValueError: if its training has not ended, if it has none of the parameters, or if their
-            shapes are others.
+        FileNotFoundError: if there is no run.
+        ValueError: if a training has not ended, or a run has none of the parameters, or parameters
+            of other shapes.
     """
     initial = dict(study.initial)
     for folder in folders:
@@ -231,7 +231,7 @@ def begun(study: Study, folders: Sequence[pathlib.Path]) -> Study:
             raise ValueError(f"run = {str(folder)!r}: its training has not ended")
         own = {name: value for name, value in found.items() if name in initial}
         if not own:
-            raise ValueError(f"run = {str(folder)!r}: it has no parameter of {study.name}")
+            raise ValueError(f"run = {str(folder)!r}: the run has no parameter of {study.name}")
         for name, value in own.items():
             if value.shape != initial[name].shape:
                 raise ValueError(
@@ -245,7 +245,7 @@ def begun(study: Study, folders: Sequence[pathlib.Path]) -> Study:
 def config(
     plan: Plan, study: Study, optimizer: training.Optimizer, backend: str
 ) -> dict[str, object]:
-    """Return what the record of a run says was asked for."""
+    """Return the configuration for the record of a run."""
     return {
         "study": study.name,
         "algorithm": optimizer.algorithm,
@@ -277,25 +277,25 @@ _TELLING: Final = (
     "algorithm", "method", "epochs", "lr", "dialect", "data", "events", "pretrained", "start",
     "source",
 )  # fmt: skip
-"""What a training that is taken for done has in common with the one asked for."""
+"""The entries that must agree if a finished training is used instead of a new one."""
 _BEFORE: Final = {"pretrained": False, "start": []}
-"""What runs say that were made before there was such a choice."""
+"""The values in runs that were made before these options existed."""
 
 
 def done(folder: pathlib.Path, wanted: Mapping[str, object]) -> bool:
-    """Tell whether a training was carried out before.
+    """Return whether a training is already finished.
 
     Args:
-        folder: of the run.
-        wanted: what the record of the run says of it, a dictionary.
+        folder: the folder of the run.
+        wanted: the configuration of the training, a dictionary.
 
     Raises:
-        FileExistsError: if the folder holds another run that ended.
+        FileExistsError: if the folder has another finished run.
     """
     try:
         run = records.read(folder)
     except (FileNotFoundError, ValueError):
-        return False  # not begun, or interrupted
+        return False  # not started, or interrupted
     if run.parameters is None:
         return False
     for key in _TELLING:
@@ -308,7 +308,7 @@ def done(folder: pathlib.Path, wanted: Mapping[str, object]) -> bool:
 
 
 class Twins(Prepared):
-    """A plan of trainings in both frameworks, which reports only where they diverge."""
+    """A plan of trainings in both frameworks, only to find where they diverge."""
 
     def carry_out(self, console: Console) -> list[pathlib.Path]:
         """Train in both frameworks, record and compare; return the folders of the runs."""

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row for each kind of training, over its seeds."""
+"""The table of a comparison: one row for each setting, over its seeds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some numbers; NaN counts as the largest."""
+        """Return the spread of some numbers; NaN counts as the largest."""
         filled = np.sort(np.where(np.isnan(values), np.inf, values))
         with np.errstate(invalid="ignore"):
             median = float(np.median(filled))
         return cls(median, float(filled[0]), float(filled[-1]))
 
     def text(self, form: str) -> str:
-        """Return it for a table; the spread only where there is one."""
+        """Return the text for a table; without the spread if all numbers are equal."""
         middle = format(self.median, form)
         if self.low == self.high:
             return middle
@@ -39,19 +39,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """What a cell came to in one framework, over the seeds.
+    """The results of a cell in one framework, over the seeds.
 
     Attributes:
-        label: of the cell.
+        label: the label of the cell.
         backend: the framework.
-        lr: the learning rate, without the method's factor.
-        loss: at the final parameters, the mean over the mini-batches of the training data.
-        ratio: of that to the first cell's, seed by seed.
-        metrics: of the test data, after the last epoch.
-        evaluations: of the loss over all training data, that the method asked for.
-        lr_factor: of the method on the learning rate, after the last epoch.
-        undone: the number of epochs undone.
-        seconds: of the training alone; infinite where a run does not say.
+        lr: the learning rate, without the factor of the method.
+        loss: the loss at the final parameters, the mean over the mini-batches of the training data.
+        ratio: the ratio of the loss to that of the first cell, seed by seed.
+        metrics: the metrics of the test data after the last epoch.
+        evaluations: the number of evaluations of the loss over all training data by the method.
+        lr_factor: the factor of the method on the learning rate, after the last epoch.
+        undone: the number of undone epochs.
+        seconds: the time of the training alone; infinite if a run does not record it.
     """
 
     label: str
@@ -70,10 +70,10 @@ class Row:
         """Return the row of some runs.
 
         Args:
-            label: of the cell.
-            backend: the framework whose runs count.
-            runs: of the cell.
-            first: those of the cell that it is compared with, in the same order.
+            label: the label of the cell.
+            backend: the framework.
+            runs: the runs of the cell.
+            first: the runs of the cell to compare with, in the same order.
         """
         runs, first = (
             [r for r in some if r.config["backend"] == backend] for some in (runs, first)
@@ -105,7 +105,7 @@ class Row:
         """Return the texts of the table, by column.
 
         Args:
-            spread: of everything; else of the losses only.
+            spread: show the spread of all numbers; otherwise only of the losses.
         """
 
         def text(value: Spread, form: str) -> str:
@@ -130,7 +130,7 @@ def _number(loss: float | None) -> float:
 
 
 def for_terminal(heading: str, rows: Sequence[Row]) -> Table:
-    """Return the table for a terminal, without the columns in which all rows are alike."""
+    """Return the table for a terminal, without columns that are the same in all rows."""
     texts = [row.cells(spread=False) for row in rows]
     dull = {"framework", "loss evaluations", "rate factor", "epochs undone"}
     shown = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
@@ -156,7 +156,7 @@ def for_terminal(heading: str, rows: Sequence[Row]) -> Table:
 
 
 def markdown(heading: str, rows: Sequence[Row], seeds: int) -> str:
-    """Return the table for a file, with what its columns mean."""
+    """Return the table for a file, with the meanings of its columns."""
     columns = list(rows[0].cells())
     several = [f"Median of {seeds} seeds (smallest – largest)."] if seeds > 1 else []
     lines = [

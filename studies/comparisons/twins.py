@@ -29,7 +29,7 @@ from studies.pairs import Difference, EpochPair, Gradients, Twins
 from studies.records import Run, encode
 from studies.study import Study
 
-# Float32 gradients of small models that differ by more than this are of another formula.
+# Float32 gradients of small models that differ by more than this have another formula.
 _ROUNDING: Final = 1e-4
 
 
@@ -41,11 +41,11 @@ def compare(
     *,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Twins:
-    """Compare two runs of a study that ended, with the same optimizer.
+    """Compare two finished runs of a study with the same optimizer.
 
     Args:
-        study: what was trained.
-        optimizer: with what.
+        study: the study.
+        optimizer: the optimizer of both runs.
         torch_run: the record of the PyTorch training.
         jax_run: the record of the JAX training.
         after_epoch: called after each epoch, for a progress bar.
@@ -100,8 +100,8 @@ def walk(study: Study, optimizer: Optimizer, epochs: int) -> Iterator[tuple[Grad
                 relative.append(distances[-1] / length if length else math.inf)
             loss = torch_side.loss(here, batch)
             hessian = torch_side.hessian(here, batch)
-            # XLA's CPU code takes subnormal numbers as zero. torch does so only when told, and
-            # this compares roundings, not that setting.
+            # XLA treats subnormal numbers as zero on the CPU. torch has a setting for this, which
+            # is on here, because the comparison is about rounding.
             with subnormals_flushed():
                 torch_side.apply(gradients, loss, hessian)
             jax_side.apply(gradients, loss, hessian)
@@ -170,13 +170,14 @@ _HEADINGS = (
     ("largest", "ulp"),
 )
 _EXPLANATION = """\
-After each epoch, of the runs as they were: the distance of the parameters, the largest difference
-of a parameter in ulp (of the larger number), the angle between the two epoch steps, and torch's
-mean training loss less JAX's. Gradients: both frameworks' at the same parameters and mini-batches,
-those of the PyTorch training; the largest distance relative to the gradient's length, and in how
-many of the epoch's steps they differ. Optimizers: PyTorch's gradients fed to both from the same
-start; how many parameters differ at the end of the epoch, and the largest difference in ulp.
-torch flushes subnormal numbers there, as XLA's CPU code does."""
+The first columns compare both runs after each epoch: the distance of the parameters, the largest
+difference of a parameter in ulp (of the larger number), the angle between the steps of the two
+epochs, and the mean training loss in PyTorch minus that in JAX. Gradients: those of both frameworks
+at the same parameters and mini-batches, from the PyTorch training; the largest distance relative to
+the norm of the gradient, and the number of steps of the epoch with a difference. Optimizers: both
+get the gradients of PyTorch from the same start; the number of parameters that differ at the end of
+the epoch, and the largest difference in ulp. For this comparison torch treats subnormal numbers as
+zero, as XLA does on the CPU."""
 
 
 def _cells(pair: EpochPair) -> tuple[str, ...]:

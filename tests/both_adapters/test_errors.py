@@ -226,7 +226,7 @@ def test_a_flag_that_would_lose_another_argument() -> None:
 def test_a_tensor_out_of_range() -> None:
     with refuses(ValueError, "lr = -1.0", "allowed are finite numbers >= 0"):
         optstudy_torch.Adam([torch.zeros(1)], lr=torch.tensor(-1.0))
-    with refuses(ValueError, "lr of shape (2,)", "allowed are numbers and tensors of one"):
+    with refuses(ValueError, "lr of shape (2,)", "allowed are numbers and tensors with one"):
         optstudy_torch.Adam([torch.zeros(1)], lr=torch.zeros(2))
 
 
@@ -423,7 +423,7 @@ def test_parameters_of_a_dtype_without_steps_in_jax(dtype: Any) -> None:
 def test_hyperparameters_that_are_not_scalars_in_jax() -> None:
     params = jnp.ones(2)
     tx = in_jax("adam", lr=jnp.ones(2))
-    with refuses(ValueError, "lr has shape (2,)", "allowed are numbers and 0-d arrays"):
+    with refuses(ValueError, "lr of shape (2,)", "allowed are numbers and 0-d arrays"):
         tx.update(params, tx.init(params), params)
 
 

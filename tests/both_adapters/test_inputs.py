@@ -78,7 +78,7 @@ def test_jax_refuses_what_is_missing_or_does_not_fit() -> None:
     tx = optstudy_jax.momo()
     with pytest.raises(TypeError, match=r"momo without value: call update\(grads, state, params"):
         tx.update(params, tx.init(params), params)
-    with pytest.raises(ValueError, match=r"value has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"value of shape \(2,\)"):
         tx.update(params, tx.init(params), params, value=params)
     tx = optstudy_jax.sophia()
     with pytest.raises(ValueError, match=r"hessian of shape \(3,\): allowed is \(2,\)"):

@@ -260,7 +260,7 @@ def test_a_scheduler_goes_on_where_it_was(how: str) -> None:
 
 
 def test_what_does_not_fit_a_scheduler_is_refused() -> None:
-    with pytest.raises(ValueError, match="schedule of 2: allowed are one, and 1"):
+    with pytest.raises(ValueError, match="schedule with 2 functions: allowed are one"):
         ScheduleLR(of_torch(), [RATE, RATE])
     adagrad = torch.optim.Adagrad([torch.nn.Parameter(torch.ones(2))])
     with pytest.raises(ValueError, match="group 0 has neither"):

@@ -374,5 +374,7 @@ def test_what_groups_may_not_be(make: Any, message: str) -> None:
 
 
 def test_a_pattern_that_fits_nothing() -> None:
-    with pytest.raises(ValueError, match=r"kinds, 'haed\.weight' fits no parameter: did you mean"):
+    with pytest.raises(
+        ValueError, match=r"kinds: 'haed\.weight' matches no parameter; did you mean"
+    ):
         optstudy_torch.split(TorchGPT(), {"haed.weight": "head"})

@@ -155,7 +155,7 @@ def test_conventions_are_noted(file: str) -> None:
         "norm: momentum of running statistics = 0.01, in the file 0.1",
         "norm: running variance over = n, in the file n − 1",
         "drop: rate = 0.2, in the file 0.5",
-        "2 layers of equal shapes were taken in declared order, and no sample input proves it: "
+        "2 layers of equal shapes were matched in declared order, and no sample input checks this: "
         "export with sample=",
     )
 
@@ -239,7 +239,7 @@ def test_within_other_transformations(around: str, file: str) -> None:
     net = InFlax()
     own = nnx.Optimizer(net, AROUND[around](), wrt=nnx.Param)
     notes = optstudy_jax.import_run(file, net, own).notes
-    assert "hyperparameters of the optimizer are not known here: compare those of the file" in notes
+    assert "the hyperparameters of the optimizer are not known: compare them with the file" in notes
     if around == "layout":  # its state lies as in PyTorch
         kernel = own.opt_state[0].inner.m["z"]["kernel"][...]
         np.testing.assert_array_equal(kernel, optimizer.state[model.first.weight]["m"])
@@ -271,7 +271,7 @@ def test_trees_and_variables_of_linen(file: str) -> None:
     np.testing.assert_array_equal(
         got["batch_stats"]["BatchNorm_0"]["mean"], model.norm.running_mean
     )
-    assert any("a tree of arrays says nothing of" in note for note in there.notes)
+    assert any("a tree of arrays has no" in note for note in there.notes)
     optstudy_jax.export_run(file, got, there.optimizer, there.state)
     back = optstudy_torch.import_run(file, InTorch())
     assert_equal(states(back.optimizer), states(optimizer))

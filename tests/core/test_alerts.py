@@ -95,7 +95,7 @@ def test_a_resumed_recorder_counts_on() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ValueError, match="above, below or nonfinite has to be given"):
+    with pytest.raises(ValueError, match="needs one of above, below and nonfinite"):
         Alert("loss")
     with pytest.raises(TypeError, match="above = '9': allowed are numbers and None"):
         Alert("loss", above="9")  # type: ignore[arg-type]

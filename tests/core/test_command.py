@@ -67,7 +67,7 @@ def test_a_wrapper_is_explained_and_cited(name: str, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == [wrapped.bibtex[0]]
     assert f"optstudy_core/wrappers/{name}.py".replace("_", r"\_") in text
-    with pytest.raises(ValueError, match=f"'{wrapped.name}' is no file of optstudy_core"):
+    with pytest.raises(ValueError, match=f"'{wrapped.name}' has no file in optstudy_core"):
         citation(wrapped, implementation=True)
 
 

@@ -228,7 +228,7 @@ def test_a_checkpoint_of_others(tmp_path: pathlib.Path, entry: str, value: objec
 
 
 def test_what_is_not_read_is_not_written(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="allowed are 200 lists"):
+    with pytest.raises(ValueError, match="allowed are at most 200"):
         Run.create(tmp_path, {"a": json.loads(nested(250))}, tensorboard=False)
     with Run.create(tmp_path, {"a": json.loads(nested(190))}, tensorboard=False) as run:
         run.epoch(1, {"a": json.loads(nested(190))})
@@ -280,6 +280,6 @@ def test_a_journal_removes_no_file(
         stream.write(len(name).to_bytes(4, "big") + (sum(name)).to_bytes(4, "big"))
         stream.write(bytes.fromhex("d9d505f920a163d7"))
     for action in Run.read, Run.resume, records.read:
-        with pytest.raises(ValueError, match="its journal names another file"):
+        with pytest.raises(ValueError, match="the journal names another file"):
             action(folder)
     assert other.exists()

@@ -185,14 +185,14 @@ def test_refused() -> None:
         only("angle", every=0)
     with pytest.raises(TypeError, match="layers = 3: allowed are patterns of names"):
         only("angle", layers=3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"layers = '\*': loss is of the network alone"):
+    with pytest.raises(ValueError, match=r"layers = '\*': layers have no loss, only the network"):
         only("loss", layers="*")
     with pytest.raises(ValueError, match="did you mean 'grad_histogram'"):
         only("grad_histogramm")
     for name in ("noise_scale", "act_rms"):
         with pytest.raises(ValueError, match=f"epoch with '{name}': allowed in step"):
             core.Options.of(epoch=[name], step=[], per_layer=True, every=1, exact=True)
-    with pytest.raises(ValueError, match="metrics with 'loss': the row has it"):
+    with pytest.raises(ValueError, match="metrics with 'loss': the row already has this name"):
         core.with_metrics({"epoch": 1, "loss": 2.0}, {"loss": 3.0})
     with pytest.raises(ValueError, match="samples = 0: allowed are numbers > 0"):
         core.check_samples(0)

@@ -285,7 +285,7 @@ def test_a_schedule_is_a_value(curve: Schedule) -> None:
         (lambda: Restarts(0.1, 5), TypeError, "schedule = 0.1: allowed are schedules"),
         (lambda: joined(Constant(1), at=[3]), ValueError, "boundaries"),
         (lambda: joined(*[Constant(1)] * 3, at=[3, 2]), ValueError, "ascending"),
-        (lambda: joined(at=[]), TypeError, "one at least"),
+        (lambda: joined(at=[]), TypeError, "one or more schedules"),
         (lambda: Chained((0.5,)), TypeError, "schedules"),
         (lambda: warmup_stable_decay(1.0, warmup=-1), ValueError, "warmup = -1"),
         (lambda: one_cycle(1.0, 100, dialect="keras"), ValueError, "dialect = 'keras'"),

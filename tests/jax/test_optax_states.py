@@ -204,18 +204,18 @@ def test_what_does_not_fit_is_refused() -> None:
     adam = optax.adam(0.1).init(params)
     ours = optstudy_jax.adam(0.1)
     for state, tx, words in (
-        (optax.lion(0.1).init(params), ours, "has ScaleByLionState, which adam has not"),
-        (optax.sgd(0.1).init(params), ours, "without m, v of adam: allowed is one with ScaleBy"),
-        ((adam, adam), ours, "has ScaleByAdamState besides"),
-        (adam, optstudy_jax.sgd(0.1), "has ScaleByAdamState, which sgd has not"),
+        (optax.lion(0.1).init(params), ours, "has ScaleByLionState, which adam does not"),
+        (optax.sgd(0.1).init(params), ours, "without m, v of adam: allowed is a state with"),
+        ((adam, adam), ours, "also has ScaleByAdamState"),
+        (adam, optstudy_jax.sgd(0.1), "has ScaleByAdamState, which sgd does not"),
         (optax.adam(0.1).init({"w": params["w"]}), ours, "m of adam of structure"),
         (optax.adam(0.1).init(params | {"b": jnp.ones(4)}), ours, r"m of adam of shape \(4,\)"),
     ):
         with pytest.raises(ValueError, match=words):
             from_optax(state, params, tx)
-    with pytest.raises(ValueError, match="has TraceState, which sgd has not"):
+    with pytest.raises(ValueError, match="has TraceState, which sgd does not"):
         from_optax(optax.sgd(0.1, momentum=0.9).init(params), params, optstudy_jax.sgd(0.1))
-    with pytest.raises(TypeError, match="no state of shampoo in optax is known"):
+    with pytest.raises(TypeError, match="state of shampoo cannot be converted"):
         from_optax(adam, params, optstudy_jax.shampoo(0.1))
 
 
@@ -235,5 +235,5 @@ def test_what_optax_does_not_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves of adam have taken 0, 3 steps"):
         to_optax(late, params, optax.adam(0.1))
     plain = optstudy_jax.sgd(0.1)
-    with pytest.raises(ValueError, match="state of sgd without b, which optax's has"):
+    with pytest.raises(ValueError, match="state of sgd without b, which optax has"):
         to_optax(plain.init(params), params, optax.sgd(0.1, momentum=0.9))

@@ -215,9 +215,9 @@ def test_a_training_begins_with_runs(tmp_path, capsys):
     capsys.readouterr()
     other = ["run", "digits", "--backend", "torch", "--out", str(tmp_path), "--start", str(first)]
     assert main(other) == 2
-    assert "it has no parameter of digits" in capsys.readouterr().err
+    assert "the run has no parameter of digits" in capsys.readouterr().err
     assert main([*run, "--out", str(tmp_path), "--start", str(tmp_path / "none")]) == 2
     assert main(["evaluate", "linear_regression", *out, "--start", str(first)]) == 2
-    assert "nothing says what its network is worth" in capsys.readouterr().err
+    assert "has no evaluation" in capsys.readouterr().err
     assert main([*run, "--out", str(tmp_path), "--pretrained"]) == 2
     assert "pretrained = 'True': linear_regression has no such option" in capsys.readouterr().err

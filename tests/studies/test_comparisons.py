@@ -134,7 +134,7 @@ def test_compare(tmp_path, capsys, monkeypatch, backends):
     shutil.rmtree(gone / "checkpoints")
     monkeypatch.setattr(figures, "draw_comparison", lambda *_: [])  # it was drawn above
     assert main(arguments) == 0
-    assert f"{len(rows) - 1} of {len(rows)} trainings are there already" in capsys.readouterr().out
+    assert f"{len(rows) - 1} of {len(rows)} trainings are already done" in capsys.readouterr().out
     after = {file: file.stat().st_mtime_ns for file in rows}
     assert {file.parent for file in rows if before[file] != after[file]} == {gone}
     again = (folder / "adam.md").read_text()
@@ -206,8 +206,8 @@ def test_a_study_of_one_framework_at_the_best_of_some_rates(
     assert main(["compare", str(file), "--jobs", "1", *tuned, *out]) == 0
     said = capsys.readouterr().out
     assert "SGD: learning rate 0.1, loss" in said
-    assert "the best is at the end of the rates" in said
-    assert "2 of 4 trainings are there already" in said  # the first seed's are of the search
+    assert "the best rate is at the end of the list" in said
+    assert "2 of 4 trainings are already done" in said  # the first seed's are of the search
     folder = tmp_path / "out" / "mine" / "compare"
     losses = {
         lr: records.read(folder / f"sgd_lr_{lr}" / "seed_2021" / backend).loss
@@ -221,7 +221,10 @@ def test_a_study_of_one_framework_at_the_best_of_some_rates(
     for command in (["compare", str(file), "--backend", other], ["twins", str(file)]):
         assert main([*command, *out]) == 2
         said = capsys.readouterr().err
-        assert f"backend = {name!r}: the study 'mine' has no model in it; allowed is" in said
+        assert (
+            f"backend = {name!r}: the study 'mine' has no model in this framework; allowed is"
+            in said
+        )
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_a_study_of_one_framework_at_the_best_of_some_rates(
         (["--tune", "lr"], "tune = 'lr': allowed are lr=value,value"),
         (["--tune", "b1=0.5"], "tune = 'b1=0.5': allowed are lr="),
         (["--tune", "lr=-1"], "lr = -1: allowed are finite numbers > 0"),
-        (["--tune", "lr=1", "--vary", "lr=1,2"], "tune: allowed without a rate in vary"),
+        (["--tune", "lr=1", "--vary", "lr=1,2"], "tune: allowed without lr and lr_factor in vary"),
     ],
 )
 def test_rates_that_cannot_be_searched(tmp_path, capsys, given, message):
@@ -245,7 +248,7 @@ def test_a_study_has_the_model_and_the_loss_of_a_framework():
     }  # fmt: skip
     with pytest.raises(ValueError, match="torch_model alone: allowed are torch_model and torch_l"):
         Study(**given, torch_model=lambda: None)
-    with pytest.raises(ValueError, match="neither torch_model nor nnx_model"):
+    with pytest.raises(ValueError, match="torch_model and nnx_model are missing"):
         Study(**given)
 
 
@@ -307,5 +310,5 @@ def test_everything_side_by_side(tmp_path, capsys):
     runs = {f: f.read_bytes() for f in tmp_path.glob("*/*/torch/records.sqlite")}
     assert len(runs) == 4
     assert main(["all", "--backend", "torch", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("training is there already") == 4
+    assert capsys.readouterr().out.count("training is already done") == 4
     assert runs == {f: f.read_bytes() for f in runs}

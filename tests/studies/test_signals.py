@@ -91,7 +91,7 @@ def test_a_signal_ends_all_and_the_same_command_goes_on(tmp_path, capsys, sent, 
         said, _ = process.communicate(timeout=30)
     there = ended(tmp_path)
     assert process.returncode == status, said
-    assert "Interrupted; the same command goes on with what is not done." in said
+    assert "Interrupted; the same command continues with the rest." in said
     assert "Traceback" not in said
     wait_for(lambda: not marked(tmp_path), seconds=5)
     assert 1 <= len(there) < 4
@@ -103,7 +103,7 @@ def test_a_signal_ends_all_and_the_same_command_goes_on(tmp_path, capsys, sent, 
     assert len(compare.Comparison(plan, vary).waiting) == 4 - len(there)
     if jobs != "1":
         assert main(arguments) == 0
-        assert f"{len(there)} of 4 trainings are there already" in capsys.readouterr().out
+        assert f"{len(there)} of 4 trainings are already done" in capsys.readouterr().out
         assert before == {f: f.stat().st_mtime_ns for f in before}
 
 
@@ -111,7 +111,7 @@ def test_a_signal_ends_all_and_the_same_command_goes_on(tmp_path, capsys, sent, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "linear_regression"], "with --overwrite begins again"),
+        (["run", "linear_regression"], "with --overwrite starts again"),
         (["all"], "the same command goes on"),
         (["all", "--overwrite"], "the same command without --overwrite goes on"),
         (["compare", "linear_regression"], "the same command goes on"),

@@ -229,7 +229,7 @@ def one_of_two_processes(index: str, port: str, folder: str) -> None:
     assert Run.read(Path(folder, "recorder")).column("step_size").tolist() == [row["step_size"]]
     if index == "1":
         return
-    with pytest.raises(TypeError, match="None where another process writes"):
+    with pytest.raises(TypeError, match="None only if another process writes"):
         checkpoint.save(None, 2, params={})
 
 

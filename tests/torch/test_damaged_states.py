@@ -93,7 +93,7 @@ def test_whatever_is_loaded(seed, count):
     [
         ("lr", "x", r"state_dict, group 0: lr = 'x': allowed are"),
         ("momentum", float("nan"), "state_dict, group 0: momentum = nan"),
-        ("params", [0, 0, 1], "each once"),
+        ("params", [0, 0, 1], "each only once"),
         ("params", [0, 1], "doesn't match the size"),
         ("compile", 7.5, "group 0: compile = 7.5: allowed are"),
         ("dialect", "tensorflow", "group 0: dialect = 'tensorflow'"),
@@ -126,5 +126,5 @@ def test_fields_of_a_state(value, message):
     with pytest.raises(ValueError, match=f"state_dict has {name} {message}"):
         optimizer.load_state_dict(saved)
     saved["state"] = {99: {}}
-    with pytest.raises(ValueError, match=r"states of \{99\}: allowed are those of its groups"):
+    with pytest.raises(ValueError, match=r"states for \{99\}, which are in no group"):
         optimizer.load_state_dict(saved)

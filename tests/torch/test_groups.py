@@ -159,8 +159,8 @@ def test_a_hessian_is_read_where_it_is_asked_for(grads: Any) -> None:
     [
         ({"algorithm": "adamv"}, ValueError, "group 1: algorithm = 'adamv': did you mean 'adam'"),
         ({"algorithm": 3}, TypeError, "group 1: algorithm = 3: allowed are a name"),
-        ({"algorithm": HEAVY_BALL}, TypeError, "of your own: allowed are names of ALGORITHMS"),
-        ({"algorithm": cautious(ALGORITHMS["adamw"])}, TypeError, "'cautious_adamw' of your own"),
+        ({"algorithm": HEAVY_BALL}, TypeError, "is not one of ALGORITHMS: allowed are their names"),
+        ({"algorithm": cautious(ALGORITHMS["adamw"])}, TypeError, "'cautious_adamw' is not one of"),
         (
             {"momentum": 0.9},
             TypeError,
@@ -307,11 +307,11 @@ def test_a_checkpoint_in_a_folder(grads: Any, tmp_path: Any) -> None:
 def test_checkpoints_of_torch_are_of_one_algorithm(grads: Any) -> None:
     params, others = parameters(), parameters()
     both = Muon(groups(params))
-    with pytest.raises(TypeError, match=r"groups of muon, adamw: torch\.optim has no optimizer of"):
+    with pytest.raises(TypeError, match=r"groups with muon, adamw: an optimizer of torch"):
         optstudy_torch.to_torch_optim(both)
     theirs = torch.optim.AdamW(others, lr=0.25)
     run(theirs, others, grads[:2])
-    with pytest.raises(TypeError, match=r"groups of muon, adamw: torch\.optim has no optimizer of"):
+    with pytest.raises(TypeError, match=r"groups with muon, adamw: an optimizer of torch"):
         both.load_state_dict(theirs.state_dict())
     # The class's own algorithm need not be among them.
     alone = Muon([{"params": params, "algorithm": "adamw"}])

@@ -148,7 +148,7 @@ def test_a_parameter_without_a_state_has_none_on_the_other_side() -> None:
 
 
 def test_a_state_without_torch_optims_class() -> None:
-    with pytest.raises(TypeError, match=r"torch.optim has no Lion: it has AMSGrad, ASGD, .*SGD"):
+    with pytest.raises(TypeError, match=r"torch.optim has no Lion; it has AMSGrad, ASGD, .*SGD"):
         to_torch_optim(optstudy_torch.Lion(parameters(torch.float32)))
     state = torch.optim.SGD(parameters(torch.float32)).state_dict()
     lion = optstudy_torch.Lion(parameters(torch.float32))
@@ -185,7 +185,7 @@ def test_moments_of_small_parameters_are_rounded_as_torch_has_them() -> None:
 
 
 FOREIGN: list[tuple[str, str, str]] = [
-    ("AdamW", "Adam", "decoupled_weight_decay = False: it is of torch.optim.Adam"),
+    ("AdamW", "Adam", "decoupled_weight_decay = False belongs to torch.optim.Adam"),
     ("RAdam", "Adam", "with amsgrad: allowed are groups of torch.optim.RAdam"),
     ("Adam", "RAdam", "without amsgrad"),
     ("Adam", "SGD", "with dampening, momentum, nesterov and without betas, eps"),
