@@ -48,7 +48,7 @@ def to_torch_optim(optimizer: Any) -> dict[str, Any]:
         optimizer: an optimizer of a class of ``optstudy_torch`` that torch.optim also has.
 
     Raises:
-        TypeError: if torch.optim does not have the class.
+        TypeError: if torch.optim does not have the class, or for a ``state_dict``.
         ValueError: if a group has a value that the class of torch.optim does not support.
 
     >>> model = torch.nn.Linear(2, 1)
@@ -60,6 +60,8 @@ def to_torch_optim(optimizer: Any) -> dict[str, Any]:
     >>> theirs.state[model.bias]["step"]
     tensor(1.)
     """
+    if isinstance(optimizer, Mapping):
+        raise TypeError("optimizer = a state_dict: pass the optimizer itself")
     own = _algorithm_of(optimizer)
     title = _title(own)
     saved = optimizer.state_dict()

@@ -26,6 +26,7 @@ class Difference:
         expected: the value in NumPy, as a hexadecimal float.
         found: the value in the backend.
         ulp: the distance in units in the last place; ``None`` if one value is not finite.
+        note: a sentence about the cause, if it is known.
     """
 
     backend: str
@@ -37,14 +38,25 @@ class Difference:
     expected: str
     found: str
     ulp: int | None
+    note: str = ""
 
     def __str__(self) -> str:
         where = f"{self.leaf}[{', '.join(map(str, self.index))}]" if self.index else self.leaf
         distance = "" if self.ulp is None else f", {self.ulp} ulp"
+        note = f"; {self.note}" if self.note else ""
         return (
             f"{self.backend} {self.dtype}: {self.quantity} at step {self.step}, {where}: "
-            f"{self.found} instead of {self.expected}{distance}"
+            f"{_decimal(self.found)} instead of {_decimal(self.expected)}{distance}{note}"
         )
+
+
+def _decimal(value: str) -> str:
+    """Return a hexadecimal float as a decimal number beside it; other texts as they are.
+
+    >>> _decimal("0x1.8p+1")
+    '3 (0x1.8p+1)'
+    """
+    return f"{float.fromhex(value):.9g} ({value})" if "0x" in value else value
 
 
 @dataclass

@@ -30,6 +30,8 @@ from .clock import process_peak as process_peak
 from .curvature import hessian_trace as hessian_trace
 from .curvature import largest_eigenvalue as largest_eigenvalue
 from .curvature import step_alpha as step_alpha
+from .divergence import Divergence as Divergence
+from .divergence import first_difference as first_difference
 from .measured import EMPTY as EMPTY
 from .measured import REDUCE as REDUCE
 from .measured import Exact as Exact

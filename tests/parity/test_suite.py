@@ -150,6 +150,7 @@ def test_a_failure_is_written_and_replayed(
         assert main([*arguments, "--json", "report.json"]) == 1
         path = "parity-failure-adam-torch-float32.json"
         assert main(["--replay", path]) == 1
+        assert "not a pure function" not in capsys.readouterr().out
     assert main(["--replay", path]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["identical"] is False
@@ -166,12 +167,23 @@ def test_a_case_of_a_users_own_rule_is_replayed(tmp_path: Any) -> None:
 
     rule = parity.Algorithm("forgetful", init, forgetful)
     report = parity.check(rule, backends=["jax-jit"], dtypes=["float32"], examples=3, steps=5)
-    parity.write_failure(report.cells[0], tmp_path / "case.json")
-    assert not parity.replay(tmp_path / "case.json", algorithm=rule).identical
+    assert "the rule is not a pure function" in str(report.first_difference)
+    path = str(tmp_path / "case.json")
+    parity.write_failure(report.cells[0], path)
+    assert not parity.replay(path, algorithm=rule).identical
+    with pytest.raises(ValueError, match=r"parity.replay\('.*case.json', algorithm=rule\)"):
+        parity.replay(path)
     with pytest.raises(
-        ValueError, match=r"case.json: .*algorithm = 'adam': allowed is .*'forgetful'"
+        ValueError, match=r"case.json: .*algorithm = 'adam': the file has a case of 'forgetful'"
     ):
         parity.replay(tmp_path / "case.json", algorithm=ALGORITHMS["adam"])
+
+
+def test_a_check_tells_of_each_case() -> None:
+    told: list[None] = []
+    short: dict[str, Any] = {"dtypes": ["float32"], "examples": 3, "steps": 2}
+    parity.check("sgd", backends=["numpy"], **short, on_case=lambda: told.append(None))
+    assert len(told) == 3
 
 
 @pytest.mark.slow

@@ -309,6 +309,8 @@ def test_checkpoints_of_torch_are_of_one_algorithm(grads: Any) -> None:
     both = Muon(groups(params))
     with pytest.raises(TypeError, match=r"groups with muon, adamw: an optimizer of torch"):
         optstudy_torch.to_torch_optim(both)
+    with pytest.raises(TypeError, match="pass the optimizer itself"):
+        optstudy_torch.to_torch_optim(both.state_dict())
     theirs = torch.optim.AdamW(others, lr=0.25)
     run(theirs, others, grads[:2])
     with pytest.raises(TypeError, match=r"groups with muon, adamw: an optimizer of torch"):
