@@ -399,6 +399,9 @@ def replay(path: str | Path, device: str = "cpu", *, algorithm: Algorithm | None
         algorithm: the rule, if it is one of your own; ``None``: the algorithm of optstudy with the
             name in the file.
 
+    Returns:
+        the cell of the case, with its differences.
+
     Raises:
         ValueError: if the file has no case, or a case of another algorithm; the message says what
             was expected.

@@ -40,7 +40,7 @@ def first_difference(
     Args:
         rows: the rows of one training: ``recorder.steps``, ``recorder.epochs``, or
             ``Run.read(folder).step_rows``.
-        others: the rows of the other training.
+        others: the rows of the other training, a list like ``rows``.
         tolerance: the largest relative difference of two numbers that count as equal. Trainings in
             two frameworks differ in the last digits from the first step on.
         layers: for each layer in ``rows``, its name in ``others``; ``None``: the same names.
