@@ -12,7 +12,7 @@ from optstudy_core.arrays.leaves import Leaves, Reduction, Step, Trees
 
 from ._derivatives import rule_of, with_derivative
 from ._rounding import OUTSIDE, PLAIN, Node, Operations, leaving
-from ._sums import on_device
+from ._sums import each_on_device, on_device
 
 
 class JAX(Operations):
@@ -20,6 +20,9 @@ class JAX(Operations):
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Node]]) -> Any:
         return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
+
+    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Node, ...]]) -> list[Any]:
+        return each_on_device(function, [[[leaving(x)] for x in row] for row in rows])
 
     def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
         return Node(function(*map(leaving, leaves)), PLAIN)

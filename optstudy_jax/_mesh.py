@@ -20,7 +20,7 @@ from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-def _mesh(x: Any) -> Any:
+def mesh_of(x: Any) -> Any:
     """Return the mesh of several devices on which an array lies; ``None``: not known, or none."""
     if not isinstance(x, jax.Array):
         return None
@@ -35,7 +35,7 @@ def _is_explicit(mesh: Any) -> bool:
 
 def like(x: Any, place: Any) -> Any:
     """Return an array where another of its shape lies."""
-    mesh = _mesh(place)
+    mesh = mesh_of(place)
     if mesh is None or not isinstance(x, jax.Array) or x.shape != place.shape:
         return x
     if _is_explicit(mesh):
@@ -47,7 +47,7 @@ def like(x: Any, place: Any) -> Any:
 
 def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
     """Return a new state that lies where the parameters lie, what is like none on all devices."""
-    mesh = next((m for m in map(_mesh, leaves) if m is not None), None)
+    mesh = next((m for m in map(mesh_of, leaves) if m is not None), None)
     if mesh is None:
         return state
     if any(isinstance(x, jax.core.Tracer) for x in leaves):
@@ -60,7 +60,7 @@ def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
 
 def whole(x: Any) -> Any:
     """Return an array, all of it on every device of its mesh."""
-    mesh = _mesh(x)
+    mesh = mesh_of(x)
     if mesh is None or not x.shape:
         return x
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -74,7 +74,7 @@ def whole(x: Any) -> Any:
 def on_host(x: Any) -> np.ndarray:
     """Return an array of NumPy; of one that several processes hold, all of them have to call."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-        everywhere = NamedSharding(_mesh(x), PartitionSpec())
+        everywhere = NamedSharding(mesh_of(x), PartitionSpec())
         x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
     return np.asarray(x)
 
@@ -86,7 +86,7 @@ def gathering(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any
     def run(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(updates if params is None else params)
         treedef: Any = structure
-        if all(_mesh(x) is None for x in leaves):
+        if all(mesh_of(x) is None for x in leaves):
             return update(updates, state, params, **extra)
         updates, state, params, extra = jax.tree.map(whole, (updates, state, params, extra))
         steps, new = jax.tree.map(whole, update(updates, state, params, **extra))
