@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from optstudy_core.arrays.leaves import Leaves
 
 from ._derivatives import of_sum, with_derivative
-from ._joined import is_joined, joined
+from ._joined import joined
+from ._parts import are_on_a_mesh
 from ._passes import Plain, Traced
 from ._rounding import leaving
 
@@ -30,7 +31,7 @@ def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
 
 def each_on_device(function: Callable[..., Any], rows: Sequence[Any]) -> list[Any]:
     """Return what a function of a library finds exactly of the vectors of each row."""
-    if is_joined(rows):
+    if are_on_a_mesh(rows):
         return list(_found(function, True, list(rows)))
     return [on_device(function, True, row) for row in rows]
 
@@ -44,7 +45,7 @@ def _found(function: Callable[..., Any], exact: bool, rows: Any) -> Any:
             return tuple(map(_value, result)) if isinstance(result, tuple) else _value(result)
 
     def of_rows(rows: Any) -> Any:
-        if exact and is_joined(rows):
+        if exact and are_on_a_mesh(rows):
             return joined(lambda columns, library: of_row(columns, library), of_row, rows)
         return [of_row(columns) for columns in rows]
 
