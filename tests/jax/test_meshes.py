@@ -16,7 +16,7 @@ from harness import ROOT, slow
 from quickly import flags
 
 QUICK = ["lamb", "sm3"]
-SENDING = ["adamw", "lamb", "sm3"]
+SENDING = ["lamb", "sm3"]
 
 
 def run(function: str, *calls: Sequence[str], devices: int = 8, quickly: bool = True) -> None:
