@@ -114,7 +114,7 @@ def on_meshes(update: Update, algorithm: Algorithm) -> Update:
         if has_matrices(algorithm):
             return _gathered(update, leaves, treedef, (updates, state, params), extra)
         if _is_explicit(mesh):
-            return _on_free_axes(update, leaves, treedef, (updates, state, params), extra)
+            return _on_free_axes(update, mesh, leaves, treedef, (updates, state, params), extra)
         steps, new = update(updates, state, params, **extra)
         return _steps_like(leaves, treedef, steps), _each_field(new, leaves, treedef, _settled)
 
@@ -129,15 +129,23 @@ def _gathered(update: Update, leaves: Any, treedef: Any, args: Any, extra: Any) 
 
 
 def _on_free_axes(
-    update: Update, leaves: Any, treedef: Any, args: Any, extra: Any
+    update: Update, mesh: Any, leaves: Any, treedef: Any, args: Any, extra: Any
 ) -> tuple[Any, Any]:
     """Return what an ``update`` makes where the compiler chooses how arrays are cut."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(x: Any) -> Any:
+        return everywhere if mesh_of(x) is None else jax.typeof(x).sharding
+
+    def like_its_parameter(x: Any, leaf: Any) -> Any:
+        return place(leaf) if leaf is not None and x.shape == leaf.shape else everywhere
+
     given = {k: x for k, x in extra.items() if _is_of_arrays(x)}
     free = jax.sharding.auto_axes(
         lambda args, given: update(*args, **extra | given),
         out_sharding=(
-            treedef.unflatten(map(_place, leaves)),
-            _each_field(args[1], leaves, treedef, _place_like),
+            treedef.unflatten(map(place, leaves)),
+            _each_field(args[1], leaves, treedef, like_its_parameter),
         ),
     )
     made: tuple[Any, Any] = free(args, given)
@@ -150,18 +158,6 @@ def _steps_like(leaves: Any, treedef: Any, steps: Any) -> Any:
 
 def _is_of_arrays(tree: Any) -> bool:
     return all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(tree))
-
-
-def _place(x: Any) -> Any:
-    """Return where an array lies."""
-    return jax.typeof(x).sharding
-
-
-def _place_like(x: Any, leaf: Any) -> Any:
-    """Return where a field lies: as a parameter of its shape, else on all devices."""
-    if leaf is not None and x.shape == leaf.shape:
-        return _place(leaf)
-    return NamedSharding(_place(x).mesh, PartitionSpec())
 
 
 def _settled(x: Any, leaf: Any) -> Any:

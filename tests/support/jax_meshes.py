@@ -130,6 +130,8 @@ def parts_are_joined_in_corners() -> None:
         many, alone = jax.jit(found)(jax.device_put(x, place)), found(jnp.asarray(x))
         assert_same_trees(many, alone)
     cut, alone = jax.device_put(host, place), found(jnp.asarray(host))
+    explicit = NamedSharding(jax.make_mesh((4, 2), ("a", "b")), PartitionSpec("a", "b"))
+    assert_same_trees(jax.jit(found)(jax.device_put(host, explicit)), alone)
     assert_same_trees(jax.export.export(jax.jit(found))(cut).call(cut), alone)
     batch = jax.device_put(
         np.stack([host, 2 * host]), NamedSharding(mesh, PartitionSpec(None, "a"))
