@@ -11,8 +11,11 @@ import jax.numpy as jnp
 from optstudy_core.arrays.leaves import Leaves, Reduction, Step, Trees
 
 from ._derivatives import rule_of, with_derivative
+from ._maxima import is_maximum, over_devices
+from ._mesh import is_traced, whole, whole_along
+from ._parts import are_on_a_mesh
 from ._rounding import OUTSIDE, PLAIN, Node, Operations, leaving
-from ._sums import on_device
+from ._sums import each_on_device, on_device
 
 
 class JAX(Operations):
@@ -21,8 +24,26 @@ class JAX(Operations):
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Node]]) -> Any:
         return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
 
+    def scalars_of(self, function: Reduction, rows: Sequence[tuple[Node, ...]]) -> list[Any]:
+        return each_on_device(function, [[[leaving(x)] for x in row] for row in rows])
+
     def rearranged(self, function: Callable[..., Any], *leaves: Node) -> Node:
-        return Node(function(*map(leaving, leaves)), PLAIN)
+        arrays = [leaving(x) for x in leaves]
+        if is_maximum(function) and is_traced(arrays[0]) and are_on_a_mesh(arrays):
+            return Node(over_devices(function, arrays[0]), PLAIN)
+        result = function(*arrays)
+        # Parts of a vector of rows and columns, which all devices have, are theirs to cut.
+        return Node(whole(result) if arrays[0].ndim == 1 else result, PLAIN)
+
+    def in_double(
+        self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
+    ) -> Leaves:
+        if axis is not None:  # the order of a sum's terms is known: they meet on one device
+            trees = tuple(
+                Leaves([x._replace(value=whole_along(x.value, axis)) for x in tree.values], self)
+                for tree in trees
+            )
+        return super().in_double(function, *trees, axis=axis)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
         dtype = leaves[0].dtype  # JAX keeps `compute`, which must hold no array that is traced

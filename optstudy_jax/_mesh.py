@@ -3,9 +3,10 @@
 A state lies where its parameters lie. A compiled ``init`` reads no parameter, so the compiler has
 to be told; else it would put all of it on one device.
 
-A rule of rows and columns gets each gradient, and each field of the state, whole on every device:
-one gathering of each in its own dtype, where the compiler would gather, permute and sum float64
-parts of it again and again. Results are cut as the parameters are.
+A rule of matrices gets each gradient, and each field of the state, whole on every device: one
+gathering of each in its own dtype, where the compiler would gather, permute and sum float64 parts
+of it again and again. Results are cut as the parameters are. Other rules of rows and columns have
+whole what is summed along an axis, along that axis.
 """
 
 from __future__ import annotations
@@ -19,14 +20,26 @@ import numpy as np
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from optstudy_core import Algorithm
 
-def _mesh(x: Any) -> Any:
+from ._matrices import has_matrices
+
+Update = Callable[..., tuple[Any, Any]]
+"""Of a transformation."""
+
+
+def mesh_of(x: Any) -> Any:
     """Return the mesh of several devices on which an array lies; ``None``: not known, or none."""
     if not isinstance(x, jax.Array):
         return None
-    sharding = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
+    sharding = jax.typeof(x).sharding if is_traced(x) else x.sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return None if mesh is None or mesh.empty or mesh.size == 1 else mesh
+
+
+def is_traced(x: Any) -> bool:
+    """Tell whether an array has no value yet."""
+    return isinstance(x, jax.core.Tracer)
 
 
 def _is_explicit(mesh: Any) -> bool:
@@ -35,22 +48,22 @@ def _is_explicit(mesh: Any) -> bool:
 
 def like(x: Any, place: Any) -> Any:
     """Return an array where another of its shape lies."""
-    mesh = _mesh(place)
+    mesh = mesh_of(place)
     if mesh is None or not isinstance(x, jax.Array) or x.shape != place.shape:
         return x
     if _is_explicit(mesh):
         return jax.sharding.reshard(x, NamedSharding(mesh, jax.typeof(place).sharding.spec))
-    if not isinstance(place, jax.core.Tracer):
+    if not is_traced(place):
         return jax.device_put(x, place.sharding)
     return shard_alike(jax.lax.stop_gradient(place), x)[1]
 
 
 def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
     """Return a new state that lies where the parameters lie, what is like none on all devices."""
-    mesh = next((m for m in map(_mesh, leaves) if m is not None), None)
+    mesh = next((m for m in map(mesh_of, leaves) if m is not None), None)
     if mesh is None:
         return state
-    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+    if any(map(is_traced, leaves)):
         # Results of the parameters are made on their devices.
         state = jax.lax.optimization_barrier((state, [*leaves]))[0]
     else:
@@ -60,51 +73,124 @@ def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
 
 def whole(x: Any) -> Any:
     """Return an array, all of it on every device of its mesh."""
-    mesh = _mesh(x)
+    mesh = mesh_of(x)
     if mesh is None or not x.shape:
         return x
     everywhere = NamedSharding(mesh, PartitionSpec())
     if _is_explicit(mesh):
         return jax.sharding.reshard(x, everywhere)
-    if not isinstance(x, jax.core.Tracer):
+    if not is_traced(x):
         return x  # each operation finds its own way
     return jax.lax.with_sharding_constraint(x, everywhere)
+
+
+def whole_along(x: Any, axis: int) -> Any:
+    """Return an array that is not cut along an axis; along others the compiler may cut it."""
+    mesh = mesh_of(x)
+    if mesh is None or _is_explicit(mesh) or not is_traced(x):
+        return x
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = None
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def on_host(x: Any) -> np.ndarray:
     """Return an array of NumPy; of one that several processes hold, all of them have to call."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-        everywhere = NamedSharding(_mesh(x), PartitionSpec())
+        everywhere = NamedSharding(mesh_of(x), PartitionSpec())
         x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
     return np.asarray(x)
 
 
-def gathering(update: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-    """Let the ``update`` of a transformation see whole arrays, and cut its results."""
+def on_meshes(update: Update, algorithm: Algorithm) -> Update:
+    """Let the ``update`` of a rule of rows and columns take leaves on a mesh."""
 
     @functools.wraps(update)
     def run(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        leaves, structure = jax.tree.flatten(updates if params is None else params)
-        treedef: Any = structure
-        if all(_mesh(x) is None for x in leaves):
+        leaves, treedef = jax.tree.flatten(updates if params is None else params)
+        mesh = next((m for m in map(mesh_of, leaves) if m is not None), None)
+        if mesh is None:
             return update(updates, state, params, **extra)
-        updates, state, params, extra = jax.tree.map(whole, (updates, state, params, extra))
-        steps, new = jax.tree.map(whole, update(updates, state, params, **extra))
-        steps = treedef.unflatten(map(like, treedef.flatten_up_to(steps), leaves))
-        return steps, _cut(new, leaves, treedef)
+        if has_matrices(algorithm):
+            return _gathered(update, leaves, treedef, (updates, state, params), extra)
+        if _is_explicit(mesh):
+            return _on_free_axes(update, mesh, leaves, treedef, (updates, state, params), extra)
+        steps, new = update(updates, state, params, **extra)
+        return _steps_like(leaves, treedef, steps), _each_field(new, leaves, treedef, _settled)
 
     return run
 
 
+def _gathered(update: Update, leaves: Any, treedef: Any, args: Any, extra: Any) -> tuple[Any, Any]:
+    """Return what an ``update`` makes of whole arrays, cut."""
+    args, extra = jax.tree.map(whole, (args, extra))
+    steps, new = jax.tree.map(whole, update(*args, **extra))
+    return _steps_like(leaves, treedef, steps), _cut(new, leaves, treedef)
+
+
+def _on_free_axes(
+    update: Update, mesh: Any, leaves: Any, treedef: Any, args: Any, extra: Any
+) -> tuple[Any, Any]:
+    """Return what an ``update`` makes where the compiler chooses how arrays are cut."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(x: Any) -> Any:
+        return everywhere if mesh_of(x) is None else jax.typeof(x).sharding
+
+    def like_its_parameter(x: Any, leaf: Any) -> Any:
+        return place(leaf) if leaf is not None and x.shape == leaf.shape else everywhere
+
+    given = {k: x for k, x in extra.items() if _is_of_arrays(x)}
+    free = jax.sharding.auto_axes(
+        lambda args, given: update(*args, **extra | given),
+        out_sharding=(
+            treedef.unflatten(map(place, leaves)),
+            _each_field(args[1], leaves, treedef, like_its_parameter),
+        ),
+    )
+    made: tuple[Any, Any] = free(args, given)
+    return made
+
+
+def _steps_like(leaves: Any, treedef: Any, steps: Any) -> Any:
+    return treedef.unflatten(map(like, treedef.flatten_up_to(steps), leaves))
+
+
+def _is_of_arrays(tree: Any) -> bool:
+    return all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(tree))
+
+
+def _settled(x: Any, leaf: Any) -> Any:
+    return whole(x) if leaf is None or x.shape != leaf.shape else like(x, leaf)
+
+
 def _cut(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
     """Return a state whose fields that are like the parameters lie where these lie."""
+    return _each_field(state, leaves, treedef, lambda x, leaf: x if leaf is None else like(x, leaf))
+
+
+def _each_field(
+    state: Any, leaves: Sequence[Any], treedef: Any, function: Callable[[Any, Any], Any]
+) -> Any:
+    """Return what a function makes of the arrays of a state.
+
+    Args:
+        state: it.
+        leaves: the parameters.
+        treedef: of them.
+        function: of an array, and of its parameter or ``None``.
+    """
 
     def own(x: Any) -> bool:
         return jax.tree.structure(x, is_leaf=lambda x: x is None) == treedef
 
-    def cut(field: Any) -> Any:
+    def of_field(field: Any) -> Any:
         if not own(field):
-            return field
-        return treedef.unflatten(map(like, treedef.flatten_up_to(field), leaves))
+            return function(field, None)
+        made = [
+            None if x is None else function(x, leaf)
+            for x, leaf in zip(treedef.flatten_up_to(field), leaves, strict=True)
+        ]
+        return treedef.unflatten(made)
 
-    return jax.tree.map(cut, state, is_leaf=own)
+    return jax.tree.map(of_field, state, is_leaf=own)

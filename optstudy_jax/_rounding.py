@@ -197,6 +197,7 @@ class Operations(Backend):
             (hide(a.value) if a.origin & to_isolate else a.value) if isinstance(a, Node) else a
             for a in args
         ]
+        values = _of_one_rank(values)
         if operation == "divide":
             values = self._spread(args[0], args[1], values[0])
         result = _FUNCTIONS[operation](*values)
@@ -299,6 +300,14 @@ def of_counts(t: Any) -> Any:
     bits = jax.lax.bitcast_convert_type(t.astype(jnp.float64), jnp.int64)
     bits = bits ^ (t >> 31).astype(jnp.int64)  # 0, as no count is negative
     return jax.lax.bitcast_convert_type(bits, jnp.float64)
+
+
+def _of_one_rank(values: list[Any]) -> list[Any]:
+    """Return arrays that are broadcast with axes of length 1 in front; scalars stay scalars."""
+    rank = max(map(np.ndim, values), default=0)
+    return [
+        x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < np.ndim(x) < rank else x for x in values
+    ]
 
 
 def _per_leaf(vector: Any) -> Node:

@@ -1,133 +1,60 @@
 """Sums over vectors on the device: exact ones for formulas and geometry, plain ones for geometry.
 
 The lines of ``optstudy_core.exact_sum`` run here on float64 arrays (``jax.enable_x64`` inside), so
-the results have the bits that NumPy and torch give.
+the results have the bits that NumPy and torch give. Arrays on a mesh are summed together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from optstudy_core.arrays.bits import to_bits
-from optstudy_core.arrays.exact_sum import Library, Parts, Terms, Vector, product
-from optstudy_core.arrays.leaves import Leaves, namespace_of
+from optstudy_core.arrays.leaves import Leaves
 
 from ._derivatives import of_sum, with_derivative
-from ._rounding import PLAIN, Node, Operations, isolate, leaving, outside
+from ._joined import joined
+from ._parts import are_on_a_mesh
+from ._passes import Plain, Traced
+from ._rounding import leaving
 
-_OPERATIONS = Operations()
-
-
-class _Traced(Library):
-    """Each pass is one reduction a leaf, into which XLA fuses the terms.
-
-    All sums of a pass are one reduction of several operands: of several reductions each would
-    compute the terms again, or XLA would keep them in memory in full.
-    """
-
-    xp = namespace_of(Leaves((), _OPERATIONS))
-
-    def wrap(self, scalar: Any) -> Leaves:
-        return Leaves([Node(scalar, PLAIN)], _OPERATIONS)
-
-    def unwrap(self, scalar: Any) -> jax.Array:
-        node: Node = scalar.values[0]
-        return isolate(node.value)
-
-    def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        def extremes(*block: Any) -> Iterator[Any]:
-            for term in _products(terms, block):
-                yield term
-                yield -term
-
-        found = _reduce(extremes, vectors, lax.max, jnp.asarray(0.0, jnp.float64))
-        values = [self.wrap(value) for value in found]
-        return list(zip(values[::2], values[1::2], strict=True))
-
-    def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
-        def integers(*block: Any) -> Iterator[Any]:
-            for part in parts(*block):
-                yield to_bits(part.values[0].value)
-
-        # So that XLA does not keep the terms of the last pass for this one: in memory, in full.
-        arrays, _ = lax.optimization_barrier((vectors, [self.unwrap(x) for x in after]))
-        return _reduce(integers, arrays, lax.add, jnp.asarray(0, jnp.int64))
-
-    def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        def products(*block: Any) -> Iterator[Any]:
-            return _products(terms, block)
-
-        def converted(x: Any) -> Any:  # not isolated: nobody promises a plain sum's bits
-            return self.wrap(jnp.asarray(x, jnp.float64))
-
-        found = _reduce(products, vectors, lax.add, jnp.asarray(0.0, jnp.float64), converted)
-        return [self.wrap(value) for value in found]
+_TRACED, _PLAIN = Traced(), Plain()
 
 
-def _products(terms: Terms, block: Iterable[Any]) -> Iterator[Any]:
-    for factors in terms(*block):
-        yield product(factors).values[0].value
+def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
+    """Return what a function of a library finds, exactly or not, of vectors: float64 scalars."""
+    return _found(function, exact, [columns])[0]
 
 
-def _reduce(
-    function: Callable[..., Iterator[Any]],
-    vectors: Sequence[Vector],
-    operation: Callable[[Any, Any], Any],
-    start: Any,
-    converted: Callable[[Any], Any] | None = None,
-) -> list[Any]:
-    """Return the reductions over all leaves of each of the arrays of a leaf."""
-
-    def combine(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(map(operation, a, b))
-
-    found: tuple[Any, ...] | None = None
-    for leaves in zip(*vectors, strict=True):
-        arrays = tuple(function(*map(converted or _float64, leaves)))
-        starts = (start,) * len(arrays)
-        here = lax.reduce(arrays, starts, combine, tuple(range(arrays[0].ndim)))
-        found = here if found is None else combine(found, here)
-    assert found is not None
-    return list(found)
-
-
-def _float64(x: Any) -> Leaves:
-    return Leaves([outside(x, jnp.float64)], _OPERATIONS)
-
-
-class _Plain(_Traced):
-    """Plain sums that have derivatives."""
-
-    def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        sums: list[Any] = []
-        for leaves in zip(*vectors, strict=True):
-            block = [Leaves([Node(x.astype(jnp.float64), PLAIN)], _OPERATIONS) for x in leaves]
-            own = list(map(jnp.sum, _products(terms, block)))
-            sums = [a + b for a, b in zip(sums, own, strict=True)] if sums else own
-        return list(map(self.wrap, sums))
-
-
-_TRACED, _PLAIN = _Traced(), _Plain()
+def each_on_device(function: Callable[..., Any], rows: Sequence[Any]) -> list[Any]:
+    """Return what a function of a library finds exactly of the vectors of each row."""
+    if are_on_a_mesh(rows):
+        return list(_found(function, True, list(rows)))
+    return [on_device(function, True, row) for row in rows]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
-    """Return what a function of a library finds, exactly or not, of vectors: float64 scalars."""
-
-    def found(*columns: Any, library: Library = _TRACED, exact: bool = exact) -> Any:
+def _found(function: Callable[..., Any], exact: bool, rows: Any) -> Any:
+    def of_row(columns: Any, library: Any = _TRACED, exact: bool = exact) -> Any:
         with jax.enable_x64(True):
             vectors = [[jnp.asarray(x) for x in column if jnp.size(x) > 0] for column in columns]
             result = function(library, *vectors, exact=exact)
             return tuple(map(_value, result)) if isinstance(result, tuple) else _value(result)
 
-    plain = partial(found, library=_PLAIN, exact=False)
-    return with_derivative(found, of_sum(plain))(*columns)
+    def of_rows(rows: Any) -> Any:
+        if exact and are_on_a_mesh(rows):
+            return joined(lambda columns, library: of_row(columns, library), of_row, rows)
+        return [of_row(columns) for columns in rows]
+
+    def rule(arrays: Any, results: Any, tangents: Any) -> Any:
+        (rows,), (slopes,) = arrays, tangents
+        one = of_sum(lambda *columns: of_row(columns, _PLAIN, False))
+        return [one(*row) for row in zip(rows, results, slopes, strict=True)]
+
+    return with_derivative(of_rows, rule)(rows)
 
 
 def _value(result: Any) -> Any:

@@ -17,7 +17,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 
 from ._backend import BACKEND, working_dtype
 from ._boxes import opened, starting, stepping
-from ._mesh import gathering, laid_out, whole
+from ._mesh import laid_out, on_meshes, whole
 from ._rounding import PLAIN, Node, isolate, outside, rounded
 from ._stacks import in_stacks
 from .schedules import at
@@ -160,7 +160,7 @@ def transformation(
         return [Part(leaves, algorithm, dialect, values, schedules) for leaves, values in own]
 
     if algorithm.leafwise:
-        update = gathering(update)
+        update = on_meshes(update, algorithm)
     init_of_trees, update = starting(init), stepping(update)
     update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
     update.parts = parts  # type: ignore[attr-defined]  # see travel

@@ -15,7 +15,8 @@ from adapters import RULES
 from harness import ROOT, slow
 from quickly import flags
 
-QUICK = ["sgd", "sm3"]
+QUICK = ["lamb", "sm3"]
+SENDING = ["lamb", "sm3"]
 
 
 def run(function: str, *calls: Sequence[str], devices: int = 8, quickly: bool = True) -> None:
@@ -60,8 +61,14 @@ def test_states_lie_as_optaxs_own_tests_ask() -> None:
     run("states_lie_as_optaxs_tests_ask", [])
 
 
-def test_a_matrix_is_gathered_once() -> None:
-    run("communicates_no_more_than_optax", [])
+def test_parts_are_joined_in_corners() -> None:
+    run("parts_are_joined_in_corners", [])
+
+
+@pytest.mark.parametrize("names", [SENDING, *(slow([n]) for n in RULES if n not in SENDING)])
+def test_a_step_sends_no_more_than_what_is_known(names: list[str]) -> None:
+    """And no more than optax, but for what ``support/communication.py`` lists, with the reason."""
+    run("communicates_no_more_than_optax", names)
 
 
 @pytest.mark.parametrize("names", [["sm3"], slow(["adamw", "adafactor", "muon", "shampoo"])])

@@ -23,10 +23,11 @@ SWITCHES = {
     "jax_debug_infs": True,
     "jax_debug_nans": True,
     "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
 }
 """Switches of JAX that find mistakes, all on at once."""
 
-SHAPES = {"w": (3, 2), "s": ()}
+SHAPES = {"w": (3, 2), "k": (2, 3, 4), "s": ()}
 
 
 @contextlib.contextmanager
@@ -57,12 +58,11 @@ def switches_of_jax_find_nothing(make: Any, name: str, dialect: str | None) -> N
     With the search for leaks JAX traces every operation anew, so that is a trace of its own.
     """
     tx, rule = make(name, dialect, []).tx, RULES[name]
-    ranks = "allow" if rule.leafwise else "raise"  # rows are broadcast over columns
     params, grads = map(_arrays, (0, 1))
     more = inputs_for(rule, params)
     with switched(jax_check_tracer_leaks=True):
         jax.eval_shape(lambda p, g: tx.update(g, tx.init(p), p, **more), params, grads)
-    with compiling_quickly(), switched(**SWITCHES, jax_numpy_rank_promotion=ranks):
+    with compiling_quickly(), switched(**SWITCHES):
         steps, state = tx.update(grads, tx.init(params), params, **more)
         with jax.enable_x64(True), jax.transfer_guard("disallow"):
             again = jax.jit(tx.update)(grads, jax.jit(tx.init)(params), params, **more)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
-import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import communication
 import in_optax
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ import optax
 import pytest
 from adapters import LR, RULES, reference
 from harness import inputs_for, same, start
+from home import assert_same_trees
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optstudy_jax
@@ -49,7 +48,7 @@ def places_on(mesh: Any, shapes: Any = SHAPES) -> dict[str, Any]:
 def transformation(name: str) -> Any:
     """Return the optimizer of a rule."""
     rate = {"learning_rate": LR} if "lr" in RULES[name].defaults() else {}
-    return optstudy_jax.from_core(RULES[name])(**rate)
+    return optstudy_jax.from_core(RULES[name])(dialect=RULES[name].default_dialect, **rate)
 
 
 def trained_on_a_mesh(*names: str) -> None:
@@ -59,7 +58,9 @@ def trained_on_a_mesh(*names: str) -> None:
         begin = dict(zip(SHAPES, start(list(SHAPES.values())), strict=True))
         grads = {k: np.cos(x + 1).astype(np.float32) for k, x in begin.items()}
         steps = 3
-        ends, _ = reference(name, None, [*begin.values()], [[*grads.values()]] * steps)
+        ends, _ = reference(
+            name, RULES[name].default_dialect, [*begin.values()], [[*grads.values()]] * steps
+        )
         for kind in (AxisType.Auto, AxisType.Explicit):
             mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
             _train(name, begin, grads, places_on(mesh), dict(zip(SHAPES, ends, strict=True)), steps)
@@ -114,39 +115,38 @@ def wrappers_in_one_another_under_a_schedule() -> None:
         assert same(np.asarray(x), np.asarray(y))
 
 
-def sent(tx: Any, params: Any) -> tuple[Counter[str], int]:
-    """Return how often a step communicates, by the kind, and the bytes of the results."""
-    state = jax.jit(tx.init)(params)
-    text = jax.jit(tx.update).lower(params, state, params).compile().as_text()
-    kinds = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
-    counts: Counter[str] = Counter()
-    size = 0
-    # Several may be one, whose result is a tuple.
-    for results, kind in re.findall(rf"= (\(.*?\)|\S+) ({kinds})(?:-start)?\(", text):
-        counts[kind] += 1
-        for bits, shape in re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", results):
-            size += int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n)
-    return counts, size
-
-
-def communicates_no_more_than_optax() -> None:
-    """Of Muon and Adafactor; an elementwise step sends nothing; each matrix is gathered once."""
+def parts_are_joined_in_corners() -> None:
+    """Values that are not finite, exported programs, batches, and axes that do not divide."""
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     place = NamedSharding(mesh, PartitionSpec("a", "b"))
-    params = {name: jax.device_put(jnp.ones((16, 8)), place) for name in "uw"}
-    assert sent(optstudy_jax.adamw(0.1), params) == ({}, 0)
-    ours = sent(optstudy_jax.muon(0.1, ns_steps=1), params)  # more steps communicate nothing
-    theirs = sent(optax.contrib.muon(0.1), params)
-    # The gradient, the momentum, and the parameter, which decays, of each matrix: along one axis of
-    # the mesh, and then the other.
-    assert ours[0] == {"all-gather": 2 * 3 * 2}, ours
-    assert ours[0].total() <= theirs[0].total(), theirs
-    assert ours[1] <= theirs[1], theirs
-    optaxs = sent(optax.adafactor(0.1, min_dim_size_to_factor=8), params)[0]
-    for given in ({"dialect": "torch"}, {"dialect": "optax", "large_only": False}):
-        counts = sent(optstudy_jax.adafactor(0.1, **given), params)[0]
-        assert counts == {"all-gather": 2 * 2 * 2}, counts  # the gradient and the parameter
-        assert counts.total() <= optaxs.total(), optaxs
+    host = start([SHAPES["w"]])[0]
+    tx = optstudy_jax.sm3(LR)
+
+    def found(x: Any) -> Any:  # a sum, and maxima
+        return optstudy_jax.geometry.norm(x), tx.update(x, tx.init(x), x)
+
+    for bad in (np.nan, np.inf, -np.inf):
+        x = np.where(np.arange(32).reshape(8, 4) == 29, np.float32(bad), host)
+        many, alone = jax.jit(found)(jax.device_put(x, place)), found(jnp.asarray(x))
+        assert_same_trees(many, alone)
+    cut, alone = jax.device_put(host, place), found(jnp.asarray(host))
+    explicit = NamedSharding(jax.make_mesh((4, 2), ("a", "b")), PartitionSpec("a", "b"))
+    assert_same_trees(jax.jit(found)(jax.device_put(host, explicit)), alone)
+    assert_same_trees(jax.export.export(jax.jit(found))(cut).call(cut), alone)
+    batch = jax.device_put(
+        np.stack([host, 2 * host]), NamedSharding(mesh, PartitionSpec(None, "a"))
+    )
+    assert_same_trees(jax.jit(jax.vmap(found))(batch), jax.vmap(found)(np.asarray(batch)))
+
+    def in_uneven_parts(x: Any) -> Any:
+        rows = NamedSharding(mesh, PartitionSpec("a"))
+        return found(jax.lax.with_sharding_constraint(x[:5], rows))
+
+    assert_same_trees(jax.jit(in_uneven_parts)(cut), found(jnp.asarray(host[:5])))
+
+
+def communicates_no_more_than_optax(*names: str) -> None:
+    communication.no_more_than_optax(*names)
 
 
 def checkpoints_onto_other_meshes(folder: str) -> None:
