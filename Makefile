@@ -43,14 +43,14 @@ test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in
 VERSIONS ?= oldest newest
 TABLE := -m pytest --status tests/test_every_property.py
 
-test-versions: $(VERSIONS:%=versions-%)  ## run the quick table on the oldest and newest torch and JAX; VERSIONS=here
+test-versions: $(VERSIONS:%=versions-%)  ## run the quick table on the oldest and newest torch and JAX; VERSIONS=here, TORCH=2.13.0
 
 versions-here:
 	$(PYTHON) $(TABLE)
 
 versions-%:
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	$(PYTHON) tests/support/versions.py $* > .venv-$*/constraints.txt
+	$(PYTHON) tests/support/versions.py $*$(TORCH:%= %) > .venv-$*/constraints.txt
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--upgrade-strategy eager --constraint .venv-$*/constraints.txt \
 		--editable '.[parity,records]' flax pytest

@@ -17,12 +17,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optstudy_core import Algorithm
 
 from ._matrices import has_matrices
+
+shard_alike: Any
+try:
+    from jax.experimental.shard_alike import shard_alike
+except ImportError:  # JAX 0.12 has it no more
+    shard_alike = None
 
 Update = Callable[..., tuple[Any, Any]]
 """Of a transformation."""
@@ -55,7 +60,14 @@ def like(x: Any, place: Any) -> Any:
         return jax.sharding.reshard(x, NamedSharding(mesh, jax.typeof(place).sharding.spec))
     if not is_traced(place):
         return jax.device_put(x, place.sharding)
-    return shard_alike(jax.lax.stop_gradient(place), x)[1]
+    place = jax.lax.stop_gradient(place)
+    return _chosen(x, place) if shard_alike is None else shard_alike(place, x)[1]
+
+
+def _chosen(x: Any, place: Any) -> Any:
+    """Return an array, of which the compiler cannot know that nothing of the other is in it."""
+    never = jax.lax.optimization_barrier(np.zeros((), bool))
+    return jax.numpy.where(never, place.astype(x.dtype), x)
 
 
 def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from optstudy_core import Algorithm
 from optstudy_core._extras import extra
 
-with extra("parity"):
+with extra("digest"):
     from .cases import Case, cases, hyperparameters
     from .compare import Difference, ulp_distance
     from .suite import Cell, Report, check, replay, write_failure

@@ -25,7 +25,7 @@ from .suite import (
 )
 from .suite import write_failure as write
 
-with extra("parity"):
+with extra("digest"):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table

@@ -33,7 +33,7 @@ from .cases import MOVING, Case
 from .structures import DTYPES, STRUCTURES, leaf_dtype
 from .suite import find_subject
 
-with extra("parity"):
+with extra("digest"):
     from rich.console import Console
     from rich.progress import track
 

@@ -96,6 +96,15 @@ def test_what_is_made_up_is_found(entry: ledger.Entry) -> None:
     assert "no mutant 12345" in (ledger.objection({SMALL: entry}, SMALL, 12345) or "")
 
 
+def test_parts_take_the_same_time(entry: ledger.Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"a": 300.0, "b": 10.0, "c": 200.0, "d": 0.0, "e": 90.0}
+    monkeypatch.setattr(mutants, "with_mutants", lambda: (*seconds, "f"))
+    known = {name: entry._replace(seconds=own) for name, own in seconds.items()}
+    assert evidence.part_of(known, 1, 2) == ["a", "f"]  # of d and f nobody has noted the time
+    assert evidence.part_of(known, 2, 2) == ["c", "e", "d", "b"]
+    assert sorted(evidence.part_of({}, 1, 1)) == [*"abcdef"]
+
+
 def test_a_survivor_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = enumerate(mutants.mutants(SMALL))
     number, mutant = next((i, m) for i, m in everything if m.kind == "a sign or not dropped")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import mutants
 import numpy as np
 import pytest
 from equal_mutants import EQUIVALENT
-from harness import slow
+from harness import ROOT, slow
 
 import optstudy_core
 from optstudy_core import ALGORITHMS
@@ -96,6 +99,18 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         with pytest.raises(SystemExit, match="2"):
             main(["digest", "--algorithms", bad])
         assert message in capsys.readouterr().err
+
+
+def test_it_needs_no_framework() -> None:
+    """So a reader checks a digest without gigabytes of packages."""
+    code = """
+import sys
+from parity.__main__ import backends, main
+backends.find_spec = lambda name: None
+assert main(["digest", "--algorithms", "sign_sgd"]) == 0
+assert not {"torch", "jax", "optax", "flax", "keras"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
 
 
 def test_a_citation_names_the_digests() -> None:

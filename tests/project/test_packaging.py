@@ -98,6 +98,11 @@ tx = optstudy_jax.adam(0.5)
 updates, state = tx.update(jnp.ones(2), tx.init(p), p)
 assert optax.apply_updates(p, updates).tolist() == [0.5, 0.5]
 """,
+    "digest": """
+from optstudy_core.catalogue.digests import recorded
+from parity.digest import digest
+assert digest("adamw", "torch") == recorded()["adamw torch"]
+""",
 }
 
 
@@ -132,7 +137,7 @@ def test_the_wheel_alone_works_in_a_clean_environment(
     [
         ("import optstudy_torch", "torch", "torch"),
         ("import optstudy_jax", "jax", "jax"),
-        ("import parity", "hypothesis", "parity"),
+        ("import parity", "hypothesis", "digest"),
         ("import studies.__main__", "rich", "studies"),
     ],
 )

@@ -245,7 +245,6 @@ EQUIVALENT = {
         "0.5 * tau * length",
         "narrow(widen(0.5) * widen(tau) * widen(length))",
     ): EXACT,
-    ("loss_model", "step_size", "w * c", "rounded(w) * c"): ROUNDED_THERE,
     ("loss_model", "step_size", "w * c", "w * rounded(c)"): ROUNDED_THERE,
     ("loss_model", "step_size", "weight_decay", "c"): ONE_PLUS_0,
     ("loss_model", "step_size", "weight_decay", "lr"): ONE_PLUS_0,

@@ -24,6 +24,9 @@ import ledger
 import mutants
 import numpy as np
 
+UNKNOWN = 60.0
+"""How many seconds a module is thought to take of which nobody has noted it."""
+
 
 def missing(known: ledger.Ledger) -> dict[str, int]:
     """Return how many mutants have to be tried, by module; -1: all of them."""
@@ -33,6 +36,20 @@ def missing(known: ledger.Ledger) -> dict[str, int]:
         if numbers is None or numbers:
             found[module] = -1 if numbers is None else len(numbers)
     return found
+
+
+def part_of(known: ledger.Ledger, part: int, parts: int) -> list[str]:
+    """Return the modules of one of several parts that take about the same time, longest first.
+
+    They are parts of all modules, not of the stale ones, and the same for the same ledger: on
+    several machines that begin with one commit.
+    """
+    noted = {name: entry.seconds for name, entry in known.items() if entry.seconds}
+    seconds = {name: noted.get(name, UNKNOWN) for name in mutants.with_mutants()}
+    found: list[list[str]] = [[] for _ in range(parts)]
+    for name in sorted(seconds, key=lambda x: -seconds[x]):
+        min(found, key=lambda own: sum(seconds[x] for x in own)).append(name)
+    return found[part - 1]
 
 
 def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: float) -> list[str]:
@@ -57,7 +74,7 @@ def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: f
             if entry is not None:
                 known[module] = entry
                 ledger.write(known)
-                print(f"renewed {module}", flush=True)
+                print(f"renewed {module}: {entry.seconds:.0f} s for all of it", flush=True)
     return objections
 
 
@@ -92,15 +109,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the ledger is whole."""
     parser = argparse.ArgumentParser(prog="make evidence", description=__doc__.split("\n")[0])
     parser.add_argument("--modules", default="", help="joined by commas; else all")
-    parser.add_argument("--shard", default="", help="2/6: the second of six parts")
+    parser.add_argument("--shard", default="1/1", help="2/6: the second of six parts")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--minutes", type=float, default=60.0, help="after which none begins")
     given = parser.parse_args(arguments)
     known = ledger.read()
-    names = [x for x in given.modules.split(",") if x] or list(missing(known))
-    if given.shard:
-        part, parts = map(int, given.shard.split("/"))
-        names = names[part - 1 :: parts]
+    part, parts = map(int, given.shard.split("/"))
+    left = missing(known)
+    asked = [x for x in given.modules.split(",") if x]
+    names = asked or [x for x in part_of(known, part, parts) if x in left]
     objections = renew(known, names, given.processes, time.time() + 60 * given.minutes)
     print(*lines(known), sep="\n")
     left = missing(known)

@@ -817,6 +817,30 @@ def averages_keep_their_bits(modules: dict[str, ModuleType]) -> None:
         assert rule.advance(rule.init(far), np.array([8.0]), -far, **given)[1][0] == 2
 
 
+@np.errstate(all="ignore")
+def averages_are_found_or_refused(modules: dict[str, ModuleType]) -> None:
+    if "evaluation" in modules:
+        module, given = modules["evaluation"], np.array([2.0])
+        mark = module.takes_inner_steps
+        marked, other = (mark(type(name, (SimpleNamespace,), {})) for name in "ab")
+        outer = type("c", (SimpleNamespace,), {})  # which hides what is within
+        average = np.array([1.0])
+        state = SimpleNamespace(average=average)
+        for found in (state, marked(inner=state), marked(inner=other(inner=state))):
+            assert module.average_of(found) is average
+            assert module.eval_params(found, given) is average
+        for hidden in (outer(inner=state), marked(inner=outer(inner=state)), SimpleNamespace()):
+            assert module.average_of(hidden) is module.eval_params(hidden, given) is None
+        found = marked(inner=SimpleNamespace(average=SimpleNamespace(z=average)))
+        assert module.eval_params(found, given, b1=0.5).tolist() == [3.0]  # (2 - 0.5·1) / 0.5
+        assert _refuses(module.eval_params, found, given)
+    if "schedule_free" in modules:
+        find = modules["schedule_free"].schedule_free_eval_params
+        one = np.array([1.0])
+        assert all(_refuses(find, one, one, b1) for b1 in (0, 0.0, -0.0))
+        assert not np.isfinite(find(one, 2 * one, np.zeros(())))[0]  # nobody looks at an array
+
+
 LAYERS = {
     "stable_adamw": 861972834,
     "novograd": 2913067523,
@@ -1094,6 +1118,7 @@ CONTRACTS = (
     iterations_are_those_that_are_asked_for,
     what_follows_muon_sees_the_shape,
     averages_keep_their_bits,
+    averages_are_found_or_refused,
     layers_keep_their_bits,
     layers_without_a_norm_have_the_ratio_1,
     what_starts_from_a_distance,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,7 @@ class Entry(NamedTuple):
         caught: by the label of a check.
         survivors: the reason by the number of the mutant.
         reasons: digest of all reasons of the module.
+        seconds: of a processor that it took to try them all; 0: nobody has noted it.
     """
 
     digest: str
@@ -61,6 +63,7 @@ class Entry(NamedTuple):
     caught: dict[str, Row]
     survivors: dict[int, str]
     reasons: str
+    seconds: float = 0.0
 
 
 Ledger = dict[str, Entry]
@@ -136,6 +139,7 @@ def tried(module: str, numbers: set[int] | None = None) -> Entry:
         AssertionError: if a mutant survives that is not in ``EQUIVALENT``, or computes something
             else on special values.
     """
+    begun = time.process_time()
     checks = mutants.Checks(module, CONTRACTS)
     caught: dict[str, set[int]] = {}
     survivors: dict[int, str] = {}
@@ -151,7 +155,8 @@ def tried(module: str, numbers: set[int] | None = None) -> Entry:
         survivors[number] = EQUIVALENT[mutant.key]
     rows = {k: Row(row_digest(module, k), frozenset(v)) for k, v in caught.items()}
     count = len(survivors) + sum(map(len, caught.values()))
-    return Entry(module_digest(module), count, rows, survivors, reasons_digest(module))
+    seconds = round(time.process_time() - begun, 1)
+    return Entry(module_digest(module), count, rows, survivors, reasons_digest(module), seconds)
 
 
 def renewed(ledger: Ledger, module: str) -> Entry:
@@ -170,7 +175,7 @@ def renewed(ledger: Ledger, module: str) -> Entry:
             rows[k] = Row(row.digest, row.numbers | rows.get(k, row).numbers)
         kept = {i: x for i, x in old.survivors.items() if i not in numbers} | new.survivors
         rows = {k: row for k, row in rows.items() if row.numbers}
-        found = Entry(old.digest, old.count, rows, kept, new.reasons)
+        found = old._replace(caught=rows, survivors=kept, reasons=new.reasons)
     keys = {m.key for m in mutants.mutants(module, found.survivors)}
     gone = {key for key in EQUIVALENT if key[0] == module} - keys
     assert not gone, f"entries of EQUIVALENT that do not survive: {sorted(gone)}"
@@ -219,6 +224,7 @@ def write(ledger: Ledger, path: Path = FILE) -> None:
             },
             "survivors": _by_reason(entry.survivors),
             "reasons": entry.reasons,
+            "seconds": entry.seconds,
         }
         for name, entry in sorted(ledger.items())
     }
@@ -231,7 +237,8 @@ def _entry(data: dict[str, Any]) -> Entry:
         digest, _, numbers = text.partition(" ")
         rows[label] = Row(digest, _numbers(numbers))
     survivors = {i: why for why, text in data["survivors"].items() for i in _numbers(text)}
-    return Entry(data["digest"], data["mutants"], rows, survivors, data["reasons"])
+    seconds = data.get("seconds", 0.0)
+    return Entry(data["digest"], data["mutants"], rows, survivors, data["reasons"], seconds)
 
 
 def _by_reason(survivors: dict[int, str]) -> dict[str, str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -744,6 +743,9 @@ RAISES = "raises"
 DEFAULTS = "defaults"
 """The name of the checks of default values."""
 
+TYPICAL = 0.02
+"""How many seconds a check is thought to take before it is asked."""
+
 
 class Loaded(NamedTuple):
     """A module and what depends on it, as :func:`load` and :func:`algorithms` return it."""
@@ -792,18 +794,21 @@ class Check:
 
     @property
     def seconds_each(self) -> float:
-        """How long it has taken to catch a mutant."""
-        return self._seconds / self._caught if self._caught else math.inf
+        """How long it takes to catch a mutant; a guess where nothing is known.
+
+        So what was not asked comes before what is slow, though it has caught something.
+        """
+        return (self._seconds + TYPICAL) / (self._caught + 1)
 
     def catches(self, copy: Loaded) -> bool:
         """Tell whether the check objects to a copy."""
         working_dtype("float64")  # in which numbers are anyway; a check may set another
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             caught = bool(self._objection(copy))
         except Exception:
             caught = True
-        self._seconds += time.perf_counter() - begun
+        self._seconds += time.process_time() - begun
         self._caught += caught
         return caught
 
@@ -852,7 +857,7 @@ class Checks:
                 return check.label
         for check in self._others:
             if check.sees(mutant) and check.catches(copy):
-                self._others.sort(key=lambda c: c.seconds_each)
+                self._others.sort(key=lambda c: c.seconds_each)  # what was asked in vain, too
                 return check.label
         return None
 

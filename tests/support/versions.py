@@ -1,8 +1,10 @@
-"""The oldest versions of torch, JAX and optax that are claimed, as constraints for pip.
+"""The oldest versions of NumPy, torch, JAX and optax that are claimed, as constraints for pip.
 
     python tests/support/versions.py oldest
+    python tests/support/versions.py newest 2.13.0
 
-prints them; of ``newest`` there are none.
+prints them; of ``newest`` there are none but a version of torch that is named: where pip finds
+builds of torch for CPUs of some versions only, as others are gigabytes.
 """
 
 from __future__ import annotations
@@ -13,38 +15,46 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-NAMES = ("torch", "jax", "optax")
 
 
-def constraints(which: str, text: str) -> list[str]:
-    """Return a constraint for each package: the series of its lower bound.
+def constraints(which: str, text: str, torch: str = "") -> list[str]:
+    """Return a constraint for each package on which the adapters stand: its lower bound.
 
     Args:
         which: ``"oldest"`` or ``"newest"``.
         text: of a ``pyproject.toml``.
+        torch: a version of torch to take in its place.
 
     Raises:
         ValueError: if a package has no lower bound, or for another word.
 
-    >>> text = "[project.optional-dependencies]\\na = ['torch>=2.11', 'jax>=0.10', 'optax>=0.2.6']"
+    >>> text = "project.dependencies = ['numpy>=2.0']\\n[project.optional-dependencies]\\n"
+    >>> text += "torch = ['torch>=2.11']\\njax = ['jax>=0.10', 'optax>=0.2.6']"
     >>> constraints("oldest", text), constraints("newest", text)
-    (['torch==2.11.*', 'jax==0.10.*', 'optax==0.2.6.*'], [])
+    (['numpy==2.0', 'torch==2.11', 'jax==0.10', 'optax==0.2.6'], [])
+    >>> constraints("newest", text, "2.13.0")
+    ['torch==2.13.0']
     """
-    if which == "newest":
-        return []
-    if which != "oldest":
+    if which not in ("oldest", "newest"):
         raise ValueError(f"versions = {which!r}: allowed are 'oldest' and 'newest'")
-    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    found = _lower_bounds(text) if which == "oldest" else {}
+    if torch:
+        found["torch"] = torch
+    return [f"{name}=={version}" for name, version in found.items()]
+
+
+def _lower_bounds(text: str) -> dict[str, str]:
+    project = tomllib.loads(text)["project"]
+    extras = project["optional-dependencies"]
     found = {}
-    for requirement in (x for own in extras.values() for x in own):
+    for requirement in (*project["dependencies"], *extras["torch"], *extras["jax"]):
         match = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement)
-        if match and match[1] in NAMES:
-            found[match[1]] = match[2]
-    missing = [name for name in NAMES if name not in found]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} in pyproject.toml: expected is a lower bound")
-    return [f"{name}=={found[name]}.*" for name in NAMES]
+        if match is None:
+            raise ValueError(f"{requirement} in pyproject.toml: expected is a lower bound")
+        found[match[1]] = match[2]
+    return found
 
 
 if __name__ == "__main__":
-    print(*constraints(sys.argv[1], PYPROJECT.read_text(encoding="utf-8")), sep="\n")
+    which, *torch = sys.argv[1:]
+    print(*constraints(which, PYPROJECT.read_text(encoding="utf-8"), *torch), sep="\n")
