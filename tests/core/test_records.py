@@ -1131,7 +1131,9 @@ def test_jax_trees_come_back(tmp_path):
         ):
             with pytest.raises(ValueError, match=f"{name}.*allowed is|another structure"):
                 checkpoint.load(run, tree=tree | {name: other})
-        with pytest.raises(ValueError, match="checkpoint of tree: expected is a checkpoint of other"):
+        with pytest.raises(
+            ValueError, match="checkpoint of tree: expected is a checkpoint of other"
+        ):
             checkpoint.load(run, other=tree)
         with pytest.raises(TypeError, match=r"tree\['f'\] of type function: allowed are arrays"):
             checkpoint.save(run, 4, tree={"f": lambda: 0})
