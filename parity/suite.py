@@ -377,7 +377,7 @@ def write_failure(cell: Cell, path: Path) -> None:
 
 
 def replay(path: Path, device: str = "cpu", *, algorithm: Algorithm | None = None) -> Cell:
-    """Run a case from :func:`write_failure` again, and return the result.
+    """Return the result of another run of a case from :func:`write_failure`.
 
     Args:
         path: the path of the file.
