@@ -8,7 +8,7 @@ Where such a pair would meet, the inner result is isolated:
     isolate(p) = where(p == p, p, nan)
 
 which is p for every input, while the compiler no longer sees what made it. (It sees through where p
-can be no NaN, as what is made of a count of steps: so a count is made to look as if it could.) A
+can be no NaN, as what is made of a step count: so a count is made to look as if it could.) A
 value therefore
 remembers what made it, and is isolated only when the next operation calls for it. A divisor is
 spread over the dividend in the same manner, x / where(x == x, s, nan), as it may be one scalar
@@ -293,7 +293,7 @@ class Operations(Backend):
 
 
 def of_counts(t: Any) -> Any:
-    """Return counts of steps as float64 numbers, which may be NaN as far as a compiler knows.
+    """Return step counts as float64 numbers, which may be NaN as far as a compiler knows.
 
     It is called where float64 is enabled.
     """
@@ -351,7 +351,7 @@ def _not_one(vector: Any) -> Node:
 
 
 def counts(vector: Any, backend: Backend) -> Leaves:
-    """Return counts of steps, one for each leaf."""
+    """Return step counts, one for each leaf."""
     return Scalars(Node(vector, OUTSIDE, scalars=True), vector.shape[0], backend)
 
 

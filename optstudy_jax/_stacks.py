@@ -85,7 +85,7 @@ def _alike(rows: Sequence[Sequence[Any]]) -> list[list[int]]:
 
 
 def _is_placed(x: Any) -> bool:
-    """Tell whether it is known on which devices an array lies.
+    """Return whether it is known on which devices an array lies.
 
     In a ``jit`` it is not, where there are several, unless their mesh is explicit. The partitioner
     would choose one sharding for all leaves of a stack.

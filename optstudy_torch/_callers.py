@@ -35,7 +35,7 @@ def check_all_here(algorithm: Algorithm) -> None:
 
 
 def is_asked_by_checkpoint() -> bool:
-    """Tell whether torch.distributed.checkpoint calls, to let states begin."""
+    """Return whether torch.distributed.checkpoint calls, to let states begin."""
     if _CHECKPOINT not in sys.modules:
         return False
     places = ((f.f_globals.get("__name__"), f.f_code.co_name) for f in _frames())

@@ -19,7 +19,7 @@ INSTEAD = "allowed are whole tensors, or DTensors as those of fully_shard (FSDP2
 
 
 def has_matrices(params: Sequence[Any]) -> bool:
-    """Tell whether a parameter has rows and columns."""
+    """Return whether a parameter has rows and columns."""
     return any(p.ndim > 1 for p in params)
 
 

@@ -113,7 +113,7 @@ class Part:
         self._pairs: dict[str, tuple[Any, Any]] = {}  # in the optimizer's state, and here
 
     def holds(self, p: Any) -> bool:
-        """Tell whether the parameter still lies where it did."""
+        """Return whether the parameter still lies where it did."""
         own, kept = local_like(p, p), self.tensor
         return (
             _where(p) == (self.joint.mesh, self._placements)
@@ -124,7 +124,7 @@ class Part:
         )
 
     def knows(self, state: dict[str, Any]) -> bool:
-        """Tell whether the optimizer's state is what :meth:`close` left."""
+        """Return whether the optimizer's state is what :meth:`close` left."""
         pairs = self._pairs
         return state.keys() == pairs.keys() and all(x is pairs[n][0] for n, x in state.items())
 
@@ -172,7 +172,7 @@ class Entered:
         return Inputs(inputs.scalars, tensors)
 
     def knows(self, states: Mapping[Any, dict[str, Any]]) -> bool:
-        """Tell whether the optimizer's states are what the parts have."""
+        """Return whether the optimizer's states are what the parts have."""
         return all(part.knows(states[p]) for p, part in self._parts)
 
     def open(self, states: Mapping[Any, dict[str, Any]]) -> None:

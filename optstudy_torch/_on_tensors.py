@@ -18,7 +18,7 @@ from .engine.on_tensors import on
 
 
 def is_asked(group: dict[str, Any]) -> bool:
-    """Tell whether a group asks for such a step."""
+    """Return whether a group asks for such a step."""
     return any(map(group.get, ON_TENSORS))
 
 

@@ -167,7 +167,7 @@ class Staged:
         self.stages: list[Stage] = []
 
     def holds(self, plan: Plan, compiled: bool | None, params: list[Any]) -> bool:
-        """Tell whether they can be used again."""
+        """Return whether they can be used again."""
         return (
             self._machine is plan.machine
             and self._compiled == compiled
@@ -210,7 +210,7 @@ class Staged:
 
 
 def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
-    """Tell whether these are the same objects."""
+    """Return whether these are the same objects."""
     return len(found) == len(expected) and all(map(operator.is_, found, expected))
 
 

@@ -104,7 +104,7 @@ def _alike(params: Sequence[Any]) -> list[list[Any]]:
 
 
 def _wanted(params: Sequence[Any], group: dict[str, Any]) -> bool:
-    """Tell whether parameters of one shape are worth a program."""
+    """Return whether parameters of one shape are worth a program."""
     size, compiled = params[0].numel(), group["compile"]
     if compiled is False:
         return False
@@ -192,7 +192,7 @@ def _is_flat(x: torch.Tensor) -> bool:
 
 
 def _are_apart(params: Sequence[torch.Tensor]) -> bool:
-    """Tell whether a step may be written while those of other parameters are computed.
+    """Return whether a step may be written while those of other parameters are computed.
 
     So it is where no parameter lies in the memory of another, or of a gradient.
     """
@@ -274,7 +274,7 @@ class AsWritten:
         return x.detach()
 
     def _count(self, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        """Return a count of steps of a parameter where the formula looks for it."""
+        """Return a step count of a parameter where the formula looks for it."""
         return t.to("cpu", torch.int32)
 
     def _numbers(self, backend: Any) -> dict[str, Any]:

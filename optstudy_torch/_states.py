@@ -40,7 +40,7 @@ class Layout:
         names: of the fields; a field that a parameter does not need is missing in its state.
         optional: names of fields that other hyperparameters ask for: kept, but not read.
         full: for each field, whether it is an array like the parameter.
-        counts: for each field, whether it is a count of steps.
+        counts: for each field, whether it is a step count.
         averages: whether the state keeps an average of the parameters, to evaluate with.
         flat: whether every field is such an array or a scalar, whatever the shape.
     """
@@ -124,7 +124,7 @@ def _field_names(state: Any, prefix: str = "") -> tuple[list[str], set[str]]:
 
 
 def is_static(name: str, value: Any) -> bool:
-    """Tell whether a hyperparameter is part of the program: a truth value, or an absent term."""
+    """Return whether a hyperparameter is part of the program: a boolean, or an absent term."""
     if isinstance(value, torch.Tensor):
         return False
     return not is_number(value) or (value == 0 and name != "lr")

@@ -21,12 +21,12 @@ ALLOWED = (
 
 
 def is_memory(kind: type) -> bool:
-    """Tell whether tensors of a type are what their memory holds: others say how they compute."""
+    """Return whether tensors of a type are what their memory holds: others say how they compute."""
     return getattr(kind, "__torch_dispatch__", None) is torch.Tensor.__torch_dispatch__
 
 
 def is_shared(x: Any) -> bool:
-    """Tell whether several processes hold a tensor together: ``DTensor``, not imported for it."""
+    """Return whether several processes hold a tensor together: ``DTensor``, not imported for it."""
     return hasattr(type(x), "placements")
 
 

@@ -246,7 +246,7 @@ class EpochLR(LRScheduler):
         """Return :meth:`get_last_lr`."""
         return self.get_last_lr()
 
-    # Copied and saved states; the latter are tensors, numbers, lists and dictionaries only.
+    # Copies, and saved states, which have tensors, numbers, lists and dictionaries only.
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

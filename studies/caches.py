@@ -1,4 +1,4 @@
-"""Where files are kept that can be made again."""
+"""The folder for files that can be made again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import pathlib
 
 
 def folder(name: str) -> pathlib.Path:
-    """Return the folder of that name in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``."""
+    """Return a folder in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``."""
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(home) / "optstudy" / name

@@ -1,4 +1,4 @@
-"""Processes that work side by side, and end with the one that asked for them."""
+"""Processes that work side by side, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import FrameType
 from typing import Any, Final
 
 CONTEXT: Final = multiprocessing.get_context("spawn")
-"""Threads of torch and XLA do not survive a fork."""
+"""Processes are spawned, because threads of torch and XLA do not survive a fork."""
 
 
 class TerminatedError(KeyboardInterrupt):
-    """The process was told to end, by SIGTERM; handled like Ctrl-C."""
+    """SIGTERM told the process to end; handled like Ctrl-C."""
 
 
 @contextmanager
 def pool(jobs: int, begin: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
-    """Yield processes; where the block is left by an error or a signal, they are ended at once.
+    """Yield a pool of processes; an error or a signal in the block ends them at once.
 
     Args:
-        jobs: how many.
-        begin: is called in each of them first.
-        *arguments: of ``begin``.
+        jobs: the number of processes.
+        begin: a function to call first in each process.
+        *arguments: the arguments of ``begin``.
     """
     executor = ProcessPoolExecutor(jobs, CONTEXT, initializer=_begin, initargs=(begin, arguments))
     try:
@@ -40,15 +40,15 @@ def pool(jobs: int, begin: Callable[..., None], *arguments: Any) -> Iterator[Pro
 
 
 def _begin(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    # Ctrl-C goes to every process of a terminal; the one that asked ends the others.
+    # Ctrl-C reaches every process of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     begin(*arguments)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within the block SIGTERM raises :class:`TerminatedError`, so that what is open is closed."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    """Let SIGTERM raise :class:`TerminatedError` in the block, so that files are closed."""
+    if threading.current_thread() is not threading.main_thread():  # only it gets signals
         yield
         return
     before = signal.signal(signal.SIGTERM, _raise)

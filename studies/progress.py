@@ -1,4 +1,4 @@
-"""Bars that say how far something is."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Tick:
 
 @contextmanager
 def progress(console: Console, what: str, total: int) -> Iterator[Tick]:
-    """Show a bar while something is done; what is yielded is called after each part of it."""
+    """Show a bar during some work; call the yielded function after each part."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns,

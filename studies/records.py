@@ -1,7 +1,7 @@
-"""What a study leaves in a run's folder beside its rows: the parameters, at the end and on the way.
+"""The parameters in the folder of a run of a study: at the end, and during the training.
 
 The folder is one of :mod:`optstudy_core.records`. Its checkpoint, written when the training ends,
-holds the final parameters and the path to them.
+has the final parameters and the path to them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .study import Parameters
 
 @dataclass
 class Path:
-    """Parameters on the way.
+    """The parameters during a training.
 
     Attributes:
-        points: arrays by name, one point after the other, the initial parameters first.
+        points: arrays by name, in order, starting with the initial parameters.
         every: whether there is a point for each step or for each epoch.
     """
 
@@ -33,7 +33,7 @@ class Path:
 
     @classmethod
     def start(cls, parameters: Parameters, every: Literal["step", "epoch"]) -> Path:
-        """Return a path of one point."""
+        """Return a path with one point."""
         return cls({name: [value] for name, value in parameters.items()}, every)
 
     def append(self, parameters: Parameters) -> None:
@@ -42,7 +42,7 @@ class Path:
             values.append(parameters[name])
 
     def replace_last(self, parameters: Parameters) -> None:
-        """Replace the last point: something has moved the parameters within its step."""
+        """Replace the last point, if a method has moved the parameters after the step."""
         for name, values in self.points.items():
             values[-1] = parameters[name]
 
@@ -69,17 +69,17 @@ class Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read back.
+    """A recorded run.
 
     Attributes:
-        folder: where it is.
-        config: what was asked for, and the versions.
-        rows: one an epoch.
-        parameters: the final parameters of a study; ``None`` if the run did not end, or is of a
-            training loop of the user's own.
-        path: the parameters on the way; ``None`` as there.
-        loss: at the final parameters, the mean over the mini-batches of the training data without
-            dropout; ``None`` as there.
+        folder: the folder of the run.
+        config: the configuration, with the versions.
+        rows: the rows of the epochs.
+        parameters: the final parameters of a study; ``None`` if the run has not finished, or is of
+            another training loop.
+        path: the parameters during the training, or ``None``.
+        loss: the loss at the final parameters, the mean over the mini-batches of the training data
+            without dropout, or ``None``.
     """
 
     folder: pathlib.Path
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether a study's training has not ended; of other loops nobody knows the end."""
+        """Whether the training of a study has not ended (unknown for other training loops)."""
         return "source" in self.config and self.parameters is None
 
     @property
@@ -109,18 +109,18 @@ class Run:
 
 
 def finish(run: records.Run, epoch: int, parameters: Parameters, path: Path, loss: float) -> None:
-    """Write the final parameters, the path to them and the loss there."""
+    """Write the final parameters, the path to them, and their loss."""
     points = {name: np.stack(values) for name, values in path.points.items()}
     tree = {"parameters": parameters, "path": points, "every": path.every, "loss": loss}
     run.checkpoint(epoch, *records.pack(tree))
 
 
 def read(folder: pathlib.Path) -> Run:
-    """Read a run's folder.
+    """Read the folder of a run.
 
     Raises:
         FileNotFoundError: if there is no run.
-        ValueError: if a file is not what it should be.
+        ValueError: if a file is damaged.
     """
     run = records.Run.read(folder)
     last = run.last_checkpoint()
@@ -137,15 +137,15 @@ def read(folder: pathlib.Path) -> Run:
 
 
 def _finished(tree: Any, where: str) -> tuple[Parameters, Path, float]:
-    """Return what :func:`finish` wrote.
+    """Return the values from :func:`finish`.
 
     Raises:
-        ValueError: if it is another tree.
+        ValueError: if the tree has another form.
     """
 
     def check(fits: bool, entry: str, expected: str) -> None:
         if not fits:
-            raise ValueError(f"{where}: {entry} is missing or another; expected is {expected}")
+            raise ValueError(f"{where}: {entry} is missing or wrong; expected is {expected}")
 
     found = tree if isinstance(tree, dict) else {}
     parameters: Any = found.get("parameters")
@@ -156,7 +156,7 @@ def _finished(tree: Any, where: str) -> tuple[Parameters, Path, float]:
     shapes = {name: value.shape for name, value in parameters.items()}
     lengths = {len(value) if value.ndim else 0 for value in points.values()}
     fits = {name: value.shape[1:] for name, value in points.items()} == shapes
-    check(fits and len(lengths) == 1 and 0 not in lengths, "path", "the parameters' shapes")
+    check(fits and len(lengths) == 1 and 0 not in lengths, "path", "the shapes of the parameters")
     check(found.get("every") in ("step", "epoch"), "every", "step or epoch")
     check(
         isinstance(loss, float) or (isinstance(loss, int) and abs(loss) < 2**1023),
@@ -174,7 +174,7 @@ def _are_arrays(values: Any) -> bool:
 
 
 def encode(value: Any) -> Any:
-    """Return ``value`` with what JSON has no numbers for replaced.
+    """Return ``value`` with replacements for numbers that JSON does not have.
 
     >>> encode({"angle": math.nan, "loss": [math.inf, 1.0]})
     {'angle': None, 'loss': ['Infinity', 1.0]}

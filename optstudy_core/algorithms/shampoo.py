@@ -190,7 +190,7 @@ def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def is_full(shape: tuple[int, int]) -> bool:
-    """Tell whether a preconditioner is a whole matrix."""
+    """Return whether a preconditioner is a whole matrix."""
     return shape[0] == shape[1]
 
 

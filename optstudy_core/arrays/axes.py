@@ -1,10 +1,11 @@
-"""Sums, means and maxima along the axes of a leaf, the same bits in every library.
+"""Sums, means and maxima along the axes of a leaf, with the same bits in every library.
 
-A mean is a sum in float64 in one order: padded with zeros to a power of two of rows, and then the
-halves are added until one row is left; the quotient is rounded once to the working dtype. The error
-is that of log₂ n additions in float64. A maximum is exact in any order.
+A sum is computed in float64 in a fixed order: the rows are padded with zeros to a power of two, and
+then halves are added until one row is left. The sum, or the quotient for a mean, is rounded once to
+the working dtype. The error is that of log₂ n additions in float64. A maximum is exact in any
+order.
 
-Bare arrays are measured on the host; those of JAX inside ``jit`` need the adapter.
+Bare arrays are computed on the host; arrays of JAX inside ``jit`` need the adapter.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from .numpy_backend import NumPy
 from .passes import constant, to_numpy
 
 _TERMS = 4
-"""Parts that a sum along an axis takes at once, a power of two.
+"""The number of parts that a sum along an axis adds at once, a power of two.
 
-The additions and their order do not depend on it. XLA makes one loop of four; of two, or of eight,
-it keeps copies of the whole leaf. NumPy has less to write than with two.
+The additions and their order do not depend on it. XLA makes one loop for four parts; for two or
+eight parts it keeps copies of the whole leaf. NumPy writes less than with two.
 """
 
 
 def axis_mean(x: Array, axis: int) -> Array:
-    """Return the mean along an axis, which stays with length 1; 0 of an empty one.
+    """Return the mean along an axis, which is kept with length 1; 0 along an empty axis.
 
     Args:
-        x: an array of any shape but ().
-        axis: of ``x``, may count from the end.
+        x: an array of any shape except ().
+        axis: an axis of ``x``; it may count from the end.
 
     >>> import numpy as np
     >>> axis_mean(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).round(3).tolist()
@@ -44,11 +45,11 @@ def axis_mean(x: Array, axis: int) -> Array:
 
 
 def axis_sum(x: Array, axis: int) -> Array:
-    """Return the sum along an axis, which stays with length 1; 0 of an empty one.
+    """Return the sum along an axis, which is kept with length 1; 0 along an empty axis.
 
     Args:
-        x: an array of any shape but ().
-        axis: of ``x``, may count from the end.
+        x: an array of any shape except ().
+        axis: an axis of ``x``; it may count from the end.
 
     >>> import numpy as np
     >>> axis_sum(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), -1).tolist()
@@ -58,11 +59,11 @@ def axis_sum(x: Array, axis: int) -> Array:
 
 
 def rest_max(x: Array, axis: int) -> Array:
-    """Return for each index of an axis the maximum over all other axes, a vector; 0 of none.
+    """Return the maximum over all axes except one, a vector along that axis; 0 if there is none.
 
     Args:
-        x: an array of any shape but ().
-        axis: of ``x``.
+        x: an array of any shape except ().
+        axis: the axis of ``x`` that stays.
 
     >>> import numpy as np
     >>> rest_max(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), 0).tolist()

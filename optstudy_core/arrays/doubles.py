@@ -1,12 +1,12 @@
-"""Numbers in double precision: hyperparameters, counts of steps, and what is formed of them.
+"""Numbers in double precision: hyperparameters, step counts, and results of these.
 
-A formula forms 1 − β, lr·λ and 1 − βᵗ in double; the result is rounded once where it meets an
-array. A hyperparameter that is a Python number is double precision by itself. One that is an array
-(a traced value, a tensor), and a count of steps, is a :class:`Doubles` where an adapter computes,
-so that a number and an array of the same value give the same bits.
+A formula computes 1 − β, lr·λ and 1 − βᵗ in double precision; the result is rounded once in an
+operation with an array. A hyperparameter that is a Python number already has double precision. In
+the adapters, hyperparameters that are arrays (traced values, tensors), and step counts, are
+:class:`Doubles`. So a number and an array with the same value give the same bits.
 
-For such numbers a formula uses the functions of this module instead of those of ``xp``: they take
-Python numbers, for which ``xp`` would make arrays, as well.
+For these numbers a formula uses the functions of this module instead of those of ``xp``. They also
+accept Python numbers, which ``xp`` would turn into arrays.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .namespace import Array, namespace
 from .operators import Operators
 
 DIGITS = 31
-"""Binary digits of a count of steps."""
+"""The number of binary digits of a step count."""
 
 
 class Doubles(Operators):
     """Numbers in double precision that come from arrays, with the operators of a number.
 
     Args:
-        value: float64 or truths, as the backend has them: of shape (), or one for each leaf.
-        backend: computes the operations.
+        value: float64 or booleans of the backend, of shape (), or one for each leaf.
+        backend: the backend that computes the operations.
     """
 
     __slots__ = ("backend", "value")
@@ -46,7 +46,7 @@ class Doubles(Operators):
 
 
 class Functions:
-    """The functions of ``xp`` for numbers that a backend computes."""
+    """The functions of ``xp`` for numbers of a backend."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -56,10 +56,10 @@ class Functions:
 
 
 def of(t: Array) -> Any:
-    """Return a count of steps as a number in double precision.
+    """Return a step count as a number in double precision.
 
     Args:
-        t: int32; shape () per leaf.
+        t: the step count, int32; shape () per leaf.
 
     >>> import numpy as np
     >>> of(np.int32(3)) / 2
@@ -69,16 +69,16 @@ def of(t: Array) -> Any:
         return t.backend.counted(t)
     try:
         return float(t)
-    except TypeError:  # an array that is traced: its library's default dtype is all there is
+    except TypeError:  # a traced array: only the default dtype of its library is possible
         return t * namespace(t).asarray(1.0)
 
 
 def count(number: Any, like: Array) -> Array:
-    """Return a whole number that was computed in double as a count of steps.
+    """Return an integer in double precision as a step count.
 
     Args:
-        number: a number in double precision.
-        like: a count of steps, int32, of shape () per leaf.
+        number: an integer in double precision.
+        like: a step count, int32, of shape () per leaf.
 
     >>> import numpy as np
     >>> count(3.0, np.int32(2)).dtype
@@ -141,12 +141,12 @@ def remainder(x: Any, y: Any) -> Any:
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """Return ``x`` where a comparison of numbers holds, else ``y``.
+    """Return ``x`` if a comparison of numbers holds, and ``y`` otherwise.
 
     Args:
         condition: the result of a comparison of numbers, of shape () per leaf.
         x: a number, or an array of any shape.
-        y: a number, or an array of that shape.
+        y: a number, or an array of the same shape.
 
     >>> import numpy as np
     >>> where(2.0 > 1.0, 3.0, 4.0), where(2.0 < 1.0, np.zeros(2), 4.0).tolist()
@@ -170,19 +170,19 @@ def _is_number(x: Any) -> bool:
 
 
 def one_minus_power(a: Any, t: Array) -> Any:
-    """Return 1 − (1 − a)ᵗ for a in [0, 1]: what is left of 1 after t times the part a was taken.
+    """Return 1 − (1 − a)ᵗ for a in [0, 1].
 
-    Repeated squaring over the binary digits of t, of what was taken instead of what is left, so
+    The function uses repeated squaring over the binary digits of t, with a instead of 1 − a, so
     that nothing cancels:
 
         c ← a + c·(1 − a)  for each digit of t that is 1,    a ← a + a·(1 − a)  for the next digit
 
-    ``pow`` differs between libraries, and 1 − βᵗ cancels. Within 6 units in the last place of
-    float64 for t to 10⁷, relative to the a that is given: half a unit of float32.
+    (``pow`` differs between libraries, and 1 − βᵗ cancels.) For a given a and t up to 10⁷, the
+    result is within 6 units in the last place of float64, so within half a unit of float32.
 
     Args:
         a: a number or an array of shape ().
-        t: a count of steps, int32; shape () per leaf.
+        t: the step count, int32; shape () per leaf.
 
     >>> import numpy as np
     >>> one_minus_power(0.5, np.int32(3))
@@ -208,10 +208,10 @@ def digit(choose: Callable[..., Any], a: Any, c: Any, t: Any) -> tuple[Any, Any,
 
 def _of_one(a: Any, t: int) -> Any:
     c = 0 * a
-    while t > 0:  # a damaged count has an end, too
+    while t > 0:  # ends also for a damaged count
         a, c, t = digit(lambda odd, x, y: x if odd else y, a, c, t)
     return c
 
 
 of_number = functools.lru_cache(256)(_of_one)
-"""1 − (1 − a)ᵗ of Python numbers; the last ones are kept."""
+"""1 − (1 − a)ᵗ for Python numbers; the last results are cached."""

@@ -1,9 +1,9 @@
-"""Eigenvectors of symmetric matrices, the same bits in every library, for formulas.
+"""Eigenvectors of symmetric matrices, with the same bits in every library, for formulas.
 
-Everything is made of elementwise operations in float64, of sums in one order and of moves, so
-no library's own decomposition, and no order of a sum, shows. Cost: a decomposition of n rows takes
-about ten sweeps of n steps, each of them some ten passes over n² numbers; an orthonormal basis n
-such steps. In JAX they are loops on the device; elsewhere each step is a few calls of the library.
+These functions use elementwise operations in float64, sums in a fixed order, and moves of elements.
+They use no decomposition of a library. Cost: a decomposition of n rows takes about ten sweeps of n
+steps, with some ten passes over n² elements in each step. An orthonormal basis takes n such steps.
+In JAX these are loops on the device; in other libraries each step is a few calls of the library.
 
 Source: Jacobi's method with n/2 rotations at a time (Brent and Luk 1985, `brent1985solution`),
 Householder's reflections (Householder 1958, `householder1958unitary`).
@@ -30,10 +30,10 @@ _NEAR = 1e-15  # of the largest eigenvalue: what is left beside the diagonal
 def eigenvectors(x: Array) -> Array:
     """Return the eigenvectors of a symmetric matrix as columns, the largest eigenvalue first.
 
-    A sign is as Jacobi's rotations leave it. A matrix with NaN gives NaN.
+    The signs are those after the Jacobi rotations. The result of a matrix with NaN is NaN.
 
     Args:
-        x: of shape (n, n), symmetric.
+        x: a symmetric matrix of shape (n, n).
 
     >>> import numpy as np
     >>> v = eigenvectors(np.array([[1.0, 0.0], [0.0, 3.0]]))
@@ -44,10 +44,10 @@ def eigenvectors(x: Array) -> Array:
 
 
 def orthonormal(x: Array) -> Array:
-    """Return Q of the decomposition Q·R of a square matrix, by reflections.
+    """Return Q of the decomposition Q·R of a square matrix, from reflections.
 
     Args:
-        x: of shape (n, n).
+        x: a matrix of shape (n, n).
 
     >>> import numpy as np
     >>> q = orthonormal(np.array([[3.0, 1.0], [4.0, 1.0]]))
@@ -62,8 +62,8 @@ def by_size(x: Array, sizes: Array, axis: int) -> Array:
 
     Args:
         x: a matrix.
-        sizes: a number for each of its rows (``axis`` 0) or columns (1).
-        axis: which.
+        sizes: an array with a number for each row (``axis`` 0) or column (``axis`` 1).
+        axis: 0 for rows, 1 for columns.
     """
     function = functools.partial(_by_size, axis=axis)
     return x.backend.rearrange(function, x, sizes) if isinstance(x, Leaves) else function(x, sizes)

@@ -1,20 +1,21 @@
-"""How long a step is and how it is turned: norms and angles of trees as one vector.
+"""Size and direction of steps: norms and angles of trees as one vector.
 
-A sum over all parameters depends on its order, and the order differs between libraries, splits
-and devices. With ``exact=True`` it does not (:mod:`optstudy_core.exact_sum` says how, and how
-accurate it is); with ``exact=False`` it is a plain float64 sum.
+A sum over all parameters depends on its order, and the order differs between libraries, splits and
+devices. With ``exact=True`` the sum does not depend on the order (see
+:mod:`optstudy_core.exact_sum` for the method and its accuracy). With ``exact=False`` it is a plain
+float64 sum.
 
 Products of two float32, bfloat16 or float16 numbers are exact in float64. Vectors with float64
-entries are first scaled by powers of two, so nothing overflows; their products are rounded once
-each, and the sum of the rounded products is exact, so the error of a dot product is at most about
-2⁻⁵²·Σ|u·v|. Plain sums are not scaled.
+elements are first scaled by powers of two, so that nothing overflows. Their products are rounded
+once each, and the sum of the rounded products is exact, so the error of a dot product is at most
+about 2⁻⁵²·Σ|u·v|. Plain sums are not scaled.
 
 A tree is an array, or dicts, lists and tuples of trees, or ``None`` (empty). The norm of an empty
-tree is 0. A vector of norm 0 has no direction: its cosines and angles are NaN, as they are where
-an entry is NaN or infinite; norms and dot products follow IEEE 754 there. No exception is raised
-for values. Arrays of any library are computed on the host here, block by block (sharded torch
-tensors are put together for it, so all processes have to call); ``optstudy_torch.geometry`` and
-``optstudy_jax.geometry`` run these same lines on the device, also sharded and inside ``jit``.
+tree is 0. A vector of norm 0 has no direction: its cosines and angles are NaN. They are also NaN if
+an element is NaN or infinite; norms and dot products follow IEEE 754 then. No value raises an
+exception. These functions compute arrays of any library on the host, block by block. (Sharded torch
+tensors are gathered, so all processes must call.) ``optstudy_torch.geometry`` and
+``optstudy_jax.geometry`` run the same code on the device, also sharded and inside ``jit``.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ Result = TypeVar("Result")
 
 @np.errstate(all="ignore")
 def total(u: Any, *, exact: bool = True) -> float:
-    """Return the sum of all entries of a tree; error at most 2⁻⁵²·Σ|u|.
+    """Return the sum of all elements of a tree; the error is at most 2⁻⁵²·Σ|u|.
 
     Args:
         u: tree of real arrays.
-        exact: independent of order, split and library; else a plain sum.
+        exact: use an exact sum, which does not depend on order, split and library; otherwise a
+            plain sum.
 
     Raises:
         TypeError: for complex arrays.
@@ -59,7 +61,7 @@ def norm(u: Any, *, exact: bool = True) -> float:
 
     Args:
         u: tree of real arrays of any shape; float32, float64, bfloat16, float16 or integers.
-        exact: independent of order, split and library (see the module); else a plain sum.
+        exact: as for :func:`total`.
 
     Raises:
         TypeError: for complex arrays.
@@ -72,16 +74,16 @@ def norm(u: Any, *, exact: bool = True) -> float:
 
 @np.errstate(all="ignore")
 def dot(u: Any, v: Any, *, exact: bool = True) -> float:
-    """Return the dot product of two trees as vectors; error at most about 2⁻⁵²·Σ|u·v|.
+    """Return the dot product of two trees as vectors; the error is at most about 2⁻⁵²·Σ|u·v|.
 
     Args:
         u: tree of real arrays.
-        v: tree of the same structure and shapes.
-        exact: independent of order, split and library; else a plain sum.
+        v: tree with the same structure and shapes.
+        exact: as for :func:`total`.
 
     Raises:
         TypeError: for complex arrays.
-        ValueError: if structures or shapes differ.
+        ValueError: if the structures or the shapes differ.
 
     >>> dot([np.array([1.0, 2.0])], [np.array([3.0, -1.0])])
     1.0
@@ -107,18 +109,18 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
 
         φ = 2·atan2(‖u/‖u‖ − v/‖v‖‖, ‖u/‖u‖ + v/‖v‖‖)
 
-    which stays accurate near 0 and π, where the inverse cosine loses half the digits.
-    Source: Kahan 2006 (`kahan2006futile`), whose form without divisions is computed.
+    This formula is accurate near 0 and π, where the inverse cosine loses half of the digits. It is
+    evaluated in the form without divisions. Source: Kahan 2006 (`kahan2006futile`).
 
     Args:
         u: tree of real arrays.
-        v: tree of the same structure and shapes.
+        v: tree with the same structure and shapes.
         degrees: return degrees from 0 to 180 instead.
-        exact: independent of order, split and library; else a plain sum.
+        exact: as for :func:`total`.
 
     Raises:
         TypeError: for complex arrays.
-        ValueError: if structures or shapes differ.
+        ValueError: if the structures or the shapes differ.
 
     >>> angle(np.array([1.0, 0.0]), np.array([0.0, -2.0]), degrees=True)
     90.0
@@ -131,15 +133,15 @@ def per_leaf(function: Callable[..., float], *trees: Any, **options: Any) -> Any
     """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` leaf by leaf.
 
     Args:
-        function: which of these functions.
-        *trees: one or two, of the same structure and shapes.
-        **options: its keywords, such as ``exact``.
+        function: one of these functions.
+        *trees: one or two trees with the same structure and shapes.
+        **options: keyword arguments of the function, such as ``exact``.
 
     Returns:
-        a tree like ``trees[0]`` with a number for each array.
+        a tree like the first, with a number for each array.
 
     Raises:
-        ValueError: if structures or shapes differ.
+        ValueError: if the structures or the shapes differ.
 
     >>> per_leaf(norm, {"weight": np.array([3.0, 4.0]), "bias": np.array(-2.0)})
     {'weight': 5.0, 'bias': 2.0}
@@ -148,16 +150,16 @@ def per_leaf(function: Callable[..., float], *trees: Any, **options: Any) -> Any
 
 
 def angle_from_chords(between: float, across: float, *, degrees: bool = False) -> float:
-    """Return 2·atan2(‖û − v̂‖, ‖û + v̂‖), on the host in double."""
+    """Return 2·atan2(‖û − v̂‖, ‖û + v̂‖), on the host in double precision."""
     radians = 2 * math.atan2(between, across)
     return math.degrees(radians) if degrees else radians
 
 
-# What every library runs: vectors are lists of arrays with entries, results float64 scalars.
+# The code for all libraries: vectors are lists of arrays that are not empty, results are float64.
 
 
 def vector_total(library: Library, u: Vector, *, exact: bool) -> Any:
-    """Return the sum of the entries of u."""
+    """Return the sum of the elements of u."""
     if not u:
         return np.float64(0.0)
     if not exact:
@@ -248,12 +250,12 @@ def vector_chords(library: Library, u: Vector, v: Vector, *, exact: bool) -> tup
 
 
 class _Scaled:
-    """Float64 vectors over the power of two below their largest magnitude; others as they are.
+    """Float64 vectors divided by the power of two below the largest magnitude; others unchanged.
 
     Args:
-        library: of the vector.
+        library: the library of the vector.
         u: the vector.
-        exact: plain sums are not scaled.
+        exact: whether sums are exact; plain sums are not scaled.
     """
 
     def __init__(self, library: Library, u: Vector, exact: bool = True) -> None:

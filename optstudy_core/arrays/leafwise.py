@@ -92,7 +92,7 @@ def nothing(like: Array) -> Array:
 
 
 def is_nothing(field: Array) -> bool:
-    """Tell whether a field is one that the leaves do not need."""
+    """Return whether a field is one that the leaves do not need."""
     return field is None or (isinstance(field, Leaves) and field.values[0] is None)
 
 

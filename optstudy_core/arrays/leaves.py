@@ -189,13 +189,13 @@ class Backend:
         return Scalars(np.zeros(tree.count, np.int32), tree.count, self)
 
     def counted(self, counts: Leaves) -> Doubles:
-        """Return counts of steps as numbers; one of them, where all leaves have the same."""
+        """Return step counts as numbers; one of them, where all leaves have the same."""
         values = np.array([float(t) for t in counts.values])
         alike = len(values) and (values == values[0]).all()
         return Doubles(values[0] if alike else values, self)
 
     def counts(self, number: Any, like: Leaves) -> Leaves:
-        """Return whole numbers that were computed in double as counts of steps."""
+        """Return whole numbers that were computed in double precision as step counts."""
         value = number.value if isinstance(number, Doubles) else number
         vector = np.broadcast_to(np.asarray(value).astype(np.int32), (like.count,))
         return Scalars(vector, like.count, self)

@@ -1,24 +1,25 @@
 """Products of matrices with the same bits in every library, for formulas.
 
-A library adds the terms of a product in an order of its own, and contracts them. Here no order
-shows, because nothing is rounded while terms are added: rows of x and columns of y are scaled by
-powers of two to magnitudes from 1 to below 2 and cut into slices of β bits,
+Libraries add the terms of a product in different orders, and contract them. The results here do not
+depend on the order, because no addition of terms is rounded. Rows of x and columns of y are scaled
+by powers of two to magnitudes from 1 to below 2, and cut into slices of β bits,
 
     x = Σᵢ xᵢ + rest,    xᵢ a multiple of 2¹⁻ⁱᵝ,  |xᵢ| ≤ 2²⁻⁽ⁱ⁻¹⁾ᵝ,    2·β + log₂(n·s) ≤ 52
 
-so that each product xᵢ·yⱼ of n terms, and each sum of s of them, is exact in float64, whatever the
-order. The s·(s + 1)/2 largest are computed, by the library's own matrix product, and added in one
-order, the smallest first. With the largest magnitudes X of a row and Y of a column
+so that each product xᵢ·yⱼ of n terms, and each sum of s of them, is exact in float64 in any order.
+The matrix product of the library computes the s·(s + 1)/2 largest products. They are added in a
+fixed order, the smallest first. With the largest magnitudes X of a row and Y of a column
 
     |result − Σ x·y| ≤ (s + 1)·n·2⁶⁻ˢᵝ·X·Y + rounding to the working dtype
 
-with s = 2 slices for float32 (β = 20 for n = 1024), 3 for float64: what is tiny beside another
-element of its row or column is lost. Where these have NaN or infinities, the result is NaN. A
-float64 product costs about six of the library, a float32 one three of float64: rules with products
-are for matrices, not for every leaf.
+with s = 2 slices for float32 (β = 20 for n = 1024), and s = 3 for float64. An element that is tiny
+compared with another element of its row or column is lost. If a row or column has NaN or
+infinities, the result is NaN. A float64 product costs about six products of the library, and a
+float32 product costs three float64 products. So rules with products are for matrices, not for every
+leaf.
 
-An iteration that corrects itself, such as Newton and Schulz's for Muon, needs less. With ``rough``
-the product of float32 matrices has s = 1 slice of
+An iteration that corrects itself, such as that of Newton and Schulz for Muon, needs less precision.
+With ``rough`` the product of float32 matrices has s = 1 slice of
 
     β = min(20, (53 − log₂ n)/2)
 
@@ -26,12 +27,12 @@ bits, rounded down, and costs one float64 product, with
 
     |result − Σ x·y| ≤ n·2¹⁻ᵝ·(1 + 2⁻ᵝ)·X·Y + rounding to float32
 
-The 20 bits with their sign are three digits of 7 bits with theirs, so nine products of int8
-matrices with sums in int32 have the same result on integer tensor cores. For n > 8192 fewer bits
-are kept, instead of rounding between blocks of columns: so the order of the columns, and how they
-lie on a mesh, does not show.
+The 20 bits with their sign are three signed digits of 7 bits, so nine products of int8 matrices
+with sums in int32 have the same result on integer tensor cores. For n > 8192 fewer bits are kept,
+instead of rounding between blocks of columns. So the result does not depend on the order of the
+columns, or on their placement on a mesh.
 
-The slices are those of Ozaki, Ogita, Oishi and Rump 2012 (`ozaki2012error`), on int8 those of
+The slices are those of Ozaki, Ogita, Oishi and Rump 2012 (`ozaki2012error`), and on int8 those of
 Ootomo, Ozaki and Yokota 2024 (`ootomo2024dgemm`).
 """
 
@@ -62,9 +63,10 @@ def matmul(x: Array, y: Array, *, rough: bool = False) -> Array:
     """Return the product of two matrices.
 
     Args:
-        x: of shape (m, n); float32 or float64.
-        y: of shape (n, k), like ``x``.
-        rough: keep 20 bits of float32 elements, relative to the largest of the row or column.
+        x: a matrix of shape (m, n), float32 or float64.
+        y: a matrix of shape (n, k), of the same dtype.
+        rough: keep 20 bits of float32 elements, relative to the largest element of the row or
+            column.
 
     >>> import numpy as np
     >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])).tolist()
@@ -103,12 +105,12 @@ def inverse_root(x: Array, order: int) -> Array:
         X = 2⁻ʲ·I,  M = 2⁻ᵖʲ·A    with 2ᵖʲ above the norm of A
         T = (1 + 1/p)·I − M/p,  X ← X·T,  M ← Tᵖ·M    until M is I
 
-    In float64, at most 100 times; small eigenvalues grow by a factor of about e each time. The
+    There are at most 100 iterations in float64; each multiplies small eigenvalues by about e. The
     coupled iteration is stable (Guo and Higham 2006, `guo2006schur`; used for Shampoo by Anil et
     al. 2020, `anil2020scalable`).
 
     Args:
-        x: A, of shape (n, n).
+        x: A, a matrix of shape (n, n).
         order: p, a power of two.
 
     >>> import numpy as np
@@ -127,14 +129,14 @@ def when(
     arguments: tuple[Array, ...],
     otherwise: tuple[Array, ...],
 ) -> tuple[Array, ...]:
-    """Return ``function(*arguments)`` where ``condition`` holds, else ``otherwise``.
+    """Return ``function(*arguments)`` if ``condition`` holds, and ``otherwise`` if not.
 
-    What ``where`` returns, but the function is called only where it is needed.
+    The result is that of ``where``, but the function is called only if it is needed.
 
     Args:
-        condition: one truth, of shape ().
-        function: of leaves; it returns arrays like ``otherwise``.
-        arguments: its own arrays, of any shapes.
+        condition: a boolean of shape ().
+        function: a function of leaves that returns arrays like ``otherwise``.
+        arguments: the arguments of the function, arrays of any shapes.
         otherwise: the other results, arrays of any shapes.
     """
     if isinstance(condition, Operators) and not isinstance(condition, Leaves):
@@ -145,10 +147,10 @@ def when(
 
 
 def transposed(x: Array) -> Array:
-    """Return a matrix with rows and columns exchanged.
+    """Return the transpose of a matrix.
 
     Args:
-        x: of shape (m, n).
+        x: a matrix of shape (m, n).
     """
     return x.backend.rearrange(_transposed, x) if isinstance(x, Leaves) else _transposed(x)
 
@@ -157,7 +159,7 @@ def identity(x: Array) -> Array:
     """Return the unit matrix of shape (m, m), in the dtype of ``x``.
 
     Args:
-        x: of shape (m, n).
+        x: a matrix of shape (m, n).
     """
     return x.backend.rearrange(_identity, x) if isinstance(x, Leaves) else _identity(x)
 

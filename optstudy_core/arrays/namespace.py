@@ -64,7 +64,7 @@ def _scalar(like: Array, value: float, dtype: Any) -> Array:
 
 
 def absent(hyperparameter: Any) -> bool:
-    """Tell whether a term is left out, because its factor is the Python number 0.
+    """Return whether a term is left out, because its factor is the Python number 0.
 
     A factor that is an array (a traced value, an injected hyperparameter) is never absent,
     whatever its value: formulas do not branch on the values of arrays. A term that is absent is

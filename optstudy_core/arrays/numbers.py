@@ -1,4 +1,4 @@
-"""Which numbers and names a caller may give, and how a bad one is refused."""
+"""Ranges of numbers, and messages for values that are not allowed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """The interval of a hyperparameter; ``above`` and ``below`` are excluded, the others not.
+    """The interval of a hyperparameter, without ``above`` and ``below`` themselves.
 
-    Numbers are finite; with ``infinite`` infinity is in the interval, which turns a bound off.
+    Numbers are finite. With ``infinite`` the interval includes infinity, which switches a bound
+    off.
     """
 
     at_least: float = -math.inf
@@ -24,7 +25,7 @@ class Range(NamedTuple):
     infinite: bool = False
 
     def holds(self, value: float) -> bool:
-        """Tell whether ``value`` is in the interval."""
+        """Return whether ``value`` is in the interval."""
         if value == math.inf:
             return self.infinite
         return (
@@ -54,12 +55,12 @@ ANY: Final = Range()
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether ``value`` is a real number of Python or NumPy (no truth value, no array)."""
+    """Return whether ``value`` is a real number of Python or NumPy (no boolean, no array)."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
-    """Return the end of an error message: the names closest to ``value``, and all that exist."""
+    """Return the end of an error message: the names closest to ``value``, and all names."""
     names = sorted(allowed)
     close = [name for name in names if name.casefold() == value.casefold()]
     close = close or get_close_matches(value, names, n=3, cutoff=0.5)

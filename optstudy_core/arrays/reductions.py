@@ -1,13 +1,13 @@
-"""Sums over elements that formulas may use: exact, so that no order, split or library matters.
+"""Sums over elements for formulas: exact sums, which do not depend on order, split or library.
 
-``leaf_…`` gives a scalar for each leaf, of that leaf alone. ``global_…`` gives the same number for
-every leaf, of all leaves together: all that one optimizer (in torch: one group of parameters)
-holds. The sums are those of :mod:`optstudy_core.geometry` in float64, rounded once to the working
-dtype of each leaf. There is no bare ``sum``: its order would show.
+``leaf_…`` returns a scalar for each leaf, from that leaf alone. ``global_…`` returns the same
+number for every leaf, from all leaves of one optimizer (in torch: of one parameter group). The sums
+are those of :mod:`optstudy_core.geometry` in float64, rounded once to the working dtype of each
+leaf. There is no plain ``sum``, because it depends on the order.
 
-What comes back is a scalar, an array of shape () for each leaf, in the leaf's working dtype.
+The results are scalars: arrays of shape () for each leaf, in the working dtype of the leaf.
 
-Bare arrays are measured on the host; those of JAX inside ``jit`` need the adapter.
+Bare arrays are computed on the host; arrays of JAX inside ``jit`` need the adapter.
 
 >>> import numpy as np
 >>> float(leaf_norm(np.float32([3.0, 4.0])))
@@ -90,7 +90,7 @@ def global_sum(x: Array) -> Array:
 
 
 def leaf_mean(x: Array) -> Array:
-    """Return the mean of the elements of each leaf; 0 for an empty one.
+    """Return the mean of the elements of each leaf; 0 for an empty leaf.
 
     Args:
         x: an array of any shape.
@@ -99,7 +99,7 @@ def leaf_mean(x: Array) -> Array:
 
 
 def leaf_rms(x: Array) -> Array:
-    """Return √(mean of x²) of each leaf; 0 for an empty one.
+    """Return √(mean of x²) of each leaf; 0 for an empty leaf.
 
     Args:
         x: an array of any shape.

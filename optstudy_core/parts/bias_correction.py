@@ -1,7 +1,8 @@
-"""The bias correction 1 − βᵗ of an exponential average, and what is made of it.
+"""The bias correction 1 − βᵗ of an exponential average, and formulas with it.
 
-It belongs to the β of this step: where β changes during a run, torch and optax do the same. It is
-formed in double (:mod:`optstudy_core.arrays.doubles`) and rounded once where it meets an array.
+The correction uses the β of the current step, also if β changes during a run, as in torch and
+optax. It is computed in double precision (:mod:`optstudy_core.arrays.doubles`), and rounded once
+in an operation with an array.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ def correction(b: Any, t: Array) -> Any:
     """Return 1 − bᵗ.
 
     Args:
-        b: decay β in [0, 1), a number or an array of shape ().
-        t: number of steps, int32; shape () per leaf.
+        b: decay rate β in [0, 1), a number or an array of shape ().
+        t: the number of steps, int32; shape () per leaf.
 
     Returns:
         a number in double precision.
@@ -30,15 +31,15 @@ def correction(b: Any, t: Array) -> Any:
 
 
 def ahead(m: Array, g: Array, b: Any, t: Array) -> Array:
-    """Return the corrected average with Nesterov's look ahead.
+    """Return the corrected average with the look-ahead of Nesterov.
 
         b·m / (1 − bᵗ⁺¹) + (1 − b)·g / (1 − bᵗ)
 
     Args:
         m: the average, an array of any shape.
-        g: the gradient, of the shape of m.
-        b: decay β in [0, 1), a number or an array of shape ().
-        t: number of steps, int32; shape () per leaf.
+        g: the gradient, of the same shape as ``m``.
+        b: decay rate β in [0, 1), a number or an array of shape ().
+        t: the number of steps, int32; shape () per leaf.
 
     >>> import numpy as np
     >>> ahead(0.5, 1.0, 0.5, np.int32(1))  # 0.5·0.5/0.75 + 0.5·1/0.5
@@ -50,11 +51,11 @@ def ahead(m: Array, g: Array, b: Any, t: Array) -> Array:
 def root(v: Array, c: Any, eps_root: Any = 0.0) -> Array:
     """Return √(v/c + ε): the root of a corrected average of squares.
 
-    Without ε it is √v / √c, which spares a division of arrays.
+    Without ε the result is √v / √c, which saves a division of arrays.
 
     Args:
         v: the average, an array of any shape.
-        c: its correction, a number; shape () per leaf.
+        c: the correction, a number; shape () per leaf.
         eps_root: ε ≥ 0, a number or an array of shape ().
 
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""The parameters to evaluate with, of algorithms that keep an average of those they train."""
+"""The parameters for evaluation, for algorithms that keep an average of the parameters."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _Type = TypeVar("_Type", bound=type)
 
 
 def takes_inner_steps(state_type: _Type) -> _Type:
-    """Mark the state of a wrapper that takes the steps of its algorithm whole or not at all."""
+    """Mark the state of a wrapper that takes the steps of its algorithm unchanged or not at all."""
     _TAKE_INNER_STEPS.add(state_type)
     return state_type
 
 
 def average_of(state: Any) -> Any:
-    """Return the outermost average that a state holds; ``None``: there is none.
+    """Return the outermost average in a state, or ``None``.
 
-    It is an array (or leaves), or the ``Average`` of a schedule-free algorithm. A wrapper that
-    changes the step of its algorithm hides an average within, which is of other parameters.
+    The average is an array (or leaves), or the ``Average`` of a schedule-free algorithm. An average
+    inside a wrapper that changes the step is not used, because it belongs to other parameters.
     """
     while not hasattr(state, "average"):
         if type(state) not in _TAKE_INNER_STEPS:
@@ -32,19 +32,19 @@ def average_of(state: Any) -> Any:
 
 
 def eval_params(state: Any, params: Array, *, b1: Any = None) -> Array | None:
-    """Return the average that a state holds: of ``averaged``, or of a schedule-free algorithm.
+    """Return the average in a state: of ``averaged``, or of a schedule-free algorithm.
 
     Args:
-        state: of an algorithm, wrapped or not, with arrays of any shape; of several averages the
-            outermost one counts.
-        params: the parameters that are trained, of any shape.
-        b1: β of a schedule-free algorithm, a number in (0, 1); others do not read it.
+        state: the state of an algorithm, wrapped or not, with arrays of any shape. If there are
+            several averages, the outermost one is used.
+        params: the trained parameters, an array of any shape.
+        b1: β of a schedule-free algorithm, a number in (0, 1); other algorithms ignore it.
 
     Returns:
         An array (or leaves) in the dtype of the state; ``None`` if there is no average.
 
     Raises:
-        ValueError: if β is missing.
+        ValueError: if a schedule-free algorithm needs β and ``b1`` is missing.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS, averaged

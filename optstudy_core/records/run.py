@@ -371,7 +371,7 @@ class Run:
     def _tidy(self) -> None:
         """Remove checkpoints that are not recorded, and temporary files of killed processes."""
         recorded = {file for _, file in self._database.checkpoints()}
-        for pattern in ("epoch-*.safetensors*", ".tmp*"):  # the latter are of safetensors
+        for pattern in ("epoch-*.safetensors*", ".tmp*"):  # safetensors makes files .tmp*
             for file in (self.folder / CHECKPOINTS).glob(pattern):
                 if file.name not in recorded:
                     file.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from optstudy_core.parts.terms import objective_gradient
 
 
 class Wrappable(Protocol):
-    """What a wrapper needs of an algorithm: a dataclass with these fields."""
+    """The interface of algorithms for wrappers: a dataclass with these fields."""
 
     __dataclass_fields__: Any
 

@@ -3,8 +3,8 @@
     ḡ ← ḡ + (g − ḡ)/n    of the mini-batches n = 1 … k
     θₜ = θₜ₋₁ + u(ḡ),    ḡ ← 0    after n = k
 
-for the steps u of an algorithm. Before the last mini-batch the parameters stay as they are. The
-mean is that of ``MultiSteps`` in optax, in float32 also for bfloat16 and float16 gradients. A
+where u is the step of an algorithm. The parameters change only at the last mini-batch. The mean has
+the bits of ``MultiSteps`` in optax, and is float32 also for bfloat16 and float16 gradients. A
 schedule outside of the algorithm counts mini-batches.
 
 Source: Ott, Edunov, Grangier and Auli 2018, section 3.3 (`ott2018scaling`).
@@ -25,12 +25,13 @@ from ._around import Rule, around
 
 @takes_inner_steps
 class AccumulatedState(NamedTuple):
-    """What an algorithm with accumulation carries.
+    """The state of an algorithm with accumulation.
 
     Attributes:
         inner: the state of the algorithm.
         mean: ḡ, like the parameters; 0 at the start.
-        t: mini-batches since the algorithm's last step; shape () per leaf, int32; 0 at the start.
+        t: the number of mini-batches since the last step of the algorithm; shape () per leaf,
+            int32; 0 at the start.
     """
 
     inner: Any
@@ -39,12 +40,12 @@ class AccumulatedState(NamedTuple):
 
 
 def accumulated(algorithm: Rule) -> Rule:
-    """Return an algorithm that takes a step after some mini-batches.
+    """Return an algorithm that takes one step for several mini-batches.
 
-    It has one hyperparameter more: ``accumulation_steps``, the number k ≥ 1 of mini-batches (4).
+    It has one further hyperparameter: ``accumulation_steps``, the number k ≥ 1 of mini-batches (4).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

@@ -1,10 +1,11 @@
-"""Averages of the weights that an algorithm passes through, to evaluate with.
+"""Averages of the weights of an algorithm over its steps, for evaluation.
 
     aₜ = aₜ₋₁ + wₜ·(θₜ − aₜ₋₁),    wₜ = (1 − β) / (1 − βᵗ)
 
-is the exponential average with its bias corrected (optax.ema with ``debias``; in the long run that
-of torch.optim.swa_utils, whose average starts from the first weights). With wₜ = 1/t it is the
-plain mean of Polyak and Ruppert. The steps are the algorithm's; the average is in the state.
+is the exponential average with corrected bias (optax.ema with ``debias``). In the long run it
+agrees with torch.optim.swa_utils, where the average starts at the first weights. With wₜ = 1/t it
+is the plain mean of Polyak and Ruppert. The steps of the algorithm do not change; the state holds
+the average.
 
 Source: Polyak and Juditsky 1992 (`polyak1992acceleration`).
 """
@@ -23,12 +24,12 @@ from ._around import Rule, around
 
 
 class AveragedState(NamedTuple):
-    """What an averaged algorithm carries.
+    """The state of an averaged algorithm.
 
     Attributes:
         inner: the state of the algorithm.
-        average: aₜ, like the parameters, with which it starts.
-        t: number of steps; shape () per leaf, int32; 0 at the start.
+        average: aₜ, like the parameters; the parameters at the start.
+        t: the number of steps; shape () per leaf, int32; 0 at the start.
     """
 
     inner: Any
@@ -39,11 +40,11 @@ class AveragedState(NamedTuple):
 def averaged(algorithm: Rule) -> Rule:
     """Return an algorithm that keeps an average of its weights.
 
-    It has two hyperparameters more: ``average_decay``, β in [0, 1) (0.999), and ``plain_mean``,
-    to weigh all steps alike instead (``False``).
+    It has two further hyperparameters: ``average_decay``, β in [0, 1) (0.999), and ``plain_mean``,
+    which gives all steps the same weight instead (``False``).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

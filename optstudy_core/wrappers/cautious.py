@@ -1,10 +1,10 @@
-"""Cautious steps: an algorithm's step only where it goes downhill by the gradient at hand.
+"""Cautious steps: only the elements of a step that go against the current gradient.
 
     φ = 1 where uₜ·gₜ < 0, else 0
     θₜ = θₜ₋₁ + uₜ·φ / max(mean of φ, ε)
 
-for a step uₜ (which goes against the gradient gₜ), with the mean over each leaf. Decay that is part
-of the step is masked with it. The mean's least value is that of the authors' code.
+where uₜ is the step of an algorithm and gₜ the gradient. The mean is taken over each leaf. Decay
+inside the step is masked with it. The lower bound ε of the mean is that in the code of the authors.
 
 Source: Liang, Chen, Liu and Liu 2024 (`liang2024cautious`).
 """
@@ -21,7 +21,7 @@ from ._around import Rule, around
 
 
 class CautiousState(NamedTuple):
-    """What a cautious algorithm carries.
+    """The state of a cautious algorithm.
 
     Attributes:
         inner: the state of the algorithm.
@@ -31,11 +31,11 @@ class CautiousState(NamedTuple):
 
 
 def cautious(algorithm: Rule, eps: float = 1e-3) -> Rule:
-    """Return an algorithm whose steps are masked.
+    """Return an algorithm with masked steps.
 
     Args:
-        algorithm: what takes the steps.
-        eps: least ε > 0 of the mean.
+        algorithm: the algorithm that takes the steps.
+        eps: ε > 0, the lower bound of the mean.
 
     Raises:
         ValueError: if ``eps`` is not above 0.

@@ -1,9 +1,9 @@
-"""Clipping: gradients whose norm is too large are made shorter before the algorithm sees them.
+"""Clipping: gradients with a norm that is too large are scaled down before the algorithm.
 
     ĝ = min(c / (‖g‖ + ε), 1)·g
 
-The norm is that of all leaves together (in torch: of a group), an exact sum: the same on any mesh
-and in either framework. torch adds ε = 1e-6, optax and Keras nothing.
+The norm covers all leaves together (in torch: a group). It is an exact sum, so it is the same on
+any mesh and in both frameworks. torch adds ε = 1e-6, optax and Keras add nothing.
 
 Source: Pascanu, Mikolov and Bengio 2013 (`pascanu2013difficulty`).
 """
@@ -22,12 +22,12 @@ from ._around import Rule, around
 
 @takes_inner_steps
 class ClippedState(NamedTuple):
-    """What an algorithm with clipping carries.
+    """The state of an algorithm with clipping.
 
     Attributes:
         inner: the state of the algorithm.
         norm: ‖g‖ of the last step; shape () per leaf, the same for all; 0 at the start.
-        clipped_norm: ‖ĝ‖, as it follows from the factor.
+        clipped_norm: ‖ĝ‖, computed from ‖g‖ and the factor; shape () per leaf.
     """
 
     inner: Any
@@ -36,13 +36,13 @@ class ClippedState(NamedTuple):
 
 
 def clipped(algorithm: Rule) -> Rule:
-    """Return an algorithm whose gradients have a largest norm.
+    """Return an algorithm with a bound on the norm of the gradient.
 
-    It has two hyperparameters more: ``max_norm``, c > 0 (1), and ``clip_eps``, ε ≥ 0 (0; 1e-6 in
+    It has two further hyperparameters: ``max_norm``, c > 0 (1), and ``clip_eps``, ε ≥ 0 (0; 1e-6 in
     the dialect of torch).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

@@ -1,10 +1,10 @@
-"""Adaptive clipping: a unit's gradient is bounded by the length of the unit's weights.
+"""Adaptive clipping: the norm of the weights of a unit bounds the gradient of the unit.
 
     b = λ·max(‖θ‖, ε),    ĝ = g where ‖g‖ < b,    else g·b / max(‖g‖, 10⁻⁶)
 
-for each unit: the weights that lead to one output; of a vector or a scalar, all of it. In PyTorch
-the outputs are the first axis; in optax, for Flax, the last one, and of three axes the last two
-(``units_last``).
+A unit has the weights that lead to one output; a vector or a scalar is one unit. In PyTorch the
+outputs are the first axis. In optax, for Flax, they are the last axis, or the last two of three
+axes (``units_last``).
 
 Source: Brock, De, Smith and Simonyan 2021, section 4 (`brock2021high`).
 """
@@ -27,13 +27,13 @@ from ._around import Rule, around
 
 @takes_inner_steps
 class ClippedByUnitState(NamedTuple):
-    """What an algorithm with adaptive clipping carries.
+    """The state of an algorithm with adaptive clipping.
 
     Attributes:
         inner: the state of the algorithm.
         norm: ‖g‖ of the last step, over all leaves (in torch: of a group); shape () per leaf, the
             same for all; 0 at the start.
-        clipped_norm: ‖ĝ‖.
+        clipped_norm: ‖ĝ‖, like ``norm``.
     """
 
     inner: Any
@@ -42,7 +42,7 @@ class ClippedByUnitState(NamedTuple):
 
 
 def _norms(x: Array, units_last: bool) -> Array:
-    """Return the norm of each unit, in a shape that spreads over the array."""
+    """Return the norm of each unit, in a shape that broadcasts to the array."""
     shape = tuple(x.shape)
     axes = len([n for n in shape if n != 1]) if units_last else len(shape)
     if axes < 2:
@@ -65,20 +65,20 @@ def _clipped(g: Array, theta: Array, clip_factor: Any, unit_eps: Any, units_last
 
 
 def clipped_by_unit(algorithm: Rule) -> Rule:
-    """Return an algorithm whose gradients are bounded by the weights, unit by unit.
+    """Return an algorithm with gradients that are bounded by the weights, unit by unit.
 
-    It has three hyperparameters more: ``clip_factor``, λ > 0 (0.01), ``unit_eps``, ε ≥ 0 (0.001),
-    and ``units_last``, whether the outputs are the last axis (``False``; ``True`` in the dialect
-    of optax).
+    It has three further hyperparameters: ``clip_factor``, λ > 0 (0.01), ``unit_eps``, ε ≥ 0
+    (0.001), and ``units_last``, whether the outputs are the last axis (``False``; ``True`` in the
+    dialect of optax).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS
     >>> rule = clipped_by_unit(ALGORITHMS["sgd"])
     >>> theta = np.array([[3.0, 4.0], [0.0, 10.0]])
-    >>> g = np.array([[0.6, 0.8], [0.5, 0.0]])  # of lengths 1 and 0.5
+    >>> g = np.array([[0.6, 0.8], [0.5, 0.0]])  # with norms 1 and 0.5
     >>> rule.update(rule.init(theta), g, theta, lr=1.0, clip_factor=0.1)[1].tolist()
     [[-0.3, -0.4], [-0.5, -0.0]]
     """

@@ -1,4 +1,4 @@
-"""Clipping by value: elements of the gradient that are too large are cut.
+"""Clipping by value: each element of the gradient is bounded.
 
     ĝ = min(max(g, −c), c)
 
@@ -21,13 +21,13 @@ from ._around import Rule, around
 
 @takes_inner_steps
 class ClippedByValueState(NamedTuple):
-    """What an algorithm with clipping by value carries.
+    """The state of an algorithm with clipping by value.
 
     Attributes:
         inner: the state of the algorithm.
         norm: ‖g‖ of the last step, over all leaves (in torch: of a group); shape () per leaf, the
             same for all; 0 at the start.
-        clipped_norm: ‖ĝ‖.
+        clipped_norm: ‖ĝ‖, like ``norm``.
     """
 
     inner: Any
@@ -36,12 +36,12 @@ class ClippedByValueState(NamedTuple):
 
 
 def clipped_by_value(algorithm: Rule) -> Rule:
-    """Return an algorithm whose gradients have a largest element.
+    """Return an algorithm with a bound on the elements of the gradient.
 
-    It has one hyperparameter more: ``max_value``, c > 0 (1).
+    It has one further hyperparameter: ``max_value``, c > 0 (1).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

@@ -1,10 +1,10 @@
 """Lookahead: k fast steps forward, one step back towards slow weights.
 
-    θₜ = θₜ₋₁ + uₜ,    and where t is a multiple of k:
+    θₜ = θₜ₋₁ + uₜ,    and if t is a multiple of k:
     φ ← φ + α·(θₜ − φ),    θₜ ← φ
 
-for the steps uₜ of an algorithm. The parameters are the fast weights θ (optax keeps both in a
-``LookaheadParams``); after each synchronization they are the slow ones φ, too.
+where uₜ is the step of an algorithm. The parameters are the fast weights θ (optax keeps both in a
+``LookaheadParams``). After each synchronization the parameters equal the slow weights φ.
 
 Source: Zhang, Lucas, Hinton and Ba 2019, Algorithm 1 (`zhang2019lookahead`).
 """
@@ -22,12 +22,13 @@ from ._around import Rule, around
 
 
 class LookaheadState(NamedTuple):
-    """What Lookahead carries.
+    """The state of Lookahead.
 
     Attributes:
         inner: the state of the algorithm.
-        slow: the slow weights φ, like the parameters, with which they start.
-        t: steps since the last synchronization; shape () per leaf, int32; 0 at the start.
+        slow: the slow weights φ, like the parameters; the parameters at the start.
+        t: the number of steps since the last synchronization; shape () per leaf, int32; 0 at the
+            start.
     """
 
     inner: Any
@@ -38,11 +39,11 @@ class LookaheadState(NamedTuple):
 def lookahead(algorithm: Rule) -> Rule:
     """Return an algorithm with slow weights.
 
-    It has two hyperparameters more: ``sync_period``, the number k ≥ 1 of fast steps (5), and
-    ``slow_step_size``, the part α of the way in [0, 1] (0.5).
+    It has two further hyperparameters: ``sync_period``, the number k ≥ 1 of fast steps (5), and
+    ``slow_step_size``, α in [0, 1], the fraction of the way from φ to θ (0.5).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

@@ -1,7 +1,7 @@
-"""Mechanic: the learning rate of an algorithm, learned while it trains.
+"""Mechanic: the learning rate of an algorithm, learned during the training.
 
-The steps uₜ of an algorithm sum up to a displacement Δₜ, and the parameters are the first ones plus
-the displacement times a scale, which is a sum of bets at n speeds of forgetting βᵢ = 1 − 10⁻ⁱ:
+The steps uₜ of an algorithm add up to a displacement Δₜ. The parameters are the initial parameters
+plus the displacement times a scale. The scale is a sum of bets with n decay rates βᵢ = 1 − 10⁻ⁱ:
 
     S = Σᵢ sᵢ,  Δₜ₋₁ = (θₜ₋₁ − θ₀)/(S + ε)
     hₜ = −⟨gₜ + λ·S·(‖gₜ‖/(‖θₜ₋₁‖ + ε))·θₜ₋₁, Δₜ₋₁⟩
@@ -11,8 +11,9 @@ the displacement times a scale, which is a sum of bets at n speeds of forgetting
     sᵢ ← ((s₀/n)·mᵢ + max(rᵢ, 0)) / (√vᵢ + ε)
     θₜ = θ₀ + (Σᵢ sᵢ)·(Δₜ₋₁ + uₜ)
 
-The clipping is optax's, whose ``mechanize`` this is; the sums are over all leaves (in torch: of a
-group). Give the algorithm a learning rate of 1, or a schedule whose highest value is 1.
+The formulas, also the clipping, are those of ``mechanize`` in optax. The sums are over all leaves
+(in torch: of a group). Give the algorithm a learning rate of 1, or a schedule with the highest
+value 1.
 
 Source: Cutkosky, Defazio and Mehta 2023, Algorithm 1 (`cutkosky2023mechanic`).
 """
@@ -33,13 +34,13 @@ from ._around import Rule, around
 
 
 class Bet(NamedTuple):
-    """What is kept for one speed of forgetting; shapes () per leaf, the same for all.
+    """The state for one decay rate; shapes () per leaf, the same for all leaves.
 
     Attributes:
-        r: reward; 0 at the start.
-        m: largest magnitude of h, forgotten slowly; 0 at the start.
-        v: sum of squares of h; 0 at the start.
-        s: part of the scale; s₀ at the start.
+        r: the reward; 0 at the start.
+        m: the largest magnitude of h, with decay; 0 at the start.
+        v: the sum of squares of h, with decay; 0 at the start.
+        s: the part of the scale; s₀ at the start.
     """
 
     r: Array
@@ -49,12 +50,12 @@ class Bet(NamedTuple):
 
 
 class MechanicState(NamedTuple):
-    """What an algorithm with Mechanic carries.
+    """The state of an algorithm with Mechanic.
 
     Attributes:
         inner: the state of the algorithm.
-        x0: the parameters at the start θ₀.
-        bets: a :class:`Bet` for each speed, ``b1``, ``b2``, ….
+        x0: the initial parameters θ₀.
+        bets: a :class:`Bet` for each decay rate, ``b1``, ``b2``, ….
     """
 
     inner: Any
@@ -65,15 +66,15 @@ class MechanicState(NamedTuple):
 def mechanic(algorithm: Rule, *, num_betas: int = 6) -> Rule:
     """Return an algorithm that learns its learning rate.
 
-    It has three hyperparameters more: ``initial_scale_factor``, s₀ > 0 (1e-6), ``mechanic_decay``,
-    λ ≥ 0 (0.01), and ``mechanic_eps``, ε > 0 (1e-8).
+    It has three further hyperparameters: ``initial_scale_factor``, s₀ > 0 (1e-6),
+    ``mechanic_decay``, λ ≥ 0 (0.01), and ``mechanic_eps``, ε > 0 (1e-8).
 
     Args:
-        algorithm: what takes the steps.
-        num_betas: number n of speeds.
+        algorithm: the algorithm that takes the steps.
+        num_betas: the number n of decay rates.
 
     Raises:
-        ValueError: if there is no speed.
+        ValueError: if ``num_betas`` is no integer ≥ 1.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS
@@ -129,7 +130,7 @@ def mechanic(algorithm: Rule, *, num_betas: int = 6) -> Rule:
 
 
 def _speeds(number: int) -> tuple[Any, list[float]]:
-    """Return the type that holds a bet for each speed, and the speeds."""
+    """Return the type with a bet for each decay rate, and the decay rates."""
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"num_betas = {number!r}: allowed are whole numbers from 1")
     return _bets(number), [1.0 - 0.1**i for i in range(1, number + 1)]
@@ -142,7 +143,7 @@ def _bets(number: int) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Return the type ``Bets6`` and the like: what pickle looks for."""
+    """Return the type ``Bets6`` or similar, which pickle needs."""
     number = name.removeprefix("Bets")
     if number == name or not number.isdecimal():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

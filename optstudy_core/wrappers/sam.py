@@ -1,17 +1,17 @@
-"""SAM, sharpness-aware minimization: the gradient is taken where the loss nearby is worst.
+"""SAM, sharpness-aware minimization: the gradient is taken where the loss nearby is largest.
 
-At the first n − 1 of n steps the parameters climb, by ρ along the gradient; at the last one the
-algorithm takes its step from where they began, with the gradient found on top:
+In the first n − 1 of n steps the parameters climb, by ρ along the gradient. In the last step the
+algorithm takes its step from the starting point, with the gradient at the top:
 
     θ ← θ + ρ·g/(‖g‖ + ε)          n − 1 times, from φ = θ
     θ ← φ + u(g)                   once
 
-for the steps u of an algorithm. The norm is that of all leaves together (in torch: of a group). In
-a loop the climbing is seen: with n = 2 call the step twice for a batch, each time with the gradient
-where the parameters are. (This is what optax calls the transparent mode, with
-``optax.chain(normalize(), sgd(ρ))`` as its adversary; it has no ε, and with n = 1 it steps from the
-parameters of the step before.) Whoever looks at the parameters
-in between sees them on top: evaluate and save after every n-th step.
+where u is the step of an algorithm. The norm covers all leaves together (in torch: a group). A
+training loop must make all steps: with n = 2 call the step twice for a batch, each time with the
+gradient at the current parameters. (optax calls this the transparent mode, with
+``optax.chain(normalize(), sgd(ρ))`` as adversary. It has no ε, and with n = 1 it steps from the
+parameters of the step before.) Between the steps the parameters are at the top, so evaluate and
+save after every n-th step.
 
 Source: Foret, Kleiner, Mobahi and Neyshabur 2021, Algorithm 1 (`foret2021sharpness`).
 """
@@ -31,12 +31,13 @@ from ._around import Rule, around
 
 
 class SAMState(NamedTuple):
-    """What an algorithm with SAM carries.
+    """The state of an algorithm with SAM.
 
     Attributes:
         inner: the state of the algorithm.
-        anchor: φ, like the parameters, with which it starts.
-        t: steps since the algorithm's last one; shape () per leaf, int32; 0 at the start.
+        anchor: φ, like the parameters; the parameters at the start.
+        t: the number of steps since the last step of the algorithm; shape () per leaf, int32; 0 at
+            the start.
     """
 
     inner: Any
@@ -45,13 +46,13 @@ class SAMState(NamedTuple):
 
 
 def sam(algorithm: Rule) -> Rule:
-    """Return an algorithm that takes its gradients on top of a climb.
+    """Return an algorithm that uses the gradient at the top of a climb.
 
-    It has three hyperparameters more: ``ascent_radius``, ρ ≥ 0 (0.05), ``ascent_period``, n ≥ 1
+    It has three further hyperparameters: ``ascent_radius``, ρ ≥ 0 (0.05), ``ascent_period``, n ≥ 1
     (2), and ``ascent_eps``, ε ≥ 0 (1e-12).
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

@@ -1,17 +1,19 @@
-"""Skipping: no step where the gradient is not finite, or where its norm or the loss jumps up.
+"""Skipping: no step if the gradient is not finite, or if its norm or the loss jumps up.
 
     skip if ‖g‖ or the loss is not finite, or x > m + z·√(s/w) for x = ‖g‖ or x = loss
 
-Else the algorithm takes its step, and the mean and the deviation of each move on, with a decay β:
+Otherwise the algorithm takes its step, and the running mean and deviation of each x are updated,
+with a decay rate β:
 
     w ← β·w + 1,  d = x − m,  m ← m + d/w,  s ← β·s + d·(x − m)
 
-A jump is looked for after some steps have been taken, and taken for the new level after some jumps
-in a row. The norm is that of all leaves together (in torch: of a group), an exact sum, so all
-processes decide alike. A skipped step changes neither the parameters nor the algorithm's state. The
-loss is looked at where it is given, as ``value``.
+Jumps count only after some steps. After some jumps in a row the next step is taken, and its numbers
+enter the running mean. The norm covers all leaves together (in torch: a group). It is an exact sum,
+so all processes decide the same. A skipped step changes neither the parameters nor the state of the
+algorithm. The loss is used if it is passed as ``value``.
 
-Source: Micikevicius et al. 2018, section 3.2, for what is not finite (`micikevicius2018mixed`);
+Source: Micikevicius et al. 2018, section 3.2, for gradients that are not finite
+(`micikevicius2018mixed`);
 Kumar, Owen, Chowdhury and Güra 2025 for jumps of the norm (`kumar2025zclip`).
 """
 
@@ -29,10 +31,10 @@ from ._around import Rule, around
 
 
 class Level(NamedTuple):
-    """What is kept of a number that may jump; shapes () per leaf, the same for all; 0 at the start.
+    """The running mean and spread of a number; shapes () per leaf, equal for all; 0 at the start.
 
     Attributes:
-        mean: m.
+        mean: m, the running mean.
         spread: s, the weighted sum of squares around the mean.
         weight: w, the sum of the weights.
     """
@@ -44,16 +46,16 @@ class Level(NamedTuple):
 
 @takes_inner_steps
 class SkippingState(NamedTuple):
-    """What an algorithm with skipping carries; counts are numbers of shape () per leaf.
+    """The state of an algorithm with skipping; counts are numbers of shape () per leaf.
 
     Attributes:
         inner: the state of the algorithm.
         norm: the :class:`Level` of ‖g‖.
         loss: the :class:`Level` of the loss.
-        taken: how many steps have been taken; 0 at the start.
-        not_finite: how many were skipped because a number was not finite; 0 at the start.
-        jumps: how many were skipped because a number jumped; 0 at the start.
-        in_a_row: how many of these since a step was taken; 0 at the start.
+        taken: the number of steps taken; 0 at the start.
+        not_finite: the number of steps skipped because a number was not finite; 0 at the start.
+        jumps: the number of steps skipped because a number jumped; 0 at the start.
+        in_a_row: the number of jumps since the last step taken; 0 at the start.
     """
 
     inner: Any
@@ -66,7 +68,7 @@ class SkippingState(NamedTuple):
 
 
 def _above(level: Level, x: Array, threshold: Any) -> Array:
-    """Return whether a number has jumped; the weight is below 1 only where it is 0."""
+    """Return whether a number has jumped; the weight is below 1 only if it is 0."""
     xp = namespace(x)
     return x > level.mean + threshold * xp.sqrt(level.spread / xp.maximum(level.weight, 1.0))
 
@@ -79,15 +81,15 @@ def _moved(level: Level, x: Array, decay: Any) -> Level:
 
 
 def skipping(algorithm: Rule) -> Rule:
-    """Return an algorithm that leaves out steps.
+    """Return an algorithm that skips steps.
 
-    It has four hyperparameters more: ``jump_threshold``, z > 0 (6; ``inf``: nothing is a jump),
-    ``level_decay``, β in [0, 1) (0.99), ``jump_warmup``, the number ≥ 1 of steps that are taken
-    before jumps are looked for (100), and ``most_jumps``, the number ≥ 1 of jumps in a row that are
-    skipped (10). It takes ``value``, the loss, if it is given.
+    It has four further hyperparameters: ``jump_threshold``, z > 0 (6; ``inf``: no jumps),
+    ``level_decay``, β in [0, 1) (0.99), ``jump_warmup``, the number ≥ 1 of steps before the first
+    possible jump (100), and ``most_jumps``, the largest number ≥ 1 of skipped jumps in a row (10).
+    The loss ``value`` is an optional input.
 
     Args:
-        algorithm: what takes the steps.
+        algorithm: the algorithm that takes the steps.
 
     >>> import numpy as np
     >>> from optstudy_core import ALGORITHMS

@@ -21,7 +21,7 @@
                ├─ threaded_numpy, CPU
                └─ eager, torch's operations, any device
 
-    host_numbers.py      what is formed of hyperparameters and counts of steps, in double
+    host_numbers.py      what is formed of hyperparameters and step counts, in double
     rounding.py          the one place that knows what torch does to a rounding
     exact_sums.py        torch's operations, any device; exact_sums_in_c.py, CPU, and
                          exact_sums_in_triton.py, GPU, write passes from sum_lines.py;

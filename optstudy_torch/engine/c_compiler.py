@@ -56,7 +56,7 @@ def function_of(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
 
 
 def has_threads(library: ctypes.CDLL) -> bool:
-    """Tell whether a library has threads of OpenMP."""
+    """Return whether a library has threads of OpenMP."""
     return ctypes.c_bool.in_dll(library, "has_threads").value
 
 
@@ -77,7 +77,7 @@ def threads_for(numbers: int, threaded: bool) -> int:
 
 
 def may_use_threads() -> bool:
-    """Tell whether this process may: a forked one would wait for threads that it does not have."""
+    """Return whether this process may: a forked process would wait for threads it does not have."""
     return os.getpid() == _PROCESS
 
 

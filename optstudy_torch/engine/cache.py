@@ -115,7 +115,7 @@ def _digest(content: bytes) -> str:
 
 
 def _is_whole(file: Path) -> bool:
-    """Tell whether a file is the user's, and what its name says."""
+    """Return whether a file is the user's, and what its name says."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         with os.fdopen(os.open(file, flags | getattr(os, "O_BINARY", 0)), "rb") as stream:
@@ -195,7 +195,7 @@ def _check_above(part: Path) -> None:
 
 
 def _is_alone(group: int) -> bool:
-    """Tell whether a group is root's, or has no other member than the user."""
+    """Return whether a group is root's, or has no other member than the user."""
     import grp
     import pwd
 

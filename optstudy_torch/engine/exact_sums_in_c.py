@@ -295,7 +295,7 @@ def _tensor(leaf: Any) -> torch.Tensor | None:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is one of the CPU whose numbers are what its memory holds."""
+    """Return whether a tensor is one of the CPU whose numbers are what its memory holds."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
         return False
     try:

@@ -89,7 +89,7 @@ _EACH = _Each()
 
 
 def on_gpu(tensors: Sequence[torch.Tensor]) -> bool:
-    """Tell whether there are kernels for sums over these tensors: plain ones on one GPU."""
+    """Return whether there are kernels for sums over these tensors: plain ones on one GPU."""
     plain = {type(x) for x in tensors} <= {torch.Tensor, torch.nn.Parameter}
     devices = {x.device for x in tensors}
     return plain and len(devices) == 1 and devices.pop().type == "cuda" and has_triton()

@@ -1,6 +1,6 @@
 """Numbers of a program that the host computes at every step, in double.
 
-A formula's hyperparameters and counts of steps are :class:`HostNumber` while it is traced, and so
+A formula's hyperparameters and step counts are :class:`HostNumber` while it is traced, and so
 is what it forms of them (1 − β, lr·λ, 1 − βᵗ). What is formed of counts may differ from leaf to
 leaf: then it is a vector.
 """
@@ -33,7 +33,7 @@ class HostNumber(Operators):
     Attributes:
         key: what it is: a name, or a digest of what makes it.
         names: of the hyperparameters that it is made of.
-        per_leaf: whether it is made of counts of steps: then it may be a vector, with a number for
+        per_leaf: whether it is made of step counts: then it may be a vector, with a number for
             each leaf, and is a scalar of the program.
         is_truth: whether it is a truth.
     """
@@ -67,7 +67,7 @@ class HostNumber(Operators):
         """Return the number.
 
         Args:
-            known: the hyperparameters and the counts of steps by name; what is computed is added.
+            known: the hyperparameters and the step counts by name; what is computed is added.
         """
         if self.key not in known:
             assert self._function is not None
@@ -109,11 +109,11 @@ class _HostNumbers:
         return _made(operation, _FUNCTIONS[operation], args, is_truth)
 
     def counted(self, t: HostNumber) -> HostNumber:
-        """Return a count of steps in double, which it is."""
+        """Return a step count in double, which it is."""
         return t
 
     def counts(self, number: HostNumber, like: HostNumber) -> HostNumber:
-        """Return a whole number as a count of steps, which is written as one when it is kept."""
+        """Return a whole number as a step count, which is written as one when it is kept."""
         del like
         return number
 

@@ -123,7 +123,7 @@ class _Joined(Library):
         return list(joined.cpu().numpy() if self.xp is np else joined.unbind())
 
     def _keeps(self, leaf: torch.Tensor) -> bool:
-        """Tell whether a pass goes over a leaf, of which others may have more."""
+        """Return whether a pass goes over a leaf, of which others may have more."""
         return size(leaf) > 0
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:

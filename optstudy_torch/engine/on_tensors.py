@@ -1,6 +1,6 @@
 """torch's operations where every number is a tensor: steps that are recorded, or differentiated.
 
-Elsewhere the host forms what is made of hyperparameters and counts of steps. Here they are float64
+Elsewhere the host forms what is made of hyperparameters and step counts. Here they are float64
 tensors on the device of the parameters: no value is read by the host, so that a CUDA graph can
 record a step, and a derivative can flow through a rate. The bits are the same.
 """

@@ -161,12 +161,12 @@ class Program:
 
     Args:
         algorithm: the update rule.
-        static: hyperparameters that are part of the program (truth values, absent terms).
+        static: hyperparameters that are part of the program (booleans, absent terms).
         dynamic: names of the other hyperparameters, numbers that are given at every step.
         inputs: what the rule is given besides the gradient, and whether it is an array.
         fields: for each field of the state its shape, () of a scalar; a field that the leaf does
             not need is missing.
-        counts: for each field of the state, whether it is a count of steps.
+        counts: for each field of the state, whether it is a step count.
         rebuild: makes a state of a list of fields.
         flatten: makes a list of fields of a state.
         shape: of the leaf; ``None``: it may have any, and so has each field that is no scalar.
@@ -254,7 +254,7 @@ class Program:
 
 
 def _fits(found: Shape, own: Shape) -> bool:
-    """Tell whether an array of one shape can be broadcast to another."""
+    """Return whether an array of one shape can be broadcast to another."""
     if found is None or own is None:
         return found in (own, ())
     pairs = zip(found[::-1], own[::-1], strict=False)

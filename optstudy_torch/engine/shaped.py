@@ -62,7 +62,7 @@ class Execution:
     Args:
         program: of their shape and working dtype.
         kernels: of the program.
-        hyperparameters: numbers by name; counts of steps are added.
+        hyperparameters: numbers by name; step counts are added.
         count: of the leaves.
         values: arrays of each leaf by name: ``p``, ``g``, inputs and fields of the state.
         scalars: vectors with a number for each leaf, by name.
@@ -117,7 +117,7 @@ class Execution:
             self._move(output, kept.get(output.source.name))
 
     def _is_given(self, output: Output) -> bool:
-        """Tell whether the source of an output lies where another output may go."""
+        """Return whether the source of an output lies where another output may go."""
         name = output.source.name
         if not output.source.is_array or name not in self.values:  # the last phase makes it
             return False

@@ -66,7 +66,7 @@ class Stage:
             replaced by views of one array.
         names: of the fields.
         full: for each field, whether it is an array like the parameter.
-        counts: for each field, whether it is a count of steps, which is kept on the host.
+        counts: for each field, whether it is a step count, which is kept on the host.
         dtype: the working dtype.
         program: what will run.
         kernels: what will run it on all leaves as they are, if not one operation after another.
@@ -234,7 +234,7 @@ class Stage:
         return [*map(torch.Tensor.data_ptr, self._owners), *kinds, *strides, *negative]
 
     def holds(self) -> bool:
-        """Tell whether parameters, and the tensors in the states, still lie where they did."""
+        """Return whether parameters, and the tensors in the states, still lie where they did."""
         found = self._found()
         return (
             len(found) == len(self._kept)
@@ -526,7 +526,7 @@ class Stage:
 
 
 def number_of(counts: np.ndarray) -> Any:
-    """Return counts of steps in double: one number where all are the same."""
+    """Return step counts in double: one number where all are the same."""
     same = (counts == counts[0]).all()
     return float(counts[0]) if same else counts.astype(np.float64)
 

@@ -87,7 +87,7 @@ _this = threading.local()
 
 
 def _flushes() -> bool:
-    """Tell whether this thread takes subnormal numbers for zero."""
+    """Return whether this thread takes subnormal numbers for zero."""
     with np.errstate(all="ignore"):
         return bool(np.float32(1e-40) * np.float32(1.0) == 0)
 

@@ -1,6 +1,6 @@
 """The pure function, called once with symbols: every operation writes a node.
 
-What the formula forms of hyperparameters and of counts of steps (1 − β, lr·λ, 1 − βᵗ) is no node:
+What the formula forms of hyperparameters and of step counts (1 − β, lr·λ, 1 − βᵗ) is no node:
 it is computed on the host in double at every step and handed in, rounded once, so new learning
 rates need no new program.
 
@@ -157,7 +157,7 @@ def free(nodes: Sequence[Any], ends: Sequence[Symbol]) -> list[Symbol]:
 
 
 class Choice(NamedTuple):
-    """A count of steps that a truth chooses, which is known after sums: one of two counts.
+    """A step count that a truth chooses, which is known after sums: one of two counts.
 
     Attributes:
         condition: the truth, a scalar.
@@ -188,7 +188,7 @@ class Choice(NamedTuple):
 
 
 def count_of(number: HostNumber | Choice, known: dict[str, Any], scalars: dict[str, Any]) -> Any:
-    """Return a count of steps, for all leaves or for each; args as for :meth:`Choice.value`."""
+    """Return a step count, for all leaves or for each; args as for :meth:`Choice.value`."""
     if isinstance(number, HostNumber):
         return number.value(known)
     return number.value(known, scalars)
@@ -202,8 +202,8 @@ class Tracer(Backend):
 
     Attributes:
         nodes: in the order of the formula.
-        numbers: of counts of steps: scalars, by what they are formed of.
-        choices: counts of steps that a truth chooses, by the name of their symbol.
+        numbers: of step counts: scalars, by what they are formed of.
+        choices: step counts that a truth chooses, by the name of their symbol.
     """
 
     name = "torch-program"

@@ -97,6 +97,6 @@ def start(kernel: Any, instances: int, device: torch.device, *arguments: Any) ->
 
 @functools.cache
 def has_triton() -> bool:
-    """Tell whether there is what makes kernels."""
+    """Return whether there is what makes kernels."""
     there = find_spec("triton") is not None and torch.version.hip is None
     return there and compiler() is not None

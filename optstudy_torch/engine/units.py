@@ -100,7 +100,7 @@ def memory_order(p: torch.Tensor) -> tuple[int, ...]:
 
 
 def is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
-    """Tell whether the numbers lie in that order: in a negative view there are others."""
+    """Return whether the numbers lie in that order: in a negative view there are others."""
     return not x.is_neg() and x.permute(order).is_contiguous()
 
 

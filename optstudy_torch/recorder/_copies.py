@@ -144,7 +144,7 @@ _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 
 
 def are_small(params: Sequence[torch.Tensor], *, as_whole: bool = False) -> bool:
-    """Tell whether parameters are few, of one dtype and on the CPU, so that a call is for all.
+    """Return whether parameters are few, of one dtype and on the CPU, so that a call is for all.
 
     Args:
         params: the parameters.

@@ -43,7 +43,7 @@ class Layout:
         self.sizes = {u: np.array([size_of(x) for x in c]) for u, c in vectors.items()}
 
     def equals(self, other: Layout) -> bool:
-        """Tell whether both are the same."""
+        """Return whether both are the same."""
         return (
             self.layers == other.layers
             and len(self.places) == len(other.places)

@@ -36,7 +36,7 @@ class Rows:
 
 
 def undone(loss: float) -> bool:
-    """Tell whether a case of backstep undoes an epoch."""
+    """Return whether a case of backstep undoes an epoch."""
     return not loss <= 1.0  # also where it is NaN
 
 

@@ -20,12 +20,13 @@ _HEADER: Final = {_IMAGES: 16, _LABELS: 8}
 def read(folder: pathlib.Path) -> Batch:
     """Return all images of a folder, inputs of shape (n, pixels) in [0, 1], and their classes.
 
-    Files: ``*-images-idx3-ubyte`` and ``*-labels-idx1-ubyte`` of the same beginning, also ``.gz``.
+    The files are ``*-images-idx3-ubyte`` and ``*-labels-idx1-ubyte`` with the same beginning of the
+    name, also with ``.gz``.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no such file in it.
-        ValueError: for a file that is not what it should be; the message says which, what was
-            expected and what was found.
+        FileNotFoundError: if the folder does not exist, or has no such files.
+        ValueError: if a file is damaged or of another kind. The message names the file, and says
+            what was expected and what was found.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
@@ -36,7 +37,7 @@ def read(folder: pathlib.Path) -> Batch:
     for file in files:
         other = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
         if not other.is_file():
-            raise FileNotFoundError(f"{other}: there is no such file, but {file.name}")
+            raise FileNotFoundError(f"{other}: this file is missing, but {file.name} exists")
         images, labels = _array(file, _IMAGES), _array(other, _LABELS)
         if len(images) != len(labels):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The problems that come with the package, by name, and those in a file of the user's."""
+"""The studies in the package, by name, and studies in files of the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUDIES: Final = (
 )
 """The studies; each is the module of this package with that name."""
 QUICK: Final = ("linear_regression", "digits")
-"""Those that take seconds."""
+"""The studies that take seconds."""
 
 
 def load(
@@ -41,16 +41,16 @@ def load(
     Args:
         name: one of :data:`STUDIES`, or a file ``*.py`` with a function ``study(seed)`` that
             returns a :class:`Study`.
-        seed: for everything that is drawn at random, ≥ 0.
-        data: a file or folder with the user's data; ``None``: the study's own.
-        events: how many events to generate; ``None``: the study's choice.
-        epochs: how many to train; ``None``: the study's choice.
-        pretrained: begin with the parameters that were trained before.
+        seed: the seed of all random numbers, ≥ 0.
+        data: a file or folder with data of the user; ``None``: the data of the study.
+        events: the number of events to generate; ``None``: the choice of the study.
+        epochs: the number of epochs; ``None``: the choice of the study.
+        pretrained: start from the trained parameters in the package.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if there is no such study, if it takes no such option, or for data that are not
-            what they should be.
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the study is unknown, if it does not have an option, or if the data are
+            damaged.
     """
     make = _maker(name)
     asked = {"data": data, "events": events, "pretrained": pretrained or None}
@@ -81,7 +81,7 @@ def check_name(name: str) -> str:
     """Return the name of a study, or the path of a file with one.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if the name is neither.
     """
     if name not in STUDIES and not name.endswith(".py"):
         raise ValueError(f"study = {name!r}: {nearest(name, STUDIES)}; or a file *.py")

@@ -387,7 +387,7 @@ def test_a_state_of_other_hyperparameters_or_parameters_in_jax() -> None:
     with_buffer, without = in_jax("sgd", momentum=0.9), in_jax("sgd")
     with refuses(ValueError, "state of sgd with b of structure", "allowed is"):
         with_buffer.update(params, without.init(params), params)
-    with refuses(ValueError, "state of sgd with b", "allowed is a state without"):
+    with refuses(ValueError, "state of sgd with b", "need a state without"):
         without.update(params, with_buffer.init(params), params)
     tx = in_jax("adam")
     with refuses(ValueError, "state of adam with m of structure", "allowed is"):

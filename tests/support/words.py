@@ -49,5 +49,12 @@ NOT_USED = {
     r"\bbest[- ]in[- ]class\b": "what it does",
     r"\bgame[- ]chang": "what it does",
     r"\bto the contrary\b": "",
+    r"\btruth values?\b": "boolean",
+    r"\btell whether\b(?=[^.]*\.?\"\"\")": "return whether",
+    r"\bcomputed in double\b(?! precision)": "in double precision",
+    r"\bthe latter\b": "the noun",
+    r"\b(a|the) living process\b": "a running process",
+    r"\bmay go without\b": "is optional",
+    r"\bwhat (it|the run|the user) was asked for\b": "the options, the configuration",
 }
 """Patterns, and what to say instead (nothing: leave the word out)."""
