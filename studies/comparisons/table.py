@@ -130,9 +130,15 @@ def _number(loss: float | None) -> float:
 
 
 def for_terminal(heading: str, rows: Sequence[Row]) -> Table:
-    """Return the table for a terminal, without columns that are the same in all rows."""
+    """Return the table for a terminal, without columns that are the same in all rows.
+
+    A terminal of 80 characters has no room for the rate factor, which is in the file.
+    """
     texts = [row.cells(spread=False) for row in rows]
-    dull = {"framework", "loss evaluations", "rate factor", "epochs undone"}
+    for text in texts:
+        del text["rate factor"]
+        text["loss evals"] = text.pop("loss evaluations")
+    dull = {"framework", "learning rate", "loss evals", "epochs undone"}
     shown = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
     table = Table(title=heading, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in shown:
