@@ -14,7 +14,7 @@ from optstudy_core.arrays.numpy_backend import NumPy
 
 @functools.cache
 def has_matrices(algorithm: Algorithm) -> bool:
-    """Tell whether a rule computes with matrices, in any dialect: products, roots, eigenvectors."""
+    """Return whether a rule computes with matrices, in any dialect: products, roots, eigenvectors."""
     watch = _Watch()
     one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
     for dialect in algorithm.dialects or [None]:

@@ -22,7 +22,7 @@ from ._parts import Cuts, on_parts
 
 
 def is_maximum(function: Callable[..., Any]) -> TypeGuard[functools.partial[Any]]:
-    """Tell whether a function that picks elements picks the largest."""
+    """Return whether a function that picks elements picks the largest."""
     return isinstance(function, functools.partial) and function.func is _rest_max
 
 

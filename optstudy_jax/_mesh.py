@@ -43,7 +43,7 @@ def mesh_of(x: Any) -> Any:
 
 
 def is_traced(x: Any) -> bool:
-    """Tell whether an array has no value yet."""
+    """Return whether an array has no value yet."""
     return isinstance(x, jax.core.Tracer)
 
 

@@ -33,7 +33,7 @@ OfParts = Callable[..., Sequence[Any]]
 
 
 def are_on_a_mesh(arrays: Any) -> bool:
-    """Tell whether arrays lie on one mesh, whose axes are all of one kind, Auto or Explicit."""
+    """Return whether arrays lie on one mesh, whose axes are all of one kind, Auto or Explicit."""
     meshes = {mesh for mesh in map(mesh_of, jax.tree.leaves(arrays)) if mesh is not None}
     kinds = {kind for mesh in meshes for kind in mesh.axis_types}
     return len(meshes) == 1 and kinds in ({AxisType.Auto}, {AxisType.Explicit})
