@@ -14,7 +14,7 @@ from optstudy_core.arrays.numpy_backend import NumPy
 
 @functools.cache
 def has_matrices(algorithm: Algorithm) -> bool:
-    """Return whether a rule computes with matrices, in any dialect: products, roots, eigenvectors."""
+    """Return whether a rule has products, roots or eigenvectors of matrices, in any dialect."""
     watch = _Watch()
     one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
     for dialect in algorithm.dialects or [None]:
