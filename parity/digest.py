@@ -222,8 +222,7 @@ def _chosen(text: str) -> Iterator[tuple[str, str | None]]:
         yield from ((name, dialect) for dialect in rule.dialects)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; return 0 if all digests are the recorded ones, else 1."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="parity digest",
         allow_abbrev=False,
@@ -241,6 +240,12 @@ def main(argv: Sequence[str]) -> int:
         help="the backend that computes (default: %(default)s)",
     )
     parser.add_argument("--write", action="store_true", help="record the digests in the package")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return 0 if all digests are the recorded ones, else 1."""
+    parser = _parser()
     arguments = parser.parse_args(argv)
     try:
         chosen = list(_chosen(arguments.algorithms))

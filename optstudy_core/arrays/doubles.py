@@ -77,7 +77,7 @@ def count(number: Any, like: Array) -> Array:
     """Return an integer in double precision as a step count.
 
     Args:
-        number: an integer in double precision.
+        number: an integer in double precision, of shape () per leaf.
         like: a step count, int32, of shape () per leaf.
 
     >>> import numpy as np

@@ -364,7 +364,10 @@ def test_kinds_without_parameters_have_no_group() -> None:
     ("make", "message"),
     [
         (lambda s: s.groups(hiden={}, rest={}), "'hiden': did you mean 'hidden'"),
-        (lambda s: s.groups(hidden={}, bias={}), "nothing for embedding, norm, head: allowed are"),
+        (
+            lambda s: s.groups(hidden={}, bias={}),
+            "no values for embedding, norm, head: pass values",
+        ),
         (lambda s: s.groups(frozen={}, rest={}), "'frozen': allowed are|'frozen': "),
     ],
 )

@@ -120,7 +120,9 @@ def table(heading: str, page: str = PORTING) -> list[list[str]]:
 
 
 def test_rates_of_the_page_are_those_of_torch_and_of_the_code() -> None:
-    sentence = re.search(r"Not in the dialects.*?both dialects\.", PORTING, flags=re.DOTALL)
+    sentence = re.search(
+        r"The default learning rate does not depend.*?uses torch.s\.", PORTING, flags=re.DOTALL
+    )
     assert sentence is not None
     names = "Adamax NAdam Adagrad RMSprop Rprop ASGD Adafactor Adadelta Adam AdamW SGD RAdam"
     given = dict.fromkeys(names.split(), 1e-3) | {"Adamax": 2e-3, "NAdam": 2e-3, "Adadelta": 1.0}

@@ -195,7 +195,7 @@ def test_a_folder_of_the_name_of_a_file(tmp_path):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "t-labels-idx1-ubyte").unlink()
     (tmp_path / "t-labels-idx1-ubyte").mkdir()
-    with pytest.raises(FileNotFoundError, match="idx1-ubyte: there is no such file"):
+    with pytest.raises(FileNotFoundError, match="idx1-ubyte: this file is missing"):
         idx.read(tmp_path)
 
 

@@ -112,9 +112,9 @@ def test_a_signal_ends_all_and_the_same_command_goes_on(tmp_path, capsys, sent, 
     ("arguments", "words"),
     [
         (["run", "linear_regression"], "with --overwrite starts again"),
-        (["all"], "the same command goes on"),
-        (["all", "--overwrite"], "the same command without --overwrite goes on"),
-        (["compare", "linear_regression"], "the same command goes on"),
+        (["all"], "the same command continues"),
+        (["all", "--overwrite"], "the same command without --overwrite continues"),
+        (["compare", "linear_regression"], "the same command continues"),
     ],
 )
 def test_what_is_said_when_it_is_ended(tmp_path, monkeypatch, capsys, arguments, words, end):

@@ -62,4 +62,7 @@ def check_command(command: str) -> None:
     else:
         assert words[:2] == ["python", "-m"]
         assert words[2] in {"parity", "studies"}
-        import_module(f"{words[2]}.__main__")._parser().parse_args(words[3:])
+        if words[2:4] == ["parity", "digest"]:
+            import_module("parity.digest")._parser().parse_args(words[4:])
+        else:
+            import_module(f"{words[2]}.__main__")._parser().parse_args(words[3:])
