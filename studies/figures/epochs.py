@@ -101,10 +101,10 @@ def parting(figure: Figure, study: Study, pair: Twins) -> None:
     loss.set_ylabel("training losses\ndiffer by")
     gradients = [e.gradients.relative for e in pair.epochs]
     part.plot(epochs, gradients, **line | {"color": VERMILION, "label":
-        "gradients at the same parameters, relative to their length"})  # fmt: skip
+        "gradients at the same parameters, relative to their norm"})  # fmt: skip
     part.plot(epochs, [e.optimizer.ulp for e in pair.epochs], **line | {"color": GREEN, "label":
-        "optimizers fed the same gradients, largest difference in ulp"})  # fmt: skip
-    part.set_ylabel("of it, whose?")
+        "optimizers given the same gradients, largest difference in ulp"})  # fmt: skip
+    part.set_ylabel("difference of\ngradients and optimizers")
     for ax in (distance, turn, loss, part):
         from_zero(ax)
     part.set_xlabel("epoch")

@@ -413,7 +413,7 @@ function showVerdicts() {
     const box = element("div", undefined, { class: verdict.identical ? "verdict" : "verdict bad" });
     const title = element("p");
     title.append(element("strong", `${verdict.title}: `),
-      verdict.identical ? "fed the same gradients, the optimizers are identical" : "the optimizers diverge");
+      verdict.identical ? "given the same gradients, the optimizers are identical" : "the optimizers diverge");
     box.append(title, element("p", verdict.conclusion));
     byId("parity").append(box);
   }
