@@ -359,7 +359,7 @@ class CarefulLR(EpochLR):
 
     Args:
         optimizer: any ``torch.optim.Optimizer``; all groups have the same multipliers.
-        tau: τ ≥ 0. A loss above L + τ·|L| is a jump.
+        tau: τ ≥ 0. A loss above ``L + τ·|L|`` is a jump.
         gamma: γ in [0, 1], the factor of the rate at a cut.
         growth: the factor of the rate after an epoch without a jump, ≥ 1; 1.05 in the bold variant.
         patience: the number of jumps in a row that lead to a cut, ≥ 1.

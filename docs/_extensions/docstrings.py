@@ -102,6 +102,7 @@ def faults(name: str, thing: Any) -> list[str]:
         if made_elsewhere or re.search("rgs (and errors )?as for", text)
         else [*_arguments(thing, text)]
     )
+    found += [f"has {bars} outside a literal" for bars in _substitutions(text)]
     if inspect.isroutine(thing) and not _says_what_returns(thing, text):
         found.append("does not say what it returns")
     if not made_elsewhere and "errors as for" not in text:
@@ -118,6 +119,12 @@ def linked(text: str) -> str:
         text: in reStructuredText, with keys as in ``(`kingma2015adam`)``.
     """
     return re.sub(rf"\({_KEY}\)|{_KEY}", lambda m: f":cite:p:`{m[1] or m[2]}`", text)
+
+
+def _substitutions(text: str) -> list[str]:
+    """Return what reStructuredText takes for names to be substituted: bars outside literals."""
+    prose = "\n".join(part for part in text.split("\n\n") if part[:1] not in " >")  # no equations
+    return re.findall(r"(?<!\w)\|\w+\|", re.sub(r"``[^`]*``", "", prose))
 
 
 def section(text: str, title: str) -> str:

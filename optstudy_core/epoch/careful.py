@@ -89,7 +89,7 @@ def update(
     Args:
         state: the state from :func:`init` or from the last epoch.
         measured: the measurements of the epoch; ``loss`` is used.
-        tau: τ ≥ 0. A loss above L + τ·|L| is a jump.
+        tau: τ ≥ 0. A loss above ``L + τ·|L|`` is a jump.
         gamma: γ in [0, 1], the factor of the rate at a cut.
         growth: the factor of the rate after an epoch without a jump, ≥ 1.
         patience: the number of jumps in a row that lead to a cut, ≥ 1.

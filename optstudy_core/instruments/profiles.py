@@ -51,7 +51,7 @@ def quantiles(x: Array) -> Array:
 
 
 def histogram(x: Array) -> Array:
-    """Return a histogram of |x|: the fraction of zeros, and of each power of 4 from 2⁻⁴⁰ to 2¹⁰.
+    """Return a histogram of ``|x|``: the fraction of zeros and of each power of 4, 2⁻⁴⁰ to 2¹⁰.
 
     A bin has the elements with ``2ᵏ ≤ |x| < 2ᵏ⁺²``. The first bin also has all smaller elements
     that are not zero, and the last bin all larger elements that are finite. Elements that are not

@@ -271,6 +271,8 @@ def test_a_docstring_that_lacks_something_is_found(docstrings):
     assert lacking("    scale: a factor.\n", "") == ["f: does not say what scale is"]
     assert lacking("    *rest: more of them, like ``x``.\n", "") == ["f: does not say what rest is"]
     assert lacking("array of any shape", "what is added") == ["f: does not say which shape x has"]
+    assert lacking("a factor", "above |L|") == ["f: has |L| outside a literal"]
+    assert lacking("a factor", "above ``|L|``") == []
     assert lacking("ValueError", "KeyError") == ["f: does not name the ValueError it raises"]
     assert docstrings.faults("f", made("Return it.\n\nArgs and errors as for :func:`g`.")) == []
     module = types.ModuleType("rule", "A rule (`kingma2015adan`).")
