@@ -135,16 +135,14 @@ def for_terminal(heading: str, rows: Sequence[Row]) -> Table:
     A terminal of 80 characters has no room for the rate factor, which is in the file.
     """
     texts = [row.cells(spread=False) for row in rows]
-    for text in texts:
-        del text["rate factor"]
-        text["loss evals"] = text.pop("loss evaluations")
-    dull = {"framework", "learning rate", "loss evals", "epochs undone"}
-    shown = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
+    dull = {"framework", "learning rate", "loss evaluations", "epochs undone"}
+    varied = [c for c in texts[0] if c not in dull or len({text[c] for text in texts}) > 1]
+    shown = [c for c in varied if c != "rate factor"]
     table = Table(title=heading, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in shown:
         words = name in {"", "framework"}
         table.add_column(
-            name.replace(" ", "\n"),
+            name.replace("evaluations", "evals").replace(" ", "\n"),
             justify="left" if words else "right",
             no_wrap=not words,
             min_width=14 if not name else None,

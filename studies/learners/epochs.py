@@ -87,20 +87,20 @@ class Stopwatch:
 
     def __init__(self, device: str) -> None:
         self._now = time.process_time if device == "cpu" else time.perf_counter
-        self.start()
+        self.restart()
 
-    def start(self) -> None:
+    def restart(self) -> None:
         """Count from here, from 0."""
         self._past, self._since = 0.0, self._now()
 
-    def stop(self) -> float:
-        """Return the time since the start, but not while stopped."""
+    def seconds(self) -> float:
+        """Return the time since the last restart, without the time while stopped."""
         return self._past + self._now() - self._since
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Do not count what happens in the context."""
-        self._past = self.stop()
+        self._past = self.seconds()
         yield
         self._since = self._now()
 

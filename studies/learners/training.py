@@ -163,7 +163,7 @@ def record(
     after_step = add_to_path if every_step else None
     training = run_epochs(study, learner, after_step=after_step, before_end=measure)
     for number, ended in enumerate(training, 1):
-        row["seconds"] = watch.stop()
+        row["seconds"] = watch.seconds()
         here = learner.parameters()
         meter.moved(here, undone=ended.undone)
         row["method"] = asdict(ended)
@@ -176,7 +176,7 @@ def record(
             path.append(here)
         run.epoch(number, row)
         after_epoch()
-        watch.start()
+        watch.restart()
     finish(run, study.epochs, learner.parameters(), path, final_loss(study, learner))
 
 
