@@ -12,7 +12,7 @@ whole what is summed along an axis, along that axis.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +20,6 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optstudy_core import Algorithm
-
-from ._matrices import has_matrices
 
 shard_alike: Any
 try:
@@ -40,6 +38,11 @@ def mesh_of(x: Any) -> Any:
     sharding = jax.typeof(x).sharding if is_traced(x) else x.sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return None if mesh is None or mesh.empty or mesh.size == 1 else mesh
+
+
+def first_mesh(arrays: Iterable[Any]) -> Any:
+    """Return the mesh of the first array that lies on one, or ``None``."""
+    return next((mesh for mesh in map(mesh_of, arrays) if mesh is not None), None)
 
 
 def is_traced(x: Any) -> bool:
@@ -72,7 +75,7 @@ def _chosen(x: Any, place: Any) -> Any:
 
 def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
     """Return a new state that lies where the parameters lie, what is like none on all devices."""
-    mesh = next((m for m in map(mesh_of, leaves) if m is not None), None)
+    mesh = first_mesh(leaves)
     if mesh is None:
         return state
     if any(map(is_traced, leaves)):
@@ -120,10 +123,10 @@ def on_meshes(update: Update, algorithm: Algorithm) -> Update:
     @functools.wraps(update)
     def run(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten(updates if params is None else params)
-        mesh = next((m for m in map(mesh_of, leaves) if m is not None), None)
+        mesh = first_mesh(leaves)
         if mesh is None:
             return update(updates, state, params, **extra)
-        if has_matrices(algorithm):
+        if algorithm.has_matrices:
             return _gathered(update, leaves, treedef, (updates, state, params), extra)
         if _is_explicit(mesh):
             return _on_free_axes(update, mesh, leaves, treedef, (updates, state, params), extra)

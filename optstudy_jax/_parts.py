@@ -23,7 +23,7 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ._mesh import mesh_of
+from ._mesh import first_mesh, mesh_of
 
 Cuts = list[list[tuple[str, ...]]]
 """Of each array, of each of its axes, along which axes of the mesh it is cut."""
@@ -52,7 +52,7 @@ def on_parts(
     Returns:
         the results in a list, all of each on every device.
     """
-    mesh = next(mesh for mesh in map(mesh_of, arrays) if mesh is not None)
+    mesh = first_mesh(arrays)
     with jax.enable_x64(True):
         if AxisType.Explicit in mesh.axis_types:
             specs = tuple(jax.typeof(x).sharding.spec for x in arrays)

@@ -131,18 +131,23 @@ class Algorithm:
     @property
     def has_sums(self) -> bool:
         """Whether elements depend on each other, through norms or means of a leaf or of all."""
-        return bool(self._sums)
+        return bool(self._uses.sums)
 
     @property
     def has_global_sums(self) -> bool:
         """Whether leaves depend on each other."""
-        return True in self._sums
+        return True in self._uses.sums
+
+    @property
+    def has_matrices(self) -> bool:
+        """Whether the rule has products, roots or eigenvectors of whole matrices."""
+        return bool(self._uses.matrices)
 
     @cached_property
-    def _sums(self) -> frozenset[bool]:
+    def _uses(self) -> Any:
         from . import trial  # loaded when it is needed: start-up is short
 
-        return trial.sums(self)
+        return trial.uses(self)
 
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
         """Return the state for a small matrix, which shows the structure of the state.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,23 +23,42 @@ def first_state(algorithm: Any, hyperparameters: Mapping[str, Any]) -> Any:
     return algorithm.start(Leaves([np.zeros((2, 3))], NumPy()), plain)
 
 
-def sums(algorithm: Any) -> frozenset[bool]:
-    """Return the sums that an algorithm uses in any dialect: over a leaf (False), or all (True)."""
+class Uses(NamedTuple):
+    """What a rule computes with, in any dialect.
+
+    Attributes:
+        sums: the sums: over a leaf (False), or over all leaves (True).
+        matrices: products, roots or eigenvectors of whole matrices.
+    """
+
+    sums: frozenset[bool]
+    matrices: bool
+
+
+def uses(algorithm: Any) -> Uses:
+    """Return what an algorithm computes with."""
     watch = _Watch()
     one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
     for dialect in algorithm.dialects or [None]:
         values = algorithm.defaults(dialect)
         given = dict.fromkeys(algorithm.inputs, scalar)  # fits both a value and a Hessian
         algorithm.update(algorithm.start(one, values), one, one, **given, **values)
-    return frozenset(watch.seen)
+    return Uses(frozenset(watch.sums), watch.matrices)
 
 
 class _Watch(NumPy):
-    """A namespace that remembers the sums that were used."""
+    """A namespace that remembers the sums and the functions of whole matrices that were used."""
 
     def __init__(self) -> None:
-        self.seen: set[bool] = set()
+        self.sums: set[bool] = set()
+        self.matrices = False
 
     def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
-        self.seen.add(whole)
+        self.sums.add(whole)
         return super().reduce(function, trees, whole)
+
+    def in_double(
+        self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
+    ) -> Leaves:
+        self.matrices |= axis is None
+        return super().in_double(function, *trees, axis=axis)
