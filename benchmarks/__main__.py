@@ -69,6 +69,13 @@ TEN = ("shampoo", "soap")
 FUSED = ("sgd, plain", "sgd", "adam", "adamw")
 """Algorithms that torch.optim has as one kernel."""
 
+PAIRS = (
+    "torch / torch.optim",
+    "torch compile=False / torch.optim",
+    "torch compile=True / fused=True",
+    "JAX jit / optax jit, donated",
+)
+
 Step = Callable[[], None]
 
 
@@ -187,15 +194,11 @@ def pairs(device: str = "cpu") -> dict[str, Pair]:
         ours = torch_step(True, name, shapes, device, **options)
         return ours, torch_step(False, name, shapes, device, **fused)
 
-    return {
-        "torch / torch.optim": torch_pair,
-        "torch compile=False / torch.optim": functools.partial(torch_pair, compile=False),
-        "torch compile=True / fused=True": functools.partial(torch_pair, compile=True),
-        "JAX jit / optax jit, donated": lambda name, shapes: (
-            jax_step(optstudy_jax, name, shapes),
-            jax_step(optax, name, shapes),
-        ),
-    }
+    def jax_pair(name: str, shapes: Sizes) -> tuple[Step, Step]:
+        return jax_step(optstudy_jax, name, shapes), jax_step(optax, name, shapes)
+
+    eager, compiled = (functools.partial(torch_pair, compile=how) for how in (False, True))
+    return dict(zip(PAIRS, (torch_pair, eager, compiled, jax_pair), strict=True))
 
 
 def measure(ours: Step, theirs: Step, rounds: int) -> dict[str, float]:
@@ -275,12 +278,15 @@ def tensors(name: str) -> dict[str, Sizes]:
 
 
 def speed(
-    rounds: int, names: Sequence[str] = tuple(ALGORITHMS), device: str = "cpu"
+    rounds: int,
+    names: Sequence[str] = tuple(ALGORITHMS),
+    device: str = "cpu",
+    chosen: Sequence[str] = PAIRS,
 ) -> list[dict[str, Any]]:
-    """Return a row for each pair, algorithm and set of tensors."""
+    """Return a row for each chosen pair, algorithm and set of tensors."""
     rows: list[dict[str, Any]] = []
     copied = bandwidth(device)
-    work = [(p, n, s) for p in pairs(device) for n in names for s in tensors(n)]
+    work = [(p, n, s) for p in chosen for n in names for s in tensors(n)]
     for pair, name, shapes in track(work, console=Console(stderr=True), transient=True):
         if "compile=" in pair and name in TENSORS:
             continue  # the products are the library's in any case
@@ -305,15 +311,22 @@ def main() -> int:
         help=f"with semicolons between (default {';'.join(ALGORITHMS)})",
     )
     parser.add_argument("--device", default="cpu", help="of torch's tensors (default cpu)")
+    parser.add_argument(
+        "--pairs", nargs="+", default=PAIRS, metavar="PAIR", help=f"of {'; '.join(PAIRS)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
     names = arguments.algorithms.split(";")
-    for name in names:
-        if name not in ALGORITHMS:
-            parser.error(f"algorithms = {name!r}: allowed are {'; '.join(ALGORITHMS)}")
-    rows = speed(arguments.rounds, names, arguments.device)
+    for option, given, known in (
+        ("algorithms", names, ALGORITHMS),
+        ("pairs", arguments.pairs, PAIRS),
+    ):
+        for name in given:
+            if name not in known:
+                parser.error(f"{option} = {name!r}: allowed are {'; '.join(known)}")
+    rows = speed(arguments.rounds, names, arguments.device, arguments.pairs)
     console = Console()
     title = "Time of a step: median, and the ratio's quartiles"
     table = Table(title=title, title_justify="left", box=None)

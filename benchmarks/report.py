@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,25 @@ def speed(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def without_amx(rounds: int) -> list[dict[str, Any]]:
+    """Return rows of Muon in a process whose matrix products use no AMX instructions.
+
+    The result is empty on a processor without AMX.
+    """
+    cpus = Path("/proc/cpuinfo")
+    if not (cpus.exists() and "amx_tile" in cpus.read_text()):
+        return []
+    pair = benchmarks.PAIRS[0]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "benchmarks", "--algorithms", "muon", "--pairs", pair]
+        command += ["--rounds", str(rounds), "--json", str(file)]
+        held = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+        subprocess.run(command, env=held, stdout=subprocess.DEVNULL, check=True)
+        rows = json.loads(file.read_text())["rows"]
+    return [row | {"pair": f"{pair} (both without AMX)"} for row in rows]
+
+
 def page(found: dict[str, Any], notes: str) -> str:
     """Return the page of these figures."""
     memory = [[kind, f"{x['extra_mib']:.0f} MiB"] for kind, x in found["memory"].items()]
@@ -144,7 +166,7 @@ def main() -> int:
             "date": datetime.now(UTC).date().isoformat(),
             "rounds": arguments.rounds,
             "bandwidth": benchmarks.bandwidth(),
-            "rows": benchmarks.speed(arguments.rounds),
+            "rows": benchmarks.speed(arguments.rounds) + without_amx(arguments.rounds),
             "about": benchmarks.about(),
         } | costs.measure(10)
         (arguments.docs / "performance.json").write_text(json.dumps(found, indent=1) + "\n")

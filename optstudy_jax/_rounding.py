@@ -357,15 +357,32 @@ def counts(vector: Any, backend: Backend) -> Leaves:
 
 @jax.jit  # traced once for each number of leaves
 def _one_minus_power(a: Any, t: Any) -> Any:
-    numbers = Operations()
+    """Return 1 − (1 − a)ᵗ for each step count.
 
-    def body(_: int, carry: Any) -> Any:
-        part, taken = (Doubles(_per_leaf(x), numbers) for x in carry[:2])
-        part, taken, rest = digit(_chosen, part, taken, carry[2])
-        return *(leaving(x.value) for x in (part, taken)), rest
-
+    A CPU computes a loop; without it, XLA would compute every digit again for each later one. A GPU
+    launches kernels for every turn of a loop, but computes all digits in one kernel without it.
+    """
     a = jnp.broadcast_to(a, t.shape)
-    return jax.lax.fori_loop(0, DIGITS, body, (a, jnp.zeros_like(a), t))[1]
+    start = a, jnp.zeros_like(a), t
+    return jax.lax.platform_dependent(start, cuda=_unrolled, rocm=_unrolled, default=_in_a_loop)
+
+
+def _in_a_loop(start: Any) -> Any:
+    return jax.lax.fori_loop(0, DIGITS, lambda _, carry: _next_digit(carry), start)[1]
+
+
+def _unrolled(carry: Any) -> Any:
+    for _ in range(DIGITS):
+        carry = _next_digit(carry)
+    return carry[1]
+
+
+@jax.jit  # traced once for all digits
+def _next_digit(carry: Any) -> Any:
+    numbers = Operations()
+    part, taken = (Doubles(_per_leaf(x), numbers) for x in carry[:2])
+    part, taken, rest = digit(_chosen, part, taken, carry[2])
+    return *(leaving(x.value) for x in (part, taken)), rest
 
 
 def _chosen(condition: Any, x: Doubles, y: Doubles) -> Doubles:

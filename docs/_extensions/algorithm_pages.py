@@ -32,7 +32,7 @@ def write() -> None:
     conformance = _conformance()
     for name, algorithm in sorted(ALGORITHMS.items()):
         _write(GENERATED / f"{name}.md", page(algorithm, conformance.get(name, [])))
-        paths.draw(algorithm, GENERATED / f"{name}.svg")
+    paths.draw_all(GENERATED)
     _write(GENERATED / "table.md", table())
     _write(GENERATED / "digests.md", digest_table())
 
@@ -86,7 +86,7 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _rst(equations.with_directives(rest)),
         "## Where it goes",
         f"![Paths on three functions of two variables]({algorithm.name}.svg)",
-        paths.CAPTION + f" {paths.MATRIX}" * (algorithm.name in paths.FOR_MATRICES),
+        paths.caption(algorithm),
         "## State",
         _state(algorithm),
         *_elsewhere(algorithm),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import multiprocessing
+import os
 import pathlib
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from optstudy_core import Algorithm
+from optstudy_core import ALGORITHMS, Algorithm
 
 STEPS = 300
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -27,6 +30,8 @@ CAPTION = (
 FOR_MATRICES = ("adafactor", "adamuon", "muon", "normuon", "soap")
 """What treats a vector as another algorithm does."""
 MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
+CHOSEN = {"shampoo": {"update_interval": 10.0}}
+"""Hyperparameters without which a picture takes minutes."""
 _GOLDEN = pathlib.Path(__file__).parents[2] / "tests" / "golden"
 STYLE = pathlib.Path(__file__).parents[2] / "studies" / "figures" / "studies.mplstyle"
 
@@ -79,7 +84,7 @@ FUNCTIONS = (
 
 def walk(algorithm: Algorithm, function: Function, lr: float, steps: int = STEPS) -> np.ndarray:
     """Return the points from the start on, shape (steps + 1, 2); fewer if they leave for good."""
-    values = algorithm.defaults() | {"lr": lr}
+    values = algorithm.defaults() | CHOSEN.get(algorithm.name, {}) | {"lr": lr}
     theta = np.array(function.start)
     shape = (1, 2) if algorithm.name in FOR_MATRICES else (2,)
     points = [theta]
@@ -115,20 +120,53 @@ def best(algorithm: Algorithm, function: Function) -> tuple[float, np.ndarray]:
     return min(whole, key=lambda entry: float(function.value(*entry[1][-1])))
 
 
-def draw(algorithm: Algorithm, file: pathlib.Path) -> None:
-    """Draw the picture, unless it is there of the same rule."""
-    # The golden bits change where the rule does, and only there.
-    bits = sorted(_GOLDEN.glob(f"{algorithm.name}-*.json"))
-    text = _code(pathlib.Path(__file__)) + "".join(file.read_text("utf-8") for file in bits)
-    mark = f"<!-- {hashlib.sha256((text + algorithm.name).encode()).hexdigest()} -->"
-    if file.is_file() and file.read_text(encoding="utf-8").endswith(mark):
+def caption(algorithm: Algorithm) -> str:
+    """Return the text below the picture."""
+    sentences = [CAPTION]
+    if algorithm.name in FOR_MATRICES:
+        sentences.append(MATRIX)
+    chosen = CHOSEN.get(algorithm.name, {})
+    sentences += [f"Here `{name}` is {value:g}." for name, value in chosen.items()]
+    return " ".join(sentences)
+
+
+def draw_all(folder: pathlib.Path) -> None:
+    """Draw the pictures that a folder lacks, on all cores."""
+    # Matrix products take longest: their pictures come first, so that no core waits at the end.
+    slowest_first = sorted(ALGORITHMS, key=lambda name: not ALGORITHMS[name].has_matrices)
+    names = [name for name in slowest_first if not _is_drawn(name, folder)]
+    if not names:
         return
+    spawned = multiprocessing.get_context("spawn")  # threads of this process may hold locks
+    with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), spawned) as processes:
+        drawing = {processes.submit(draw, name, folder): name for name in names}
+        for number, future in enumerate(as_completed(drawing), 1):
+            future.result()
+            print(f"picture {number} of {len(names)}: {drawing[future]}", flush=True)
+
+
+def _mark(name: str) -> str:
+    """Return a comment that changes with the rule and with this file."""
+    # The golden bits change where the rule does, and only there.
+    bits = sorted(_GOLDEN.glob(f"{name}-*.json"))
+    text = _code(pathlib.Path(__file__)) + "".join(file.read_text("utf-8") for file in bits)
+    return f"<!-- {hashlib.sha256((text + name).encode()).hexdigest()} -->"
+
+
+def _is_drawn(name: str, folder: pathlib.Path) -> bool:
+    file = folder / f"{name}.svg"
+    return file.is_file() and file.read_text(encoding="utf-8").endswith(_mark(name))
+
+
+def draw(name: str, folder: pathlib.Path) -> None:
+    """Draw the picture of an algorithm."""
+    algorithm, file = ALGORITHMS[name], folder / f"{name}.svg"
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(11.0, 3.9))
         for ax, function in zip(figure.subplots(1, 3), FUNCTIONS, strict=True):
             _panel(ax, function, *best(algorithm, function))
         figure.savefig(file, format="svg", metadata={"Date": None})
-    file.write_text(file.read_text(encoding="utf-8") + mark, encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8") + _mark(name), encoding="utf-8")
 
 
 def _code(file: pathlib.Path) -> str:

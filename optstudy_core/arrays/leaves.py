@@ -227,11 +227,14 @@ class Backend:
 
     def meet(self, operation: str, *args: Any) -> Any:
         """Return ``operation`` of trees and numbers, which are rounded where they meet a tree."""
-        tree = next((a for a in reversed(args) if isinstance(a, Leaves)), None)
+        tree = None
+        for a in args:
+            if isinstance(a, Leaves):
+                tree = a
         if tree is None:
             return self.of_numbers(operation, *args)
         return self.map(
-            operation, *(self.spread(a, tree) if isinstance(a, Doubles) else a for a in args)
+            operation, *[self.spread(a, tree) if isinstance(a, Doubles) else a for a in args]
         )
 
     def stacked(self, scalars: Sequence[Any]) -> Any:
@@ -257,10 +260,11 @@ class Backend:
         What is a scalar for each leaf is computed as one vector, which costs one call.
         """
         several = [a for a in args if isinstance(a, Leaves)]
-        count = several[0].count
-        if any(a.count != count for a in several):
+        counts = [a.count for a in several]
+        count = counts[0]
+        if counts.count(count) != len(counts):
             raise ValueError(
-                f"{operation} of trees with {[a.count for a in several]} leaves; "
+                f"{operation} of trees with {counts} leaves; "
                 "allowed are trees of the same structure"
             )
         if count > 1 and all(a.vector is not None for a in several):
@@ -268,12 +272,16 @@ class Backend:
                 operation, *(a.vector if isinstance(a, Leaves) else a for a in args)
             )
             return Scalars(vector, count, self)
-        return Leaves((self._of_leaf(operation, args, i) for i in range(count)), self)
+        return Leaves([self._of_leaf(operation, args, i) for i in range(count)], self)
 
     def _of_leaf(self, operation: str, args: Sequence[Any], i: int) -> Any:
-        own = [a.values[i] if isinstance(a, Leaves) else a for a in args]
-        # Of a field that the leaf does not need nothing is made.
-        return None if any(x is None for x in own) else self.apply(operation, *own)
+        own = []
+        for a in args:
+            x = a.values[i] if isinstance(a, Leaves) else a
+            if x is None:  # a field that the leaf does not need
+                return None
+            own.append(x)
+        return self.apply(operation, *own)
 
 
 def in_order(trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> list[Any]:

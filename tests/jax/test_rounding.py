@@ -31,7 +31,7 @@ from optax_runs import (
 from optstudy_core.arrays.doubles import Doubles
 from optstudy_jax import adam, adamw, from_core, sgd
 from optstudy_jax._backend import BACKEND
-from optstudy_jax._rounding import OUTSIDE, Node, of_counts
+from optstudy_jax._rounding import OUTSIDE, Node, _in_a_loop, _unrolled, of_counts
 
 DTYPES = [np.float32, np.float64, ml_dtypes.bfloat16, np.float16]
 CASES = [
@@ -289,3 +289,23 @@ assert state.inner.m[0].sharding.is_equivalent_to(params[0].sharding, 2)
 
 def test_sharded_over_eight_devices() -> None:
     on_eight_devices(SHARDED)
+
+
+@pytest.mark.parametrize("b", [0.0, 0.37, 0.9, 0.999])
+def test_powers_for_a_gpu_have_the_bits_of_those_for_a_cpu(b: float) -> None:
+    with jax.enable_x64(True):
+        counts = jnp.array([0, 1, 2, 3, 7, 1000, 123_456_789], jnp.int32)
+        part = jnp.full(counts.shape, 1 - b)
+        start = part, jnp.zeros_like(part), counts
+        looped, unrolled = (np.asarray(jax.jit(f)(start)) for f in (_in_a_loop, _unrolled))
+        assert looped.tobytes() == unrolled.tobytes()
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("cuda", False), ("tpu", True)])
+def test_only_a_gpu_computes_powers_without_a_loop(platform: str, loops: bool) -> None:
+    """A GPU launches some kernels for each of the 31 turns."""
+    tx = adam(1e-3)
+    params = jnp.ones(3)
+    traced = jax.jit(tx.update).trace(params, tx.init(params))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.while" in text) == loops
