@@ -40,7 +40,9 @@ EXPECTED: Final[Mapping[str, Difference]] = {
     ),
     "averaged torch: torch.optim.swa_utils.AveragedModel("
     "avg_fn='get_ema_avg_fn(0.97)')": Difference(
-        "torch starts the average at the first weights, optstudy corrects its bias", "definition", 10.0
+        "torch starts the average at the first weights, optstudy corrects its bias",
+        "definition",
+        10.0,
     ),
     "rmsprop optax: optax.rmsprop(learning_rate=0.001, centered=True, bias_correction=True, "
     "eps=1e-05)": Difference(
