@@ -39,7 +39,7 @@ Measured: at most 1e-13 if only the order of roundings differs, and at least 1e-
 missing (``tests/parity/test_conformance.py`` removes terms).
 """
 
-# What is trained.
+# Problems.
 
 
 @functools.cache
@@ -174,7 +174,7 @@ class Measured:
         """The verdict in the table."""
         difference = self.peer.difference
         if not self.expected:
-            return "same, though said to differ" if self.same else "**differs**"
+            return "same, but listed as different" if self.same else "**differs**"
         return "same" if difference is None else f"differs: {difference.cause}"
 
 

@@ -1,7 +1,7 @@
 """The expected differences: the pairs of :mod:`parity.peers` with other formulas or precision.
 
 A pair that is not in the list must have the same formula. A pair in the list must differ, but by no
-more than the given distance. A difference that is gone fails, and so does one that has grown.
+more than the given distance. A difference that is gone or has grown is a failure.
 """
 
 from __future__ import annotations
