@@ -150,7 +150,7 @@ class Backend:
         raise NotImplementedError
 
     def sum_along(self, x: Leaves, axis: int) -> Leaves | None:
-        """Return :func:`optstudy_core.axes.axis_sum` in float64, or ``None`` if this is not faster."""
+        """Return :func:`optstudy_core.axes.axis_sum` in float64; ``None`` if not faster."""
         return None
 
     def matmul(self, x: Any, y: Any) -> Any:
