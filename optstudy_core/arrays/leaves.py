@@ -357,7 +357,7 @@ class Leaves(Operators):
 
     @property
     def count(self) -> int:
-        """How many leaves there are."""
+        """The number of leaves."""
         return len(self.values)
 
     @property
@@ -413,7 +413,7 @@ class Scalars(Leaves):
 
     @property
     def count(self) -> int:
-        """How many leaves there are."""
+        """The number of leaves."""
         return self._count
 
 
