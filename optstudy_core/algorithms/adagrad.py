@@ -1,4 +1,4 @@
-"""Adagrad: steps scaled by the sum of all squared gradients.
+"""Adagrad: steps divided by the root of the sum of all squared gradients.
 
     Sₜ = Sₜ₋₁ + gₜ²
     θₜ = θₜ₋₁ − (lr / (1 + (t − 1)·η))·gₜ / (√(τ + Sₜ) + ε)

@@ -3,8 +3,8 @@
     m̂ₜ = β₁·mₜ / (1 − β₁ᵗ⁺¹) + (1 − β₁)·gₜ / (1 − β₁ᵗ)
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε) − lr·λ·θₜ₋₁
 
-with mₜ and v̂ₜ of NAdam (`optstudy_core/algorithms/nadam.py`) without its schedule. For the
-decay of torch and Keras, with the schedule, use `nadam` with ``decoupled_weight_decay``.
+with mₜ and v̂ₜ of NAdam (`optstudy_core/algorithms/nadam.py`) without its schedule. For the decay
+of torch and Keras, with the schedule, use `nadam` with ``decoupled_weight_decay``.
 
 Source: NAdam of Dozat 2016 (`dozat2016incorporating`) with the decay of Loshchilov and Hutter 2019
 (`loshchilov2019decoupled`), combined in optax.

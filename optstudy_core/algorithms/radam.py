@@ -6,9 +6,9 @@
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ·rₜ·√(1 − β₂ᵗ) / (√vₜ + ε)      if ρₜ > ``threshold``
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ                                else
 
-torch adds ε before the bias correction of the root, optax after it (no ``eps_hat``):
-rₜ / (√(vₜ / (1 − β₂ᵗ)) + ε). The paper has no ε, and rectifies if ρₜ > 4. optax computes ρₜ in
-float32 with cancellation, and rectifies too early for β₂ ≥ 0.9999. Here ρₜ has double precision.
+torch adds ε before the bias correction of the root, optax after it (no ``eps_hat``): rₜ / (√(vₜ /
+(1 − β₂ᵗ)) + ε). The paper has no ε, and rectifies if ρₜ > 4. In float32, optax computes ρₜ with
+cancellation, and rectifies too early for β₂ ≥ 0.9999. Here ρₜ has double precision.
 
 Source: Liu et al. 2020, Algorithm 2 (`liu2020variance`).
 """

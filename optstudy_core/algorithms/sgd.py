@@ -5,9 +5,8 @@
     dₜ = bₜ                                 (uₜ + μ·bₜ with ``nesterov``)
     θₜ = θₜ₋₁ − lr·dₜ                       (θₜ₋₁ − dₜ with ``lr_in_momentum``)
 
-Source: Robbins and Monro 1951 (`robbins1951stochastic`); momentum: Polyak 1964
-(`polyak1964some`); both forms of momentum: Sutskever et al. 2013
-(`sutskever2013importance`).
+Source: Robbins and Monro 1951 (`robbins1951stochastic`); momentum: Polyak 1964 (`polyak1964some`);
+both forms of momentum: Sutskever et al. 2013 (`sutskever2013importance`).
 """
 
 from __future__ import annotations
