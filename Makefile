@@ -6,7 +6,7 @@ SITE := docs/_build/html
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(STATUS),--status)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study parity test test-all test-trainers test-versions evidence lint bench docs algorithm clean
+.PHONY: help setup study parity test test-all test-trainers test-xla-gpu test-versions evidence lint bench docs algorithm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,13 @@ test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in
 	.venv-trainers/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[trainers]'
 	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers
+
+test-xla-gpu: setup  ## compile the steps of JAX for a GPU, which need not be there, and search their PTX
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .xla-gpu $$($(BIN)/python -c "import jax; print( \
+		*(f'jax-cuda12-{x}=={jax.__version__}' for x in ('plugin', 'pjrt')))")
+	PYTHONPATH=.xla-gpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
+		$(PYTEST) -m 'slow or not slow' tests/xla_gpu
 
 VERSIONS ?= oldest newest
 TABLE := -m pytest --status tests/test_every_property.py
@@ -78,4 +85,4 @@ algorithm: setup  ## write what follows from a new file optstudy_core/algorithms
 	PYTHONPATH=tests/support $(BIN)/python -m new_algorithm $(NAME)
 
 clean:  ## remove .venv, the site and the runs
-	rm -rf .venv .venv-trainers .venv-oldest .venv-newest docs/_build runs
+	rm -rf .venv .xla-gpu .venv-trainers .venv-oldest .venv-newest docs/_build runs

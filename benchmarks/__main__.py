@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: ours and the peer's step in turn, and the ratio pair by pair."""
+"""``python -m benchmarks``: time steps of optstudy and of a peer in turn, with ratios of pairs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import optstudy_jax
 import optstudy_torch
 
 Sizes = Sequence["int | tuple[int, ...]"]
-"""Of each tensor, its elements or, where rows and columns matter, its shape."""
+"""For each tensor, the number of elements or, if rows and columns matter, the shape."""
 
 _BLOCK = [(2304, 768), (768, 768), (3072, 768), (768, 3072)]
 
@@ -58,16 +58,16 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "shampoo": {"update_interval": 10.0},
     "soap": {},
 }
-"""Hyperparameters by the name of the algorithm; what stands behind a comma tells cases apart."""
+"""Hyperparameters by the name of the algorithm; a text after a comma distinguishes cases."""
 
 TENSORS: dict[str, dict[str, Sizes]] = {"muon": MATRICES, "shampoo": SMALL, "soap": SMALL}
-"""What algorithms are measured on that multiply matrices."""
+"""The tensors for algorithms that multiply matrices."""
 
 TEN = ("shampoo", "soap")
-"""Algorithms of which ten steps are one, since they do most of their work at every tenth."""
+"""Algorithms timed by ten steps, because they do most of their work at every tenth step."""
 
 FUSED = ("sgd, plain", "sgd", "adam", "adamw")
-"""Algorithms that torch.optim has as one kernel."""
+"""Algorithms with a fused kernel in torch.optim."""
 
 PAIRS = (
     "torch / torch.optim",
@@ -80,7 +80,7 @@ Step = Callable[[], None]
 
 
 class HandLion(torch.optim.Optimizer):
-    """Lion as one would write it for torch, which has none: its operations on lists."""
+    """Lion written with operations of torch on lists, because torch.optim has no Lion."""
 
     def __init__(self, params: Any, lr: float, **_: Any) -> None:
         super().__init__(params, {"lr": lr})
@@ -104,7 +104,7 @@ class HandLion(torch.optim.Optimizer):
 
 
 def torch_step(ours: bool, name: str, shapes: Sizes, device: str = "cpu", **options: Any) -> Step:
-    """Return a step of a torch optimizer, ours or torch's, with constant gradients."""
+    """Return a step of an optimizer of optstudy or torch, with constant gradients."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(_draw(n, generator).to(device)) for n in shapes]
     for p in params:
@@ -126,7 +126,7 @@ def torch_step(ours: bool, name: str, shapes: Sizes, device: str = "cpu", **opti
 
 
 def _peer(name: str) -> Any:
-    """Return what an algorithm is compared with that torch.optim does not have."""
+    """Return the peer of an algorithm that torch.optim does not have."""
     if name == "lion":
         return HandLion
     import pytorch_optimizer
@@ -187,7 +187,7 @@ Pair = Callable[[str, Sizes], tuple[Step, Step]]
 
 
 def pairs(device: str = "cpu") -> dict[str, Pair]:
-    """Return what is compared: ours first."""
+    """Return the compared pairs by name, optstudy first."""
 
     def torch_pair(name: str, shapes: Sizes, **options: Any) -> tuple[Step, Step]:
         fused = {"fused": True} if options.get("compile") and name in FUSED else {}
@@ -232,7 +232,7 @@ def _wait() -> None:
 
 
 def bandwidth(device: str = "cpu") -> float:
-    """Return how many bytes a second torch copies, read and written, of 256 MB."""
+    """Return the bytes a second that torch reads and writes in a copy of 256 MB."""
     x = torch.ones(64_000_000, device=device)
     y = torch.empty_like(x)
     times = []
@@ -245,7 +245,7 @@ def bandwidth(device: str = "cpu") -> float:
 
 
 def moved(name: str, size: int) -> int:
-    """Return how many bytes a step must move: p and state read and written, the gradient read."""
+    """Return the bytes that a step must move: p and state read and written, the gradient read."""
     algorithm = optstudy_core.ALGORITHMS[algorithm_of(name)]
     values = algorithm.resolve(None, ALGORITHMS[name])
     state = algorithm.start(np.zeros((40, size // 40), np.float32), values)
@@ -254,7 +254,7 @@ def moved(name: str, size: int) -> int:
 
 
 def about() -> dict[str, Any]:
-    """Return on what is measured."""
+    """Return the machine and the versions."""
     found: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
@@ -273,7 +273,7 @@ def about() -> dict[str, Any]:
 
 
 def tensors(name: str) -> dict[str, Sizes]:
-    """Return what an algorithm is measured on."""
+    """Return the tensors of an algorithm."""
     return TENSORS.get(name, SHAPES)
 
 
@@ -289,7 +289,7 @@ def speed(
     work = [(p, n, s) for p in chosen for n in names for s in tensors(n)]
     for pair, name, shapes in track(work, console=Console(stderr=True), transient=True):
         if "compile=" in pair and name in TENSORS:
-            continue  # the products are the library's in any case
+            continue  # both use the same products of a library
         if name in TEN and not (pair.startswith("torch /") and find_spec("pytorch_optimizer")):
             continue  # optax does not have it, or there is no peer
         sizes = tensors(name)[shapes]
@@ -310,11 +310,11 @@ def main() -> int:
         default=";".join(ALGORITHMS),
         help=f"with semicolons between (default {';'.join(ALGORITHMS)})",
     )
-    parser.add_argument("--device", default="cpu", help="of torch's tensors (default cpu)")
+    parser.add_argument("--device", default="cpu", help="device of torch tensors (default cpu)")
     parser.add_argument(
-        "--pairs", nargs="+", default=PAIRS, metavar="PAIR", help=f"of {'; '.join(PAIRS)}"
+        "--pairs", nargs="+", default=PAIRS, metavar="PAIR", help=f"from {'; '.join(PAIRS)}"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
@@ -328,7 +328,7 @@ def main() -> int:
                 parser.error(f"{option} = {name!r}: allowed are {'; '.join(known)}")
     rows = speed(arguments.rounds, names, arguments.device, arguments.pairs)
     console = Console()
-    title = "Time of a step: median, and the ratio's quartiles"
+    title = "Time of a step: medians, and quartiles of the ratio"
     table = Table(title=title, title_justify="left", box=None)
     headings = ("pair", "algorithm", "tensors", "ours ms", "peer ms", "ratio", "quartiles", "copy")
     for heading in headings:
@@ -336,7 +336,7 @@ def main() -> int:
     for row in rows:
         table.add_row(*cells(row))
     console.print(table)
-    console.print("copy: the share of the speed of copying that the bytes of a step come to")
+    console.print("copy: the speed of a step relative to a plain copy of memory")
     facts = about() | {"rounds": arguments.rounds}
     console.print(", ".join(f"{k} {v}" for k, v in facts.items()))
     if arguments.json is not None:

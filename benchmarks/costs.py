@@ -1,4 +1,4 @@
-"""``python -m benchmarks.costs``: memory, time of imports and of compiling, time per parameter."""
+"""``python -m benchmarks.costs``: memory, time of imports and compilation, time per parameter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMPORTS = {
 
 
 def memory(kind: str, parameters: int) -> dict[str, float]:
-    """Return what steps of Adam need, in MiB, beside parameters, gradients and two moments."""
+    """Return the memory of Adam in MiB, besides parameters, gradients and two moments."""
     from . import __main__ as benchmarks
 
     shapes = [parameters // 4] * 2 + [20_000] * (parameters // 40_000)
@@ -82,10 +82,10 @@ def _child(*arguments: str, **variables: str) -> Any:
 
 
 def imports(rounds: int) -> list[dict[str, Any]]:
-    """Return how long an import takes after that of what it is made for.
+    """Return the times of imports after the libraries that they need are imported.
 
-    A part of it may be a collection of garbage, of what was imported before. Modules are compiled
-    by Python once, when a package is installed, so the first import is not counted.
+    The time may include a garbage collection of these libraries. The first import is not counted,
+    because Python compiles modules once, when a package is installed.
     """
     kept = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
 
@@ -117,7 +117,7 @@ print(json.dumps([1e3 * whole, 1e3 * (sum(times[1::2]) - sum(times[::2]))]))
 
 
 def first_step(name: str) -> dict[str, float]:
-    """Return how long a first compiled step takes, and six more of other sizes."""
+    """Return the time of a first compiled step, and of six more with other sizes."""
     from . import __main__ as benchmarks
 
     step = benchmarks.torch_step(True, name, [1_000_000, *[20_000] * 20], compile=True)
@@ -133,7 +133,7 @@ def first_step(name: str) -> dict[str, float]:
 
 
 def compilation() -> list[dict[str, Any]]:
-    """Return :func:`first_step` without what the compiler keeps on disk, and with it."""
+    """Return :func:`first_step` with an empty cache on disk and with a filled cache."""
     from . import __main__ as benchmarks
 
     rows = []
@@ -146,7 +146,7 @@ def compilation() -> list[dict[str, Any]]:
 
 
 def jax_compilation(count: int = 400) -> list[dict[str, Any]]:
-    """Return how long JAX traces and compiles a step of many tensors of 64, ours and optax's."""
+    """Return the time to trace and compile a step of many tensors of 64, also for optax."""
     import optax
 
     import optstudy_jax
@@ -166,7 +166,7 @@ def jax_compilation(count: int = 400) -> list[dict[str, Any]]:
 
 
 def growth(rounds: int) -> list[dict[str, Any]]:
-    """Return nanoseconds a parameter of Adam for one tensor of growing size."""
+    """Return the nanoseconds of Adam for each parameter, for one tensor of growing size."""
     import optstudy_jax
 
     from . import __main__ as benchmarks
@@ -226,7 +226,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Return all figures."""
+    """Return all results."""
     return {
         "memory": {kind: median_memory(kind) for kind in KINDS},
         "imports": imports(rounds),
@@ -239,7 +239,7 @@ def measure(rounds: int) -> dict[str, Any]:
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks.costs", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="of each measurement (default 10)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds (default 10)")
     parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--first-step", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.long_runs``: what a long run keeps, at its start, middle and end.
+"""``python -m benchmarks.long_runs``: the resources of a long run at its start, middle and end.
 
-Steps: of small models whose shapes change every hundred steps, with a new optimizer each time (of
-several algorithms in turn) and another rate at every step. Epochs: of one model, each recorded in
-a run's folder. Memory, file descriptors and tables should be the same in the middle and at the end,
-but for the rows of the epochs, which a recorder keeps.
+The steps train small models. Every hundred steps have other shapes and a new optimizer (several
+algorithms in turn), and every step has another rate. The epochs train one model, and each is
+recorded in the folder of a run. Memory, file descriptors and tables should be the same in the
+middle and at the end, except for the rows of the epochs in the recorder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def steps(count: int) -> Iterator[None]:
             make = from_core(ALGORITHMS[number % len(ALGORITHMS)])
             given: dict[str, Any] = {"lr": 1e-3, "compile": None if number % 2 else False}
             if make is optstudy_torch.Muon:
-                given["dialect"] = "paper"  # torch's takes no vectors
+                given["dialect"] = "paper"  # the dialect torch refuses vectors
             optimizer = make(model.parameters(), **given)
         optimizer.param_groups[0]["lr"] = 1e-3 / (1 + i)
         optimizer.zero_grad()
@@ -76,7 +76,7 @@ def epochs(count: int, folder: Path) -> Iterator[None]:
 
 
 def found() -> Figures:
-    """Return what the process keeps: memory and descriptors where the system tells them."""
+    """Return the resources of the process; memory and descriptors if the system reports them."""
     figures: Figures = {}
     status, descriptors = Path("/proc/self/statm"), Path("/proc/self/fd")
     if status.exists():
@@ -93,7 +93,7 @@ def found() -> Figures:
 
 
 def watched(run: Callable[[int], Iterator[None]], warm_up: int, count: int) -> dict[str, Any]:
-    """Return what is kept after the warm-up, in the middle and at the end, and the seconds."""
+    """Return the resources after the warm-up, in the middle and at the end, and the seconds."""
     begin = time.perf_counter()
     seen = []
     marks = {warm_up, (warm_up + count) // 2, count}
@@ -110,7 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.long_runs", description=__doc__)
     parser.add_argument("--steps", type=int, default=20_000, help="default 20,000")
     parser.add_argument("--epochs", type=int, default=2_000, help="default 2,000")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
     arguments = parser.parse_args()
     for name, least in (("steps", WARM_UP + 2), ("epochs", WARM_UP_EPOCHS + 2)):
         if getattr(arguments, name) < least:

@@ -1,12 +1,11 @@
-"""``python -m benchmarks.recorder``: what recording costs, with and without it in turn.
+"""``python -m benchmarks.recorder``: the cost of recording, timed with and without in turn.
 
-Epochs: AllCNN of PV-finder, an epoch of so many batches that is run in full. A longer epoch (the
-published one has 240,000 events) costs less by as much as it is longer, but for what each step
-adds, which is measured apart. Steps: forward, backward and Adam of a perceptron with 16 million
-parameters, with the usual quantities of a step. Both also of the small network of the digits, whose
-steps take a fraction of a millisecond: there calls count, not elements. The quantities with an
-interval of their own are timed beside a step of the network of the digits, each alone in every
-step.
+Epochs: full epochs of AllCNN of PV-finder. In a longer epoch (the published epoch has 240,000
+events) the relative cost is smaller in proportion, except for the cost of each step, which is
+measured separately. Steps: forward, backward and Adam of a perceptron with 16 million parameters,
+with the usual quantities of a step. Both are also measured for the small network of the digits. Its
+steps take a fraction of a millisecond, so calls count more than elements. Quantities with a
+separate interval are timed one by one at every step of the network of the digits.
 """
 
 from __future__ import annotations
@@ -89,10 +88,10 @@ def _step(model: Any, optimizer: Any, loss_function: Any, x: Any, y: Any) -> Ste
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc hand out again what was freed, instead of pages that are new to the process.
+    """Let glibc reuse freed memory instead of new pages.
 
-    Otherwise some gradients, in some steps, are made in new pages: up to a tenth of a step, by
-    chance, with a recorder and without.
+    Otherwise some gradients are in new pages in some steps, with and without a recorder, which
+    takes up to a tenth of a step.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -119,7 +118,7 @@ def _summary(times: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def _in_turn(recorded: Callable[[], Any], bare: Callable[[], Any], rounds: int) -> dict[str, float]:
-    """Time both in turn, each first every other time."""
+    """Time both in turn, in alternating order."""
     for function in (recorded, bare):
         function()
     times = []
@@ -132,7 +131,7 @@ def _in_turn(recorded: Callable[[], Any], bare: Callable[[], Any], rounds: int) 
 
 
 def epochs(rounds: int, made: Made, batches: int, **options: Any) -> dict[str, float]:
-    """Return what recording each epoch costs: an epoch in full, with and without."""
+    """Return the cost of recording each epoch: a full epoch with and without recording."""
     model, optimizer, step = made()
 
     def bare() -> None:
@@ -140,7 +139,7 @@ def epochs(rounds: int, made: Made, batches: int, **options: Any) -> dict[str, f
             step()
 
     def recorded() -> None:
-        # The recorder is made, and its hooks removed, outside the other half's time; within this.
+        # The time with recording includes making the recorder and removing its hooks.
         with optstudy_torch.Recorder(model, optimizer, **options) as recorder:
             for _ in range(batches):
                 recorder.step(step())
@@ -158,7 +157,7 @@ def epochs(rounds: int, made: Made, batches: int, **options: Any) -> dict[str, f
 def steps(
     rounds: int, made: Made, step_names: Sequence[str] = STEP, **options: Any
 ) -> dict[str, float]:
-    """Return what recording each step costs."""
+    """Return the cost of recording each step."""
     twins = [made() for _ in range(2)]
     model, optimizer, step = twins[0]
     with optstudy_torch.Recorder(
@@ -189,7 +188,7 @@ def peak(kind: str, batch: int) -> float:
             if i % 3 == 2:
                 recorder.end_epoch()
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage knows the peak of the parent, where that is higher
+    if status.exists():  # getrusage may return the peak of the parent
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -217,7 +216,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=32, help="a batch of AllCNN (default 32)")
     parser.add_argument("--batches", type=int, default=10, help="an epoch of AllCNN (default 10)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
     parser.add_argument("--peak", choices=("bare", "epochs", "steps"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rounds < 2:

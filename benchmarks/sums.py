@@ -1,7 +1,7 @@
-"""``python -m benchmarks.sums``: exact sums and plain ones in turn, and the ratio pair by pair.
+"""``python -m benchmarks.sums``: time exact sums and plain sums in turn, with ratios of pairs.
 
-The plain dot product is what one would write in that library: the sum of products of float64
-copies. "host" is ``optstudy_core.geometry`` on NumPy arrays, torch's CPU tensors or JAX arrays.
+The plain dot product is the usual code in the library: the sum of products of float64 copies.
+"host" is ``optstudy_core.geometry`` on NumPy arrays, CPU tensors of torch or JAX arrays.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def pairs(name: str, size: int, plain: str) -> dict[str, tuple[Step, Step]]:
     """Return the exact and the plain sum for each kind of array.
 
     Args:
-        name: of :data:`SUMS`.
-        size: of the vectors.
-        plain: of :data:`PLAIN`; the library's own are norms and dot products.
+        name: a name in :data:`SUMS`.
+        size: the size of the vectors.
+        plain: a name in :data:`PLAIN`; the library has norms and dot products.
     """
     x, y = numbers(size)
     arrays = {
@@ -66,7 +66,7 @@ def pairs(name: str, size: int, plain: str) -> dict[str, tuple[Step, Step]]:
     found = {}
     for kind, (module, vectors) in arrays.items():
         given = vectors[:1] if name == "norm" else vectors
-        # The angle of JAX arrays ends on the host; its work is that of the chords.
+        # The last step of the angle of JAX arrays is on the host; time the chords instead.
         function = getattr(module, "chords" if (kind, name) == ("JAX, jit", "angle") else name)
         exact = _waiting(function, *given)
         if plain == "exact=False":
@@ -77,7 +77,7 @@ def pairs(name: str, size: int, plain: str) -> dict[str, tuple[Step, Step]]:
 
 
 def _own(kind: str) -> Callable[[Any, Any], Any]:
-    """Return a dot product in float64 as one would write it."""
+    """Return a dot product in float64, in the usual code."""
     if kind.startswith("torch"):
         return lambda x, y: (x.double() * y.double()).sum()
     if kind == "JAX, jit":
@@ -114,8 +114,8 @@ def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks.sums", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="counted pairs (default 15)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="entries of a vector")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="elements of a vector")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")

@@ -1,4 +1,4 @@
-"""What the core computes with in JAX: its operations, exact sums, loops and branches."""
+"""The backend of the core in JAX: operations, exact sums, loops and branches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._sums import each_on_device, on_device
 
 
 class JAX(Operations):
-    """All that a rule asks of a library."""
+    """All operations that a rule needs."""
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Node]]) -> Any:
         return on_device(function, True, [[leaving(x) for x in vector] for vector in vectors])
@@ -32,13 +32,13 @@ class JAX(Operations):
         if is_maximum(function) and is_traced(arrays[0]) and are_on_a_mesh(arrays):
             return Node(over_devices(function, arrays[0]), PLAIN)
         result = function(*arrays)
-        # Parts of a vector of rows and columns, which all devices have, are theirs to cut.
+        # All devices have the vector of rows and columns, so each can cut it.
         return Node(whole(result) if arrays[0].ndim == 1 else result, PLAIN)
 
     def in_double(
         self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
     ) -> Leaves:
-        if axis is not None:  # the order of a sum's terms is known: they meet on one device
+        if axis is not None:  # the order of the terms is fixed, so one device needs all of them
             trees = tuple(
                 Leaves([x._replace(value=whole_along(x.value, axis)) for x in tree.values], self)
                 for tree in trees
@@ -46,7 +46,7 @@ class JAX(Operations):
         return super().in_double(function, *trees, axis=axis)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Node) -> Node:
-        dtype = leaves[0].dtype  # JAX keeps `compute`, which must hold no array that is traced
+        dtype = leaves[0].dtype  # JAX keeps `compute`, which must not hold a traced array
 
         def compute(*arrays: Any) -> Any:
             with jax.enable_x64(True):
@@ -93,10 +93,10 @@ BACKEND: Final = JAX()
 
 
 def working_dtype(dtype: Any) -> Any:
-    """Return the dtype in which a parameter's step is computed and its state kept.
+    """Return the working dtype of a parameter, for its step and state.
 
     Raises:
-        TypeError: if there is none.
+        TypeError: if the dtype has no working dtype.
     """
     if dtype == jnp.float64:
         return jnp.float64

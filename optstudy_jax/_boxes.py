@@ -1,9 +1,9 @@
-"""Parameters of Flax that lie in boxes, which say how they are sharded.
+"""Parameters of Flax in boxes, which describe the sharding.
 
 ``nn.with_partitioning`` of Linen puts a parameter into a box with the names of its axes, and nnx
-has each in a ``Variable``. A rule computes on what is inside. Its steps are in boxes like the
-parameters, and so are the fields of the state that have a parameter's shape; rows, columns and
-factors of matrices have other axes, and are in none.
+puts each parameter into a ``Variable``. A rule computes with the contents. Its steps are in boxes
+like the parameters, and so are fields of the state with the shape of a parameter. Rows, columns and
+factors of matrices have other axes and are not in boxes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _has_boxes(tree: Any) -> bool:
 
 
 def opened(tree: Any) -> Any:
-    """Return a tree with what is in its boxes."""
+    """Return a tree with the contents of its boxes."""
 
     def inside(x: Any) -> Any:
         return next(iter(jax.tree.leaves(x)), None) if _is_box(x) else x
@@ -40,13 +40,13 @@ def opened(tree: Any) -> Any:
 
 
 def _closed(tree: Any, like: Any) -> Any:
-    """Return a tree in boxes like those of another tree; what has another shape is in none."""
+    """Return a tree in boxes like another tree; arrays of other shapes are not in boxes."""
 
     def own(box: Any, x: Any) -> Any:
         if not _is_box(box):
             return x
         leaves, structure = jax.tree.flatten(box)
-        if not leaves:  # what tools of optax put in the place of a parameter
+        if not leaves:  # a placeholder of optax for a parameter
             return box
         if x is None or leaves[0].shape != x.shape:
             return x
@@ -56,7 +56,7 @@ def _closed(tree: Any, like: Any) -> Any:
 
 
 def _state(state: Any, like: Any) -> Any:
-    """Return a state whose fields are in boxes like the parameters."""
+    """Return a state with fields in boxes like the parameters."""
 
     def structure_of(x: Any) -> Any:
         return jax.tree.structure(x, is_leaf=lambda x: x is None)

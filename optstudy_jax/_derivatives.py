@@ -1,13 +1,13 @@
-"""Derivatives of what is computed from bits: exact sums, sliced products, roots of matrices.
+"""Derivatives of operations on bits: exact sums, sliced products, roots of matrices.
 
-Bits have no derivative, and a loop that runs until it is near enough none in reverse mode. So each
-of these has the derivative of what it stands for: a sum that of the plain sum, a product that of
-the product, a root of a matrix that of its defining equation. Eigenvectors have none where
-eigenvalues are equal, and are refused. The derivative of √x at 0 is 0. All other operations of a
-formula have JAX's own derivatives: that of a sign is 0.
+Operations on bits have no derivative, and a loop with a stopping test has none in reverse mode. So
+an exact sum has the derivative of the plain sum, a sliced product that of the product, and a root
+of a matrix that of its defining equation. Eigenvectors are refused, because they have no derivative
+at equal eigenvalues. The derivative of √x at 0 is 0. All other operations of a formula have the
+derivatives of JAX; that of a sign is 0.
 
-What is linear in the tangents is computed in the arrays' own dtypes, so reverse mode does not meet
-float64 where it is switched off.
+Operations that are linear in the tangents use the dtypes of the arrays, so reverse mode does not
+need float64.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from optstudy_core.arrays.eigen import householder, jacobi
 from optstudy_core.arrays.matrix import coupled_root, sliced_product
 
 Rule = Callable[[Sequence[Any], Any, Sequence[Any]], Any]
-"""From the arrays, the result and the tangents of the arrays, the tangent of the result."""
+"""A function of arrays, their result and their tangents: the tangent of the result."""
 
 
 def with_derivative(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
-    """Return a function of arrays that has another derivative than its operations."""
+    """Return a function of arrays with the derivative of a rule."""
     known = jax.custom_jvp(function)
 
     @known.defjvp
@@ -39,7 +39,7 @@ def with_derivative(function: Callable[..., Any], rule: Rule) -> Callable[..., A
 
 
 def rule_of(function: Callable[..., Any]) -> Rule | None:
-    """Return the rule of a function of matrices, ``None`` if its operations have derivatives."""
+    """Return the rule of a function of matrices; ``None`` if its operations have derivatives."""
     own = function.func if isinstance(function, functools.partial) else function
     found = _RULES.get(own)
     if found is None:
@@ -52,8 +52,8 @@ def of_sum(plain: Callable[..., Any]) -> Rule:
     """Return the rule of a sum over columns of arrays.
 
     Args:
-        plain: the same sum of the same columns, of operations that have derivatives; it is called
-            where float64 is enabled.
+        plain: a function for the same sum of the same columns, with differentiable operations; it
+            is called with float64 enabled.
     """
 
     def rule(columns: Sequence[Any], result: Any, tangents: Sequence[Any]) -> Any:
@@ -71,9 +71,9 @@ def of_sum(plain: Callable[..., Any]) -> Rule:
 
 
 def of_root(arrays: Sequence[Any], result: Any, tangents: Sequence[Any]) -> Any:
-    """Return the tangent of √x, 0 where x is 0.
+    """Return the tangent of √x, and 0 where x is 0.
 
-    There it has no derivative, but what formulas make of it has: a moment is 0 with its gradient,
+    √x has no derivative at 0, but formulas with √x do: a moment is 0 together with its gradient,
     and g / (|g| + ε) has the derivative 1 / ε at 0.
     """
     del arrays
@@ -105,11 +105,11 @@ def _product(arrays: Any, result: Any, tangents: Any, slices: int) -> Any:
 def _root(arrays: Any, result: Any, tangents: Any, order: int) -> Any:
     """Return the tangent of A to the power −1/p.
 
-    With the root's eigenvectors V and eigenvalues r, whose powers −p are those of A,
+    The root has the eigenvectors V and the eigenvalues r, and A has the eigenvalues r⁻ᵖ:
 
         V·(F ∘ (Vᵀ·dA·V))·Vᵀ,    Fᵢⱼ = −(rᵢ·rⱼ)ᵖ / Σₖ rᵢᵏ·rⱼᵖ⁻¹⁻ᵏ
 
-    where F has the divided differences without a difference that could cancel.
+    F has the divided differences, without cancellation.
     """
     del arrays
     with jax.enable_x64(True):

@@ -1,12 +1,12 @@
-"""Exact sums over what the devices of a mesh hold together, all of a pass at once.
+"""Exact sums over arrays on a mesh of devices, all sums of a pass at once.
 
-A sum is a few passes over its vectors: the largest magnitude, then whole numbers. Each device
-passes over its part, and one all-reduce joins what all sums of a pass have found, along all axes of
-the mesh: maxima, or integers modulo 2⁶⁴, exact in any order. XLA by itself would gather each number
-of each leaf along each axis.
+A sum is a few passes over its vectors: the largest magnitude, then integers. Each device passes
+over its part. One all-reduce along all axes of the mesh joins the results of all sums of a pass:
+maxima, or integers modulo 2⁶⁴, exact in any order. XLA alone would gather each number of each leaf
+along each axis.
 
-A function of the core that needs such a pass is ended there and called again once the pass is
-joined; what it computes twice is the same, and XLA keeps one.
+A function of the core that needs such a pass stops there, and is called again after the pass is
+joined. XLA removes the repeated operations.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ._parts import Cuts, on_parts
 from ._passes import Traced
 
 OfShares = Callable[[Any, Traced], Any]
-"""From the columns of a row and a library, what is summed of it."""
+"""A function of the columns of a row and a library: the sum of the row."""
 
 _JOIN = {"max": jax.lax.pmax, "sum": jax.lax.psum}
 _NOT_NEGATIVE = np.iinfo(np.int64).max
 
 
 def joined(of_shares: OfShares, of_row: Callable[[Any], Any], rows: Sequence[Any]) -> Any:
-    """Return what is summed of each row of arrays, which lie on a mesh.
+    """Return the sums of rows of arrays on a mesh.
 
     Args:
-        of_shares: it.
-        of_row: the same of whole arrays.
-        rows: columns of arrays each.
+        of_shares: a function for the sum of a row from shares.
+        of_row: a function for the sum of a row of whole arrays.
+        rows: the rows; each has columns of arrays.
     """
     arrays, structure = jax.tree.flatten(rows)
     results = jax.tree.structure(jax.eval_shape(lambda rows: list(map(of_row, rows)), rows))
@@ -67,11 +67,12 @@ class _Waiting(Exception):  # noqa: N818
 
 
 class _Share(Traced):
-    """Passes over what one device holds.
+    """Passes over the part of one device.
 
     Args:
-        count: how many terms a sum has on all devices.
-        counted: of each leaf, whether what this device holds counts: of copies one does.
+        count: the number of terms of a sum on all devices.
+        counted: for each leaf, whether the part of this device counts; of several copies one
+            counts.
     """
 
     def __init__(self, count: int, counted: Sequence[Any]) -> None:
@@ -81,16 +82,16 @@ class _Share(Traced):
         self.asked: tuple[str, list[Any]] = "", []
 
     def call(self, of_shares: OfShares, columns: Any) -> Any:
-        """Return what is summed of columns.
+        """Return the sum of columns.
 
         Raises:
-            _Waiting: if it needs what is ``asked``, to be given to :meth:`tell`.
+            _Waiting: if the sum needs the joined ``asked``, see :meth:`tell`.
         """
         self._next = 0
         return of_shares(columns, self)
 
     def tell(self, values: Sequence[Any]) -> None:
-        """Take what was asked, of all devices."""
+        """Store the joined ``asked`` of all devices."""
         self._known.append(list(values))
 
     def _joined(self, operation: str, values: Callable[[], list[Any]]) -> list[Any]:
@@ -106,7 +107,7 @@ class _Share(Traced):
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         def own() -> list[Any]:
             found = super(_Share, self).largest(terms, vectors)
-            # As integers, of which NaN is the largest: libraries' maxima may lose it.
+            # As integers, with NaN as the largest, because a maximum of floats may lose NaN.
             return [to_bits(self.unwrap(x)) & _NOT_NEGATIVE for pair in found for x in pair]
 
         values = [self.wrap(from_bits(x)) for x in self._joined("max", own)]
@@ -122,7 +123,7 @@ class _Share(Traced):
 def _together(
     of_shares: OfShares, shares: Sequence[_Share], rows: Sequence[Any], along: Sequence[str]
 ) -> list[Any]:
-    """Return what is summed of each row, pass by pass."""
+    """Return the sum of each row, pass by pass."""
     results: list[Any] = [None] * len(rows)
     waiting = list(range(len(rows)))
     while waiting:
@@ -139,7 +140,7 @@ def _together(
 
 
 def _join(operation: str, shares: Sequence[_Share], along: Sequence[str]) -> None:
-    """Tell shares what all devices have found."""
+    """Join the requests of shares over all devices."""
     values = [x for share in shares for x in share.asked[1]]
     if along and values:
         values = list(_JOIN[operation](jnp.stack(values), along))
@@ -149,7 +150,7 @@ def _join(operation: str, shares: Sequence[_Share], along: Sequence[str]) -> Non
 
 
 def _is_first(along: Sequence[str], cut: Sequence[tuple[str, ...]]) -> Any:
-    """Return whether this device is the first of those that hold a copy."""
+    """Return whether this device is the first with a copy."""
     found = jnp.asarray(True)
     for name in along:
         if not any(name in own for own in cut):

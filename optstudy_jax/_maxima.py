@@ -1,8 +1,8 @@
 """Maxima along axes of arrays on a mesh, all in one all-reduce.
 
-Each device puts the maxima of its part where they belong among those of the whole array, and all
-join them. What is joined are integers in the order of the floats, with NaN as the largest: a
-maximum of floats over devices may lose NaN.
+Each device writes the maxima of its part at their place in the whole array, and all devices join
+the arrays. The maxima are joined as integers in the order of the floats, with NaN as the largest,
+because a maximum of floats over devices may lose NaN.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ._parts import Cuts, on_parts
 
 
 def is_maximum(function: Callable[..., Any]) -> TypeGuard[functools.partial[Any]]:
-    """Return whether a function that picks elements picks the largest."""
+    """Return whether a function that selects elements is a maximum."""
     return isinstance(function, functools.partial) and function.func is _rest_max
 
 
 def over_devices(function: functools.partial[Any], x: Any) -> Any:
-    """Return what :func:`is_maximum` tells of, of a traced array on a mesh."""
+    """Return the maximum (see :func:`is_maximum`) of a traced array on a mesh."""
     axis = function.keywords["axis"]
 
     def of_parts(sizes: dict[str, int], cuts: Cuts, part: Any) -> Any:
@@ -61,7 +61,7 @@ def _float(x: Any, dtype: Any) -> Any:
 
 
 def _turned(bits: Any) -> Any:
-    """Turn the order of negative floats' bits around, and back."""
+    """Reverse the order of the bits of negative floats, and back."""
     info = np.iinfo(bits.dtype)
     return bits ^ (
         (bits >> np.asarray(info.bits - 1, bits.dtype)) & np.asarray(info.max, bits.dtype)

@@ -1,12 +1,12 @@
-"""Leaves on a mesh of devices: where a state lies, and rules that need whole rows and columns.
+"""Leaves on a mesh of devices: sharding of states, and rules that need whole rows and columns.
 
-A state lies where its parameters lie. A compiled ``init`` reads no parameter, so the compiler has
-to be told; else it would put all of it on one device.
+A state has the sharding of its parameters. A compiled ``init`` reads no parameter, so the compiler
+needs the sharding; otherwise it would put the state on one device.
 
-A rule of matrices gets each gradient, and each field of the state, whole on every device: one
-gathering of each in its own dtype, where the compiler would gather, permute and sum float64 parts
-of it again and again. Results are cut as the parameters are. Other rules of rows and columns have
-whole what is summed along an axis, along that axis.
+A rule of matrices gets each gradient and each field of the state whole on every device: each is
+gathered once in its own dtype. The compiler alone would gather, permute and sum float64 parts many
+times. Results are sharded like the parameters. Other rules of rows and columns gather arrays only
+along the axis of a sum.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from optstudy_core import Algorithm
 shard_alike: Any
 try:
     from jax.experimental.shard_alike import shard_alike
-except ImportError:  # JAX 0.12 has it no more
+except ImportError:  # removed in JAX 0.12
     shard_alike = None
 
 Update = Callable[..., tuple[Any, Any]]
-"""Of a transformation."""
+"""The ``update`` of a transformation."""
 
 
 def mesh_of(x: Any) -> Any:
-    """Return the mesh of several devices on which an array lies; ``None``: not known, or none."""
+    """Return the mesh of an array on several devices; ``None`` if unknown, or without a mesh."""
     if not isinstance(x, jax.Array):
         return None
     sharding = jax.typeof(x).sharding if is_traced(x) else x.sharding
@@ -41,7 +41,7 @@ def mesh_of(x: Any) -> Any:
 
 
 def first_mesh(arrays: Iterable[Any]) -> Any:
-    """Return the mesh of the first array that lies on one, or ``None``."""
+    """Return the mesh of the first array on a mesh, or ``None``."""
     return next((mesh for mesh in map(mesh_of, arrays) if mesh is not None), None)
 
 
@@ -55,7 +55,7 @@ def _is_explicit(mesh: Any) -> bool:
 
 
 def like(x: Any, place: Any) -> Any:
-    """Return an array where another of its shape lies."""
+    """Return an array with the sharding of another array of the same shape."""
     mesh = mesh_of(place)
     if mesh is None or not isinstance(x, jax.Array) or x.shape != place.shape:
         return x
@@ -68,18 +68,18 @@ def like(x: Any, place: Any) -> Any:
 
 
 def _chosen(x: Any, place: Any) -> Any:
-    """Return an array, of which the compiler cannot know that nothing of the other is in it."""
+    """Return an array that seems to depend on another array, as far as the compiler knows."""
     never = jax.lax.optimization_barrier(np.zeros((), bool))
     return jax.numpy.where(never, place.astype(x.dtype), x)
 
 
 def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
-    """Return a new state that lies where the parameters lie, what is like none on all devices."""
+    """Return a new state with the sharding of the parameters; other arrays are on all devices."""
     mesh = first_mesh(leaves)
     if mesh is None:
         return state
     if any(map(is_traced, leaves)):
-        # Results of the parameters are made on their devices.
+        # Results from parameters are on the devices of the parameters.
         state = jax.lax.optimization_barrier((state, [*leaves]))[0]
     else:
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
@@ -87,7 +87,7 @@ def laid_out(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
 
 
 def whole(x: Any) -> Any:
-    """Return an array, all of it on every device of its mesh."""
+    """Return an array, whole on every device of its mesh."""
     mesh = mesh_of(x)
     if mesh is None or not x.shape:
         return x
@@ -95,12 +95,12 @@ def whole(x: Any) -> Any:
     if _is_explicit(mesh):
         return jax.sharding.reshard(x, everywhere)
     if not is_traced(x):
-        return x  # each operation finds its own way
+        return x  # each operation chooses the sharding
     return jax.lax.with_sharding_constraint(x, everywhere)
 
 
 def whole_along(x: Any, axis: int) -> Any:
-    """Return an array that is not cut along an axis; along others the compiler may cut it."""
+    """Return an array that is not sharded along an axis; other axes may be sharded."""
     mesh = mesh_of(x)
     if mesh is None or _is_explicit(mesh) or not is_traced(x):
         return x
@@ -110,7 +110,7 @@ def whole_along(x: Any, axis: int) -> Any:
 
 
 def on_host(x: Any) -> np.ndarray:
-    """Return an array of NumPy; of one that several processes hold, all of them have to call."""
+    """Return a NumPy array; all processes with parts of the array must call this function."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         everywhere = NamedSharding(mesh_of(x), PartitionSpec())
         x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
@@ -118,7 +118,7 @@ def on_host(x: Any) -> np.ndarray:
 
 
 def on_meshes(update: Update, algorithm: Algorithm) -> Update:
-    """Let the ``update`` of a rule of rows and columns take leaves on a mesh."""
+    """Let the ``update`` of a rule of rows and columns accept leaves on a mesh."""
 
     @functools.wraps(update)
     def run(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
@@ -137,7 +137,7 @@ def on_meshes(update: Update, algorithm: Algorithm) -> Update:
 
 
 def _gathered(update: Update, leaves: Any, treedef: Any, args: Any, extra: Any) -> tuple[Any, Any]:
-    """Return what an ``update`` makes of whole arrays, cut."""
+    """Return the sharded result of an ``update`` of whole arrays."""
     args, extra = jax.tree.map(whole, (args, extra))
     steps, new = jax.tree.map(whole, update(*args, **extra))
     return _steps_like(leaves, treedef, steps), _cut(new, leaves, treedef)
@@ -146,7 +146,7 @@ def _gathered(update: Update, leaves: Any, treedef: Any, args: Any, extra: Any) 
 def _on_free_axes(
     update: Update, mesh: Any, leaves: Any, treedef: Any, args: Any, extra: Any
 ) -> tuple[Any, Any]:
-    """Return what an ``update`` makes where the compiler chooses how arrays are cut."""
+    """Return the result of an ``update`` when the compiler chooses the sharding."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def place(x: Any) -> Any:
@@ -180,20 +180,20 @@ def _settled(x: Any, leaf: Any) -> Any:
 
 
 def _cut(state: Any, leaves: Sequence[Any], treedef: Any) -> Any:
-    """Return a state whose fields that are like the parameters lie where these lie."""
+    """Return a state in which fields like the parameters have the sharding of the parameters."""
     return _each_field(state, leaves, treedef, lambda x, leaf: x if leaf is None else like(x, leaf))
 
 
 def _each_field(
     state: Any, leaves: Sequence[Any], treedef: Any, function: Callable[[Any, Any], Any]
 ) -> Any:
-    """Return what a function makes of the arrays of a state.
+    """Return a state with a function applied to its arrays.
 
     Args:
-        state: it.
+        state: the state.
         leaves: the parameters.
-        treedef: of them.
-        function: of an array, and of its parameter or ``None``.
+        treedef: the structure of the parameters.
+        function: a function of an array and of its parameter or ``None``.
     """
 
     def own(x: Any) -> bool:

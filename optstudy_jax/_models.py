@@ -1,4 +1,4 @@
-"""Models of JAX, Flax's nnx or trees of arrays, as :mod:`optstudy_core.travel` knows them."""
+"""Models of JAX (nnx modules or trees of arrays) for :mod:`optstudy_core.travel`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ._paths import leaf_name
 _ROLES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 _STATISTICS = ("mean", "var")
 _LAYERS_OWN = frozenset({*_ROLES, *_STATISTICS, "bias"})
-"""What arrays of a layer that is known are called; others are parameters of their own."""
+"""Names of the arrays of a known layer; other arrays are separate parameters."""
 
 
 class Turn(NamedTuple):
-    """How an array lies in Flax, and how in PyTorch.
+    """The layout of an array in Flax and in PyTorch.
 
     Attributes:
-        shape: in Flax.
-        flat: the same with the axes of inputs, and those of outputs, as one.
-        axes: their order in PyTorch; ``None``: the same.
+        shape: the shape in Flax.
+        flat: the shape with all axes of inputs as one axis, and all axes of outputs as one axis.
+        axes: the order of these axes in PyTorch; ``None``: the same.
     """
 
     shape: tuple[int, ...]
@@ -52,23 +52,23 @@ class Turn(NamedTuple):
         return self.flat if self.axes is None else tuple(self.flat[i] for i in self.axes)
 
     def to_torch(self, x: Any) -> Any:
-        """Return an array of Flax as PyTorch has it."""
+        """Return an array of Flax in the layout of PyTorch."""
         x = x.reshape(self.flat)
         return x if self.axes is None else x.transpose(self.axes)
 
     def from_torch(self, x: Any) -> Any:
-        """Return an array of PyTorch as Flax has it."""
+        """Return an array of PyTorch in the layout of Flax."""
         x = x if self.axes is None else x.transpose(np.argsort(self.axes))
         return x.reshape(self.shape)
 
 
 class Model:
-    """A model: its layers, and its arrays by name.
+    """A model with its layers, and its arrays by name.
 
     Attributes:
-        outline: what it is made of.
-        turns: how each parameter and buffer lies in Flax.
-        arrays: the parameters and buffers, as Flax has them.
+        outline: the layers of the model.
+        turns: the layout of each parameter and buffer.
+        arrays: the parameters and buffers, in the layout of Flax.
     """
 
     outline: Outline
@@ -76,15 +76,15 @@ class Model:
     arrays: dict[str, Any]
 
     def params(self, arrays: Mapping[str, Any]) -> Any:
-        """Return the tree that the optimizer trains, with other arrays."""
+        """Return the trained tree, with other arrays."""
         raise NotImplementedError
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
-        """Return the model with other arrays; one of nnx is written in place."""
+        """Return the model with other arrays; an nnx model changes in place."""
         raise NotImplementedError
 
     def output(self, arrays: Mapping[str, Any], inputs: Any, forward: Any) -> Any:
-        """Return what the model makes of inputs, as it is evaluated."""
+        """Return the output of the model for inputs, in evaluation mode."""
         raise NotImplementedError
 
     def _describe(self, layers: Iterator[Layer], parameters: set[str], known: bool) -> None:
@@ -98,11 +98,11 @@ class Model:
         )
 
     def in_file(self) -> dict[str, Any]:
-        """Return the arrays as they lie in a file."""
+        """Return the arrays in the layout of a file."""
         return {name: self.turns[name].to_torch(to_file(x)) for name, x in self.arrays.items()}
 
     def from_file(self, name: str, x: Any) -> Any:
-        """Return an array of a file as this model has it, on the same devices."""
+        """Return an array of a file in the layout and on the devices of this model."""
         like = self.arrays[name]
         turned = self.turns[name].from_torch(x)
         made = np.ascontiguousarray(turned).reshape(turned.shape)  # which makes scalars vectors
@@ -125,7 +125,7 @@ def model_of(model: Any, wrt: Any = None) -> Model:
 
 
 def to_file(x: Any) -> np.ndarray:
-    """Return an array as it lies in a file."""
+    """Return an array in the layout of a file."""
     array = np.asarray(x)
     bits = BITS.get(array.dtype.name)
     return array.view(bits) if bits else array
@@ -135,13 +135,13 @@ def to_file(x: Any) -> np.ndarray:
 
 
 class _Tree(Model):
-    """A tree of parameters, or Linen's variables: ``{"params": …, "batch_stats": …}``."""
+    """A tree of parameters, or variables of Linen: ``{"params": …, "batch_stats": …}``."""
 
     def __init__(self, tree: Any) -> None:
         self._tree = tree
         self._split = isinstance(tree, Mapping) and "params" in tree
         leaves = {leaf_name(path): x for path, x in jax.tree.leaves_with_path(tree)}
-        # Of equal names but for a number, the numbers say the order: Dense_2 before Dense_10.
+        # Names that differ in a number are in the order of the numbers: Dense_2 before Dense_10.
         self.arrays = {name: leaves[name] for name in sorted(leaves, key=_natural)}
         layers: dict[str, dict[str, str]] = {}
         for name in self.arrays:
@@ -286,13 +286,13 @@ class _Module(Model):
 
 
 def children(node: Any, nnx: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield what may hold layers, in declared order."""
+    """Yield children that may have layers, in declared order."""
     if isinstance(node, nnx.List | list | tuple):
         entries: Any = enumerate(node)
     elif isinstance(node, Mapping):
         entries = node.items()
     elif isinstance(node, nnx.Pytree):  # modules too
-        # The attributes themselves are in alphabetical order after ``nnx.jit`` and ``nnx.merge``.
+        # Attributes are in alphabetical order after ``nnx.jit`` and ``nnx.merge``.
         declared = getattr(node, "_pytree__nodes", {})
         names = dict.fromkeys([*(k for k in declared if k in vars(node)), *vars(node)])
         entries = ((k, getattr(node, k)) for k in names)

@@ -1,8 +1,8 @@
-"""Functions of arrays on a mesh, which each device computes of its parts and joins itself.
+"""Functions of arrays on a mesh, computed from local parts with explicit communication.
 
-XLA divides what it is given operation by operation, and lets devices talk after each. A function
-that says itself what they tell each other needs to know how arrays are cut. On Explicit axes their
-types say it; on Auto axes XLA asks for the function once it knows.
+XLA partitions a program operation by operation, with communication after each. A function with its
+own communication needs the sharding of its arrays. On Explicit axes the types have the sharding. On
+Auto axes XLA asks for the function when the sharding is known.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ._mesh import first_mesh, mesh_of
 
 Cuts = list[list[tuple[str, ...]]]
-"""Of each array, of each of its axes, along which axes of the mesh it is cut."""
+"""For each array and each of its axes, the axes of the mesh that shard it."""
 
 OfParts = Callable[..., Sequence[Any]]
-"""From the sizes of the mesh's axes by name, :data:`Cuts` and parts, results all devices have."""
+"""A function of the sizes of mesh axes, :data:`Cuts` and local parts: results on all devices."""
 
 
 def are_on_a_mesh(arrays: Any) -> bool:
-    """Return whether arrays lie on one mesh, whose axes are all of one kind, Auto or Explicit."""
+    """Return whether arrays are on one mesh with axes of one kind, Auto or Explicit."""
     meshes = {mesh for mesh in map(mesh_of, jax.tree.leaves(arrays)) if mesh is not None}
     kinds = {kind for mesh in meshes for kind in mesh.axis_types}
     return len(meshes) == 1 and kinds in ({AxisType.Auto}, {AxisType.Explicit})
@@ -42,15 +42,15 @@ def are_on_a_mesh(arrays: Any) -> bool:
 def on_parts(
     of_parts: OfParts, of_whole: Callable[..., Sequence[Any]], arrays: Sequence[Any]
 ) -> Any:
-    """Return what a function makes of arrays of which :func:`are_on_a_mesh` is true.
+    """Return the results of a function of arrays that satisfy :func:`are_on_a_mesh`.
 
     Args:
-        of_parts: the function, of what a device holds.
-        of_whole: the same of whole arrays.
-        arrays: its arguments, at least one; traced.
+        of_parts: the function of the parts of a device.
+        of_whole: the same function of whole arrays.
+        arrays: the traced arguments, at least one.
 
     Returns:
-        the results in a list, all of each on every device.
+        a list of results, each whole on every device.
     """
     mesh = first_mesh(arrays)
     with jax.enable_x64(True):
@@ -67,7 +67,7 @@ def on_parts(
 
 
 def _asked(of_parts: OfParts, alone: Any) -> Callable[..., Any]:
-    """Return the function of whole arrays, which tells XLA how devices compute it."""
+    """Return the function of whole arrays, with its partition for XLA."""
 
     def partition(mesh: Any, arguments: Any, results: Any) -> Any:
         (arrays,) = arguments
@@ -83,7 +83,7 @@ def _asked(of_parts: OfParts, alone: Any) -> Callable[..., Any]:
 
 
 def _any_sharding(mesh: Any, arguments: Any, results: Any) -> SdyShardingRule:
-    """Return that each array may be cut in any way, and that no result is."""
+    """Return the rule that arrays may have any sharding, and results have none."""
     del mesh
     names = iter(f"n{i}" for i in itertools.count())
     mappings = [
@@ -94,7 +94,7 @@ def _any_sharding(mesh: Any, arguments: Any, results: Any) -> SdyShardingRule:
 
 
 def _even(x: Any) -> PartitionSpec:
-    """Return how an array is cut, but for axes that do not divide it."""
+    """Return the sharding of an array, without mesh axes that do not divide it."""
     mesh = x.sharding.mesh
     parts = zip(x.shape, _cuts(x.sharding.spec), strict=True)
     return PartitionSpec(
@@ -107,14 +107,14 @@ def _cuts(spec: Any) -> list[tuple[str, ...]]:
 
 
 def _lowered(context: Any, *arrays: Any, alone: Any, together: Any) -> Any:
-    """Return the results; an exported program can ask nobody, and XLA divides it by itself."""
+    """Return the results; XLA partitions an exported program by itself."""
     exported = context.module_context.lowering_parameters.for_export
     run = jaxpr_as_fun(alone if exported else together)
     return mlir.lower_fun(run, multiple_results=True)(context, *arrays)
 
 
 def _batched(arrays: Any, axes: Any, *, alone: Any, together: Any) -> Any:
-    """Return the results of batches, which XLA divides by itself."""
+    """Return the results of batches, which XLA partitions by itself."""
     del together
     found = jax.vmap(jaxpr_as_fun(alone), in_axes=axes)(*arrays)
     return found, [0] * len(found)

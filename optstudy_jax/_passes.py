@@ -1,4 +1,4 @@
-"""Passes over vectors, traced: what the lines of ``optstudy_core.exact_sum`` run on in JAX."""
+"""Traced passes over vectors, on which ``optstudy_core.exact_sum`` runs in JAX."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _OPERATIONS = Operations()
 
 
 class Traced(Library):
-    """Each pass is one reduction a leaf, into which XLA fuses the terms.
+    """Each pass is one reduction for each leaf, into which XLA fuses the terms.
 
-    All sums of a pass are one reduction of several operands: of several reductions each would
-    compute the terms again, or XLA would keep them in memory in full.
+    All sums of a pass are one reduction with several operands. Several reductions would compute the
+    terms again, or XLA would store them in memory.
     """
 
     xp = namespace_of(Leaves((), _OPERATIONS))
     counted: Sequence[Any] | None = None
-    """Of each leaf, whether what this device holds counts in a sum; ``None``: all do."""
+    """For each leaf, whether the part of this device counts in a sum; ``None``: all count."""
 
     def wrap(self, scalar: Any) -> Leaves:
         return Leaves([Node(scalar, PLAIN)], _OPERATIONS)
@@ -51,7 +51,7 @@ class Traced(Library):
             for part in parts(*block):
                 yield to_bits(part.values[0].value)
 
-        # So that XLA does not keep the terms of the last pass for this one: in memory, in full.
+        # Keeps XLA from storing the terms of the last pass in memory for this pass.
         arrays, _ = lax.optimization_barrier((vectors, [self.unwrap(x) for x in after]))
         return _reduce(integers, arrays, lax.add, jnp.asarray(0, jnp.int64), counted=self.counted)
 
@@ -59,7 +59,7 @@ class Traced(Library):
         def products(*block: Any) -> Iterator[Any]:
             return _products(terms, block)
 
-        def converted(x: Any) -> Any:  # not isolated: nobody promises a plain sum's bits
+        def converted(x: Any) -> Any:  # not isolated, because plain sums may have any bits
             return self.wrap(jnp.asarray(x, jnp.float64))
 
         found = _reduce(products, vectors, lax.add, jnp.asarray(0.0, jnp.float64), converted)

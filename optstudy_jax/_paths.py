@@ -1,4 +1,4 @@
-"""What leaves of a tree are called."""
+"""Names of the leaves of a tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """Return the name of a leaf, ``layers/0/kernel``; that of a tree which is a leaf is empty."""
+    """Return the name of a leaf, ``layers/0/kernel``; empty if the tree is a leaf."""
     last = path[-1] if path else None
     if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
         path = path[:-1]  # of a variable of nnx

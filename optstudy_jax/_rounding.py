@@ -1,29 +1,28 @@
-"""How JAX computes an operation rounded once: the one place that knows XLA's rewriting.
+"""Operations of JAX, rounded once: the one place that knows how XLA rewrites operations.
 
-Under ``jit`` XLA contracts a product and a sum to one fused multiply-add, and rewrites algebra:
+Under ``jit`` XLA contracts a product and a sum to one fused multiply-add, and rewrites formulas:
 ``x / s`` to ``x * (1/s)``, ``(a/b)/c`` to ``a/(b*c)``, ``1/sqrt(x)`` to ``rsqrt(x)``,
 ``(x*c)*d`` to ``x*(c*d)``, ``(x+c)+d`` to ``x+(c+d)``. Each saves a rounding, and so changes bits.
-Where such a pair would meet, the inner result is isolated:
+Before such a pair of operations, the inner result is isolated:
 
     isolate(p) = where(p == p, p, nan)
 
-which is p for every input, while the compiler no longer sees what made it. (It sees through where p
-can be no NaN, as what is made of a step count: so a count is made to look as if it could.) A
-value therefore
-remembers what made it, and is isolated only when the next operation calls for it. A divisor is
-spread over the dividend in the same manner, x / where(x == x, s, nan), as it may be one scalar
-everywhere without looking like one. That does not help where the dividend is one scalar everywhere
-too: hyperparameters of several leaves are behind an optimization barrier.
+This equals p for every input, but hides from the compiler how p was computed. (The compiler sees
+through it if p cannot be NaN, for example after a step count. So step counts look as if they could
+be NaN.) A value therefore records its operation, and is isolated only if the next operation needs
+it. A divisor is spread over the dividend in the same way, x / where(x == x, s, nan), because the
+divisor may be one scalar for all elements. This does not help if the dividend is one scalar too, so
+hyperparameters of several leaves are behind an optimization barrier.
 
-Quotients and roots are hidden as soon as they are made, by a look at an operand instead:
-where(x == x, y / x, nan). XLA would compute a costly value that is read twice in a loop of its own,
-with a temporary as large as the leaf: measured, half of the time of Adam's step. The same happens
-to one isolated value that two loops read, such as the gradient of RMSprop, in its square and in the
-step; so a dividend is isolated in other words, where(p != p, nan, p).
+Quotients and roots are isolated at once, by a comparison of an operand instead, where(x == x, y /
+x, nan). Otherwise XLA would compute a costly value with two uses in a separate loop, with a
+temporary as large as the leaf: half of the time of a step of Adam. The same happens to an isolated
+value in two loops, such as the gradient of RMSprop, in its square and in the step. So a dividend is
+isolated by another expression, where(p != p, nan, p).
 
-On NVIDIA's GPUs XLA divides float32 by ``div.full`` and takes roots by ``sqrt.approx``, both off by
-a unit in the last place. There both are computed in float64 and rounded once, which is exact
-(53 ≥ 2·24 + 2); the float64 result is isolated, for LLVM would narrow the operation again.
+On NVIDIA GPUs XLA divides float32 with ``div.full`` and takes roots with ``sqrt.approx``, both off
+by a unit in the last place. There both are computed in float64 and rounded once, which is exact (53
+≥ 2·24 + 2). The float64 result is isolated, because LLVM would narrow the operation.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from ._derivatives import of_root, with_derivative
 
 Origin = frozenset[str]
 
-# What made a value, as far as the compiler could rewrite it together with what uses it.
-PLAIN: Origin = frozenset()  # isolated already, or nothing is rewritten
+# The operation of a value, if the compiler could rewrite it together with the next operation.
+PLAIN: Origin = frozenset()  # already isolated, or never rewritten
 OUTSIDE: Origin = frozenset({"outside"})  # unknown: the caller may have made it in the same jit
 PRODUCT: Origin = frozenset({"product"})
 SCALED: Origin = frozenset({"scaled"})  # a product with a number or a scalar
 SHIFTED: Origin = frozenset({"shifted"})  # a sum with a number or a scalar
 
-# operation -> what must be isolated among its operands.
+# operation -> the origins of operands that must be isolated.
 _ISOLATED: dict[str, Origin] = {
     "add": PRODUCT | SCALED | SHIFTED | OUTSIDE,
     "subtract": PRODUCT | SCALED | SHIFTED | OUTSIDE,
@@ -58,29 +57,29 @@ _ISOLATED: dict[str, Origin] = {
     "sqrt": PRODUCT | SCALED | OUTSIDE,
 }
 _HIDDEN = {"divide", "sqrt"}
-# Compilers see through these (maximum(p, p) is p): the result is made by what made its operands.
+# Compilers see through these operations (maximum(p, p) is p): results have the origins of operands.
 _CHOICES = {"negative", "abs", "maximum", "minimum", "where"}
 
 
 def isolate(x: Any) -> Any:
-    """Return ``x``, but hide from the compiler what made it; whole numbers are not rounded."""
+    """Return ``x``, but hide its operation from the compiler; integers need no isolation."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jnp.where(x == x, x, _nan(x))
 
 
 def _nan(x: Any) -> Any:
-    """Return NaN in a dtype; an operation of JAX that makes one stops its search for NaN."""
+    """Return NaN in a dtype, without an operation, because JAX can search for results with NaN."""
     return np.asarray(np.nan, x.dtype)
 
 
 def _isolate_dividend(x: Any) -> Any:
-    """Return what :func:`isolate` does, in words that no other loop shares."""
+    """Return the result of :func:`isolate`, with an expression that no other loop shares."""
     return jnp.where(x != x, _nan(x), x)
 
 
 def _rounded_once(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a quotient or a root that is rounded once, whatever the code is compiled for."""
+    """Return a quotient or a root that is rounded once on every device."""
 
     def in_double(*args: Any) -> Any:
         with jax.enable_x64(True):
@@ -121,19 +120,19 @@ _FUNCTIONS: dict[str, Any] = {
     "zeros_like": jnp.zeros_like,
     "ones_like": jnp.ones_like,
     "remainder": jnp.remainder,
-    # Of geometry only; formulas have no bare sums.
+    # For geometry only; formulas have no plain sums.
     "max": jnp.max,
     "sum": jnp.sum,
 }
 
 
 class Node(NamedTuple):
-    """A leaf and what made it.
+    """A leaf and its origin.
 
     Attributes:
         value: an array.
-        origin: what made it.
-        scalars: whether it is scalars of several leaves side by side.
+        origin: the origin of the array.
+        scalars: whether the array has scalars of several leaves.
     """
 
     value: Any
@@ -150,22 +149,22 @@ class Node(NamedTuple):
 
 
 def outside(x: Any, dtype: Any) -> Node:
-    """Take an array of the caller in, in ``dtype``; a rounding the caller wrote stays one."""
+    """Convert an array of the caller to a node in ``dtype``; roundings of the caller stay."""
     x = jnp.asarray(x)
     own = x.dtype
-    x = x.astype(dtype)  # never weakly typed, so that a state has the dtypes of the next one
+    x = x.astype(dtype)  # never weakly typed, so that dtypes of states do not change
     if jnp.issubdtype(own, jnp.floating) and jnp.finfo(own).bits < 32:
         x = _reduced(x, own)
     return Node(x, OUTSIDE)
 
 
 def leaving(node: Node) -> Any:
-    """Hand a result to the caller, whose code may be compiled together with ours."""
+    """Return a result for the caller, whose code may be compiled together with ours."""
     return isolate(node.value) if node.origin else node.value
 
 
 def rounded(x: Any, dtype: Any) -> Any:
-    """Round ``x`` to a smaller dtype, also where XLA would rather keep the excess precision."""
+    """Round ``x`` to a smaller dtype, also if XLA would keep the excess precision."""
     if x.dtype == dtype:
         return x
     if jnp.finfo(dtype).bits < 32:
@@ -174,19 +173,19 @@ def rounded(x: Any, dtype: Any) -> Any:
 
 
 def _reduced(x: Any, dtype: Any) -> Any:
-    """Round ``x`` to the numbers of a smaller dtype, but keep it in its own."""
+    """Round ``x`` to the values of a smaller dtype, but keep its dtype."""
     info = jnp.finfo(dtype)
     y = jax.lax.reduce_precision(x, info.nexp, info.nmant)
     if dtype == jnp.float16:
-        # It takes float16's subnormal numbers for zero; they are multiples of 2**-24, the spacing
-        # of float32 around 0.75.
+        # reduce_precision flushes subnormal float16 numbers. They are multiples of 2**-24, the
+        # spacing of float32 around 0.75.
         tiny = isolate(x + 0.75) - 0.75
         y = jnp.where(jnp.abs(x) < float(info.smallest_normal), tiny, y)
     return y
 
 
 class Operations(Backend):
-    """JAX operations, eager or traced, each rounded once: what formulas and sums are made of."""
+    """Operations of JAX for formulas and sums, eager or traced, each rounded once."""
 
     name = "jax"
 
@@ -209,13 +208,13 @@ class Operations(Backend):
 
     @staticmethod
     def _hidden(result: Any, args: Any) -> Any:
-        """Return a result that is NaN where an operand is; the operand has its shape."""
+        """Return a result, isolated by an operand of the same shape."""
         x = next(a.value for a in args if isinstance(a, Node) and a.value.ndim == result.ndim)
         return jnp.where(x == x, result, _nan(result))
 
     @staticmethod
     def _spread(x: Any, y: Any, dividend: Any) -> list[Any]:
-        """Spread the divisor over the dividend, so that no reciprocal can be taken of it."""
+        """Spread the divisor over the dividend, so that the compiler takes no reciprocal."""
         if not isinstance(x, Node):
             return [jnp.asarray(x, y.dtype), isolate(y.value)]
         if isinstance(y, Node) and y.value.ndim > dividend.ndim:
@@ -293,9 +292,9 @@ class Operations(Backend):
 
 
 def of_counts(t: Any) -> Any:
-    """Return step counts as float64 numbers, which may be NaN as far as a compiler knows.
+    """Return step counts as float64 numbers, which could be NaN as far as a compiler knows.
 
-    It is called where float64 is enabled.
+    Call this function with float64 enabled.
     """
     bits = jax.lax.bitcast_convert_type(t.astype(jnp.float64), jnp.int64)
     bits = bits ^ (t >> 31).astype(jnp.int64)  # 0, as no count is negative
@@ -303,7 +302,7 @@ def of_counts(t: Any) -> Any:
 
 
 def _of_one_rank(values: list[Any]) -> list[Any]:
-    """Return arrays that are broadcast with axes of length 1 in front; scalars stay scalars."""
+    """Return arrays with leading axes of length 1, for broadcasting; scalars stay scalars."""
     rank = max(map(np.ndim, values), default=0)
     return [
         x.reshape((1,) * (rank - x.ndim) + x.shape) if 0 < np.ndim(x) < rank else x for x in values
@@ -329,11 +328,10 @@ def _unstacked(node: Node, count: int) -> list[Node]:
 
 @jax.jit  # traced once for each shape
 def apart(stack: Any) -> tuple[Any, ...]:
-    """Return the arrays that lie side by side along the first axis.
+    """Return the arrays of a stack along the first axis.
 
-    XLA compiles loops that are the same once only; with the place of the array as a constant in it
-    every loop is another. So the place is read from an array: of two places, as one is a constant
-    again.
+    XLA compiles identical loops once. A constant index would make each loop different, so the index
+    is read from an array: of two indices, because one would be a constant again.
     """
     n = stack.shape[0]
     if n == 1:
@@ -345,7 +343,8 @@ def apart(stack: Any) -> tuple[Any, ...]:
 def _not_one(vector: Any) -> Node:
     """Return scalars of several leaves, isolated.
 
-    XLA may not see that they are one: it would divide two such by the reciprocal, for all at once.
+    Otherwise XLA could see that the scalars are equal, and replace divisions by products with one
+    reciprocal.
     """
     return Node(jax.lax.optimization_barrier(vector), PLAIN, scalars=True)
 

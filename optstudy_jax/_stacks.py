@@ -1,13 +1,12 @@
-"""Small leaves that are alike, computed as one.
+"""Small equal leaves, computed as one.
 
 Tracing takes some tenths of a millisecond for each operation, and XLA compiles each loop of each
-leaf, however small it is. So small leaves of one shape and dtype are put side by side along a new
-axis, computed by ``jax.vmap`` of what is done for one leaf, and taken apart again. No sum goes
-across leaves, so every element has the bits that it has otherwise.
+leaf, even for small leaves. So small leaves of one shape and dtype are stacked along a new axis,
+computed with ``jax.vmap``, and unstacked. No sum goes across leaves, so the bits do not change.
 
-XLA on the CPU would fuse all of it into what takes the leaves apart, and compute it again for every
-leaf; it does not fuse across the bounds of a loop. So the two halves of a stack are a loop of two
-turns (of one XLA would make no loop).
+XLA on the CPU would fuse all operations into the unstacking, and compute them again for every leaf.
+It does not fuse across the bounds of a loop. So the two halves of a stack are a loop of two
+iterations (with one iteration XLA would remove the loop).
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from ._backend import BACKEND
 from ._rounding import OUTSIDE, PLAIN, Node, apart, leaving
 
 MOST: Final = 4096
-"""Elements of the largest leaf that is small: what a loop costs, against copies of the leaf."""
+"""Elements of the largest small leaf, for which a loop costs as much as copies of the leaf."""
 
 FEWEST: Final = 4
-"""Leaves from which on a stack is made."""
+"""The smallest number of leaves for a stack."""
 
 
 Arrays = Mapping[str, Sequence[Any]]
@@ -45,13 +44,14 @@ def in_stacks(
     columns: Arrays,
     algorithm: Algorithm,
 ) -> Iterator[tuple[list[int], Any, Sequence[Any]]]:
-    """Advance leaves, those that are small and alike as one.
+    """Advance leaves, with small equal leaves as one.
 
     Args:
-        advance: from numbers of leaves, their state and their arrays, the new state and the steps.
-        numbers: of the leaves.
-        state: of these leaves.
-        columns: the arrays of all leaves, gradients and what is like them.
+        advance: a function of the numbers of leaves, their state and their arrays, which returns
+            the new state and the steps.
+        numbers: the numbers of the leaves.
+        state: the state of these leaves.
+        columns: the arrays of all leaves: gradients and other arrays of the same shapes.
         algorithm: the rule.
 
     Yields:
@@ -76,7 +76,7 @@ def in_stacks(
 
 
 def _alike(rows: Sequence[Sequence[Any]]) -> list[list[int]]:
-    """Return the numbers of the rows that make a stack each."""
+    """Return the numbers of the rows for each stack."""
     found: dict[Any, list[int]] = {}
     for k, row in enumerate(rows):
         if math.prod(np.shape(row[0])) <= MOST and all(map(_is_placed, row)):
@@ -85,10 +85,10 @@ def _alike(rows: Sequence[Sequence[Any]]) -> list[list[int]]:
 
 
 def _is_placed(x: Any) -> bool:
-    """Return whether it is known on which devices an array lies.
+    """Return whether the devices of an array are known.
 
-    In a ``jit`` it is not, where there are several, unless their mesh is explicit. The partitioner
-    would choose one sharding for all leaves of a stack.
+    In a ``jit`` with several devices they are known only on an explicit mesh. Otherwise the
+    partitioner would choose one sharding for all leaves of a stack.
     """
     if not isinstance(x, jax.core.Tracer) or jax.device_count() == 1:
         return True
@@ -97,7 +97,7 @@ def _is_placed(x: Any) -> bool:
 
 
 def _kind(x: Any) -> Any:
-    """Return shape, dtype and place of an array: arrays that differ are not put side by side."""
+    """Return shape, dtype and sharding of an array; arrays that differ are not stacked."""
     if x is None:
         return None
     return jax.typeof(x), None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
@@ -120,7 +120,7 @@ def _picked(places: Sequence[int], tree: Leaves) -> Leaves:
 def _as_one(
     advance: Advance, numbers: list[int], state: Any, columns: Arrays
 ) -> tuple[Any, Sequence[Any]]:
-    """Return what ``advance`` does, of leaves that are alike."""
+    """Return the result of ``advance`` for equal leaves."""
 
     def of_one(fields: Sequence[Any], arrays: dict[str, Any]) -> Any:
         own = iter([Leaves([None if x is None else Node(x, OUTSIDE)], BACKEND) for x in fields])
@@ -156,7 +156,7 @@ def _as_one(
 
 
 def _in_two_halves(function: Callable[..., Any], *trees: Any) -> Any:
-    """Return a function of stacks of even length, computed by a loop where it is compiled."""
+    """Return the result of a function of stacks of even length, in a loop when compiled."""
     if not isinstance(jax.tree.leaves(trees)[0], jax.core.Tracer):
         return function(*trees)
     halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), trees)
@@ -166,10 +166,10 @@ def _in_two_halves(function: Callable[..., Any], *trees: Any) -> Any:
 
 @jax.jit  # traced once, however many trees there are
 def _stack(arrays: Sequence[Any]) -> Any:
-    """Return arrays side by side along a new axis: rows of some, and then the rows.
+    """Return arrays stacked along a new axis: first to rows of some arrays, then the rows.
 
-    XLA compiles a concatenation of few arrays once for all rows, and each of many by itself, which
-    takes some milliseconds for an array. Concatenations along one axis would become one.
+    XLA compiles a concatenation of few arrays once for all rows, but a concatenation of many arrays
+    separately, at some milliseconds for each array. Concatenations along one axis would be merged.
     """
     whole = len(arrays) - len(arrays) % _ROW
     wide = [x[None, None] for x in arrays[:whole]]

@@ -1,7 +1,7 @@
-"""Sums over vectors on the device: exact ones for formulas and geometry, plain ones for geometry.
+"""Sums over vectors on the device: exact for formulas and geometry, plain for geometry.
 
-The lines of ``optstudy_core.exact_sum`` run here on float64 arrays (``jax.enable_x64`` inside), so
-the results have the bits that NumPy and torch give. Arrays on a mesh are summed together.
+The code of ``optstudy_core.exact_sum`` runs here on float64 arrays (``jax.enable_x64`` inside), so
+the results have the same bits as in NumPy and torch. Arrays on a mesh are summed together.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _TRACED, _PLAIN = Traced(), Plain()
 
 
 def on_device(function: Callable[..., Any], exact: bool, columns: Any) -> Any:
-    """Return what a function of a library finds, exactly or not, of vectors: float64 scalars."""
+    """Return exact or plain sums of a function of a library over vectors, float64 scalars."""
     return _found(function, exact, [columns])[0]
 
 
 def each_on_device(function: Callable[..., Any], rows: Sequence[Any]) -> list[Any]:
-    """Return what a function of a library finds exactly of the vectors of each row."""
+    """Return the exact sums of a function of a library over the vectors of each row."""
     if are_on_a_mesh(rows):
         return list(_found(function, True, list(rows)))
     return [on_device(function, True, row) for row in rows]

@@ -1,4 +1,4 @@
-"""Who calls: what parts of torch ask of an optimizer without saying so."""
+"""Detect the caller: parts of torch that use an optimizer in a special way."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CHECKPOINT = "torch.distributed.checkpoint.state_dict"
 
 
 def check_all_here(algorithm: Algorithm) -> None:
-    """Refuse to be one of ``ZeroRedundancyOptimizer``'s parts for a rule with sums over all.
+    """Refuse a rule with sums over all parameters inside ``ZeroRedundancyOptimizer``.
 
     Raises:
-        ValueError: naming the algorithm.
+        ValueError: if the rule is used there; the message names the algorithm.
     """
     kind: Any = getattr(sys.modules.get(_ZERO), "ZeroRedundancyOptimizer", None)
     if kind is None:
@@ -35,7 +35,7 @@ def check_all_here(algorithm: Algorithm) -> None:
 
 
 def is_asked_by_checkpoint() -> bool:
-    """Return whether torch.distributed.checkpoint calls, to let states begin."""
+    """Return whether torch.distributed.checkpoint calls, to initialize states."""
     if _CHECKPOINT not in sys.modules:
         return False
     places = ((f.f_globals.get("__name__"), f.f_code.co_name) for f in _frames())

@@ -1,4 +1,4 @@
-"""Parameters to evaluate with: an average that the state keeps, in the place of those to train."""
+"""Parameters for evaluation: an average from the state replaces the trained parameters."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def bring_average(
     algorithm: Algorithm,
     hyperparameters: dict[str, Any],
 ) -> None:
-    """Write the average into parameters whose state keeps one; what they were goes into the state.
+    """Write the average in the state to the parameters, and store the parameters in the state.
 
     Raises:
-        ValueError: if the hyperparameters are such that it cannot be found.
+        ValueError: if the hyperparameters do not determine the average.
     """
     layout = Layout.of(algorithm, hyperparameters)
     if not layout.averages:
@@ -48,17 +48,17 @@ def bring_average(
 
 @torch.no_grad()
 def bring_back(params: Sequence[Any], states: Mapping[Any, dict[str, Any]]) -> None:
-    """Write the parameters that are trained back, bit for bit."""
+    """Write the trained parameters back, bit for bit."""
     for p in params:
         if p in states and TRAINED in states[p]:
             p.copy_(states[p].pop(TRAINED))
 
 
 def check_trained(name: str, params: Sequence[Any], states: Mapping[Any, dict[str, Any]]) -> None:
-    """Refuse a step of parameters that are averages.
+    """Refuse a step while the parameters are averages.
 
     Raises:
-        RuntimeError: naming the class.
+        RuntimeError: if they are; the message names the class.
     """
     if any(TRAINED in states[p] for p in params):
         raise RuntimeError(

@@ -1,8 +1,7 @@
-"""Flat parameters, which do not say what they are parts of.
+"""Flat parameters, which have no information about the whole tensor.
 
-A ``DTensor`` knows the whole. The flat parameters of FSDP1 and DeepSpeed do not: norms would be
-those of parts, and rows and columns would be gone. Rules that look at each element by itself do not
-mind.
+A ``DTensor`` has this information. The flat parameters of FSDP1 and DeepSpeed do not: norms would
+be norms of parts, and there are no rows and columns. Elementwise rules still work.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from optstudy_core import Algorithm
 from ._tensors import is_shared
 
 INSTEAD = "allowed are whole tensors, or DTensors as those of fully_shard (FSDP2)"
-"""How messages end."""
+"""The end of messages."""
 
 
 def has_matrices(params: Sequence[Any]) -> bool:
@@ -27,12 +26,12 @@ def check_flat(params: Sequence[Any], had_matrices: bool, algorithm: Algorithm) 
     """Refuse flat parameters for a rule with norms, or one of rows and columns.
 
     Args:
-        params: of a group.
-        had_matrices: whether one of them had rows and columns when the group was made.
-        algorithm: of the group.
+        params: the parameters of a group.
+        had_matrices: whether a parameter had rows and columns when the group was made.
+        algorithm: the algorithm of the group.
 
     Raises:
-        ValueError: naming the algorithm.
+        ValueError: if a parameter is flat; the message names the algorithm.
     """
     if any(getattr(p, "_fsdp_flattened", False) for p in params):
         whose = "flat parameters of FSDP1"

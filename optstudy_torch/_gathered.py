@@ -1,8 +1,9 @@
-"""Whole tensors of parameters that several processes hold together, for rules of rows and columns.
+"""Whole tensors of sharded parameters, for rules of rows and columns.
 
-Pieces of all tensors go in one communication for each group of processes. A rule of matrices, such
-as Muon, is divided: each matrix goes to one process, which computes its step and sends the others
-their pieces. Other rules cost less than what would be sent: every process computes them whole.
+One communication for each group of processes sends the pieces of all tensors. The work of a rule of
+matrices, such as Muon, is divided: each matrix goes to one process, which computes its step and
+sends the pieces to the others. Other rules cost less than communication, so every process computes
+all.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from ._states import WORKING_DTYPE
 from ._tensors import is_shared
 
 _GATHERED = 1 << 26
-"""Elements of the parameters that a process gathers at once."""
+"""The number of elements of parameters that a process gathers at once."""
 
 _ALIGNED = 8
-"""Bytes of the widest dtype: each tensor that is sent begins at a multiple."""
+"""Bytes of the widest dtype; sent tensors begin at multiples."""
 
 Like = tuple[tuple[int, ...], torch.dtype, torch.device]
 
 
 class Cut(NamedTuple):
-    """How the processes of a group hold a tensor: each has a piece of it along one dimension."""
+    """The sharding of a tensor over a group of processes, along one dimension."""
 
     group: Any
     dim: int
@@ -39,7 +40,7 @@ class Cut(NamedTuple):
 
     @classmethod
     def of(cls, p: Any) -> Cut | None:
-        """Return that of a parameter; ``None`` for one that is whole, or cut more than once."""
+        """Return the sharding of a parameter; ``None`` if it is whole, or sharded several times."""
         from torch.distributed.tensor import Shard
 
         places = [(i, x) for i, x in enumerate(p.placements) if not x.is_replicate()]
@@ -49,27 +50,27 @@ class Cut(NamedTuple):
         return cls(p.device_mesh.get_group(number), place.dim, tuple(p.shape))
 
     def ends(self, rank: int, ranks: int) -> tuple[int, int]:
-        """Return where the piece of a process begins and ends, as ``torch.chunk`` cuts."""
+        """Return the begin and the end of the piece of a process, as in ``torch.chunk``."""
         size = self.shape[self.dim]
         length = -(-size // ranks)
         return min(rank * length, size), min((rank + 1) * length, size)
 
     def piece(self, x: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
-        """Return the piece of a process of a whole tensor."""
+        """Return the piece of a whole tensor that belongs to a process."""
         begin, end = self.ends(rank, ranks)
         return x.narrow(self.dim, begin, end - begin)
 
     def piece_shape(self, rank: int, ranks: int) -> tuple[int, ...]:
-        """Return the shape of it."""
+        """Return the shape of the piece of a process."""
         begin, end = self.ends(rank, ranks)
         return (*self.shape[: self.dim], end - begin, *self.shape[self.dim + 1 :])
 
 
-# Who computes what.
+# Division of work.
 
 
 def cost_of(shape: tuple[int, ...], hyperparameters: Mapping[str, Any]) -> int | None:
-    """Return about how many products a step of a leaf takes; ``None`` if the rule has no matrices.
+    """Return the approximate number of products in a step; ``None`` without matrices.
 
     >>> cost_of((4, 2, 3), {"output_axis": None, "reduction_axis": None, "split": 2})
     48
@@ -87,7 +88,7 @@ def cost_of(shape: tuple[int, ...], hyperparameters: Mapping[str, Any]) -> int |
 
 
 def owners(costs: Sequence[int], ranks: int) -> list[int]:
-    """Return which process computes each: the dearest first, to who has least to do.
+    """Return the process for each matrix: the most expensive first, to the least busy process.
 
     >>> owners([1, 5, 3, 3], 2)
     [0, 0, 1, 1]
@@ -99,7 +100,7 @@ def owners(costs: Sequence[int], ranks: int) -> list[int]:
     return found
 
 
-# What is sent.
+# Communication.
 
 
 def exchanged(
@@ -111,13 +112,13 @@ def exchanged(
     """Send tensors of any dtype to each process of a group, in one communication.
 
     Args:
-        outgoing: for each process, what it is sent.
-        incoming: for each process, what is expected of it.
-        group: of processes, all of which have to call.
-        device: on which the group communicates.
+        outgoing: the tensors for each process.
+        incoming: the expected tensors from each process.
+        group: the group of processes, all of which must call.
+        device: the device for communication of the group.
 
     Returns:
-        for each process, what it sent: views of one buffer.
+        the tensors from each process, as views of one buffer.
     """
     sent = [[part for x in own for part in _bytes(x, device)] for own in outgoing]
     sizes = [[_room(like) for like in own] for own in incoming]
@@ -151,15 +152,15 @@ def _tensor(part: torch.Tensor, like: Like) -> torch.Tensor:
 
 
 class Batch:
-    """Parameters that a group of processes holds in pieces.
+    """Parameters that are sharded over a group of processes.
 
     Args:
-        params: of which each process has a piece.
-        cuts: of each of them.
-        owner: of each of them, the process that computes its step; ``None``: all do.
+        params: the parameters.
+        cuts: the sharding of each parameter.
+        owner: for each parameter, the process that computes its step; ``None``: all processes.
 
     Attributes:
-        params: these.
+        params: the parameters.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class Batch:
         """Return whole tensors of the parameters that this process computes.
 
         Args:
-            tensors: this process's pieces, of each parameter.
+            tensors: for each parameter, the pieces of this process.
         """
         every = range(self._ranks)
         mine = self._of(self._rank)
@@ -198,11 +199,11 @@ class Batch:
     def scatter(
         self, made: Mapping[Any, Sequence[torch.Tensor]], like: Mapping[Any, Sequence[Like]]
     ) -> dict[Any, list[torch.Tensor]]:
-        """Return what this process keeps of the results: pieces, and all of what is not cut.
+        """Return the results for this process: pieces of sharded tensors, and whole other tensors.
 
         Args:
-            made: whole tensors, of each parameter that this process computes.
-            like: shape, dtype and device of what this process keeps, of each parameter.
+            made: whole tensors for each parameter that this process computes.
+            like: shape, dtype and device of the results of this process, for each parameter.
         """
         if all(self._owner[p] is None for p in self.params):
             return {p: [self._kept(p, x, self._rank) for x in made[p]] for p in self.params}
@@ -224,7 +225,7 @@ class Batch:
         return [p for p in self.params if self._owner[p] in (None, rank)]
 
     def _kept(self, p: Any, x: torch.Tensor, rank: int) -> torch.Tensor:
-        """Return what a process keeps of a tensor."""
+        """Return the part of a tensor for a process."""
         cut = self._cuts[p]
         like = tuple(x.shape) == cut.shape and x.ndim
         return cut.piece(x, rank, self._ranks) if like else x
@@ -235,14 +236,14 @@ class Gathered:
 
     Args:
         given: parameters with gradients.
-        batches: those that are in pieces.
-        states: of each parameter.
-        inputs: of the algorithm.
+        batches: the sharded parameters.
+        states: the state of each parameter.
+        inputs: the inputs of the algorithm.
 
     Attributes:
         params: plain tensors of the parameters that this process computes.
-        states: of each of them.
-        inputs: by these tensors.
+        states: the states of these tensors.
+        inputs: the inputs by these tensors.
     """
 
     def __init__(
@@ -290,7 +291,7 @@ class Gathered:
             self._enter(p, full, grad, state, dict(zip(inputs, others[count:], strict=True)))
 
     def put_back(self) -> None:
-        """Let each process have its part of the parameters and states."""
+        """Send to each process its part of the parameters and states."""
         apart = {p for batch in self._batches for p in batch.params}
         for p, full in self._whole.items():
             if is_shared(p) and p not in apart:
@@ -318,12 +319,12 @@ class Gathered:
             p.copy_(shared(own, p))
             state = self._states[p]
             for name, x in zip(names[p], fields, strict=True):
-                # A view would keep the whole in memory.
+                # A view would keep the whole tensor in memory.
                 state[name] = shared(x.clone(), p) if is_shared(state[name]) else x.clone()
 
 
 def _kind(x: torch.Tensor, dtype: torch.dtype) -> Like:
-    """Return what becomes of a parameter or a field here; ``dtype``: of one that is no count."""
+    """Return shape, dtype and device of a gathered tensor; ``dtype``: that of non-counts."""
     return tuple(local(x).shape), dtype if x.is_floating_point() else x.dtype, x.device
 
 
@@ -333,19 +334,19 @@ def gathered(
     inputs: Inputs,
     rule: tuple[Algorithm, Mapping[str, Any]],
 ) -> Iterator[Gathered]:
-    """Yield parameters as whole tensors; some at a time, if the algorithm sees each by itself.
+    """Yield parameters as whole tensors; some at a time, if the algorithm allows it.
 
     Args:
         given: parameters with gradients.
-        states: of each of them.
-        inputs: of the algorithm.
+        states: the states of the parameters.
+        inputs: the inputs of the algorithm.
         rule: the algorithm and its hyperparameters.
     """
     algorithm, hyperparameters = rule
     cuts = {p: cut for p in given if is_shared(p) and (cut := Cut.of(p))}
     ranks = {cut.group: torch.distributed.get_world_size(cut.group) for cut in cuts.values()}
     costs = {p: cost_of(cut.shape, hyperparameters) for p, cut in cuts.items()}
-    apart = not algorithm.has_global_sums  # each parameter by itself
+    apart = not algorithm.has_global_sums  # parameters are independent
     divided = apart and None not in costs.values()
 
     def made(some: Sequence[Any]) -> Gathered:

@@ -1,4 +1,4 @@
-"""Signals that wait until what is half written is whole."""
+"""Signals that are delayed until a write is complete."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-# Of the module behind ``signal``, whose own functions make members of an enumeration: 13 µs a step.
+# From ``_signal``, because functions of ``signal`` make members of an enumeration: 13 µs a step.
 _module: Any = getattr(signal, "_signal", signal)
 _set, _get = _module.signal, _module.getsignal
 _SIGINT = int(signal.SIGINT)
 
 _NAMES = "SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGBREAK"
 _SIGNALS = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
-"""Those for which programs have functions that raise exceptions."""
+"""Signals for which programs have handlers that raise exceptions."""
 
 
 class Uninterrupted:
-    """Within it signals wait, where they would run a function of Python: in the main thread.
+    """A context in which signals with Python handlers wait, in the main thread.
 
-    A second SIGINT does not wait, so that what hangs can be ended.
+    A second SIGINT does not wait, so that the user can end a hanging program.
     """
 
     __slots__ = ("_former", "_waiting")
@@ -35,7 +35,7 @@ class Uninterrupted:
                     if callable(former):
                         self._former.append((number, former))
                         _set(number, self._wait)
-            except BaseException:  # of a function that is not replaced yet
+            except BaseException:  # from a handler that is not replaced yet
                 self._end()
                 raise
 
@@ -47,7 +47,7 @@ class Uninterrupted:
         dict(self._former)[number](number, frame)
 
     def _end(self) -> None:
-        """Put the functions back, and let signals come that have waited, whatever is raised."""
+        """Restore the handlers and deliver delayed signals, also after errors."""
         try:
             while self._former:
                 _set(*self._former[-1])

@@ -1,4 +1,4 @@
-"""The layers of a PyTorch model, as :mod:`optstudy_core.travel` knows them."""
+"""The layers of a PyTorch model, for :mod:`optstudy_core.travel`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NORMS = (
     nn.RMSNorm,
 )
 _LAYERS_OWN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-"""What tensors of a layer that is known are called; others are parameters of their own."""
+"""Names of the tensors of a known layer; other tensors are separate parameters."""
 _ROLES = {"running_mean": "mean", "running_var": "var", "num_batches_tracked": "count"}
 
 
@@ -34,10 +34,10 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def outline(model: nn.Module) -> Outline:
-    """Return what a model is made of.
+    """Return the outline of a model.
 
     Raises:
-        TypeError: for what is no dense real tensor.
+        TypeError: if a tensor is not dense and real.
     """
     tensors = tensors_of(model)
     for name, x in tensors.items():
@@ -56,7 +56,7 @@ def outline(model: nn.Module) -> Outline:
 
 
 def _layers(name: str, module: nn.Module, names: dict[int, str]) -> Iterator[Layer]:
-    """Yield what a module is, apart from the modules in it."""
+    """Yield the layers of a module, without its submodules."""
     own = {k: x for k, x in [*module._parameters.items(), *module._buffers.items()]
            if x is not None and id(x) in names}  # fmt: skip
     if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -93,7 +93,7 @@ def _norm(module: Any) -> dict[str, Any]:
     running = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
     title = re.sub(r"\dd$", "", type(module).__name__).removeprefix("Sync")
     eps = module.eps
-    if eps is None:  # of RMSNorm: that of the dtype
+    if eps is None:  # in RMSNorm: that of the dtype
         eps = torch.finfo(getattr(module.weight, "dtype", torch.float32)).eps
     told = {
         "type": title,

@@ -1,13 +1,12 @@
-"""The door of the step: parameters that several processes hold together are taken apart here.
+"""Local tensors of sharded parameters, for a step.
 
-A parameter that is a ``DTensor`` (FSDP2, HSDP, tensor parallel) enters as the plain tensor that
-this process holds of it, and so do its gradient and the fields of its state. The engine knows no
-``DTensor``: it computes on plain tensors, and joins sums where a tensor has a
-:class:`~optstudy_torch.engine.joined_sums.Joint`. A rule that runs as it is written looks at rows
-and columns, so it is handed whole tensors, which are gathered for it.
+For a parameter that is a ``DTensor`` (FSDP2, HSDP, tensor parallel), a step uses the local tensors
+of the parameter, the gradient and the fields of the state. The engine computes on plain tensors
+only, and joins sums of a tensor with a :class:`~optstudy_torch.engine.joined_sums.Joint`. A rule
+that runs as written depends on rows and columns, so it gets gathered whole tensors.
 
 In ``optimizer.state`` a field with the shape of the parameter is a ``DTensor`` with its placements.
-Others are plain tensors, which every process has.
+Other fields are plain tensors, the same in every process.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from .engine.joined_sums import Joint
 
 
 def whole(x: Any) -> Any:
-    """Return a ``DTensor`` put together, for which all processes have to call; others as is."""
+    """Return a gathered ``DTensor`` (all processes must call); other values unchanged."""
     return x.detach().full_tensor() if is_shared(x) else x
 
 
 def placed(x: torch.Tensor, p: torch.Tensor) -> Any:
-    """Return a field of the state of a parameter as this parameter needs it.
+    """Return a field of the state in the form for its parameter.
 
     Args:
-        x: a plain tensor, which every process has, or a ``DTensor``.
-        p: the parameter: of the field's shape, the field is placed like it.
+        x: a plain tensor, the same in every process, or a ``DTensor``.
+        p: the parameter; a field of the same shape gets the same placements.
     """
     if not is_shared(p) or x.shape != p.shape or x.ndim == 0:
         return whole(x)
@@ -47,15 +46,15 @@ def placed(x: torch.Tensor, p: torch.Tensor) -> Any:
 
 
 def local(x: Any) -> Any:
-    """Return what this process holds of a tensor."""
+    """Return the local part of a tensor."""
     return local_like(x, x) if is_shared(x) else x
 
 
 def let_go_of_gathered(model: torch.nn.Module | None) -> None:
-    """Let FSDP2 drop whole parameters that it has gathered.
+    """Let FSDP2 drop its gathered parameters.
 
-    A forward pass without gradients, such as an evaluation, leaves them: they stand in the model in
-    the place of its parameters, and the next pass uses them, whatever became of the parameters.
+    A forward pass without gradients, such as an evaluation, keeps them in the model in place of the
+    parameters. The next pass uses them, even if the parameters have changed.
     """
     for module in [] if model is None else model.modules():
         if hasattr(module, "unshard") and hasattr(module, "reshard"):  # FSDPModule, not imported
@@ -67,18 +66,18 @@ def _where(x: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def distributed(x: torch.Tensor, p: Any) -> Any:
-    """Return a tensor that every process has as a ``DTensor`` like ``p``; nothing is sent."""
+    """Return a replicated tensor as a ``DTensor`` like ``p``, without communication."""
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh, placements = _where(p)
     everywhere = [Replicate() for _ in placements]
     whole = DTensor.from_local(x, mesh, everywhere, run_check=False)
     local = whole.redistribute(mesh, placements).to_local()
-    return shared(local.clone(), p)  # a view would keep the whole in memory
+    return shared(local.clone(), p)  # a view would keep the whole tensor in memory
 
 
 def shared(local: torch.Tensor, p: Any) -> Any:
-    """Return a ``DTensor`` like ``p`` of what this process holds."""
+    """Return a ``DTensor`` like ``p`` with a local part."""
     from torch.distributed.tensor import DTensor
 
     mesh, placements = _where(p)
@@ -88,8 +87,8 @@ def shared(local: torch.Tensor, p: Any) -> Any:
 
 
 def local_like(x: Any, p: Any) -> torch.Tensor:
-    """Return what this process holds of ``x``, placed like ``p``."""
-    if _where(x) != _where(p):  # such as a gradient that is still to be summed
+    """Return the local part of ``x`` with the placements of ``p``."""
+    if _where(x) != _where(p):  # for example a Partial gradient
         x = x.detach().redistribute(*_where(p))
     own: Any = x.to_local()
     own = own.wait() if hasattr(own, "wait") else own
@@ -98,11 +97,11 @@ def local_like(x: Any, p: Any) -> torch.Tensor:
 
 
 class Part:
-    """What this process holds of a parameter and of its state.
+    """The local part of a parameter and of its state.
 
     Attributes:
-        tensor: in the memory of the parameter, kept from step to step.
-        joint: how the processes hold the parameter together.
+        tensor: a tensor in the memory of the parameter, kept from step to step.
+        joint: the distribution of the parameter over processes.
         state: plain tensors by name.
     """
 
@@ -110,10 +109,10 @@ class Part:
         self.tensor = local_like(p, p)
         self.joint, self._placements = Joint.of(p), tuple(p.placements)
         self.state: dict[str, Any] = {}
-        self._pairs: dict[str, tuple[Any, Any]] = {}  # in the optimizer's state, and here
+        self._pairs: dict[str, tuple[Any, Any]] = {}  # in the state of the optimizer, and here
 
     def holds(self, p: Any) -> bool:
-        """Return whether the parameter still lies where it did."""
+        """Return whether the parameter is still at the same address."""
         own, kept = local_like(p, p), self.tensor
         return (
             _where(p) == (self.joint.mesh, self._placements)
@@ -124,12 +123,12 @@ class Part:
         )
 
     def knows(self, state: dict[str, Any]) -> bool:
-        """Return whether the optimizer's state is what :meth:`close` left."""
+        """Return whether the state of the optimizer is that from :meth:`close`."""
         pairs = self._pairs
         return state.keys() == pairs.keys() and all(x is pairs[n][0] for n, x in state.items())
 
     def open(self, p: Any, state: dict[str, Any]) -> None:
-        """Take in the optimizer's state."""
+        """Read the state of the optimizer."""
         self.state.clear()
         for name, x in state.items():
             own = state[name] = placed(x, p)
@@ -137,7 +136,7 @@ class Part:
         self._pairs = {name: (x, self.state[name]) for name, x in state.items()}
 
     def close(self, p: Any, state: dict[str, Any]) -> None:
-        """Give the optimizer's state what is new here."""
+        """Write new values to the state of the optimizer."""
         for name, x in self.state.items():
             if name not in self._pairs or self._pairs[name][1] is not x:
                 like = x.shape == self.tensor.shape and x.ndim
@@ -146,12 +145,12 @@ class Part:
 
 
 class Entered:
-    """Parameters as the engine sees them, between the door and the step.
+    """Parameters in the form for the engine.
 
     Attributes:
         params: plain tensors with gradients.
-        states: of each of them.
-        joints: of those that are parts.
+        states: the states of these tensors.
+        joints: the distributions of tensors that are local parts.
     """
 
     def __init__(self, given: Sequence[Any], params: list[Any], states: Mapping[Any, Any]) -> None:
@@ -161,7 +160,7 @@ class Entered:
         self._parts: list[tuple[Any, Part]] = []
 
     def inputs(self, inputs: Inputs) -> Inputs:
-        """Return what the algorithm is given, by the tensors that entered."""
+        """Return the inputs of the algorithm, by the plain tensors."""
         if not self._parts or not inputs.tensors:
             return inputs
         pairs = list(zip(self._given, self.params, strict=True))
@@ -172,36 +171,36 @@ class Entered:
         return Inputs(inputs.scalars, tensors)
 
     def knows(self, states: Mapping[Any, dict[str, Any]]) -> bool:
-        """Return whether the optimizer's states are what the parts have."""
+        """Return whether the states of the optimizer are those of the parts."""
         return all(part.knows(states[p]) for p, part in self._parts)
 
     def open(self, states: Mapping[Any, dict[str, Any]]) -> None:
-        """Take in the optimizer's states, which are checked."""
+        """Read the checked states of the optimizer."""
         for p, part in self._parts:
             part.open(p, states[p])
 
     def close(self, states: Mapping[Any, dict[str, Any]]) -> None:
-        """Give the optimizer's states what is new."""
+        """Write new values to the states of the optimizer."""
         for p, part in self._parts:
             part.close(p, states[p])
 
     def written(self) -> None:
-        """Tell autograd that parameters have been written."""
+        """Tell autograd that the parameters have changed."""
         if self._parts:
             torch.autograd.graph.increment_version([p for p, _ in self._parts])
 
 
 class Door:
-    """The parts of an optimizer's parameters, kept from step to step."""
+    """The local parts of the parameters of an optimizer, kept from step to step."""
 
     def __init__(self) -> None:
-        self._parts: dict[Any, Part] = {}  # no weak references: torch.utils.swap_tensors minds them
+        self._parts: dict[Any, Part] = {}  # no weak references: swap_tensors refuses them
         self._inside: list[Any] = []
 
     def enter(self, given: Sequence[Any], states: Mapping[Any, dict[str, Any]]) -> Entered:
-        """Return parameters with gradients as the engine sees them.
+        """Return parameters with gradients in the form for the engine.
 
-        A gradient that is placed otherwise than its parameter is redistributed first.
+        A gradient with other placements than its parameter is redistributed first.
         """
         if not any(map(is_shared, given)):
             return Entered(given, list(given), states)
@@ -225,7 +224,7 @@ class Door:
         return entered
 
     def leave(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Let go of the gradients, and of parameters that are no longer in the groups."""
+        """Release the gradients, and parameters that are no longer in the groups."""
         for p in self._inside:
             self._parts[p].tensor.grad = None
         if len(self._parts) > len(self._inside):
@@ -235,7 +234,7 @@ class Door:
 
 
 def give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
-    """Let a tensor have a gradient, of any dtype."""
+    """Set the gradient of a tensor, of any dtype."""
     tensor.grad = None
     if grad.dtype != tensor.dtype:
         tensor.grad_dtype = grad.dtype
@@ -243,7 +242,7 @@ def give(tensor: torch.Tensor, grad: torch.Tensor) -> None:
 
 
 def started(p: Any, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a parameter before its first step, as the optimizer keeps it."""
+    """Return the state of a parameter before its first step, in the form for the optimizer."""
     layout = Layout.of(algorithm, hyperparameters)
     rule = algorithm, hyperparameters, layout
     if not (is_shared(p) and layout.flat):

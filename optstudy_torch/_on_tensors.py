@@ -1,4 +1,4 @@
-"""Steps whose numbers are all tensors: recorded in a CUDA graph, or differentiated."""
+"""Steps with tensors for all numbers: recorded in a CUDA graph, or differentiated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .engine.on_tensors import on
 
 
 def is_asked(group: dict[str, Any]) -> bool:
-    """Return whether a group asks for such a step."""
+    """Return whether a group requests such a step."""
     return any(map(group.get, ON_TENSORS))
 
 
@@ -28,8 +28,8 @@ def check_step(
     """Refuse a step that cannot be recorded or differentiated.
 
     Raises:
-        NotImplementedError: for such a rule, or a ``DTensor``.
-        ValueError: for a hyperparameter on another device, or leaves that autograd may not write.
+        NotImplementedError: for a rule that does not allow it, or a ``DTensor``.
+        ValueError: for a hyperparameter on another device, or leaves that need a gradient.
     """
     check_on_tensors(plan.algorithm, group)
     name = next(name for name in ON_TENSORS if group.get(name))
@@ -58,12 +58,12 @@ def check_step(
 def check_recorded(
     group: dict[str, Any], params: Sequence[torch.Tensor], states: Mapping[Any, dict[str, Any]]
 ) -> None:
-    """Refuse a step that a CUDA graph records, and that would not be right when it is replayed.
+    """Refuse a step that a CUDA graph records but would replay incorrectly.
 
     Args:
-        group: of the parameters.
-        params: with gradients.
-        states: of each of them; none at all, if the rule has no state.
+        group: the group of the parameters.
+        params: parameters with gradients.
+        states: the states of the parameters; empty if the rule has no state.
 
     Raises:
         RuntimeError: without ``capturable=True``, or before a first step has made the states.
@@ -84,7 +84,7 @@ def check_recorded(
 
 @torch.enable_grad()
 def begun(p: torch.Tensor, plan: Plan) -> dict[str, torch.Tensor]:
-    """Return the first state of a parameter, through which derivatives flow."""
+    """Return the initial state of a parameter, with derivatives."""
     backend = on(p.device)
     first = p.clone().to(WORKING_DTYPE[p.dtype])
     state = plan.algorithm.start(Leaves([first], backend), _numbers(plan, backend))
@@ -94,13 +94,13 @@ def begun(p: torch.Tensor, plan: Plan) -> dict[str, torch.Tensor]:
 
 
 def _numbers(plan: Plan, backend: Any) -> dict[str, Any]:
-    """Return hyperparameters, tensors in double precision."""
+    """Return hyperparameters, with tensors in double precision."""
     taken = plan.hyperparameters.items()
     return {k: backend.number(v) if isinstance(v, torch.Tensor) else v for k, v in taken}
 
 
 class OnTensors(AsWritten):
-    """A step as the function is written, whose numbers are all tensors on one device."""
+    """A step of the function as written, with tensors on one device for all numbers."""
 
     def compute(self) -> None:
         """Compute the new states and the steps."""
@@ -108,9 +108,9 @@ class OnTensors(AsWritten):
             super().compute()
 
     def write(self) -> None:
-        """Write them; states stay where they are, but for derivatives, which go through new ones.
+        """Write the results; states are written in place, or replaced for derivatives.
 
-        A graph reads them where they were when it was recorded.
+        A graph reads states at the addresses of the recording.
         """
         if self._is_differentiated:
             with torch.enable_grad():
@@ -118,7 +118,7 @@ class OnTensors(AsWritten):
             return
         for p, own in zip(self._params, self._made, strict=True):
             state = self._states[p]
-            apart = owned(*state.values())  # one may become another, that is written before
+            apart = owned(*state.values())  # fields may share memory
             made = {n: apart(x) for n, x in own.items()}
             for name, x in made.items():
                 to = state[name]
@@ -131,7 +131,7 @@ class OnTensors(AsWritten):
         return bool(self._group.get("differentiable"))
 
     def _taken(self, x: torch.Tensor) -> torch.Tensor:
-        # Autograd keeps a copy, as the parameter is written.
+        # Autograd keeps a copy, because the parameter is overwritten.
         return x.clone() if self._is_differentiated else x.detach()
 
     def _count(self, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a group of parameters asks for, kept from step to step: plans, programs, stages."""
+"""Plans, programs and stages of a group of parameters, kept from step to step."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .engine.stages import Stage
 
 
 class Plan:
-    """What a group's values ask for.
+    """The algorithm and the hyperparameters that the values of a group select.
 
     Args:
-        values: of the group.
-        algorithm: that they select.
-        hyperparameters: of that algorithm.
-        inputs: names of what it is given besides the gradient.
+        values: the values of the group.
+        algorithm: the selected algorithm.
+        hyperparameters: the hyperparameters of the algorithm.
+        inputs: names of the inputs besides the gradient.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Plan:
         without = {k: 0.0 if is_number(v) else v for k, v in hyperparameters.items()}
         self._least = Layout.of(algorithm, without)
         self.machine = _machine(algorithm, hyperparameters, inputs, self.layout)
-        # Others may change while they are the same object.
+        # Other objects may change.
         fixed = bool | int | float | str | None
         parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
         self.is_fixed = all(isinstance(x, fixed) for x in parts)
@@ -67,10 +67,10 @@ class Plan:
         }
 
     def of_shape(self, p: torch.Tensor, compiled: bool | None) -> OfShape | None:
-        """Return the kernels for parameters of the shape of one; ``None`` if there are none.
+        """Return the kernels for parameters with the shape of ``p``; ``None`` without kernels.
 
         Raises:
-            RuntimeError: if ``compiled`` is true and they cannot be made.
+            RuntimeError: if ``compiled`` is true and kernels are not possible.
         """
         shapes = self.layout.shapes(p)
         fields = {i: shapes[name] for i, name in enumerate(self.layout.names) if name in shapes}
@@ -107,7 +107,7 @@ class Plan:
 
         Args:
             params: the parameters; one, if there are no joints.
-            joints: of each of them, if they are what this process holds of others.
+            joints: the distribution of each parameter, if they are local parts.
         """
         return started(params, *self.rule, self.layout, joints) if params else []
 
@@ -117,12 +117,12 @@ class Plan:
         state: dict[str, torch.Tensor],
         start: Callable[[], dict[str, torch.Tensor]],
     ) -> None:
-        """Let a term begin that the hyperparameters ask for since this step, as momentum does.
+        """Add fields for terms that hyperparameters switch on during a run, such as momentum.
 
         Args:
             p: the parameter.
-            state: its fields; what is missing starts as it does before the first step.
-            start: makes the state that it has then.
+            state: the fields of the parameter; missing fields get initial values.
+            start: a function that makes the initial state.
         """
         missing = [n for n in self.layout.shapes(p) if n not in state]
         if missing and state.keys() >= self._least.shapes(p).keys():
@@ -131,7 +131,7 @@ class Plan:
 
 
 class Inputs(NamedTuple):
-    """What an algorithm is given besides the gradients: scalars, and tensors by parameter."""
+    """The inputs of an algorithm besides the gradients: scalars, and tensors by parameter."""
 
     scalars: dict[str, torch.Tensor]
     tensors: dict[str, dict[Any, torch.Tensor]]
@@ -141,7 +141,7 @@ class Inputs(NamedTuple):
         return frozenset(self.scalars.keys() | self.tensors.keys())
 
     def of(self, algorithm: Algorithm) -> Inputs:
-        """Return what an algorithm asks for: there may be others in the optimizer."""
+        """Return the inputs of one algorithm; the optimizer may have other algorithms."""
         if self.names <= algorithm.inputs.keys():
             return self
         scalars = {name: x for name, x in self.scalars.items() if name in algorithm.inputs}
@@ -152,7 +152,7 @@ NO_INPUTS = Inputs({}, {})
 
 
 class Staged:
-    """Stages of a group's parameters, with what they were made for."""
+    """Stages for the parameters of a group, with the plan they were made for."""
 
     def __init__(self, plan: Plan, compiled: bool | None, params: list[Any]) -> None:
         assert plan.machine is not None
@@ -167,7 +167,7 @@ class Staged:
         self.stages: list[Stage] = []
 
     def holds(self, plan: Plan, compiled: bool | None, params: list[Any]) -> bool:
-        """Return whether they can be used again."""
+        """Return whether the stages can be reused."""
         return (
             self._machine is plan.machine
             and self._compiled == compiled
@@ -178,12 +178,12 @@ class Staged:
     def prepare(
         self, plan: Plan, states: Mapping[Any, dict[str, Any]], joints: Mapping[Any, Joint]
     ) -> None:
-        """Make the stages, if there are none; a state that is empty starts.
+        """Make the stages if there are none; initialize empty states.
 
         Args:
-            plan: of the group.
-            states: of the parameters.
-            joints: of those that are what this process holds of others.
+            plan: the plan of the group.
+            states: the states of the parameters.
+            joints: the distributions of parameters that are local parts.
         """
         if self.stages:
             return
@@ -204,7 +204,7 @@ class Staged:
         self.stages = stages  # all of them or none
 
     def ready(self, plan: Plan, step_dtype: str | None, inputs: Inputs) -> Callable[[], None]:
-        """Compute what is computed before anything is written; return what advances parameters."""
+        """Run all phases before the first write; return a function that advances parameters."""
         given = plan.numbers, inputs.scalars, inputs.tensors, step_dtype
         return self._machine.ready(self.stages, *given)
 
@@ -217,23 +217,23 @@ def are(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 # Programs.
 
 SHAPES: dict[str, Any] = {"cpu": shapes_in_c.Kernels, "cuda": shapes_in_triton.Kernels}
-"""What makes kernels of a program of one shape, by the type of the device."""
+"""The makers of kernels for a program of one shape, by the type of the device."""
 
 _SHAPES: Recent[Any, OfShape | NoKernelsError] = Recent(512)
 _PROGRAMS: Recent[Any, Program | None] = Recent(512)
 _MACHINES: Recent[Program, Machine] = Recent(256)
 
 _VALUES: dict[Algorithm, set[str]] = defaultdict(set)
-"""Names of the hyperparameters whose values a formula branches on: each value is a program."""
+"""Names of hyperparameters that a formula branches on; each value needs a program."""
 
 _MOST = 16
-"""Programs of an algorithm that branches on values; with more of them it runs as written."""
+"""The largest number of programs for an algorithm that branches; beyond it runs as written."""
 
 
 def _machine(
     algorithm: Algorithm, hyperparameters: dict[str, Any], inputs: frozenset[str], layout: Layout
 ) -> Machine | None:
-    """Return what runs an algorithm's program, or None if its formula cannot be made one."""
+    """Return the machine for the program of an algorithm, or ``None`` without a program."""
     if not layout.flat:
         return None
     fields = {i: None if x else () for i, x in enumerate(layout.full) if not layout.counts[i]}
@@ -250,16 +250,16 @@ def program_of(
     shape: tuple[int, ...] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Program | None:
-    """Return an algorithm's program, or None if its formula cannot be made one.
+    """Return the program of an algorithm, or ``None`` if the formula cannot be traced.
 
     Args:
         algorithm: the update rule.
-        hyperparameters: of the algorithm.
-        inputs: names of what it is given besides the gradient.
-        layout: of the state.
-        fields: of :class:`Program`.
-        shape: of the leaf, if the program is for one.
-        dtype: its working dtype then.
+        hyperparameters: the hyperparameters of the algorithm.
+        inputs: names of the inputs besides the gradient.
+        layout: the layout of the state.
+        fields: as for :class:`Program`.
+        shape: the shape of the leaf, for a program of one shape.
+        dtype: the working dtype, for a program of one shape.
     """
     absent = dict.fromkeys(algorithm.inputs.keys() - inputs)
     values = _VALUES.get(algorithm, set())

@@ -1,4 +1,4 @@
-"""Learning rates that an optimizer's groups hold while it steps, and only then."""
+"""Learning rates that groups have only during a step."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 
 class Scheduler(Protocol):
-    """What has factors on the rates."""
+    """A scheduler with factors of the rates."""
 
     def scaled(self, i: int, lr: Any) -> Any:
         """Return the rate of group ``i`` with its factor."""
 
 
 class Rates:
-    """Puts the rates with their factors into an optimizer's groups while it steps."""
+    """Multiplies the rates in the groups of an optimizer by factors, during each step."""
 
-    _known: ClassVar[Any] = weakref.WeakKeyDictionary()  # of optimizers
+    _known: ClassVar[Any] = weakref.WeakKeyDictionary()  # by optimizer
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._schedulers: list[weakref.ref[Scheduler]] = []
@@ -28,14 +28,14 @@ class Rates:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer) -> Rates:
-        """Return those of an optimizer, which are made once."""
+        """Return the object for an optimizer, which is made once."""
         if optimizer not in cls._known:
             cls._known[optimizer] = cls(optimizer)
         rates: Rates = cls._known[optimizer]
         return rates
 
     def add(self, scheduler: Scheduler) -> None:
-        """Take a scheduler in; one that is deleted falls out."""
+        """Add a scheduler; deleted schedulers are dropped."""
         self._schedulers.append(weakref.ref(scheduler, self._schedulers.remove))
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -53,6 +53,6 @@ class Rates:
 
     def _after(self, *_: Any) -> None:
         for group, own, written in self._written:
-            if group["lr"] is written:  # else somebody has set another one since
+            if group["lr"] is written:  # otherwise the user has set another rate
                 group["lr"] = own
         self._written = []

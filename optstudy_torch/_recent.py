@@ -1,4 +1,4 @@
-"""Tables of what was made for a key, which do not grow without end and may be shared by threads."""
+"""Tables of limited size that threads can share, with values made on demand."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """A table that lets go of what was used longest ago.
+    """A table that drops the least recently used entries.
 
     Args:
-        most: entries that it keeps.
+        most: the largest number of entries.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: dict[Key, Value] = {}  # what was used last is at the end
+        self._kept: dict[Key, Value] = {}  # the last used is at the end
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
@@ -33,12 +33,12 @@ class Recent(Generic[Key, Value]):
             return iter([*self._kept])
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Remove all entries."""
         with self._lock:
             self._kept.clear()
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """Return what was made for a key; made now, in one thread only, if there is none."""
+        """Return the value of a key; a missing value is made, in one thread only."""
         with self._lock:
             value = self._kept.pop(key) if key in self._kept else make()
             self._kept[key] = value

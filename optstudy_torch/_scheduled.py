@@ -1,4 +1,4 @@
-"""Hyperparameters that are schedules: functions of the number of steps that an optimizer counts."""
+"""Hyperparameters that are schedules: functions of the number of steps of an optimizer."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ._arguments import names_of, selected, split_tuples, tuples_of
 from ._states import Layout
 
 Schedules = dict[str, Callable[[int], Any]]
-"""By the core's names of hyperparameters."""
+"""Schedules by the names of hyperparameters in the core."""
 
 COUNT = "scheduled_steps"
-"""The entry of a group that counts the steps its schedules have been asked for."""
+"""The entry of a group that counts the steps of its schedules."""
 
 
 def apart(algorithm: Algorithm, values: dict[str, Any]) -> tuple[dict[str, Any], Schedules]:
-    """Return values with numbers, those at count 0, in the place of schedules; and the schedules.
+    """Return values with the numbers at count 0 instead of schedules, and the schedules.
 
     Args:
-        algorithm: of the group.
-        values: by torch's names, schedules and others.
+        algorithm: the algorithm of the group.
+        values: schedules and other values, by names of torch.
     """
     found = {name: f for name, f in own_values(algorithm, values).items() if callable(f)}
     start = {k: x for k, x in values.items() if k in names_of(algorithm)}
@@ -32,7 +32,7 @@ def apart(algorithm: Algorithm, values: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def own_values(algorithm: Algorithm, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters among values, by the core's names."""
+    """Return the hyperparameters among values, by the names of the core."""
     tuples = tuples_of(algorithm.defaults())
     named = {k: v for k, v in values.items() if k in names_of(algorithm)}
     whole = {k: v for k, v in named.items() if k not in tuples or isinstance(v, tuple | list)}
@@ -42,7 +42,7 @@ def own_values(algorithm: Algorithm, values: Mapping[str, Any]) -> dict[str, Any
 def at(
     algorithm: Algorithm, values: Mapping[str, Any], schedules: Schedules, count: int
 ) -> dict[str, Any]:
-    """Return the values that schedules change, by torch's names, as they are at a count."""
+    """Return the values of schedules at a count, by names of torch."""
     now = {name: _number(name, float(f(count))) for name, f in schedules.items()}
     for whole, inside in tuples_of(algorithm.defaults()).items():
         new = [now.pop(name, None) for name in inside]
@@ -53,12 +53,12 @@ def at(
 
 
 def _number(name: str, value: float) -> Any:
-    """Return a value; 0 as a tensor, as for the number the term would be left out."""
+    """Return a value; 0 as a tensor, because the number 0 would leave the term out."""
     return torch.zeros((), dtype=torch.float64) if value == 0 and name != "lr" else value
 
 
 def steps_of(algorithm: Algorithm, group: dict[str, Any], states: Mapping[Any, Any]) -> int:
-    """Return how many steps the parameters of a group have taken, as their states count them.
+    """Return the number of steps of the parameters of a group, from the counts in their states.
 
     Raises:
         ValueError: if no state counts steps.

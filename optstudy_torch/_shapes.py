@@ -22,20 +22,20 @@ from .engine.trace import INPUT, count_of
 from .engine.units import add, rooms_for
 
 _FEW = 1 << 13
-"""Elements that NumPy computes in less time than loops take to be called; a call counts as some."""
+"""Elements that NumPy computes in less time than a call of a loop; a call counts as elements."""
 
 _CALL = 1 << 10
 
 
 class Step:
-    """A step of a group's parameters: computed first, then written.
+    """A step of the parameters of a group: computed first, then written.
 
     Args:
-        params: with gradients.
-        states: of each parameter.
-        group: to which they belong.
-        plan: of the group.
-        inputs: what the algorithm is given besides the gradients.
+        params: parameters with gradients.
+        states: the state of each parameter.
+        group: the group of the parameters.
+        plan: the plan of the group.
+        inputs: inputs of the algorithm besides the gradients.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Step:
                 rest += own
             else:
                 self._parts.append(_Part(own, states, group, plan, inputs, kernels, adds))
-        if rest and together:  # it has sums over all leaves
+        if rest and together:  # the rule has sums over all leaves
             rest, self._parts = params, []
         self._rest = AsWritten(rest, states, group, plan, inputs) if rest else None
 
     def compute(self) -> None:
-        """Compute what can be before anything is written."""
+        """Compute everything that does not write."""
         found: list[Any] = [None] * len(self._parts)
         running = [part.execution.run() for part in self._parts]
         while running:
@@ -104,7 +104,7 @@ def _alike(params: Sequence[Any]) -> list[list[Any]]:
 
 
 def _wanted(params: Sequence[Any], group: dict[str, Any]) -> bool:
-    """Return whether parameters of one shape are worth a program."""
+    """Return whether a program saves time for parameters of one shape."""
     size, compiled = params[0].numel(), group["compile"]
     if compiled is False:
         return False
@@ -159,7 +159,7 @@ class _Part:
         )
 
     def _lay(self, name: str) -> None:
-        """Let a field of each state lie without gaps, in the working dtype."""
+        """Store a field of each state without gaps, in the working dtype."""
         for state in self._states:
             x = state[name]
             if x.dtype != self._program.dtype or not _is_flat(x):
@@ -167,7 +167,7 @@ class _Part:
                 state[name] = own.clone(memory_format=torch.contiguous_format)
 
     def write(self) -> None:
-        """Write scalars and counts, and add the step where it is not added yet."""
+        """Write scalars and counts, and add steps that are not added yet."""
         made = self.execution
         for i, number in self._program.new_counts.items():
             counts = np.empty(len(self._params), np.int32)
@@ -192,9 +192,9 @@ def _is_flat(x: torch.Tensor) -> bool:
 
 
 def _are_apart(params: Sequence[torch.Tensor]) -> bool:
-    """Return whether a step may be written while those of other parameters are computed.
+    """Return whether a step may be written before other steps are computed.
 
-    So it is where no parameter lies in the memory of another, or of a gradient.
+    This is allowed if no parameter shares memory with another parameter or a gradient.
     """
     if len({p.device for p in params}) > 1:
         return False
@@ -212,15 +212,15 @@ def _are_apart(params: Sequence[torch.Tensor]) -> bool:
 
 
 def _bytes(x: torch.Tensor) -> int:
-    """Return how far the memory of a tensor goes."""
+    """Return the number of bytes that the memory of a tensor spans."""
     steps = sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True))
     return (steps + 1) * x.element_size()
 
 
 class AsWritten:
-    """The pure function itself, with NumPy's operations on the CPU, elsewhere with torch's.
+    """The pure function as written, with NumPy on the CPU and operations of torch elsewhere.
 
-    NumPy computes in the memory of the tensors: a call costs it a third of torch's.
+    NumPy computes in the memory of the tensors, and a call costs a third of a call of torch.
     """
 
     def __init__(
@@ -270,26 +270,26 @@ class AsWritten:
         ]
 
     def _taken(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a tensor as the formula is given it."""
+        """Return a tensor in the form for the formula."""
         return x.detach()
 
     def _count(self, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        """Return a step count of a parameter where the formula looks for it."""
+        """Return a step count of a parameter on the device of the formula."""
         return t.to("cpu", torch.int32)
 
     def _numbers(self, backend: Any) -> dict[str, Any]:
-        """Return the hyperparameters as the formula is given them."""
+        """Return the hyperparameters in the form for the formula."""
         return in_double(self._plan.hyperparameters, backend)
 
     def write(self) -> None:
-        """Write them."""
+        """Write the new states and parameters."""
         rows = zip(self._params, self._made, self._steps, self._rooms, strict=True)
         for p, own, step, room in rows:
             self._states[p].update(own)
             add(p, step, self._step_dtype, room)
 
     def _leaves(self, tensors: Iterable[torch.Tensor | None]) -> Leaves:
-        """Return a tree of tensors that are where the parameters are."""
+        """Return a tree of tensors on the device of the parameters."""
         plain = [None if x is None else x.resolve_neg() for x in tensors]
         if any(p.device.type != HOST for p in self._params):
             return Leaves(plain, EAGER)

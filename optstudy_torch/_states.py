@@ -1,4 +1,4 @@
-"""The fields of a state, in one order for every parameter, and what fits them."""
+"""The fields of a state, in one order for every parameter, with checks of their values."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ WORKING_DTYPE = {
     torch.float16: torch.float32,
     torch.float64: torch.float64,
 }
-"""The dtype in which a parameter's step is computed and its state kept."""
+"""The working dtype for the step and the state of a parameter, by its dtype."""
 
 
 TRAINED = "trained"
-"""The field of the parameters that are trained, while they are away for an evaluation."""
+"""The field with the trained parameters during an evaluation."""
 
 
 class Layout:
-    """The names of a state's fields, and how to build a state of them.
+    """The names of the fields of a state, with functions to build the state.
 
     Attributes:
-        names: of the fields; a field that a parameter does not need is missing in its state.
-        optional: names of fields that other hyperparameters ask for: kept, but not read.
+        names: names of the fields; a field that a parameter does not need is missing in its state.
+        optional: names of fields for other hyperparameters, which are kept but not read.
         full: for each field, whether it is an array like the parameter.
         counts: for each field, whether it is a step count.
-        averages: whether the state keeps an average of the parameters, to evaluate with.
-        flat: whether every field is such an array or a scalar, whatever the shape.
+        averages: whether the state has an average of the parameters, for evaluation.
+        flat: whether every field is an array like the parameter or a scalar, for any shape.
     """
 
     def __init__(self, algorithm: Algorithm, hyperparameters: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ class Layout:
         key = (algorithm, *((k, v) for k, v in hyperparameters.items() if is_static(k, v)))
 
         def made() -> Layout:
-            plain = {  # a term whose factor is an array is never absent
+            plain = {  # a term with an array as factor is never absent
                 k: np.asarray(v.item()) if isinstance(v, torch.Tensor) else v
                 for k, v in hyperparameters.items()
             }
@@ -131,7 +131,7 @@ def is_static(name: str, value: Any) -> bool:
 
 
 def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Tensor) -> None:
-    """Refuse a parameter's state that does not have the layout's names, or not its shape."""
+    """Refuse a state of a parameter with other names or shapes than the layout."""
     shapes = layout.shapes(p)
     if not shapes.keys() <= fields.keys() <= shapes.keys() | layout.optional:
         raise ValueError(
@@ -154,20 +154,20 @@ def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Ten
 
 
 def _of_before(fields: dict[str, Any]) -> str:
-    """Say that a state is of a version in which no steps were counted, if it is."""
+    """Return a text if the state is from a version that counted no steps."""
     sums = {str(name).rpartition(".")[2] for name in fields} & {"error", "started", "count"}
     return "; optstudy 0.1.0 counted no steps: its states cannot be loaded" if sums else ""
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of a tensor, array or number; ``None`` of what a state cannot hold."""
+    """Return the shape of a tensor, array or number; ``None`` for other values."""
     if isinstance(value, torch.Tensor):
         dense = value.layout == torch.strided and value.device.type != "meta"
         return tuple(value.shape) if dense and not value.is_complex() else None
     if isinstance(value, np.ndarray | np.generic | int | float):
         try:
             found = tensor_of(value)
-        except (TypeError, OverflowError):  # of a dtype that torch does not have
+        except (TypeError, OverflowError):  # a dtype that torch does not have
             return None
         return None if found.is_complex() else tuple(found.shape)
     return None
@@ -184,11 +184,11 @@ def started(
 
     Args:
         params: the parameters; one, if there are no joints.
-        algorithm: of their group.
-        hyperparameters: of the algorithm.
-        layout: of the state.
-        joints: of each of them, if they are what this process holds of other parameters: what the
-            processes tell each other of all of them is told at once.
+        algorithm: the algorithm of the group.
+        hyperparameters: the hyperparameters of the algorithm.
+        layout: the layout of the state.
+        joints: the distribution of each parameter, if they are local parts; processes then
+            communicate once for all parameters.
     """
     work = [p.detach().to(WORKING_DTYPE[p.dtype]) for p in params]
     backend = EagerPart(joints) if joints else EAGER
@@ -202,7 +202,7 @@ def started(
 
 
 def in_double(hyperparameters: dict[str, Any], backend: Backend) -> dict[str, Any]:
-    """Return hyperparameters, tensors among them as numbers that are never absent."""
+    """Return hyperparameters, with tensors as numbers that are never absent."""
     return {
         k: Doubles(np.float64(v.item()), backend) if isinstance(v, torch.Tensor) else v
         for k, v in hyperparameters.items()
@@ -210,7 +210,7 @@ def in_double(hyperparameters: dict[str, Any], backend: Backend) -> dict[str, An
 
 
 def owned(*inputs: Any) -> Callable[[Any], Any]:
-    """Return a function that copies a field which is an input or another, or a view of one."""
+    """Return a function that copies a field that shares memory with an input or another field."""
     taken = list(inputs)
 
     def own(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which tensors are refused, with a message that names them."""
+"""Checks of tensors; messages name the refused tensor."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ALLOWED = (
 
 
 def is_memory(kind: type) -> bool:
-    """Return whether tensors of a type are what their memory holds: others say how they compute."""
+    """Return whether the memory of tensors of a type has their elements."""
     return getattr(kind, "__torch_dispatch__", None) is torch.Tensor.__torch_dispatch__
 
 
 def is_shared(x: Any) -> bool:
-    """Return whether several processes hold a tensor together: ``DTensor``, not imported for it."""
+    """Return whether a tensor is a ``DTensor``, without importing the class."""
     return hasattr(type(x), "placements")
 
 
 def check_once(params: Sequence[torch.Tensor]) -> None:
-    """Refuse a parameter that a group has twice, of which torch says that it will be an error."""
+    """Refuse a parameter that a group has twice; in torch this will be an error."""
     first: dict[Any, int] = {}
     for i, p in enumerate(params):
         if first.setdefault(p, i) != i:
@@ -39,7 +39,7 @@ def check_once(params: Sequence[torch.Tensor]) -> None:
 
 
 def check_dtypes(params: Sequence[torch.Tensor]) -> None:
-    """Refuse parameters of dtypes, and on devices, in which no step is computed."""
+    """Refuse parameters with unsupported dtypes or devices."""
     for p in params:
         if p.device.type == "mps":
             raise TypeError(
@@ -52,7 +52,7 @@ def check_dtypes(params: Sequence[torch.Tensor]) -> None:
 
 
 def check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
-    """Refuse parameters and gradients of types that compute otherwise, by name or number."""
+    """Refuse parameters and gradients of special types; messages have the name or the number."""
     if all(map(is_memory, {*map(type, params), *map(type, map(_GRADIENT, params))})):
         return
     names = group.get("param_names") or range(len(group["params"]))
@@ -63,12 +63,12 @@ def check_memory(params: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
 
 
 def check_kind(what: str, x: Any, p: Any) -> None:
-    """Refuse a parameter, or a tensor like one, that computes otherwise or is shared otherwise."""
+    """Refuse a parameter, or a tensor like a parameter, of a special type or sharding."""
     if is_shared(x) and is_shared(p):
         if x is p and any(place.is_partial() for place in p.placements):
             raise TypeError(f"{what} is Partial: allowed are Shard and Replicate")
         local: Any = type(x.to_local())
-        if not is_memory(local) and not hasattr(local, "wait"):  # waits for what is being sent
+        if not is_memory(local) and not hasattr(local, "wait"):  # an asynchronous collective tensor
             raise TypeError(f"{what} of {local.__name__}: {ALLOWED}")
     elif is_shared(x) or is_shared(p):
         raise TypeError(f"{what} of type {type(x).__name__}: allowed is {type(p).__name__} here")
@@ -83,7 +83,7 @@ def check_gradients(params: Sequence[torch.Tensor]) -> None:
 
 
 def check_gradient(p: torch.Tensor, grad: Any, name: str = "gradient") -> None:
-    """Refuse a gradient, or what is like it, that does not fit its parameter."""
+    """Refuse a gradient, or another input, that does not fit its parameter."""
     if not isinstance(grad, torch.Tensor):
         raise TypeError(f"{name} of type {type(grad).__name__}: allowed are tensors")
     if grad.layout != torch.strided:

@@ -1,9 +1,9 @@
-"""Dialect by dialect against the libraries themselves: ``python -m parity conformance``.
+"""Compare each dialect with its library: ``python -m parity conformance``.
 
-Ours and a library's optimizer get the same parameters and the same gradients, step after step. In
-float64 the distance between the two trajectories is at rounding level if the mathematics is the
-same, and far above it if a term is missing; in float32 it says how far two correct programs part.
-The pairs stand in ``parity.peers``, one module for each library.
+Both optimizers get the same parameters and the same gradients, step after step. In float64 the
+distance between the two trajectories is at rounding level if the formulas are the same, and far
+above it if a term is missing. In float32 it shows how far two correct programs diverge. The pairs
+are in ``parity.peers``, one module for each library.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from . import peers
 from .pairs import Arrays, Peer, Problem, Runner, rule, show
 
 STEPS = 200
-FEW_STEPS = 60  # with those of :func:`problem` at which something happens
+FEW_STEPS = 60  # include every event of :func:`problem`
 SEEDS = (0, 1, 2)
 CHECKPOINTS = (1, 10, 100, 1000)
 
 BOUND = 1e-12
-"""Largest distance in float64 of what is the same mathematics.
+"""Largest distance in float64 between two optimizers with the same formula.
 
-Measured: 1e-13 at most where only the order of roundings differs; a missing term makes 1e-9 or
-more (``tests/parity/test_conformance.py`` takes terms away).
+Measured: at most 1e-13 if only the order of roundings differs, and at least 1e-9 if a term is
+missing (``tests/parity/test_conformance.py`` removes terms).
 """
 
-# What is trained.
+# Problems.
 
 
 @functools.cache
 def problem(seed: int = 0, steps: int = STEPS, dtype: str = "float64") -> Problem:
-    """Return parameters and gradients of five leaves: of all magnitudes, zeros, late starts."""
+    """Return parameters and gradients of five leaves: all magnitudes, zeros, late starts."""
     rng = np.random.default_rng(seed)
 
     def scale(shape: Any) -> Any:
@@ -61,7 +61,7 @@ def problem(seed: int = 0, steps: int = STEPS, dtype: str = "float64") -> Proble
         g[0] *= fixed
         g[1] *= scale((6, 5)) * (rng.random((6, 5)) > 0.2)  # a new scale each step, exact zeros
         g[2] *= t >= 10  # nothing for ten steps
-        g[2][:4] = 0.0  # and here never
+        g[2][:4] = 0.0  # and here always zero
         g[3] = np.asarray(g[3] * scale(()))
         if t == 50:
             g = [np.zeros(s) for s in shapes]
@@ -83,12 +83,12 @@ def problem(seed: int = 0, steps: int = STEPS, dtype: str = "float64") -> Proble
 
 @functools.cache
 def problems(scheduled: bool = True, gaps: bool = False, steps: int = STEPS) -> tuple[Problem, ...]:
-    """Return what a pair is trained on in float64: three seeds, a falling rate, missing gradients.
+    """Return the float64 problems of a pair: three seeds, a falling rate, missing gradients.
 
     Args:
         scheduled: whether the learning rate can change.
         gaps: whether a gradient can be ``None``.
-        steps: how many there are.
+        steps: the number of steps.
     """
     found = [problem(seed, steps) for seed in SEEDS]
     harder = problem(0, steps)
@@ -104,7 +104,7 @@ def problems(scheduled: bool = True, gaps: bool = False, steps: int = STEPS) -> 
 
 
 def evened(problem: Problem) -> Problem:
-    """Return a problem with gradients of one size."""
+    """Return a problem with gradients of one magnitude."""
     rng = np.random.default_rng(len(problem.grads))
 
     def draw(x: np.ndarray) -> np.ndarray:
@@ -113,15 +113,14 @@ def evened(problem: Problem) -> Problem:
     return replace(problem, grads=[[draw(x) for x in row] for row in problem.grads])
 
 
-# How far apart.
+# Distances.
 
 
 def distances(begin: Arrays, ours: list[Arrays], theirs: list[Arrays]) -> list[float]:
     """Return, after each step, the largest |ours − theirs| over the running maximum of |theirs|.
 
-    The maximum is that of each element by itself, from the initial parameters ``begin`` on, so
-    that a parameter that crosses zero does not count as far off. NaN on one side only is
-    infinitely far.
+    Each element has its own running maximum, which starts at the initial parameters ``begin``, so a
+    parameter that crosses zero gives no large distance. NaN on one side only gives infinity.
     """
     found = []
     peaks = [np.abs(x) for x in begin]
@@ -146,12 +145,12 @@ def distance(problem: Problem, ours: Runner, theirs: Runner) -> float:
 
 @dataclass
 class Measured:
-    """How far ours and a peer are apart.
+    """The measured distance between an optimizer and its peer.
 
     Attributes:
         peer: the pair.
         float64: largest distance over all problems, relative to the running maximum.
-        ulp: the same in float32 after :data:`CHECKPOINTS` steps, in units of the last place of
+        ulp: distance in float32 after :data:`CHECKPOINTS` steps, in units in the last place of
             the running maximum.
     """
 
@@ -161,7 +160,7 @@ class Measured:
 
     @property
     def same(self) -> bool:
-        """Whether the two are the same mathematics."""
+        """Whether the two compute the same formula."""
         return self.float64 <= BOUND
 
     @property
@@ -172,10 +171,10 @@ class Measured:
 
     @property
     def verdict(self) -> str:
-        """What the table says."""
+        """The verdict in the table."""
         difference = self.peer.difference
         if not self.expected:
-            return "same, though said to differ" if self.same else "**differs**"
+            return "same, but listed as different" if self.same else "**differs**"
         return "same" if difference is None else f"differs: {difference.cause}"
 
 
@@ -185,7 +184,7 @@ def measure(peer: Peer, *, float32: bool = True, quick: bool = False) -> Measure
     Args:
         peer: the pair.
         float32: whether to measure in float32 too, over 1000 steps.
-        quick: whether few steps of the last problem are enough, which has all that the others have.
+        quick: whether to run few steps of the last problem only, which has the events of all.
     """
     change = evened if peer.even else lambda problem: problem
     wanted = problems(peer.scheduled, peer.gaps, FEW_STEPS if quick else STEPS)
@@ -194,8 +193,8 @@ def measure(peer: Peer, *, float32: bool = True, quick: bool = False) -> Measure
     if float32:
         single = change(problem(0, CHECKPOINTS[-1], "float32"))
         apart = distances(single.begin, peer.ours(single), peer.theirs(single))
-        # One unit in the last place of a number from 1 to 2 is 2^-23 of it, of others up to 2^-24:
-        # the distance is relative, so this is the larger count.
+        # A unit in the last place is 2^-24 to 2^-23 of a number. The distance is relative, and
+        # 2^-24 gives the larger count.
         found.ulp = [apart[n - 1] * 2.0**24 for n in CHECKPOINTS]
     return found
 
@@ -209,14 +208,14 @@ HEADINGS = ("algorithm", "dialect", "peer", "settings", "float64", "float32", "v
 def rows(
     names: Iterable[str], measured: Sequence[Measured], missing: Mapping[str, str]
 ) -> list[tuple[str, ...]]:
-    """Return the table: a row for each pair, and one for each dialect that has none.
+    """Return the table: a row for each pair, and one for each dialect without a peer.
 
-    A wrapper has the dialects of what it goes around; only those with a peer are its rows.
+    A wrapper has the dialects of the wrapped algorithm; only dialects with a peer get a row.
 
     Args:
-        names: of the algorithms and wrappers.
+        names: names of algorithms and wrappers.
         measured: the pairs that ran.
-        missing: for each dialect that could not be run, why.
+        missing: the reason for each dialect that could not run.
     """
     found: list[tuple[str, ...]] = []
     for name in names:
@@ -261,7 +260,7 @@ def _versions() -> str:
 
 
 def renewed(text: str, table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the rows of a page of :func:`markdown`, with those of a table in place of its own.
+    """Return the rows of a page of :func:`markdown`, updated with the rows of a table.
 
     Raises:
         ValueError: if the page was measured with other versions.
@@ -280,24 +279,27 @@ def renewed(text: str, table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]
 
 
 _PREFACE = (
-    "# Conformance: whose optimizer is the same",
+    "# Conformance: distances from the libraries",
     "",
-    "Made by `python -m parity conformance --write docs/conformance.md`. Both sides get the same",
-    "parameters and the same gradients, from 1e-6 to 1e3 with exact zeros (of one size for Shampoo",
-    "and SOAP: eigenvectors of tiny eigenvalues are mere roundings).",
+    "Generated by `python -m parity conformance --write docs/conformance.md`. Each optimizer and",
+    "its peer get the same parameters and the same gradients: magnitudes from 1e-6 to 1e3, and",
+    "exact zeros. Shampoo and SOAP get gradients of one magnitude, because the eigenvectors of",
+    "tiny eigenvalues depend on rounding alone.",
     "",
-    "**float64**: largest distance of the two trajectories over 200 steps, relative to the running",
-    "maximum of the parameter; over three seeds, a rate that falls and, for torch, gradients that",
-    "are `None`. Up to 1e-12 it is the same mathematics in another order of roundings.",
-    "**float32**: the same after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
-    "maximum: how far two programs part that are both right. **The paper's pseudocode**: a loop",
-    "written from it. **Wrappers**, the last rows, are around Adam.",
-    "**under**: hyperparameters that move, by a scheduler, by hand or injected.",
+    "- **float64**: largest distance between the two trajectories over 200 steps, relative to the",
+    "  running maximum of the parameter. The runs are three seeds and a learning rate that falls;",
+    "  for torch some gradients are `None`. Up to 1e-12 the formulas are the same, with another",
+    "  order of roundings.",
+    "- **float32**: the distance after 1 / 10 / 100 / 1000 steps, in units of 2⁻²⁴ of the running",
+    "  maximum. It shows how far two correct programs diverge.",
+    "- **the paper's pseudocode**: a loop written from the paper.",
+    "- **under**: hyperparameters change, by a scheduler, by hand or injected.",
+    "- The last rows are **wrappers** around Adam.",
     "",
-    "A dialect accepts what its library accepts and computes finitely. Refused in the",
-    "dialects optax and keras, whose libraries check no value: decay rates below 0 or from 1",
-    "on (1 − β is 0, or the average grows without end), and infinite values, but for",
-    "Adafactor's `d`: `inf` is optax's `clipping_threshold=None`.",
+    "A dialect accepts the values that its library accepts and computes with finite results. optax",
+    "and Keras check no values. The dialects optax and keras refuse decay rates below 0 or from 1",
+    "on: 1 − β is 0, or the average grows without bound. They refuse infinite values, except",
+    "`d=inf` of Adafactor, which is `clipping_threshold=None` in optax.",
     "",
 )
 
@@ -341,7 +343,7 @@ def main(argv: Sequence[str]) -> int:
             except ValueError as error:
                 parser.error(f"{arguments.write}: {error}")
         arguments.write.write_text(markdown(whole), encoding="utf-8")
-    table = Table(title="Against the libraries", title_justify="left")
+    table = Table(title="Distances from the libraries", title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
     for row in found:

@@ -1,4 +1,4 @@
-"""Schedules of every kind, alone and nested: what the suite and the tests run over."""
+"""Schedules of every kind, alone and nested, for the suite and the tests."""
 
 from __future__ import annotations
 
@@ -50,4 +50,4 @@ CURVES: Final[Mapping[str, Schedule]] = {
 }
 
 COUNTS = (*range(60), 97, 1000, 99_999, 2**31 - 1)
-"""At which they are compared."""
+"""The counts at which schedules are compared."""

@@ -1,7 +1,7 @@
 """The expected differences: the pairs of :mod:`parity.peers` with other formulas or precision.
 
 A pair that is not in the list must have the same formula. A pair in the list must differ, but by no
-more than the given distance. A difference that is gone fails, and so does one that has grown.
+more than the given distance. A difference that is gone or has grown is a failure.
 """
 
 from __future__ import annotations
@@ -29,34 +29,36 @@ class Difference(NamedTuple):
     issue: str = ""
 
 
-_PARTS = Difference("Keras has parts of it in float32", "precision", 1e-6)
+_PARTS = Difference("Keras computes parts in float32", "precision", 1e-6)
 
 EXPECTED: Final[Mapping[str, Difference]] = {
     "muon torch: torch.optim.Muon()": Difference(
-        "it iterates in bfloat16", "precision", 0.1, "pytorch/pytorch#160213"
+        "torch iterates in bfloat16", "precision", 0.1, "pytorch/pytorch#160213"
     ),
     "radam torch: torch.optim.RAdam(betas=(0.9, 0.99999))": Difference(
-        "torch's ρₜ cancels for β₂ near 1", "cancellation", 1e-9
+        "ρₜ in torch cancels for β₂ near 1", "cancellation", 1e-9
     ),
     "averaged torch: torch.optim.swa_utils.AveragedModel("
     "avg_fn='get_ema_avg_fn(0.97)')": Difference(
-        "torch's average starts from the first weights, ours corrects its bias", "definition", 10.0
+        "torch starts the average at the first weights, optstudy corrects its bias",
+        "definition",
+        10.0,
     ),
     "rmsprop optax: optax.rmsprop(learning_rate=0.001, centered=True, bias_correction=True, "
     "eps=1e-05)": Difference(
-        "at the first step the corrected variance is 0 but for its rounding", "cancellation", 1e-5
+        "at the first step the corrected variance is 0 except for rounding", "cancellation", 1e-5
     ),
     "muon optax: optax.contrib.muon(learning_rate=0.001)": Difference(
-        "its AdamW of other leaves looks ahead", "definition", 1.0
+        "optax uses Nesterov momentum in the AdamW of other leaves", "definition", 1.0
     ),
     "adafactor optax: optax.adafactor(learning_rate=0.01)": Difference(
-        "optax takes t^-0.8 in float32", "precision", 1e-6
+        "optax computes t^-0.8 in float32", "precision", 1e-6
     ),
     "adafactor keras: keras.optimizers.Adafactor()": _PARTS,
     "adafactor keras: keras.optimizers.Adafactor(clip_threshold=0.9)": _PARTS,
     "adafactor keras: keras.optimizers.Adafactor(learning_rate=0.5, beta_2_decay=-0.6, "
     "epsilon_1=1e-06, epsilon_2=0.1, clip_threshold=2.0, weight_decay=0.1)": Difference(
-        "Keras takes the size of the parameters after their decay, and has parts in float32",
+        "Keras measures the parameters after the decay, and computes parts in float32",
         "definition",
         1.0,
     ),

@@ -1,10 +1,10 @@
-"""``python -m parity digest``: one short text for the bits of an algorithm in a dialect.
+"""``python -m parity digest``: a short text for the bits of an algorithm in a dialect.
 
-A digest is of a standard run: parameters of four shapes in four dtypes, 200 steps (20 of rules that
-multiply matrices), and hyperparameters that change before every step. Half of the leaves have the
-defaults of the dialect, the other half has every term of the formula switched on. Every input comes
-from SHAKE-256 and is exact in float64, so it is the same on every machine. Whoever finds the same
-digest has computed the same parameters and states, to the last bit.
+A digest describes a standard run: parameters of four shapes in four dtypes, 200 steps (20 for rules
+that multiply matrices), and hyperparameters that change before every step. Half of the leaves have
+the defaults of the dialect; the other half has every term of the formula switched on. Every input
+comes from SHAKE-256 and is exact in float64, so inputs are the same on every machine. Equal digests
+mean the same parameters and states, bit for bit.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ LENGTH: Final = 12
 """Hexadecimal digits of a digest."""
 _STRUCTURE: Final = "nested"
 _MEMBERSHIP: Final = (0, 0, 1, 1)  # a matrix and a vector; a matrix and a scalar
-_SWITCHED_ON: Final = 2.0**-6  # for a number whose term is absent by default
+_SWITCHED_ON: Final = 2.0**-6  # for a term that is absent by default
 
 
 class StandardRun(Case):
-    """The case of which a digest is."""
+    """The case of a digest."""
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
         """Return the parameters and, for each step, the gradients."""
@@ -62,7 +62,7 @@ class StandardRun(Case):
         return first, [[np.asarray(column[t]) for column in columns] for t in steps]
 
     def inputs(self, algorithm: Algorithm) -> list[dict[str, Any]]:
-        """Return for each step what the algorithm is given besides the gradients."""
+        """Return, for each step, the inputs of the algorithm besides the gradients."""
         rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
         for name in sorted(algorithm.inputs):
             if not INPUTS[name]:
@@ -77,9 +77,9 @@ class StandardRun(Case):
         return rows
 
     def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
-        """Return the hyperparameters that change, between half of their value and the whole.
+        """Return the changing hyperparameters, between half of their value and the full value.
 
-        Of a decay rate β it is 1 − β that changes. They are rounded to float32.
+        For a decay rate β, 1 − β changes. The values are rounded to float32.
         """
         moved = {}
         for name in MOVING:
@@ -97,8 +97,8 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return float64 numbers of 20 bits, of both signs, from 2⁻²⁰ to 2⁵; every 16th is 0.
 
     Args:
-        name: of the stream; each name has numbers of its own.
-        shape: of the array.
+        name: the name of the stream; different names give different numbers.
+        shape: the shape of the array.
     """
     words = _words(name, math.prod(shape))
     mantissa = 1 + (words >> np.uint64(40)).astype(np.float64) / 2**24
@@ -137,7 +137,7 @@ def case(algorithm: Algorithm, dialect: str | None, dtype: str) -> StandardRun:
 
 
 def switched_on(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
-    """Return hyperparameters with which as many terms of the formula count as fit together."""
+    """Return hyperparameters that switch on as many compatible terms of the formula as possible."""
     chosen: dict[str, Any] = {}
     for name, default in algorithm.defaults(dialect).items():
         if isinstance(default, bool) and name != "maximize":
@@ -149,7 +149,7 @@ def switched_on(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
         try:
             algorithm.resolve(dialect, chosen | {name: tried})
         except ValueError:
-            continue  # not beside what is chosen already
+            continue  # not compatible with the previous choices
         chosen[name] = tried
     return chosen
 
@@ -161,8 +161,8 @@ def digest(
 
     Args:
         algorithm: a name, wrapped (``averaged_adam``) or not, or an algorithm.
-        dialect: whose formula and defaults; ``None``: the algorithm's default.
-        backend: what computes: one of ``parity.backends.NAMES``.
+        dialect: the dialect; ``None``: the default of the algorithm.
+        backend: the backend that computes, one of ``parity.backends.NAMES``.
 
     Returns:
         the first 12 hexadecimal digits of SHA-256 of all parameters after each step and of the
@@ -202,7 +202,7 @@ def _bytes(x: np.ndarray) -> bytes:
 
 
 def names() -> list[tuple[str, str | None]]:
-    """Return every algorithm and dialect of which there is a digest; wrappers go around Adam."""
+    """Return every algorithm and dialect with a digest; wrappers are around Adam."""
     found: list[tuple[str, str | None]] = []
     for name in (*ALGORITHMS, *(f"{wrapper}_adam" for wrapper in WRAPPERS)):
         rule = find_subject(name)
@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; return 0 if all digests are the recorded ones, else 1."""
+    """Run the command; return 0 if all digests equal the recorded digests, else 1."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
@@ -270,5 +270,5 @@ def main(argv: Sequence[str]) -> int:
         place.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return 0
     if others:
-        console.print(f"{others} of {len(chosen)} digests are not the recorded ones")
+        console.print(f"{others} of {len(chosen)} digests differ from the recorded digests")
     return int(others > 0)

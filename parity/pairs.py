@@ -1,6 +1,6 @@
-"""Pairs of ours and a library's optimizer, and what both sides of a pair are given.
+"""Pairs of our optimizer and that of a library, and their common inputs.
 
-The pairs themselves stand in ``parity.peers``, and ``parity.conformance`` measures them.
+The pairs are in ``parity.peers``, and ``parity.conformance`` measures them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Arrays = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Problem:
-    """What both sides are given.
+    """The inputs of both optimizers.
 
     Attributes:
-        begin: the parameters, one array a leaf.
+        begin: the parameters, one array for each leaf.
         grads: the gradients of each step.
-        rates: the learning rate of each step; ``None``: the one of the settings.
-        gaps: whether the gradient of leaf ``i`` at step ``t`` is ``None``, as ``(t, i)``.
-        inputs: what some algorithms are given besides, at each step: ``value``, a number, and
-            ``hessian``, one array a leaf.
+        rates: the learning rate of each step; ``None``: that of the settings.
+        gaps: the pairs ``(t, i)`` for which the gradient of leaf ``i`` at step ``t`` is ``None``.
+        inputs: other inputs of some algorithms at each step: ``value``, a number, and ``hessian``,
+            one array for each leaf.
     """
 
     begin: Arrays
@@ -47,24 +47,24 @@ class Problem:
 
 
 Runner = Callable[[Problem], list[Arrays]]
-"""Trains on a problem and returns the parameters after every step."""
+"""A function that trains on a problem and returns the parameters after every step."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A library's optimizer and the settings of ours that should be the same.
+    """The optimizer of a library, and our optimizer with equivalent settings.
 
     Attributes:
-        algorithm: a name of ``ALGORITHMS``, or of ``WRAPPERS``: then it goes around Adam.
-        dialect: which library's formulas.
-        name: of the peer, e.g. ``torch.optim.Adam``.
-        settings: its arguments, for the table.
-        ours: runs ours.
-        theirs: runs the library's.
+        algorithm: a name in ``ALGORITHMS``, or in ``WRAPPERS`` for a wrapper around Adam.
+        dialect: the dialect.
+        name: the name of the peer, e.g. ``torch.optim.Adam``.
+        settings: the arguments of the peer, for the table.
+        ours: a function that runs our optimizer.
+        theirs: a function that runs the peer.
         scheduled: whether the learning rate can change from step to step.
         gaps: whether a gradient can be ``None``.
-        even: train on gradients of one size: eigenvectors of tiny eigenvalues are mere roundings,
-            and those of two libraries have nothing in common.
+        even: whether to use gradients of one magnitude, because eigenvectors of tiny eigenvalues
+            depend on rounding alone and differ between libraries.
     """
 
     algorithm: str
@@ -79,17 +79,17 @@ class Peer:
 
     @property
     def label(self) -> str:
-        """What it is called in tests and tables."""
+        """The name of the pair in tests and tables."""
         return f"{self.algorithm} {self.dialect}: {self.name}({show(self.settings)})"
 
     @property
     def difference(self) -> Difference | None:
-        """How the two differ, as is expected; ``None`` where they must be the same."""
+        """The expected difference; ``None`` if the two must be the same."""
         return EXPECTED.get(self.label)
 
 
 def show(settings: Mapping[str, Any]) -> str:
-    """Return arguments as they are written."""
+    """Return arguments as source text."""
     return ", ".join(f"{k}={v!r}" for k, v in settings.items())
 
 
@@ -99,7 +99,7 @@ def rule(name: str) -> Algorithm:
 
 
 def parameters(state: Any, params: Leaves) -> Leaves:
-    """Return the parameters: what is compared, if nothing else is asked for."""
+    """Return the parameters, which are compared by default."""
     del state
     return params
 
@@ -111,14 +111,15 @@ def core(
     move: Callable[[int], Mapping[str, float]] = lambda t: {},
     **hyperparameters: Any,
 ) -> Runner:
-    """Return what runs an algorithm in NumPy: the definition of every backend's result.
+    """Return a function that runs an algorithm in NumPy, the definition of all results.
 
     Args:
         algorithm: an algorithm, or a name for :func:`rule`.
-        dialect: which library's formulas.
-        seen: what is compared, of the state and the parameters after a step; the parameters.
-        move: the hyperparameters that change, as they are at a step.
-        hyperparameters: those that are not the dialect's.
+        dialect: the dialect.
+        seen: a function of the state and the parameters after a step that returns the arrays to
+            compare; by default the parameters.
+        move: a function that returns the changing hyperparameters at a step.
+        hyperparameters: hyperparameters that differ from the dialect.
     """
     found = rule(algorithm) if isinstance(algorithm, str) else algorithm
     values = found.resolve(dialect, hyperparameters)
@@ -143,6 +144,6 @@ def core(
 
 
 def average_of(state: Any, params: Leaves) -> Leaves:
-    """Return the average of the parameters that a state of ``averaged`` holds."""
+    """Return the average of the parameters in a state of ``averaged``."""
     average: Leaves = state.average
     return average

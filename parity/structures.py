@@ -1,4 +1,4 @@
-"""The trees of parameters that cases are made of: few, because a compiler starts for each."""
+"""The parameter trees of cases; few, because each is compiled."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Leaf(NamedTuple):
     """One array of a tree.
 
     Attributes:
-        path: where it is in the tree, keys joined by ``/``.
-        shape: its shape.
-        dtype: its dtype, or ``None`` for the dtype of the case.
-        transposed: in torch, hold it in transposed memory (it is not contiguous).
+        path: the path in the tree, keys joined by ``/``.
+        shape: the shape.
+        dtype: the dtype, or ``None`` for the dtype of the case.
+        transposed: whether the tensor in torch has transposed memory (is not contiguous).
     """
 
     path: str
@@ -75,7 +75,7 @@ def nest(paths: list[str], values: list[Any]) -> Any:
 
 
 def at(tree: Any, path: str) -> Any:
-    """Return what is at ``path`` in a tree of dicts."""
+    """Return the value at ``path`` in a tree of dicts."""
     for name in path.split("/"):
         tree = tree[name]
     return tree

@@ -1,11 +1,11 @@
-"""``python -m benchmarks.gpu``: check the contract on a GPU, then measure what it costs.
+"""``python -m benchmarks.gpu``: check the contract on a GPU, then measure its cost.
 
-Checks share the card; what is timed has it alone. Each part is a process of its own, so that what
-fails or takes too long leaves the others whole; the page says what is missing.
+Checks run at the same time; each timed part runs alone. Each part is a separate process, so a part
+that fails or takes too long does not affect the others. The page names missing parts.
 
 ``--stage bits`` (``speed``, ``recorder``, ``studies``) runs some parts, in at most four minutes. A
-stage goes on where it was stopped if it has the same ``--out``, and replaces its own figures in
-``--docs`` only: the page says when, and of which commit, each was measured.
+stage that was stopped continues with the same ``--out``. A stage replaces only its own measurements
+in ``--docs``; the page has the date and the commit of each.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _part(name: str) -> Callable[[Any], Any]:
     return known
 
 
-# Parts: each returns what json can hold.
+# Parts: each returns a value that JSON can hold.
 
 
 @_part("about")
@@ -79,7 +79,7 @@ def _about(arguments: argparse.Namespace) -> Any:
 
 
 def _commit() -> str:
-    """Return the commit of the sources, with a mark if they differ from it."""
+    """Return the commit of the sources, marked if the sources were changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     where = Path(__file__).parent
     done = subprocess.run(command, capture_output=True, text=True, cwd=where, check=False)
@@ -152,7 +152,7 @@ def _speed_jax(arguments: argparse.Namespace) -> Any:
 
 
 class Runner:
-    """Starts parts, with a time at which everything has to be done."""
+    """Starts parts, with a deadline for all of them."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder = folder
@@ -163,7 +163,7 @@ class Runner:
         }
 
     def run(self, name: str, command: Sequence[str], seconds: float) -> float:
-        """Run a command, its output to a file, unless it has run; return how long it took."""
+        """Run a command unless it has run, with its output in a file; return its seconds."""
         if _result(self.folder, name):
             print(f"{name}: done before", flush=True)
             return 0.0
@@ -227,7 +227,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _result(folder: Path, name: str) -> Any:
-    """Return what a part wrote; ``None`` if it wrote nothing."""
+    """Return the result of a part; ``None`` if it wrote nothing."""
     file = folder / f"{name}.json"
     if name.startswith("twins-"):
         files = sorted(folder.glob(f"runs/{name.removeprefix('twins-')}/*/twins.json"))
@@ -239,7 +239,7 @@ def _result(folder: Path, name: str) -> Any:
 
 
 def _collected(folder: Path) -> dict[str, Any]:
-    """Return what the parts wrote, and of those that wrote nothing the end of their output."""
+    """Return the results of the parts; for a part without a result, the end of its output."""
     found: dict[str, Any] = {}
     for log in sorted(folder.glob("*.log")):
         found[log.stem] = _result(folder, log.stem) or {"missing": log.read_text()[-2000:]}
@@ -247,11 +247,11 @@ def _collected(folder: Path) -> dict[str, Any]:
 
 
 def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Return figures of before with those that were measured now in their place.
+    """Return earlier results, updated with new ones.
 
     Args:
-        before: of :func:`main`; where "about" is the only date, it is that of all of them.
-        found: parts by name, and "about" them.
+        before: earlier results of :func:`main`; if "about" is the only date, it dates all parts.
+        found: new results by part, with "about".
     """
     about = found.get("about", {})
     old = before.get("about", {})
@@ -266,18 +266,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parts = (*CHECKS, "parity", "studies", *TIMED)
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, help="folder for figures and output")
+    parser.add_argument("--out", type=Path, help="folder for results and output")
     parser.add_argument("--docs", type=Path, help="folder for gpu.md and gpu.json")
-    parser.add_argument("--from", dest="source", type=Path, help="a gpu.json measured before")
+    parser.add_argument("--from", dest="source", type=Path, help="an earlier gpu.json")
     parser.add_argument("--stage", choices=STAGES, help="some parts, in at most four minutes")
-    parser.add_argument("--seconds", type=float, help="for all (default 480, of a stage 240)")
+    parser.add_argument("--seconds", type=float, help="in total (default 480, in a stage 240)")
     parser.add_argument(
-        "--check-seconds", type=float, default=240, help="for a check (default %(default)s)"
+        "--check-seconds", type=float, default=240, help="for each check (default %(default)s)"
     )
     parser.add_argument("--jobs", type=int, default=14, help="checks at once (default 14)")
-    parser.add_argument("--formulas", type=int, default=200, help="of a dtype (default 200)")
+    parser.add_argument("--formulas", type=int, default=200, help="for each dtype (default 200)")
     parser.add_argument("--examples", type=int, default=3, help="of parity (default 3)")
-    parser.add_argument("--steps", type=int, default=7, help="most of parity (default 7)")
+    parser.add_argument("--steps", type=int, default=7, help="at most, in parity (default 7)")
     parser.add_argument("--parity", type=_names(None), help="some algorithms (default all)")
     parser.add_argument("--parts", type=_names(parts), default=list(parts), help=", ".join(parts))
     parser.add_argument("--algorithms", type=_names(speed.NAMES), default=list(speed.NAMES))
@@ -295,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.source:
         found = json.loads(arguments.source.read_text())
     elif not _has_card():
-        print("there is no CUDA device: the parts " + ", ".join(arguments.parts) + " ask for one")
+        print("there is no CUDA device: the parts " + ", ".join(arguments.parts) + " need one")
         return 1
     else:
         folder = arguments.out or Path(tempfile.mkdtemp(prefix="optstudy-gpu-"))
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             before = arguments.docs / "gpu.json"
             found = merged(json.loads(before.read_text()) if before.exists() else {}, found)
         (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    notes = arguments.docs / "gpu_notes.md" if arguments.docs else None  # by hand
+    notes = arguments.docs / "gpu_notes.md" if arguments.docs else None  # hand-written
     text = page.page(found, notes.read_text().strip() if notes and notes.exists() else "")
     print(text)
     if arguments.docs:

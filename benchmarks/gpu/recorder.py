@@ -1,4 +1,4 @@
-"""What recording costs on a GPU, and that no step of it waits for the device."""
+"""Measure the cost of recording on a GPU, and check that no step waits for the device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _twin() -> tuple[Any, Any, Callable[[], torch.Tensor]]:
 
 
 def _milliseconds(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Time functions in turn with the device's events; return medians."""
+    """Time functions in turn with events of the device; return medians."""
     times: dict[str, list[Any]] = {name: [] for name in functions}
     for i in range(rounds + 3):
         for name, function in functions.items():
@@ -77,7 +77,7 @@ def measure() -> dict[str, Any]:
         recorder.step(step())
         found["end_epoch"] = _milliseconds({"ms": recorder.end_epoch}, 10)["ms"]
     found["parameters"] = sum(p.numel() for p in model.parameters())
-    # The optimizer's own step must not wait either, compiled or not.
+    # A step of the optimizer must not wait either, compiled or not.
     for compiled in (False, None):
         p = torch.nn.Parameter(torch.randn(1000, 1000, device="cuda"))
         q = torch.nn.Parameter(torch.randn(1000, device="cuda"))

@@ -1,4 +1,4 @@
-"""How the libraries round single operations on a GPU, and what this project makes of them."""
+"""Measure how the libraries and this project round single operations on a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 SIZE = 1 << 20
 
 Operation = Callable[[Any, Any, Any], Any]
-"""From arrays of any library with operators, and its square root, a result."""
+"""A function of two arrays of one library and of its square root."""
 
 OPERATIONS: dict[str, Operation] = {
     "x / y": lambda x, y, sqrt: x / y,
@@ -32,11 +32,11 @@ OPTIONS = {
     "eager_numerics.disable_ftz": True,
     "emulate_precision_casts": True,
 }
-"""Of Inductor: what makes it round like torch's eager operations."""
+"""Options with which Inductor rounds like the eager operations of torch."""
 
 
 def values(dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return two arrays of positive numbers over some decades."""
+    """Return two arrays of positive values over six decades."""
     random = np.random.default_rng(0)
     x, y = 10.0 ** random.uniform(-3, 3, (2, SIZE))
     return x.astype(dtype), y.astype(dtype)
@@ -83,7 +83,7 @@ def _jax(ours: bool) -> Callable[[Operation, Any, Any], np.ndarray]:
 
 
 def _program(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the results of this project's kernel for torch: one rule that computes all."""
+    """Return the results of the torch kernel of this project: one rule with all operations."""
     from optstudy_core import random_formulas as formulas
     from optstudy_torch._selfcheck import run
 
@@ -99,7 +99,7 @@ def _program(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class _Formula:
-    """Writes down what is done to it (``optstudy_core.random_formulas``)."""
+    """Records the operations applied to it (``optstudy_core.random_formulas``)."""
 
     def __init__(self, formula: Any) -> None:
         self.formula = formula
@@ -127,7 +127,7 @@ for _symbol, _name in (
 
 
 def measure() -> dict[str, dict[str, dict[str, float]]]:
-    """Return, by dtype and way to compute, the share of results that are not NumPy's."""
+    """Return the share of results that differ from NumPy, by dtype and way of computing."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for dtype in (np.float32, np.float64):
         x, y = values(dtype)

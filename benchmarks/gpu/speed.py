@@ -1,4 +1,4 @@
-"""Time of a step on a GPU: ours beside torch.optim and optax, on the same shapes."""
+"""Time a step on a GPU, of optstudy, torch.optim and optax on the same shapes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NAMES: dict[str, dict[str, Any]] = {
     "soap": {},
 }
 PEERLESS = ("shampoo", "soap")
-"""Algorithms that neither torch.optim nor optax has."""
+"""Algorithms that are in neither torch.optim nor optax."""
 
 FUSED = ("sgd", "adam", "adamw")
 ROUNDS = 30
-_JAX_STEPS = 5  # a time of JAX is that of so many steps in a row: the host's part overlaps
+_JAX_STEPS = 5  # JAX is timed by this many steps in a row, because the work of the host overlaps
 
 
 def gpt2() -> list[Shape]:
@@ -55,7 +55,7 @@ OWN_SHAPES = {
     "shampoo": {"768 × 768": [(768, 768)]},
     "soap": {"768 × 768": [(768, 768)]},
 }
-"""Of algorithms that multiply matrices."""
+"""Shapes for algorithms that multiply matrices."""
 
 
 def cases(names: Sequence[str], sizes: Sequence[str]) -> Iterator[tuple[str, str, list[Shape]]]:
@@ -67,7 +67,7 @@ def cases(names: Sequence[str], sizes: Sequence[str]) -> Iterator[tuple[str, str
 
 
 def bandwidth() -> float:
-    """Return how many bytes a second a copy of 1 GiB moves, read and written."""
+    """Return the bytes a second that a copy of 1 GiB reads and writes."""
     import torch
 
     x = torch.ones(1 << 28, device="cuda")
@@ -95,7 +95,7 @@ def _events(function: Callable[[], Any], rounds: int) -> Iterator[float]:
 
 
 def moved(name: str, size: int) -> int:
-    """Return how many bytes a step must move: p and state read and written, the gradient read."""
+    """Return the bytes that a step must move: p and state read and written, the gradient read."""
     from benchmarks.__main__ import moved
 
     small = 40_000
@@ -116,7 +116,7 @@ def _torch_step(cls: Any, shapes: Sequence[Shape], **options: Any) -> Callable[[
 
 
 def torch_ways(name: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Return the classes, with options, that step on a GPU."""
+    """Return the optimizer classes to time on a GPU, with their options."""
     import torch
 
     import optstudy_torch
@@ -135,7 +135,7 @@ def torch_ways(name: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def measure_torch(names: Sequence[str], sizes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each algorithm and set of shapes: milliseconds of each way to step."""
+    """Return a row for each algorithm and set of shapes: the milliseconds of each way to step."""
     import torch
 
     copied = bandwidth()
@@ -172,7 +172,7 @@ def _sizes(shapes: Sequence[Shape]) -> Iterator[int]:
 
 
 def measure_jax(names: Sequence[str], sizes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each algorithm and set of shapes: milliseconds of ours and optax's step."""
+    """Return a row for each algorithm and set of shapes: milliseconds of optstudy and optax."""
     import jax
     import optax
 

@@ -1,4 +1,4 @@
-"""Exact sums on a GPU against those of NumPy on the CPU, and what they cost."""
+"""Compare exact sums on a GPU with NumPy on the CPU, and time them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 SIZES = (10**3, 10**6, 10**8, 10**9)
 ROUNDS = 30
-_LIMIT = 10**8  # above it the host sums one vector, and each time is measured less often
+_LIMIT = 10**8  # above it the host sums one vector, and times have fewer rounds
 
 
 def _milliseconds(function: Callable[[], Any], rounds: int) -> float:
@@ -28,7 +28,7 @@ def _milliseconds(function: Callable[[], Any], rounds: int) -> float:
 
 
 def measure(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
-    """Return a row for each size: whether the bits are those of NumPy, and times."""
+    """Return a row for each size: whether the bits equal those of NumPy, and times."""
     import jax
     import torch
 

@@ -1,1 +1,1 @@
-"""What `make docs` does beside Sphinx."""
+"""The parts of `make docs` besides Sphinx."""

@@ -1,4 +1,4 @@
-"""A page for each algorithm, from the table of the core; written before Sphinx reads the pages."""
+"""Write a page for each algorithm, before Sphinx reads the pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GENERATED = _FOLDER / "_generated" / "algorithms"
 
 
 def write() -> None:
-    """Write all pages and their table."""
+    """Write all pages and the table of pages."""
     GENERATED.mkdir(parents=True, exist_ok=True)
     conformance = _conformance()
     for name, algorithm in sorted(ALGORITHMS.items()):
@@ -79,12 +79,12 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _sentence(first.partition(": ")[2] or first),
         f"{{py:class}}`optstudy_torch.{algorithm.title}`, "
         f"{{py:func}}`optstudy_jax.{algorithm.name}`, "
-        f"[`optstudy_core.{algorithm.name}`](#the-function)",
-        "## In use",
+        f"[`optstudy_core.{algorithm.name}`](#source)",
+        "## Usage",
         usage.shown(algorithm),
         "## Equations",
         _rst(equations.with_directives(rest)),
-        "## Where it goes",
+        "## Paths on test functions",
         f"![Paths on three functions of two variables]({algorithm.name}.svg)",
         paths.caption(algorithm),
         "## State",
@@ -94,19 +94,20 @@ def page(algorithm: Algorithm, conformance: list[str]) -> str:
         _hyperparameters(algorithm),
         "## Conformance",
         _measured(algorithm, conformance),
-        "## The function",
+        "## Source",
         f"`optstudy_core/algorithms/{algorithm.name}.py`, version {optstudy_core.__version__}. "
-        "Every line has an anchor: click its number. Functions and classes have one by name, which "
-        "stays theirs when lines move:",
+        "Click a line number for a link to the line. Links to functions and classes use names and "
+        "stay valid when lines move:",
         _source(pathlib.Path(module.__file__)),
         "## Signatures",
         usage.signatures(algorithm),
         "## How to cite",
-        "The sources, and this implementation at its version. Into a bibliography of BibTeX: "
-        f"`python -m optstudy_core cite {algorithm.name} >> references.bib`, and then "
+        "Cite the sources and the version of this implementation. "
+        f"`python -m optstudy_core cite {algorithm.name} >> references.bib` adds them to a "
+        "BibTeX file; then use "
         + " and ".join(f"`\\cite{{{key}}}`" for key in (*algorithm.bibtex, own))
-        + ". The entry names the version and the file's digest: they say which lines were run, "
-        "wherever a copy of this page is. A link to the function is the address of the copy, with "
+        + ". The entry has the version and the digest of the file, which identify the code that "
+        "ran. A link to the function is the address of this site with "
         f"`_generated/algorithms/{algorithm.name}.html#update`.",
         "```bibtex\n" + optstudy_core.citation(algorithm, implementation=True) + "\n```",
         "References: " + ", ".join(f"{{cite:t}}`{key}`" for key in algorithm.bibtex) + ".",
@@ -123,12 +124,12 @@ def _rst(text: str) -> str:
 
 
 def _state(algorithm: Algorithm) -> str:
-    # A state that is another's with a name of its own has the other's fields.
+    # A state class may inherit the fields of another algorithm.
     texts = (inspect.cleandoc(kind.__doc__ or "") for kind in algorithm.state_type.__mro__)
     text = next((t.partition("Attributes:")[2] for t in texts if "Attributes:" in t), "")
     entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.MULTILINE | re.DOTALL)
     if not entries:
-        return "It carries nothing."
+        return "The state is empty."
     rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in entries]
     size = state_size(algorithm)
     elements = f"{size} element{'s' * (size != 1)}" if size else "Less than one element"
@@ -136,7 +137,7 @@ def _state(algorithm: Algorithm) -> str:
         [
             f"{elements} for each element of a square matrix (by default).",
             "",
-            "| field | meaning, shape and start |",
+            "| field | meaning, shape and initial value |",
             "| --- | --- |",
             *rows,
         ]
@@ -144,14 +145,14 @@ def _state(algorithm: Algorithm) -> str:
 
 
 def _elsewhere(algorithm: Algorithm) -> list[str]:
-    """Return what the fields are called in other libraries, if that is known."""
+    """Return the names of the fields in other libraries, if known."""
     if not algorithm.elsewhere:
         return []
     rows = [
         f"| `{kind}` | " + ", ".join(f"`{ours}` is `{name}`" for ours, name in names.items()) + " |"
         for kind, names in algorithm.elsewhere.items()
     ]
-    return ["\n".join(["| elsewhere | field |", "| --- | --- |", *rows])]
+    return ["\n".join(["| library | field |", "| --- | --- |", *rows])]
 
 
 def _cell(text: str) -> str:
@@ -159,7 +160,7 @@ def _cell(text: str) -> str:
 
 
 def _hyperparameters(algorithm: Algorithm) -> str:
-    """Return two narrow tables: each argument, and what the other dialects do differently."""
+    """Return two narrow tables: the arguments, and the differences of the other dialects."""
     text = inspect.cleandoc(algorithm.update.__doc__ or "")
     rows = []
     for name, default in algorithm.defaults(algorithm.default_dialect).items():
@@ -204,15 +205,15 @@ def _conformance() -> dict[str, list[str]]:
 
 def _measured(algorithm: Algorithm, rows: list[str]) -> str:
     proof = (
-        f"`python -m parity --algorithms {algorithm.name}` holds every backend to the bits of the "
-        "NumPy function, on your machine."
+        f"`python -m parity --algorithms {algorithm.name}` compares every backend with the NumPy "
+        "function, bit by bit, on your machine."
     )
     if not rows:
         return f"No distance has been recorded yet. {proof}"
     return "\n".join(
         [
-            "Distances from the libraries and from loops written from the papers; "
-            "[what they are](../../conformance.md).",
+            "Distances from the libraries and from loops written from the papers "
+            "([explanation](../../conformance.md)).",
             "",
             "| dialect | peer | settings | float64 | float32 | verdict |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -236,6 +237,6 @@ def _source(file: pathlib.Path) -> str:
 
 
 def _write(file: pathlib.Path, text: str) -> None:
-    """Write a file if it changes: Sphinx reads again what is newer."""
+    """Write a file only if it changes, because Sphinx reads newer files again."""
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         file.write_text(text, encoding="utf-8")

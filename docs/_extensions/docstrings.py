@@ -1,11 +1,11 @@
-"""What the docstring of a public name has to say; a name that lacks some of it is a warning.
+"""Check docstrings of public names; missing parts are warnings.
 
-A function, a class and a method say what they are, what each argument is (of an array: its shape,
-or what it is like), what comes back, and each error that they raise themselves. A module with an
-algorithm names its source, and every source is in ``references.bib``. Where two functions have
-the same arguments the second may say ``Args and errors as for :func:`first```.
+The docstring of a function, a class or a method describes the object, each argument (for an array
+also its shape), the result, and each error that the code raises. A module with an algorithm names
+its source, and every source is in ``references.bib``. If two functions have the same arguments, the
+second docstring may have ``Args and errors as for :func:`first```.
 
-Public is what stands in the ``__all__`` of a module below, and what a page documents.
+A name is public if the ``__all__`` of a module below has the name, or if a page documents it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ MODULES = (
     *("optstudy_jax", "optstudy_jax.checkpoint", "optstudy_jax.epoch", "optstudy_jax.recorder"),
     *("parity", "studies"),
 )
-"""Whose ``__all__`` is public."""
+"""Modules with public names in ``__all__``."""
 
 _DIRECTIVES = re.compile(r"\.\. auto(?:module|function|class):: ([\w.]+)\n((?:   :.*\n)*)")
 _ARRAYS = re.compile(r"\b(Any|Array|ArrayLike|Tensor|ndarray)\b")
-# What tells the shape of an array, or that it is a number.
+# Words that describe the shape of an array, or show that the argument is a number.
 _SHAPES = re.compile(
     r"shape|\btrees?\b|\blike\b|matri|vector|scalar|number|\barrays?\b|tensor|lea[fv]\b|leaves"
     r"|parameters|gradient|\bstate|model|optimizer|mapping|dictionar|JSON|function|module|generator"
@@ -44,10 +44,10 @@ _SECTION = r"^ *{}:\n(.*?)(?=^ *(?:Args|Returns|Raises|Yields|Attributes|>>>)|\Z
 
 
 def public(pages: Iterable[str]) -> dict[str, Any]:
-    """Return the public names, and what they are: modules, functions, classes and their methods.
+    """Return the public modules, functions, classes and methods, by name.
 
     Args:
-        pages: the text of the pages that document them.
+        pages: the text of the pages that document public names.
     """
     found: dict[str, Any] = {}
     for module in map(import_module, MODULES):
@@ -83,11 +83,11 @@ def _is_ours(thing: Any) -> bool:
 
 
 def faults(name: str, thing: Any) -> list[str]:
-    """Return what the docstring of a public name lacks.
+    """Return the missing parts of the docstring of a public name.
 
     Args:
-        name: how it is called in the message.
-        thing: a module, a class or a function; of anything else nothing is asked.
+        name: the name in the message.
+        thing: a module, a class or a function; other objects are not checked.
     """
     text = inspect.getdoc(thing) or ""
     if not (inspect.ismodule(thing) or inspect.isclass(thing) or inspect.isroutine(thing)):
@@ -113,7 +113,7 @@ def faults(name: str, thing: Any) -> list[str]:
 
 
 def linked(text: str) -> str:
-    """Return a docstring in which the keys of sources are links to the references.
+    """Return a docstring with the keys of sources as links to the references.
 
     Args:
         text: in reStructuredText, with keys as in ``(`kingma2015adam`)``.
@@ -122,7 +122,7 @@ def linked(text: str) -> str:
 
 
 def _substitutions(text: str) -> list[str]:
-    """Return what reStructuredText takes for names to be substituted: bars outside literals."""
+    """Return bars outside literals, which reStructuredText reads as substitutions."""
     prose = "\n".join(part for part in text.split("\n\n") if part[:1] not in " >")  # no equations
     return re.findall(r"(?<!\w)\|\w+\|", re.sub(r"``[^`]*``", "", prose))
 
@@ -182,7 +182,7 @@ def _says_what_returns(thing: Any, text: str) -> bool:
 
 
 def _raised(thing: Any) -> set[str]:
-    """Return the names of the errors that a function, or the making of a class, raises itself."""
+    """Return the names of the errors that the code of a function or of a constructor raises."""
     if inspect.isclass(thing):
         made = (vars(thing).get(name) for name in ("__init__", "__post_init__", "__new__"))
         return set().union(*(_raised(function) for function in made if inspect.isroutine(function)))
@@ -204,7 +204,7 @@ def _errors(node: ast.AST) -> Iterator[str]:
 
 
 def is_made(thing: Any) -> bool:
-    """Return whether an adapter has made a function or class of an algorithm, which has a page.
+    """Return whether an adapter generated the function or class from an algorithm with a page.
 
     Args:
         thing: a public name.

@@ -1,4 +1,4 @@
-"""Typeset equations from the docstrings' own lines: MathML, which browsers draw by themselves."""
+"""Typeset the equations of docstrings as MathML, which browsers draw without scripts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _CHARACTERS = (
     (0x239B, 0x23B4), (0x27E6, 0x27EB), (0x1D434, 0x1D467), (0x1D5A0, 0x1D5D3), (0x1D6E2, 0x1D71B),
 )  # fmt: skip
 
-# What browsers draw better than what latex2mathml writes: an accent that is no circumflex of a
-# line of text, and names of functions without the spaces of an operator.
+# Replacements that browsers draw better than the output of latex2mathml: the accent of a letter
+# instead of a circumflex, and names of functions without the spaces of an operator.
 _BETTER = {"<mo>&#x0005E;</mo>": "<mo>&#x002C6;</mo>"} | {
     f"<mo>{name}</mo>": f"<mi>{name}</mi>" for name in ("max", "min", "cos", "ln", "log")
 }
 
 
 def with_directives(text: str) -> str:
-    """Return a docstring with each indented block as a directive that typesets it."""
+    """Return a docstring with a directive before each indented block, to typeset the block."""
     lines = text.split("\n")
     for i in range(len(lines) - 1, 0, -1):
         begins = lines[i].startswith("    ") and not lines[i - 1].strip()
@@ -68,7 +68,7 @@ def _cell(kind: str, latex: str, source: str = "") -> str:
 
 
 class Equations(Directive):
-    """``.. equations::``, with lines as the docstrings write them."""
+    """``.. equations::``, with lines in the notation of the docstrings."""
 
     has_content = True
     option_spec: ClassVar[dict[str, Any]] = {}
@@ -79,7 +79,7 @@ class Equations(Directive):
 
 
 def write_font() -> None:
-    """Write the part of a mathematical font that the site uses: not every system has one."""
+    """Write the part of a mathematical font that the site uses; some systems have no such font."""
     fonts = importlib.metadata.distribution("ziamath").locate_file("ziamath/fonts")
     if FONT.is_file() and FONT.stat().st_mtime > pathlib.Path(__file__).stat().st_mtime:
         return

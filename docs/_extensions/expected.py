@@ -1,4 +1,4 @@
-"""The table of the differences that are expected."""
+"""The table of the expected differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parity.differences import EXPECTED, Difference
 
 
 def table() -> str:
-    """Return the list as a table in Markdown."""
+    """Return the expected differences as a table in Markdown."""
     head = (
         "| pair | cause | kind | largest in float64 | upstream |\n| --- | --- | --- | --- | --- |\n"
     )

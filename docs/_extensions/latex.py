@@ -1,7 +1,7 @@
-"""Equations as the docstrings write them, in Unicode, as LaTeX.
+"""Convert the Unicode equations of docstrings to LaTeX.
 
-The order of the operations and the brackets stay, since they say where is rounded; only brackets
-that a fraction, a root or an exponent makes needless go.
+The order of operations and the brackets stay, because they show where a result is rounded. Only
+brackets that a fraction, a root or an exponent makes redundant are removed.
 """
 
 from __future__ import annotations

@@ -16,22 +16,23 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from rich.progress import track
 
 from optstudy_core import ALGORITHMS, Algorithm
 
 STEPS = 300
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 CAPTION = (
-    f"{STEPS} steps in float64 with the exact gradient, on a narrow bowl (x² + 30·y²)/2, on "
-    "Rosenbrock's valley {cite:p}`rosenbrock1960automatic` and on Beale's function "
-    "{cite:p}`beale1958iterative`. The learning rate is the one of nine, from 1e-4 to 1, that ends "
-    "lowest; everything else is the default. ○ start, ★ end, + minimum."
+    f"{STEPS} steps in float64 with the exact gradient: on a narrow bowl (x² + 30·y²)/2, on the "
+    "Rosenbrock function {cite:p}`rosenbrock1960automatic` and on the Beale function "
+    "{cite:p}`beale1958iterative`. Of nine learning rates from 1e-4 to 1, the picture has the one "
+    "with the lowest end; other arguments are defaults. ○ start, ★ end, + minimum."
 )
 FOR_MATRICES = ("adafactor", "adamuon", "muon", "normuon", "soap")
-"""What treats a vector as another algorithm does."""
-MATRIX = "Here (x, y) is a matrix of one row: a vector is treated as another algorithm does."
+"""Algorithms that use another algorithm for vectors."""
+MATRIX = "Here (x, y) is a matrix of one row, because vectors would use another algorithm."
 CHOSEN = {"shampoo": {"update_interval": 10.0}}
-"""Hyperparameters without which a picture takes minutes."""
+"""Arguments without which a picture takes minutes."""
 _GOLDEN = pathlib.Path(__file__).parents[2] / "tests" / "golden"
 STYLE = pathlib.Path(__file__).parents[2] / "studies" / "figures" / "studies.mplstyle"
 
@@ -83,7 +84,7 @@ FUNCTIONS = (
 
 
 def walk(algorithm: Algorithm, function: Function, lr: float, steps: int = STEPS) -> np.ndarray:
-    """Return the points from the start on, shape (steps + 1, 2); fewer if they leave for good."""
+    """Return the points from the start on, shape (steps + 1, 2); fewer if the path diverges."""
     values = algorithm.defaults() | CHOSEN.get(algorithm.name, {}) | {"lr": lr}
     theta = np.array(function.start)
     shape = (1, 2) if algorithm.name in FOR_MATRICES else (2,)
@@ -108,13 +109,13 @@ def walk(algorithm: Algorithm, function: Function, lr: float, steps: int = STEPS
 
 
 def _curvature(function: Function, theta: np.ndarray, h: float = 1e-5) -> np.ndarray:
-    """Return the diagonal of the Hessian, by differences of gradients."""
+    """Return the diagonal of the Hessian, from differences of gradients."""
     ups, downs = ([function.gradient(*(theta + s * h * e)) for e in np.eye(2)] for s in (1, -1))
     return np.array([(ups[i][i] - downs[i][i]) / (2 * h) for i in range(2)])
 
 
 def best(algorithm: Algorithm, function: Function) -> tuple[float, np.ndarray]:
-    """Return the learning rate whose path ends lowest, and the path."""
+    """Return the learning rate of the path with the lowest end, and the path."""
     found = [(lr, walk(algorithm, function, lr)) for lr in RATES]
     whole = [entry for entry in found if len(entry[1]) == STEPS + 1] or found[:1]
     return min(whole, key=lambda entry: float(function.value(*entry[1][-1])))
@@ -139,15 +140,14 @@ def draw_all(folder: pathlib.Path) -> None:
         return
     spawned = multiprocessing.get_context("spawn")  # threads of this process may hold locks
     with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), spawned) as processes:
-        drawing = {processes.submit(draw, name, folder): name for name in names}
-        for number, future in enumerate(as_completed(drawing), 1):
+        drawn = as_completed([processes.submit(draw, name, folder) for name in names])
+        for future in track(drawn, "Pictures of paths", total=len(names)):
             future.result()
-            print(f"picture {number} of {len(names)}: {drawing[future]}", flush=True)
 
 
 def _mark(name: str) -> str:
     """Return a comment that changes with the rule and with this file."""
-    # The golden bits change where the rule does, and only there.
+    # The golden bits change if and only if the rule changes.
     bits = sorted(_GOLDEN.glob(f"{name}-*.json"))
     text = _code(pathlib.Path(__file__)) + "".join(file.read_text("utf-8") for file in bits)
     return f"<!-- {hashlib.sha256((text + name).encode()).hexdigest()} -->"
@@ -170,7 +170,7 @@ def draw(name: str, folder: pathlib.Path) -> None:
 
 
 def _code(file: pathlib.Path) -> str:
-    """Return what a file does: its syntax tree, without comments and docstrings."""
+    """Return the syntax tree of a file, without comments and docstrings."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(

@@ -1,4 +1,4 @@
-"""The beginning of an algorithm's page: the optimizer in use, and the signatures at its end."""
+"""Two parts of the page of an algorithm: the usage at its beginning, the signatures at its end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from optstudy_core.arrays.numbers import is_number
 
 DOCS = Path(__file__).parents[1]
 GUIDES = {"muon": "groups.md"}
-"""The page that shows an algorithm in use, by its first two blocks in Python."""
+"""Pages with the usage of an algorithm, in their first two Python blocks."""
 
 
 GIVEN = {"value": "loss", "hessian": "hessian"}
-"""What a step gives for each input besides the gradient."""
+"""The argument of a step for each input besides the gradient."""
 
 
 def shown(algorithm: Algorithm) -> str:
-    """Return blocks that make and step the optimizer, in PyTorch and in Flax, in Markdown."""
+    """Return Markdown that makes and steps the optimizer, in PyTorch and in Flax."""
     guide = GUIDES.get(algorithm.name)
     if guide is not None:
         return _beginning(guide)
@@ -38,7 +38,7 @@ def shown(algorithm: Algorithm) -> str:
 
 
 def torch_code(algorithm: Algorithm) -> str:
-    """Return a step in PyTorch; it reads ``model`` and ``loss``."""
+    """Return the code of a step in PyTorch, which reads ``model`` and ``loss``."""
     rate = f", lr={_rate(algorithm)}".removesuffix(", lr=")
     estimate = "hessian = optstudy_torch.hutchinson(loss, list(model.parameters()))\n"
     inputs = ", ".join(f"{name}={GIVEN[name]}" for name in algorithm.inputs)
@@ -52,7 +52,7 @@ def torch_code(algorithm: Algorithm) -> str:
 
 
 def jax_code(algorithm: Algorithm) -> str:
-    """Return a step in Flax; it reads ``model``, ``loss`` and ``gradients``."""
+    """Return the code of a step in Flax, which reads ``model``, ``loss`` and ``gradients``."""
     estimate = (
         "params = nnx.state(model, nnx.Param)\n"
         "hessian = optstudy_jax.hutchinson(loss_of, params, key)\n"
@@ -68,7 +68,7 @@ def jax_code(algorithm: Algorithm) -> str:
 
 
 def _rate(algorithm: Algorithm) -> str:
-    """Return the default learning rate as text; empty where the algorithm has none."""
+    """Return the default learning rate as text; empty if the algorithm has none."""
     lr = algorithm.defaults().get("lr")
     return f"{lr:g}" if is_number(lr) else ""
 
@@ -87,7 +87,7 @@ def signatures(algorithm: Algorithm) -> str:
 
 
 def _beginning(guide: str) -> str:
-    """Return the beginning of a page without its title, with its blocks in PyTorch and in Flax."""
+    """Return the beginning of a page, from after the title to the second Python block."""
     text = (DOCS / guide).read_text(encoding="utf-8").partition("\n")[2]
     found = re.match(r"(.*?^```python\n.*?^```\n){2}", text, re.MULTILINE | re.DOTALL)
     if found is None:

@@ -1,4 +1,4 @@
-"""The algorithms: one file, one algorithm, nothing else. ``adam.py`` is what a paper cites.
+"""The algorithms, one in each file. A paper cites a file, such as ``adam.py``.
 
-The folder is the table: each file here is an entry of ``optstudy_core.ALGORITHMS``, under its name.
+Each file of this folder is an entry of ``optstudy_core.ALGORITHMS`` under the name of the file.
 """

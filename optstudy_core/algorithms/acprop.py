@@ -1,14 +1,14 @@
-"""ACProp: the gradient over the root of the variance before it.
+"""ACProp: the gradient divided by the root of the variance of the previous step.
 
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
     sₜ = β₂·sₜ₋₁ + (1 − β₂)·(gₜ − mₜ)² + ε̄
     ŝₜ = sₜ / (1 − β₂ᵗ),    ŝ₀ = 1
     θₜ = θₜ₋₁ − lr·gₜ / (√ŝₜ₋₁ + ε) − lr·λ·θₜ₋₁
 
-ε̄ is ``eps_root``, added to sₜ at every step. optax's code takes gₜ − mₜ₋₁ in place of gₜ − mₜ,
-which is 1/β₁ times as large (its documentation says gₜ − mₜ); the dialect "optax" does the same
-(``previous_mean``). The bias correction and the plain first step are those of the authors' code,
-as in optax.
+ε̄ is ``eps_root``, added to sₜ at every step. The code of optax uses gₜ − mₜ₋₁, which is 1/β₁ times
+gₜ − mₜ; the documentation of optax has gₜ − mₜ. The dialect "optax" does as the code
+(``previous_mean``). The bias correction and the plain first step follow the authors' code, as in
+optax.
 
 Source: Zhuang et al. 2021, Algorithm 2 (`zhuang2021momentum`).
 """
@@ -32,15 +32,15 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByBeliefState": {"m": "mu", "s": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class ACPropState(NamedTuple):
-    """What ACProp carries.
+    """The state of ACProp.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
-        s: variance about it sₜ, like the parameters; 0 at the start.
+        s: variance sₜ about the momentum, like the parameters; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -73,7 +73,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -83,8 +83,8 @@ def update(
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: ε̄ ≥ 0, added to sₜ at every step.
-        previous_mean: the variance about mₜ₋₁ (optax) instead of mₜ.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        previous_mean: use the variance about mₜ₋₁ (optax) instead of mₜ.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,4 +1,4 @@
-"""AdaBelief: Adam with the variance about the momentum in place of the second moment.
+"""AdaBelief: Adam with the variance about the momentum instead of the second moment.
 
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
     sₜ = β₂·sₜ₋₁ + (1 − β₂)·(gₜ − mₜ)² + ε̄
@@ -6,8 +6,8 @@
     ŝₜ = sₜ / (1 − β₂ᵗ)
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√ŝₜ + ε)
 
-ε̄ is ``eps_root``; it is added to sₜ itself at every step, not only under the root as in Adam. In
-the paper ε̄ and ε are one number, 1e-8; optax has 1e-16 for both, as the authors' code.
+ε̄ is ``eps_root``. It is added to sₜ at every step, not only under the root as in Adam. In the
+paper ε̄ = ε = 1e-8. optax and the authors' code use 1e-16 for both.
 
 Source: Zhuang et al. 2020, Algorithm 2 (`zhuang2020adabelief`).
 """
@@ -31,15 +31,15 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByBeliefState": {"m": "mu", "s": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdaBeliefState(NamedTuple):
-    """What AdaBelief carries.
+    """The state of AdaBelief.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
-        s: variance about it sₜ, like the parameters; 0 at the start.
+        s: variance sₜ about the momentum, like the parameters; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -74,7 +74,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
         lr: learning rate, ≥ 0.
@@ -83,7 +83,7 @@ def update(
         eps: ε ≥ 0, added to the root.
         maximize: climb instead of descend.
         eps_root: ε̄ ≥ 0, added to sₜ at every step.
-        nesterov: look ahead along the momentum.
+        nesterov: use Nesterov momentum.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

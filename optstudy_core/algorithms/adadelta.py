@@ -1,13 +1,13 @@
-"""Adadelta: steps in the units of the parameters.
+"""Adadelta: steps with the units of the parameters.
 
     vₜ = ρ·vₜ₋₁ + (1 − ρ)·gₜ²
     dₜ = √(uₜ₋₁ + ε) / √(vₜ + ε)·gₜ
     uₜ = ρ·uₜ₋₁ + (1 − ρ)·dₜ²
     θₜ = θₜ₋₁ − lr·dₜ
 
-The paper has no learning rate: lr = 1. Keras multiplies by 0.001 unless told otherwise.
-``optax.adadelta()`` without a learning rate leaves the sign out as well, and climbs: that is
-``maximize`` here. optax's ``weight_decay`` is an L2 penalty, as torch's.
+The paper has no learning rate: lr = 1. The default of Keras is lr = 0.001. ``optax.adadelta()``
+without a learning rate also leaves out the minus sign, and so maximizes: use ``maximize`` here. The
+``weight_decay`` of optax is an L2 penalty, as in torch.
 
 Source: Zeiler 2012, Algorithm 1 (`zeiler2012adadelta`).
 """
@@ -37,11 +37,11 @@ ELSEWHERE = {
         "t": "iteration",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdadeltaState(NamedTuple):
-    """What Adadelta carries.
+    """The state of Adadelta.
 
     Attributes:
         v: average of squared gradients vₜ, like the parameters; 0 at the start.
@@ -76,16 +76,16 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
         rho: decay ρ of both averages, from 0 to 1.
-        eps: ε ≥ 0, added inside both roots: the first steps are √ε large.
+        eps: ε ≥ 0, added inside both roots. The first steps have the size √ε.
         weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
         maximize: climb instead of descend (the decay keeps its sign).
         decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

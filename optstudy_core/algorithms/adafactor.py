@@ -1,4 +1,4 @@
-"""Adafactor: second moments of a matrix from the means of its rows and of its columns.
+"""Adafactor: second moments of a matrix, estimated from the means of rows and of columns.
 
     wₜ = t^β₂_decay  (= 1 − β₂ₜ),    qₜ = gₜ²             (gₜ² + ε₁ with ``eps_in_square``)
     Rₜ = (1 − wₜ)·Rₜ₋₁ + wₜ·mean of qₜ over columns,    Cₜ the same over rows
@@ -8,14 +8,13 @@
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·αₜ·uₜ / max(1, RMS(uₜ)/d)
     θₜ = θₜ₋₁ − mₜ − lr·λ·θₜ₋₁                            (− λ·θₜ₋₁ without ``lr_in_decay``)
 
-RMS is the root of the mean square of a leaf, β₁ is ``momentum``. Vectors and scalars are not
-factored: Vₜ = (1 − wₜ)·Vₜ₋₁ + wₜ·qₜ. Of more than two axes the last two are those of the matrix; in
-optax the two largest (``largest_axes``), and only where both have 128 entries (``large_only``).
-ε₁ = 0 stands for the machine epsilon of the dtype, as None does in torch.optim.
+RMS is the root mean square of a leaf, and β₁ is ``momentum``. Vectors and scalars are not factored:
+Vₜ = (1 − wₜ)·Vₜ₋₁ + wₜ·qₜ. For more than two axes the last two axes form the matrix. In optax these
+are the two largest axes (``largest_axes``), and only if both have 128 entries (``large_only``).
+ε₁ = 0 means the machine epsilon of the dtype, as None does in torch.optim.
 
-In optax the rate is not bounded by 1/√t, and its factor and decay_offset are not here. wₜ is right
-to a few units in the last place (optax: float32 always). torch runs it as written: off the CPU,
-``compile=True`` is refused.
+In optax the rate is not bounded by 1/√t. The arguments factored and decay_offset of optax do not
+exist here. wₜ is accurate to a few units in the last place; optax computes it in float32.
 
 Source: Shazeer and Stern 2018, Algorithms 4 and 5 (`shazeer2018adafactor`).
 """
@@ -54,11 +53,11 @@ ELSEWHERE = {
     "optax.EmaState": {"m": "ema"},
     "keras.optimizers.Adafactor": {"v": "velocity", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdafactorState(NamedTuple):
-    """What Adafactor carries. A field that a leaf does not need is ``None`` there.
+    """The state of Adafactor. A field that a leaf does not need is ``None``.
 
     Attributes:
         t: number of steps; shape () per leaf, int32; 0 at the start.
@@ -66,7 +65,7 @@ class AdafactorState(NamedTuple):
             start.
         column: means of the columns Cₜ, like the parameters with a row axis of length 1; 0 at the
             start.
-        v: second moment Vₜ of what is not factored, like the parameters; 0 at the start.
+        v: second moment Vₜ of a leaf that is not factored, like the parameters; 0 at the start.
         m: average of steps mₜ, like the parameters; 0 at the start; ``None`` without momentum.
     """
 
@@ -80,7 +79,7 @@ class AdafactorState(NamedTuple):
 def matrix_axes(
     shape: tuple[int, ...], largest_axes: bool, large_only: bool
 ) -> tuple[int, int] | None:
-    """Return the axes of rows and of columns, or ``None`` where nothing is factored.
+    """Return the axes of rows and of columns, or ``None`` if the leaf is not factored.
 
     >>> matrix_axes((130, 2, 140), largest_axes=True, large_only=True)
     (0, 2)
@@ -133,24 +132,24 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
         lr: learning rate, ≥ 0.
         beta2_decay: power of t, from above −2 to 0.
-        eps1: ε₁ ≥ 0; the number 0 is the machine epsilon.
-        eps2: ε₂ ≥ 0, least size of the parameters.
-        d: threshold ≥ 1 of the root mean square of uₜ.
+        eps1: ε₁ ≥ 0; the number 0 means the machine epsilon.
+        eps2: ε₂ ≥ 0, the lower bound of the size of the parameters.
+        d: threshold ≥ 1 for the root mean square of uₜ.
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         momentum: β₁ ≥ 0.
-        eps_in_square: add ε₁ to the squares, instead of bounding divisors by it.
+        eps_in_square: add ε₁ to the squares instead of bounding the divisors by ε₁.
         relative_step: bound the rate by 1/√t.
         scale_parameter: multiply the rate by the size of the parameters.
         largest_axes: factor the two largest axes instead of the last two.
         large_only: factor only where both axes have 128 entries or more.
         lr_in_decay: multiply the decay rate by the learning rate.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

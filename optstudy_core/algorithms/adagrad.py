@@ -1,14 +1,14 @@
-"""Adagrad: steps scaled by all gradients so far.
+"""Adagrad: steps divided by the root of the sum of all squared gradients.
 
     Sₜ = Sₜ₋₁ + gₜ²
     θₜ = θₜ₋₁ − (lr / (1 + (t − 1)·η))·gₜ / (√(τ + Sₜ) + ε)
                                             (√(τ + Sₜ + ε) with ``eps_in_root``)
 
-torch has τ = 0; optax and Keras have τ = 0.1 and ε inside the root. optax does not move where
-τ + Sₜ = 0; here, as in torch, such a step is gₜ / ε, which is NaN for ε = 0.
+torch has τ = 0; optax and Keras have τ = 0.1 and ε inside the root. If τ + Sₜ = 0, optax takes no
+step; here, as in torch, the step is gₜ / ε, which is NaN for ε = 0.
 
-Source: Duchi, Hazan and Singer 2011, Figure 1 with diagonal matrices (`duchi2011adaptive`). There
-is no decay η of the learning rate there.
+Source: Duchi, Hazan and Singer 2011, Figure 1 with diagonal matrices (`duchi2011adaptive`). The
+paper has no decay η of the learning rate.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ELSEWHERE = {
     "optax.ScaleByRssState": {"s": "sum_of_squares"},
     "keras.optimizers.Adagrad": {"s": "accumulator", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdagradState(NamedTuple):
-    """What Adagrad carries.
+    """The state of Adagrad.
 
     Attributes:
         s: sum of the squares Sₜ, like the parameters; τ at the start.
@@ -79,18 +79,18 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
         lr_decay: decay η ≥ 0 of the learning rate.
         weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
-        initial_accumulator_value: τ ≥ 0, what the sum starts from (read by :func:`init`).
+        initial_accumulator_value: initial sum τ ≥ 0 (read by :func:`init`).
         eps: ε ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_in_root: add ε inside the root instead of to it.
         decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -6,12 +6,12 @@
     v̂ₜ = vₜ / (1 − β₂ᵗ)
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε)
 
-computed in the order that spares two divisions of arrays (the end of the paper's section 2):
+computed in an order that saves two divisions of arrays (end of section 2 of the paper):
 
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ / (√vₜ / √(1 − β₂ᵗ) + ε)
 
-With ``eps_hat`` (Keras) ε is the ε̂ of that section, added before the bias correction, so that it
-counts as ε̂ / √(1 − β₂ᵗ): thirty times as much at the first step, for β₂ = 0.999.
+With ``eps_hat`` (Keras) ε is ε̂ of that section, added before the bias correction. Its effect is
+that of ε̂ / √(1 − β₂ᵗ): thirty times as large at the first step, for β₂ = 0.999.
 
     θₜ = θₜ₋₁ − (lr·√(1 − β₂ᵗ) / (1 − β₁ᵗ))·mₜ / (√vₜ + ε̂)
 
@@ -34,7 +34,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     # optax.adam and optax.scale_by_adam; weight_decay and maximize do not exist there.
     "optax": {},
-    # keras.optimizers.Adam; its weight_decay is decoupled: the one of adamw.
+    # keras.optimizers.Adam; the weight_decay of Keras is decoupled, as in adamw.
     "keras": {"eps": 1e-7, "eps_hat": True},
     "paper": {},
 }
@@ -44,11 +44,11 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
     "keras.optimizers.Adam": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdamState(NamedTuple):
-    """What Adam carries.
+    """The state of Adam.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -88,7 +88,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -97,7 +97,7 @@ def update(
         eps: ε ≥ 0, added to the root.
         eps_root: added to v̂ₜ inside the root, ≥ 0 (optax; for derivatives through the update).
         eps_hat: add ε (and ``eps_root``) before the bias correction of the root.
-        weight_decay: L2 penalty λ ≥ 0, added to the gradient; decoupled decay is AdamW's.
+        weight_decay: L2 penalty λ ≥ 0, added to the gradient; AdamW has decoupled decay.
         maximize: climb instead of descend (the penalty keeps its sign).
 
     Returns:

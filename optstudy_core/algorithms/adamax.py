@@ -4,9 +4,9 @@
     uₜ = max(β₂·uₜ₋₁, |gₜ| + ε)
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ / uₜ
 
-The maximum needs no bias correction. torch and optax add ε within it; without
-``eps_in_maximum`` (Keras) it is added to the divisor uₜ + ε of ``uₜ = max(β₂·uₜ₋₁, |gₜ|)``. The
-paper has no ε at all: a parameter that never had a gradient gets NaN.
+The maximum needs no bias correction. torch and optax add ε inside the maximum. Without
+``eps_in_maximum`` (Keras) the divisor is uₜ + ε with ``uₜ = max(β₂·uₜ₋₁, |gₜ|)``. The paper has no
+ε: a parameter without a gradient so far becomes NaN.
 
 Source: Kingma and Ba 2015, Algorithm 2 (`kingma2015adam`).
 """
@@ -25,7 +25,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     # optax.adamax; weight_decay and maximize do not exist there.
     "optax": {},
-    # keras.optimizers.Adamax; its weight_decay is decoupled: the one of adamaxw.
+    # keras.optimizers.Adamax; the weight_decay of Keras is decoupled, as in adamaxw.
     "keras": {"lr": 1e-3, "eps": 1e-7, "eps_in_maximum": False},
     "paper": {"eps": 0.0},
 }
@@ -35,11 +35,11 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "u": "nu", "t": "count"},
     "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdamaxState(NamedTuple):
-    """What Adamax carries.
+    """The state of Adamax.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -74,16 +74,16 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the norm, in [0, 1).
         eps: ε ≥ 0.
-        weight_decay: L2 penalty λ ≥ 0, added to the gradient; decoupled decay is AdamaxW's.
+        weight_decay: L2 penalty λ ≥ 0, added to the gradient; AdamaxW has decoupled decay.
         maximize: climb instead of descend (the penalty keeps its sign).
-        eps_in_maximum: add ε to ``|gₜ|`` within the maximum instead of to the divisor.
+        eps_in_maximum: add ε to ``|gₜ|`` inside the maximum instead of to the divisor.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -5,7 +5,7 @@
 with mₜ and uₜ of Adamax (`optstudy_core/algorithms/adamax.py`).
 
 Source: Adamax of Kingma and Ba 2015 (`kingma2015adam`) with the decay of Loshchilov and Hutter 2019
-(`loshchilov2019decoupled`), put together by optax.
+(`loshchilov2019decoupled`), combined in optax.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "u": "nu", "t": "count"},
     "keras.optimizers.Adamax": {"m": "momentum", "u": "norm", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdamaxWState(adamax.AdamaxState):
-    """What AdamaxW carries: the moment, norm and bias correction of Adamax."""
+    """The state of AdamaxW: the moment, norm and bias correction of Adamax."""
 
     __slots__ = ()
 
@@ -60,17 +60,17 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
-        params: parameters θₜ₋₁, which decay.
+        params: parameters θₜ₋₁, for the weight decay.
         lr: learning rate, ≥ 0 (optax has no default).
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the norm, in [0, 1).
         eps: ε ≥ 0.
         weight_decay: decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
-        eps_in_maximum: add ε to ``|gₜ|`` within the maximum instead of to the divisor.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        eps_in_maximum: add ε to ``|gₜ|`` inside the maximum instead of to the divisor.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,19 +1,19 @@
 """AdaMuon: Muon on the signs of the momentum, with a second moment for each element.
 
     Bₜ = β·Bₜ₋₁ + (1 − β)·Gₜ
-    Oₜ = what Newton and Schulz's iteration makes of sign(Bₜ)
+    Oₜ = Newton-Schulz iteration of sign(Bₜ)
     Vₜ = β·Vₜ₋₁ + (1 − β)·Oₜ²
     Ôₜ = Oₜ / (√Vₜ + ε)
     θₜ = θₜ₋₁ − lr·λ·θₜ₋₁ − lr·r·√(n·m)/‖Ôₜ‖ · Ôₜ
 
-for n outputs and m inputs: r, ``consistent_rms``, is the root mean square of a step's elements at
-the rate 1, about that of Adam. β is ``momentum``. In the paper Bₜ is the sum β·Bₜ₋₁ + Gₜ, which has
-the same signs. The iteration is that of :mod:`optstudy_core.newton_schulz`. Which leaves are
-matrices, and what their rows are, is as in :mod:`~optstudy_core.muon`; every other leaf takes
-:mod:`~optstudy_core.adamw`'s step.
+for n outputs and m inputs. r, ``consistent_rms``, is the root mean square of a step at the learning
+rate 1, and close to that of Adam. β is ``momentum``. In the paper Bₜ is the sum β·Bₜ₋₁ + Gₜ, which
+has the same signs. The iteration is :mod:`optstudy_core.newton_schulz`. Matrices and their rows are
+chosen as in :mod:`~optstudy_core.muon`. Every other leaf takes a step of
+:mod:`~optstudy_core.adamw`.
 
-The authors' program looks ahead (``nesterov=True``) and rounds O to bfloat16. Their program for
-Megatron takes no signs, and another β for V.
+The authors' program uses Nesterov momentum (``nesterov=True``) and rounds O to bfloat16. Their
+program for Megatron takes no signs, and uses another β for V.
 
 Source: Si et al. 2025, Algorithm 1 of the third version (`si2025adamuon`); the iteration: Jordan et
 al. 2024 (`jordan2024muon`).
@@ -40,12 +40,12 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 class AdaMuonState(NamedTuple):
-    """What AdaMuon carries. A field that a leaf does not need is ``None`` there.
+    """The state of AdaMuon. A field that a leaf does not need is ``None``.
 
     Attributes:
-        b: of a matrix: momentum Bₜ, like the parameters; 0 at the start.
-        m: of a leaf that is no matrix: AdamW's first moment; 0 at the start.
-        v: second moment Vₜ of a matrix, or AdamW's, like the parameters; 0 at the start.
+        b: momentum Bₜ of a matrix, like the parameters; 0 at the start.
+        m: first moment of AdamW for a leaf that is not a matrix; 0 at the start.
+        v: second moment Vₜ of a matrix, or that of AdamW, like the parameters; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -67,7 +67,7 @@ def init(
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse coefficients and axes that cannot be."""
+    """Refuse impossible coefficients and axes."""
     newton_schulz.check(hyperparameters)
     blocks.check(hyperparameters)
 
@@ -101,41 +101,39 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient Gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
         lr: learning rate, ≥ 0.
-        weight_decay: λ ≥ 0 of matrices, decoupled.
+        weight_decay: decoupled decay rate λ ≥ 0 of matrices.
         momentum: β ≥ 0 of both moments.
-        nesterov: look ahead.
-        ns_coefficients: a triple (a, b, c) of all iterations, a tuple of triples, one for each, or
-            a name of them: ``"simple"``, ``"quintic"``, ``"polar_express"``.
-        eps: ε ≥ 0, added to the root of Vₜ, and the least that sign(Bₜ) and Ôₜ are divided by.
+        nesterov: use Nesterov momentum.
+        ns_coefficients: a triple (a, b, c) for all iterations, a tuple with a triple for each, or a
+            name: ``"simple"``, ``"quintic"``, ``"polar_express"``.
+        eps: ε ≥ 0, added to the root of Vₜ, and the smallest divisor of sign(Bₜ) and Ôₜ.
         ns_steps: number of iterations, below 100; the last triple is repeated. ``None``: 5 with one
             triple, else one for each triple.
         maximize: climb instead of descend.
-        consistent_rms: r ≥ 0; with the number 0 the size of a step is Muon's,
-            ‖Oₜ‖·√max(1, n/m).
-        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
-            have it; -1: the last, as Flax's have it; (): no leaf is a matrix.
-        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
-            neither numbers the matrices of a stack, each of which is made orthogonal.
-        split: the number of blocks of outputs (heads, say), or the outputs of each block (queries,
-            keys and values): each is made orthogonal. ``None``: one.
+        consistent_rms: r ≥ 0; the number 0 gives the step size of Muon, ‖Oₜ‖·√max(1, n/m).
+        output_axis: axis or axes of the rows; ``None``: the first (as in PyTorch); -1: the last (as
+            in Flax); (): no leaf is a matrix.
+        reduction_axis: axis or axes of the columns; ``None``: all others. The remaining axes index
+            a stack of matrices, and each matrix is orthogonalized.
+        split: number of blocks of outputs (such as heads), or the outputs of each block (queries,
+            keys and values). Each block is orthogonalized. ``None``: one block.
         adam_lr: learning rate ≥ 0 of AdamW; ``None``: ``lr``.
-        adam_b1: decay β₁ of AdamW's first moment, in [0, 1).
-        adam_b2: decay β₂ of AdamW's second moment, in [0, 1).
+        adam_b1: decay β₁ of the first moment in AdamW, in [0, 1).
+        adam_b2: decay β₂ of the second moment in AdamW, in [0, 1).
         adam_eps: ε of AdamW.
         adam_weight_decay: λ ≥ 0 of AdamW.
-        cautious_decay: decay only what the step brings towards 0, or leaves
-            (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
 
     Raises:
-        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks an axis
-            that is named, or cannot be split.
+        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks a
+            given axis or cannot be split.
 
     >>> import numpy as np
     >>> theta, grad = np.zeros((2, 2)), np.array([[3.0, 0.1], [-2.0, 7.0]])

@@ -2,11 +2,10 @@
 
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε) − lr·λ·θₜ₋₁
 
-with m̂ₜ and v̂ₜ of Adam (`optstudy_core/algorithms/adam.py`); the decay does not pass through the
-moments.
+with m̂ₜ and v̂ₜ of Adam (`optstudy_core/algorithms/adam.py`). The decay does not enter the moments.
 
-Source: Loshchilov and Hutter 2019, Algorithm 2 (`loshchilov2019decoupled`). There the decay is
-not multiplied by the learning rate α but only by the schedule; torch and optax multiply it.
+Source: Loshchilov and Hutter 2019, Algorithm 2 (`loshchilov2019decoupled`). In the paper the decay
+is multiplied by the schedule only. torch and optax multiply it by the learning rate.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     "optax": {"weight_decay": 1e-4},
     "keras": {"weight_decay": 4e-3, "eps": 1e-7, "eps_hat": True},
-    # The paper gives no number for λ: without one there is no decay.
+    # The paper gives no value of λ, so the default is no decay.
     "paper": {"weight_decay": 0.0, "lr_in_decay": False},
 }
 
@@ -33,11 +32,11 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
     "keras.optimizers.AdamW": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdamWState(adam.AdamState):
-    """What AdamW carries: the moments and bias corrections of Adam."""
+    """The state of AdamW: the moments and bias corrections of Adam."""
 
     __slots__ = ()
 
@@ -66,20 +65,20 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
-        params: parameters θₜ₋₁, which decay.
+        params: parameters θₜ₋₁, for the weight decay.
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         eps_root: added to v̂ₜ inside the root, ≥ 0.
         eps_hat: add ε before the bias correction of the root (Keras).
-        weight_decay: decay rate λ ≥ 0; torch's 1e-2 by default, a hundred times optax's.
-        lr_in_decay: decay by lr·λ (torch, optax) or by λ alone (the paper, whose λ then holds
-            the schedule's multiplier).
+        weight_decay: decay rate λ ≥ 0. The default 1e-2 of torch is a hundred times that of optax.
+        lr_in_decay: decay by lr·λ (torch, optax) or by λ alone (the paper; multiply λ by the
+            schedule yourself).
         maximize: climb instead of descend (the decay keeps its sign).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,4 +1,4 @@
-"""Adan: adaptive Nesterov momentum, from the differences of gradients.
+"""Adan: adaptive Nesterov momentum from differences of gradients.
 
     dₜ = gₜ − gₜ₋₁                                      (g₀ = g₁)
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
@@ -7,12 +7,11 @@
     uₜ = (mₜ / (1 − β₁ᵗ) + κ·vₜ / (1 − β₂ᵗ)) / (√(nₜ / (1 − β₃ᵗ)) + ε)
     θₜ = (θₜ₋₁ − lr·uₜ) / (1 + lr·λ)  =  θₜ₋₁ − lr·(uₜ + λ·θₜ₋₁) / (1 + lr·λ)
 
-with κ = β₂. Here βᵢ is 1 − βᵢ of the paper. optax's code kept the paper's weight of the
-difference, 1 − β₂, without the change of letters: 0.08 in place of 0.92. The dialect "optax" does
-the same (``complement_weight``). It decays by θₜ = θₜ₋₁ − lr·uₜ − lr·λ·θₜ₋₁ (no
-``proximal_decay``).
+with κ = β₂. Here βᵢ is 1 − βᵢ of the paper. optax has βᵢ as here, but the weight κ = 1 − β₂ of the
+paper: 0.08 instead of 0.92. The dialect "optax" does the same (``complement_weight``), and decays
+by θₜ = θₜ₋₁ − lr·uₜ − lr·λ·θₜ₋₁ (no ``proximal_decay``).
 
-The paper's Algorithm 1 starts its averages at the first gradients and corrects no bias; its
+Algorithm 1 of the paper starts the averages at the first gradients and corrects no bias. The
 authors' code corrects the bias, as above.
 
 Source: Xie, Zhou, Li, Lin and Yan 2024, Algorithm 1 (`xie2024adan`).
@@ -37,15 +36,15 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByAdanState": {"m": "m", "v": "v", "n": "n", "previous": "g", "t": "t"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdanState(NamedTuple):
-    """What Adan carries.
+    """The state of Adan.
 
     Attributes:
         m: average of the gradients mₜ, like the parameters; 0 at the start.
-        v: average of their differences vₜ, like the parameters; 0 at the start.
+        v: average of the differences vₜ, like the parameters; 0 at the start.
         n: average of squares nₜ, like the parameters; 0 at the start.
         previous: gradient of the last step, like the parameters; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
@@ -90,7 +89,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -102,8 +101,8 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added inside the root, ≥ 0 (optax).
         proximal_decay: divide by 1 + lr·λ instead of subtracting lr·λ·θ.
-        complement_weight: weigh the difference by κ = 1 − β₂ (optax) instead of β₂.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        complement_weight: weight the difference by κ = 1 − β₂ (optax) instead of β₂.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -5,8 +5,8 @@
     vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
     θₜ = θₜ₋₁ − lr·(aₜ / (1 − β₁ᵗ) + α·bₜ) / (√(vₜ / (1 − β₂ᵗ)) + ε) − lr·λ·θₜ₋₁
 
-The slow average is not corrected. The paper's warm-ups of α and β₃ are inputs: give them as
-arrays, computed again for each step. The paper gives no number for λ.
+The bias of the slow average is not corrected. For the warm-ups of α and β₃ in the paper, pass new
+values at each step. The paper gives no value of λ.
 
 Source: Pagliardini, Ablin and Grangier 2025, Algorithm 1 (`pagliardini2025ademamix`).
 """
@@ -27,11 +27,11 @@ DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {}}
 ELSEWHERE = {
     "optax.ScaleByAdemamixState": {"m1": "m1", "m2": "m2", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AdEMAMixState(NamedTuple):
-    """What AdEMAMix carries.
+    """The state of AdEMAMix.
 
     Attributes:
         m1: fast average aₜ, like the parameters; 0 at the start.
@@ -76,7 +76,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -88,7 +88,7 @@ def update(
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added inside the root, ≥ 0.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

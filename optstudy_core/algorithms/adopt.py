@@ -1,12 +1,12 @@
-"""ADOPT: the gradient is divided by the second moment before it, and then averaged.
+"""ADOPT: the gradient divided by the root of the previous second moment, then averaged.
 
     uₜ = gₜ / max(√vₜ₋₁, ε)                              with ``use_clipping`` within ±t^¼
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·uₜ
     vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
     θₜ = θₜ₋₁ − lr·mₜ                                    with ``nesterov`` −lr·(β₁·mₜ + (1 − β₁)·uₜ)
 
-for t = 1, 2, …; the gradient g₀ of the first call only sets v₀ = g₀², and m₀ = 0. The bounds t^¼
-are the authors' later addition; another function of t, as optax takes one, is not expressed.
+for t = 1, 2, …; the gradient g₀ of the first call only sets v₀ = g₀², and m₀ = 0. The authors added
+the bounds ±t^¼ later. optax accepts other functions of t, which have no equivalent here.
 
 Source: Taniguchi et al. 2024, Algorithm 2 (`taniguchi2024adopt`).
 """
@@ -29,11 +29,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class ADOPTState(NamedTuple):
-    """What ADOPT carries.
+    """The state of ADOPT.
 
     Attributes:
         m: average mₜ of the normalized gradients, like the parameters; 0 at the start.
@@ -68,15 +68,15 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the average, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
-        eps: ε ≥ 0, the least divisor.
+        eps: ε ≥ 0, the smallest divisor.
         maximize: climb instead of descend.
-        nesterov: look ahead along the average (optax).
+        nesterov: use Nesterov momentum of the average (optax).
         use_clipping: keep uₜ within ±t^¼.
 
     Returns:

@@ -1,10 +1,10 @@
-"""AMSGrad: Adam whose second moment never falls.
+"""AMSGrad: Adam with a second moment that never decreases.
 
     mₜ, vₜ as in Adam
-    v̄ₜ = max(v̄ₜ₋₁, vₜ)                                the maximum of what: ``corrected_maximum``
+    v̄ₜ = max(v̄ₜ₋₁, vₜ)                                see ``corrected_maximum``
     θₜ = θₜ₋₁ − lr·(mₜ / (1 − β₁ᵗ)) / (√(v̄ₜ / (1 − β₂ᵗ)) + ε)
 
-With ``corrected_maximum`` (optax) the maximum is taken of the corrected moment,
+With ``corrected_maximum`` (optax) v̄ₜ is the maximum of the corrected moments,
 v̄ₜ = max(v̄ₜ₋₁, vₜ / (1 − β₂ᵗ)), and the root is √v̄ₜ. The paper has no bias correction and no ε:
 θₜ = θₜ₋₁ − lr·mₜ / √v̄ₜ.
 
@@ -38,11 +38,11 @@ ELSEWHERE = {
         "v_max": "velocity_hat",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class AMSGradState(NamedTuple):
-    """What AMSGrad carries.
+    """The state of AMSGrad.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -88,20 +88,20 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
-        eps: ε ≥ 0, added to the root; with 0 a parameter that never had a gradient gets NaN.
+        eps: ε ≥ 0, added to the root; if 0, a parameter without a gradient so far becomes NaN.
         eps_root: added inside the root, ≥ 0.
         weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
         decoupled_weight_decay: subtract lr·λ·θ from the step, as AdamW does.
         maximize: climb instead of descend (the decay keeps its sign).
         correct_bias: divide the moments by 1 − βᵗ.
         corrected_maximum: take the maximum after the bias correction instead of before it.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,14 +1,14 @@
-"""ASGD: gradient descent with a falling rate, and the average of the parameters that it passes.
+"""ASGD: gradient descent with a decreasing rate, and an average of the parameters.
 
     θₜ = θₜ₋₁ − ηₜ·(gₜ + λ·θₜ₋₁)
     āₜ = āₜ₋₁ + μₜ·(θₜ − āₜ₋₁),    μₜ = 1 / max(1, t − 1 − t₀)
     ηₜ₊₁ = lr / (1 + λ·lr·t)^α,    η₁ = lr
 
-λ is ``lambd``; the average āₜ is ``ax`` in the state, and no step depends on it. As in torch.optim
-the rate of a step is formed at the end of the step before, from the learning rate of that time.
+λ is ``lambd``. The average āₜ is ``ax`` in the state, and no step depends on it. As in torch.optim,
+the rate of a step is computed at the end of the previous step, from the learning rate at that time.
 
-Source: Polyak and Juditsky 1992 (`polyak1992acceleration`); this rate, with α = 3/4, and t₀ are
-those of Bottou 2012 (`bottou2012stochastic`).
+Source: Polyak and Juditsky 1992 (`polyak1992acceleration`); this rate with α = 3/4, and t₀, are
+from Bottou 2012 (`bottou2012stochastic`).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ DIALECTS: dict[str, dict[str, Any]] = {"torch": {}}
 ELSEWHERE = {
     "torch.optim.ASGD": {"ax": "ax", "eta": "eta", "t": "step"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class ASGDState(NamedTuple):
-    """What ASGD carries.
+    """The state of ASGD.
 
     Attributes:
-        ax: average āₜ of the parameters, like them; 0 at the start, which never counts.
-        eta: rate ηₜ₊₁ of the next step; shape () per leaf; 0 at the start, which stands for lr.
+        ax: average āₜ of the parameters, like the parameters; 0 at the start, which is never read.
+        eta: rate ηₜ₊₁ of the next step; shape () per leaf; 0 at the start, which means lr.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -53,7 +53,7 @@ def init(params: Array) -> ASGDState:
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse a power α from 2 on."""
+    """Refuse a power α ≥ 2."""
     alpha = hyperparameters["alpha"]
     if is_number(alpha) and alpha >= 2:
         raise ValueError(f"alpha = {alpha!r}: allowed are numbers from 0 to below 2")
@@ -74,13 +74,13 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
         lr: learning rate, ≥ 0.
         lambd: λ ≥ 0, decay of the parameters and of the rate.
-        alpha: power α of the rate's decay, from 0 to below 2.
-        t0: t₀ ≥ 0, the number of steps after which averaging begins (one step later).
+        alpha: power α of the decay of the rate, from 0 to below 2.
+        t0: t₀ ≥ 0; averaging begins one step after t₀ steps.
         weight_decay: L2 penalty ≥ 0, added to the gradient.
         maximize: climb instead of descend (the decay and the penalty keep their sign).
 

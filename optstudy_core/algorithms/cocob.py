@@ -1,12 +1,12 @@
-"""COCOB: stochastic gradients as a bet on coins, without a learning rate.
+"""COCOB: coin betting on stochastic gradients, without a learning rate.
 
     cₜ = lr·(gₜ + λ·wₜ)
     Lₜ = max(Lₜ₋₁, |cₜ|),    Gₜ = Gₜ₋₁ + |cₜ|,    θₜ = θₜ₋₁ − cₜ
     Rₜ = max(Rₜ₋₁ − cₜ·(wₜ − w₁), 0)
     wₜ₊₁ = w₁ + θₜ·(Lₜ + Rₜ) / (Lₜ·max(Gₜ + Lₜ, α·Lₜ))
 
-element by element. L₀ is ε; the paper's is 0, with which an element that never had a gradient
-becomes NaN. A rate, which the paper does not have, only matters where it changes.
+element by element. L₀ is ε. In the paper L₀ = 0: an element without a gradient so far becomes NaN.
+The paper has no learning rate; a rate only has an effect if it changes.
 
 Source: Orabona and Tommasi 2017, Algorithm 2 (`orabona2017training`).
 """
@@ -32,18 +32,18 @@ ELSEWHERE = {
         "reward": "reward",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class COCOBState(NamedTuple):
-    """What COCOB carries.
+    """The state of COCOB.
 
     Attributes:
-        w1: the parameters at the start w₁.
+        w1: initial parameters w₁.
         theta: sum of the negative gradients θₜ, like the parameters; 0 at the start.
         scale: largest gradient Lₜ, like the parameters; ε at the start.
-        total: sum of the sizes of the gradients Gₜ, like the parameters; 0 at the start.
-        reward: what was won Rₜ, like the parameters; 0 at the start.
+        total: sum of the magnitudes of the gradients Gₜ, like the parameters; 0 at the start.
+        reward: reward Rₜ, like the parameters; 0 at the start.
     """
 
     w1: Array
@@ -73,11 +73,11 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters wₜ.
-        lr: factor of the gradients, ≥ 0; 1 but for schedules.
-        alpha: α ≥ 0 keeps the first steps small: the first one is about 1/α.
+        lr: factor of the gradients, ≥ 0; 1 unless scheduled.
+        alpha: α ≥ 0 keeps the first steps small: the first step is about 1/α.
         eps: L₀ ≥ 0, which :func:`init` reads.
         weight_decay: coupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).

@@ -1,4 +1,4 @@
-"""D-Adapt AdamW: AdamW with an estimate dₖ of the distance to the solution as its learning rate.
+"""D-Adapt AdamW: AdamW with an estimate dₖ of the distance to the solution as learning rate.
 
     ηₖ = lr·dₖ·√(1 − β₂ᵏ⁺¹) / (1 − β₁ᵏ⁺¹)              (lr·dₖ without ``correct_bias``)
     rₖ₊₁ = β₃·rₖ + (1 − β₃)·ηₖ·⟨gₖ, sₖ / (√vₖ + ε)⟩,    β₃ = √β₂
@@ -8,12 +8,12 @@
     dₖ₊₁ = max(dₖ, rₖ₊₁ / ((1 − β₃)·‖sₖ₊₁‖₁))
     xₖ₊₁ = xₖ − mₖ₊₁ / (√vₖ₊₁ + ε) − ηₖ·λ·xₖ
 
-⟨,⟩ and ‖‖₁ are sums over all leaves together (in torch: of a group). The dialect "paper" is its
-authors' code, which does not correct the bias. While every gradient was zero, dₖ stays; optax
-makes NaN of it.
+⟨,⟩ and ‖‖₁ are sums over all leaves together (in torch: of a group). The dialect "paper" is the
+authors' code, which does not correct the bias. If every gradient so far was zero, dₖ does not
+change; in optax it becomes NaN.
 
-Every leaf carries its own part of rₖ, so one that comes late (its gradient was ``None``) gets the
-estimate of the others.
+Every leaf keeps its own contribution to rₖ. A leaf whose gradient was ``None`` at first gets the
+estimate of the other leaves.
 
 Source: Defazio and Mishchenko 2023, the Adam version of D-Adaptation
 (`defazio2023learning`).
@@ -44,18 +44,18 @@ ELSEWHERE = {
         "t": "count",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class DAdaptAdamWState(NamedTuple):
-    """What D-Adapt AdamW carries.
+    """The state of D-Adapt AdamW.
 
     Attributes:
         m: first moment mₖ, like the parameters; 0 at the start.
         v: second moment vₖ, like the parameters; 0 at the start.
         s: average of gradients sₖ, like the parameters; 0 at the start.
-        d: estimate dₖ; shape () per leaf, the same for all; 0, which counts as d₀, at the start.
-        r: the leaf's part of rₖ; shape () per leaf; 0 at the start.
+        d: estimate dₖ; shape () per leaf, the same for all; 0 at the start, which means d₀.
+        r: contribution of the leaf to rₖ; shape () per leaf; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -98,10 +98,10 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₖ, like the parameters.
         params: parameters xₖ; only read if there is weight decay.
-        lr: factor of the estimate, ≥ 0; 1 but for schedules.
+        lr: factor of the estimate, ≥ 0; 1 unless scheduled.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε > 0, added to the root.
@@ -109,7 +109,7 @@ def update(
         maximize: climb instead of descend (the decay keeps its sign).
         estim_lr0: first estimate d₀ > 0.
         correct_bias: correct the bias of the moments.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

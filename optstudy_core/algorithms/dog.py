@@ -1,20 +1,21 @@
-"""DoG: distance over gradients, a step size that sets itself.
+"""DoG: a step size without tuning, the distance over the norm of the gradients.
 
     r̄ₜ = max(r̄ₜ₋₁, r_ε, ‖xₜ − x₀‖),    r_ε = reps + reps_rel·(1 + ‖x₀‖)
     Gₜ = Gₜ₋₁ + ‖gₜ‖²
     ηₜ = r̄ₜ / √(Gₜ + ε)
     xₜ₊₁ = xₜ − lr·ηₜ·gₜ
 
-The norms are those of all leaves together (in torch: of a group); with ``layerwise`` those of each
-leaf (the paper's L-DoG). The start of ``optax.contrib.dog`` is ``init_step=("heuristic", a)`` with
-``reps_rel=a``, ``("distance", a)`` with ``reps=a, reps_rel=0`` and ``("learning_rate", a)`` with
-``init_eta=a, reps_rel=0``. The paper adds no ε. The authors advise an average of the iterates.
+The norms are over all leaves together (in torch: of a group), with ``layerwise`` over each leaf
+(L-DoG in the paper). In ``optax.contrib.dog`` these arguments are called ``init_step``:
+``("heuristic", a)`` is ``reps_rel=a``, ``("distance", a)`` is ``reps=a, reps_rel=0``, and
+``("learning_rate", a)`` is ``init_eta=a, reps_rel=0``. The paper adds no ε. The authors advise an
+average of the iterates.
 
-Parameters in bfloat16 or float16 may never move: the first steps, of 1e-6 of the distance, are
-smaller than half a unit in their last place (optax's as well). Take float32 parameters.
+Parameters in bfloat16 or float16 may never change, also in optax: the first steps, of 1e-6 of the
+distance, are below half a unit in the last place. Use float32 parameters.
 
-Every leaf carries its own part of Gₜ, so one that comes late (its gradient was ``None``) joins the
-sum and takes the step size of the others.
+Every leaf keeps its own contribution to Gₜ. A leaf whose gradient was ``None`` at first joins the
+sum later, with the step size of the other leaves.
 
 Source: Ivgi, Hinder and Carmon 2023, equation 1 (`ivgi2023dog`).
 """
@@ -39,17 +40,17 @@ ELSEWHERE = {
         "G": "+sum_sq_norm_grads",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class DoGState(NamedTuple):
-    """What DoG carries.
+    """The state of DoG.
 
     Attributes:
-        x0: the parameters at the start x₀.
+        x0: initial parameters x₀.
         norm0: ‖x₀‖ of the leaf; shape () per leaf.
         r: largest distance r̄ₜ; shape () per leaf, the same for all; 0 at the start.
-        G: the leaf's part of the sum of squares Gₜ; shape () per leaf; 0 at the start.
+        G: contribution of the leaf to the sum of squares Gₜ; shape () per leaf; 0 at the start.
     """
 
     x0: Array
@@ -66,7 +67,7 @@ def init(params: Array) -> DoGState:
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse a first step of nothing, after which none follows."""
+    """Refuse a first step of size zero, after which all steps are zero."""
     starts = {name: hyperparameters[name] for name in ("reps_rel", "reps", "init_eta")}
     if all(is_number(x) and x == 0 for x in starts.values()):
         raise ValueError(f"{', '.join(starts)} = 0: one of them must be above 0")
@@ -89,18 +90,18 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters xₜ.
-        lr: factor of the step size, ≥ 0; 1 but for schedules.
+        lr: factor of the step size, ≥ 0; 1 unless scheduled.
         reps_rel: first distance relative to 1 + ‖x₀‖, ≥ 0; 1e-4 for networks with batch
             normalization.
         weight_decay: L2 penalty ≥ 0, added to the gradient.
-        eps: ε ≥ 0, added inside the root; with 0 there is no step before a gradient but NaN.
+        eps: ε ≥ 0, added inside the root; if 0, a step before any gradient is NaN.
         maximize: climb instead of descend (the penalty keeps its sign).
         reps: first distance, ≥ 0, added to the relative one.
-        init_eta: if above 0, the step size of the first gradients that are not all zero.
-        layerwise: take the norms of each leaf by itself.
+        init_eta: if > 0, the step size at the first gradients that are not all zero.
+        layerwise: take the norms of each leaf separately.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,15 +1,15 @@
-"""DoWG: distance over weighted gradients, a step size that sets itself.
+"""DoWG: a step size without tuning, the distance over the norm of the weighted gradients.
 
     r̄ₜ² = max(r̄ₜ₋₁², r_ε², ‖xₜ − x₀‖²)
     vₜ = vₜ₋₁ + r̄ₜ²·‖gₜ‖²
     ηₜ = r̄ₜ² / (√vₜ + ε)
     xₜ₊₁ = xₜ − lr·ηₜ·gₜ
 
-The norms are those of all leaves together (in torch: of a group). The paper adds no ε. In optax
-r_ε² is ε, unless ``init_estim_sq_dist`` is given: give both here, if not their defaults.
+The norms are over all leaves together (in torch: of a group). The paper adds no ε. In optax r_ε² is
+ε unless ``init_estim_sq_dist`` is given. Here set both, or use the defaults.
 
-Every leaf carries its own part of vₜ, so one that comes late (its gradient was ``None``) joins the
-sum and takes the step size of the others.
+Every leaf keeps its own contribution to vₜ. A leaf whose gradient was ``None`` at first joins the
+sum later, with the step size of the other leaves.
 
 Source: Khaled, Mishchenko and Jin 2023, Algorithm 1 (`khaled2023dowg`).
 """
@@ -34,17 +34,18 @@ ELSEWHERE = {
         "v": "+weighted_sq_norm_grads",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class DoWGState(NamedTuple):
-    """What DoWG carries.
+    """The state of DoWG.
 
     Attributes:
-        x0: the parameters at the start x₀.
+        x0: initial parameters x₀.
         r2: square of the largest distance r̄ₜ²; shape () per leaf, the same for all; 0 at the
             start.
-        v: the leaf's part of the weighted sum of squares vₜ; shape () per leaf; 0 at the start.
+        v: contribution of the leaf to the weighted sum of squares vₜ; shape () per leaf; 0 at the
+            start.
     """
 
     x0: Array
@@ -71,12 +72,12 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters xₜ.
-        lr: factor of the step size, ≥ 0; 1 but for schedules.
+        lr: factor of the step size, ≥ 0; 1 unless scheduled.
         init_estim_sq_dist: square r_ε² > 0 of the first distance.
-        eps: ε ≥ 0, added to the root; with 0 there is no step before a gradient but NaN.
+        eps: ε ≥ 0, added to the root; if 0, a step before any gradient is NaN.
         weight_decay: L2 penalty ≥ 0, added to the gradient.
         maximize: climb instead of descend (the penalty keeps its sign).
 

@@ -1,9 +1,9 @@
-"""Fromage: steps as long as a part of their layer, which shrinks as much as they lengthen it.
+"""Fromage: steps relative to the norm of the layer, then a shrink that keeps the norm.
 
     θₜ = (θₜ₋₁ − lr·rₜ·gₜ) / √(1 + lr²),    rₜ = max(‖θₜ₋₁‖, n) / max(‖gₜ‖, n)
 
-with the norms of each leaf and the least norm n; without n, rₜ is 1 where one of the norms is 0
-(`optstudy_core/parts/trust_ratio.py`), as in the authors' code. Where every gradient is zero, the
+with the norms of each leaf and the smallest norm n. If n = 0, rₜ is 1 where one of the norms is 0
+(`optstudy_core/parts/trust_ratio.py`), as in the authors' code. If all gradients are zero, the
 parameters still shrink.
 
 Source: Bernstein, Vahdat, Yue and Liu 2020, Algorithm 1 (`bernstein2020distance`).
@@ -25,7 +25,7 @@ DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"min_norm": 0.0}}
 
 
 class FromageState(NamedTuple):
-    """What Fromage carries: nothing."""
+    """The state of Fromage, which is empty."""
 
 
 def init(params: Array) -> FromageState:
@@ -45,12 +45,12 @@ def update(
     """Return the state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
-        lr: learning rate, ≥ 0: the length of the step as a part of the parameters'.
+        lr: learning rate, ≥ 0: the norm of the step relative to the norm of the parameters.
         min_norm: norms below n ≥ 0 count as n.
-        maximize: climb instead of descend (the parameters shrink all the same).
+        maximize: climb instead of descend (the parameters still shrink).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -69,5 +69,5 @@ def update(
     g = objective_gradient(grad, None, maximize=maximize)
     ratio = trust_ratio(xp.maximum(leaf_norm(params), min_norm), xp.maximum(leaf_norm(g), min_norm))
     root = doubles.sqrt(1 + lr * lr)
-    shrinking = lr * lr / (root * (1 + root))  # 1 − 1/√(1 + lr²), which would cancel
+    shrinking = lr * lr / (root * (1 + root))  # 1 − 1/√(1 + lr²) without cancellation
     return state, -(lr / root * ratio) * g - shrinking * params

@@ -1,10 +1,10 @@
-"""Grams: the length of Adam's step in the direction of the gradient.
+"""Grams: the magnitude of the step of Adam with the sign of the gradient.
 
     m̂ₜ, v̂ₜ as in Adam
     uₜ = m̂ₜ / (√v̂ₜ + ε)
     θₜ = θₜ₋₁ − lr·sign(gₜ)·|uₜ| − lr·λ·θₜ₋₁
 
-coordinate by coordinate. The defaults are those of the authors' code.
+element by element. The defaults are those of the authors' code.
 
 Source: Cao, Li and Song 2024 (`cao2024grams`).
 """
@@ -24,7 +24,7 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 class GramsState(adam.AdamState):
-    """What Grams carries: the moments and bias corrections of Adam."""
+    """The state of Grams: the moments and bias corrections of Adam."""
 
     __slots__ = ()
 
@@ -51,7 +51,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -61,7 +61,7 @@ def update(
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,12 +1,12 @@
-"""LAMB: Adam whose step is scaled, layer by layer, to the norm of the parameters.
+"""LAMB: Adam with steps scaled to the norm of the parameters, layer by layer.
 
     uₜ = m̂ₜ / (√v̂ₜ + ε) + λ·θₜ₋₁
     θₜ = θₜ₋₁ − lr·rₜ·uₜ,    rₜ = ‖θₜ₋₁‖ / ‖uₜ‖
 
-with m̂ₜ and v̂ₜ of Adam (`optstudy_core/algorithms/adam.py`), and the norms of each leaf; rₜ is 1
-where one of them is 0 (`optstudy_core/parts/trust_ratio.py`). The paper's φ is the identity here,
-as in optax, and it gives no number for λ. Keras's weight decay stands outside: the parameters decay
-first, and rₜ is measured with what is left of them (``decoupled_weight_decay``).
+with m̂ₜ and v̂ₜ of Adam (`optstudy_core/algorithms/adam.py`), and the norms of each leaf. rₜ is 1
+if one of the norms is 0 (`optstudy_core/parts/trust_ratio.py`). φ of the paper is the identity
+here, as in optax. The paper gives no value of λ. In Keras the parameters decay first, and rₜ is
+computed from the decayed parameters (``decoupled_weight_decay``).
 
 Source: You et al. 2020, Algorithm 2 (`you2020large`).
 """
@@ -34,11 +34,11 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
     "keras.optimizers.Lamb": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class LAMBState(adam.AdamState):
-    """What LAMB carries: the moments and bias corrections of Adam."""
+    """The state of LAMB: the moments and bias corrections of Adam."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
         lr: learning rate, ≥ 0.

@@ -1,12 +1,13 @@
-"""LARS: momentum whose gradient is scaled, layer by layer, to the norm of the parameters.
+"""LARS: momentum with gradients scaled to the norm of the parameters, layer by layer.
 
     uₜ = gₜ + λ·θₜ₋₁
     bₜ = μ·bₜ₋₁ + lr·rₜ·uₜ,    rₜ = η·‖θₜ₋₁‖ / (‖uₜ‖ + ε)
     θₜ = θₜ₋₁ − bₜ                       (θₜ₋₁ − lr·rₜ·uₜ − μ·bₜ with ``nesterov``)
 
-with the norms of each leaf; rₜ is 1 where one of them is 0 (`optstudy_core/parts/trust_ratio.py`).
-In the paper the divisor is ‖gₜ‖ + λ·‖θₜ₋₁‖ (``separate_norms``): more than ‖uₜ‖, unless the two
-point the same way. It gives no default learning rate, nor does optax.
+with the norms of each leaf. rₜ is 1 if one of the norms is 0
+(`optstudy_core/parts/trust_ratio.py`). In the paper the divisor is ‖gₜ‖ + λ·‖θₜ₋₁‖
+(``separate_norms``), which is larger than ‖uₜ‖ unless gₜ and θₜ₋₁ have the same direction. Neither
+the paper nor optax gives a default learning rate.
 
 Source: You, Gitman and Ginsburg 2017, Algorithm 1 and equation 6 (`you2017large`).
 """
@@ -27,11 +28,11 @@ DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"separate_norms": 
 ELSEWHERE = {
     "optax.TraceState": {"b": "-trace"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class LARSState(NamedTuple):
-    """What LARS carries.
+    """The state of LARS.
 
     Attributes:
         b: momentum buffer bₜ, like the parameters; 0 at the start.
@@ -62,15 +63,15 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
-        lr: learning rate, ≥ 0; it is inside the buffer.
+        lr: learning rate, ≥ 0; multiplied inside the buffer.
         momentum: μ ≥ 0.
         weight_decay: λ ≥ 0, an L2 penalty, added to the gradient.
-        nesterov: look ahead along the momentum.
+        nesterov: use Nesterov momentum.
         maximize: climb instead of descend (the penalty keeps its sign).
-        trust_coefficient: η ≥ 0, how far a layer moves in a step, of its norm.
+        trust_coefficient: η ≥ 0, the step of a layer relative to the norm of the layer.
         eps: ε ≥ 0, added to the divisor.
         separate_norms: divide by ‖g‖ + λ·‖θ‖ instead of ‖g + λ·θ‖.
 

@@ -4,8 +4,9 @@
     mₜ = β₂·mₜ₋₁ + (1 − β₂)·gₜ
     θₜ = θₜ₋₁ − lr·sign(cₜ) − lr·λ·θₜ₋₁
 
-The paper gives no number for the learning rate (three to ten times smaller than AdamW's) and none
-for λ: 1e-4 is the authors' code, λ = 1e-3 is optax's. Keras has lr = 1e-3 and no decay.
+The paper gives no values of λ and of the learning rate, which should be three to ten times smaller
+than for AdamW. lr = 1e-4 is from the authors' code, λ = 1e-3 from optax. Keras has lr = 1e-3 and no
+decay.
 
 Source: Chen et al. 2023, Algorithm 2 (`chen2023symbolic`).
 """
@@ -29,11 +30,11 @@ ELSEWHERE = {
     "optax.ScaleByLionState": {"m": "mu"},
     "keras.optimizers.Lion": {"m": "momentum"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class LionState(NamedTuple):
-    """What Lion carries.
+    """The state of Lion.
 
     Attributes:
         m: momentum mₜ, like the parameters; 0 at the start.
@@ -62,15 +63,15 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
-        lr: learning rate, ≥ 0: the length of every coordinate of the step.
+        lr: learning rate, ≥ 0: the magnitude of every element of the step.
         b1: weight β₁ of the momentum in the direction, in [0, 1).
         b2: decay β₂ of the momentum, in [0, 1).
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

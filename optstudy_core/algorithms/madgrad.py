@@ -6,8 +6,8 @@
     zₖ₊₁ = x₀ − sₖ₊₁ / (∛νₖ₊₁ + ε)
     xₖ₊₁ = (1 − c)·xₖ + c·zₖ₊₁,    c = 1 − momentum
 
-x₀ are the parameters before the first step. In optax and the authors' code ε is part of the rate
-too, in the paper it is not.
+x₀ are the parameters before the first step. In optax and the authors' code ε is also part of the
+rate; in the paper it is not.
 
 Source: Defazio and Jelassi 2022, Algorithm 1 (`defazio2022momentumized`).
 """
@@ -31,16 +31,16 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.MadgradState": {"s": "s", "v": "grad_sum_sq", "x0": "x0", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class MADGRADState(NamedTuple):
-    """What MADGRAD carries.
+    """The state of MADGRAD.
 
     Attributes:
         s: sum of weighted gradients sₖ, like the parameters; 0 at the start.
         v: sum of weighted squares νₖ, like the parameters; 0 at the start.
-        x0: the parameters at the start x₀.
+        x0: initial parameters x₀.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -71,13 +71,13 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₖ, like the parameters.
         params: parameters xₖ.
         lr: learning rate, ≥ 0.
         momentum: 1 − c, ≥ 0.
         weight_decay: L2 penalty ≥ 0, added to the gradient.
-        eps: ε ≥ 0, added to the cube root; with 0 a parameter that never had a gradient gets NaN.
+        eps: ε ≥ 0, added to the cube root; if 0, a parameter without a gradient so far becomes NaN.
         maximize: climb instead of descend (the penalty keeps its sign).
         eps_in_rate: add ε to the learning rate as well.
 

@@ -1,13 +1,12 @@
-"""MARS: AdamW on gradients with reduced variance (the form MARS-AdamW, approximate).
+"""MARS: AdamW on gradients with reduced variance (MARS-AdamW, approximate).
 
     cₜ = gₜ + (γ·β₁ / (1 − β₁))·(gₜ − gₜ₋₁)              (c₁ = g₁)
     θₜ by AdamW with the gradient cₜ
 
-The exact form takes the last gradient again at the new batch; the approximate one, here, keeps it.
-Where the norm of cₜ is above one, leaf by leaf, cₜ is scaled to norm one (``clipping``). The
-authors' code takes g₀ = 0 in place of c₁ = g₁ (``plain_first_step=False``), and AdamW itself for
-leaves that are no matrices: use a parameter group or ``optax.multi_transform``. The defaults are
-those of that code.
+The exact form computes gₜ₋₁ again on the new batch; this approximate form keeps gₜ₋₁. With
+``clipping`` cₜ of a leaf is scaled to norm 1 if its norm is above 1. The authors' code takes g₀ = 0
+instead of c₁ = g₁ (``plain_first_step=False``), and uses AdamW for leaves that are not matrices:
+use a parameter group or ``optax.multi_transform``. The defaults are those of the authors' code.
 
 Source: Yuan, Liu, Wu, Zhou and Gu 2025, Algorithm 2 (`yuan2025mars`).
 """
@@ -30,7 +29,7 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 class MARSState(NamedTuple):
-    """What MARS carries.
+    """The state of MARS.
 
     Attributes:
         adamw: the moments and bias corrections of AdamW.
@@ -69,7 +68,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -77,12 +76,12 @@ def update(
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         weight_decay: decoupled decay rate λ ≥ 0.
-        gamma: strength γ ≥ 0 of the correction; with 0 it is AdamW.
+        gamma: strength γ ≥ 0 of the correction; 0 gives AdamW.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0.
         plain_first_step: take g₀ = g₁ instead of 0.
-        clipping: divide cₜ by its norm, of each leaf, where that is above one.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        clipping: divide cₜ of a leaf by the norm of cₜ if the norm is above 1.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,4 +1,4 @@
-"""MoMo: momentum whose step size comes from a model of the loss that all past batches make.
+"""MoMo: momentum with a step size from a model of the loss over all past batches.
 
     mₜ = β·mₜ₋₁ + (1 − β)·gₜ
     f̄ₜ = β·f̄ₜ₋₁ + (1 − β)·fₜ
@@ -7,15 +7,15 @@
     τₜ = min(lr, max(w·(f̄ₜ − f* − γₜ) + ⟨mₜ, θₜ₋₁⟩, 0) / ‖mₜ‖²)
     θₜ = θₜ₋₁ − (lr·λ/w)·θₜ₋₁ − τₜ·mₜ
 
-At the first step the averages are the values themselves. fₜ is the loss of the batch, ``value``,
-and f* a lower bound of it; sums are over all leaves (in torch: of a group). τₜ is 0 where ‖mₜ‖² is
-at most a floor, which the paper does not have.
+At the first step the averages equal the values. fₜ is the loss of the batch, ``value``, and f* a
+lower bound of the loss. Sums are over all leaves (in torch: of a group). τₜ is 0 if ‖mₜ‖² is at
+most ``sq_norm_floor``, which the paper does not have.
 
-With ``adapt_lower_bound`` f* is estimated: if h = w·(f̄ₜ − γₜ) + ⟨mₜ, θₜ₋₁⟩ is below w·f*, first
+With ``adapt_lower_bound`` f* is estimated. If h = w·(f̄ₜ − γₜ) + ⟨mₜ, θₜ₋₁⟩ is below w·f*, first
 f* ← max(h/(2·w), lower_bound), and after the step
 f* ← max(f̄ₜ + ⟨mₜ, θₜ₋₁⟩ − γₜ − ½·τₜ·‖mₜ‖², lower_bound).
 
-A leaf that comes late (its gradient was ``None``) starts its own averages of the loss.
+A leaf whose gradient was ``None`` at first starts its own averages of the loss later.
 
 Source: Schaipp, Ohana, Eickenberg, Defazio and Gower 2024, Algorithm 1 (`schaipp2024momo`).
 """
@@ -45,11 +45,11 @@ ELSEWHERE = {
         "t": "count",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class MomoState(NamedTuple):
-    """What MoMo carries.
+    """The state of MoMo.
 
     Attributes:
         m: averaged gradient mₜ, like the parameters; 0 at the start.
@@ -85,17 +85,17 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
-        value: loss fₜ where the gradient was taken; shape ().
+        value: loss fₜ at the parameters of the gradient; shape ().
         lr: largest step size, ≥ 0.
         beta: decay β of the averages, ≥ 0.
-        lower_bound: f*, or what its estimate does not fall below.
+        lower_bound: f*, or the lower limit of its estimate.
         weight_decay: λ ≥ 0, decoupled.
-        adapt_lower_bound: estimate f* on the way.
-        maximize: climb instead of descend (``lower_bound`` is one of the negative loss).
-        sq_norm_floor: ‖mₜ‖² up to which there is no step; ≥ 0.
+        adapt_lower_bound: estimate f* during the training.
+        maximize: climb instead of descend (``lower_bound`` bounds the negative loss).
+        sq_norm_floor: no step is taken if ‖mₜ‖² is at most this value; ≥ 0.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

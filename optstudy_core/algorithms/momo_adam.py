@@ -1,4 +1,4 @@
-"""MoMo-Adam: Adam's direction with MoMo's step size.
+"""MoMo-Adam: the direction of Adam with the step size of MoMo.
 
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
     vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
@@ -9,10 +9,11 @@
     τₜ = min(lr/c, max(w·(f̄ₜ − c·f* − γₜ) + ⟨mₜ, θₜ₋₁⟩, 0) / ⟨mₜ, dₜ⟩)
     θₜ = θₜ₋₁ − (lr·λ/w)·θₜ₋₁ − τₜ·dₜ
 
-fₜ is the loss of the batch, ``value``, and f* a lower bound of it; sums are over all leaves (in
-torch: of a group). τₜ is 0 where ⟨mₜ, dₜ⟩ is at most a floor, which the paper does not have.
+fₜ is the loss of the batch, ``value``, and f* a lower bound of the loss. Sums are over all leaves
+(in torch: of a group). τₜ is 0 if ⟨mₜ, dₜ⟩ is at most ``sq_norm_floor``, which the paper does not
+have.
 
-With ``adapt_lower_bound`` f* is estimated: if h = w·(f̄ₜ − γₜ) + ⟨mₜ, θₜ₋₁⟩ is below w·c·f*, first
+With ``adapt_lower_bound`` f* is estimated. If h = w·(f̄ₜ − γₜ) + ⟨mₜ, θₜ₋₁⟩ is below w·c·f*, first
 f* ← max(h/(2·w·c), lower_bound), and after the step
 f* ← max((f̄ₜ + ⟨mₜ, θₜ₋₁⟩ − γₜ − ½·τₜ·⟨mₜ, dₜ⟩)/c, lower_bound).
 
@@ -44,11 +45,11 @@ ELSEWHERE = {
         "t": "count",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class MomoAdamState(NamedTuple):
-    """What MoMo-Adam carries.
+    """The state of MoMo-Adam.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -88,19 +89,19 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁.
-        value: loss fₜ where the gradient was taken; shape ().
+        value: loss fₜ at the parameters of the gradient; shape ().
         lr: largest step size, ≥ 0.
         b1: decay β₁ of the first moment and of the averages of the loss, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added outside the root.
-        lower_bound: f*, or what its estimate does not fall below.
+        lower_bound: f*, or the lower limit of its estimate.
         weight_decay: λ ≥ 0, decoupled.
-        adapt_lower_bound: estimate f* on the way.
-        maximize: climb instead of descend (``lower_bound`` is one of the negative loss).
-        sq_norm_floor: ⟨mₜ, dₜ⟩ up to which there is no step; ≥ 0.
+        adapt_lower_bound: estimate f* during the training.
+        maximize: climb instead of descend (``lower_bound`` bounds the negative loss).
+        sq_norm_floor: no step is taken if ⟨mₜ, dₜ⟩ is at most this value; ≥ 0.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

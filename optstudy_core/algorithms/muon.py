@@ -1,4 +1,4 @@
-"""Muon: momentum of matrices, made orthogonal by a Newton-Schulz iteration.
+"""Muon: momentum of matrices, orthogonalized by a Newton-Schulz iteration.
 
     Bₜ = μ·Bₜ₋₁ + (1 − μ)·Gₜ
     M = (1 − μ)·Gₜ + μ·Bₜ    (with ``nesterov``, else Bₜ)
@@ -6,29 +6,30 @@
     for (a, b, c): A = X·Xᵀ,  X ← a·X + (b·A + c·(A·A))·X
     θₜ = θₜ₋₁ − lr·λ·θₜ₋₁ − lr·s·X
 
-with the Frobenius norm, X turned so that it has at most as many rows as columns, and a triple of
-``ns_coefficients`` for each iteration. X comes out near the nearest orthogonal matrix: with the
-default triple its singular values lie between about 0.7 and 1.2. The scale s is √max(1, n/m) for
-n outputs and m inputs, or with ``consistent_rms`` r > 0 the size of AdamW's steps, r·√max(n, m).
+with the Frobenius norm and a triple of ``ns_coefficients`` for each iteration. X is transposed if
+it has more rows than columns. The result X approximates the nearest orthogonal matrix: with the
+default triple its singular values lie between about 0.7 and 1.2. The scale s is √max(1, n/m) for n
+outputs and m inputs. With ``consistent_rms`` r > 0 it is r·√max(n, m), the size of the steps of
+AdamW.
 
-A leaf of two axes is a matrix with n rows and m columns, a leaf of more (the kernel of a
-convolution) one whose rows are its output axis, and whose columns are all others. ``output_axis``,
-``reduction_axis`` and ``split`` say what else is a matrix: see :mod:`optstudy_core.arrays.blocks`.
-Every other leaf takes :mod:`~optstudy_core.adamw`'s step with ``adam_lr``, ``adam_b1`` and so on.
-Embeddings and output layers do better with AdamW too.
+A leaf of two axes is a matrix with n rows and m columns. For a leaf of more axes (the kernel of a
+convolution) the output axis gives the rows, and all other axes the columns. ``output_axis``,
+``reduction_axis`` and ``split`` choose other matrices: see :mod:`optstudy_core.arrays.blocks`.
+Every other leaf takes a step of :mod:`~optstudy_core.adamw` with ``adam_lr``, ``adam_b1`` and so
+on. Use AdamW for embeddings and output layers too.
 
-The products are those of :mod:`optstudy_core.matrix`, the same bits in every library. For float32
-leaves they keep 20 bits (``rough``): X is within 1.3e-4 of the same iteration in float64, where
-torch.optim.Muon, which rounds X to bfloat16, is within 2e-2. torch.optim.Muon refuses leaves that
-are not of two axes. optax adds ε to the norm instead of the maximum (``eps_added``), corrects the
-bias of both terms of M (``debias``), has the outputs as the last axis, and takes AdamW's step for a
+The products are those of :mod:`optstudy_core.matrix`, bitwise identical in every library. For
+float32 leaves the products keep 20 bits (``rough``): X is within 1.3e-4 of the iteration in
+float64. torch.optim.Muon rounds X to bfloat16 and is within 2e-2. torch.optim.Muon accepts only
+leaves of two axes. optax adds ε to the norm instead of taking the maximum (``eps_added``), corrects
+the bias of both terms of M (``debias``), has the outputs on the last axis, and uses AdamW for a
 leaf of more than two axes (``flatten=False``).
 
-A step multiplies three times in each iteration, in float64 on a CPU. Two of the three products are
-of a matrix with its own transpose, half the work in NumPy. Measured, CPU seconds of one core of a
-Xeon for a matrix of 1024 × 1024: ours 0.64 in PyTorch and 1.07 in JAX; optax, in float32, 0.66;
-torch.optim.Muon 0.05 with the processor's matrix unit (AMX), 0.48 without it, 1.4 without its
-bfloat16 instructions either.
+An iteration has three products, in float64 on a CPU. Two of them multiply a matrix by its own
+transpose, which is half the work in NumPy. CPU seconds of one core of a Xeon for a matrix of 1024 ×
+1024: optstudy 0.64 in PyTorch and 1.07 in JAX; optax, in float32, 0.66; torch.optim.Muon 0.05 with
+the matrix instructions of the processor (AMX), 0.48 without AMX, 1.4 also without bfloat16
+instructions.
 
 Source: Jordan et al. 2024 (`jordan2024muon`); ``consistent_rms``: Liu et al. 2025 (`liu2025muon`);
 the coefficients ``"polar_express"``: Amsel et al. 2025 (`amsel2025polar`).
@@ -71,19 +72,19 @@ ELSEWHERE = {
     "optax.MuonState": {"b": "mu", "t": "count"},
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 ADJUSTED = {"original": 0.0, "match_rms_adamw": 0.2}
-"""What ``consistent_rms`` is by torch's ``adjust_lr_fn``."""
+"""``consistent_rms`` for each ``adjust_lr_fn`` of torch."""
 
 
 class MuonState(NamedTuple):
-    """What Muon carries. A field that a leaf does not need is ``None`` there.
+    """The state of Muon. A field that a leaf does not need is ``None``.
 
     Attributes:
-        b: of a matrix: momentum Bₜ, like the parameters; 0 at the start.
-        m: of a leaf that is no matrix: AdamW's first moment; 0 at the start.
-        v: of a leaf that is no matrix: AdamW's second moment; 0 at the start.
+        b: momentum Bₜ of a matrix, like the parameters; 0 at the start.
+        m: first moment of AdamW for a leaf that is not a matrix; 0 at the start.
+        v: second moment of AdamW for a leaf that is not a matrix; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -110,7 +111,7 @@ def init(
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse coefficients and axes that cannot be."""
+    """Refuse impossible coefficients and axes."""
     newton_schulz.check(hyperparameters)
     name = hyperparameters["adjust_lr_fn"]
     if not (name is None or (isinstance(name, str) and name in ADJUSTED)):
@@ -123,7 +124,7 @@ def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
 
 
 def check_shape(shape: tuple[int, ...], dialect: str | None) -> None:
-    """Refuse a leaf that torch.optim.Muon does not take; one of more axes is a matrix here."""
+    """Refuse a leaf that torch.optim.Muon refuses; a leaf of more axes is a matrix here."""
     if dialect == "torch" and len(shape) < 2:
         raise ValueError(
             f"a parameter of shape {shape} for Muon in torch's dialect: allowed are matrices and "
@@ -164,45 +165,44 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient Gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
         lr: learning rate, ≥ 0.
-        weight_decay: λ ≥ 0 of matrices, decoupled.
+        weight_decay: decoupled decay rate λ ≥ 0 of matrices.
         momentum: μ ≥ 0.
-        nesterov: look ahead.
-        ns_coefficients: a triple (a, b, c) of all iterations, a tuple of triples, one for each, or
-            a name of them: ``"simple"``, ``"quintic"``, ``"polar_express"``.
-        eps: ε ≥ 0, the least that M is divided by.
+        nesterov: use Nesterov momentum.
+        ns_coefficients: a triple (a, b, c) for all iterations, a tuple with a triple for each, or a
+            name: ``"simple"``, ``"quintic"``, ``"polar_express"``.
+        eps: ε ≥ 0, the smallest divisor of M.
         ns_steps: number of iterations, below 100; the last triple is repeated. ``None``: 5 with one
             triple, else one for each triple.
-        adjust_lr_fn: torch's name of the scale: ``"original"``, or ``"match_rms_adamw"`` for
+        adjust_lr_fn: name of the scale in torch: ``"original"``, or ``"match_rms_adamw"`` for
             ``consistent_rms=0.2``.
         maximize: climb instead of descend.
         consistent_rms: r ≥ 0; with 0 the scale is √max(1, n/m).
-        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
-            have it; -1: the last, as Flax's have it; (): no leaf is a matrix.
-        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
-            neither numbers the matrices of a stack, each of which is made orthogonal.
-        split: the number of blocks of outputs (heads, say), or the outputs of each block (queries,
-            keys and values): each is made orthogonal. ``None``: one.
+        output_axis: axis or axes of the rows; ``None``: the first (as in PyTorch); -1: the last (as
+            in Flax); (): no leaf is a matrix.
+        reduction_axis: axis or axes of the columns; ``None``: all others. The remaining axes index
+            a stack of matrices, and each matrix is orthogonalized.
+        split: number of blocks of outputs (such as heads), or the outputs of each block (queries,
+            keys and values). Each block is orthogonalized. ``None``: one block.
         flatten: whether leaves of more than two axes are matrices without ``reduction_axis``.
         eps_added: divide by ‖M‖ + ε.
         debias: correct the bias of M.
         adam_lr: learning rate ≥ 0 of AdamW; ``None``: ``lr``.
-        adam_b1: decay β₁ of AdamW's first moment, in [0, 1).
-        adam_b2: decay β₂ of AdamW's second moment, in [0, 1).
+        adam_b1: decay β₁ of the first moment in AdamW, in [0, 1).
+        adam_b2: decay β₂ of the second moment in AdamW, in [0, 1).
         adam_eps: ε of AdamW.
         adam_weight_decay: λ ≥ 0 of AdamW.
-        cautious_decay: decay only what the step brings towards 0, or leaves
-            (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
 
     Raises:
-        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks an axis
-            that is named, or cannot be split.
+        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks a
+            given axis or cannot be split.
 
     >>> import numpy as np
     >>> theta = np.zeros((2, 2))

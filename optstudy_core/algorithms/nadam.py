@@ -7,13 +7,12 @@
     v̂ₜ = vₜ / (1 − β₂ᵗ)                     (β₂·vₜ / (1 − β₂ᵗ) with ``b2_in_root``)
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε)
 
-Four rules have this name. torch: as above with ψ = 0.004. Keras: ψ = 1, so the schedule is over
-after some hundred steps, and another ε. optax: no schedule, μₜ = β₁. The paper: the moment too is
-an average with μₜ, and v̂ₜ has the factor β₂, which every library leaves out.
+Four rules have this name. torch: as above with ψ = 0.004. Keras: another ε, and ψ = 1, so that the
+schedule ends after about a hundred steps. optax: no schedule, μₜ = β₁. The paper: the moment is
+also an average with μₜ, and v̂ₜ has the factor β₂, which every library omits.
 
-The product μ₁⋯μₜ is part of the state; 1 − 0.96^(tψ) and 1 − β₂ᵗ are formed of t and of the ψ
-and β₂ of the step. torch keeps the product in its default dtype, in float32 also for float64
-parameters.
+The product μ₁⋯μₜ is part of the state. 1 − 0.96^(tψ) and 1 − β₂ᵗ are computed from t and from ψ and
+β₂ of the step. torch keeps the product in its default dtype, float32, also for float64 parameters.
 
 Source: Dozat 2016, Algorithm 2 (`dozat2016incorporating`), with the schedule proposed there.
 """
@@ -33,10 +32,10 @@ BIBTEX = ("dozat2016incorporating",)
 
 DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
-    # optax.nadam; decoupled decay is the one of optax.nadamw.
+    # optax.nadam; optax.nadamw has the decoupled decay.
     "optax": {"scheduled_momentum": False},
     "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0, "decoupled_weight_decay": True},
-    # The values it suggests: μ = 0.99, ν = 0.999, and 0.96^(t/250).
+    # The values of the paper: μ = 0.99, ν = 0.999, and 0.96^(t/250).
     "paper": {"b1": 0.99, "scheduled_average": True, "b2_in_root": True},
 }
 
@@ -45,11 +44,11 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
     "keras.optimizers.Nadam": {"m": "momentum", "v": "velocity", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class NAdamState(NamedTuple):
-    """What NAdam carries.
+    """The state of NAdam.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -65,7 +64,7 @@ class NAdamState(NamedTuple):
 
 
 def init(params: Array, *, scheduled_momentum: bool = True) -> NAdamState:
-    """Return the state before the first step: moments of zero, a product of one."""
+    """Return the state before the first step: the moments are zero, the product is one."""
     zeros = namespace(params).zeros_like
     return NAdamState(
         m=zeros(params),
@@ -97,7 +96,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -105,14 +104,14 @@ def update(
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         weight_decay: λ ≥ 0, an L2 penalty or, if decoupled, the decay rate.
-        momentum_decay: ψ ≥ 0, how fast the momentum comes to β₁; with 0 it stays β₁/2.
+        momentum_decay: ψ ≥ 0, the speed at which the momentum approaches β₁; 0 keeps β₁/2.
         decoupled_weight_decay: subtract lr·λ·θ from the step, as AdamW does.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0 (optax).
-        scheduled_momentum: let μₜ rise from about β₁/2 to β₁; else it is β₁.
+        scheduled_momentum: let μₜ rise from about β₁/2 to β₁; otherwise μₜ = β₁.
         scheduled_average: average the gradients with μₜ instead of β₁.
         b2_in_root: multiply v̂ₜ by β₂.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -130,7 +129,7 @@ def update(
     t = state.t + 1
     product = state.product
     if scheduled_momentum:
-        # 1 − μ of this step and of the next, without the cancellation of 1 − μ.
+        # 1 − μ of this step and of the next, without cancellation.
         rise = share(momentum_decay)
         rest, next_rest = (
             (1 - b1) + (0.5 * b1) * (1 - doubles.one_minus_power(rise, n)) for n in (t, t + 1)

@@ -1,13 +1,13 @@
-"""NAdamW: Adam with Nesterov momentum and decoupled weight decay, as optax has it.
+"""NAdamW: Adam with Nesterov momentum and decoupled weight decay, as in optax.
 
     m̂ₜ = β₁·mₜ / (1 − β₁ᵗ⁺¹) + (1 − β₁)·gₜ / (1 − β₁ᵗ)
     θₜ = θₜ₋₁ − lr·m̂ₜ / (√v̂ₜ + ε) − lr·λ·θₜ₋₁
 
-with mₜ and v̂ₜ of NAdam (`optstudy_core/algorithms/nadam.py`) without its schedule. torch's and
-Keras's decay with the schedule are `nadam` with ``decoupled_weight_decay``.
+with mₜ and v̂ₜ of NAdam (`optstudy_core/algorithms/nadam.py`) without its schedule. For the decay
+of torch and Keras, with the schedule, use `nadam` with ``decoupled_weight_decay``.
 
 Source: NAdam of Dozat 2016 (`dozat2016incorporating`) with the decay of Loshchilov and Hutter 2019
-(`loshchilov2019decoupled`), put together by optax.
+(`loshchilov2019decoupled`), combined in optax.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class NAdamWState(nadam.NAdamState):
-    """What NAdamW carries: the moments and corrections of NAdam, without a schedule."""
+    """The state of NAdamW: the moments and corrections of NAdam, without a schedule."""
 
     __slots__ = ()
 
@@ -58,9 +58,9 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
-        params: parameters θₜ₋₁, which decay.
+        params: parameters θₜ₋₁, for the weight decay.
         lr: learning rate, ≥ 0 (optax has no default).
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
@@ -68,7 +68,7 @@ def update(
         weight_decay: decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added to v̂ₜ inside the root, ≥ 0.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,19 +1,19 @@
-"""NorMuon: Muon whose rows, one for each neuron, are brought to one size.
+"""NorMuon: Muon with rows, one for each neuron, normalized to the same size.
 
     Bₜ = β₁·Bₜ₋₁ + (1 − β₁)·Gₜ
-    Oₜ = what Newton and Schulz's iteration makes of Bₜ    (as in Muon)
-    vₜ = β₂·vₜ₋₁ + (1 − β₂)·mean of Oₜ² over columns        (a number for each row)
+    Oₜ = Newton-Schulz iteration of Bₜ                      (as in Muon)
+    vₜ = β₂·vₜ₋₁ + (1 − β₂)·mean of Oₜ² over columns        (one for each row)
     Ôₜ = Oₜ / (√vₜ + ε)
     θₜ = θₜ₋₁ − lr·λ·θₜ₋₁ − lr·r·√(n·m)/‖Ôₜ‖ · Ôₜ
 
-for n outputs and m inputs: r, ``consistent_rms``, is the root mean square of a step's elements at
-the rate 1, about that of Adam. β₁ is ``momentum``, β₂ is ``b2``. The iteration is that of
-:mod:`optstudy_core.newton_schulz`. Which leaves are matrices, and what their rows are, is as in
-:mod:`~optstudy_core.muon`; every other leaf takes :mod:`~optstudy_core.adamw`'s step.
+for n outputs and m inputs. r, ``consistent_rms``, is the root mean square of a step at the learning
+rate 1, and close to that of Adam. β₁ is ``momentum``, β₂ is ``b2``. The iteration is
+:mod:`optstudy_core.newton_schulz`. Matrices and their rows are chosen as in
+:mod:`~optstudy_core.muon`. Every other leaf takes a step of :mod:`~optstudy_core.adamw`.
 
-The authors' program looks ahead (``nesterov=True``) and keeps Muon's size (``consistent_rms=0``:
-‖Oₜ‖·√max(1, n/m) instead of r·√(n·m)). It rounds O to bfloat16, and adds 1e-7 to the norm of B
-instead of taking at least ε.
+The authors' program uses Nesterov momentum (``nesterov=True``) and the step size of Muon
+(``consistent_rms=0``: ‖Oₜ‖·√max(1, n/m) instead of r·√(n·m)). It rounds O to bfloat16, and adds
+1e-7 to the norm of B instead of bounding the norm by ε.
 
 Source: Li et al. 2025, Algorithm 1 (`li2025normuon`); the iteration: Jordan et al. 2024
 (`jordan2024muon`).
@@ -42,13 +42,13 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 class NorMuonState(NamedTuple):
-    """What NorMuon carries. A field that a leaf does not need is ``None`` there.
+    """The state of NorMuon. A field that a leaf does not need is ``None``.
 
     Attributes:
-        b: of a matrix: momentum Bₜ, like the parameters; 0 at the start.
-        m: of a leaf that is no matrix: AdamW's first moment; 0 at the start.
-        v: of a matrix: second moments vₜ, a vector with a number for each row; of another leaf:
-            AdamW's second moment; 0 at the start.
+        b: momentum Bₜ of a matrix, like the parameters; 0 at the start.
+        m: first moment of AdamW for a leaf that is not a matrix; 0 at the start.
+        v: for a matrix, the second moments vₜ, a vector with one element for each row; for another
+            leaf, the second moment of AdamW; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -77,7 +77,7 @@ def _rows_of(zeros: Any, reductions: tuple[int, ...]) -> Any:
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse coefficients and axes that cannot be."""
+    """Refuse impossible coefficients and axes."""
     newton_schulz.check(hyperparameters)
     blocks.check(hyperparameters)
 
@@ -116,41 +116,40 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient Gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
         lr: learning rate, ≥ 0.
-        weight_decay: λ ≥ 0 of matrices, decoupled.
+        weight_decay: decoupled decay rate λ ≥ 0 of matrices.
         momentum: β₁ ≥ 0.
         b2: decay β₂ of the second moments of rows, in [0, 1).
-        nesterov: look ahead.
-        ns_coefficients: a triple (a, b, c) of all iterations, a tuple of triples, one for each, or
-            a name of them: ``"simple"``, ``"quintic"``, ``"polar_express"``.
-        eps: ε ≥ 0, added to the root of vₜ, and the least that Bₜ and Ôₜ are divided by.
+        nesterov: use Nesterov momentum.
+        ns_coefficients: a triple (a, b, c) for all iterations, a tuple with a triple for each, or a
+            name: ``"simple"``, ``"quintic"``, ``"polar_express"``.
+        eps: ε ≥ 0, added to the root of vₜ, and the smallest divisor of Bₜ and Ôₜ.
         ns_steps: number of iterations, below 100; the last triple is repeated. ``None``: 5 with one
             triple, else one for each triple.
         maximize: climb instead of descend.
-        consistent_rms: r ≥ 0; with the number 0 the size of a step is Muon's.
-        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
-            have it; -1: the last, as Flax's have it; (): no leaf is a matrix.
-        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
-            neither numbers the matrices of a stack, each of which is made orthogonal.
-        split: the number of blocks of outputs (heads, say), or the outputs of each block (queries,
-            keys and values): each is made orthogonal. ``None``: one.
+        consistent_rms: r ≥ 0; the number 0 gives the step size of Muon.
+        output_axis: axis or axes of the rows; ``None``: the first (as in PyTorch); -1: the last (as
+            in Flax); (): no leaf is a matrix.
+        reduction_axis: axis or axes of the columns; ``None``: all others. The remaining axes index
+            a stack of matrices, and each matrix is orthogonalized.
+        split: number of blocks of outputs (such as heads), or the outputs of each block (queries,
+            keys and values). Each block is orthogonalized. ``None``: one block.
         adam_lr: learning rate ≥ 0 of AdamW; ``None``: ``lr``.
-        adam_b1: decay β₁ of AdamW's first moment, in [0, 1).
-        adam_b2: decay β₂ of AdamW's second moment, in [0, 1).
+        adam_b1: decay β₁ of the first moment in AdamW, in [0, 1).
+        adam_b2: decay β₂ of the second moment in AdamW, in [0, 1).
         adam_eps: ε of AdamW.
         adam_weight_decay: λ ≥ 0 of AdamW.
-        cautious_decay: decay only what the step brings towards 0, or leaves
-            (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
 
     Raises:
-        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks an axis
-            that is named, or cannot be split.
+        ValueError: if there is weight decay and ``params`` is ``None``; if a leaf lacks a
+            given axis or cannot be split.
 
     >>> import numpy as np
     >>> theta, grad = np.zeros((2, 2)), np.array([[3.0, 1.0], [0.0, 0.1]])

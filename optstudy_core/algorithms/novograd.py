@@ -1,10 +1,10 @@
-"""NovoGrad: gradients divided by the average norm of their layer, then momentum.
+"""NovoGrad: gradients divided by an average of the gradient norm of the layer, then momentum.
 
     vₜ = β₂·vₜ₋₁ + (1 − β₂)·‖gₜ‖²                       (v₁ = ‖g₁‖²)
     mₜ = β₁·mₜ₋₁ + gₜ / (√(vₜ + ε_root) + ε) + λ·θₜ₋₁
     θₜ = θₜ₋₁ − lr·mₜ
 
-with the norm of each leaf. The paper leaves ε out of the first step.
+with the norm of each leaf. The paper has no ε in the first step.
 
 Source: Ginsburg et al. 2019, Algorithm 1 (`ginsburg2019stochastic`).
 """
@@ -28,11 +28,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByNovogradState": {"m": "mu", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class NovoGradState(NamedTuple):
-    """What NovoGrad carries.
+    """The state of NovoGrad.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -70,7 +70,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.

@@ -1,13 +1,13 @@
-"""Optimistic Adam: optimistic gradient descent along Adam's direction.
+"""Optimistic Adam: optimistic gradient descent in the direction of Adam.
 
     mₜ, vₜ as in Adam
     m̂ₜ = mₜ / (1 − β₁ᵗ),    with ``nesterov``  β₁·mₜ / (1 − β₁ᵗ⁺¹) + (1 − β₁)·gₜ / (1 − β₁ᵗ)
     uₜ = m̂ₜ / (√(vₜ / (1 − β₂ᵗ)) + ε)
     θₜ = θₜ₋₁ − lr·((α + β)·uₜ − β·uₜ₋₁)
 
-The paper has no Nesterov momentum, and u₀ = 0; optax takes u₀ = u₁ (``plain_first_step``). This is
-``optax.optimistic_adam_v2``; the older ``optax.optimistic_adam(η, optimism)`` is the same with
-lr = 1, α = η and β = optimism (η if it is not given).
+The paper has no Nesterov momentum, and u₀ = 0. optax has u₀ = u₁ (``plain_first_step``). This is
+``optax.optimistic_adam_v2``. The older ``optax.optimistic_adam(η, optimism)`` is the same with
+lr = 1, α = η and β = optimism (default η).
 
 Source: Daskalakis, Ilyas, Syrgkanis and Zeng 2018, Algorithm 1 (`daskalakis2018training`).
 """
@@ -35,16 +35,16 @@ ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "optimism.t": "count"},
     "optax.ScaleByOptimisticGradientState": {"optimism.previous": "previous_gradient"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class OptimisticAdamState(NamedTuple):
-    """What optimistic Adam carries.
+    """The state of optimistic Adam.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
         v: second moment vₜ, like the parameters; 0 at the start.
-        optimism: of optimistic gradient descent, with uₜ₋₁ as its last gradient.
+        optimism: state of optimistic gradient descent, with uₜ₋₁ as the last gradient.
     """
 
     m: Array
@@ -81,7 +81,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
         lr: learning rate, ≥ 0.
@@ -89,10 +89,10 @@ def update(
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         alpha: weight α ≥ 0 of the direction.
-        beta: weight β ≥ 0 of its change since the last step.
+        beta: weight β ≥ 0 of the change since the last step.
         maximize: climb instead of descend.
         eps_root: added inside the root, ≥ 0.
-        nesterov: look ahead along the momentum (optax).
+        nesterov: use Nesterov momentum (optax).
         plain_first_step: take u₀ = u₁ instead of 0.
 
     Returns:

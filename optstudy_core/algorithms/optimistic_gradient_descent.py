@@ -1,10 +1,10 @@
-"""Optimistic gradient descent: the gradient, and what has changed since the last one.
+"""Optimistic gradient descent: the gradient plus the change since the last gradient.
 
     θₜ = θₜ₋₁ − lr·((α + β)·gₜ − β·gₜ₋₁)
 
-With α = β = 1 it is θₜ₋₁ − 2·lr·gₜ + lr·gₜ₋₁. The first step has no last gradient: optax takes
-g₀ = g₁, a plain step (``plain_first_step``); in the papers g₀ is zero. Neither gives a default
-learning rate.
+With α = β = 1 it is θₜ₋₁ − 2·lr·gₜ + lr·gₜ₋₁. In optax g₀ = g₁, so the first step is a plain step
+(``plain_first_step``); in the papers g₀ = 0. Neither optax nor the papers give a default learning
+rate.
 
 Source: Daskalakis, Ilyas, Syrgkanis and Zeng 2018 (`daskalakis2018training`); with α and β
 Mokhtari, Ozdaglar and Pattathil 2020 (`mokhtari2020unified`).
@@ -28,11 +28,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByOptimisticGradientState": {"previous": "previous_gradient"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class OptimisticGradientDescentState(NamedTuple):
-    """What optimistic gradient descent carries.
+    """The state of optimistic gradient descent.
 
     Attributes:
         previous: gradient of the last step gₜ₋₁, like the parameters; 0 at the start.
@@ -64,12 +64,12 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
         lr: learning rate, ≥ 0.
         alpha: weight α ≥ 0 of the gradient.
-        beta: weight β ≥ 0 of its change since the last step.
+        beta: weight β ≥ 0 of the change since the last step.
         maximize: climb instead of descend.
         plain_first_step: take g₀ = g₁ instead of 0.
 

@@ -1,20 +1,20 @@
-"""Polyak SGD: gradient descent with Polyak's step size, from the loss and a bound below it.
+"""Polyak SGD: gradient descent with a step size from the loss and a lower bound of the loss.
 
     ηₜ = min((fₜ − f*) / (‖gₜ‖² + ε), ηmax),    0 where ‖gₜ‖² + ε ≤ 2⁻⁵²
     θₜ = θₜ₋₁ − lr·ηₜ·gₜ
 
-fₜ is the loss of the batch, ``value``, and f* a lower bound of it (0 for a model that can fit every
-batch). The norm is that of all leaves together (in torch: of a group).
+fₜ is the loss of the batch, ``value``, and f* a lower bound of the loss (0 for a model that can fit
+every batch). The norm is over all leaves together (in torch: of a group).
 
-With ``positive_gap`` a loss below f* takes no step up: fₜ − f* is replaced by max(fₜ − f*, 0)
-(optax's variant ``sps+``). The paper divides by c·‖gₜ‖² and knows no floor of the norm.
+With ``positive_gap`` no step is taken if the loss is below f*: fₜ − f* becomes max(fₜ − f*, 0)
+(variant ``sps+`` of optax). The paper divides by c·‖gₜ‖² and has no lower limit of the norm.
 
-optax multiplies with its ``scaling`` before it measures the gradient (``scale_first``), so that
-ηₜ = min((fₜ − f*) / (lr²·‖gₜ‖² + ε), ηmax): a larger scaling makes smaller steps, though its
-documentation has the equation above.
+optax applies ``scaling`` before it computes the norm (``scale_first``): ηₜ = min((fₜ − f*) /
+(lr²·‖gₜ‖² + ε), ηmax). So a larger scaling gives smaller steps. The documentation of optax has the
+equation above.
 
-Where the loss cannot come down to f*, steps near the minimum stay long and the path is chaotic: in
-the study of linear regression a difference of one rounding grows twentyfold in an epoch.
+If the loss cannot reach f*, steps near the minimum stay long and the path is chaotic: in the study
+of linear regression a difference of one rounding grows twentyfold in an epoch.
 
 Source: Loizou, Vaswani, Laradji and Lacoste-Julien 2021, equation 3 (`loizou2021stochastic`), after
 Polyak 1987 (`polyak1987introduction`).
@@ -34,7 +34,7 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}, "optax": {"scale_first": Tru
 
 
 class PolyakSGDState(NamedTuple):
-    """What Polyak SGD carries: nothing."""
+    """The state of Polyak SGD, which is empty."""
 
 
 def init(params: Array) -> PolyakSGDState:
@@ -61,19 +61,19 @@ def update(
     """Return the state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
-        value: loss fₜ where the gradient was taken; shape ().
-        lr: factor of the step size, ≥ 0; 1 but for schedules.
+        value: loss fₜ at the parameters of the gradient; shape ().
+        lr: factor of the step size, ≥ 0; 1 unless scheduled.
         max_lr: largest step size ηmax, ≥ 0.
         f_min: lower bound f* of the loss (with ``maximize``: of its negative).
         eps: ε ≥ 0, added to the squared norm.
         maximize: climb instead of descend.
         c: factor of the squared norm, > 0; ½ in the paper's analysis of the convex case.
         scale_first: measure lr·gₜ instead of gₜ.
-        positive_gap: take no step where the loss is below its bound.
-        sq_norm_floor: squared norm, with ε, up to which there is no step; ≥ 0.
+        positive_gap: take no step if the loss is below f*.
+        sq_norm_floor: no step is taken if ‖gₜ‖² + ε is at most this value; ≥ 0.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,4 +1,4 @@
-"""Prodigy: Adam with an estimate dₖ of the distance to the solution as its learning rate.
+"""Prodigy: Adam with an estimate dₖ of the distance to the solution as learning rate.
 
     ηₖ = lr·dₖ·√(1 − β₂ᵏ⁺¹) / (1 − β₁ᵏ⁺¹)              (lr·dₖ without ``correct_bias``)
     mₖ₊₁ = β₁·mₖ + (1 − β₁)·dₖ·gₖ
@@ -9,15 +9,15 @@
     xₖ₊₁ = xₖ − ηₖ·mₖ₊₁ / (√vₖ₊₁ + dₖ₊₁·ε) − ηₖ·λ·xₖ
 
 ⟨,⟩ and ‖‖₁ are sums over all leaves together (in torch: of a group); β₃ is √β₂ if not given. The
-paper does not correct the bias and has dₖ·ε (``previous_d_in_eps``); its authors' code has dₖ₊₁·ε
-as above. While every gradient was zero, dₖ stays; optax makes NaN of it.
+paper does not correct the bias and has dₖ·ε (``previous_d_in_eps``). The authors' code has dₖ₊₁·ε
+as above. If every gradient so far was zero, dₖ does not change; in optax it becomes NaN.
 
-Parameters in bfloat16 or float16 may never move: the first steps, of d₀ = 1e-6, are smaller than
-half a unit in their last place, and dₖ does not grow while xₖ = x₀ (optax's neither). Take float32
+Parameters in bfloat16 or float16 may never change, also in optax. The first steps, of size
+d₀ = 1e-6, are below half a unit in the last place, and dₖ does not grow while xₖ = x₀. Use float32
 parameters.
 
-Every leaf carries its own part of rₖ, so one that comes late (its gradient was ``None``) gets the
-estimate of the others.
+Every leaf keeps its own contribution to rₖ. A leaf whose gradient was ``None`` at first gets the
+estimate of the other leaves.
 
 Source: Mishchenko and Defazio 2024, the Adam version of Prodigy (`mishchenko2024prodigy`).
 """
@@ -51,19 +51,19 @@ ELSEWHERE = {
         "t": "count",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class ProdigyState(NamedTuple):
-    """What Prodigy carries.
+    """The state of Prodigy.
 
     Attributes:
         m: first moment mₖ, like the parameters; 0 at the start.
         v: second moment vₖ, like the parameters; 0 at the start.
         s: weighted sum of gradients sₖ, like the parameters; 0 at the start.
-        x0: the parameters at the start x₀.
-        d: estimate dₖ; shape () per leaf, the same for all; 0, which counts as d₀, at the start.
-        r: the leaf's part of rₖ; shape () per leaf; 0 at the start.
+        x0: initial parameters x₀.
+        d: estimate dₖ; shape () per leaf, the same for all; 0 at the start, which means d₀.
+        r: contribution of the leaf to rₖ; shape () per leaf; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -77,7 +77,7 @@ class ProdigyState(NamedTuple):
 
 
 def init(params: Array) -> ProdigyState:
-    """Return the state before the first step: every field is zero, but x₀ is ``params``."""
+    """Return the state before the first step: x₀ is ``params``, other fields are zero."""
     zeros = namespace(params).zeros_like
     return ProdigyState(
         m=zeros(params),
@@ -112,22 +112,22 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₖ, like the parameters.
         params: parameters xₖ.
-        lr: factor of the estimate, ≥ 0; 1 but for schedules.
+        lr: factor of the estimate, ≥ 0; 1 unless scheduled.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
-        beta3: decay β₃ of the sums, in [0, 1); the number 0 stands for √β₂.
+        beta3: decay β₃ of the sums, in [0, 1); the number 0 means √β₂.
         eps: ε ≥ 0, added to the root.
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
         estim_lr0: first estimate d₀ > 0.
         estim_lr_coef: factor c ≥ 0 of later estimates.
         correct_bias: correct the bias of the moments.
-        safeguard_warmup: leave the learning rate out of sₖ, for schedules that start from 0.
+        safeguard_warmup: leave the learning rate out of sₖ, for schedules that start at 0.
         previous_d_in_eps: multiply ε by dₖ instead of dₖ₊₁.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,4 +1,4 @@
-"""RAdam: Adam that waits until the second moment can be trusted.
+"""RAdam: Adam without the second moment until its variance is small enough.
 
     mₜ, vₜ as in Adam
     ρₜ = ρ∞ − 2·t·β₂ᵗ / (1 − β₂ᵗ),    ρ∞ = (1 + β₂) / (1 − β₂)
@@ -6,10 +6,9 @@
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ·rₜ·√(1 − β₂ᵗ) / (√vₜ + ε)      if ρₜ > ``threshold``
     θₜ = θₜ₋₁ − (lr / (1 − β₁ᵗ))·mₜ                                else
 
-torch adds ε before the bias correction of the root, optax after it (no ``eps_hat``):
-rₜ / (√(vₜ / (1 − β₂ᵗ)) + ε). The paper has no ε, and rectifies from ρₜ > 4 on. The optax of float32
-computes ρₜ with cancellation; for β₂ = 0.9999 and above it rectifies too early. Here ρₜ = 1 + 2·aₜ
-is made of the mean age aₜ of the gradients in vₜ (`optstudy_core/parts/mean_age.py`).
+torch adds ε before the bias correction of the root, optax after it (no ``eps_hat``): rₜ / (√(vₜ /
+(1 − β₂ᵗ)) + ε). The paper has no ε, and rectifies if ρₜ > 4. In float32, optax computes ρₜ with
+cancellation, and rectifies too early for β₂ ≥ 0.9999. Here ρₜ has double precision.
 
 Source: Liu et al. 2020, Algorithm 2 (`liu2020variance`).
 """
@@ -28,7 +27,7 @@ BIBTEX = ("liu2020variance",)
 
 DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
-    # optax rectifies at ρₜ ≥ threshold; no ρₜ is exactly the threshold.
+    # optax rectifies if ρₜ ≥ threshold; no ρₜ equals the threshold.
     "optax": {"eps_hat": False},
     "paper": {"eps": 0.0, "threshold": 4.0},
 }
@@ -37,11 +36,11 @@ ELSEWHERE = {
     "torch.optim.RAdam": {"m": "exp_avg", "v": "exp_avg_sq", "t": "step"},
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class RAdamState(NamedTuple):
-    """What RAdam carries.
+    """The state of RAdam.
 
     Attributes:
         m: first moment mₜ, like the parameters; 0 at the start.
@@ -85,7 +84,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -96,10 +95,10 @@ def update(
         decoupled_weight_decay: subtract lr·λ·θ from the step, as AdamW does.
         maximize: climb instead of descend (the decay keeps its sign).
         eps_root: added inside the root, ≥ 0 (optax).
-        threshold: ρₜ above which the step is rectified; at least 4, where rₜ begins.
-        nesterov: look ahead along the momentum, as optax's NAdam does.
+        threshold: the step is rectified if ρₜ is above this value; at least 4, where rₜ begins.
+        nesterov: use Nesterov momentum, as NAdam in optax.
         eps_hat: add ε (and ``eps_root``) before the bias correction of the root.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

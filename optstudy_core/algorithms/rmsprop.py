@@ -7,9 +7,9 @@
     bₜ = μ·bₜ₋₁ + uₜ                            (lr·uₜ with ``lr_in_momentum``)
     θₜ = θₜ₋₁ − lr·bₜ                           (θₜ₋₁ − bₜ with ``lr_in_momentum``)
 
-with vₜ + τ·αᵗ and mₜ divided by 1 − αᵗ if asked (``correct_bias``, optax). torch averages with
-α = 0.99 and adds ε to the root; optax and Keras average with 0.9, add ε inside the root, and have
-the learning rate within the momentum, which is the same only as long as the rate is constant.
+With ``correct_bias`` (optax) vₜ + τ·αᵗ and mₜ are divided by 1 − αᵗ. torch has α = 0.99 and adds ε
+to the root. optax and Keras have α = 0.9, add ε inside the root, and multiply by the learning rate
+inside the momentum. The two forms are the same only while the rate is constant.
 
 Source: Tieleman and Hinton 2012 (`tieleman2012lecture`), without ε; the centred form with ε inside
 the root is Graves 2013, equations 38 to 45 (`graves2013generating`).
@@ -59,11 +59,11 @@ ELSEWHERE = {
         "t": "iteration",
     },
 }
-"""What the fields of the state are called elsewhere; a minus: with the other sign."""
+"""Names of the state fields in other libraries; a minus means the opposite sign."""
 
 
 class RMSpropState(NamedTuple):
-    """What RMSprop carries.
+    """The state of RMSprop.
 
     Attributes:
         v: mean square vₜ, like the parameters; τ at the start.
@@ -114,7 +114,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -124,14 +124,14 @@ def update(
         momentum: μ ≥ 0.
         centered: divide by the standard deviation instead of the root mean square.
         maximize: climb instead of descend (the decay keeps its sign).
-        initial_scale: τ ≥ 0, what the mean square starts from (optax; read by
+        initial_scale: initial mean square τ ≥ 0 (optax; read by
             :func:`init`).
         eps_in_root: add ε inside the root instead of to it.
-        nesterov: look ahead along the momentum (optax).
+        nesterov: use Nesterov momentum (optax).
         correct_bias: divide the averages by 1 − αᵗ (optax: ``bias_correction``).
-        lr_in_momentum: put the learning rate inside the buffer.
+        lr_in_momentum: multiply by the learning rate inside the buffer.
         decoupled_weight_decay: subtract lr·λ·θ from the step instead of adding λ·θ to gₜ (Keras).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

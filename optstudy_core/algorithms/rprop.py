@@ -1,18 +1,18 @@
-"""Rprop: steps that know only the sign of the gradient.
+"""Rprop: steps that depend only on the sign of the gradient.
 
     s = sign(gₜ)·σₜ₋₁
     Δₜ = min(max(Δₜ₋₁·η, Δmin), Δmax),  η = η⁺ if s > 0, η⁻ if s < 0, else 1;   Δ₀ = lr
     σₜ = sign(gₜ), or 0 if s < 0
     θₜ = θₜ₋₁ − σₜ·Δₜ
 
-torch stays where it is after a change of sign. The paper goes back then (``backtrack``): it takes
-the last step again with the other sign, and starts from Δ₀ = 0.1. optax (0.2.8) stores the step
-and takes the one before it, and none at a change of sign: a defect, which ``one_step_late``
-reproduces. It clips Δ only where s is not 0, so there an lr outside of the bounds stays at first.
-torch multiplies the gradients and not their signs, so it sees 0 for s where the product underflows.
+torch takes no step after a change of sign. The paper then undoes the last step (``backtrack``), and
+has Δ₀ = 0.1. optax (0.2.8) takes each step one update late, and none at a change of sign: a defect,
+which ``one_step_late`` reproduces. optax clips Δ only where s is not 0, so an lr outside the bounds
+is not clipped at first. torch multiplies the gradients instead of their signs, so s is 0 there if
+the product underflows.
 
-Source: Riedmiller and Braun 1993 (`riedmiller1993direct`); without going back it is iRprop⁻ of Igel
-and Hüsken 2003 (`igel2003empirical`).
+Source: Riedmiller and Braun 1993 (`riedmiller1993direct`); the form without ``backtrack`` is
+iRprop⁻ of Igel and Hüsken 2003 (`igel2003empirical`).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ ELSEWHERE = {
     "torch.optim.Rprop": {"size": "step_size", "sign": "prev", "t": "step"},
     "optax.ScaleByRpropState": {"size": "step_sizes", "last": "-prev_updates"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class RpropState(NamedTuple):
-    """What Rprop carries.
+    """The state of Rprop.
 
     Attributes:
-        size: step size Δₜ, like the parameters; 0 at the start, which stands for lr.
+        size: step size Δₜ, like the parameters; 0 at the start, which means lr.
         sign: σₜ, like the parameters; 0 at the start.
-        last: the rule's last step, like the parameters; 0 at the start; ``None`` unless
+        last: last step, like the parameters; 0 at the start; ``None`` unless
             ``backtrack`` or ``one_step_late``.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
@@ -55,7 +55,7 @@ class RpropState(NamedTuple):
 
 
 def init(params: Array, *, backtrack: bool = False, one_step_late: bool = False) -> RpropState:
-    """Return the state before the first step: every field that is needed is zero."""
+    """Return the state before the first step: every field in use is zero."""
     zeros = namespace(params).zeros_like
     return RpropState(
         size=zeros(params),
@@ -82,17 +82,17 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
-        lr: first step size Δ₀ ≥ 0; read at the first step (and where a size has become 0).
+        lr: first step size Δ₀ ≥ 0; read at the first step (and where a size is 0).
         etaminus: factor η⁻ after a change of sign, in (0, 1).
         etaplus: factor η⁺ after the same sign, > 1.
         step_size_min: smallest step size Δmin ≥ 0.
-        step_size_max: largest step size Δmax > 0; it wins over a larger Δmin.
+        step_size_max: largest step size Δmax > 0; it overrides a larger Δmin.
         maximize: climb instead of descend.
         backtrack: undo the last step after a change of sign (the paper).
-        one_step_late: take the step of the update before, none at a change of sign (optax 0.2.8).
+        one_step_late: take the step of the previous update, none at a change of sign (optax 0.2.8).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

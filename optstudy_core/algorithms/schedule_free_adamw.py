@@ -1,12 +1,12 @@
-"""Schedule-Free AdamW: AdamW with an average in the place of momentum and of a falling rate.
+"""Schedule-Free AdamW: AdamW with an average instead of momentum and a decreasing rate.
 
     vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
     uₜ = −γₜ·(gₜ / (√v̂ₜ + ε) + λ·yₜ),    v̂ₜ = vₜ / (1 − β₂ᵗ),    γₜ = lr·min(t/T, 1)
 
 and the averaging of `optstudy_core/parts/schedule_free.py`, with gradients at the parameters yₜ.
-Evaluate with :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. The paper has vₜ in
-place of v̂ₜ and γₜ·√(1 − β₂ᵗ) in place of γₜ, also in the weights (``bias_in_lr``). During warm-up
-optax takes γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
+Evaluate with :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. The paper has vₜ
+instead of v̂ₜ and γₜ·√(1 − β₂ᵗ) instead of γₜ, also in the weights (``bias_in_lr``). During warm-up
+optax uses γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
 
 Source: Defazio et al. 2024, Algorithm 1 (`defazio2024road`).
 """
@@ -38,11 +38,11 @@ ELSEWHERE = {
     },
     "optax.ScaleByRmsWithCountState": {"v": "nu"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class ScheduleFreeAdamWState(NamedTuple):
-    """What Schedule-Free AdamW carries.
+    """The state of Schedule-Free AdamW.
 
     Attributes:
         v: second moment vₜ, like the parameters; 0 at the start.
@@ -54,7 +54,7 @@ class ScheduleFreeAdamWState(NamedTuple):
 
 
 def init(params: Array) -> ScheduleFreeAdamWState:
-    """Return the state before the first step: z is ``params``, the rest is zero."""
+    """Return the state before the first step: z is ``params``, other fields are zero."""
     return ScheduleFreeAdamWState(
         v=namespace(params).zeros_like(params),
         average=schedule_free.init(params),
@@ -81,20 +81,20 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ at yₜ, like the parameters.
         params: parameters yₜ.
         lr: learning rate, ≥ 0.
-        b1: part β of the average in yₜ, in [0, 1).
+        b1: weight β of the average in yₜ, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
         eps: ε ≥ 0, added to the root.
         weight_decay: decoupled decay rate λ ≥ 0 of yₜ.
-        warmup_steps: number T ≥ 0 of steps in which the rate rises; 0 for none.
+        warmup_steps: number T ≥ 0 of warm-up steps; 0 for none.
         maximize: climb instead of descend (the decay keeps its sign).
-        equal_weights: weigh all steps alike instead of by the square of the largest rate so far.
-        late_warmup: take the step before's rate in the warm-up, which begins with 0 (optax).
-        bias_in_lr: correct the bias of the root in the rate, for the decay and the weights as well.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        equal_weights: weight all steps equally instead of by the square of the largest rate so far.
+        late_warmup: use the rate of the previous step during warm-up, from 0 on (optax).
+        bias_in_lr: correct the bias of the root in the rate, also for the decay and the weights.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,10 +1,10 @@
-"""Schedule-Free SGD: SGD whose average takes the place of a falling learning rate.
+"""Schedule-Free SGD: SGD with an average instead of a decreasing learning rate.
 
     uₜ = −γₜ·(gₜ + λ·yₜ),    γₜ = lr·min(t/T, 1)
 
 and the averaging of `optstudy_core/parts/schedule_free.py`, with gradients at the parameters yₜ.
 Evaluate with :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. During warm-up optax
-takes γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
+uses γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
 
 Source: Defazio et al. 2024, equations 2 to 4 (`defazio2024road`).
 """
@@ -34,11 +34,11 @@ ELSEWHERE = {
         "average.t": "step_count-1",
     },
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class ScheduleFreeSGDState(NamedTuple):
-    """What Schedule-Free SGD carries.
+    """The state of Schedule-Free SGD.
 
     Attributes:
         average: the state of the averaging.
@@ -48,7 +48,7 @@ class ScheduleFreeSGDState(NamedTuple):
 
 
 def init(params: Array) -> ScheduleFreeSGDState:
-    """Return the state before the first step: z is ``params``, the rest is zero."""
+    """Return the state before the first step: z is ``params``, other fields are zero."""
     return ScheduleFreeSGDState(average=schedule_free.init(params))
 
 
@@ -68,16 +68,16 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ at yₜ, like the parameters.
         params: parameters yₜ.
         lr: learning rate, ≥ 0.
-        b1: part β of the average in yₜ, in [0, 1).
+        b1: weight β of the average in yₜ, in [0, 1).
         weight_decay: decay rate λ ≥ 0 of yₜ.
-        warmup_steps: number T ≥ 0 of steps in which the rate rises; 0 for none.
+        warmup_steps: number T ≥ 0 of warm-up steps; 0 for none.
         maximize: climb instead of descend (the decay keeps its sign).
-        equal_weights: weigh all steps alike instead of by the square of the largest rate so far.
-        late_warmup: take the step before's rate in the warm-up, which begins with 0 (optax).
+        equal_weights: weight all steps equally instead of by the square of the largest rate so far.
+        late_warmup: use the rate of the previous step during warm-up, from 0 on (optax).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -5,9 +5,8 @@
     dₜ = bₜ                                 (uₜ + μ·bₜ with ``nesterov``)
     θₜ = θₜ₋₁ − lr·dₜ                       (θₜ₋₁ − dₜ with ``lr_in_momentum``)
 
-Source: Robbins and Monro 1951 (`robbins1951stochastic`), momentum by Polyak 1964
-(`polyak1964some`), both forms of momentum as in Sutskever et al. 2013
-(`sutskever2013importance`).
+Source: Robbins and Monro 1951 (`robbins1951stochastic`); momentum: Polyak 1964 (`polyak1964some`);
+both forms of momentum: Sutskever et al. 2013 (`sutskever2013importance`).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "torch": {},
     # optax.sgd(lr, momentum, nesterov); dampening, weight_decay and maximize do not exist there.
     "optax": {},
-    # Its velocity is −b; its weight_decay is decoupled.
+    # The velocity of Keras is −b; the weight_decay of Keras is decoupled.
     "keras": {"lr": 1e-2, "lr_in_momentum": True, "decoupled_weight_decay": True},
     # Sutskever et al., equations 1 and 2: the learning rate is inside the velocity.
     "paper": {"lr_in_momentum": True},
@@ -36,11 +35,11 @@ ELSEWHERE = {
     "optax.TraceState": {"b": "trace"},
     "keras.optimizers.SGD": {"b": "momentum", "t": "iteration"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class SGDState(NamedTuple):
-    """What SGD carries.
+    """The state of SGD.
 
     Attributes:
         b: momentum buffer bₜ, like the parameters; 0 at the start; ``None`` without momentum.
@@ -58,7 +57,7 @@ def init(params: Array, *, momentum: Any = 0.0) -> SGDState:
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse Nesterov's momentum without momentum, or with dampening, as torch does."""
+    """Refuse Nesterov momentum without momentum, or with dampening, as torch does."""
     if dialect in {"optax", "keras"}:
         return
     dampening = hyperparameters["dampening"]
@@ -89,7 +88,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -97,11 +96,12 @@ def update(
         dampening: τ, from 0 to 1.
         weight_decay: λ ≥ 0, an L2 penalty, added to the gradient before the momentum, or, if
             decoupled, the decay rate.
-        nesterov: look ahead along the momentum.
+        nesterov: use Nesterov momentum.
         maximize: climb instead of descend (the decay keeps its sign).
-        lr_in_momentum: put the learning rate inside the buffer: the same for a constant rate.
+        lr_in_momentum: multiply by the learning rate inside the buffer; the same for a constant
+            rate.
         decoupled_weight_decay: subtract lr·λ·θ from the step instead (Keras).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

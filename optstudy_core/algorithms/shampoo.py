@@ -5,19 +5,19 @@
     Mₜ = μ·Mₜ₋₁ + Uₜ
     θₜ = θₜ₋₁ − lr·Mₜ
 
-with the L2 penalty of ``weight_decay`` in Gₜ. A vector has L only, and −1/2 for −1/4; a tensor of
-more axes is a matrix with its output axis as rows, or several (``output_axis``,
-``reduction_axis``, ``split``: see :mod:`optstudy_core.arrays.blocks`). An axis longer than 1024 has
-the diagonal of its matrix instead. The roots are renewed every ``update_interval`` steps, the first
-of them included.
+with the L2 penalty of ``weight_decay`` in Gₜ. A vector has only L, with the power −1/2. A tensor of
+more axes is a matrix with the output axis as rows, or several matrices (``output_axis``,
+``reduction_axis``, ``split``: see :mod:`optstudy_core.arrays.blocks`). An axis longer than 1024
+uses only the diagonal of its matrix. The roots are computed at the first step and then every
+``update_interval`` steps.
 
-Sums of squares lose the small eigenvalues, in float32 those below 1e-7 of the largest, which may
-come out negative. So the root is that of L + ridge·‖L‖·I (Frobenius norm), as proposed by Anil et
-al.; the paper has none.
+Rounding errors in L exceed the small eigenvalues: in float32 eigenvalues below 1e-7 of the largest
+may become negative. So the root is taken of L + ridge·‖L‖·I (Frobenius norm), as in Anil et al.;
+the paper has no such term.
 
-Products and roots are those of :mod:`optstudy_core.matrix`, the same bits in every library; they
-cost far more than an elementwise rule: in practice, renew the roots every ten steps or more. On a
-GPU the iteration for the roots waits for the device.
+Products and roots are those of :mod:`optstudy_core.matrix`, bitwise identical in every library.
+They cost far more than an elementwise rule: in practice, compute the roots every ten steps or more.
+On a GPU the iteration for the roots waits for the device.
 
 Source: Gupta, Koren and Singer 2018, Algorithms 1 and 2 (`gupta2018shampoo`); Anil, Gupta, Koren,
 Regan and Singer 2020 (`anil2020scalable`).
@@ -40,18 +40,18 @@ from optstudy_core.parts.terms import objective_gradient
 BIBTEX = ("gupta2018shampoo", "anil2020scalable")
 
 LONGEST = 1024
-"""The longest axis that has a whole matrix."""
+"""The longest axis with a full matrix."""
 
 DIALECTS: dict[str, dict[str, Any]] = {"scalable": {}, "paper": {"ridge": 0.0}}
 
 
 class ShampooState(NamedTuple):
-    """What Shampoo carries.
+    """The state of Shampoo.
 
     Attributes:
         m: momentum Mₜ, like the parameters; 0 at the start; ``None`` without momentum.
-        sums: L and R, or their diagonals, one after the other as a vector; εI at the start.
-        roots: their inverse roots in the same order; 0 at the start.
+        sums: L and R, or their diagonals, concatenated to a vector; εI at the start.
+        roots: inverse roots of L and R, in the same order; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -62,12 +62,12 @@ class ShampooState(NamedTuple):
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse axes that no leaf can have."""
+    """Refuse impossible axes."""
     blocks.check(hyperparameters)
 
 
 def preconditioners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return the shapes of L and, for more than a vector, of R: (n, n), or (n, 1) of a diagonal.
+    """Return the shapes of L and (not for a vector) of R: (n, n), or (n, 1) for a diagonal.
 
     >>> preconditioners((3, 5000))
     [(3, 3), (5000, 1)]
@@ -125,22 +125,22 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient Gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
         lr: learning rate, ≥ 0.
         momentum: μ ≥ 0.
         weight_decay: L2 penalty ≥ 0, added to the gradient.
-        eps: ε ≥ 0 of the first L and R (read by :func:`init`).
+        eps: ε ≥ 0 of the initial L and R (read by :func:`init`).
         maximize: climb instead of descend (the penalty keeps its sign).
-        update_interval: number ≥ 1 of steps from one renewal of the roots to the next.
-        ridge: ≥ 0, relative to the norm of L, added to its diagonal for the root.
-        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
-            have it; -1: the last, as Flax's have it.
-        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
-            neither numbers the matrices of a stack.
-        split: the number of blocks of outputs, or the outputs of each block: each is a matrix of
-            its own. ``None``: one.
+        update_interval: number ≥ 1 of steps between two computations of the roots.
+        ridge: ≥ 0, added to the diagonal of L for the root, relative to the norm of L.
+        output_axis: axis or axes of the rows; ``None``: the first (as in PyTorch); -1: the last (as
+            in Flax).
+        reduction_axis: axis or axes of the columns; ``None``: all others. The remaining axes index
+            a stack of matrices.
+        split: number of blocks of outputs, or the outputs of each block. Each block is a matrix.
+            ``None``: one block.
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -176,7 +176,7 @@ def update(
     (roots,) = when(due, renewed, (sums,), (state.roots,))
     for shape, root in zip(shapes, parts(roots, shapes), strict=True):
         u = transposed(matmul(root, u) if is_full(shape) else root * u)
-    u = reshaped(u, grad.shape)  # a vector lies on its side, in the same order
+    u = reshaped(u, grad.shape)  # a vector is one row, in the same order
     m = state.m
     if not absent(momentum):
         u = m = momentum * (xp.zeros_like(u) if m is None else m) + u
@@ -184,13 +184,13 @@ def update(
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the shape of a leaf as a matrix: a vector is one column."""
+    """Return the shape of a leaf as a matrix; a vector is one column."""
     rows = shape[0] if shape else 1
     return rows, math.prod(shape[1:])
 
 
 def is_full(shape: tuple[int, int]) -> bool:
-    """Return whether a preconditioner is a whole matrix."""
+    """Return whether a preconditioner is a full matrix."""
     return shape[0] == shape[1]
 
 

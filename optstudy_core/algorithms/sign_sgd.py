@@ -1,4 +1,4 @@
-"""SignSGD: the sign of the gradient alone.
+"""SignSGD: steps along the sign of the gradient.
 
     θₜ = θₜ₋₁ − lr·sign(gₜ)
 
@@ -20,7 +20,7 @@ DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {}}
 
 
 class SignSGDState(NamedTuple):
-    """What SignSGD carries: nothing."""
+    """The state of SignSGD, which is empty."""
 
 
 def init(params: Array) -> SignSGDState:
@@ -39,10 +39,10 @@ def update(
     """Return the state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
-        lr: learning rate, ≥ 0: the length of every coordinate of the step.
+        lr: learning rate, ≥ 0: the magnitude of every element of the step.
         maximize: climb instead of descend.
 
     Returns:

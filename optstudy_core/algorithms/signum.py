@@ -1,9 +1,9 @@
-"""Signum: the sign of the momentum.
+"""Signum: steps along the sign of the momentum.
 
     mₜ = β·mₜ₋₁ + (1 − β)·gₜ
     θₜ = θₜ₋₁ − lr·sign(mₜ)
 
-optax calls β ``beta``; neither the paper nor optax gives a default learning rate.
+The name of β in optax is ``beta``. Neither the paper nor optax gives a default learning rate.
 
 Source: Bernstein, Wang, Azizzadenesheli and Anandkumar 2018, Algorithm 2 (`bernstein2018signsgd`).
 """
@@ -22,11 +22,11 @@ DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {}}
 ELSEWHERE = {
     "optax.EmaState": {"m": "ema"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class SignumState(NamedTuple):
-    """What Signum carries.
+    """The state of Signum.
 
     Attributes:
         m: momentum mₜ, like the parameters; 0 at the start.
@@ -52,10 +52,10 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
-        lr: learning rate, ≥ 0: the length of every coordinate of the step.
+        lr: learning rate, ≥ 0: the magnitude of every element of the step.
         b1: decay β of the momentum, in [0, 1).
         maximize: climb instead of descend.
 

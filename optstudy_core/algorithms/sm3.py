@@ -1,16 +1,15 @@
-"""SM3: Adagrad whose sums of squares are kept by row, column, …: one number an index of an axis.
+"""SM3: Adagrad with one sum of squares for each row, column, … instead of each element.
 
     νₜ(i) = gₜ(i)² + min over the axes r of μₜ₋₁,ᵣ(iᵣ)
     μₜ,ᵣ(j) = max of νₜ(i) over all i with iᵣ = j
     mₜ = β·mₜ₋₁ + (1 − β)·gₜ / √(νₜ + ε)              (0 where νₜ = 0)
     θₜ = θₜ₋₁ − lr·mₜ
 
-iᵣ is the index of element i along axis r. A vector or scalar has one νₜ for each element, as
-Adagrad has. The paper's pseudocode has no ε and no momentum; neither it nor optax gives a default
-learning rate.
+iᵣ is the index of element i along axis r. A vector or scalar has one νₜ for each element, as in
+Adagrad. The pseudocode of the paper has no ε and no momentum. Neither the paper nor optax gives a
+default learning rate.
 
-The state of a leaf of shape n₁ × n₂ × … holds n₁ + n₂ + … numbers besides the momentum. torch
-runs it as written: off the CPU, ``compile=True`` is refused.
+The state of a leaf of shape n₁ × n₂ × … has n₁ + n₂ + … elements besides the momentum.
 
 Source: Anil et al. 2019, Algorithm SM3-II (`anil2019memory`).
 """
@@ -32,16 +31,16 @@ DIALECTS: dict[str, dict[str, Any]] = {"optax": {}, "paper": {"momentum": 0.0, "
 ELSEWHERE = {
     "optax.ScaleBySM3State": {"m": "nu", "mu": "mu[]"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class SM3State(NamedTuple):
-    """What SM3 carries.
+    """The state of SM3.
 
     Attributes:
         m: momentum mₜ, like the parameters; 0 at the start; ``None`` without momentum.
-        mu: maxima μₜ of the axes, one after the other, shape (n₁ + n₂ + …,); of a scalar νₜ, shape
-            (); 0 at the start.
+        mu: maxima μₜ of all axes, concatenated, shape (n₁ + n₂ + …,); for a scalar νₜ, shape (); 0
+            at the start.
     """
 
     m: Array | None
@@ -73,7 +72,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
         lr: learning rate, ≥ 0.

@@ -1,4 +1,4 @@
-"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
+"""SOAP: Adam in the eigenbasis of the preconditioner of Shampoo.
 
     Mₜ = β₁·Mₜ₋₁ + (1 − β₁)·Gₜ
     G' = Q_Lᵀ·Gₜ·Q_R,  M' = Q_Lᵀ·Mₜ·Q_R
@@ -7,16 +7,16 @@
     L ← β·L + (1 − β)·Gₜ·Gₜᵀ,  R ← β·R + (1 − β)·Gₜᵀ·Gₜ
     Q_L ← QR(L·Q_L),  Q_R ← QR(R·Q_R)    every ``precondition_frequency`` steps
 
-QR is the orthonormal factor; before it the columns of Q, and with them Vₜ, are put in the order of
-the diagonal of Qᵀ·L·Q, the largest first. The first call takes no step: it begins L and R, and Q_L
-and Q_R are their eigenvectors. A vector takes Adam's step; a leaf of more than two axes is a matrix
-with its output axis as rows, or several (``output_axis``, ``reduction_axis``, ``split``: see
-:mod:`optstudy_core.arrays.blocks`). An axis longer than 1024 is not turned. This is the authors'
-program, of which the paper's Algorithm 3 says less.
+QR is the orthonormal factor. Before it, the columns of Q and with them Vₜ are sorted by the
+diagonal of Qᵀ·L·Q, the largest first. The first call takes no step: it sets L and R, and Q_L and
+Q_R are their eigenvectors. A vector takes a step of Adam. A leaf of more than two axes is a matrix
+with the output axis as rows, or several matrices (``output_axis``, ``reduction_axis``, ``split``:
+see :mod:`optstudy_core.arrays.blocks`). An axis longer than 1024 is not rotated. The formula
+follows the authors' program, which has more detail than Algorithm 3 of the paper.
 
 Products, eigenvectors and QR are those of :mod:`optstudy_core.matrix` and
-:mod:`optstudy_core.eigen`, the same bits in every library; they cost far more than an elementwise
-rule.
+:mod:`optstudy_core.eigen`, bitwise identical in every library. They cost far more than an
+elementwise rule.
 
 Source: Vyas, Morwani, Zhao, Shapira, Brandfonbrener, Janson and Kakade 2025, Algorithm 3
 (`vyas2025soap`).
@@ -44,14 +44,14 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 class SOAPState(NamedTuple):
-    """What SOAP carries.
+    """The state of SOAP.
 
     Attributes:
         m: first moment Mₜ, like the parameters; 0 at the start.
         v: second moment Vₜ in the eigenbasis, like the parameters; 0 at the start.
-        grams: L and R of the axes that are turned, one after the other as a vector; 0 at the start;
-            ``None`` where none is.
-        bases: Q_L and Q_R in the same order; unit matrices at the start.
+        grams: L and R of the rotated axes, concatenated to a vector; 0 at the start; ``None`` if no
+            axis is rotated.
+        bases: Q_L and Q_R in the same order; identity matrices at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
     """
 
@@ -63,7 +63,7 @@ class SOAPState(NamedTuple):
 
 
 def check(hyperparameters: dict[str, Any], dialect: str | None = None) -> None:
-    """Refuse axes that no leaf can have."""
+    """Refuse impossible axes."""
     blocks.check(hyperparameters)
 
 
@@ -113,7 +113,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient Gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
         lr: learning rate, ≥ 0.
@@ -123,15 +123,14 @@ def update(
         eps: ε ≥ 0, added outside the root.
         weight_decay: λ ≥ 0, decoupled.
         maximize: climb instead of descend.
-        precondition_frequency: number ≥ 1 of steps from one turn of the bases to the next.
-        output_axis: the axis, or the axes, that are rows; ``None``: the first, as PyTorch's layers
-            have it; -1: the last, as Flax's have it.
-        reduction_axis: the axis, or the axes, that are columns; ``None``: all others. What is
-            neither numbers the matrices of a stack.
-        split: the number of blocks of outputs, or the outputs of each block: each is a matrix of
-            its own. ``None``: one.
-        cautious_decay: decay only what the step brings towards 0, or leaves
-            (`chen2025cautious`).
+        precondition_frequency: number ≥ 1 of steps between two updates of the bases.
+        output_axis: axis or axes of the rows; ``None``: the first (as in PyTorch); -1: the last (as
+            in Flax).
+        reduction_axis: axis or axes of the columns; ``None``: all others. The remaining axes index
+            a stack of matrices.
+        split: number of blocks of outputs, or the outputs of each block. Each block is a matrix.
+            ``None``: one block.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.
@@ -156,7 +155,7 @@ def update(
     begins = doubles.of(state.t) == 0
 
     def in_basis(x: Array, bases: Array, back: bool = False) -> Array:
-        """Return Q_Lᵀ·x·Q_R, or back from there; x is a matrix."""
+        """Return Q_Lᵀ·x·Q_R, or its inverse; x is a matrix."""
         known = iter(parts(bases, squares))
         for n in turned:
             if n:
@@ -166,7 +165,7 @@ def update(
         return x
 
     g2 = reshaped(g, matrix)
-    # The first call begins the preconditioner; the moments' first step is the second.
+    # The first call sets the preconditioner; the moments start at the second.
     steps = doubles.count(doubles.maximum(doubles.of(state.t), 1.0), state.t)
     c1, c2 = correction(b1, steps), correction(b2, steps)
     m = b1 * state.m + (1 - b1) * g
@@ -209,7 +208,7 @@ def update(
 
 
 def _turned_axes(matrix: Array, shape: tuple[int, ...]) -> list[Array]:
-    """Return for each axis that is turned the matrix with that axis as rows."""
+    """Return, for each rotated axis, the matrix with the axis as rows."""
     if len(shape) < 2:
         return []
     return [x for x in (matrix, transposed(matrix)) if 0 < x.shape[0] <= LONGEST]

@@ -1,17 +1,17 @@
-"""Sophia: momentum over an estimate of the Hessian's diagonal, clipped.
+"""Sophia: momentum divided by an estimate of the diagonal of the Hessian, then clipped.
 
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
     uₜ = clip(mₜ/(1 − β₁ᵗ) / max(γ·hₜ₋₁, ε), −ρ, ρ)
     θₜ = θₜ₋₁ − lr·(uₜ + λ·θₜ₋₁)
     hₜ = β₂·hₜ₋₁ + (1 − β₂)·ĥₜ    if t − 1 is a multiple of k, else hₜ₋₁
 
-ĥₜ is an estimate of the diagonal of the Hessian where the gradient was taken, ``hessian``: that of
-Hutchinson, ``optstudy_torch.hutchinson`` and ``optstudy_jax.hutchinson``, or of Gauss, Newton and
-Bartlett. It is looked at every k = ``update_interval`` steps only; in the other steps it may be
-anything, or ``None``. A step with ``hessian=None`` leaves h as it is, whatever its number.
+ĥₜ, ``hessian``, is an estimate of the diagonal of the Hessian at θₜ₋₁: by Hutchinson
+(``optstudy_torch.hutchinson``, ``optstudy_jax.hutchinson``) or by Gauss, Newton and Bartlett. It is
+read only every k = ``update_interval`` steps; in other steps it may be anything, or ``None``. A
+step with ``hessian=None`` does not change h.
 
-The paper takes the new hₜ for the step already (``hessian_first``), and does not correct the bias
-of mₜ (``debias``). optax draws the estimate itself, from ``obj_fn``.
+The paper already uses the new hₜ for the step (``hessian_first``), and does not correct the bias of
+mₜ (``debias``). optax computes the estimate itself, from ``obj_fn``.
 
 Source: Liu, Li, Hall, Liang and Ma 2024, Algorithm 3 (`liu2024sophia`).
 """
@@ -35,11 +35,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.SophiaState": {"m": "mu", "h": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class SophiaState(NamedTuple):
-    """What Sophia carries.
+    """The state of Sophia.
 
     Attributes:
         m: averaged gradient mₜ, like the parameters; 0 at the start.
@@ -80,22 +80,22 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; read if there is weight decay.
         hessian: estimate ĥₜ of the diagonal of the Hessian, like the parameters; or ``None``.
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the averaged gradient, in [0, 1).
         b2: decay β₂ of the averaged estimates, in [0, 1).
-        eps: ε ≥ 0, the least that the gradient is divided by.
+        eps: ε ≥ 0, the smallest divisor of the averaged gradient.
         weight_decay: λ ≥ 0, decoupled.
         gamma: factor γ ≥ 0 of the Hessian.
-        clip_threshold: ρ ≥ 0; a step has no coordinate beyond lr·ρ, without decay.
-        update_interval: number k ≥ 1 of steps from estimate to estimate.
-        maximize: climb instead of descend (the Hessian is that of the objective, too).
+        clip_threshold: ρ ≥ 0; an element of the step is at most lr·ρ, without decay.
+        update_interval: number k ≥ 1 of steps between two estimates.
+        maximize: climb instead of descend (pass the Hessian of the objective too).
         debias: divide mₜ by 1 − β₁ᵗ.
-        hessian_first: take the estimate into h before the step.
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        hessian_first: update h before the step.
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,11 +1,11 @@
-"""StableAdamW: AdamW whose learning rate falls where the second moment lags behind the gradient.
+"""StableAdamW: AdamW with a lower rate while the second moment lags behind the gradient.
 
     RMSₜ = √(mean of gₜ² / max(v̂ₜ, ε²)),    ηₜ = lr / max(1, RMSₜ)
     θₜ = θₜ₋₁ − ηₜ·m̂ₜ / (√v̂ₜ + ε) − ηₜ·λ·θₜ₋₁
 
 with m̂ₜ and v̂ₜ of Adam (`optstudy_core/algorithms/adam.py`), and the mean over each leaf
-(Adafactor's update clipping). The paper writes the bias correction into the decays, βₜ = β·(1 −
-βᵗ⁻¹)/(1 − βᵗ), whose averages are m̂ₜ and v̂ₜ. The defaults of β₂, ε and λ are those of the library
+(Adafactor's update clipping). The paper has the bias correction in the decays, βₜ = β·(1 − βᵗ⁻¹)/(1
+− βᵗ), which gives the same m̂ₜ and v̂ₜ. The defaults of β₂, ε and λ are those of the library
 optimi.
 
 Source: Wortsman et al. 2023, Algorithm 2 (`wortsman2023stable`).
@@ -28,7 +28,7 @@ DIALECTS: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 class StableAdamWState(adam.AdamState):
-    """What StableAdamW carries: the moments and bias corrections of Adam."""
+    """The state of StableAdamW: the moments and bias corrections of Adam."""
 
     __slots__ = ()
 
@@ -54,16 +54,16 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: parameters θₜ₋₁; only read if there is weight decay.
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
-        eps: ε ≥ 0, added to the root; its square is the least v̂ₜ that RMSₜ divides by.
+        eps: ε ≥ 0, added to the root; ε² is the smallest divisor in RMSₜ.
         weight_decay: decoupled decay rate λ ≥ 0.
         maximize: climb instead of descend (the decay keeps its sign).
-        cautious_decay: decay only what the step brings towards 0, or leaves (`chen2025cautious`).
+        cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -1,12 +1,12 @@
-"""Yogi: Adam whose second moment grows and falls by no more than (1 − β₂)·g².
+"""Yogi: Adam with a second moment that changes by at most (1 − β₂)·g² in a step.
 
     mₜ = β₁·mₜ₋₁ + (1 − β₁)·gₜ
     vₜ = vₜ₋₁ − (1 − β₂)·sign(vₜ₋₁ − gₜ²)·gₜ²
     θₜ = θₜ₋₁ − lr·mₜ / (√vₜ + ε)
 
-With ``correct_bias`` (optax) mₜ / (1 − β₁ᵗ) and vₜ / (1 − β₂ᵗ) take the place of mₜ and vₜ.
-optax starts both moments at 1e-6, so that a parameter moves there without ever having had a
-gradient; in the paper m₀ = 0, and v₀ is 0 or the square of a first gradient.
+``correct_bias`` (optax) replaces mₜ and vₜ by mₜ / (1 − β₁ᵗ) and vₜ / (1 − β₂ᵗ). optax starts both
+moments at 1e-6, so there a parameter moves even without a gradient. In the paper m₀ = 0, and v₀ is
+0 or the square of a first gradient.
 
 Source: Zaheer, Reddi, Sachan, Kale and Kumar 2018, Algorithm 2 (`zaheer2018adaptive`).
 """
@@ -34,11 +34,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "optax.ScaleByAdamState": {"m": "mu", "v": "nu", "t": "count"},
 }
-"""What the fields of the state are called elsewhere."""
+"""Names of the state fields in other libraries."""
 
 
 class YogiState(NamedTuple):
-    """What Yogi carries.
+    """The state of Yogi.
 
     Attributes:
         m: first moment mₜ, like the parameters; m₀ at the start.
@@ -80,7 +80,7 @@ def update(
     """Return the new state and the step, which is added to the parameters.
 
     Args:
-        state: of :func:`init` or of the last update.
+        state: from :func:`init` or from the last update.
         grad: gradient gₜ, like the parameters.
         params: not read.
         lr: learning rate, ≥ 0.

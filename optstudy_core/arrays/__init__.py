@@ -1,1 +1,1 @@
-"""What formulas compute on: arrays of any library, leaves, exact sums, matrices, geometry."""
+"""Arrays for formulas: arrays of any library, leaves, exact sums, matrices, geometry."""

@@ -73,17 +73,17 @@ def rest_max(x: Array, axis: int) -> Array:
 
 
 def concatenated(vectors: Sequence[Array]) -> Array:
-    """Return vectors, one after the other, as one."""
+    """Return vectors concatenated to one vector."""
     return rearranged(lambda *parts: namespace(parts[0]).concat(parts), *vectors)
 
 
 def flattened(arrays: Sequence[Array]) -> Array:
-    """Return arrays, one after the other, as one vector; :func:`parts` undoes it."""
+    """Return arrays concatenated to one vector; :func:`parts` is the inverse."""
     return concatenated([reshaped(x, (math.prod(x.shape),)) for x in arrays])
 
 
 def slices(vector: Array, shape: Sequence[int]) -> list[Array]:
-    """Return, for each axis of a shape, its part of a vector, with as many axes as the shape.
+    """Return, for each axis of a shape, its part of a vector, with the number of axes of the shape.
 
     >>> import numpy as np
     >>> [x.shape for x in slices(np.arange(5.0), (2, 3))]
@@ -94,7 +94,7 @@ def slices(vector: Array, shape: Sequence[int]) -> list[Array]:
 
 
 def parts(vector: Array, shapes: Sequence[Sequence[int]]) -> list[Array]:
-    """Return the parts of a vector, one after the other, as arrays of these shapes.
+    """Return successive parts of a vector as arrays of these shapes.
 
     >>> import numpy as np
     >>> [x.tolist() for x in parts(np.arange(5.0), [(2, 2), (1,)])]
@@ -143,7 +143,7 @@ def _sum(x: Leaves, axis: int) -> Leaves:
             x.backend.rearrange(functools.partial(_part, axis=axis, begin=b, end=b + rows), total)
             for b in range(0, rows * count, rows)
         ]
-        while count > 1:  # the order of one half after the other
+        while count > 1:  # the order of adding halves
             count //= 2
             terms = [low + high for low, high in zip(terms[:count], terms[count:], strict=True)]
         (total,) = terms
@@ -151,7 +151,7 @@ def _sum(x: Leaves, axis: int) -> Leaves:
 
 
 def _part(x: Any, axis: int, begin: int, end: int) -> Any:
-    """Return a part along an axis, with zeros where it ends behind the array."""
+    """Return a part along an axis, with zeros beyond the end of the array."""
     index = [slice(None)] * x.ndim
     index[axis] = slice(begin, end)
     missing = end - max(begin, x.shape[axis])
@@ -160,18 +160,18 @@ def _part(x: Any, axis: int, begin: int, end: int) -> Any:
     xp, shape = namespace(x), [*x.shape]
     shape[axis] = missing
     zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device_of(x))
-    if missing == end - begin:  # JAX takes no empty part of what lies on a mesh of explicit axes
+    if missing == end - begin:  # JAX refuses an empty part on a mesh with explicit axes
         return zeros
     return xp.concat([x[tuple(index)], zeros], axis=axis)
 
 
 def device_of(x: Any) -> Any:
-    """Return where new arrays go; those of JAX go where they are used."""
+    """Return the device for new arrays; in JAX arrays go to the device of their use."""
     return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
 
 
 def rearranged(function: Callable[..., Any], *arrays: Array) -> Array:
-    """Return what a function of a library's arrays makes of them without rounding anything."""
+    """Return the result of a function of arrays of a library, without rounding."""
     if isinstance(arrays[0], Leaves):
         return arrays[0].backend.rearrange(function, *arrays)
     return function(*arrays)

@@ -9,19 +9,19 @@ import numpy as np
 from .namespace import Array, namespace
 
 BIAS = 1023
-"""Of a float64's exponent: 2**e is stored as e + 1023."""
+"""The bias of the exponent of a float64: 2**e is stored as e + 1023."""
 
 DIGITS = 52
-"""Binary digits of a float64 behind the point."""
+"""The number of binary digits of a float64 after the point."""
 
 
 def to_bits(x: Array) -> Array:
-    """Return float64 numbers as the int64 with the same bits."""
+    """Return float64 numbers as int64 numbers with the same bits."""
     return x.view(namespace(x).int64)
 
 
 def from_bits(x: Array) -> Array:
-    """Return int64 numbers as the float64 with the same bits."""
+    """Return int64 numbers as float64 numbers with the same bits."""
     return x.view(namespace(x).float64)
 
 
@@ -31,8 +31,8 @@ def biased_exponent(x: Array) -> Array:
 
 
 def clipped(x: Array, low: int, high: int) -> Array:
-    """Return whole numbers within two others."""
-    if isinstance(x, np.integer):  # for which clip takes longer than a sum of hundreds of terms
+    """Return integers clipped to a range."""
+    if isinstance(x, np.integer):  # clip would take longer than a sum of hundreds of terms
         return type(x)(min(max(int(x), low), high))
     return namespace(x).clip(x, low, high)
 
@@ -43,5 +43,5 @@ def power_of_two(exponent: Array) -> Array:
 
 
 def size(x: Array) -> int:
-    """Return the number of entries."""
+    """Return the number of elements."""
     return math.prod(x.shape)

@@ -1,16 +1,16 @@
-"""Leaves as matrices: which axes are rows, which are columns, and what is a block of its own.
+"""Leaves as matrices: the axes of rows and of columns, and separate blocks.
 
-A rule of matrices sees one matrix, with a row for each output of the layer. This module finds the
-matrices in a leaf of any shape, and puts together again what the rule returns:
+A rule of matrices gets one matrix at a time, with a row for each output of the layer. This module
+finds the matrices in a leaf of any shape, and joins the results of the rule:
 
-- the output axes, one after the other, are the rows, and the reduction axes (those that the layer
-  sums over) are the columns;
-- every index of the axes that are left is a matrix of its own (a stack of experts, say);
-- ``split`` cuts the rows of each matrix into blocks (queries, keys and values of one fused layer,
-  or heads), each of which is a matrix of its own.
+- The output axes together are the rows. The reduction axes, over which the layer sums, are the
+  columns.
+- Each index of the remaining axes is a separate matrix (for example a stack of experts).
+- ``split`` divides the rows of each matrix into blocks (heads, or queries, keys and values of one
+  fused layer). Each block is a separate matrix.
 
-So a kernel of PyTorch, (out, in, height, width), and the same one of Flax, (height, width, in,
-out), are the same matrix but for the order of its columns.
+So a kernel of PyTorch, (out, in, height, width), and the same kernel of Flax, (height, width, in,
+out), are the same matrix except for the order of the columns.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Matrices(NamedTuple):
     """The matrices in a leaf.
 
     Attributes:
-        stack: the axes that number the matrices.
-        outputs: the axes that are rows.
-        reductions: the axes that are columns.
+        stack: the axes of the stack of matrices.
+        outputs: the axes of the rows.
+        reductions: the axes of the columns.
         cuts: begin and end of the rows of each block of a matrix.
-        shape: of the leaf.
+        shape: the shape of the leaf.
     """
 
     stack: tuple[int, ...]
@@ -47,27 +47,27 @@ class Matrices(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """The columns of a matrix."""
+        """The number of columns of a matrix."""
         return self._size(self.reductions)
 
     @property
     def blocks(self) -> list[tuple[int, int, int]]:
-        """The number of a matrix, and begin and end of the rows, of each block."""
+        """The number of the matrix, and begin and end of the rows, for each block."""
         return [(i, *cut) for i in range(self._size(self.stack)) for cut in self.cuts]
 
     @property
     def is_plain(self) -> bool:
-        """Whether the leaf is one matrix as it is."""
+        """Whether the leaf already is one matrix."""
         return (self.outputs, self.reductions) == ((0,), (1,)) and len(self.cuts) == 1
 
     def taken(self, x: Any, block: tuple[int, int, int]) -> Any:
-        """Return a block of a leaf of a library, a matrix."""
+        """Return a block of a leaf as a matrix."""
         number, begin, end = block
         turned = namespace(x).permute_dims(x, self.stack + self.outputs + self.reductions)
         return turned.reshape(tuple(map(self._size, self[:3])))[number, begin:end]
 
     def joined(self, *blocks: Any) -> Any:
-        """Return the leaf that has these blocks."""
+        """Return the leaf with these blocks."""
         xp = namespace(blocks[0])
         order = self.stack + self.outputs + self.reductions
         whole = xp.concat(blocks, axis=0).reshape(tuple(self.shape[i] for i in order))
@@ -87,15 +87,14 @@ def matrices_of(
     """Return the matrices in a leaf, ``None`` if there are none.
 
     Args:
-        shape: of the leaf. One with less than two axes is no matrix.
-        output_axis: the axis or axes that are rows; ``None``: the first; (): the leaf is no matrix.
-        reduction_axis: the axis or axes that are columns; ``None``: all others.
-        split: the number of blocks into which the rows are cut, or the rows of each.
-        flatten: whether a leaf of more than two axes is a matrix if nothing is said of its
-            reduction axes.
+        shape: the shape of the leaf. A leaf with less than two axes has no matrices.
+        output_axis: axis or axes of the rows; ``None``: the first; (): the leaf has no matrices.
+        reduction_axis: axis or axes of the columns; ``None``: all others.
+        split: the number of blocks of rows, or the rows of each block.
+        flatten: whether a leaf of more than two axes is a matrix without ``reduction_axis``.
 
     Raises:
-        ValueError: if the leaf does not have these axes, or cannot be cut so.
+        ValueError: if the leaf lacks a given axis or cannot be split.
 
     >>> matrices_of((8, 4, 3, 3))  # a convolution of PyTorch: 8 rows, 36 columns
     Matrices(stack=(), outputs=(0,), reductions=(1, 2, 3), cuts=((0, 8),), shape=(8, 4, 3, 3))
@@ -125,7 +124,7 @@ def matrices_of(
 
 
 ARGUMENTS: Final = frozenset(inspect.signature(matrices_of).parameters) - {"shape"}
-"""What a rule of matrices asks of the shape of a leaf."""
+"""Arguments about the shape of a leaf that a rule of matrices has."""
 
 
 def matrixwise(
@@ -133,16 +132,16 @@ def matrixwise(
     *,
     length: Callable[[tuple[int, int]], int] = lambda shape: 0,
 ) -> Callable[..., Any]:
-    """Let ``init`` or ``update`` of a rule see one matrix at a time, with outputs as rows.
+    """Decorate ``init`` or ``update`` of a rule to get one matrix at a time, with outputs as rows.
 
-    It finds the arguments of :func:`matrices_of` among those of the function, and goes between
-    ``@shapewise`` or ``@leafwise`` and the function. Fields of the state that have the shape of
-    the leaf are cut and put together like it, vectors of another length one after the other; of
-    scalars there is one for the leaf.
+    The decorator reads the arguments of :func:`matrices_of`. Put it below ``@shapewise`` or
+    ``@leafwise``. Fields of the state with the shape of the leaf are divided and joined like the
+    leaf. Vectors of another length are concatenated. A scalar belongs to the whole leaf.
 
     Args:
-        function: of the state, the gradient and so on; a leaf that is no matrix comes as it is.
-        length: of a vector of the state, from the shape of its matrix.
+        function: the function of the state, the gradient and so on; a leaf without matrices is
+            passed unchanged.
+        length: a function from the shape of a matrix to the length of its vector in the state.
 
     >>> import numpy as np
     >>> @matrixwise
@@ -192,7 +191,7 @@ def matrixwise(
 
 
 def _zipped(function: Callable[..., Array], results: Sequence[Any]) -> Any:
-    """Apply a function to what stands at each place of several results of one structure."""
+    """Apply a function to corresponding entries of several results with the same structure."""
     first = results[0]
     if first is None or not isinstance(first, tuple):
         return None if first is None else function(*results)
@@ -201,12 +200,12 @@ def _zipped(function: Callable[..., Array], results: Sequence[Any]) -> Any:
 
 
 def _shape(x: Array) -> tuple[int, ...]:
-    """Return the shape of a field, () where the leaves do not need it."""
+    """Return the shape of a field, () if the leaves do not need it."""
     return () if is_nothing(x) else tuple(x.shape)
 
 
 def _axes(name: str, given: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return axes counted from the front, in this order."""
+    """Return axes as non-negative numbers, in this order."""
     axes = given if isinstance(given, tuple | list) else (given,)
     whole = [i for i in axes if isinstance(i, int) and -len(shape) <= i < len(shape)]
     found = tuple(sorted(i % len(shape) for i in whole))
@@ -229,10 +228,10 @@ def _cuts(split: Any, rows: int) -> tuple[tuple[int, int], ...]:
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Refuse values of the arguments of :func:`matrices_of` that no leaf can have.
+    """Refuse impossible arguments of :func:`matrices_of`.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: if a value is impossible; the message names the argument.
     """
     for name in ("output_axis", "reduction_axis"):
         value = values[name]

@@ -24,7 +24,7 @@ from .numpy_backend import NumPy
 from .passes import constant, to_numpy
 
 _SWEEPS = 30
-_NEAR = 1e-15  # of the largest eigenvalue: what is left beside the diagonal
+_NEAR = 1e-15  # bound of elements beside the diagonal, relative to the largest eigenvalue
 
 
 def eigenvectors(x: Array) -> Array:
@@ -86,9 +86,9 @@ def _moved(function: Callable[..., Any], *trees: Leaves) -> Leaves:
     return trees[0].backend.rearrange(function, *trees)
 
 
-# Jacobi's rotations. Row k of the upper half is paired with row k of the lower half, and after
-# each step all rows but the first move on by one place (a round robin), so that a sweep of n − 1
-# steps pairs every row with every other.
+# Jacobi rotations. Row k of the upper half is paired with row k of the lower half. After each step
+# all rows but the first move by one place (round robin), so a sweep of n − 1 steps pairs every row
+# with every other row.
 
 
 def jacobi(a: Leaves) -> Leaves:
@@ -106,7 +106,7 @@ def jacobi(a: Leaves) -> Leaves:
         p, q, both = (_moved(functools.partial(_diagonal, part=k), a) for k in range(3))
         gap = q - p
         length = xp.sqrt(gap * gap + 4 * (both * both))
-        # tan of the smaller angle; where there is nothing to turn, 0.
+        # tan of the smaller angle; 0 where no rotation is needed.
         tan = 2 * both / xp.where(both == 0, 1.0, abs(gap) + length)
         tan = xp.where(gap < 0, -tan, tan)
         cos = 1 / xp.sqrt(1 + tan * tan)
@@ -123,21 +123,21 @@ def jacobi(a: Leaves) -> Leaves:
 
     def go_on(a: Leaves, v: Leaves) -> Leaves:
         beside, top = (_moved(functools.partial(_size, beside=b), a) for b in (True, False))
-        far: Leaves = beside > _NEAR * top  # and not for NaN
+        far: Leaves = beside > _NEAR * top  # false for NaN
         return far
 
     start = _moved(functools.partial(_padded, by=odd), a)
     end, v = a.backend.repeat(sweep, go_on, (start, identity(start)), _SWEEPS)
     values = _moved(functools.partial(_eigenvalues, size=size), end, v)
     ordered = by_size(v, values, 1)
-    # All are NaN if one is; what was padded came last.
+    # If one is NaN, all are NaN; padding is last.
     found = _moved(lambda x: x[:size, :size], ordered)
     vectors: Leaves = found + 0 * _moved(largest, a)
     return vectors
 
 
 def _round_robin(half: int) -> list[int]:
-    """Return for each place where its next row comes from."""
+    """Return, for each place, the place of its next row."""
     if half == 1:
         return [0, 1]
     return [0, half, *range(1, half - 1), *range(half + 1, 2 * half), half - 1]
@@ -157,7 +157,7 @@ def _padded(x: Any, by: int) -> Any:
 
 
 def _diagonal(x: Any, part: int) -> Any:
-    """Return the diagonal's upper half, its lower half, or that of the upper right quarter."""
+    """Return the upper or lower half of the diagonal, or that of the upper right quarter."""
     half = x.shape[0] // 2
     rows, columns = ((0, 0), (half, half), (0, half))[part]
     xp = namespace(x)
@@ -165,7 +165,7 @@ def _diagonal(x: Any, part: int) -> Any:
 
 
 def _turned(x: Leaves, cos: Leaves, sin: Leaves, axis: int, half: int) -> Leaves:
-    """Return the halves of rows or columns, turned against each other by an angle for each pair."""
+    """Return the halves of rows or columns after rotating each pair by an angle."""
     upper, lower = (
         _moved(lambda y, b=begin: y[b : b + half] if axis == 0 else y[:, b : b + half], x)
         for begin in (0, half)
@@ -177,7 +177,7 @@ def _turned(x: Leaves, cos: Leaves, sin: Leaves, axis: int, half: int) -> Leaves
 
 
 def _without(x: Any, half: int) -> Any:
-    """Return a matrix with zeros where the rotations have made them, but for roundings."""
+    """Return a matrix with exact zeros at the elements that the rotations make zero."""
     xp = namespace(x)
     ones = xp.ones_like(x[:half, :half]) - _eye(x, half)
     keep = xp.concat([xp.ones_like(ones), ones], axis=1)
@@ -197,7 +197,7 @@ def _size(x: Any, beside: bool) -> Any:
 
 
 def _eigenvalues(x: Any, v: Any, size: int) -> Any:
-    """Return the diagonal, and below every other number what was padded."""
+    """Return the diagonal, with a value below all others for padding."""
     xp = namespace(x)
     values = xp.linalg.diagonal(x)
     if x.shape[0] == size:
@@ -210,8 +210,8 @@ def _true(x: Any) -> Any:
     return xp.ones((), dtype=xp.bool, device=device_of(x))
 
 
-# Householder's reflections. The columns of what is left move to the left by one at each step, so
-# that the next one is always the first; the row that is done leaves the mask.
+# Householder reflections. At each step the remaining columns move left by one, so the next column
+# is always the first. The finished row leaves the mask.
 
 
 def householder(x: Leaves) -> Leaves:

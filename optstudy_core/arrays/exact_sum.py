@@ -1,29 +1,30 @@
 """Sums of float64 terms that do not depend on order, split, sharding, device or library.
 
 Let M be the largest magnitude of N terms x, P the power of two with P ≤ M < 2·P, n the power of
-two ≥ N and W = min(50, 62 − log₂ n). Fold k = 1, 2, … rounds what is left of each term to a
-multiple of a unit and keeps the rest:
+two ≥ N and W = min(50, 62 − log₂ n). Fold k = 1, 2, … rounds each term to a multiple of a unit, and
+the rest is left for the next fold:
 
     u₁ = 2·P·2⁻ᵂ,  uₖ₊₁ = uₖ·2⁻⁽ᵂ⁺¹⁾,    σ = 1.5·2⁵²·uₖ,    t = σ + x,    x ← x − (t − σ)
 
 t lies in the binade of σ, so its bits, read as an integer, are those of σ plus the multiple. These
-integers are added modulo 2⁶⁴: exactly and in any order, whatever adds them (a vector unit, a GPU,
-several machines). A multiple is at most 2ᵂ, so their sum is below 2⁶³ and is read off at the end.
+integers are added modulo 2⁶⁴, exactly and in any order, by a vector unit, a GPU or several
+machines. A multiple is at most 2ᵂ, so the sum of multiples is below 2⁶³, and the integers give it
+at the end.
 
     Σx ≈ Σₖ uₖ·Σ(multiples),    K folds with K·(W + 1) ≥ log₂ n + 54
 
-Two folds do up to 2²⁴ terms, three up to 2³³. What they leave out is at most 2⁻⁵³·M in all, and
-putting the integers together rounds the result once and less important parts before, so
+Two folds are enough for 2²⁴ terms, three for 2³³. The part that they leave out is at most 2⁻⁵³·M.
+Combining the integers rounds the result once, and smaller parts before, so
 
     |result − Σx| ≤ 2⁻⁵³·|Σx| + 2⁻⁵²·M
 
 for N ≤ 2³⁰ (beyond it with Σ|x| for M, and + N·2⁻¹⁰²² where M is below 2⁻⁹⁰⁰).
 
-The idea of folds against a common power of two is that of Demmel and Nguyen 2015
-(`demmel2015parallel`) and Rump, Ogita and Oishi 2008 (`rump2008accurate`); the integers let two
-folds do the work of three, and leave nothing for a compiler to reorder.
+Folds with a common power of two are from Demmel and Nguyen 2015 (`demmel2015parallel`) and Rump,
+Ogita and Oishi 2008 (`rump2008accurate`). With integers, two folds do the work of three, and a
+compiler cannot reorder anything.
 
-A sum needs one pass for M and one for all folds. How a library makes them is a :class:`Library`.
+A sum needs one pass for M and one pass for all folds. A :class:`Library` makes the passes.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ from .bits import BIAS, DIGITS, biased_exponent, clipped, from_bits, power_of_tw
 from .namespace import Array, namespace
 
 Vector = Sequence[Array]
-"""The arrays of a tree in one order; together one vector."""
+"""The arrays of a tree in a fixed order, as one vector."""
 
 Terms = Callable[..., Iterable[tuple[Array, ...]]]
-"""From a block of each vector, the terms of each sum: ``(x,)`` or the factors ``(x, y)``."""
+"""A function of a block of each vector: the terms of each sum, ``(x,)`` or factors ``(x, y)``."""
 
 Parts = Callable[..., Iterator[Array]]
-"""From a block of each vector, float64 arrays whose bits are to be added."""
+"""A function of a block of each vector: float64 arrays to add as bits."""
 
-_LOW_BITS = 10  # what is above them in a sum of multiples, a float64 holds
+_LOW_BITS = 10  # a float64 holds the rest of a sum of multiples
 
 
 class Library(ABC):
-    """How one library passes over vectors; ``xp`` has its ``sqrt``, ``where`` and ``maximum``.
+    """The passes of a library over vectors; ``xp`` has its ``sqrt``, ``where`` and ``maximum``.
 
     Scalars are 0-d arrays (wrapped where operators need it), so nothing waits for a device.
     """
@@ -61,39 +62,39 @@ class Library(ABC):
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         """Return, for each sum, the pair max(terms) and max(−terms), NaN if a term is NaN.
 
-        Instead of a negative maximum it may return 0.
+        The result may be 0 instead of a negative maximum.
         """
 
     @abstractmethod
     def totals(self, parts: Parts, vectors: Sequence[Vector], after: Sequence[Any]) -> list[Any]:
         """Return the sums modulo 2⁶⁴ of the bits of each float64 array that ``parts`` yields.
 
-        They are int64 scalars, not wrapped.
+        The sums are int64 scalars, not wrapped.
 
         Args:
-            parts: of a block; it may change an array once it is asked for the next one.
-            vectors: of the same shapes.
-            after: scalars of the pass before, on which this one waits.
+            parts: a function of a block; it may change an array after yielding the next array.
+            vectors: vectors of the same shapes.
+            after: scalars of the previous pass, for which this pass waits.
         """
 
     @abstractmethod
     def plain(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
-        """Return the float64 sums of terms, in whatever order is fast."""
+        """Return the float64 sums of terms, in any order."""
 
     def count(self, vector: Vector) -> int:
-        """Return how many terms a sum over a vector has."""
+        """Return the number of terms of a sum over a vector."""
         return sum(size(x) for x in vector)
 
     def sizes(self, vector: Vector) -> Any:
-        """Return how many entries a vector has, to divide by: 1 of an empty one."""
+        """Return the number of elements of a vector as a divisor: 1 for an empty vector."""
         return float(max(1, self.count(vector)))
 
     def wrap(self, scalar: Array) -> Any:
-        """Return a scalar of the library as one with the operators of ``xp``."""
+        """Return a scalar of the library with the operators of ``xp``."""
         return scalar
 
     def unwrap(self, scalar: Any) -> Array:
-        """Undo :meth:`wrap`."""
+        """Return the scalar inside the result of :meth:`wrap`."""
         return scalar
 
 
@@ -104,13 +105,13 @@ def exact_sums(
     vectors: Sequence[Vector],
     largest: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Return the exact sum of each of the terms, rounded as the module says.
+    """Return the exact sum of each of the terms, with the rounding described in this module.
 
     Args:
-        library: of the vectors.
-        terms: float64, of magnitudes below 2⁹⁰⁰ (scale them).
-        vectors: of the same shapes, with entries.
-        largest: for each sum its M, if it is known (where it is not finite, it is the sum).
+        library: the library of the vectors.
+        terms: a function that yields float64 terms, with magnitudes below 2⁹⁰⁰ (scale them).
+        vectors: vectors of the same shapes, not empty.
+        largest: M for each sum, if known (if M is not finite, the sum is M).
 
     Returns:
         float64 scalars of the library.
@@ -152,7 +153,7 @@ def exact_sums(
 
 
 def product(factors: tuple[Array, ...]) -> Array:
-    """Return a term of its one or two factors."""
+    """Return the product of one or two factors."""
     return factors[0] * factors[1] if len(factors) == 2 else factors[0]
 
 
@@ -172,11 +173,11 @@ def _folds(largest: Array, count: int) -> list[tuple[Array, Array, Array]]:
 
 
 def _read(total: Array, bits: Array, unit: Array, count: int) -> tuple[Array, Array]:
-    """Return the two halves of a fold's integer times its unit, each without a rounding."""
+    """Return two halves of the integer of a fold times its unit, each without rounding."""
     integer = total - bits * count
     xp = namespace(integer)
     high, low = integer >> _LOW_BITS, integer & ((1 << _LOW_BITS) - 1)
-    # Products with powers of two: no rounding, so a compiler may contract them with a sum.
+    # Products with powers of two are exact, so a compiler may contract them with a sum.
     return (
         xp.astype(high, xp.float64) * (unit * 2.0**_LOW_BITS),
         xp.astype(low, xp.float64) * unit,

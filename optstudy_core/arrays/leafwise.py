@@ -1,10 +1,10 @@
 """Rules that depend on the shape of a leaf: run shape by shape, or leaf by leaf.
 
-A formula with ``@shapewise`` sees the leaves of one shape at a time, so it may ask for
-``grad.shape`` and do one thing with matrices and another with vectors. One with ``@leafwise`` sees
-one leaf at a time, so it may also ask whether something holds (:func:`optstudy_core.matrix.when`).
-Every leaf must have the same fields: one that a leaf does not need is :func:`nothing`, ``None``
-there. Sums over all leaves are not possible.
+A formula with ``@shapewise`` gets the leaves of one shape at a time. So it may read ``grad.shape``,
+and treat matrices and vectors differently. A formula with ``@leafwise`` gets one leaf at a time, so
+it may also use conditions (:func:`optstudy_core.matrix.when`). Every leaf must have the same
+fields; a field that a leaf does not need is :func:`nothing`, ``None``. Sums over all leaves are not
+possible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .numpy_backend import NumPy
 
 
 def leafwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``init`` or ``update`` be called leaf by leaf, and join what it returns.
+    """Decorate ``init`` or ``update`` to be called leaf by leaf; the results are joined.
 
     >>> @leafwise
     ... def double_matrices(x):
@@ -37,7 +37,7 @@ def leafwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shapewise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``init`` or ``update`` be called for the leaves of each shape, and join what it returns.
+    """Decorate ``init`` or ``update`` to be called shape by shape; the results are joined.
 
     >>> @shapewise
     ... def how_many(x):
@@ -76,7 +76,7 @@ def _in_parts(
 
             picked = [_mapped(pick, a) for a in args]
             own = {k: _mapped(pick, v) for k, v in kwargs.items()}
-            if not part:  # the example is NumPy's, and a number in double of another library
+            if not part:  # the example is of NumPy, a number in double of another library
                 own = {k: 1.0 if isinstance(v, Doubles) else v for k, v in own.items()}
             return function(*picked, **own)
 
@@ -87,12 +87,12 @@ def _in_parts(
 
 
 def nothing(like: Array) -> Array:
-    """Return a field that a leaf does not need: ``None``, for a tree one for each leaf."""
+    """Return a field that a leaf does not need: ``None``, or for a tree ``None`` for each leaf."""
     return Leaves([None] * like.count, like.backend) if isinstance(like, Leaves) else None
 
 
 def is_nothing(field: Array) -> bool:
-    """Return whether a field is one that the leaves do not need."""
+    """Return whether the leaves do not need a field."""
     return field is None or (isinstance(field, Leaves) and field.values[0] is None)
 
 
@@ -102,7 +102,7 @@ _EXAMPLE = Leaves([np.zeros(())], NumPy())  # for a tree without leaves
 def _mapped(pick: Callable[[Leaves], Leaves], value: Any) -> Any:
     is_state = isinstance(value, Leaves) or hasattr(
         value, "_fields"
-    )  # else a number, a tuple of them
+    )  # otherwise a number, or a tuple of numbers
     return map_leaves(pick, value) if is_state else value
 
 

@@ -1,9 +1,9 @@
-"""Several arrays that compute like one: what the adapters hand to the core.
+"""Several arrays that compute like one array, passed by the adapters to the core.
 
-A :class:`Leaves` holds the leaves of a tree of parameters. Its operators and the functions of its
-namespace work leaf by leaf, and each calls the :class:`Backend` once per leaf, which rounds the
-result once (IEEE 754, to nearest even). So the formulas stay as they are written in the core,
-and what a library needs to round them exactly stands in one place: its backend.
+A :class:`Leaves` has the leaves of a tree of parameters. Its operators and the functions of its
+namespace work leaf by leaf. Each calls the :class:`Backend` once per leaf, and the backend rounds
+the result once (IEEE 754, to nearest even). So all libraries run the same formulas, and only the
+backend of a library knows how the library rounds.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ OPERATIONS: Final = (
     "zeros_like",
     "ones_like",
 )
-"""What a formula may be made of, by the names of the array API standard."""
+"""The operations of formulas, with the names of the array API standard."""
 
 
 Reduction = Callable[..., Any]
-"""From a :class:`~optstudy_core.exact_sum.Library` and vectors, one float64 scalar."""
+"""A function of a :class:`~optstudy_core.exact_sum.Library` and vectors: a float64 scalar."""
 
 
 Trees = tuple["Leaves", ...]
@@ -56,23 +56,23 @@ Step = Callable[..., Trees]
 
 
 class Backend:
-    """How one library computes an operation on one leaf, rounded once.
+    """The operations of a library on one leaf, rounded once.
 
-    Subclasses define :meth:`apply`, :meth:`full` and :meth:`scalar_of`; NumPy's is the definition
-    of the result.
+    Subclasses define :meth:`apply`, :meth:`full` and :meth:`scalar_of`. The backend of NumPy is the
+    definition of the result.
     """
 
     name: str
     operations: tuple[str, ...] = OPERATIONS
 
     def apply(self, operation: str, *args: Any) -> Any:
-        """Return ``operation`` (a name of :data:`OPERATIONS`) of leaves and Python numbers."""
+        """Return ``operation`` (a name in :data:`OPERATIONS`) of leaves and Python numbers."""
         raise NotImplementedError
 
     def full(self, value: Any, leaf: Any) -> Any:
         """Return a 0-d array with ``value`` (a number or a float64 scalar), rounded once.
 
-        It has the dtype and the device of ``leaf``.
+        The array has the dtype and the device of ``leaf``.
         """
         raise NotImplementedError
 
@@ -81,11 +81,12 @@ class Backend:
         raise NotImplementedError
 
     def reduce(self, function: Reduction, trees: Sequence[Leaves], whole: bool) -> Leaves:
-        """Return a scalar for each leaf: of that leaf of the trees, or of the whole trees.
+        """Return a scalar for each leaf, from this leaf of the trees or from the whole trees.
 
         Args:
-            function: of :mod:`optstudy_core.reductions`; empty leaves are left out of its vectors.
-            trees: of one structure.
+            function: a function of :mod:`optstudy_core.reductions`; its vectors have no empty
+                leaves.
+            trees: trees of one structure.
             whole: whether all leaves are one vector.
         """
         rows = list(zip(*(tree.values for tree in trees), strict=True))
@@ -98,7 +99,7 @@ class Backend:
         return self.fulls(values, trees[0])
 
     def fulls(self, values: Sequence[Any], tree: Leaves) -> Leaves:
-        """Return what :meth:`full` does of a value for each leaf of a tree."""
+        """Return the results of :meth:`full` for a value for each leaf of a tree."""
         pairs = zip(values, tree.values, strict=True)
         return Leaves((self.full(value, leaf) for value, leaf in pairs), self)
 
@@ -107,7 +108,7 @@ class Backend:
 
         Args:
             function: as in :meth:`reduce`.
-            rows: of each leaf, its array in each of the trees.
+            rows: for each leaf, its array in each of the trees.
         """
         return [
             self.scalar_of(function, [[x] if math.prod(x.shape) else [] for x in row])
@@ -115,17 +116,17 @@ class Backend:
         ]
 
     def rearrange(self, function: Callable[..., Any], *trees: Leaves) -> Leaves:
-        """Apply to each leaf a function that moves, picks or repeats elements, without rounding.
+        """Apply to each leaf a function that moves, selects or repeats elements, without rounding.
 
         Args:
-            function: of the library's own arrays.
-            trees: its arguments.
+            function: a function of arrays of the library.
+            trees: the arguments of the function.
         """
         rows = zip(*(tree.values for tree in trees), strict=True)
         return Leaves((self.rearranged(function, *row) for row in rows), self)
 
     def rearranged(self, function: Callable[..., Any], *leaves: Any) -> Any:
-        """Return what such a function makes of leaves."""
+        """Return the result of such a function for leaves."""
         return function(*leaves)
 
     def in_double(
@@ -134,10 +135,10 @@ class Backend:
         """Compute a function of each leaf in float64, and round the result to its dtype.
 
         Args:
-            function: of trees of one leaf; of ``axis`` as well, if there is one.
-            trees: its arguments.
-            axis: along which the function computes, if it leaves all other axes alone: leaves may
-                be cut along the others, or be put side by side along a new one.
+            function: a function of trees of one leaf, and of ``axis`` if given.
+            trees: the arguments of the function.
+            axis: the axis along which the function computes, if all other axes are independent:
+                leaves may then be divided along other axes, or stacked along a new axis.
         """
         if axis is not None:
             function = functools.partial(function, axis=axis)
@@ -145,21 +146,21 @@ class Backend:
         return Leaves((self.doubled(function, *row) for row in rows), self)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
-        """Return what such a function makes of leaves of one dtype."""
+        """Return the result of such a function for leaves of one dtype."""
         raise NotImplementedError
 
     def sum_along(self, x: Leaves, axis: int) -> Leaves | None:
-        """Return what :func:`optstudy_core.axes.axis_sum` does of float64, if that is faster."""
+        """Return :func:`optstudy_core.axes.axis_sum` in float64; ``None`` if not faster."""
         return None
 
     def matmul(self, x: Any, y: Any) -> Any:
-        """Return the library's product of float64 matrices, of which every sum is exact."""
+        """Return the product of the library for float64 matrices with exact sums."""
         return x @ y
 
     def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
-        """Return ``function(*trees)`` if ``condition``, one truth, holds, else ``otherwise``.
+        """Return ``function(*trees)`` if ``condition``, one boolean, is true, else ``otherwise``.
 
-        The function is called only where it is needed; a device is waited for.
+        The function is called only if it is needed; this waits for a device.
         """
         (truth,) = condition.values
         return function(*trees) if bool(truth) else otherwise
@@ -167,13 +168,13 @@ class Backend:
     def repeat(
         self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
     ) -> Trees:
-        """Return what becomes of trees by ``function`` while one truth, ``go_on``, holds.
+        """Return trees after repeating ``function`` while ``go_on`` returns true.
 
         Args:
-            function: of as many trees as it returns, of the same shapes.
-            go_on: of the trees.
-            trees: of one leaf each.
-            most: number of repetitions.
+            function: a function of trees that returns the same number of trees of the same shapes.
+            go_on: a function of the trees that returns one boolean.
+            trees: the initial trees, of one leaf each.
+            most: the largest number of repetitions.
         """
         for _ in range(most):
             (truth,) = go_on(*trees).values
@@ -182,26 +183,26 @@ class Backend:
             trees = function(*trees)
         return trees
 
-    # Numbers in double precision: on the host, but for libraries that trace.
+    # Numbers in double precision: on the host, except in libraries that trace.
 
     def no_steps(self, tree: Leaves) -> Leaves:
         """Return a count of 0 steps for each leaf, int32."""
         return Scalars(np.zeros(tree.count, np.int32), tree.count, self)
 
     def counted(self, counts: Leaves) -> Doubles:
-        """Return step counts as numbers; one of them, where all leaves have the same."""
+        """Return step counts as numbers; as one number if all leaves have the same count."""
         values = np.array([float(t) for t in counts.values])
         alike = len(values) and (values == values[0]).all()
         return Doubles(values[0] if alike else values, self)
 
     def counts(self, number: Any, like: Leaves) -> Leaves:
-        """Return whole numbers that were computed in double precision as step counts."""
+        """Return integers in double precision as step counts."""
         value = number.value if isinstance(number, Doubles) else number
         vector = np.broadcast_to(np.asarray(value).astype(np.int32), (like.count,))
         return Scalars(vector, like.count, self)
 
     def one_minus_power(self, a: Any, t: Leaves) -> Doubles:
-        """Return what :func:`optstudy_core.doubles.one_minus_power` says."""
+        """Return the result of :func:`optstudy_core.doubles.one_minus_power`."""
         steps = self.counted(t).value
         part = a.value if isinstance(a, Doubles) else a
         pairs = np.broadcast_arrays(part, steps)
@@ -215,18 +216,18 @@ class Backend:
             return Doubles(getattr(np, operation)(*values)[()], self)
 
     def spread(self, number: Doubles, tree: Leaves) -> Any:
-        """Return a number, or one for each leaf, rounded once to its dtype; truths for truths."""
+        """Return a number for each leaf, rounded once to its dtype; booleans stay booleans."""
         value = number.value
         if value.dtype == bool:
             return self.truths(np.broadcast_to(value, (tree.count,)), tree)
         return self.fulls(list(value), tree) if value.ndim else float(value)
 
     def truths(self, values: Any, tree: Leaves) -> Leaves:
-        """Return a truth for each leaf."""
+        """Return a boolean for each leaf."""
         return Leaves(values, self)
 
     def meet(self, operation: str, *args: Any) -> Any:
-        """Return ``operation`` of trees and numbers, which are rounded where they meet a tree."""
+        """Return ``operation`` of trees and numbers, which are rounded to the dtypes of a tree."""
         tree = None
         for a in args:
             if isinstance(a, Leaves):
@@ -238,26 +239,26 @@ class Backend:
         )
 
     def stacked(self, scalars: Sequence[Any]) -> Any:
-        """Return scalars of the leaves as one vector, or None where that is not of use."""
+        """Return scalars of the leaves as one vector, or ``None`` if this saves nothing."""
         return None
 
     def unstacked(self, vector: Any) -> Sequence[Any]:
-        """Return the elements of such a vector as the leaves they were."""
+        """Return the elements of such a vector as leaves."""
         return [vector[i] for i in range(vector.shape[0])]
 
     def joined(self, trees: Sequence[Leaves], parts: Sequence[Sequence[int]]) -> Leaves:
         """Return one tree.
 
         Args:
-            trees: its parts.
-            parts: the numbers in the whole of the leaves of each.
+            trees: the parts of the tree.
+            parts: for each part, the numbers of its leaves in the whole tree.
         """
         return Leaves(in_order(trees, parts), self)
 
     def map(self, operation: str, *args: Any) -> Leaves:
         """Apply ``operation`` leaf by leaf; numbers and one-leaf operands go to every leaf.
 
-        What is a scalar for each leaf is computed as one vector, which costs one call.
+        Scalars of the leaves are computed as one vector, in one call.
         """
         several = [a for a in args if isinstance(a, Leaves)]
         counts = [a.count for a in several]
@@ -327,18 +328,18 @@ class LeavesNamespace:
 
 
 UNKNOWN: Final = object()
-"""The vector of a tree before it is asked for."""
+"""Marks a vector of a tree that is not computed yet."""
 
 
 class Leaves(Operators):
     """The leaves of a tree of arrays, with the operators of one array.
 
     Args:
-        values: one array a leaf, as the backend keeps them.
-        backend: computes the operations.
+        values: one array for each leaf, in the form of the backend.
+        backend: the backend that computes the operations.
 
     Attributes:
-        kept: what the backend keeps of it.
+        kept: data that the backend stores for the tree.
 
     >>> import numpy as np
     >>> from optstudy_core.arrays.numpy_backend import NumPy
@@ -364,12 +365,12 @@ class Leaves(Operators):
 
     @property
     def count(self) -> int:
-        """How many leaves there are."""
+        """The number of leaves."""
         return len(self.values)
 
     @property
     def vector(self) -> Any:
-        """The leaves as one vector, where all are scalars of one kind; else None."""
+        """The leaves as one vector, if all are scalars of one kind; otherwise ``None``."""
         if self._vector is UNKNOWN:
             scalars = all(x is not None and x.shape == () for x in self.values)
             self._vector = self.backend.stacked(self.values) if scalars else None
@@ -385,17 +386,17 @@ class Leaves(Operators):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that all leaves have.
+        """The shape of all leaves.
 
         Raises:
-            ValueError: if there are several.
+            ValueError: if leaves have different shapes.
         """
         (shape,) = {tuple(leaf.shape) for leaf in self.values}
         return shape
 
     @property
     def device(self) -> None:
-        """A tree is on no single device; scalars go where their leaf is."""
+        """``None``, because leaves may be on several devices; scalars are with their leaf."""
         return None
 
     def __repr__(self) -> str:
@@ -403,7 +404,7 @@ class Leaves(Operators):
 
 
 class Scalars(Leaves):
-    """A scalar for each leaf, kept as one vector until someone asks for the leaves."""
+    """A scalar for each leaf, stored as one vector until the leaves are read."""
 
     __slots__ = ("_count",)
 
@@ -420,7 +421,7 @@ class Scalars(Leaves):
 
     @property
     def count(self) -> int:
-        """How many leaves there are."""
+        """The number of leaves."""
         return self._count
 
 
@@ -430,7 +431,7 @@ def namespace_of(tree: Leaves) -> LeavesNamespace:
 
 
 def map_leaves(function: Callable[[Any], Any], state: Any) -> Any:
-    """Apply ``function`` to every field that is there of a state of (nested) named tuples."""
+    """Apply ``function`` to every field, except ``None``, of a state of (nested) named tuples."""
     if state is None:
         return None
     if not isinstance(state, tuple):
@@ -439,7 +440,7 @@ def map_leaves(function: Callable[[Any], Any], state: Any) -> Any:
 
 
 def fields_of(state: Any) -> list[Any]:
-    """Return the fields that are there of a state of (nested) named tuples."""
+    """Return the fields, except ``None``, of a state of (nested) named tuples."""
     fields: list[Any] = []
     map_leaves(fields.append, state)
     return fields

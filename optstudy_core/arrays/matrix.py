@@ -173,7 +173,7 @@ def _identity(x: Any) -> Any:
 
 
 def coupled_root(a: Leaves, order: int) -> Leaves:
-    """Return what :func:`inverse_root` does of a float64 matrix."""
+    """Return the result of :func:`inverse_root` for a float64 matrix."""
     xp = namespace(a)
     norm = leaf_norm(a)
     scale, root = (
@@ -190,7 +190,7 @@ def coupled_root(a: Leaves, order: int) -> Leaves:
         return matmul(x, t), matmul(power, m), distance
 
     def go_on(x: Leaves, m: Leaves, distance: Leaves) -> Leaves:
-        far: Leaves = distance > _NEAR  # and not for NaN
+        far: Leaves = distance > _NEAR  # false for NaN
         return far
 
     begin = unit * root, a * scale, xp.ones_like(norm)
@@ -215,7 +215,7 @@ def _slices(x: Leaves, rough: bool) -> int:
 
 
 def sliced_product(x: Leaves, y: Leaves | None = None, *, slices: int) -> Leaves:
-    """Return the product of float64 matrices, of the first with its transpose without a second."""
+    """Return the product of float64 matrices; without ``y`` that of x and its transpose."""
     length = x.shape[1]
     if not length:
         return x.backend.rearrange(_zeros, x, transposed(x) if y is None else y)
@@ -240,9 +240,9 @@ def sliced_product(x: Leaves, y: Leaves | None = None, *, slices: int) -> Leaves
 
 
 def _sliced(x: Leaves, axis: int, bits: int, slices: int) -> tuple[list[Leaves], Leaves | None]:
-    """Return the slices of rows or columns, and the powers of two that they were divided by.
+    """Return the slices of rows or columns, and the powers of two of their scaling.
 
-    A float32 matrix is not divided: none of its products leaves the range of float64. A row with
+    A float32 matrix is not scaled, because its products stay in the range of float64. A row with
     NaN or infinities is NaN in every slice.
     """
     xp = namespace(x)
@@ -271,7 +271,7 @@ def _tops(x: Any, axis: int) -> Any:
 
 
 def _power(tops: Any) -> Any:
-    """Return 2 to the power of the exponents of positive float64 numbers, of 0 the least one."""
+    """Return 2ᵉ for the exponents e of float64 numbers ≥ 0; for 0 the smallest power."""
     return power_of_two(namespace(tops).clip(biased_exponent(tops), 1, 2 * BIAS - 1))
 
 

@@ -1,4 +1,4 @@
-"""Which functions belong to an array: the only place where the core meets a library."""
+"""The functions for an array, in the only module of the core that deals with libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def namespace(x: Array) -> Any:
 
     Args:
         x: a NumPy or JAX array, a torch tensor, or any array with ``__array_namespace__``
-            (what the adapters pass in has one).
+            (arrays from the adapters have one).
 
     Returns:
         the module or object with ``sqrt``, ``where``, ``zeros_like``, … for ``x``.
@@ -36,7 +36,7 @@ def namespace(x: Array) -> Any:
 def scalar(like: Array, value: float) -> Array:
     """Return a 0-d array with ``value``, in the dtype and on the device of ``like``.
 
-    For a tree it is one scalar per leaf, so that leaves advance on their own.
+    For a tree it is one scalar per leaf, so that leaves are independent.
 
     >>> import numpy as np
     >>> scalar(np.ones(3, dtype="float32"), 0.5).dtype
@@ -46,7 +46,7 @@ def scalar(like: Array, value: float) -> Array:
 
 
 def no_steps(like: Array) -> Array:
-    """Return a count of 0 steps, int32; for a tree one for each leaf.
+    """Return a count of 0 steps, int32; for a tree a count for each leaf.
 
     >>> import numpy as np
     >>> no_steps(np.ones(3)).dtype
@@ -58,7 +58,7 @@ def no_steps(like: Array) -> Array:
 
 
 def _scalar(like: Array, value: float, dtype: Any) -> Array:
-    # A scalar of JAX goes where it is used; its .device is a sharding that need not fit one.
+    # A scalar of JAX goes to the device of its use; .device is a sharding that may not fit it.
     device = None if array_api_compat.is_jax_array(like) else array_api_compat.device(like)
     return namespace(like).full((), value, dtype=dtype, device=device)
 
@@ -66,9 +66,9 @@ def _scalar(like: Array, value: float, dtype: Any) -> Array:
 def absent(hyperparameter: Any) -> bool:
     """Return whether a term is left out, because its factor is the Python number 0.
 
-    A factor that is an array (a traced value, an injected hyperparameter) is never absent,
-    whatever its value: formulas do not branch on the values of arrays. A term that is absent is
-    not computed at all, so ``0 * inf`` cannot make a NaN of it, and parameters are not needed.
+    A factor that is an array (a traced value, an injected hyperparameter) is never absent, because
+    formulas do not branch on values of arrays. An absent term is not computed. So ``0 * inf``
+    cannot give NaN, and parameters are not needed.
 
     >>> absent(0.0), absent(0.1)
     (True, False)

@@ -1,4 +1,4 @@
-"""NumPy computes the leaves: the definition of every other backend's bits."""
+"""The backend of NumPy, which defines the bits of all backends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .passes import HOST, Columns
 
 
 class NumPy(Backend):
-    """NumPy's own operators: the definition of every other backend's bits."""
+    """The operators of NumPy, which define the bits of all backends."""
 
     name = "numpy"
 
     def apply(self, operation: str, *args: Any) -> Any:
-        # Scalars of NumPy (what its functions return for 0-d arrays) keep their dtype: no array
-        # type is needed around them. Overflow and invalid operations are values here, not news.
+        # Scalars of NumPy, the results for 0-d arrays, keep their dtype without an array type.
+        # Overflow and invalid operations give values, without warnings.
         with np.errstate(all="ignore"):
             return getattr(np, operation)(*args)
 
@@ -55,7 +55,7 @@ class NumPy(Backend):
     def scalars_of_large(
         self, function: Reduction, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[Any]:
-        """Return what :meth:`scalars_of` does, leaf by leaf."""
+        """Return the result of :meth:`scalars_of`, leaf by leaf."""
         return super().scalars_of(function, rows)
 
     def in_double(
@@ -83,11 +83,11 @@ class NumPy(Backend):
         return Leaves(_small_ones_together(rows, kind, in_parts, alone, _TOGETHER // 2), self)
 
     def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Return what a function makes of each of some items that do not depend on each other."""
+        """Return the results of a function for independent items."""
         return [function(item) for item in items]
 
     def doubled_along(self, axis: int, function: Callable[..., Leaves], *leaves: Any) -> Any:
-        """Return what :meth:`doubled` does; a leaf may be cut along other axes than this one."""
+        """Return the result of :meth:`doubled`; a leaf may be divided along other axes."""
         return self.doubled(functools.partial(function, axis=axis), *leaves)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
@@ -104,7 +104,7 @@ class NumPy(Backend):
 
 
 _TOGETHER = 1 << 19
-"""Numbers of leaves that are computed side by side: more would not stay in the cache."""
+"""The largest number of elements of leaves that are computed together, to fit the cache."""
 
 
 def _small_ones_together(
@@ -114,14 +114,14 @@ def _small_ones_together(
     alone: Callable[..., Iterable[Any]],
     most: int,
 ) -> list[Any]:
-    """Compute small leaves of one kind in one call, which costs more than hundreds of numbers.
+    """Compute small leaves of one kind in one call; a call costs more than hundreds of elements.
 
     Args:
-        rows: of each leaf, its array in each of the trees.
-        kind: of a row.
-        together: computes rows of one kind.
-        alone: computes any rows.
-        most: numbers of the largest leaf that is small.
+        rows: for each leaf, its array in each of the trees.
+        kind: a function that returns the kind of a row.
+        together: a function that computes rows of one kind.
+        alone: a function that computes any rows.
+        most: the number of elements of the largest small leaf.
     """
     alike: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):

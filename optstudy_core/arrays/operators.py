@@ -1,4 +1,4 @@
-"""The operators of an array, for what a backend computes: trees of leaves, and numbers."""
+"""The operators of an array, for trees of leaves and numbers of a backend."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _unary(operation: str) -> Callable[..., Any]:
 
 
 class Operators:
-    """Operators that ask ``self.backend`` to ``meet`` the operands."""
+    """Operators that call ``self.backend.meet`` with the operands."""
 
     __slots__ = ()
     __array_priority__ = 1000
-    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
+    __array_ufunc__ = None  # a NumPy scalar on the left then uses our operation
     backend: Any
 
     __add__, __radd__ = _binary("add")

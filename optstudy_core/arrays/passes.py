@@ -1,4 +1,4 @@
-"""Passes over vectors in blocks that stay in the cache: what all libraries share, and NumPy's."""
+"""Passes over vectors in blocks that fit the cache: common code, and passes of NumPy."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .bits import size
 from .exact_sum import Library, Parts, Terms, Vector, product
 from .namespace import Array
 
-_BLOCK = 16_384  # float64 numbers: three arrays of this size stay in a core's second cache
-_CHUNK = 1 << 18  # numbers copied to the host at once, where a tensor's memory cannot be read
+_BLOCK = 16_384  # float64 elements: three arrays of this size fit the second cache of a core
+_CHUNK = 1 << 18  # elements copied to the host at once, if the memory of a tensor cannot be read
 
 
 class Blockwise(Library):
-    """Passes in blocks: what NumPy and torch share."""
+    """Passes in blocks, for NumPy and torch."""
 
     @abstractmethod
     def groups(self, vectors: Sequence[Vector]) -> Iterable[tuple[Any, Iterator[Any]]]:
-        """Yield blocks, float64 arrays of a vector each, by where their sums are to be joined."""
+        """Yield groups with blocks, float64 arrays of each vector; sums of a group are joined."""
 
     def joined(self, group: Any, values: Array, operation: str) -> Array:
         """Return the ``"max"`` or ``"sum"`` of each of the values over the devices of a group."""
         return values
 
     def blocks(self, rows: Iterable[tuple[Array, ...]], length: int) -> Iterator[Any]:
-        """Yield blocks of about that length; small leaves share one, and there is one at least."""
+        """Yield at least one block of about this length; small leaves share a block."""
         small: list[tuple[Array, ...]] = []
         waiting, wanted = 0, True
         for leaves in rows:
@@ -52,7 +52,7 @@ class Blockwise(Library):
 
     @abstractmethod
     def gather(self, rows: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
-        """Return one float64 block of the arrays of each vector."""
+        """Return one float64 block for the arrays of each vector."""
 
     @abstractmethod
     def reduce(self, operation: str, x: Array, axis: int | None = None) -> Array:
@@ -96,7 +96,7 @@ class Blockwise(Library):
         vectors: Sequence[Vector],
         operation: str,
     ) -> list[Any]:
-        """Return the ``"max"`` or ``"sum"`` of what a function of blocks yields, each by itself."""
+        """Return the ``"max"`` or ``"sum"`` of each result that a function of blocks yields."""
         groups = []
         for group, blocks in self.groups(vectors):
             rows = [self.stack(list(function(*block))) for block in blocks]
@@ -107,7 +107,7 @@ class Blockwise(Library):
 
 
 class Host(Blockwise):
-    """NumPy, over arrays of any library, without a copy of more than a block where it can."""
+    """NumPy, over arrays of any library, with copies of at most a block if possible."""
 
     xp = np
     block = _BLOCK
@@ -132,7 +132,7 @@ class Host(Blockwise):
         return np.array(scalars)
 
     def dot(self, x: Array, y: Array) -> Array:
-        half = _BLOCK // 2  # BLAS wakes threads for more than 10,000 numbers, and waits for them
+        half = _BLOCK // 2  # BLAS starts threads for more than 10,000 elements, and waits for them
         return x[:half] @ y[:half] + x[half:] @ y[half:]
 
 
@@ -140,16 +140,17 @@ HOST = Host()
 
 
 class Columns(Host):
-    """NumPy, over several small vectors at once: a scalar is an array with one for each.
+    """NumPy, over several small vectors at once: a scalar is an array with one element for each.
 
-    A vector is one array with a column for each of them, padded with zeros, which change no sum.
+    A vector is one array with a column for each small vector, padded with zeros, which change no
+    sum.
 
     Args:
-        lengths: of the columns without the padding.
+        lengths: the lengths of the columns without the padding.
     """
 
     most = 1 << 12
-    """Up to as many terms a sum has the same folds, however many they are."""
+    """The largest number of terms for which all sums have the same folds."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._lengths = lengths
@@ -191,7 +192,7 @@ def _blocks(arrays: tuple[np.ndarray, ...], length: int) -> Iterator[tuple[np.nd
         if columns[0].size <= length:
             yield columns
             continue
-        for i in range(0, columns[0].size, length):  # contiguous float64 arrays come whole
+        for i in range(0, columns[0].size, length):  # contiguous float64 arrays are not split
             yield tuple(x[i : i + length] for x in columns)
 
 
@@ -206,11 +207,11 @@ def _pieces(leaves: tuple[Array, ...]) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def constant(x: Array) -> Array:
-    """Return an array through which no gradient of torch is to flow.
+    """Return an array without a gradient in torch.
 
     Raises:
-        ValueError: if one is: exact sums and products are whole numbers to a library, so that its
-            gradients would silently be others.
+        ValueError: if the array needs a gradient: exact sums and products are integers to a
+            library, so its gradients would silently be wrong.
     """
     if array_api_compat.is_torch_array(x) and (1 * x.reshape(-1)[:0]).requires_grad:
         raise ValueError(
@@ -234,12 +235,12 @@ def _has_numpy_dtype(x: Any) -> bool:
 def _local(x: Array) -> Array:
     if not array_api_compat.is_torch_array(x):
         return x
-    # A sharded tensor of torch has to be put together to be read; see optstudy_torch.geometry.
+    # A sharded tensor of torch must be gathered to be read; see optstudy_torch.geometry.
     return x.full_tensor().detach() if hasattr(x, "full_tensor") else x.detach()
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """Return an array of any library as NumPy's, in its own memory where that is possible."""
+    """Return an array of any library as a NumPy array, without a copy if possible."""
     if array_api_compat.is_torch_array(x):
         x = _local(x).cpu()
         return np.asarray((x if _has_numpy_dtype(x) else x.float()).numpy())

@@ -1,1 +1,1 @@
-"""What is known of the algorithms: the tables, hyperparameters and their ranges, citations."""
+"""The catalogue of algorithms: tables, hyperparameters with ranges, and citations."""

@@ -1,4 +1,4 @@
-"""What an algorithm is, for the adapters, the parity suite and the documentation."""
+"""The class of algorithms, for the adapters, the parity suite and the documentation."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Algorithm:
 
     @cached_property
     def _uses(self) -> Any:
-        from . import trial  # loaded when it is needed: start-up is short
+        from . import trial  # loaded at first use, for a short start-up
 
         return trial.uses(self)
 

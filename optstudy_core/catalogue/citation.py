@@ -30,7 +30,7 @@ def entry(key: str) -> str:
     """Return the BibTeX entry with ``key``.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such entry.
     """
     if key not in entries():
         raise ValueError(f"key = {key!r}: {nearest(key, entries())}")
@@ -38,16 +38,16 @@ def entry(key: str) -> str:
 
 
 def field(key: str, name: str) -> str:
-    """Return a field of a BibTeX entry, without braces; empty if it has none."""
+    """Return a field of a BibTeX entry, without braces; empty if the entry lacks the field."""
     found = re.search(rf"^\s*{name}\s*=\s*\{{(.*?)\}},?$", entry(key), re.MULTILINE | re.DOTALL)
     return " ".join(re.sub(r"[{}]", "", found.group(1)).split()) if found else ""
 
 
 def citation(algorithm: str | Algorithm, *, implementation: bool = False) -> str:
-    """Return the BibTeX entries of an algorithm's sources.
+    """Return the BibTeX entries of the sources of an algorithm.
 
     Args:
-        algorithm: a name of :data:`ALGORITHMS` or of :data:`WRAPPERS`, or an algorithm.
+        algorithm: a name in :data:`ALGORITHMS` or :data:`WRAPPERS`, or an algorithm.
         implementation: also return an entry for this implementation: version, file and digest.
 
     Raises:
@@ -84,9 +84,9 @@ def _implementation(name: str, version: str, date: str, repository: str) -> str:
     entry of this type with these fields.
 
     Args:
-        name: of the algorithm or the wrapper.
-        version: of this project.
-        date: of the release, year first; empty for a version that is not released.
+        name: the name of the algorithm or the wrapper.
+        version: the version of this project.
+        date: the date of the release, year first; empty for an unreleased version.
         repository: the address of the repository, or an empty string.
 
     Raises:

@@ -24,7 +24,7 @@ def first_state(algorithm: Any, hyperparameters: Mapping[str, Any]) -> Any:
 
 
 class Uses(NamedTuple):
-    """What a rule computes with, in any dialect.
+    """The features of a rule, in any dialect.
 
     Attributes:
         sums: the sums: over a leaf (False), or over all leaves (True).
@@ -36,7 +36,7 @@ class Uses(NamedTuple):
 
 
 def uses(algorithm: Any) -> Uses:
-    """Return what an algorithm computes with."""
+    """Return the features of an algorithm."""
     watch = _Watch()
     one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
     for dialect in algorithm.dialects or [None]:
@@ -47,7 +47,7 @@ def uses(algorithm: Any) -> Uses:
 
 
 class _Watch(NumPy):
-    """A namespace that remembers the sums and the functions of whole matrices that were used."""
+    """A namespace that records used sums and functions of whole matrices."""
 
     def __init__(self) -> None:
         self.sums: set[bool] = set()

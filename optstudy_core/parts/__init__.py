@@ -1,1 +1,1 @@
-"""What formulas share: bias correction, decay, roots, powers, schedules, the trust ratio."""
+"""Parts shared by formulas: bias correction, decay, roots, powers, schedules, the trust ratio."""

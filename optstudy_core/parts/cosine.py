@@ -1,7 +1,7 @@
-"""The cosine, made of + − × and ÷: the same bits in every library.
+"""The cosine from + − × and ÷, with the same bits in every library.
 
-Libraries differ in the last bits of ``cos``. Here an angle is a part x of half a turn, and goes to
-a distance a from a quarter of one, of which both series need few terms:
+Libraries differ in the last bits of ``cos``. Here the angle is πx. It is reduced to πa with a ≤ ¼,
+for which both series need few terms:
 
     cos πx = −cos π(1 − x) for x > ½,    cos πx = sin π(½ − x) for x > ¼
     z = (πa)²,  cos πa = 1 − z/(1·2)·(1 − z/(3·4)·(…)),  sin πa = πa·(1 − z/(2·3)·(1 − z/(4·5)·(…)))
@@ -17,7 +17,7 @@ from typing import Any
 from optstudy_core.arrays import doubles
 
 _TERMS = 9
-"""Of each series: the next one is below 2⁻⁵⁷."""
+"""The number of terms of each series; the next term is below 2⁻⁵⁷."""
 
 
 def cos_pi(x: Any) -> Any:

@@ -1,10 +1,10 @@
-"""The step size of MoMo: how far a linear model of the loss, cut at a lower bound, goes down.
+"""The step size of MoMo, from a linear model of the loss with a lower bound.
 
-Past batches i, with weights ρᵢ that sum up to c, make the model
+Past batches i, with weights ρᵢ that sum to c, give the model
 
     f(θ) ≈ max(f̄ + ⟨m, θ⟩ − γ, c·f*),    f̄ = Σ ρᵢ·fᵢ,  γ = Σ ρᵢ·⟨gᵢ, θᵢ⟩,  m = Σ ρᵢ·gᵢ
 
-and the step −τ·d, d = D⁻¹·m for a scaling D, goes to its minimum, but no further than lr/c:
+The step −τ·d, with d = D⁻¹·m for a scaling D, goes to the minimum of the model, with τ ≤ lr/c:
 
     w = 1 + lr·λ
     τ = min(lr/c, max(w·(f̄ − c·f* − γ) + ⟨m, θ⟩, 0) / ⟨m, d⟩),    0 where ⟨m, d⟩ ≤ floor
@@ -26,8 +26,8 @@ class LossModel(NamedTuple):
     """Averages of the losses of past batches.
 
     Attributes:
-        f_bar: of the losses f̄; shape () per leaf; 0 at the start.
-        gamma: the leaf's part of γ; shape () per leaf; 0 at the start.
+        f_bar: average of the losses f̄; shape () per leaf; 0 at the start.
+        gamma: contribution of the leaf to γ; shape () per leaf; 0 at the start.
         f_min: lower bound f* of the loss; shape () per leaf.
     """
 
@@ -51,9 +51,9 @@ def advance(model: LossModel, value: Array, inner: Array, decay: Any) -> LossMod
     """Return the model with one more batch.
 
     Args:
-        model: of the batches before.
+        model: the model of the previous batches.
         value: loss of the batch, shape ().
-        inner: the leaf's part of ⟨g, θ⟩ of the batch, shape () per leaf.
+        inner: contribution of the leaf to ⟨g, θ⟩ of the batch, shape () per leaf.
         decay: β of the averages.
     """
     f_bar = average(decay, model.f_bar, value)
@@ -73,19 +73,19 @@ def step_size(
     adapt_lower_bound: bool,
     sq_norm_floor: Any,
 ) -> tuple[LossModel, Array]:
-    """Return the model, its lower bound adapted if that is asked for, and τ, of shape ().
+    """Return the model, with an adapted lower bound if requested, and τ, of shape ().
 
     Args:
-        model: with the batch of this step.
+        model: the model with the batch of this step.
         m: averaged gradient.
-        d: direction of the step, turned round.
+        d: negative direction of the step.
         params: parameters before the step.
         c: sum of the weights of the averages.
         lr: largest τ, times c.
         weight_decay: λ.
-        lower_bound: what f* does not fall below.
-        adapt_lower_bound: estimate f* on the way.
-        sq_norm_floor: ⟨m, d⟩ up to which there is no step.
+        lower_bound: lower limit of f*.
+        adapt_lower_bound: estimate f* during the training.
+        sq_norm_floor: no step is taken if ⟨m, d⟩ is at most this value.
     """
     xp = namespace(m)
     f_bar, gamma, f_min = model.f_bar, global_sum(model.gamma), model.f_min
@@ -107,7 +107,7 @@ def step_size(
 
 
 def decayed_step(tau: Array, d: Array, params: Array, *, lr: Any, weight_decay: Any) -> Array:
-    """Return the step −τ·d with decay from where the parameters are: −(lr·λ/(1 + lr·λ))·θ − τ·d."""
+    """Return the step −τ·d with decay of the parameters: −(lr·λ/(1 + lr·λ))·θ − τ·d."""
     if absent(weight_decay):
         return -tau * d
     rate = lr * weight_decay

@@ -1,10 +1,10 @@
-"""Newton and Schulz's iteration, which makes a matrix orthogonal, for Muon and what follows it.
+"""The Newton-Schulz iteration, which orthogonalizes a matrix, for Muon and related algorithms.
 
     X = M / max(‖M‖, ε)
     for (a, b, c): A = X·Xᵀ,  X ← a·X + (b·A + c·(A·A))·X
 
-with the Frobenius norm, X turned so that it has at most as many rows as columns, and a triple of
-``ns_coefficients`` for each iteration. X comes out near the nearest orthogonal matrix: with the
+with the Frobenius norm and a triple of ``ns_coefficients`` for each iteration. X is transposed if
+it has more rows than columns. The result X approximates the nearest orthogonal matrix: with the
 default triple its singular values lie between about 0.7 and 1.2.
 
 Source: Jordan et al. 2024 (`jordan2024muon`); the coefficients ``"polar_express"``: Amsel et al.
@@ -51,21 +51,21 @@ COEFFICIENTS = {
 }
 """Triples by name.
 
-``"quintic"`` is Jiacheng You's, as NVIDIA's Emerging-Optimizers call it (optax: ``"dion"``);
-``"polar_express"`` that of Amsel et al., Algorithm 1, with the factor 1.01 for what is rounded.
+``"quintic"`` is by Jiacheng You, with the name of NVIDIA Emerging-Optimizers (optax: ``"dion"``).
+``"polar_express"`` is from Amsel et al., Algorithm 1, with the factor 1.01 against rounding errors.
 """
 
 
 def orthogonal(
     m: Array, coefficients: Any, steps: Any, eps: Any, *, eps_added: bool = False
 ) -> Array:
-    """Return what the iteration makes of any matrix.
+    """Return the result of the iteration for any matrix.
 
     Args:
         m: the matrix.
-        coefficients: of :func:`triples`.
-        steps: of :func:`triples`.
-        eps: ε ≥ 0, the least that the matrix is divided by.
+        coefficients: as for :func:`triples`.
+        steps: as for :func:`triples`.
+        eps: ε ≥ 0, the smallest divisor of the matrix.
         eps_added: divide by ‖M‖ + ε.
 
     >>> import numpy as np
@@ -82,7 +82,7 @@ def orthogonal(
 
 
 def iterated(x: Array, coefficients: Sequence[tuple[float, float, float]]) -> Array:
-    """Return what the iteration makes of a matrix with singular values up to 1.
+    """Return the result of the iteration for a matrix with singular values up to 1.
 
     >>> import numpy as np
     >>> cubic = [(1.5, -0.5, 0.0)] * 10  # converges
@@ -97,7 +97,7 @@ def iterated(x: Array, coefficients: Sequence[tuple[float, float, float]]) -> Ar
 
 
 def stretch(shape: tuple[int, ...]) -> float:
-    """Return √max(1, n/m) of a matrix with n rows and m columns.
+    """Return √max(1, n/m) for a matrix with n rows and m columns.
 
     >>> stretch((8, 2)), stretch((2, 8))
     (2.0, 1.0)
@@ -107,14 +107,13 @@ def stretch(shape: tuple[int, ...]) -> float:
 
 
 def factor(u: Array, x: Array, rms: Any, eps: Any) -> Array:
-    """Return what brings a step to its size: r·√(n·m) / ‖U‖, or without r √max(1, n/m)·‖X‖ / ‖U‖.
+    """Return the factor of a step: r·√(n·m) / ‖U‖, or for r = 0 √max(1, n/m)·‖X‖ / ‖U‖.
 
     Args:
         u: the step U, a matrix with n rows and m columns.
-        x: the orthogonal matrix that U was made of.
-        rms: the root mean square r ≥ 0 of the elements; without it (0) U becomes as long as Muon's
-            step.
-        eps: ε ≥ 0, the least that is divided by.
+        x: the orthogonal matrix of the step.
+        rms: the root mean square r ≥ 0 of the elements; 0 gives the norm of the step of Muon.
+        eps: ε ≥ 0, the smallest divisor.
 
     >>> import numpy as np
     >>> u = np.full((2, 8), 4.0)
@@ -132,7 +131,7 @@ def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, fl
     """Return the triple of each iteration.
 
     Raises:
-        ValueError: for anything but a triple of finite numbers, a tuple of them, and a name.
+        ValueError: for values other than a triple of finite numbers, a tuple of triples, or a name.
 
     >>> triples((1.5, -0.5, 0.0), 2)
     [(1.5, -0.5, 0.0), (1.5, -0.5, 0.0)]
@@ -156,10 +155,10 @@ def triples(coefficients: Any, steps: int | None = None) -> list[tuple[float, fl
 
 
 def check(hyperparameters: dict[str, Any]) -> None:
-    """Refuse ``ns_coefficients`` and ``ns_steps`` that cannot be.
+    """Refuse impossible ``ns_coefficients`` and ``ns_steps``.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: if a value is impossible; the message names the argument.
     """
     steps = hyperparameters["ns_steps"]
     if not (steps is None or (type(steps) is int and 0 <= steps < 100)):

@@ -1,13 +1,13 @@
-"""Roots and powers, made of + − × ÷ and √: the same bits in every library.
+"""Roots and powers from + − × ÷ and √, with the same bits in every library.
 
-``pow`` and ``cbrt`` differ between libraries in the last bits. The cube root is within one unit in
-the last place, of float32 and of float64:
+``pow`` and ``cbrt`` differ between libraries in the last bits. The cube root is accurate to one
+unit in the last place, in float32 and in float64:
 
     y ← √(√x·√y), whose fixed point is y³ = x, and then Newton's y ← y − (y − x/y²)/3
 
-A power is the product of those of x, √x, √√x, … that the first binary digits of the exponent name,
-and of the binomial series for what is left of it. The product and the roots are carried less 1,
-from sums of positive terms, so that they lose nothing where they are near 1:
+A power is a product of some of x, √x, √√x, …, selected by the first binary digits of the exponent,
+and of the binomial series for the rest of the exponent. The product and the roots are stored minus
+1 and computed from sums of positive terms, so they are accurate near 1:
 
     x^0.75 = √x·√√x,    √(1 + e) − 1 = e / (1 + √(1 + e)),    (1 + f)·(1 + e) − 1 = f + e·(1 + f)
     (1 + e)ʳ − 1 = r·e·(1 + (r − 1)/2·e·(1 + (r − 2)/3·e·(…)))
@@ -28,24 +28,24 @@ def machine_epsilon(like: Array) -> Array:
     >>> float(machine_epsilon(np.float32(7.0))) == 2.0**-23
     True
     """
-    third = scalar(like, 4.0) / 3 - 1  # off by the rounding of 4/3, a third of what is wanted
+    third = scalar(like, 4.0) / 3 - 1  # off by the rounding of 4/3, a third of epsilon
     return abs(3 * third - 1)
 
 
 def power1p(e: Any, a: Any) -> Any:
-    """Return (1 + e)ᵃ for numbers e ≥ 0, finite, and 0 ≤ a < 2, in double.
+    """Return (1 + e)ᵃ for finite numbers e ≥ 0 and 0 ≤ a < 2, in double precision.
 
     Within 4 units in the last place for a = 0.75, within 9 for any a, and e up to 1e38.
 
     Args:
         e: a number or a 0-d array.
-        a: a number, of which only the digits that are 1 are computed, or a 0-d array.
+        a: a number, with operations only for its digits 1, or a 0-d array.
 
     >>> power1p(15.0, 0.75), power1p(80.0, 0.75)
     (8.0, 27.0)
     """
     series = 1.0
-    f, rest = 0 * e, a  # f and e are those of the power and of the root, less 1
+    f, rest = 0 * e, a  # f is the power minus 1, e the root minus 1
     for _ in range(_DIGITS):
         if absent(rest):
             return 1 + f
@@ -60,7 +60,7 @@ def power1p(e: Any, a: Any) -> Any:
 
 _DIGITS = 12
 _TERMS = 6
-"""Of the series after the first: its e is below 0.03."""
+"""The number of terms of the series after the first; its e is below 0.03."""
 
 
 def cbrt(x: Array) -> Array:
@@ -78,6 +78,6 @@ def cbrt(x: Array) -> Array:
     y = one
     for _ in range(12):  # the error of log y falls to a quarter each time: to 2e-5
         y = xp.sqrt(root * xp.sqrt(y))
-    for _ in range(2):  # and then the number of right digits doubles
+    for _ in range(2):  # then the number of correct digits doubles
         y = y - (y - (radicand / y) / y) / 3
     return xp.where(positive, y, x)

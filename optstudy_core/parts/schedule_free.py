@@ -1,16 +1,17 @@
-"""Schedule-free averaging: what takes the place of momentum and of a falling learning rate.
+"""Schedule-free averaging, which replaces momentum and a decreasing learning rate.
 
-Gradients are taken at yₜ, which are the parameters; a base step uₜ moves zₜ, and xₜ is an average:
+The parameters are yₜ, and gradients are taken there. A base step uₜ moves zₜ, and xₜ is an average:
 
     yₜ = (1 − β)·zₜ + β·xₜ
     zₜ₊₁ = zₜ + uₜ
     xₜ₊₁ = (1 − cₜ)·xₜ + cₜ·zₜ₊₁,    cₜ = wₜ / Σwᵢ,    wₜ = (max of the rates to t)²
 
-with ``equal_weights`` wₜ = 1. optax's ``weight_lr_power`` is the exponent in wₜ: 2, its default, or
-0; others, as 1, are not here.
+With ``equal_weights`` wₜ = 1. In optax ``weight_lr_power`` is the exponent in wₜ. Here it can be 2,
+the default of optax, or 0.
 
-xₜ is not kept: yₜ₊₁ − yₜ = cₜ·(zₜ − yₜ) + (1 − β·(1 − cₜ))·uₜ says the same without it, and needs
-no division by β. :func:`schedule_free_eval_params` gives xₜ, the parameters to measure and to keep.
+xₜ is not stored: yₜ₊₁ − yₜ = cₜ·(zₜ − yₜ) + (1 − β·(1 − cₜ))·uₜ is the same without xₜ, and needs
+no division by β. :func:`schedule_free_eval_params` returns xₜ, the parameters to evaluate and to
+save.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from optstudy_core.arrays.namespace import Array, absent, namespace, no_steps, s
 
 
 class Average(NamedTuple):
-    """What the averaging carries.
+    """The state of the averaging.
 
     Attributes:
-        z: where the base steps lead zₜ, like the parameters, with which it starts.
+        z: zₜ, like the parameters; the parameters at the start.
         weights: sum of the weights Σwᵢ; shape () per leaf; 0 at the start.
         max_lr: the largest rate; shape () per leaf; 0 at the start.
         t: number of steps; shape () per leaf, int32; 0 at the start.
@@ -78,7 +79,7 @@ def advance(
 
 
 def schedule_free_eval_params(state: Any, params: Array, b1: Any) -> Array:
-    """Return the average xₜ = (yₜ − (1 − β)·zₜ) / β, to evaluate with.
+    """Return the average xₜ = (yₜ − (1 − β)·zₜ) / β, for evaluation.
 
     Args:
         state: the state of a schedule-free algorithm, its :class:`Average` or zₜ alone (in torch
@@ -90,7 +91,7 @@ def schedule_free_eval_params(state: Any, params: Array, b1: Any) -> Array:
         An array (or leaves) like the parameters.
 
     Raises:
-        ValueError: if β is the number 0: then yₜ is zₜ and knows nothing of xₜ.
+        ValueError: if β is the number 0: then yₜ is zₜ and does not depend on xₜ.
     """
     if absent(b1):
         raise ValueError(f"b1 = {b1!r}: allowed are numbers in (0, 1), to find the average")

@@ -9,9 +9,9 @@ from optstudy_core.arrays.namespace import Array, namespace
 
 
 def chosen(condition: Array, new: Any, old: Any) -> Any:
-    """Return the fields of one state where ``condition``, a truth for each leaf, else the other's.
+    """Return the fields of ``new`` where ``condition``, a boolean for each leaf, else of ``old``.
 
-    A field that the old state has not (a term that comes late) is 0 there.
+    A field that the old state does not have (of a term added later) counts as 0.
 
     >>> import numpy as np
     >>> chosen(np.bool_(False), (np.ones(2), None), (np.zeros(2), None))

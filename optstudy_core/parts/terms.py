@@ -10,11 +10,11 @@ from optstudy_core.arrays.namespace import Array, absent, namespace
 def objective_gradient(
     grad: Array, params: Array, *, weight_decay: Any = 0.0, maximize: bool = False
 ) -> Array:
-    """Return the gradient of what is minimized: ±f(θ) + (λ/2)·‖θ‖².
+    """Return the gradient of the minimized function ±f(θ) + (λ/2)·‖θ‖².
 
         g ← −g if maximize, then g ← g + λ·θ
 
-    The penalty λ = ``weight_decay`` is the coupled one (L2): it passes through the moments.
+    The penalty λ = ``weight_decay`` is coupled (L2): it enters the moments.
 
     Raises:
         ValueError: if there is a penalty and ``params`` is ``None``.
@@ -26,17 +26,16 @@ def objective_gradient(
 
 
 def objective_value(value: Array, *, maximize: bool) -> Array:
-    """Return the loss of what is minimized: ±f(θ)."""
+    """Return the minimized loss ±f(θ)."""
     return -value if maximize else value
 
 
 def decoupled_decay(
     step: Array, params: Array, *, lr: Any, weight_decay: Any, cautious: bool = False
 ) -> Array:
-    """Return a step with weight decay that does not pass through the moments: step − lr·λ·θ.
+    """Return a step with weight decay outside of the moments: step − lr·λ·θ.
 
-    A cautious decay is one of the elements with step·θ ≤ 0 only, which the step brings towards 0
-    or leaves (Chen et al. 2025, `chen2025cautious`).
+    A cautious decay changes only elements with step·θ ≤ 0 (Chen et al. 2025, `chen2025cautious`).
 
     Raises:
         ValueError: if there is decay and ``params`` is ``None``.
@@ -50,9 +49,9 @@ def decoupled_decay(
 def proximal_decay(
     step: Array, params: Array, *, lr: Any, weight_decay: Any, cautious: bool = False
 ) -> Array:
-    """Return a step with decay towards zero from where it leads: (θ + step) / (1 + lr·λ) − θ.
+    """Return a step with decay after the step: (θ + step) / (1 + lr·λ) − θ.
 
-    ``cautious`` is that of :func:`decoupled_decay`.
+    ``cautious`` is as for :func:`decoupled_decay`.
 
     Raises:
         ValueError: if there is decay and ``params`` is ``None``.
@@ -74,7 +73,7 @@ def needed(params: Array, argument: str) -> Array:
     """Return ``params``, which a term of the formula reads.
 
     Raises:
-        ValueError: if they are ``None``.
+        ValueError: if ``params`` is ``None``.
     """
     if params is None:
         raise ValueError(f"params = None, but {argument} reads the parameters: pass them to update")
@@ -82,7 +81,7 @@ def needed(params: Array, argument: str) -> Array:
 
 
 def split_decay(weight_decay: Any, decoupled: bool) -> tuple[Any, Any]:
-    """Return λ as ``(penalty, decay)``, of which one is 0, for the two functions above.
+    """Return λ as ``(penalty, decay)``, one of them 0, for the two functions above.
 
     The 0 is a Python number, so the term is left out.
 

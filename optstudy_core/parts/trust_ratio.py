@@ -1,10 +1,9 @@
-"""The trust ratio: how long a layer's step may be, measured by the layer itself.
+"""The trust ratio: scales the step of a layer by the norm of the layer.
 
     r = c·‖θ‖ / (‖u‖ + ε),    1 where ‖θ‖ or ‖u‖ is 0
 
-for a step along u, so that without ε every layer moves by the same part c of its own norm. A layer
-is a leaf. A layer that starts at zero has no length to compare with: its ratio is 1, as in optax
-and Keras (the papers do not say).
+for a step along u. With ε = 0 every layer moves by the same fraction c of its own norm. A layer is
+a leaf. The ratio of a layer at zero is 1, as in optax and Keras (the papers do not say).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from optstudy_core.arrays.namespace import Array, namespace
 
 
 def trust_ratio(weights: Array, update: Array, coefficient: Any = 1.0, eps: Any = 0.0) -> Array:
-    """Return r of the norms ‖θ‖ and ‖u‖, a scalar for each leaf.
+    """Return r for the norms ‖θ‖ and ‖u‖, a scalar for each leaf.
 
     >>> import numpy as np
     >>> trust_ratio(np.array([6.0, 0.0, 6.0]), np.array([3.0, 3.0, 0.0])).tolist()

@@ -1,4 +1,4 @@
-"""What goes around any algorithm and gives another one: one file, one wrapper.
+"""The wrappers around algorithms, one in each file.
 
-The folder is the table: each file here is an entry of ``optstudy_core.WRAPPERS``, under its name.
+Each file of this folder is an entry of ``optstudy_core.WRAPPERS`` under the name of the file.
 """

@@ -1,7 +1,7 @@
-"""An algorithm around another: the hyperparameters of both, and a state that holds the inner one.
+"""An algorithm around another, with the hyperparameters of both and a state with the inner state.
 
-A wrapper takes an :class:`~optstudy_core.Algorithm` and returns one, which goes wherever an
-algorithm goes::
+A wrapper takes an :class:`~optstudy_core.Algorithm` and returns another, for use wherever an
+algorithm is allowed::
 
     optstudy_torch.from_core(lookahead(ALGORITHMS["adam"]))(model.parameters(), lr=0.01)
 """
@@ -56,23 +56,22 @@ def around(
     """Return an algorithm around ``inner``, with its dialects.
 
     Args:
-        inner: what takes the steps.
-        name: of what goes around it.
-        init: the state from the inner state, the parameters and those of its own hyperparameters
-            that it asks for.
-        update: ``update(advance, state, g, params, **own)``, which returns the new state and step;
-            ``advance(inner state)`` takes the inner step (``advance(inner state, elsewhere)`` from
-            other parameters, ``advance(inner state, gradient=other)`` with another gradient), and
-            g is the gradient of what is minimized.
-        own: its hyperparameters with their defaults.
-        bibtex: its sources.
-        dialects: values of its own in dialects of the inner algorithm, where they are not ``own``.
-        leafwise: whether it asks for the shape of a leaf itself.
-        looks_at: inputs besides the gradient that ``update`` is given too; ``None`` if there is
-            none.
+        inner: the algorithm that takes the steps.
+        name: the name of the wrapper.
+        init: a function of the inner state, the parameters and, as needed, hyperparameters of the
+            wrapper, which returns the state.
+        update: ``update(advance, state, g, params, **own)``, which returns the new state and the
+            step. ``advance(inner state)`` takes the inner step, ``advance(inner state, elsewhere)``
+            from other parameters, ``advance(inner state, gradient=other)`` with another gradient.
+            g is the gradient of the minimized function.
+        own: the hyperparameters of the wrapper with defaults.
+        bibtex: the sources of the wrapper.
+        dialects: hyperparameters of the wrapper in dialects of the inner algorithm, if not ``own``.
+        leafwise: whether the wrapper reads the shapes of leaves.
+        looks_at: other inputs of ``update`` besides the gradient; ``None`` if there are none.
 
     Raises:
-        TypeError: if both have a hyperparameter of the same name.
+        TypeError: if both have a hyperparameter with the same name.
     """
     both = sorted(own.keys() & inner.defaults().keys())
     if both:

@@ -1,4 +1,4 @@
-"""Gradients of the micro-batches that a step is made of."""
+"""Gradients of the micro-batches of a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 class MicroGradients:
-    """What is known of a step's micro-batches, on the device."""
+    """Sums over the micro-batches of a step, on the device."""
 
     def __init__(self) -> None:
         self._squares: list[Any] = []
@@ -18,18 +18,18 @@ class MicroGradients:
         self._samples: list[float] = []
 
     def add(self, grads: Sequence[Any], samples: float) -> None:
-        """Look at the gradients of a micro-batch.
+        """Measure the gradients of a micro-batch.
 
         Args:
-            grads: of this one alone.
-            samples: how many it has; NaN where that is not known.
+            grads: the gradients of this micro-batch alone.
+            samples: the number of samples; NaN if unknown.
         """
         squares, self._total = _add(list(grads), self._total)
         self._squares.append(squares)
         self._samples.append(samples)
 
     def found(self) -> dict[str, Any] | None:
-        """Return what is known, on the device; ``None`` where there was no micro-batch."""
+        """Return the sums, on the device; ``None`` if there was no micro-batch."""
         if self._total is None:
             return None
         total = _squares(self._total)

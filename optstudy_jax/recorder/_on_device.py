@@ -1,4 +1,4 @@
-"""What is computed on the device in a step, one program for all of it."""
+"""Measurements of a step on the device, in one program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _measured(
     previous: list[Any] | None,
     given: dict[str, Any],
 ) -> tuple[tuple[list[Any], list[Any]], list[Any] | None, list[Any] | None]:
-    """Return the sums of a step, each with an entry a layer, profiles, and what is needed next."""
+    """Return the sums of a step for each layer, the profiles, and values for the next step."""
     wanted, targets, moves, keep, copy = static
     vectors = {u: column for u, column in given.items() if u != "displacement"}
     if "displacement" in given:
@@ -47,7 +47,7 @@ advance_in_place = jax.jit(_measured, static_argnums=0, donate_argnums=(2, 4))
 
 
 def peak_memory() -> float:
-    """Return the peak memory of the device in MiB; of the process where no device knows it."""
+    """Return the peak memory of the device in MiB; of the process if the device has no count."""
     found = jax.local_devices()[0].memory_stats() or {}
     peak = found.get("peak_bytes_in_use")
     return core.process_peak() if peak is None else peak / 2**20

@@ -1,4 +1,4 @@
-"""The engine: from a pure function to the loop or kernel that runs it.
+"""The engine: runs a pure function as a loop or a kernel.
 
 ::
 
@@ -21,18 +21,18 @@
                ├─ threaded_numpy, CPU
                └─ eager, torch's operations, any device
 
-    host_numbers.py      what is formed of hyperparameters and step counts, in double
-    rounding.py          the one place that knows what torch does to a rounding
+    host_numbers.py      scalars computed from hyperparameters and step counts, in double
+    rounding.py          the one place that knows how torch rounds
     exact_sums.py        torch's operations, any device; exact_sums_in_c.py, CPU, and
                          exact_sums_in_triton.py, GPU, write passes from sum_lines.py;
-                         joined_sums.py over what several processes hold together
-    source.py            what C and Triton share; c_source.py writes C, c_compiler.py compiles
-                         and loads it, cache.py keeps it; triton_source.py writes Triton
-    alike.py             arrays of one shape, and where they lie
-    kernels_of_shape.py  what shapes_in_c and shapes_in_triton share
-    threads.py           as many threads as torch has
-    errors.py            what the engine cannot do, and what that costs
+                         joined_sums.py for tensors sharded over several processes
+    source.py            code shared by C and Triton; c_source.py writes C, c_compiler.py
+                         compiles and loads C, cache.py stores it; triton_source.py writes Triton
+    alike.py             arrays of one shape, and their addresses
+    kernels_of_shape.py  code shared by shapes_in_c and shapes_in_triton
+    threads.py           the same number of threads as torch
+    errors.py            missing kernels, and the warning of slow steps
 
-Whatever runs, every operation is rounded once, in the order in which it is written, so the bits
-are NumPy's. What a machine lacks (a C compiler, Triton) costs speed, never bits.
+In every case each operation is rounded once, in the written order, so the bits are those of NumPy.
+A missing C compiler or Triton costs speed, but the bits are the same.
 """

@@ -1,4 +1,4 @@
-"""Arrays of one shape and dtype, a value of a program for each leaf: where they lie."""
+"""Arrays of one shape and dtype, one for each leaf, with their addresses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from .rounding import NUMPY
 
 TORCH = {np.dtype(kind): dtype for dtype, kind in NUMPY.items()}
-"""torch's dtypes, by NumPy's."""
+"""dtypes of torch, by dtypes of NumPy."""
 
 
 class Alike(Sequence[Any]):
     """Arrays of one shape and dtype, of NumPy or of torch.
 
     Args:
-        shape: of each.
-        dtype: of each.
-        arrays: one after another, or as the rows of one.
-        addresses: where they lie without gaps, uintp, if that is known.
+        shape: the shape of each array.
+        dtype: the dtype of each array.
+        arrays: a sequence of arrays, or one array with the arrays as rows.
+        addresses: the addresses of the arrays, without gaps, uintp, if known.
     """
 
     __slots__ = ("_addresses", "arrays", "dtype", "shape")
@@ -48,7 +48,7 @@ class Alike(Sequence[Any]):
 
     @property
     def addresses(self) -> np.ndarray:
-        """Where the arrays lie; one with gaps is copied first."""
+        """The addresses of the arrays; arrays with gaps are copied first."""
         if self._addresses is None:
             self.arrays = [
                 x.contiguous() if isinstance(x, torch.Tensor) else np.ascontiguousarray(x)
@@ -59,7 +59,7 @@ class Alike(Sequence[Any]):
 
     @property
     def each(self) -> int:
-        """How many elements each has."""
+        """The number of elements of each array."""
         return math.prod(self.shape)
 
     def of(self, numbers: Any) -> Alike:
@@ -80,7 +80,7 @@ class Alike(Sequence[Any]):
 
 
 def address(array: Any) -> int:
-    """Return where an array lies."""
+    """Return the address of an array."""
     if isinstance(array, torch.Tensor):
         return array.data_ptr()
     found: int = array.__array_interface__["data"][0]  # a third of the time of .ctypes.data

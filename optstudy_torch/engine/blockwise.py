@@ -1,4 +1,4 @@
-"""Bodies of programs computed by NumPy, in blocks whose temporaries stay in the cache."""
+"""Bodies of programs computed by NumPy, in blocks small enough for the cache."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .threads import BLOCK, in_threads, parts_of
 from .trace import Symbol
 from .units import Unit
 
-_NUMBERS, _TRUTHS = "_b", "_t"  # buffers are named after what they hold
+_NUMBERS, _TRUTHS = "_b", "_t"  # names of buffers, by their contents
 
 
 class Blockwise:
-    """A body as a function of NumPy's operations, which write to a few buffers again and again.
+    """A body as a function of NumPy operations, which reuse a few buffers.
 
-    A new field of the state is written over the old one as soon as no later line reads that.
-    ``step`` is where the step goes; where it is added, the parameters themselves.
+    A new field of the state overwrites the old field as soon as no later line reads the old field.
+    ``step`` receives the step; if the step is added, it is the parameters.
     """
 
     def __init__(self, body: Body) -> None:
@@ -44,7 +44,7 @@ class Blockwise:
     def __call__(
         self, stage: Stage, units: Iterable[Unit], numbers: Iterable[float]
     ) -> Callable[[], None]:
-        """Return what runs the body on some of the units; its memory is taken now."""
+        """Allocate memory; return a function that runs the body on some of the units."""
         jobs: list[Job] = []
         for unit in units:
             arrays = unit.arrays
@@ -75,7 +75,7 @@ class Blockwise:
             for read in {a.name for a in line.args if isinstance(a, Symbol)}:
                 buffer = self._where.get(read, "")
                 if needed[read] == i and buffer[:2] in free:
-                    free[buffer[:2]].append(buffer)  # this line may write over what it reads
+                    free[buffer[:2]].append(buffer)  # this line may overwrite its argument
             target = targets.get(name)
             if target == name or (target is not None and last_read.get(target, -1) <= i):
                 self._where[name] = target
@@ -103,7 +103,7 @@ class Blockwise:
 
 
 def _sign(x: np.ndarray, out: np.ndarray) -> None:
-    """Write torch's sign; where there are NaN, NumPy's, which branches on every number."""
+    """Write the sign as torch does; with NaN use NumPy, which branches on every element."""
     if np.isnan(np.max(x, initial=-np.inf)):
         np.sign(x, out=out)
     else:
@@ -111,7 +111,7 @@ def _sign(x: np.ndarray, out: np.ndarray) -> None:
 
 
 def _where(*args: Any, out: np.ndarray) -> None:
-    """Write NumPy's ``where``, which takes new memory, as torch's."""
+    """Write ``where`` as torch does, since ``where`` of NumPy allocates memory."""
     kinds: list[Any] = [np.bool_, out.dtype, out.dtype]
     tensors = [torch.from_numpy(np.asarray(x, k)) for x, k in zip(args, kinds, strict=True)]
     torch.where(*tensors, out=torch.from_numpy(out))
@@ -123,14 +123,14 @@ _OPERATIONS: dict[str, Any] = {
     "zeros_like": lambda x, out: out.fill(0),
     "ones_like": lambda x, out: out.fill(1),
 }
-"""Those that are not NumPy's, or would take memory for what they put out."""
+"""Operations that NumPy does not have, or for which NumPy would allocate memory."""
 
 Job = tuple[Callable[..., None], list[np.ndarray], tuple[Any, ...]]
-"""A function, its arrays, of which it is given a block each, and its scalars."""
+"""A function, the arrays of which it gets one block at a time, and its scalars."""
 
 
 def _in_blocks(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> Callable[[], None]:
-    """Return what runs jobs in blocks."""
+    """Return a function that runs jobs in blocks."""
     blocks = [
         (function, arrays if size <= BLOCK else [x[i : i + BLOCK] for x in arrays], scalars)
         for function, arrays, scalars in jobs
@@ -152,7 +152,7 @@ def _in_blocks(jobs: Sequence[Job], numbers: int, truths: int, dtype: Any) -> Ca
 
 
 class _Buffers:
-    """Arrays of a block's length, which others get when they are no longer needed."""
+    """Arrays with the length of a block, which are reused."""
 
     _free: ClassVar[dict[str, list[np.ndarray]]] = {}  # new pages cost time
 

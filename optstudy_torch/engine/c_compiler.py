@@ -1,10 +1,10 @@
-"""The machine's C compiler: found, called, and what it made loaded from where it is kept.
+"""Find and call the C compiler of the machine, and load its libraries.
 
-Making a library takes less than a second, finding it again some milliseconds.
+Compiling a library takes less than a second, loading a stored library some milliseconds.
 
-C keeps to IEEE 754 where it is told to: no product and sum are contracted
-(``-ffp-contract=off``). The other flags change no value: they let roots and comparisons be computed
-several at a time (``-fno-math-errno``, ``-fno-trapping-math``).
+``-ffp-contract=off`` keeps the compiler from contracting products and sums. The other flags change
+no value: they let roots and comparisons be vectorized (``-fno-math-errno``,
+``-fno-trapping-math``).
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ _FLAGS = (
     *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 _THREADED = "-fopenmp", "-fopenmp-simd"
-"""The second one where a compiler has no OpenMP: with it loops run in threads of Python."""
+"""The second set is for compilers without OpenMP; loops then run in Python threads."""
 
 _MACHINE = {
     "AVX2": ("-mavx2",),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
 }
-"""Flags for what torch itself found the processor to have."""
+"""Flags for the instructions of the processor, as found by torch."""
 
 _PROCESS = os.getpid()
 
 Loop = tuple[Any, bool]
-"""A function of a library, and whether it has threads."""
+"""A function of a library, and whether the function uses threads."""
 
 
 def function_of(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Any:
-    """Return a function of a library, which returns nothing."""
+    """Return a function of a library, with no return value."""
     function = library[name]
     function.argtypes, function.restype = arguments, None
     return function
 
 
 def has_threads(library: ctypes.CDLL) -> bool:
-    """Return whether a library has threads of OpenMP."""
+    """Return whether a library uses OpenMP threads."""
     return ctypes.c_bool.in_dll(library, "has_threads").value
 
 
 def loop_of(text: str, name: str, arguments: list[Any]) -> Loop | None:
-    """Return a function of what the compiler makes of a text, or None if it makes nothing."""
+    """Compile a text and return one of its functions, or ``None`` if that fails."""
     try:
         library = library_of(text)
     except NoKernelsError:
@@ -70,14 +70,14 @@ def loop_of(text: str, name: str, arguments: list[Any]) -> Loop | None:
 
 
 def threads_for(numbers: int, threaded: bool) -> int:
-    """Return how many threads a loop takes that has them or has not."""
+    """Return the number of threads for a loop, with or without thread support."""
     if not (threaded and may_use_threads()):
         return 1
     return min(1 + numbers // (2 * BLOCK), torch.get_num_threads())
 
 
 def may_use_threads() -> bool:
-    """Return whether this process may: a forked process would wait for threads it does not have."""
+    """Return whether threads are safe; a forked process would wait for missing threads."""
     return os.getpid() == _PROCESS
 
 
@@ -87,7 +87,7 @@ def may_use_threads() -> bool:
 def compiler() -> str | None:
     """Return the command of the C compiler.
 
-    It is ``$CC``, or the first of ``cc``, ``gcc`` and ``clang``, or the one of the package ziglang.
+    The command is ``$CC``, or the first of ``cc``, ``gcc`` and ``clang``, or that of ziglang.
     """
     if os.environ.get("CC"):
         return os.environ["CC"]
@@ -99,10 +99,10 @@ def compiler() -> str | None:
 
 
 def library_of(text: str) -> ctypes.CDLL:
-    """Return what the compiler makes of a text, or made of it once.
+    """Return the library compiled from a text, now or earlier.
 
     Raises:
-        NoKernelsError: if there is no compiler, or it fails.
+        NoKernelsError: if there is no compiler, or the compiler fails.
     """
     flags = [*_FLAGS, *_MACHINE.get(torch.backends.cpu.get_cpu_capability(), ())]
     known = "\n".join([platform.machine(), *flags, text])
@@ -113,13 +113,13 @@ def library_of(text: str) -> ctypes.CDLL:
             places.append(folder())
             for file in cache.whole(places[0], name):
                 return ctypes.CDLL(str(file))
-        except OSError as error:  # there is none, or programs may not run from there
+        except OSError as error:  # no folder, or programs may not run from there
             failed = error
     content = _compiled(text, flags, places)
     for place in places:
         try:
             return _kept(place, name, content)
-        except OSError as error:  # not to be written to, full, or programs may not run from there
+        except OSError as error:  # read-only, full, or programs may not run from there
             failed = error
     raise NoKernelsError(str(failed))
 
@@ -128,17 +128,17 @@ def _kept(place: Path, name: str, content: bytes) -> ctypes.CDLL:
     file = cache.keep(place, name, content)
     try:
         return ctypes.CDLL(str(file))
-    except OSError:  # only what can be loaded is kept
+    except OSError:  # do not store a library that cannot be loaded
         file.unlink()
         raise
 
 
 def _compiled(text: str, flags: Sequence[str], places: Sequence[Path]) -> bytes:
-    """Return the library that the compiler makes of a text, in one of these folders."""
+    """Compile a text to a library, in one of these folders; return the content of the file."""
     found = compiler()
     if found is None:
         raise NoKernelsError(
-            "there is no C compiler: cc, gcc, clang, what $CC names, or the package ziglang "
+            "there is no C compiler: cc, gcc, clang, the command in $CC, or the package ziglang "
             "(pip install 'optstudy[compiler]')"
         )
     try:
@@ -146,7 +146,7 @@ def _compiled(text: str, flags: Sequence[str], places: Sequence[Path]) -> bytes:
     except ValueError as error:
         raise NoKernelsError(f"$CC: {error}") from error
     failed = Exception("there is no folder for temporary files")
-    for place in reversed(places):  # another may have room
+    for place in reversed(places):  # another folder may have room
         try:
             return _compiled_in(place, text, [*command, *flags])
         except (OSError, NoKernelsError) as error:
@@ -158,7 +158,7 @@ def _compiled_in(place: Path, text: str, command: Sequence[str]) -> bytes:
     with tempfile.TemporaryDirectory(dir=place) as own:
         source, library = Path(own, "loop.c"), Path(own, "loop.so")
         source.write_text(text)
-        environment = os.environ | {"TMPDIR": own}  # for what the compiler writes itself
+        environment = os.environ | {"TMPDIR": own}  # for temporary files of the compiler
         for threaded in _THREADED:
             arguments = [*command, threaded, str(source), "-o", str(library), "-lm"]
             result = subprocess.run(arguments, capture_output=True, check=False, env=environment)

@@ -1,7 +1,7 @@
-"""Programs written in C: what a file begins with, and how lines, numbers and threads are written.
+"""Programs written in C: the head of a file, and the text of lines, scalars and threads.
 
-C keeps to IEEE 754: numbers are rounded to the dtype of what they meet before they are used, and
-the compiler is told to contract nothing (:mod:`optstudy_torch.engine.c_compiler`).
+Scalars are rounded to the dtype of the other operand before use, and the compiler contracts nothing
+(:mod:`optstudy_torch.engine.c_compiler`), so C follows IEEE 754.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ LARGER(double, minimum_d, <)
 
 
 def head(dtype: torch.dtype) -> str:
-    """Return what a text begins with: ``T`` is the working dtype."""
+    """Return the head of a text, in which ``T`` is the working dtype."""
     return f"typedef {_TYPES[dtype]} T;\n{_HEAD}"
 
 
@@ -99,7 +99,7 @@ def type_of(symbol: Symbol) -> str:
 
 
 def written(lines: Sequence[Line], text: Text) -> list[str]:
-    """Return lines of a program."""
+    """Return lines of a program in C."""
     return [f"const {type_of(line.result)} {text.line(line)};" for line in lines]
 
 
@@ -109,7 +109,7 @@ def new_text() -> Text:
 
 
 def read_numbers(text: Text) -> str:
-    """Return what reads the numbers of a text, called ``h0``, ``h1`` and so on."""
+    """Return code that reads the scalars of a text, called ``h0``, ``h1`` and so on."""
     kinds = [_KINDS[kind] for _, kind in text.numbers]
     return "\n    ".join(f"const {x} h{i} = ({x})c[{i}];" for i, x in enumerate(kinds))
 
@@ -156,7 +156,7 @@ void {name}(void *const *table, const int64_t *extents, const int64_t *columns,
 """
 
 OVER_LEAVES: list[Any] = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-"""The arguments of what :func:`over_leaves` writes."""
+"""The argument types of functions from :func:`over_leaves`."""
 
 
 def over_leaves(
@@ -170,18 +170,18 @@ def over_leaves(
     axes: int = 1,
     results: int = 0,
 ) -> str:
-    """Return a function that goes over the elements of leaves, some of them in each thread.
+    """Return a C function that loops over the elements of leaves, distributed over threads.
 
     Args:
-        name: of the function.
-        numbers: what reads the numbers, of ``c``.
-        leaf: what is done at the begin of a leaf, of number ``leaf`` in the table of addresses and
+        name: the name of the function.
+        numbers: the code that reads the scalars from ``c``.
+        leaf: the code at the start of a leaf, with number ``leaf`` in the table of addresses and
             ``column`` in the vectors of scalars.
-        body: what is done for an element, of index ``i`` in its row.
-        row: what is done at the begin of a row, of number ``row``, whose first element is ``at``.
-        end: what is done at the end of a leaf.
-        axes: of the leaves, of lengths ``e0``, ``e1`` and so on.
-        results: integers that are found, for each leaf and each thread.
+        body: the code for an element, with index ``i`` in its row.
+        row: the code at the start of row number ``row``, with the first element ``at``.
+        end: the code at the end of a leaf.
+        axes: the number of axes of the leaves, with lengths ``e0``, ``e1`` and so on.
+        results: the number of integer results for each leaf and each thread.
     """
     names = [f"e{axis}" for axis in range(axes)]
     return _OVER_LEAVES.format(

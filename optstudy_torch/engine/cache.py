@@ -1,8 +1,8 @@
-"""Where compiled libraries are kept: a folder of the user alone, of which whole files are loaded.
+"""The folder of compiled libraries, which belongs to the user alone.
 
-To load a library is to run it. So the folder has to belong to the user, nobody else may write to
-it or put another in its place, and a file is read and compared with the digest in its name before
-it is loaded. What fails that is not loaded; the library is made again.
+Loading a library runs its code. So the folder must belong to the user, and nobody else may write to
+or replace the folder. A file is read and compared with the digest in its name before it is loaded.
+A file that fails this check is not loaded, and the library is compiled again.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from contextlib import suppress
 from pathlib import Path
 
 _UNMAPPED = 65534
-"""The owner that Linux shows, in a container of a user, of what is root's outside."""
+"""The owner that Linux shows inside a user's container for files of root outside."""
 
 
 _MOST = 2048
-"""Libraries that are kept, of some 20 kB each."""
+"""The largest number of stored libraries, of some 20 kB each."""
 
 
 class _UnsafeError(Exception):
-    """A folder to which others may write; the message says which, and how."""
+    """A folder that others can write; the message names the folder and the cause."""
 
 
 def folder() -> Path:
-    """Return the folder where libraries are kept: it exists and belongs to the user alone.
+    """Return the folder of libraries, which exists and belongs to the user alone.
 
     Raises:
-        OSError: if there is none, or it cannot be made.
+        OSError: if there is no such folder and it cannot be created.
     """
     home, cache = (Path(os.environ.get(name) or "") for name in ("HOME", "XDG_CACHE_HOME"))
-    # The standard of $XDG_CACHE_HOME has a relative path ignored.
+    # The standard says to ignore a relative path in $XDG_CACHE_HOME.
     if not (cache.is_absolute() or home.is_absolute()):
         raise FileNotFoundError("no $XDG_CACHE_HOME and no $HOME")
     try:
@@ -49,7 +49,7 @@ def folder() -> Path:
 
 
 def own_folder() -> Path:
-    """Return a folder of this process, for libraries that cannot be kept.
+    """Return a folder of this process, for libraries that cannot be stored.
 
     Raises:
         OSError: if there is no folder for temporary files.
@@ -58,11 +58,11 @@ def own_folder() -> Path:
 
 
 def whole(place: Path, name: str) -> Iterator[Path]:
-    """Yield the libraries of a name that are whole; remove the others.
+    """Yield the intact libraries with a name; remove damaged ones.
 
     Args:
         place: the folder.
-        name: without a suffix.
+        name: the name without suffix.
     """
     for file in sorted(place.glob(f"{name}-*.so")):
         if _is_whole(file):
@@ -75,22 +75,22 @@ def whole(place: Path, name: str) -> Iterator[Path]:
 
 
 def keep(place: Path, name: str, content: bytes) -> Path:
-    """Write a library, whole or not at all; return its file.
+    """Write a library atomically; return the file.
 
     Args:
         place: the folder.
-        name: without a suffix; the digest of the content is added.
-        content: of the file.
+        name: the name without suffix; the digest of the content is added.
+        content: the content of the file.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     file = place / f"{name}-{_digest(content)}.so"
-    descriptor, part = tempfile.mkstemp(dir=place, suffix=".part")  # the user's alone
+    descriptor, part = tempfile.mkstemp(dir=place, suffix=".part")  # readable by the user alone
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-        Path(part).replace(file)  # at once: another process may look for it
+        Path(part).replace(file)  # atomic: another process may look for the file
     except BaseException:
         with suppress(OSError):
             Path(part).unlink()
@@ -100,7 +100,7 @@ def keep(place: Path, name: str, content: bytes) -> Path:
 
 
 def _forget_old(place: Path) -> None:
-    """Remove the libraries whose last use is longest ago, where there are more than are kept."""
+    """Remove the least recently used libraries above the limit."""
     found = []
     for file in place.glob("*.so"):
         with suppress(OSError):  # another process may have removed it
@@ -115,7 +115,7 @@ def _digest(content: bytes) -> str:
 
 
 def _is_whole(file: Path) -> bool:
-    """Return whether a file is the user's, and what its name says."""
+    """Return whether a file belongs to the user and matches the digest in its name."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         with os.fdopen(os.open(file, flags | getattr(os, "O_BINARY", 0)), "rb") as stream:
@@ -128,8 +128,8 @@ def _is_whole(file: Path) -> bool:
 
 
 def _others(found: os.stat_result) -> str | None:
-    """Return who else may write to a file or folder, if anybody may."""
-    if not hasattr(os, "geteuid"):  # Windows, where a home belongs to its user
+    """Return a text that says who else can write to a file or folder, or ``None``."""
+    if not hasattr(os, "geteuid"):  # Windows, where a home folder belongs to its user
         return None
     if found.st_uid != os.geteuid():
         return f"it belongs to another user, number {found.st_uid}"
@@ -137,18 +137,18 @@ def _others(found: os.stat_result) -> str | None:
 
 
 def _checked(above: Path) -> Path:
-    """Return the folder in another one, made and checked.
+    """Create and check the folder inside another folder; return it.
 
     Raises:
-        _UnsafeError: if others may write to it, or put another in its place.
-        OSError: if it cannot be made.
+        _UnsafeError: if others can write to the folder or replace it.
+        OSError: if the folder cannot be created.
     """
     above = Path(os.path.realpath(above))
     for part in (above, *above.parents):
         _check_above(part)
     for part in reversed((above, *above.parents)):
         if not part.exists():
-            part.mkdir(0o700, exist_ok=True)  # as the standard of $XDG_CACHE_HOME has it
+            part.mkdir(0o700, exist_ok=True)  # as in the standard of $XDG_CACHE_HOME
     place = above / "optstudy"
     if not os.path.lexists(place):
         place.mkdir(0o700, exist_ok=True)
@@ -159,13 +159,13 @@ def _checked(above: Path) -> Path:
     if not hasattr(os, "geteuid") or not found.st_mode & 0o077:
         pass
     elif found.st_uid == os.geteuid() and found.st_mode & 0o022:
-        # Of an older version. Others may have written what is in it, so that is not used.
+        # A folder of an older version. Others may have written its files, so do not use them.
         old = Path(tempfile.mkdtemp(dir=above, prefix="optstudy-old-"))
         place.replace(old)
         place.mkdir(0o700, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
     elif found.st_uid == os.geteuid():
-        with suppress(OSError):  # others may look, which is no harm
+        with suppress(OSError):  # others may read, which is harmless
             place.chmod(0o700)
     who = _others(place.lstat())
     if who:
@@ -174,28 +174,28 @@ def _checked(above: Path) -> Path:
 
 
 def _check_above(part: Path) -> None:
-    """Refuse a folder whose entries others may rename.
+    """Refuse a folder with entries that others can rename.
 
     Raises:
-        _UnsafeError: if they may.
+        _UnsafeError: if others can rename them.
     """
     if not hasattr(os, "geteuid"):
         return
     try:
         found = part.stat()
     except FileNotFoundError:
-        return  # to be made
+        return  # not created yet
     if found.st_uid not in {0, os.geteuid(), _UNMAPPED}:
         raise _UnsafeError(f"{part} belongs to another user, number {found.st_uid}")
     if found.st_mode & stat.S_ISVTX:
-        return  # entries are renamed by those to whom they belong
+        return  # only owners can rename their entries
     group = found.st_mode & stat.S_IWGRP and not _is_alone(found.st_gid)
     if group or found.st_mode & stat.S_IWOTH:
         raise _UnsafeError(f"{part}: others may write to it")
 
 
 def _is_alone(group: int) -> bool:
-    """Return whether a group is root's, or has no other member than the user."""
+    """Return whether a group is that of root, or has no member besides the user."""
     import grp
     import pwd
 
@@ -208,11 +208,11 @@ def _is_alone(group: int) -> bool:
 
 @functools.cache
 def _warn(fault: str) -> None:
-    """Say it once."""
+    """Warn once."""
     warnings.warn(
-        f"{fault}; so compiled kernels are not kept there, and each process compiles its own. Let "
-        "the folder belong to you alone, or set $XDG_CACHE_HOME to a folder to which nobody else "
-        "may write",
+        f"{fault}; so compiled kernels are not stored there, and each process compiles its own. "
+        "Make yourself the only owner of the folder, or set $XDG_CACHE_HOME to a folder that "
+        "nobody else can write",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -226,5 +226,5 @@ def _own_folder(process: int) -> Path:
 
 
 def _remove(made: str, process: int) -> None:
-    if os.getpid() == process:  # not of a forked one, which ends earlier
+    if os.getpid() == process:  # not in a forked process, which ends earlier
         shutil.rmtree(made, ignore_errors=True)

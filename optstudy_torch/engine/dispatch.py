@@ -1,15 +1,15 @@
-"""What runs a program on the leaves of a group: NumPy in blocks, torch's operations, or a kernel.
+"""Run a program on the leaves of a group: with NumPy in blocks, torch's operations, or a kernel.
 
-All of them round every operation once, so they give the same bits:
+Each way rounds every operation once, so the bits are the same:
 
-- On the CPU, NumPy computes on the memory of the tensors, in blocks whose temporaries stay in the
-  cache, with as many threads as torch has.
+- On the CPU, NumPy computes on the memory of the tensors, in blocks that fit the cache, with the
+  same number of threads as torch.
 - On other devices torch's operations run one after another on whole tensors.
-- Compiled, one kernel takes all leaves: a loop in C on the CPU
-  (:mod:`optstudy_torch.engine.kernels_in_c`), one of Triton on a GPU
+- Compiled, one kernel runs over all leaves: a loop in C on the CPU
+  (:mod:`optstudy_torch.engine.kernels_in_c`), a Triton kernel on a GPU
   (:mod:`optstudy_torch.engine.kernels_in_triton`).
 
-They run on the units of a :mod:`stage <optstudy_torch.engine.stages>`.
+All ways run on the units of a :mod:`stage <optstudy_torch.engine.stages>`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ KERNELS: dict[str, Callable[[Program, torch.dtype], Kernels]] = {
     "cpu": kernels_in_c.Kernels,
     "cuda": kernels_in_triton.Kernels,
 }
-"""What makes kernels, by the type of the device."""
+"""The makers of kernels, by the type of the device."""
 
 
 class Machine:
-    """A program with what runs its bodies."""
+    """A program with the functions that run its bodies."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -59,10 +59,10 @@ class Machine:
     def kernels(
         self, device: torch.device, dtype: torch.dtype, compiled: bool | None
     ) -> Kernels | None:
-        """Return kernels for a device and a working dtype; for ``None`` where they can be made.
+        """Return kernels for a device and a working dtype; with ``None``, if possible.
 
         Raises:
-            RuntimeError: if ``compiled`` is true and they cannot be made.
+            RuntimeError: if ``compiled`` is true and kernels are not possible.
         """
         if compiled is False:
             return None
@@ -92,17 +92,18 @@ class Machine:
         inputs: Mapping[str, Mapping[Any, torch.Tensor]],
         step_dtype: str | None,
     ) -> Callable[[], None]:
-        """Compute what is computed before anything is written; return what does the rest.
+        """Run all phases but the last; return a function that runs the last phase.
 
-        That is the last phase, which alone writes states and parameters. On the CPU it takes no
-        more memory for arrays, and with kernels all that can be refused has been.
+        Only the last phase writes states and parameters. On the CPU the returned function allocates
+        no arrays, and with kernels it refuses nothing.
 
         Args:
             stages: all parameters of a group that have a gradient.
             hyperparameters: Python numbers by name.
             scalars: inputs that are scalars, by name.
             inputs: tensors like the parameters, by name and parameter.
-            step_dtype: of the sum of a parameter and its step, if it is not the parameter's.
+            step_dtype: the dtype of the sum of a parameter and its step, if not the parameter
+                dtype.
         """
         *before, _ = self.program.phases
         number = 0
@@ -113,7 +114,7 @@ class Machine:
         for stage in stages:
             stage.begin(hyperparameters, scalars)
             stage.load(stage.chunks[0], inputs, step_dtype)
-        for phase in before:  # all is in the first chunk, if there are such
+        for phase in before:  # if there are such phases, the first chunk has everything
             for stage in stages:
                 self._compute(number, stage, hyperparameters)
                 body(stage, stage.chunks[0])()
@@ -151,7 +152,7 @@ class Machine:
         hyperparameters: dict[str, Any],
         step_dtype: str | None,
     ) -> Callable[[], None]:
-        """Return what runs the body of a phase on units; the memory for it is taken now."""
+        """Allocate memory; return a function that runs the body of a phase on units."""
         body = self.program.phases[number].body
         ready = stage.direct and not body.moved and len(self.program.phases) == 1
         unready = [unit for unit in units if not (ready and unit.in_place)]
@@ -176,10 +177,10 @@ class Machine:
 
 
 def _sum(sums: Sequence[Sum], stages: Sequence[Stage]) -> None:
-    """Compute the sums of a phase, all that several processes hold together at once."""
+    """Compute the sums of a phase; sums over several processes are joined at once."""
     compiled = all(stage.kernels for stage in stages)
     jobs: list[tuple[Any, Any]] = []
-    wanted: list[tuple[Sum, Stage, Any]] = []  # with its values, or which of the jobs they are
+    wanted: list[tuple[Sum, Stage, Any]] = []  # with its values, or the number of its job
     for one in sums:
         if one.whole:
             rows = [row for stage in stages for row in stage.vectors(one)]

@@ -1,4 +1,4 @@
-"""Torch's operations one after another, on whole tensors of any device."""
+"""Operations of torch one after another, on whole tensors of any device."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ EAGER = Eager()
 
 
 class EagerPart(Eager):
-    """The same, on what this process holds of leaves.
+    """The same, on the local parts of sharded leaves.
 
     Args:
-        joints: for each leaf, how the processes hold it together.
+        joints: for each leaf, the distribution over processes.
     """
 
     def __init__(self, joints: Sequence[Joint]) -> None:

@@ -1,4 +1,4 @@
-"""What the engine cannot do, and what that costs."""
+"""Errors and warnings of the engine about missing kernels."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import warnings
 
 
 class NoKernelsError(RuntimeError):
-    """Kernels cannot be made here; the message says why."""
+    """Kernels are not possible here; the message has the reason."""
 
 
 @functools.cache
 def warn_of_slow_steps(device: str, reason: str) -> None:
-    """Say once in a process why steps are slow; their bits are the same.
+    """Warn once in a process about slow steps, whose bits are the same.
 
     Args:
         device: the type of the device.
-        reason: why there are no kernels.
+        reason: the reason for missing kernels.
     """
     instead = "NumPy, which takes 2 to 4 times as long" if device == "cpu" else "torch's operations"
     warnings.warn(

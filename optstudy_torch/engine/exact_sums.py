@@ -1,8 +1,8 @@
-"""Exact sums over torch tensors, on their device: the core's lines on torch's own operations.
+"""Exact sums over torch tensors on their device: the formulas of the core with torch operations.
 
-What several processes hold together (``DTensor``, or a :class:`Share` of it) is summed as the
-whole: each process passes over its part, and the parts are joined by reductions of integers, which
-are exact in any order. Many sums are joined at once (:func:`sums_of`).
+A tensor that is sharded over processes (``DTensor``, or a :class:`Share`) is summed as a whole:
+each process passes over its part, and integer reductions, which are exact in any order, join the
+parts. Many sums are joined at once (:func:`sums_of`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .exact_sums_in_triton import IN_TRITON, on_gpu
 from .joined_sums import Function, Job, Share, joined_sums, share_of
 from .rounding import NAMESPACE
 
-_LENGTH = {"cpu": 1 << 14}  # float64 numbers: blocks stay in a core's second cache
-_DEVICE_LENGTH = 1 << 22  # bounds the memory (some 32 MiB a block), with few kernels
+_LENGTH = {"cpu": 1 << 14}  # float64 elements: blocks fit the second cache of a core
+_DEVICE_LENGTH = 1 << 22  # limits the memory (some 32 MiB a block), with few kernels
 
 
 class _Torch(Blockwise):
@@ -59,11 +59,11 @@ class _Torch(Blockwise):
         return torch.stack([x.to(scalars[0].device) for x in scalars])
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.sum(x * y)  # a dot product of BLAS wakes its threads for every block
+        return torch.sum(x * y)  # BLAS would wake its threads for every block
 
 
 OPERATIONS = _Torch()
-"""Passes of torch's operations, on any device."""
+"""Passes with operations of torch, on any device."""
 
 
 def sum_of(
@@ -72,13 +72,13 @@ def sum_of(
     exact: bool = True,
     compiled: bool = True,
 ) -> Any:
-    """Return a sum over tensors, or several, as scalars of NumPy or of torch.
+    """Return one or several sums over tensors, as scalars of NumPy or of torch.
 
     Args:
-        function: ``vector_…`` of the core's geometry.
-        vectors: its arguments; a leaf may be a ``DTensor`` or a :class:`Share`.
-        exact: of the function.
-        compiled: whether to pass over plain tensors on the CPU in C, on a GPU in kernels.
+        function: ``vector_…`` of the geometry of the core.
+        vectors: the arguments of the function; a leaf may be a ``DTensor`` or a :class:`Share`.
+        exact: the argument ``exact`` of the function.
+        compiled: whether to pass over plain tensors in C on the CPU, and in kernels on a GPU.
     """
     return sums_of([(function, vectors)], exact, compiled)[0]
 
@@ -86,9 +86,9 @@ def sum_of(
 def sums_of(
     jobs: Sequence[tuple[Function, Sequence[Vector]]], exact: bool = True, compiled: bool = True
 ) -> list[Any]:
-    """Return what :func:`sum_of` does of several functions and their vectors.
+    """Return the results of :func:`sum_of` for several functions and their vectors.
 
-    What processes have to tell each other of all of them is told at once.
+    Processes communicate once for all functions.
     """
     compiled = compiled and not torch.compiler.is_compiling()
     found: list[Any] = [None] * len(jobs)

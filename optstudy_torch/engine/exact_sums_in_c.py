@@ -1,12 +1,11 @@
-"""Passes of exact sums over leaves on the CPU, each one loop in C.
+"""Passes of exact sums over leaves on the CPU, each a loop in C.
 
-What :mod:`optstudy_core.exact_sum` does with blocks it does with symbols here, and what it did is
-written as the body of a loop. Both kinds of passes come down to whole numbers, which give the same
-in any order:
+Here :mod:`optstudy_core.exact_sum` runs on symbols instead of blocks, and the recorded operations
+become the body of a loop. Both kinds of passes reduce integers, in any order:
 
-- The sums of bits are sums of 64-bit integers, modulo 2⁶⁴.
-- Positive numbers are in the order of their bits, and above them are infinity and NaN; negative
-  ones are integers below 0. So the largest of x and of −x are largest integers, at least 0.
+- Sums of bits are sums of 64-bit integers, modulo 2⁶⁴.
+- The bits of positive numbers, infinity and NaN, read as integers, have the order of the numbers.
+  Negative numbers are integers below 0. So the largest of x and of −x are largest integers, ≥ 0.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from .source import INFIX
 from .sum_lines import Lines, products_of
 
 _FEW = 1 << 10
-"""Numbers that NumPy adds in less time than it takes to call C."""
+"""Number of elements that NumPy adds in less time than a call of C takes."""
 
 _READ = {
     torch.float32: ("float", "(double){0}"),
     torch.float64: ("double", "{0}"),
     torch.bfloat16: ("uint16_t", "(double)of_bits((uint32_t){0} << 16)"),
 }
-"""For each dtype, its type in C, and how a number of it becomes float64."""
+"""For each dtype, the type in C and the conversion to float64."""
 
 _HELPERS = """
 #include <string.h>
@@ -49,9 +48,9 @@ static inline int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
 
 
 class InC(Host):
-    """Sums in C over NumPy arrays and torch's tensors on the CPU, and NumPy's where C is of no use.
+    """Sums in C over NumPy arrays and CPU tensors of torch; sums in NumPy where C is no faster.
 
-    Scalars are NumPy's.
+    Scalars are those of NumPy.
     """
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
@@ -70,9 +69,9 @@ class InC(Host):
 
 
 class _Each(Host):
-    """A sum over each leaf by itself: a scalar is an array with one for each.
+    """A separate sum for each leaf: a scalar is an array with one element for each leaf.
 
-    Shorter leaves are padded with zeros up to the longest one, as far as sums can tell.
+    The sums are those of leaves that are padded with zeros to the length of the longest leaf.
     """
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
@@ -86,7 +85,7 @@ class _Each(Host):
         return list(_needed(passed(parts, vectors, False)).T)
 
     def padded(self, sums: list[Any], parts: Parts, vectors: Sequence[Vector]) -> list[Any]:
-        """Return such sums with the zeros of the padding."""
+        """Return sums with the zeros of the padding."""
         missing = self.count(vectors[0]) - _sizes(vectors[0])
         zeros = (np.zeros(len(missing)) for _ in vectors)
         return [
@@ -106,20 +105,20 @@ EACH = _Each()
 
 
 def kind_of_length(x: Any) -> int:
-    """Return what is the same of arrays that :data:`EACH` may be given together; 0 of empty ones.
+    """Return a key that is equal for arrays that :data:`EACH` can sum together; 0 if empty.
 
-    Sums of as many numbers have the same folds: the bits are those of a sum alone.
+    Such sums have the same folds, so the bits are those of separate sums.
     """
     fewest = 1 << (Columns.most.bit_length() - 2)
     return max(size(x) - 1, fewest).bit_length() if size(x) else 0
 
 
 def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
-    """Return a float64 scalar for each leaf, or None if they cannot be had from C.
+    """Return a float64 scalar for each leaf, or ``None`` if C cannot compute the scalars.
 
     Args:
-        function: of :mod:`optstudy_core.reductions`.
-        rows: of each leaf, its array in each of the trees.
+        function: a function of :mod:`optstudy_core.reductions`.
+        rows: for each leaf, its array in each of the trees.
     """
     alike: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
@@ -137,12 +136,12 @@ def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] 
 
 
 def scalars_of_similar(function: Reduction, vectors: Sequence[Vector]) -> np.ndarray | None:
-    """Return a float64 scalar for each leaf, or None if they cannot be had from C.
+    """Return a float64 scalar for each leaf, or ``None`` if C cannot compute the scalars.
 
     Args:
-        function: of :mod:`optstudy_core.reductions`.
-        vectors: of each tree, its leaves, which have entries: about as many, so that their sums
-            have the same folds.
+        function: a function of :mod:`optstudy_core.reductions`.
+        vectors: for each tree, its leaves, not empty and of similar sizes, so that the sums have
+            the same folds.
     """
     try:
         return each_sum(function, vectors)
@@ -151,10 +150,10 @@ def scalars_of_similar(function: Reduction, vectors: Sequence[Vector]) -> np.nda
 
 
 def each_sum(function: Reduction, vectors: Sequence[Vector]) -> np.ndarray:
-    """Return what :func:`scalars_of_similar` does.
+    """Return the result of :func:`scalars_of_similar`.
 
     Raises:
-        NoKernelsError: if the scalars cannot be had from C.
+        NoKernelsError: if C cannot compute the scalars.
     """
     with np.errstate(all="ignore"):
         found: np.ndarray = function(EACH, *vectors, exact=True)
@@ -167,13 +166,13 @@ def passed(
     """Pass over vectors.
 
     Args:
-        sources: from a block of each vector, float64 arrays.
-        vectors: of the same shapes.
-        extremes: whether to find, for each array, the bits of the largest number and of the largest
-            negative of one; otherwise the sum of the bits.
+        sources: a function that returns float64 arrays from a block of each vector.
+        vectors: vectors of the same shapes.
+        extremes: whether to find the bits of the largest x and of the largest −x of each array;
+            otherwise the sum of the bits.
 
     Returns:
-        int64, for each leaf a row; None if it cannot be done.
+        int64, a row for each leaf; ``None`` if C cannot do it.
     """
     tables = _tables(vectors)
     if tables is None:
@@ -198,7 +197,7 @@ def _needed(found: np.ndarray | None) -> np.ndarray:
 
 def _pairs(found: np.ndarray) -> list[Any]:
     numbers = iter(np.ascontiguousarray(found).view(np.float64))
-    return list(zip(numbers, numbers, strict=True))  # two of one iterator
+    return list(zip(numbers, numbers, strict=True))  # pairs of successive elements
 
 
 @functools.lru_cache(512)
@@ -209,7 +208,7 @@ def _made(
     dtypes: Sequence[torch.dtype],
     extremes: bool,
 ) -> Loop | None:
-    """Return the function of a pass and whether it has threads, or None if it cannot be made."""
+    """Return the function of a pass and whether it uses threads; ``None`` without a compiler."""
     body = []
     leaf = [f"const double c{i} = ((const double *)scalars[{i}])[column];" for i in range(numbers)]
     for i, dtype in enumerate(dtypes):
@@ -233,9 +232,9 @@ def _made(
 def _tables(
     vectors: Sequence[Vector],
 ) -> list[tuple[Sequence[torch.dtype], np.ndarray, np.ndarray, Any]] | None:
-    """Return, for leaves of the same dtypes, these, addresses, sizes and what owns the memory.
+    """Return dtypes, addresses, sizes and the owners of the memory, for leaves of the same dtypes.
 
-    None if a leaf has no memory that a loop may read.
+    The result is ``None`` if a loop cannot read the memory of a leaf.
     """
     if all(isinstance(x, Alike) for x in vectors):
         known: Any = vectors
@@ -267,7 +266,7 @@ def _sizes(vector: Vector) -> np.ndarray:
 def _run(
     made: Loop, table: np.ndarray, sizes: np.ndarray, numbers: Sequence[Any], results: int
 ) -> np.ndarray:
-    """Return what each thread found of each leaf."""
+    """Return the results of each thread for each leaf."""
     function, threaded = made
     leaves = len(sizes)
     total = int(sizes.sum())
@@ -284,10 +283,10 @@ def _run(
 
 
 def _tensor(leaf: Any) -> torch.Tensor | None:
-    """Return a leaf as a tensor whose memory a loop may read, or None if it is of another kind."""
+    """Return a leaf as a tensor with memory that a loop can read, or ``None``."""
     if isinstance(leaf, np.ndarray):
         if not (leaf.flags.writeable and leaf.dtype.isnative):
-            return None  # torch does not take its memory
+            return None  # torch cannot use the memory of the array
         leaf = torch.from_numpy(leaf)
     if leaf.dtype not in _READ:
         return None
@@ -295,10 +294,10 @@ def _tensor(leaf: Any) -> torch.Tensor | None:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor is one of the CPU whose numbers are what its memory holds."""
+    """Return whether the memory of a tensor is on the CPU and holds its elements."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
         return False
     try:
         return tensor.data_ptr() != 0 and not tensor.is_neg()
-    except RuntimeError:  # what torch.func wraps has no address
+    except RuntimeError:  # tensors wrapped by torch.func have no address
         return False

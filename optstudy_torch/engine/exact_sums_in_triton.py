@@ -1,8 +1,7 @@
-"""Passes of exact sums over leaves on a GPU, each one kernel for the leaves of one size.
+"""Passes of exact sums over leaves on a GPU, one kernel for the leaves of each size.
 
-As in C (:mod:`optstudy_torch.engine.exact_sums_in_c`), a pass finds whole numbers, which give the
-same in any order: sums of bits modulo 2⁶⁴, and largest ones of the bits of numbers and of their
-negatives.
+As in C (:mod:`optstudy_torch.engine.exact_sums_in_c`), a pass reduces integers, in any order: sums
+of bits modulo 2⁶⁴, and the largest bits of x and of −x.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from .triton_source import BLOCK, LANGUAGE, has_triton, kernel_of, start
 from .units import on_device
 
 _TURNS = 16
-"""Blocks of an instance."""
+"""Number of blocks for each instance."""
 
 
 class InTriton(Library):
-    """Sums over tensors on one GPU; scalars are 0-d tensors there."""
+    """Sums over tensors on one GPU; scalars are 0-d tensors on the GPU."""
 
     xp = NAMESPACE
 
@@ -51,7 +50,7 @@ class InTriton(Library):
     def _found(
         self, sources: Callable[..., Iterator[Any]], vectors: Sequence[Vector], extremes: bool
     ) -> list[torch.Tensor]:
-        """Return what a pass over the leaves of each size and dtype finds."""
+        """Return the results of a pass over the leaves of each size and dtype."""
         alike: dict[Any, list[tuple[Any, ...]]] = {}
         for row in zip(*vectors, strict=True):
             flat = tuple(x.detach().resolve_neg().reshape(-1) for x in row)
@@ -70,7 +69,7 @@ class InTriton(Library):
 
 
 class _Each(InTriton):
-    """A sum over each leaf by itself: a scalar is a tensor with one for each."""
+    """A separate sum for each leaf: a scalar is a tensor with one element for each leaf."""
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
         found = _passed(products_of(terms), vectors, True).view(torch.float64)
@@ -89,7 +88,7 @@ _EACH = _Each()
 
 
 def on_gpu(tensors: Sequence[torch.Tensor]) -> bool:
-    """Return whether there are kernels for sums over these tensors: plain ones on one GPU."""
+    """Return whether the tensors are plain and on one GPU, so that kernels can sum them."""
     plain = {type(x) for x in tensors} <= {torch.Tensor, torch.nn.Parameter}
     devices = {x.device for x in tensors}
     return plain and len(devices) == 1 and devices.pop().type == "cuda" and has_triton()
@@ -99,8 +98,8 @@ def each_sum(function: Reduction, vectors: Sequence[Alike]) -> torch.Tensor:
     """Return the float64 scalar of each leaf.
 
     Args:
-        function: of :mod:`optstudy_core.reductions`.
-        vectors: of each tree, its leaves, which have elements.
+        function: a function of :mod:`optstudy_core.reductions`.
+        vectors: for each tree, its leaves, not empty.
     """
     found: torch.Tensor = function(_EACH, *vectors, exact=True)
     return found
@@ -110,8 +109,8 @@ def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any]:
     """Return a float64 scalar for each leaf.
 
     Args:
-        function: of :mod:`optstudy_core.reductions`.
-        rows: of each leaf, its tensor in each of the trees.
+        function: a function of :mod:`optstudy_core.reductions`.
+        rows: for each leaf, its tensor in each of the trees.
     """
     alike: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
@@ -129,7 +128,7 @@ def scalars_of(function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _pairs(scalars: Sequence[torch.Tensor]) -> list[Any]:
     numbers = iter(scalars)
-    return list(zip(numbers, numbers, strict=True))  # two of one iterator
+    return list(zip(numbers, numbers, strict=True))  # pairs of successive elements
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
@@ -139,7 +138,7 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
 def _passed(
     sources: Callable[..., Iterator[Any]], vectors: Sequence[Any], extremes: bool
 ) -> torch.Tensor:
-    """Return what a pass finds: int64, for each leaf a row."""
+    """Return the results of a pass: int64, a row for each leaf."""
     lines = Lines()
     results = lines.results(sources, len(vectors))
     if extremes:

@@ -1,8 +1,8 @@
-"""Numbers of a program that the host computes at every step, in double.
+"""Scalars of a program that the host computes at every step, in double precision.
 
-A formula's hyperparameters and step counts are :class:`HostNumber` while it is traced, and so
-is what it forms of them (1 − β, lr·λ, 1 − βᵗ). What is formed of counts may differ from leaf to
-leaf: then it is a vector.
+While a formula is traced, hyperparameters and step counts are :class:`HostNumber`, and so are
+results computed from them (1 − β, lr·λ, 1 − βᵗ). Results from step counts may differ between
+leaves; then the value is a vector.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from optstudy_core.arrays.operators import Operators
 COMPARISONS = frozenset(
     {"isfinite", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
 )
-"""Operations that make truths of numbers."""
+"""Operations from numbers to booleans."""
 
 LOGICAL = frozenset({"logical_and", "logical_or", "logical_not"})
-"""Operations that make truths of truths."""
+"""Operations from booleans to booleans."""
 
 
 class HostNumber(Operators):
-    """A number that is known when the program runs, and what is formed of such.
+    """A number that is known when the program runs, or a result computed from such numbers.
 
     Attributes:
-        key: what it is: a name, or a digest of what makes it.
-        names: of the hyperparameters that it is made of.
-        per_leaf: whether it is made of step counts: then it may be a vector, with a number for
-            each leaf, and is a scalar of the program.
-        is_truth: whether it is a truth.
+        key: a name, or a digest of the formula of the number.
+        names: the names of the hyperparameters in the formula.
+        per_leaf: whether step counts are in the formula. Then the number may be a vector with one
+            element for each leaf, and is a scalar of the program.
+        is_truth: whether the value is boolean.
     """
 
     __slots__ = ("_args", "_function", "is_truth", "key", "names", "per_leaf")
-    shape = ()  # of each leaf
+    shape = ()  # for each leaf
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class HostNumber(Operators):
 
     @property
     def backend(self) -> Any:
-        """What combines it with others."""
+        """The backend that combines this number with others."""
         return HOST_NUMBERS
 
     def __array_namespace__(self, api_version: str | None = None) -> Functions:
@@ -67,7 +67,7 @@ class HostNumber(Operators):
         """Return the number.
 
         Args:
-            known: the hyperparameters and the step counts by name; what is computed is added.
+            known: the hyperparameters and the step counts by name; computed values are added.
         """
         if self.key not in known:
             assert self._function is not None
@@ -83,10 +83,10 @@ class HostNumber(Operators):
 
 
 class NotTraceableError(TypeError):
-    """A formula asks for the value of a number, which no program knows: to branch on it.
+    """A formula branches on the value of a number, which is unknown during tracing.
 
     Args:
-        names: of the hyperparameters that the number is made of.
+        names: the names of the hyperparameters in the formula of the number.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -109,16 +109,16 @@ class _HostNumbers:
         return _made(operation, _FUNCTIONS[operation], args, is_truth)
 
     def counted(self, t: HostNumber) -> HostNumber:
-        """Return a step count in double, which it is."""
+        """Return the step count, which is already a double."""
         return t
 
     def counts(self, number: HostNumber, like: HostNumber) -> HostNumber:
-        """Return a whole number as a step count, which is written as one when it is kept."""
+        """Return a whole number as a step count, which a state stores as an integer."""
         del like
         return number
 
     def one_minus_power(self, a: Any, t: HostNumber) -> HostNumber:
-        """Return what :func:`optstudy_core.doubles.one_minus_power` says."""
+        """Return the result of :func:`optstudy_core.doubles.one_minus_power`."""
         return _made("one_minus_power", _one_minus_power, (a, t))
 
 
@@ -130,7 +130,7 @@ def _made(
 ) -> HostNumber:
     keys = [a.key if isinstance(a, HostNumber) else repr(a) for a in args]
     key = f"{operation}({', '.join(keys)})"
-    if len(key) > 80:  # it would double with every operation on it
+    if len(key) > 80:  # the length would double with every operation
         key = hashlib.sha256(key.encode()).hexdigest()[:32]
     return HostNumber(key, function, args, is_truth)
 
@@ -142,7 +142,7 @@ def _one_minus_power(a: Any, t: Any) -> Any:
 
 
 def _of_numpy(name: str) -> Callable[..., Any]:
-    """Return NumPy's function; of numbers it returns a Python number."""
+    """Return a NumPy function that returns a Python number for Python numbers."""
     function = getattr(np, name)
 
     def call(*args: Any) -> Any:

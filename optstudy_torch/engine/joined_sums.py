@@ -1,11 +1,11 @@
-"""Exact sums over what several processes hold together, all of a phase at once.
+"""Exact sums over tensors that are sharded over processes, all sums of a phase at once.
 
-A sum is a few passes over its vectors: the largest magnitude, then whole numbers. Each process
-passes over its part, and the parts are joined by a reduction: of maxima, or of integers modulo 2⁶⁴,
-exact in any order. So the result has the bits that one process gives.
+A sum is a few passes over its vectors: the largest magnitude, then integers. Each process passes
+over its part, and a reduction joins the parts: of maxima, or of integers modulo 2⁶⁴, exact in any
+order. So the result has the same bits as in one process.
 
-A function of the core that needs such a pass is ended there and called again once the processes
-have joined it, so that the passes of many sums are joined in one reduction.
+A function of the core that needs such a pass stops there, and is called again after the processes
+have joined the pass. So one reduction joins the passes of many sums.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .errors import NoKernelsError
 from .exact_sums_in_c import EACH, IN_C, kind_of_length
 
 Function = Callable[..., Any]
-"""``vector_…`` of the core's geometry."""
+"""``vector_…`` of the geometry of the core."""
 
 
 class Joint(NamedTuple):
-    """How processes hold a tensor together.
+    """The distribution of a tensor over processes.
 
     Attributes:
-        mesh: of processes.
-        sharded: dimensions of the mesh over which it is cut; over others it is copied.
-        shape: of the whole.
+        mesh: the mesh of processes.
+        sharded: mesh dimensions over which the tensor is sharded; over others it is replicated.
+        shape: the shape of the whole tensor.
     """
 
     mesh: Any
@@ -42,21 +42,21 @@ class Joint(NamedTuple):
 
     @classmethod
     def of(cls, x: Any) -> Joint:
-        """Return that of a ``DTensor``."""
+        """Return the distribution of a ``DTensor``."""
         places = enumerate(x.placements)
         sharded = tuple(i for i, p in places if not (p.is_replicate() or p.is_partial()))
         return cls(x.device_mesh, sharded, tuple(x.shape))
 
 
 class Share(NamedTuple):
-    """What this process holds of a tensor; the order of its elements does not matter."""
+    """The local part of a tensor; the order of its elements does not matter."""
 
     tensor: torch.Tensor
     joint: Joint
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the whole."""
+        """The shape of the whole tensor."""
         return self.joint.shape
 
     @property
@@ -66,7 +66,7 @@ class Share(NamedTuple):
 
 
 def share_of(row: Sequence[Any]) -> tuple[Any, ...]:
-    """Return a leaf of each vector, shares instead of ``DTensor``s, which are cut alike."""
+    """Return a leaf of each vector, with shares instead of equally sharded ``DTensor``s."""
     first = row[0]
     if not any(hasattr(x, "placements") for x in row):
         return tuple(row)
@@ -90,10 +90,10 @@ class _Waiting(Exception):  # noqa: N818
 
 
 class _Joined(Library):
-    """Passes of another library over what this process holds, joined with those of others.
+    """Passes of another library over the local parts, joined over processes.
 
     Args:
-        library: that passes over plain tensors.
+        library: the library for plain tensors.
     """
 
     def __init__(self, library: Library) -> None:
@@ -104,26 +104,26 @@ class _Joined(Library):
         self.asked: list[tuple[Joint | None, list[Any]]] = []
 
     def call(self, function: Function, vectors: Sequence[Vector]) -> Any:
-        """Return what a function makes of vectors.
+        """Return the result of a function of vectors.
 
         Raises:
-            _Waiting: if it needs what is ``asked``, to be given to :meth:`tell`.
+            _Waiting: if the function needs the joined ``asked``, see :meth:`tell`.
         """
         self._next = 0
         return function(self, *vectors)
 
     def tell(self, joined: Sequence[torch.Tensor]) -> None:
-        """Take what was asked, of all processes: vectors of int64, or of float64."""
+        """Store the joined ``asked`` of all processes: vectors of int64 or of float64."""
         reduce = torch.amax if self.operation == "max" else torch.sum
         values = reduce(torch.stack(list(joined)), 0)
         self._known.append(self._values(from_bits(values) if self.operation == "max" else values))
 
     def _values(self, joined: torch.Tensor) -> list[Any]:
-        """Return the scalars of a vector of them."""
+        """Return a vector as scalars."""
         return list(joined.cpu().numpy() if self.xp is np else joined.unbind())
 
     def _keeps(self, leaf: torch.Tensor) -> bool:
-        """Return whether a pass goes over a leaf, of which others may have more."""
+        """Return whether a pass includes a leaf; other processes may have elements of it."""
         return size(leaf) > 0
 
     def largest(self, terms: Terms, vectors: Sequence[Vector]) -> list[Any]:
@@ -158,13 +158,13 @@ class _Joined(Library):
         each: Callable[..., Any],
         vectors: Sequence[Vector],
     ) -> list[Any]:
-        """Return the values of a pass, of all processes.
+        """Return the values of a pass, joined over all processes.
 
         Args:
-            operation: that joins them.
-            own: returns those of what this process holds.
-            each: yields, of a block, something for each of them.
-            vectors: of one shape.
+            operation: the operation that joins values.
+            own: a function that returns the values of the local parts.
+            each: a function of a block that yields an item for each value.
+            vectors: vectors of one shape.
         """
         self._next += 1
         if self._next <= len(self._known):
@@ -198,10 +198,10 @@ class _Joined(Library):
 
 
 class _JoinedEach(_Joined):
-    """The same for a sum over each leaf by itself: a scalar is an array with one for each.
+    """The same for a separate sum of each leaf: a scalar is an array with one element each.
 
     Args:
-        leaves: how many there are.
+        leaves: the number of leaves.
     """
 
     def __init__(self, leaves: int) -> None:
@@ -226,7 +226,7 @@ class _JoinedEach(_Joined):
 
 
 class Job(NamedTuple):
-    """A sum: a function of vectors, and the library that passes over plain tensors."""
+    """A sum: a function of vectors, and the library for plain tensors."""
 
     function: Function
     vectors: Sequence[Vector]
@@ -235,7 +235,7 @@ class Job(NamedTuple):
 
     @property
     def kind(self) -> Any:
-        """What is the same of jobs that are done together; the same on all processes."""
+        """A key that is equal for jobs of one call, and the same on all processes."""
         leaves = [x for vector in self.vectors for x in vector]
         if not self.exact or len(leaves) > len(self.vectors) or not isinstance(leaves[0], Share):
             return None
@@ -245,11 +245,11 @@ class Job(NamedTuple):
 
 
 class _Call:
-    """Jobs that are done together.
+    """Jobs that are computed together.
 
     Args:
-        jobs: by their numbers.
-        each: whether by a pass over all leaves.
+        jobs: the jobs by number.
+        each: whether one pass goes over all leaves.
     """
 
     def __init__(self, jobs: dict[int, Job], each: bool) -> None:
@@ -261,11 +261,11 @@ class _Call:
         self._each = each
 
     def run(self) -> dict[int, Any]:
-        """Return what the functions make of their vectors, by the numbers of the jobs.
+        """Return the results of the functions, by the number of the job.
 
         Raises:
-            _Waiting: if the processes have to join what ``library`` asks for.
-            NoKernelsError: if they cannot be done together.
+            _Waiting: if the processes must join what ``library`` asks for.
+            NoKernelsError: if the jobs cannot be computed together.
         """
         function = functools.partial(self._function, exact=self._exact)
         found = self.library.call(function, self._vectors)
@@ -273,10 +273,10 @@ class _Call:
 
 
 def joined_sums(jobs: Sequence[Job]) -> list[Any]:
-    """Return what functions make of vectors whose leaves are tensors and shares.
+    """Return the results of functions of vectors with tensors and shares as leaves.
 
-    All processes of the meshes have to call it, with the same functions and wholes. What they send
-    each other does not depend on how each of them computes.
+    All processes of the meshes must call this function, with the same functions and whole tensors.
+    The communication does not depend on how each process computes.
     """
     alike: dict[Any, dict[int, Job]] = {}
     for i, job in enumerate(jobs):
@@ -299,7 +299,7 @@ def joined_sums(jobs: Sequence[Job]) -> list[Any]:
 
 
 def _left_of(call: _Call, found: dict[int, Any]) -> list[_Call]:
-    """Run a call; return it if it waits, or calls of each job if these cannot be done together."""
+    """Run a call; return it if it waits, or separate calls if the jobs need them."""
     try:
         found |= call.run()
     except _Waiting:
@@ -317,7 +317,7 @@ def _device_of(jobs: Sequence[Job]) -> torch.device:
 
 
 def _join(libraries: Sequence[_Joined], device: torch.device) -> None:
-    """Join what they ask for, in one reduction for each operation and group of processes."""
+    """Join all requests, in one reduction for each operation and group of processes."""
     asked: dict[Any, list[torch.Tensor]] = {}
     where: list[list[tuple[Any, int]]] = []
     for library in libraries:
@@ -334,16 +334,16 @@ def _join(libraries: Sequence[_Joined], device: torch.device) -> None:
 
 
 def _vector(values: list[Any], operation: str, device: torch.device) -> torch.Tensor:
-    """Return scalars as a vector that is reduced; maxima as integers.
+    """Return scalars as a vector for a reduction, maxima as integers.
 
-    Positive numbers are in the order of their bits, then NaN; a maximum of floats loses NaN in
-    some communication libraries.
+    The bits of positive numbers, then NaN, have the order of the numbers. A maximum of floats loses
+    NaN in some communication libraries.
     """
     dtype = torch.int64 if operation == "sum" else torch.float64
     if any(isinstance(x, torch.Tensor) for x in values):
         vector = torch.stack([torch.as_tensor(x, dtype=dtype, device=device) for x in values])
     else:
-        # Of each leaf after the other, if there are several.
+        # Leaf by leaf, if there are several.
         vector = torch.as_tensor(np.array(values).T.reshape(-1), dtype=dtype, device=device)
     if operation == "max":
         vector = to_bits(torch.where(vector < 0, 0.0, vector).abs())
@@ -352,7 +352,7 @@ def _vector(values: list[Any], operation: str, device: torch.device) -> torch.Te
 
 def _reduced(key: Any, vectors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     operation, group = key
-    if group is None:  # every process has all of it
+    if group is None:  # every process has all elements
         return vectors
     from torch import distributed
 

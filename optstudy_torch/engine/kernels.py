@@ -1,4 +1,4 @@
-"""What runs a program on all leaves of a stage at once, and what it is handed."""
+"""The interface of kernels, which run a program on all leaves of a stage at once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Run = Callable[[], None]
 
 
 class Kernels(Protocol):
-    """What runs a program on all leaves of a stage at once.
+    """Kernels that run a program on all leaves of a stage at once.
 
     Attributes:
-        any_dtype: whether parameters are read and written in their own dtype, whatever it is.
-        scalars: for each phase, what computes its scalars.
-        arrays: for each phase, what returns a function that runs its body on units of one leaf
-            each: what could be refused, or takes memory, is done before it is returned.
+        any_dtype: whether parameters of any dtype are read and written in their own dtype.
+        scalars: for each phase, a function that computes its scalars.
+        arrays: for each phase, a function that checks arguments, allocates memory and returns a
+            function that runs the body on units of one leaf each.
 
-    Both are given the :class:`~optstudy_torch.engine.stages.Stage` first.
+    The first argument of both is the :class:`~optstudy_torch.engine.stages.Stage`.
     """
 
     any_dtype: bool
 
     def scalars_of(self, function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
-        """Return the sum of each leaf; ``None`` if there are no kernels for it."""
+        """Return the sum of each leaf; ``None`` without kernels for the function."""
 
     @property
     def scalars(self) -> Sequence[Callable[[Any, dict[str, Any]], None]]: ...
@@ -39,14 +39,14 @@ class Kernels(Protocol):
 
 
 class Places(NamedTuple):
-    """Which numbers of which leaf the instances of a kernel compute.
+    """The elements that the instances of a kernel compute.
 
     Attributes:
-        instances: how many there are.
-        leaf: of each instance, the number of its leaf among those of the kernel.
-        part: of each instance, which part of its leaf it computes.
-        column: of each leaf, its number in the stage.
-        size: of each leaf, how many numbers it has.
+        instances: the number of instances.
+        leaf: for each instance, the number of the leaf in the kernel.
+        part: for each instance, the number of the part of the leaf.
+        column: for each leaf, its number in the stage.
+        size: for each leaf, the number of elements.
     """
 
     instances: int

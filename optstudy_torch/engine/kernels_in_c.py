@@ -1,7 +1,7 @@
 """One loop in C for all leaves of a group on the CPU.
 
-A loop is handed, for each array of the program, the addresses in all leaves, so that a step is one
-call for each thread, however many leaves there are and of whatever sizes.
+A loop gets the addresses of all leaves for each array of the program. So a step is one call for
+each thread, for any number and sizes of leaves.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ void {name}(const void *const *read, void *const *made, const double *c, int64_t
 
 
 class Kernels:
-    """The loops of a program for a working dtype: the parts of one library.
+    """The loops of a program for a working dtype, in one library.
 
     Raises:
-        NoKernelsError: if there is no compiler, or it fails.
+        NoKernelsError: if there is no compiler, or the compiler fails.
     """
 
-    any_dtype = False  # what C itself computes with
+    any_dtype = False  # only dtypes of C
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
         phases = program.phases
@@ -61,7 +61,7 @@ class Kernels:
             function.find(library)
 
     def scalars_of(self, function: Reduction, rows: Sequence[Sequence[Any]]) -> list[Any] | None:
-        """Return the sum of each leaf; ``None`` if there are no loops for it."""
+        """Return the sum of each leaf; ``None`` without loops for the function."""
         return scalars_of_leaves(function, rows)
 
 
@@ -103,7 +103,7 @@ class Scalars:
 
 
 class _Body:
-    """A body, on units of one leaf each."""
+    """A body for units of one leaf each."""
 
     def __init__(self, name: str, body: Body) -> None:
         self.loops = {
@@ -117,8 +117,8 @@ class _Body:
         hyperparameters: dict[str, Any],
         step_dtype: str | None,
     ) -> Run:
-        """Return what runs the body."""
-        del step_dtype  # of parameters that are read in their own dtype
+        """Return a function that runs the body."""
+        del step_dtype  # for parameters in their own dtype
         runs = []
         for in_place, loop in self.loops.items():
             own = [unit for unit in units if unit.in_place == in_place]
@@ -135,7 +135,7 @@ class _Body:
 
 
 class _Arrays:
-    """A body, for all leaves at once, whose parameters take the step where they are or do not."""
+    """A body for all leaves at once, which adds the step to the parameters in place or not."""
 
     def __init__(self, name: str, body: Body, in_place: bool) -> None:
         self._name, self._rows = name, rows(body, in_place)
@@ -148,13 +148,13 @@ class _Arrays:
         self._has_threads = has_threads(library)
 
     def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> Run:
-        """Return what runs the body on units."""
+        """Return a function that runs the body on units."""
         key = id(self), units[0].first
         table, places, total = stage.put(key, None, lambda: self._places(units))
         for row, name in enumerate(self._rows):
-            if name not in units[0].states:  # where the states lie the stage knows
+            if name not in units[0].states:  # the stage knows the addresses of the states
                 table[row] = [unit.arrays[name].data_ptr() for unit in units]
-        if not table.all():  # empty leaves have no memory either
+        if not table.all():  # empty leaves have no memory too
             without = [u.size for u, x in zip(units, table.T, strict=True) if not x.all()]
             if any(without):
                 raise TypeError("a tensor without memory of its own: allowed are plain tensors")
@@ -168,12 +168,12 @@ class _Arrays:
 
         blocks = range(0, total, BLOCK)
         if total and self._has_threads and may_use_threads():
-            # torch's own threads, which may still be waiting for work
+            # threads of torch, which may still be waiting for work
             return functools.partial(work, blocks, threads)
         return functools.partial(in_threads, work, blocks, threads)
 
     def _places(self, units: Sequence[Unit]) -> tuple[np.ndarray, list[Any], int]:
-        """Return a table of addresses, where it, sizes and columns are, and how many numbers."""
+        """Return addresses, the addresses of three tables, and the number of elements."""
         table = [
             [unit.states[name].data_ptr() if name in unit.states else 0 for unit in units]
             for name in self._rows
@@ -188,12 +188,12 @@ class _Arrays:
 
 
 def loop_over(name: str, body: Body, in_place: bool) -> tuple[list[int], str, list[Number]]:
-    """Return the lengths of its axes, a body as a function over leaves, and the numbers it reads.
+    """Return the lengths of the axes, the C function of a body, and the scalars that it reads.
 
     Args:
-        name: of the function.
-        body: the lines; of a leaf of any shape it has one axis, of the length of the leaf.
-        in_place: whether the parameters take the step where they are.
+        name: the name of the function.
+        body: the body; for leaves of any shape it has one axis, with the length of the leaf.
+        in_place: whether to add the step to the parameters in place.
     """
     text, names, symbols = new_text(), rows(body, in_place), arrays_of(body)
     if body.shape is None:
@@ -230,12 +230,12 @@ def loop_over(name: str, body: Body, in_place: bool) -> tuple[list[int], str, li
 
 
 def taken(symbol: Symbol, table: str, number: int) -> str:
-    """Return how a scalar is declared and found in a table of vectors, but for its index."""
+    """Return the declaration of a scalar from a table of vectors, without the index."""
     kind = type_of(symbol)
     return f"const {kind} {symbol.name} = (({kind} const *){table}[{number}])"
 
 
-# What is handed over.
+# Arguments of the loops.
 
 
 def _numpy(symbol: Symbol, dtype: torch.dtype) -> Any:
@@ -248,9 +248,9 @@ def _vectors(stage: Stage, symbols: Sequence[Symbol]) -> list[np.ndarray]:
 
 
 def _addresses(stage: Stage, key: Any, arrays: list[np.ndarray]) -> int:
-    """Return where the addresses of arrays are; most are the same at every step."""
+    """Return the address of a table of addresses; most are the same at every step."""
 
-    def made() -> tuple[list[np.ndarray], Any]:  # the arrays, so that no other takes their place
+    def made() -> tuple[list[np.ndarray], Any]:  # the arrays, to keep their memory
         return arrays, np.array([x.ctypes.data for x in arrays], np.uintp).ctypes
 
     address: int = stage.put(key, [id(x) for x in arrays], made)[1].data

@@ -1,9 +1,8 @@
-"""One kernel for all leaves of a group on a GPU: programs written in Triton's language.
+"""One kernel for all leaves of a group on a GPU, written in Triton.
 
-A kernel is handed, for each array of the program, the address in the first leaf and how far off it
-is in the others, so that a step is one launch for the scalars of all leaves and one for the rest,
-however many leaves there are; nothing is copied together, and parameters are read and written in
-their own dtype.
+For each array of the program, a kernel gets the address in the first leaf and the distances to the
+other leaves. So a step is one launch for the scalars of all leaves and one for the rest. Leaves are
+not copied together, and parameters are read and written in their own dtype.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from .triton_source import BLOCK, LANGUAGE, dtype_of, has_triton, kernel_of, loa
 from .units import Unit
 
 _ALIGNED = 16
-"""Bytes: where all addresses are multiples of them, distances are counted in them, so that the
-compiler knows, and reads and writes four floats at once."""
+"""Bytes. If all addresses are multiples, distances have this unit, so that the compiler knows and
+reads and writes four floats at once."""
 
 
 class Scalars:
     """The scalars of a phase, for all leaves at once.
 
     Args:
-        phase: whose lines are computed.
-        kept: names of the results that someone reads later.
+        phase: the phase to compute.
+        kept: the names of results that are read later.
     """
 
     def __init__(self, phase: Phase, kept: set[str]) -> None:
@@ -66,7 +65,7 @@ class Scalars:
         lines = []
         for line in self._lines:
             written = text.line(line)
-            if line.operation == "full":  # one number, for all leaves
+            if line.operation == "full":  # one scalar for all leaves
                 written += f" + tl.zeros([BLOCK], {LANGUAGE[dtype]})"
             lines.append(written)
         inputs = [f"{name} = tl.load(in_{name} + at, mask=inside)" for name in self._read]
@@ -82,7 +81,7 @@ class Scalars:
 
 
 class _Launch(NamedTuple):
-    """A kernel and what it is handed, for leaves of the same dtypes."""
+    """A kernel and its arguments, for leaves of the same dtypes."""
 
     kernel: Any
     numbers: list[Any]
@@ -93,7 +92,7 @@ class _Launch(NamedTuple):
 
 
 class Arrays:
-    """A body, for all leaves at once."""
+    """A body for all leaves at once."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -106,9 +105,9 @@ class Arrays:
         hyperparameters: dict[str, Any],
         step_dtype: str | None,
     ) -> Run:
-        """Return what runs the body on units of one leaf each."""
+        """Return a function that runs the body on units of one leaf each."""
         key = id(self), step_dtype
-        # Where the states lie the stage knows; gradients may lie elsewhere at every step.
+        # The stage knows the addresses of states; gradients may move at every step.
         moving = stage.put(("moving", key), None, lambda: self._moving(units))
         arrays = [unit.arrays[name] for unit, name in moving]
         places = [x.data_ptr() for x in arrays], [x.dtype for x in arrays]
@@ -192,7 +191,7 @@ class Arrays:
             if own["p"] == dtype:
                 return f"p + ({step})"
             small = LANGUAGE[own["p"]]
-            # torch adds numbers of a small dtype in float32, and rounds the sum.
+            # torch adds elements of a small dtype in float32, and rounds the sum.
             rounded = step if step_dtype else f"({step}).to({small}).to({working})"
             return f"(p + ({rounded})).to({small})"
 
@@ -240,7 +239,7 @@ class Kernels:
     any_dtype = True
 
     def __init__(self, program: Program, dtype: torch.dtype) -> None:
-        del dtype  # each kernel is made for those of its leaves
+        del dtype  # each kernel is made for the dtypes of its leaves
         if not has_triton():
             raise NoKernelsError("there is no Triton, or no C compiler for its launcher")
         phases = program.phases
@@ -254,7 +253,7 @@ class Kernels:
 
 
 def _units(dtypes: Iterable[torch.dtype], aligned: bool) -> list[int]:
-    """Return in how many bytes distances are counted, for arrays of these dtypes."""
+    """Return the units of distances in bytes, for arrays of these dtypes."""
     return [_ALIGNED if aligned else dtype.itemsize for dtype in dtypes]
 
 

@@ -1,4 +1,4 @@
-"""What kernels of a program of one shape have in common, whatever language they are in."""
+"""The common base of kernels for a program of one shape, in C and in Triton."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .trace import Sum
 
 
 class OfShape(ABC):
-    """The kernels of each phase of a program, which an execution asks for.
+    """The kernels of each phase of a program, for an execution.
 
     Attributes:
-        program: of one shape.
-        memory: where the values of the program are.
+        program: the program of one shape.
+        memory: the memory for the values of the program.
     """
 
     memory: Memory
@@ -44,15 +44,15 @@ class OfShape(ABC):
 
     @abstractmethod
     def _scalars(self, phase: Phase, kept: set[str]) -> Any:
-        """Return what computes the scalars of a phase, some of which are kept."""
+        """Return a function that computes the scalars of a phase; ``kept`` are stored."""
 
     @abstractmethod
     def _body(self, body: Body) -> Any:
-        """Return what gives a function that runs a body, whose memory is taken by then."""
+        """Return a function that allocates memory and returns a function that runs a body."""
 
     @abstractmethod
     def _added(self, barrier: Added) -> Any:
-        """Return what sums along an axis."""
+        """Return a function that sums along an axis."""
 
     @abstractmethod
     def sums(self, execution: Any, node: Sum) -> Any:
@@ -63,7 +63,7 @@ class OfShape(ABC):
         self._made[id(phase)][0](execution, execution.hyperparameters)
 
     def bodies(self, execution: Any, phase: Phase) -> list[Run]:
-        """Return what runs the bodies of a phase, one after another; memory is taken now."""
+        """Allocate memory; return functions that run the bodies of a phase, in order."""
         return [body(execution) for body in self._made[id(phase)][1:]]
 
     def added(self, execution: Any, barrier: Added) -> Alike:

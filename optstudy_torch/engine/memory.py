@@ -1,4 +1,4 @@
-"""Memory for values of a program of one shape: NumPy's on the CPU, torch's on other devices."""
+"""Memory for values of a program of one shape: NumPy on the CPU, torch on other devices."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .units import on_device
 
 
 class Memory(Protocol):
-    """What an execution does with values, besides calling kernels.
+    """Operations of an execution on values, besides kernels.
 
     Attributes:
-        device: where they are.
+        device: the device of the values.
     """
 
     device: torch.device
 
     def numbers(self, values: Sequence[float]) -> torch.Tensor:
-        """Return numbers in double."""
+        """Return numbers as a tensor in double precision."""
 
     def empty(self, count: int, symbol: Symbol, shape: tuple[int, ...]) -> Alike:
-        """Return new arrays for values of a kind."""
+        """Return new arrays for the value of a symbol."""
 
     def given(self, tensors: Sequence[torch.Tensor], shape: tuple[int, ...]) -> Alike:
-        """Return tensors as arrays of the working dtype, in their own memory where that is it."""
+        """Return tensors as arrays of the working dtype, without a copy if possible."""
 
     def alike(self, symbol: Symbol, arrays: Iterable[Any]) -> Alike:
         """Return arrays as the value of a symbol."""
@@ -39,23 +39,23 @@ class Memory(Protocol):
         """Return scalars as a vector, each rounded once."""
 
     def spread(self, symbol: Symbol, value: Any, count: int) -> Any:
-        """Return a number, or one for each leaf, as a vector, rounded once."""
+        """Return a number, or a number for each leaf, as a vector, rounded once."""
 
     def column(self, vector: Any) -> Sequence[Any]:
         """Return the elements of a vector as arrays."""
 
     def true(self, vector: Any) -> np.ndarray:
-        """Return the numbers of the leaves where a truth holds; a device is waited for."""
+        """Return the indices of the leaves with a true value; this waits for the device."""
 
     def product(self, x: Any, y: Any) -> Any:
         """Return the product of two float64 matrices."""
 
     def write(self, to: Any, x: Any, add: bool) -> None:
-        """Write an array to another one, or add it."""
+        """Write an array to another array, or add it."""
 
 
 class OnHost:
-    """NumPy's arrays.
+    """Arrays of NumPy.
 
     Args:
         dtype: the working dtype.
@@ -107,11 +107,11 @@ class OnHost:
 
 
 class OnDevice:
-    """torch's tensors.
+    """Tensors of torch.
 
     Args:
         dtype: the working dtype.
-        device: where they are.
+        device: the device of the tensors.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -158,5 +158,5 @@ class OnDevice:
 
 
 def plain(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return tensors without derivatives and signs to come, of a dtype."""
+    """Return tensors of a dtype without derivatives and pending signs."""
     return [x.detach().resolve_neg().to(dtype) for x in tensors]

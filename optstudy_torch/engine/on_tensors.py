@@ -1,8 +1,8 @@
-"""torch's operations where every number is a tensor: steps that are recorded, or differentiated.
+"""Operations of torch with tensors for all numbers, for recorded or differentiated steps.
 
-Elsewhere the host forms what is made of hyperparameters and step counts. Here they are float64
-tensors on the device of the parameters: no value is read by the host, so that a CUDA graph can
-record a step, and a derivative can flow through a rate. The bits are the same.
+Elsewhere the host computes with hyperparameters and step counts. Here they are float64 tensors on
+the device of the parameters. The host reads no value, so a CUDA graph can record a step, and
+derivatives with respect to a rate exist. The bits are the same.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _DOUBLE = torch.float64
 
 
 class OnTensors(Eager):
-    """torch's operations, and numbers in double precision that are tensors.
+    """Operations of torch, with numbers in double precision as tensors.
 
     Args:
-        device: of the numbers.
+        device: the device of the numbers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class OnTensors(Eager):
         return sum_of(function, vectors, compiled=False)
 
     def number(self, x: Any) -> Doubles:
-        """Return a number, or a tensor of one, in double precision."""
+        """Return a number, or a tensor with one element, in double precision."""
         return Doubles(self._double(x), self)
 
     def _double(self, x: Any) -> torch.Tensor:
@@ -97,7 +97,7 @@ def _vector(counts: Leaves) -> torch.Tensor:
 
 
 class _Root(torch.autograd.Function):
-    """A root that is rounded once, with its derivative."""
+    """A square root, rounded once, with its derivative."""
 
     @staticmethod
     def forward(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Bodies of programs computed by torch's operations, one after another, on any device."""
+"""Bodies of programs computed by operations of torch, one after another, on any device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .units import Unit
 
 
 class Operations:
-    """A body as a function of torch's operations, for flat arrays."""
+    """A body as a function of operations of torch, for flat arrays."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -25,7 +25,7 @@ class Operations:
     def __call__(
         self, stage: Stage, units: Iterable[Unit], numbers: Sequence[float]
     ) -> Callable[[], None]:
-        """Return what runs the body on some of the units."""
+        """Return a function that runs the body on some of the units."""
 
         def run() -> None:
             for unit in units:
@@ -37,7 +37,7 @@ class Operations:
 
     def _function(self, in_place: bool) -> Callable[..., None]:
         body = self._body
-        # Results have names of their own: memory may be called like the value that it is for.
+        # Results have separate names, because memory may have the name of its value.
         names = {line.result.name: f"_{line.result.name}" for line in body.lines}
         numbers = {key: f"h{i}" for i, key in enumerate(body.numbers)}
         needed = last_reads(body.lines)
@@ -68,12 +68,12 @@ class Operations:
 
 
 def last_reads(lines: Sequence[Line]) -> dict[str, int]:
-    """Return the number of the last line that reads a symbol, by its name."""
+    """Return the number of the last line that reads each symbol, by name."""
     return {a.name: i for i, x in enumerate(lines) for a in x.args if isinstance(a, Symbol)}
 
 
 def function_of(signature: str, lines: Sequence[str], names: Mapping[str, Any]) -> Any:
-    """Return the function with these lines, which knows these names."""
+    """Return the function with these lines and global names."""
     text = "\n    ".join([f"def {signature}:", *lines, "pass"])
     scope = dict(names) | {"inf": math.inf, "nan": math.nan}
     exec(compile(text, f"<optstudy {signature}>", "exec"), scope)

@@ -1,16 +1,16 @@
-"""An update rule as a program: nodes in phases, for leaves of any shape or of one.
+"""An update rule as a program: nodes in phases, for leaves of any shape or of one shape.
 
-A phase ends where values are needed as a whole: for a sum over elements, a rearrangement, a matrix
-product. What lies between are lines of scalars, kept as one vector for all leaves, and lines of
-arrays: a *body* for each shape, which is one loop over the elements.
+A phase ends where whole values are needed: for a sum over elements, a rearrangement, or a matrix
+product. A phase has lines of scalars, stored as one vector for all leaves, and lines of arrays: a
+*body* for each shape, which is one loop over the elements.
 
     phase 0: scalars, bodies; sums, moves, products; phase 1: scalars, …; the new state and the step
 
-An array that nobody needs as a whole is not stored: each loop that reads its elements computes
+An array that is never needed as a whole is not stored: each loop that reads its elements computes
 them.
 
-:mod:`optstudy_torch.engine.dispatch` runs a program for leaves of any shape, and
-:mod:`optstudy_torch.engine.shaped` one for leaves of one shape.
+:mod:`optstudy_torch.engine.dispatch` runs programs for leaves of any shape, and
+:mod:`optstudy_torch.engine.shaped` runs programs for leaves of one shape.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ Shape = tuple[int, ...] | None
 
 
 class Output(NamedTuple):
-    """Where a value goes: to a field of the state, to the step, or to memory for a later phase.
+    """The target of a value: a field of the state, the step, or memory for a later phase.
 
     Attributes:
-        target: its name there.
+        target: the name of the target.
         source: the value.
-        shape: of what is there.
+        shape: the shape of the target.
     """
 
     target: str
@@ -60,16 +60,16 @@ class Output(NamedTuple):
 
 @dataclass
 class Body:
-    """Lines of arrays without a sum between them: what one loop computes for one leaf.
+    """Lines of arrays without a sum between them: the work of one loop for one leaf.
 
     Attributes:
-        lines: in the order of the formula.
-        outputs: made by lines; none is an input.
-        moved: inputs that become another field of the state, or the step, as they are.
-        shape: of the results; ``None``: that of the leaf, whatever it is.
-        arrays: arrays that are read, by name.
-        scalars: scalars that are read, by name.
-        numbers: host numbers that are read, by their keys.
+        lines: the lines, in the order of the formula.
+        outputs: results of lines; no output is an input.
+        moved: inputs that become another field of the state, or the step, unchanged.
+        shape: the shape of the results; ``None``: the shape of the leaf.
+        arrays: the arrays that are read, by name.
+        scalars: the scalars that are read, by name.
+        numbers: the host numbers that are read, by key.
     """
 
     lines: list[Line]
@@ -91,21 +91,21 @@ class Body:
 
 
 class Added(NamedTuple):
-    """A sum along an axis, with the lines that make what is added."""
+    """A sum along an axis, with the lines that compute the terms."""
 
     node: Along
     body: Body
 
 
 class Branch(NamedTuple):
-    """What some leaves do, in phases."""
+    """Phases that run for some leaves only."""
 
     node: When
     phases: list[Phase]
 
 
 class Cycle(NamedTuple):
-    """What leaves do again and again, and what they ask before it, in phases."""
+    """Phases of a repetition, and the phases of its condition."""
 
     node: Repeat
     checks: list[Phase]
@@ -114,11 +114,11 @@ class Cycle(NamedTuple):
 
 @dataclass
 class Phase:
-    """Scalars, then bodies, the smallest shape first, then what needs their results as a whole.
+    """Scalars, then bodies, the smallest shape first, then nodes that need whole results.
 
     Attributes:
         scalars: lines of scalars.
-        bodies: of a leaf of any shape one, which may be empty.
+        bodies: the bodies; for leaves of any shape one body, which may be empty.
         barriers: sums, sums along an axis, moves, products, branches and cycles.
         dropped: names of arrays that are not read later.
     """
@@ -129,7 +129,7 @@ class Phase:
     dropped: list[str] = field(default_factory=list)
 
     def read_after_scalars(self) -> set[str]:
-        """Return the names of what its bodies and barriers read."""
+        """Return the names of the values that bodies and barriers read."""
         added = [x.body for x in self.barriers if isinstance(x, Added)]
         names = set[str]().union(
             *(chain(x.arrays, x.scalars, (o.source.name for o in x.moved)) for x in self.bodies),
@@ -139,7 +139,7 @@ class Phase:
         return names.union(a.name for x in others for a in symbols_of(x))
 
     def read(self) -> set[str]:
-        """Return the names of what it reads."""
+        """Return the names of all values that the phase reads."""
         return self.read_after_scalars().union(
             a.name for line in self.scalars for a in symbols_of(line)
         )
@@ -152,7 +152,7 @@ class Phase:
 
     @property
     def sums(self) -> list[Sum]:
-        """The barriers of such a program."""
+        """The barriers of a program for leaves of any shape."""
         return self.barriers
 
 
@@ -162,30 +162,30 @@ class Program:
     Args:
         algorithm: the update rule.
         static: hyperparameters that are part of the program (booleans, absent terms).
-        dynamic: names of the other hyperparameters, numbers that are given at every step.
-        inputs: what the rule is given besides the gradient, and whether it is an array.
-        fields: for each field of the state its shape, () of a scalar; a field that the leaf does
+        dynamic: names of the other hyperparameters, which are numbers given at every step.
+        inputs: the inputs besides the gradient by name, with whether each is an array.
+        fields: the shape of each field of the state, () for a scalar; a field that the leaf does
             not need is missing.
         counts: for each field of the state, whether it is a step count.
-        rebuild: makes a state of a list of fields.
-        flatten: makes a list of fields of a state.
-        shape: of the leaf; ``None``: it may have any, and so has each field that is no scalar.
+        rebuild: a function from a list of fields to a state.
+        flatten: a function from a state to a list of fields.
+        shape: the shape of the leaf; ``None``: any shape, also of fields that are not scalars.
         dtype: the working dtype, if there is a shape.
 
     Attributes:
-        phases: in order; the last one makes the state and the step.
+        phases: the phases in order; the last phase makes the state and the step.
         fields: as given.
-        new_scalars: the scalar for each field of the state that is one, by the field's index.
-        new_counts: the number for each field of the state that is a count, by the field's index.
-        kept: scalars that are read when the step is done: the new ones, and what chooses counts.
-        numbers: what is formed of counts and read by nodes: scalars by name.
+        new_scalars: the new scalar for each scalar field of the state, by the index of the field.
+        new_counts: the new number for each count in the state, by the index of the field.
+        kept: scalars that are read after the step: new scalars, and conditions of counts.
+        numbers: scalars computed from counts that nodes read, by name.
         reads_params: whether the parameters are read.
         inputs: names of the inputs that are arrays.
         shape: as given.
         dtype: as given.
 
     Raises:
-        NotTraceableError: if the formula branches on a hyperparameter's value.
+        NotTraceableError: if the formula branches on the value of a hyperparameter.
     """
 
     def __init__(
@@ -267,12 +267,12 @@ def phases_of(
     """Return nodes in phases.
 
     Args:
-        nodes: in the order of the formula.
-        ends: arrays that are wanted, and where they go: all in the last phase.
-        kept: other values that are wanted.
+        nodes: the nodes in the order of the formula.
+        ends: the requested arrays with their targets, all in the last phase.
+        kept: other requested values.
     """
     nodes = _needed(nodes, [*(o.source for o in ends), *kept])
-    level: dict[str, int] = {}  # the first phase after which a value is there, or of a line
+    level: dict[str, int] = {}  # of a line, or the first phase after which a value exists
     lines: dict[str, Line] = {}
     barriers: dict[int, list[Any]] = {}
     for node in nodes:
@@ -322,7 +322,7 @@ def phases_of(
 
 
 def _apart(bodies: Sequence[Body], ends: Sequence[Output]) -> list[Output]:
-    """Return outputs that have to wait, because another body reads what they are written over."""
+    """Return outputs that have to wait, because another body reads the value they overwrite."""
     waiting = []
     for body in bodies:
         read = {name for other in bodies if other is not body for name in other.arrays}
@@ -334,7 +334,7 @@ def _apart(bodies: Sequence[Body], ends: Sequence[Output]) -> list[Output]:
 
 
 def _barrier(node: Any, body: Callable[..., Body]) -> Any:
-    """Return a node with the phases of the nodes within it."""
+    """Return a node with the phases of its inner nodes."""
     if isinstance(node, Along):
         shape = node.args[0].shape
         return Added(node, body([Output("sum", node.args[0], shape)], shape))
@@ -352,14 +352,14 @@ def _stored(
     ends: Sequence[Output],
     kept: Sequence[Symbol],
 ) -> list[str]:
-    """Return the names of the arrays made by lines that have to be in memory."""
+    """Return the names of arrays from lines that must be in memory."""
     found = {x.name for x in kept}
     found |= {o.source.name for o in ends if o.source.shape != o.shape}
     for node in nodes:
         if isinstance(node, Line):
             read = [x for x in symbols_of(node) if x.shape != node.result.shape]
         elif isinstance(node, Along):
-            # What is added is computed where it is added, of arrays of one shape.
+            # Terms are computed in the loop of the sum, from arrays of one shape.
             shape = node.args[0].shape
             own = _lines_to(node.args, shape, lines, ())
             other = any(x.is_array and x.shape != shape for x in chain(*map(symbols_of, own)))
@@ -373,7 +373,7 @@ def _stored(
 def _lines_to(
     wanted: Iterable[Symbol], shape: Shape, lines: Mapping[str, Line], there: Container[str]
 ) -> list[Line]:
-    """Return the lines of one shape that make values of arrays that are there."""
+    """Return the lines of one shape that compute values from existing arrays."""
     found: set[str] = set()
     waiting = [x.name for x in wanted]
     while waiting:
@@ -386,7 +386,7 @@ def _lines_to(
 
 
 def _needed(nodes: Sequence[Any], wanted: Iterable[Symbol]) -> list[Any]:
-    """Return the nodes that make what is wanted."""
+    """Return the nodes that compute the requested values."""
     names = {x.name for x in wanted}
     found = []
     for node in reversed(nodes):
@@ -397,7 +397,7 @@ def _needed(nodes: Sequence[Any], wanted: Iterable[Symbol]) -> list[Any]:
 
 
 def _drop(phases: Sequence[Phase], kept: Iterable[Symbol]) -> None:
-    """Note after which phase an array that is made here is not read any more."""
+    """Record the last phase that reads each array made here."""
     later = {x.name for x in kept}
     own: set[str] = set()
     for phase in reversed(phases):
@@ -408,5 +408,5 @@ def _drop(phases: Sequence[Phase], kept: Iterable[Symbol]) -> None:
         later |= read
         own |= made
     for phase in phases:
-        last = phase is phases[-1]  # what it makes is the result
+        last = phase is phases[-1]  # it makes the result
         phase.dropped = [name for name in phase.dropped if name in own and not last]

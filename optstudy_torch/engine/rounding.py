@@ -1,11 +1,11 @@
-"""How torch computes an operation rounded once: the one place that knows torch's rounding.
+"""Operations of torch, rounded once: the one place that knows how torch rounds.
 
-What differs from IEEE 754 in torch, and is fixed here:
+torch differs from IEEE 754 in these points, which are fixed here:
 
-- ``torch.sqrt`` on the CPU goes through a vector library that is off by one unit in the last
-  place for 17 % of float32 numbers. NumPy's is exact, and a CPU tensor shares its memory.
-- A number over a tensor is computed as ``reciprocal * number``, and on CUDA a tensor over a
-  number as ``tensor * (1/number)``: the number is made a tensor first.
+- ``torch.sqrt`` on the CPU is off by one unit in the last place for 17 % of float32 numbers. The
+  root of NumPy is exact, and NumPy reads the memory of a CPU tensor.
+- torch computes a number divided by a tensor as ``reciprocal * number``, and on CUDA a tensor
+  divided by a number as ``tensor * (1/number)``. Here the number is made a tensor first.
 - ``torch.sign(nan)`` is 0.
 """
 
@@ -51,16 +51,17 @@ def number_like(value: float, args: Any) -> torch.Tensor:
 def filled(
     shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Return a tensor of one number, rounded once.
+    """Return a tensor filled with a number, rounded once.
 
-    It is rounded here, because torch refuses what overflows; no copy goes to the device.
+    The number is rounded here, because torch refuses numbers that overflow. Nothing is copied to
+    the device.
     """
     with np.errstate(all="ignore"):
         return torch.full(shape, float(NUMPY[dtype](value)), dtype=dtype, device=device)
 
 
 def apply(operation: str, *args: Any) -> torch.Tensor:
-    """Return ``operation`` of tensors and numbers: torch's own, or fixed (see the module)."""
+    """Return ``operation`` of tensors and numbers, from torch or fixed (see the module)."""
     if operation in _NEED_TENSORS:
         args = tuple(a if isinstance(a, torch.Tensor) else number_like(a, args) for a in args)
     match operation, args:
@@ -83,7 +84,7 @@ def apply(operation: str, *args: Any) -> torch.Tensor:
             return torch.rsub(x, number)
     if isinstance(args[0], torch.Tensor) or operation == "where":
         return _FUNCTIONS[operation](*args)
-    number, x = args  # of a commutative operation or a comparison
+    number, x = args  # for a commutative operation or a comparison
     return _FUNCTIONS[_REFLECTED.get(operation, operation)](x, number)
 
 
@@ -96,4 +97,4 @@ _REFLECTED = {
 
 _OF_SUMS = ("sqrt", "where", "isfinite", "maximum", "minimum", "ones_like")
 NAMESPACE = SimpleNamespace(int64=torch.int64, **{n: partial(apply, n) for n in _OF_SUMS})
-"""What the core's lines of exact sums need of torch."""
+"""The operations of torch that the exact sums of the core need."""

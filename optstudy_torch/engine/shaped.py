@@ -1,10 +1,10 @@
-"""Runs programs of one shape: all leaves of a group that have it, at once.
+"""Run a program of one shape on all leaves of a group with the shape, at once.
 
 Bodies, sums and sums along an axis are kernels. Moves and products are functions of the library,
-leaf by leaf: a matrix product is as fast as its BLAS. A branch, or one more turn of a cycle, is run
-for the leaves that want it.
+leaf by leaf: a matrix product is as fast as in BLAS. A branch, or an iteration of a cycle, runs for
+the leaves that satisfy the condition.
 
-The state and the parameters are written in the last phase, where they lie.
+The last phase writes the state and the parameters in place.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .trace import Move, Product, Sum, Symbol
 
 
 class Whole(NamedTuple):
-    """A sum over all leaves of a group, of which an execution has some.
+    """A sum over all leaves of a group; an execution has some of the leaves.
 
     Attributes:
         node: the sum.
-        vectors: of these leaves.
+        vectors: the vectors of the leaves of the execution.
     """
 
     node: Sum
@@ -36,15 +36,15 @@ class Whole(NamedTuple):
 
 
 Running = Generator[list[Whole], Any, None]
-"""A program that is run, until it asks for sums over all leaves."""
+"""A running program, which yields when it needs sums over all leaves."""
 
 
 class _Some(dict[str, Any]):
-    """Values of some leaves, taken from those of all when they are asked for.
+    """Values of some leaves, selected from the values of all leaves on demand.
 
     Args:
-        whole: of all leaves.
-        pick: takes the value of some leaves from that of all.
+        whole: the values of all leaves.
+        pick: a function that selects some leaves of a value.
     """
 
     def __init__(self, whole: Mapping[str, Any], pick: Callable[[Any], Any]) -> None:
@@ -60,13 +60,13 @@ class Execution:
     """A program on leaves of its shape, in one step.
 
     Args:
-        program: of their shape and working dtype.
-        kernels: of the program.
+        program: the program for the shape and working dtype of the leaves.
+        kernels: the kernels of the program.
         hyperparameters: numbers by name; step counts are added.
-        count: of the leaves.
+        count: the number of leaves.
         values: arrays of each leaf by name: ``p``, ``g``, inputs and fields of the state.
         scalars: vectors with a number for each leaf, by name.
-        adds: whether the step is added to ``p`` where it lies.
+        adds: whether to add the step to ``p`` in place.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Execution:
         self.values, self.scalars = values, scalars
         self.dtype = program.dtype
         self._kept: dict[Any, Any] = {}
-        self._views: set[str] = set()  # values that may lie in the memory of others
+        self._views: set[str] = set()  # values that may share memory with others
 
     def run(self) -> Running:
         """Run the program.
 
         Yields:
-            sums over all leaves, whose values are expected to be sent; none of them when only that
-            is left which writes: all memory is taken by then.
+            sums over all leaves, and expects their values; an empty list before the part that
+            writes, when all memory is allocated.
         """
         for name, x in self.scalars.items():
             self.scalars[name] = self._memory.vector(Symbol(name, ()), x)
@@ -107,7 +107,7 @@ class Execution:
             yield from self._phase(phase)
         ends = [output for body in last.bodies for output in body.moved]
         for name in {x for body in last.bodies for x in body.arrays} & self._views:
-            self.values[name] = self.values[name].copied()  # it is read while others are written
+            self.values[name] = self.values[name].copied()  # others are written before it is read
         kept = {o.source.name: self.value(o.source).copied() for o in ends if self._is_given(o)}
         bodies = self._bodies(last)
         yield []
@@ -117,9 +117,9 @@ class Execution:
             self._move(output, kept.get(output.source.name))
 
     def _is_given(self, output: Output) -> bool:
-        """Return whether the source of an output lies where another output may go."""
+        """Return whether the source of an output is memory that another output may overwrite."""
         name = output.source.name
-        if not output.source.is_array or name not in self.values:  # the last phase makes it
+        if not output.source.is_array or name not in self.values:  # a result of the last phase
             return False
         own = {id(x) for given in self.values if given[0] != "t" for x in self.values[given]}
         views = name[0] != "t" or name in self._views
@@ -180,7 +180,7 @@ class Execution:
             self._views.update(result.name for result in x.node.results)
 
     def _enter(self, symbol: Symbol, arrays: Iterator[Any]) -> None:
-        """Keep an array of each leaf as a value."""
+        """Store an array of each leaf as a value."""
         if symbol.is_array:
             self.values[symbol.name] = self._memory.alike(symbol, arrays)
         else:
@@ -242,10 +242,10 @@ class Execution:
     def _picked(self, which: Any) -> Callable[[Any], Any]:
         return lambda x: x.of(which) if isinstance(x, Alike) else x[which]
 
-    # What kernels ask for.
+    # Methods for kernels.
 
     def value(self, x: Symbol | str) -> Alike:
-        """Return the arrays of each leaf; of a scalar its elements as arrays."""
+        """Return the array of each leaf; for a scalar, its elements as arrays."""
         if isinstance(x, Symbol) and not x.is_array:
             return Alike.of_rows(self.vector(x))
         found: Alike = self.values[x.name if isinstance(x, Symbol) else x]
@@ -256,16 +256,16 @@ class Execution:
         return self._memory.vector(symbol, self.scalars[symbol.name])
 
     def make(self, name: str, symbol: Symbol, shape: tuple[int, ...] | None) -> None:
-        """Make memory for a value; a field of the state is written where it is."""
+        """Allocate memory for a value; a field of the state is written in place."""
         if name[0] != "s" or name == "step":
             self.values[name] = self.empty(symbol, shape or ())
 
     def empty(self, symbol: Symbol, shape: tuple[int, ...]) -> Alike:
-        """Return new arrays of the kind of a symbol."""
+        """Return new arrays for the value of a symbol."""
         return self._memory.empty(self.count, symbol, shape)
 
     def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
-        """Return numbers as a tensor, in double."""
+        """Return numbers as a tensor in double precision."""
         del key
         return self._memory.numbers(values)
 
@@ -274,13 +274,13 @@ class Execution:
         return torch.empty(self.count, dtype=dtype, device=self.device)
 
     def put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
-        """Return what is made, and keep it alive until something else is made for the key."""
+        """Return the result of ``made``, and keep it alive until the next result for the key."""
         del values
         found = self._kept[key] = made()
         return found
 
     def _true(self, condition: Symbol) -> np.ndarray:
-        """Return the numbers of the leaves where a truth holds."""
+        """Return the indices of the leaves with a true condition."""
         return self._memory.true(self.scalars[condition.name])
 
     def _of(self, x: Symbol) -> Any:

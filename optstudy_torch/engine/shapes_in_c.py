@@ -1,4 +1,4 @@
-"""Programs of one shape as loops in C: bodies of arrays of several shapes, sums along an axis."""
+"""Programs of one shape as loops in C: bodies with arrays of several shapes, sums along an axis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .trace import Sum
 CPU = torch.device("cpu")
 
 _SCRATCH = 1 << 14
-"""Elements of float64 that stay in a core's second cache, for a sum along an axis."""
+"""float64 elements that fit the second cache of a core, for a sum along an axis."""
 
 _ALONG = """
 #define AT(i) ({{ {body} (double){result}; }})
@@ -101,7 +101,7 @@ class Kernels(OfShape):
     """The loops of a program of one shape, in one library.
 
     Raises:
-        NoKernelsError: if there is no compiler, or it fails.
+        NoKernelsError: if there is no compiler, or the compiler fails.
     """
 
     def __init__(self, program: Program, device: torch.device = CPU) -> None:
@@ -128,7 +128,7 @@ class Kernels(OfShape):
     def _add(self, kind: Any, *args: Any) -> Any:
         made = kind(_NAME, *args)
         self._functions.append(made)
-        # The same text has one function, as where an iteration is written again and again.
+        # Equal texts share a function, such as the iterations of a formula.
         made.name = self._texts.setdefault(_renumbered(made.text), f"f{len(self._texts)}")
         return made
 
@@ -141,7 +141,7 @@ _NAME = "function_name"
 
 
 def _renumbered(text: str) -> str:
-    """Return a text whose values are numbered in the order in which they appear."""
+    """Return a text with values numbered in the order of appearance."""
     numbers: dict[str, int] = {}
 
     def own(found: re.Match[str]) -> str:
@@ -151,7 +151,7 @@ def _renumbered(text: str) -> str:
 
 
 class _Loop:
-    """A body, for all leaves at once."""
+    """A body for all leaves at once."""
 
     def __init__(self, name: str, body: Body) -> None:
         self.name, self._body = name, body
@@ -172,7 +172,7 @@ class _Loop:
             self._adding = function_of(library, f"{self.name}_in_place", OVER_LEAVES)
 
     def __call__(self, execution: Any) -> Run:
-        """Return what runs the body."""
+        """Return a function that runs the body."""
         body, count = self._body, execution.count
         in_place = self._in_place and execution.adds
         function, numbers = self._function, self._numbers
@@ -194,11 +194,11 @@ class _Loop:
         def run(*_: Any) -> None:
             function(*map(address, given), None, count, 0, total, threads)
 
-        return functools.partial(run, arrays, vectors)  # kept while their addresses are
+        return functools.partial(run, arrays, vectors)  # keep arrays with their addresses
 
 
 class _Along:
-    """A sum along an axis, with the lines that make what is added."""
+    """A sum along an axis, with the lines that compute the terms."""
 
     def __init__(self, name: str, barrier: Added) -> None:
         self.name, (self._node, self._body) = name, barrier

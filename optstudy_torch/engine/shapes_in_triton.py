@@ -1,7 +1,7 @@
-"""Programs of one shape as kernels of Triton: bodies of several shapes, sums along an axis.
+"""Programs of one shape as Triton kernels: bodies with several shapes, sums along an axis.
 
 An instance of a kernel computes some elements of one leaf. A table on the device has the addresses
-of the arrays of each leaf; it is written again only if one of them has moved.
+of the arrays of each leaf. The table is rewritten only if an array has moved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .triton_source import BLOCK, LANGUAGE, dtype_of, has_triton, kernel_of, loa
 from .units import on_device
 
 _TERMS = 16
-"""Terms of a sum along an axis that one instance adds, a power of two."""
+"""Number of terms of a sum along an axis that one instance adds, a power of two."""
 
 
 class Kernels(OfShape):
@@ -63,12 +63,12 @@ class _Kernel:
     """A kernel that reads and writes arrays of each leaf.
 
     Args:
-        names: of the arrays.
-        kinds: the dtype of each.
-        scalars: that it reads, of each leaf.
-        lengths: whole numbers that it is handed, by what they are called.
-        text: of the lines, with the numbers that they read.
-        lines: what it does, for elements ``at`` of a leaf, ``inside`` of it or not.
+        names: the names of the arrays.
+        kinds: the dtype of each array.
+        scalars: the scalars of each leaf that the kernel reads.
+        lengths: the names of integer arguments.
+        text: the text of the lines, with the scalars that it reads.
+        lines: the lines, for elements ``at`` of a leaf; ``inside`` is whether they exist.
         dtype: the working dtype.
     """
 
@@ -103,7 +103,7 @@ class _Kernel:
     def __call__(
         self, execution: Any, arrays: Sequence[Alike], size: int, lengths: Sequence[int]
     ) -> Run:
-        """Return what starts it for some elements of each leaf."""
+        """Return a function that starts the kernel for some elements of each leaf."""
         device, count = execution.device, execution.count
         addresses = np.array([x.addresses for x in arrays], np.uintp).astype(np.int64)
         if self._table is None or not np.array_equal(self._table[0], addresses):
@@ -118,11 +118,11 @@ class _Kernel:
         def run(*_: Any) -> None:
             start(self._kernel, count * parts, device, *given)
 
-        return functools.partial(run, arrays)  # kept while their addresses are
+        return functools.partial(run, arrays)  # keep arrays with their addresses
 
 
 class _Body:
-    """A body, for all leaves at once."""
+    """A body for all leaves at once."""
 
     def __init__(self, body: Body, dtype: torch.dtype) -> None:
         self._body, self._dtype = body, dtype
@@ -163,7 +163,7 @@ class _Body:
         return _Kernel(names, kinds, scalars, extents, text, lines, dtype), names, lengths
 
     def __call__(self, execution: Any) -> Run:
-        """Return what runs the body."""
+        """Return a function that runs the body."""
         body, adds = self._body, self._steps and execution.adds
         for target, source, shape in body.outputs:
             if not (target == "step" and adds):
@@ -178,11 +178,11 @@ def _is_full(patterns: Sequence[Sequence[bool]], i: int) -> bool:
 
 
 class _Along:
-    """A sum along an axis, with the lines that make what is added.
+    """A sum along an axis, with the lines that compute the terms.
 
-    The rows are added as if there were rows of zeros up to a power of two: the lower half to the
-    upper one, until one is left. An instance does this for 16 rows, at equal distances; then the
-    results are rows themselves.
+    The rows are padded with zeros to a power of two. The lower half is added to the upper half
+    until one row is left. An instance does this for 16 rows at equal distances; the results are
+    rows for the next kernel.
     """
 
     def __init__(self, barrier: Added, dtype: torch.dtype) -> None:

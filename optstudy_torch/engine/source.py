@@ -1,4 +1,4 @@
-"""Programs as text: what the languages of kernels share."""
+"""Programs as text: the part that C and Triton share."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ INFIX = {
     "negative": "-{0}",
     "full": "{0}",
 }
-"""Operations that are written alike in Triton and in C."""
+"""Operations with the same text in Triton and in C."""
 
 
 class Number(NamedTuple):
-    """A number that a kernel reads: its value, and the kind of values that it meets."""
+    """A number that a kernel reads, with the kind of the other operand."""
 
     value: Any
     kind: str
@@ -39,16 +39,16 @@ class Text:
     """Lines of a kernel, with the numbers that they read.
 
     Args:
-        forms: how the language writes each operation on values of a kind.
+        forms: a function that returns the text of an operation on values of a kind.
     """
 
     def __init__(self, forms: Callable[[str, str], str]) -> None:
         self._forms = forms
-        self._names: dict[str, str] = {}  # of symbols
+        self._names: dict[str, str] = {}  # names of symbols
         self._numbers: dict[tuple[str, str], Number] = {}
 
     def shown(self, argument: Any, kind: str = WORKING) -> str:
-        """Return an argument of a line as text; a number as one of a kind."""
+        """Return an argument of a line as text; a number has the given kind."""
         if isinstance(argument, Symbol):
             return self._names.get(argument.name, argument.name)
         key = kind, argument.key if isinstance(argument, HostNumber) else repr(argument)
@@ -56,7 +56,7 @@ class Text:
         return f"h{list(self._numbers).index(key)}"
 
     def line(self, line: Line) -> str:
-        """Return a line of a program as text; its result is called like its symbol."""
+        """Return a line of a program as text; the result has the name of its symbol."""
         kind = kind_of(line)
         args = [self.shown(a, kind) for a in line.args]
         value = self._forms(line.operation, kind).format(*args)
@@ -70,20 +70,20 @@ class Text:
 
 
 def kind_of(line: Line) -> str:
-    """Return the kind of the numbers that an operation takes."""
+    """Return the kind of the numbers in an operation."""
     read = {a.kind for a in line.args if isinstance(a, Symbol)}
     return DOUBLE if DOUBLE in read or (not read and line.result.kind == DOUBLE) else WORKING
 
 
 def rows(body: Body, in_place: bool) -> list[str]:
-    """Return names of the arrays that a body reads or writes; ``step`` only if it is not added."""
+    """Return names of the arrays of a body; ``step`` only if the step is not added in place."""
     targets = [o.target for o in body.outputs]
     steps = ["p" if in_place else "step"] * ("step" in targets)
     return list(dict.fromkeys([*body.arrays, *(t for t in targets if t != "step"), *steps]))
 
 
 def reads(body: Body, in_place: bool) -> list[str]:
-    """Return names of the arrays that a body reads; a parameter that takes the step is one."""
+    """Return names of the arrays that a body reads, with parameters that the step is added to."""
     steps = any(o.target == "step" for o in body.outputs)
     return list(dict.fromkeys([*body.arrays, *["p"] * (in_place and steps)]))
 
@@ -99,7 +99,7 @@ def arrays_of(body: Body) -> dict[str, Symbol]:
 def merged(
     shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]]
 ) -> tuple[list[int], list[tuple[bool, ...]]]:
-    """Return the lengths of axes, neighbours that are alike as one, and who is long along each.
+    """Return the lengths of axes, with similar neighbours merged, and who is long along each.
 
     >>> merged((2, 3, 1, 4), [(2, 3, 1, 4), (1, 1, 1, 4), ()])
     ([6, 4], [(True, False, False), (True, True, False)])
@@ -122,12 +122,12 @@ def merged(
 
 
 def values(numbers: Sequence[Number], hyperparameters: dict[str, Any]) -> list[float]:
-    """Return the numbers of a text for these hyperparameters, in double."""
+    """Return the numbers of a text for these hyperparameters, in double precision."""
     return [n.value(hyperparameters) if isinstance(n, HostNumber) else float(n) for n, _ in numbers]
 
 
 def scalars_of(phase: Phase, kept: set[str]) -> tuple[list[Symbol], list[Symbol]]:
-    """Return what the lines of scalars of a phase read, and what is kept of their results."""
+    """Return the symbols that the scalar lines of a phase read, and the results that are kept."""
     made = {line.result.name for line in phase.scalars}
     args = [a for line in phase.scalars for a in line.args if isinstance(a, Symbol)]
     read = {a.name: a for a in args if a.name not in made}
@@ -135,7 +135,7 @@ def scalars_of(phase: Phase, kept: set[str]) -> tuple[list[Symbol], list[Symbol]
 
 
 def kept_names(phases: Sequence[Phase], kept: Iterable[Symbol]) -> set[str]:
-    """Return names of the scalars that are read outside of the phase that makes them."""
+    """Return names of the scalars that are read outside of their phase."""
     read = {symbol.name for symbol in kept}
     for number, phase in enumerate(phases):
         read |= phase.read_after_scalars()

@@ -1,15 +1,15 @@
-"""Parameters of a group as the flat arrays that a machine computes on, kept from step to step.
+"""The parameters of a group as flat arrays, which are kept from step to step.
 
-Every call of a library's function costs as much as some thousand numbers, so small leaves are put
-side by side in a *unit* and computed as one array: their gradients are copied together, the step
-is added to each, and their states are parts of one vector (``state[p]["m"]`` is a view). A large
-leaf is a unit of its own, computed in its own memory. Scalars of all leaves are one vector.
+A call of a library function costs as much as some thousand elements. So small leaves are
+concatenated to a *unit* and computed as one array: their gradients are copied together, the step is
+added to each, and their states are parts of one vector (``state[p]["m"]`` is a view). A large leaf
+is a separate unit, computed in place. The scalars of all leaves are one vector.
 
-A kernel is handed the addresses of all leaves: there every leaf is a unit of its own, in its own
-memory (a *direct* stage).
+A kernel gets the addresses of all leaves. Then every leaf is a separate unit in its own memory (a
+*direct* stage).
 
-A stage holds as long as parameters and states lie where they did; whoever replaces one of them
-(loading a state, moving a model) gets a new stage at the next step.
+A stage is valid while parameters and states stay at their addresses. After a change (loading a
+state, moving a model) the next step makes a new stage.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from .units import (
 )
 
 _SHARED = BLOCK // 4
-"""Numbers of the largest leaf that shares a unit: more cost less alone than to be copied."""
+"""Elements of the largest leaf that shares a unit; a larger leaf costs less without a copy."""
 
 _UNIT = 1 << 20
-"""Numbers of the largest unit of several leaves that is computed at once."""
+"""Elements of the largest unit of several leaves."""
 
 _SCRATCH = 1 << 20
-"""Numbers of small leaves whose gradients and steps are in memory at once."""
+"""Elements of small leaves with gradients and steps in memory at the same time."""
 
 
 _KIND = operator.attrgetter("dtype", "shape")
@@ -61,21 +61,22 @@ class Stage:
     """Parameters of one working dtype on one device, with their states.
 
     Args:
-        params: with gradients.
-        states: what the optimizer keeps of each: fields that share a unit, and scalars, are
-            replaced by views of one array.
-        names: of the fields.
+        params: the parameters, which have gradients.
+        states: the states of the optimizer. Fields that share a unit, and scalars, are replaced by
+            views of one array.
+        names: the names of the fields.
         full: for each field, whether it is an array like the parameter.
-        counts: for each field, whether it is a step count, which is kept on the host.
+        counts: for each field, whether it is a step count, which stays on the host.
         dtype: the working dtype.
-        program: what will run.
-        kernels: what will run it on all leaves as they are, if not one operation after another.
-        start: makes the state of a parameter that has none. It is called unit by unit, so that
-            memory for the states is not needed twice.
-        joints: of parameters that are what this process holds of others.
+        program: the program to run.
+        kernels: kernels that run the program on all leaves in place; without kernels, operations
+            run one after another.
+        start: a function that makes the state of a parameter without one. It is called unit by
+            unit, so that the states are not in memory twice.
+        joints: the distributions of sharded parameters over processes.
 
     Attributes:
-        scalars: vectors with a number for each leaf, by name; NumPy's on the CPU.
+        scalars: vectors with a number for each leaf, by name; of NumPy on the CPU.
         chunks: units that are loaded together.
     """
 
@@ -99,7 +100,7 @@ class Stage:
         self._on_device: dict[Any, tuple[Any, Any]] = {}
         self._reads_params = program.reads_params
         self._inputs = program.inputs
-        # Leaves of one dtype side by side, so that they can share units.
+        # Sort leaves by dtype, so that they can share units.
         order = sorted(range(len(params)), key=lambda i: str(params[i].dtype))
         self.params = [params[i] for i in order]
         self.states = [states[i] for i in order]
@@ -121,7 +122,7 @@ class Stage:
         self.chunks = self._chunks(whole=self._any_dtype or len(program.phases) > 1)
         self._most = max(sum(u.size for u in own if not u.in_place) for own in self.chunks)
         self._most_units = max(map(len, self.chunks))
-        # Gradient, step, and where it is rounded; what else is read, and moved.
+        # Gradient, step, and memory for its rounding; other inputs, and moved inputs.
         self._each = 3 + program.reads_params + len(program.inputs)
         self._each += max(len(body.moved) for phase in program.phases for body in phase.bodies)
         self._room: Room | None = None
@@ -130,17 +131,17 @@ class Stage:
         self._owners = [*self.params, *own, *self._vectors]
         self._places = self._where()
 
-    # What it is made of.
+    # Units.
 
     def _runs(self, limit: int) -> Iterator[tuple[int, int]]:
-        """Yield where units begin and end: small neighbours of one dtype together."""
+        """Yield the begin and end of units; small neighbours of one dtype share a unit."""
         begin = total = 0
         for i, p in enumerate(self.params):
             size = p.numel()
             joins = (
                 not self.direct
                 and begin < i
-                and not (p.is_neg() or self.params[begin].is_neg())  # torch refuses them in lists
+                and not (p.is_neg() or self.params[begin].is_neg())  # torch refuses them
                 and size <= _SHARED
                 and total + size <= limit
                 and self.params[begin].numel() <= _SHARED
@@ -160,7 +161,7 @@ class Stage:
         for p, state in zip(params, self.states[begin:end], strict=True):
             if not state:
                 state.update(start(p))
-            for name, x in state.items():  # of a model that has another dtype now
+            for name, x in state.items():  # the dtype of the model may have changed
                 if x.dtype != self.dtype and x.is_floating_point():
                     state[name] = x.to(self.dtype)
         if len(params) == 1:
@@ -185,7 +186,7 @@ class Stage:
         return Unit(begin, params, sizes, states)
 
     def _stacked(self, name: str, counts: bool = False) -> Any:
-        """Make 0-d tensors of the leaves views of one vector, and return it."""
+        """Replace 0-d tensors of the leaves by views of one vector; return the vector."""
         old = [state[name].reshape(()) for state in self.states]
         if counts:
             old = [x.to("cpu", torch.int32) for x in old]
@@ -196,9 +197,9 @@ class Stage:
         return vector.numpy() if counts or self.on_host else vector
 
     def _chunks(self, whole: bool) -> list[list[Unit]]:
-        """Return units by what is loaded together: all, or what the scratch memory holds.
+        """Return groups of units that are loaded together: all, or as many as the memory holds.
 
-        What is computed where it lies comes first.
+        Units that are computed in place come first.
         """
         chunks = [[unit for unit in self._units if unit.in_place]]
         begins: list[tuple[Unit, int]] = []
@@ -219,7 +220,7 @@ class Stage:
             for name in ("g", "step", *["p"] * self._reads_params, *self._inputs):
                 scratch = torch.empty(needed, dtype=self.dtype, device=self.device)
                 for unit, begin in begins:
-                    # No view for torch, which would compile a kernel for every kind of base.
+                    # Not a torch view, because torch would compile a kernel for each kind of base.
                     part = scratch[begin : begin + unit.size].data
                     unit.arrays[name] = part
                     unit.views[name] = _shaped(part, unit.params, unit.sizes)
@@ -234,7 +235,7 @@ class Stage:
         return [*map(torch.Tensor.data_ptr, self._owners), *kinds, *strides, *negative]
 
     def holds(self) -> bool:
-        """Return whether parameters, and the tensors in the states, still lie where they did."""
+        """Return whether parameters and state tensors are still at the same addresses."""
         found = self._found()
         return (
             len(found) == len(self._kept)
@@ -245,7 +246,7 @@ class Stage:
     # A step.
 
     def begin(self, hyperparameters: dict[str, float], inputs: Mapping[str, torch.Tensor]) -> None:
-        """Take the scalars of the states and of the inputs, and what is formed of counts."""
+        """Read the scalars of states and inputs, and compute scalars from counts."""
         self.scalars = dict(self._fields)
         if len(self.chunks) > 1:
             length = Room.length(self._most, self._each, self.dtype)
@@ -260,10 +261,10 @@ class Stage:
                 self.scalars[name] = self._truths(value) if symbol.is_truth else self.spread(value)
 
     def empty(self, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return memory for so many elements, of the working dtype if none is given.
+        """Return memory for a number of elements, of the working dtype by default.
 
-        Where there is a chunk after another, what one was given the next is given again: no memory
-        is taken once parameters are being written.
+        Each chunk reuses the memory of the previous chunk, so nothing is allocated after the first
+        write to parameters.
         """
         if self._room is not None:
             return self._room(size, dtype or self.dtype)
@@ -272,13 +273,13 @@ class Stage:
     def end(
         self, new: dict[int, Symbol], counts: dict[int, HostNumber | Choice]
     ) -> Callable[[], None]:
-        """Return what writes the new scalars and counts to the states."""
+        """Return a function that writes the new scalars and counts to the states."""
         kept = {f"s{i}": count_of(number, self._host, self.scalars) for i, number in counts.items()}
         values = {f"s{i}": self.scalars[symbol.name] for i, symbol in new.items()}
         moved = {n: x for n, x in values.items() if x is not self._fields[n]}
         olds = {id(x) for x in self._fields.values()}
         for name, value in moved.items():
-            if id(value) in olds:  # a field that becomes another one
+            if id(value) in olds:  # a field that becomes another field
                 moved[name] = value.copy() if self.on_host else value.clone()
 
         def write() -> None:
@@ -296,7 +297,7 @@ class Stage:
         inputs: Mapping[str, Mapping[Any, torch.Tensor]],
         step_dtype: str | None,
     ) -> None:
-        """Put parameters, gradients, other inputs and states into the arrays of units."""
+        """Write parameters, gradients, other inputs and states to the arrays of units."""
         torch.autograd.graph.increment_version([u.params[0] for u in units if u.in_place])
         if self._room is not None:
             self._room.clear()
@@ -316,7 +317,7 @@ class Stage:
         self._together(functools.partial(self._gather, inputs=inputs), units)
 
     def _make_room(self, units: Sequence[Unit], step_dtype: str | None) -> None:
-        """Take memory for what is rounded to the dtypes of parameters."""
+        """Allocate memory for values that are rounded to the dtypes of parameters."""
         kinds: dict[torch.dtype, list[Unit]] = {}
         for unit in units:
             dtype = unit.params[0].dtype
@@ -329,10 +330,10 @@ class Stage:
                 unit.room = room
 
     def _taken(self, x: torch.Tensor | None, unit: Unit) -> torch.Tensor:
-        """Return what the machine is handed of a leaf's tensor."""
+        """Return the argument of the machine for a tensor of a leaf."""
         assert x is not None
         dtype = x.dtype if self._any_dtype else self.dtype
-        # A kernel looks at the address alone, so that the shape does not matter.
+        # A kernel only uses the address, so the shape does not matter.
         plain = self.direct and unit.is_plain and x.is_contiguous() and not x.is_neg()
         if x.dtype == dtype:
             if plain:
@@ -342,7 +343,7 @@ class Stage:
         if self._room is None:
             return (x.detach() if plain else flat(x.detach(), unit.order)).to(dtype)
         own = self.empty(unit.size, dtype)
-        # torch's copy of a negative view from float16 to float32 forgets the sign.
+        # torch loses the sign when it copies a negative view from float16 to float32.
         unflat(own, x, unit.order).copy_(x.resolve_neg())
         return own
 
@@ -359,7 +360,7 @@ class Stage:
                 torch._foreach_copy_(unit.views["p"], unit.params)
 
     def store(self, units: Sequence[Unit], step_dtype: str | None) -> None:
-        """Add the steps of units to the parameters, and let go of memory."""
+        """Add the steps of units to the parameters, and release memory."""
         for unit in units:
             if not unit.in_place and unit.is_one:
                 (p,) = unit.params
@@ -386,7 +387,7 @@ class Stage:
                     add(p, step, step_dtype, room)
 
     def _together(self, function: Callable[[Sequence[Unit]], None], units: Sequence[Unit]) -> None:
-        """Call a function of the units of several leaves."""
+        """Call a function with the units of several leaves."""
         if self.direct:
             return
         shared = [unit for unit in units if not unit.is_one]
@@ -442,22 +443,22 @@ class Stage:
         return argument.value(hyperparameters) if isinstance(argument, HostNumber) else argument
 
     def scalars_of(self, unit: Unit, names: Iterable[str]) -> list[Any]:
-        """Return scalars for the elements of a unit: numbers, or vectors if its leaves differ."""
+        """Return scalars for the elements of a unit: numbers, or vectors if leaves differ."""
         return [self._of(unit, self.scalars[name]) for name in names]
 
     def _of(self, unit: Unit, vector: Any) -> Any:
         if unit.is_one:
             return vector[unit.first]
         own = vector[unit.leaves]
-        if not self.on_host:  # no look at the values, which would wait for the device
+        if not self.on_host:  # reading the values would wait for the device
             sizes = torch.tensor(unit.sizes, device=self.device)
             return torch.repeat_interleave(own, sizes, output_size=unit.size)
         return own[0] if (own == own[0]).all() else np.repeat(own, unit.sizes)
 
     def row(self, unit: Unit, names: Iterable[str], numbers: Sequence[float]) -> torch.Tensor:
-        """Return scalars for a unit and numbers, rounded once, as one tensor; truths are 1 and 0.
+        """Return scalars for a unit and numbers as one tensor, rounded once; booleans are 1 and 0.
 
-        Its rows are vectors where the unit's leaves differ.
+        The rows are vectors if the leaves of the unit differ.
         """
         own = [x.to(self.dtype) for x in self.scalars_of(unit, names)]
         own += [rounding.filled((), x, self.dtype, self.device) for x in numbers]
@@ -465,17 +466,17 @@ class Stage:
             return torch.empty(0, dtype=self.dtype, device=self.device)
         return torch.stack(torch.broadcast_tensors(*own)).data
 
-    # What a kernel for all leaves is handed.
+    # Arguments of a kernel for all leaves.
 
     def put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
-        """Return what was made of values, which is made again if they are others."""
+        """Return the result of ``made``, which is called again only if the values change."""
         kept = self._on_device.get(key)
         if kept is None or kept[0] != values:
             kept = self._on_device[key] = (values, made())
         return kept[1]
 
     def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
-        """Return numbers as a tensor, in double: a kernel rounds them."""
+        """Return numbers as a tensor in double precision, which kernels round."""
 
         def made() -> torch.Tensor:
             return on_device(self.device, np.array(values, np.float64))
@@ -483,7 +484,7 @@ class Stage:
         return self.put(("numbers", key), values, made)
 
     def distances(self, table: list[list[int]], units: Sequence[int]) -> torch.Tensor:
-        """Return how far addresses are from the first of their row, counted in bytes of the row."""
+        """Return the distances of addresses from the first of their row, in the unit of the row."""
         rows = np.array(table, np.int64)
         return on_device(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
 
@@ -493,7 +494,7 @@ class Stage:
         return self.put(("room", name), dtype, made)
 
     def places(self, units: Sequence[Unit], length: int) -> Places:
-        """Return which numbers of these units are computed by instances of that length."""
+        """Return the elements of these units for each instance of a length."""
         firsts = [unit.first for unit in units]
         return self.put(("places", len(units), firsts[0]), firsts, lambda: self._cut(units, length))
 
@@ -507,7 +508,7 @@ class Stage:
         return Places(len(leaf), *(on_device(self.device, x) for x in (leaf, part, columns, sizes)))
 
     def vectors(self, sums: Sum) -> Iterator[list[Any]]:
-        """Yield for each leaf the vectors that are summed."""
+        """Yield, for each leaf, the vectors of the sum."""
         for unit in self._units:
             columns = [
                 self._shares(unit, unit.parts(a.name))
@@ -526,7 +527,7 @@ class Stage:
 
 
 def number_of(counts: np.ndarray) -> Any:
-    """Return step counts in double: one number where all are the same."""
+    """Return step counts in double precision, as one number if all are equal."""
     same = (counts == counts[0]).all()
     return float(counts[0]) if same else counts.astype(np.float64)
 

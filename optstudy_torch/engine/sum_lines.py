@@ -1,6 +1,6 @@
-"""What passes of exact sums do with the elements of a block, as lines.
+"""The operations of passes of exact sums on the elements of a block, as lines.
 
-A pass is given symbols instead of blocks, and what it did is written as the body of a loop or of a
+A pass runs on symbols instead of blocks. The recorded operations become the body of a loop or of a
 kernel.
 """
 
@@ -13,16 +13,16 @@ from optstudy_core.arrays.exact_sum import Terms, product
 
 
 def products_of(terms: Terms) -> Callable[..., Iterator[Any]]:
-    """Return what makes each term, a product of its factors."""
+    """Return a function that yields each term, a product of its factors."""
     return lambda *block: map(product, terms(*block))
 
 
 class Lines:
-    """What is done to the elements of a block.
+    """The operations on the elements of a block.
 
     Attributes:
         lines: operations and the names of their arguments; the results are t0, t1, …
-        numbers: that are read, called c0, c1, …: one, or one for each leaf.
+        numbers: numbers that are read, called c0, c1, …: one, or one for each leaf.
     """
 
     def __init__(self) -> None:
@@ -30,27 +30,27 @@ class Lines:
         self.numbers: list[Any] = []
 
     def results(self, sources: Callable[..., Iterator[Any]], vectors: int) -> tuple[str, ...]:
-        """Return what the terms are called that are made of a block, x0, x1, …, of each vector."""
+        """Return the names of the terms for a block, x0, x1, …, of each vector."""
         return tuple(x.name for x in sources(*(Term(self, f"x{i}") for i in range(vectors))))
 
     def name(self, x: Any) -> str:
-        """Return what a term or a number is called."""
+        """Return the name of a term or a number."""
         if isinstance(x, Term):
             return x.name
         self.numbers.append(x)
         return f"c{len(self.numbers) - 1}"
 
     def add(self, operation: str, x: Any, y: Any) -> Term:
-        """Write a line."""
+        """Append a line; return its result."""
         self.lines.append((operation, self.name(x), self.name(y)))
         return Term(self, f"t{len(self.lines) - 1}")
 
 
 class Term:
-    """A float64 array of a block, as a symbol."""
+    """A symbol for a float64 array of a block."""
 
     __slots__ = ("_lines", "name")
-    __array_ufunc__ = None  # so that a NumPy scalar on the left leaves the operation to us
+    __array_ufunc__ = None  # a NumPy scalar on the left then uses our operation
 
     def __init__(self, lines: Lines, name: str) -> None:
         self._lines, self.name = lines, name

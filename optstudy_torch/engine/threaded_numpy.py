@@ -1,7 +1,7 @@
-"""NumPy in as many threads as torch has: for rules that run as they are written, without C.
+"""NumPy with the same number of threads as torch, for rules that run as written, without C.
 
-Every number is computed as NumPy alone computes it: operations are cut into parts, exact sums do
-not show how they are split, and sums along an axis are cut along the others.
+The results are those of NumPy in one thread: operations are split into parts, exact sums do not
+depend on the split, and sums along an axis are split along the other axes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CREATION = frozenset({"zeros_like", "ones_like"})
 
 
 class ThreadedNumPy(NumPy):
-    """NumPy's operations, large ones in threads."""
+    """Operations of NumPy, with threads for large arrays."""
 
     def apply(self, operation: str, *args: Any) -> Any:
         arrays = [x for x in args if isinstance(x, np.ndarray) and x.ndim]
@@ -45,7 +45,7 @@ class ThreadedNumPy(NumPy):
             return [x[cut] if np.ndim(x) and x.shape[axis] > 1 else x for x in args]
 
         whole = next((x for x in arrays if x.shape == shape), None)
-        dtype = compute(*part((*cuts[0][:-1], slice(0)))).dtype  # of no numbers
+        dtype = compute(*part((*cuts[0][:-1], slice(0)))).dtype  # without elements
         out = np.empty(shape, dtype) if whole is None else np.empty_like(whole, dtype)
 
         def work(own: Sequence[Any]) -> None:
@@ -80,7 +80,7 @@ class ThreadedNumPy(NumPy):
         if not others or leaves[0].size < 2 * BLOCK:
             return super().doubled_along(axis, function, *leaves)
         along = max(others, key=shape.__getitem__)
-        cuts = _cuts(shape, along, 4 * BLOCK)  # some thirty operations for each
+        cuts = _cuts(shape, along, 4 * BLOCK)  # some thirty operations for each element
         alone = functools.partial(function, axis=axis)
 
         def part(cut: tuple[slice, ...]) -> Any:
@@ -90,13 +90,13 @@ class ThreadedNumPy(NumPy):
 
 
 THREADED = ThreadedNumPy()
-"""What computes rules as they are written, on the CPU."""
+"""The backend for rules that run as written on the CPU."""
 
 
 class _ThreadedHost(Host):
-    """Passes over vectors, of which each thread takes a part."""
+    """Passes over vectors, split over threads."""
 
-    block = BLOCK  # longer than for one thread: what Python does for a block, threads do in turn
+    block = BLOCK  # longer than for one thread, because threads take turns in Python
 
     def pass_over(
         self,
@@ -120,7 +120,7 @@ _SUMS = _ThreadedHost()
 
 
 def _cuts(shape: tuple[int, ...], axis: int, length: int) -> list[tuple[slice, ...]]:
-    """Return where an array is cut along an axis, into parts of about so many numbers."""
+    """Return slices that split an array along an axis into parts of about ``length`` elements."""
     others = math.prod(shape) // shape[axis]
     step = max(1, length // others)
     before = (slice(None),) * axis

@@ -1,4 +1,4 @@
-"""Work in as many threads as torch has."""
+"""Work in the same number of threads as torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import torch
 Item = TypeVar("Item")
 
 HOST = "cpu"
-"""The type of the devices whose memory NumPy shares."""
+"""The type of devices that share memory with NumPy."""
 
 BLOCK = 1 << 17
-"""Numbers in a block: measured on CPUs with 1 MiB of second-level cache a core."""
+"""Elements in a block: measured on CPUs with 1 MiB of second-level cache for each core."""
 
 
 def in_threads(
     function: Callable[[Sequence[Item]], None], items: Sequence[Item], threads: int
 ) -> None:
-    """Call ``function`` with parts of the items, each in a thread; within such a call, in this one.
+    """Call ``function`` with parts of the items, each in a thread; nested calls use one thread.
 
-    A part for which there is no thread is computed in this one. All parts are done, or have ended
-    with an error, before it is over.
+    A part without a thread runs in the current thread. The call returns after all parts have ended,
+    also with an error.
 
     Args:
-        function: computes with NumPy or torch, which let other threads run.
-        items: of about the same work.
-        threads: how many pay at most; torch's own number is the limit.
+        function: a function that computes with NumPy or torch, which let other threads run.
+        items: items with about the same work each.
+        threads: the largest useful number of threads; the number of torch is the limit.
     """
     parts = parts_of(items, threads)
     if len(parts) <= 1:
@@ -49,7 +49,7 @@ def in_threads(
             _this.is_part = False
 
     def other(part: Sequence[Item]) -> None:
-        torch.set_flush_denormal(flushed)  # the switch is the thread's
+        torch.set_flush_denormal(flushed)  # a setting of the thread
         with torch.no_grad():
             own(part)
 
@@ -69,14 +69,14 @@ def in_threads(
 
 
 def parts_of(items: Sequence[Item], threads: int) -> list[Sequence[Item]]:
-    """Return the items in as many parts as there will be threads.
+    """Return the items in one part for each thread.
 
     Args:
-        items: of about the same work.
-        threads: of :func:`in_threads`.
+        items: items with about the same work each.
+        threads: as for :func:`in_threads`.
     """
     threads = min(threads, torch.get_num_threads(), len(items))
-    # A thread of the pool that waited for the pool would wait for itself.
+    # A thread of the pool must not wait for the pool.
     if threads <= 1 or getattr(_this, "is_part", False):
         return [items] if items else []
     size = -(-len(items) // threads)
@@ -87,12 +87,12 @@ _this = threading.local()
 
 
 def _flushes() -> bool:
-    """Return whether this thread takes subnormal numbers for zero."""
+    """Return whether this thread treats subnormal numbers as zero."""
     with np.errstate(all="ignore"):
         return bool(np.float32(1e-40) * np.float32(1.0) == 0)
 
 
 @functools.cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    del process  # threads do not live on in a forked process
+    del process  # a forked process has no threads of its parent
     return ThreadPoolExecutor(threads - 1, "optstudy")

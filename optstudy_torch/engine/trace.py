@@ -1,11 +1,11 @@
-"""The pure function, called once with symbols: every operation writes a node.
+"""Trace the pure function: call it once with symbols, and record a node for every operation.
 
-What the formula forms of hyperparameters and of step counts (1 − β, lr·λ, 1 − βᵗ) is no node:
-it is computed on the host in double at every step and handed in, rounded once, so new learning
-rates need no new program.
+Results from hyperparameters and step counts alone (1 − β, lr·λ, 1 − βᵗ) are not nodes. The host
+computes them in double precision at every step, and they are rounded once, so new learning rates
+need no new program.
 
-A formula that asks for the shape of its leaf is traced for one shape, and all leaves of that shape
-run it together; others are traced for a leaf of any shape.
+A formula that reads the shape of a leaf is traced for one shape, and all leaves of this shape run
+together. Other formulas are traced for leaves of any shape.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .host_numbers import COMPARISONS, HOST_NUMBERS, LOGICAL, HostNumber
 from .rounding import NUMPY
 
 WORKING, DOUBLE, TRUTH = "working", "double", "truth"
-"""Kinds of values: in the working dtype, float64 where that is another one, truths."""
+"""Kinds of values: in the working dtype, in float64 if that is another dtype, booleans."""
 
 INPUT = "x_"
-"""What the names of symbols begin with that are given at every step, besides the gradient."""
+"""The prefix of names of symbols that are given at every step, besides the gradient."""
 
 
 class Symbol(NamedTuple):
-    """A value of a program, of each leaf.
+    """A value of a program, for each leaf.
 
     Attributes:
-        name: unique in the program.
-        shape: () of a scalar; ``None`` of an array like the leaf, where its shape does not matter.
-        kind: of its elements.
-        dtype: NumPy's, in a program of one shape.
+        name: a unique name in the program.
+        shape: () for a scalar; ``None`` for an array like a leaf of any shape.
+        kind: the kind of the elements.
+        dtype: the dtype of NumPy, in a program of one shape.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Symbol(NamedTuple):
 
     @property
     def is_array(self) -> bool:
-        """Whether it has more than one element, or may have."""
+        """Whether the value can have more than one element."""
         return self.shape != ()
 
     @property
     def is_truth(self) -> bool:
-        """Whether its elements are truths."""
+        """Whether the elements are boolean."""
         return self.kind == TRUTH
 
 
@@ -83,7 +83,7 @@ class Along(NamedTuple):
 
 
 class Move(NamedTuple):
-    """``result = function(*args)`` of a library's arrays: nothing is rounded."""
+    """``result = function(*args)`` for arrays of a library, without rounding."""
 
     result: Symbol
     function: Callable[..., Any]
@@ -91,14 +91,14 @@ class Move(NamedTuple):
 
 
 class Product(NamedTuple):
-    """The product of two float64 matrices, of which every sum is exact."""
+    """The product of two float64 matrices, with exact sums."""
 
     result: Symbol
     args: tuple[Symbol, Symbol]
 
 
 class When(NamedTuple):
-    """``results`` are ``made`` by ``nodes`` for leaves where the condition holds, else ``args``."""
+    """``results`` are ``made`` by ``nodes`` for leaves with a true condition, else ``args``."""
 
     results: tuple[Symbol, ...]
     condition: Symbol
@@ -108,18 +108,18 @@ class When(NamedTuple):
 
     @property
     def args(self) -> tuple[Symbol, ...]:
-        """What is read from outside."""
+        """The symbols from outside that are read."""
         return self.condition, *self.otherwise, *free(self.nodes, self.made)
 
 
 class Repeat(NamedTuple):
-    """``results`` are what becomes of ``begin`` by ``nodes``, again and again while a truth holds.
+    """``results`` come from ``begin`` by repeating ``nodes`` while a condition is true.
 
     Attributes:
-        carried: what the values are called within.
-        checks: nodes that make the truth, ``goes_on``.
-        nodes: that make the next values, ``made``.
-        most: number of repetitions.
+        carried: the symbols of the values inside.
+        checks: nodes that compute the condition, ``goes_on``.
+        nodes: nodes that compute the next values, ``made``.
+        most: the largest number of repetitions.
     """
 
     results: tuple[Symbol, ...]
@@ -133,36 +133,36 @@ class Repeat(NamedTuple):
 
     @property
     def args(self) -> tuple[Symbol, ...]:
-        """What is read from outside."""
+        """The symbols from outside that are read."""
         own = {x.name for x in self.carried}
         read = [*free(self.checks, [self.goes_on]), *free(self.nodes, self.made)]
         return *self.begin, *(x for x in read if x.name not in own)
 
 
 def results_of(node: Any) -> tuple[Symbol, ...]:
-    """Return what a node makes."""
+    """Return the results of a node."""
     return node.results if isinstance(node, When | Repeat) else (node.result,)
 
 
 def symbols_of(node: Any) -> list[Symbol]:
-    """Return what a node reads."""
+    """Return the symbols that a node reads."""
     return [a for a in node.args if isinstance(a, Symbol)]
 
 
 def free(nodes: Sequence[Any], ends: Sequence[Symbol]) -> list[Symbol]:
-    """Return what nodes, and who asks for ``ends``, read and do not make."""
+    """Return the symbols that ``nodes`` read, and those of ``ends``, that no node computes."""
     made = {x.name for node in nodes for x in results_of(node)}
     read = chain(*map(symbols_of, nodes), ends)
     return list({x.name: x for x in read if x.name not in made}.values())
 
 
 class Choice(NamedTuple):
-    """A step count that a truth chooses, which is known after sums: one of two counts.
+    """One of two step counts, chosen by a condition that is known after sums.
 
     Attributes:
-        condition: the truth, a scalar.
-        new: the count where it holds.
-        old: the count where it does not.
+        condition: the condition, a boolean scalar.
+        new: the count if the condition is true.
+        old: the count if the condition is false.
     """
 
     condition: Symbol
@@ -173,8 +173,8 @@ class Choice(NamedTuple):
         """Return the count, one for each leaf.
 
         Args:
-            known: of :meth:`HostNumber.value`.
-            scalars: by name, NumPy's or tensors.
+            known: as for :meth:`HostNumber.value`.
+            scalars: scalars by name, of NumPy or tensors.
         """
         truths = scalars[self.condition.name]
         truths = truths.cpu().numpy() if hasattr(truths, "cpu") else truths
@@ -182,28 +182,28 @@ class Choice(NamedTuple):
 
     @property
     def conditions(self) -> list[Symbol]:
-        """All truths that have to be known."""
+        """All conditions that must be known."""
         parts = [x.conditions for x in (self.new, self.old) if isinstance(x, Choice)]
         return [self.condition, *chain.from_iterable(parts)]
 
 
 def count_of(number: HostNumber | Choice, known: dict[str, Any], scalars: dict[str, Any]) -> Any:
-    """Return a step count, for all leaves or for each; args as for :meth:`Choice.value`."""
+    """Return a step count, for all leaves or for each leaf; args as for :meth:`Choice.value`."""
     if isinstance(number, HostNumber):
         return number.value(known)
     return number.value(known, scalars)
 
 
 class Tracer(Backend):
-    """Writes a node for every operation instead of computing it.
+    """A backend that records a node for every operation instead of computing it.
 
     Args:
         dtype: the working dtype of a program of one shape.
 
     Attributes:
-        nodes: in the order of the formula.
-        numbers: of step counts: scalars, by what they are formed of.
-        choices: step counts that a truth chooses, by the name of their symbol.
+        nodes: the nodes in the order of the formula.
+        numbers: scalars computed from step counts, by formula.
+        choices: step counts chosen by a condition, by the name of the symbol.
     """
 
     name = "torch-program"
@@ -227,17 +227,17 @@ class Tracer(Backend):
         return self.symbol(f"t{self._made}", shape, kind)
 
     def _kind(self, dtype: Any) -> str:
-        """Return the kind of elements of one of NumPy's dtypes."""
+        """Return the kind of elements for a dtype of NumPy."""
         return next(kind for kind, own in self._dtypes.items() if own == dtype)
 
     def _count(self, x: Any) -> HostNumber | Choice | None:
-        """Return the number of each leaf that an argument is, exactly; ``None`` if it is none."""
+        """Return an argument as an exact number of each leaf; ``None`` if it is no such number."""
         if isinstance(x, HostNumber):
             return x if x.per_leaf and not x.is_truth else None
         return self.choices.get(x.name) if isinstance(x, Symbol) else None
 
     def _scalar(self, x: Any) -> Any:
-        """Return the scalar that a number for each leaf, or a truth, is; others as they are."""
+        """Return the scalar for a number of each leaf or a boolean; others unchanged."""
         if not isinstance(x, HostNumber) or not (x.per_leaf or x.is_truth):
             return x
         symbol = self.symbol(f"k{len(self.numbers)}", (), TRUTH if x.is_truth else WORKING)
@@ -287,7 +287,7 @@ class Tracer(Backend):
             return result
         try:
             made = function(*map(_empty, leaves))
-        except (AttributeError, TypeError):  # a function for NumPy's arrays alone
+        except (AttributeError, TypeError):  # a function for NumPy arrays only
             made = function(*(np.zeros(x.shape or (), x.dtype) for x in leaves))
         own = np.dtype(str(made.dtype).removeprefix("torch."))
         kind = leaves[0].kind if own == leaves[0].dtype else self._kind(own)
@@ -296,7 +296,7 @@ class Tracer(Backend):
         return result
 
     def matmul(self, x: Any, y: Any) -> Any:
-        raise NotImplementedError  # it is written, and not called
+        raise NotImplementedError  # recorded, never called
 
     def in_double(
         self, function: Callable[..., Leaves], *trees: Leaves, axis: int | None = None
@@ -327,7 +327,7 @@ class Tracer(Backend):
 
     @contextmanager
     def _within(self) -> Iterator[list[Any]]:
-        """Write nodes apart."""
+        """Record nodes in a separate list."""
         outside, self.nodes = self.nodes, []
         try:
             yield self.nodes
@@ -362,7 +362,7 @@ def _symbols(trees: Trees) -> tuple[Symbol, ...]:
 
 
 def _broadcast(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
-    """Return the shape of what is made of arrays of these shapes."""
+    """Return the shape of a result from arrays of these shapes."""
     if None in shapes:
         return None
     return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]

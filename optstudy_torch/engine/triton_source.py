@@ -1,13 +1,14 @@
-"""Programs written in Triton's language: how lines and numbers are written, how a kernel starts.
+"""Programs written in Triton: the text of lines and numbers, and the start of a kernel.
 
-What differs from IEEE 754 in Triton, and is fixed here:
+Triton differs from IEEE 754 in these points, which are fixed here:
 
-- A product and a sum are contracted to one fused multiply-add: ``enable_fp_fusion=False``.
-- ``x / y`` of float32 is ``div.full``, off by a unit in the last place for a fifth of quotients:
-  ``div_rn``. ``sqrt`` of float32 is approximate as well: ``sqrt_rn``. In float64 both are exact.
-- ``maximum`` and ``minimum`` lose NaN unless they are told to keep it.
-- A number in the text of a kernel, or handed over as an argument, is rounded to float32: numbers
-  are in a tensor of float64, and rounded to the dtype of what they meet.
+- Triton contracts a product and a sum to a fused multiply-add; ``enable_fp_fusion=False`` stops
+that.
+- ``x / y`` of float32 is ``div.full``, off by a unit in the last place for a fifth of quotients; we
+  use ``div_rn``. ``sqrt`` of float32 is approximate; we use ``sqrt_rn``. In float64 both are exact.
+- ``maximum`` and ``minimum`` lose NaN without an option.
+- A number in the text or an argument of a kernel is rounded to float32. So numbers are in a float64
+  tensor, and are rounded to the dtype of the other operand.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from .source import INFIX, Text
 from .trace import DOUBLE, TRUTH, WORKING
 
 BLOCK = 1024
-"""Elements that one instance of a kernel computes, or reads at once."""
+"""Number of elements that one instance of a kernel computes, or reads at once."""
 
 WARPS = 4
-_COUNTS = ["count", "leaves"]  # arguments for whose values no kernel is made again
+_COUNTS = ["count", "leaves"]  # new values of these arguments need no new kernel
 LANGUAGE = {
     torch.float32: "tl.float32",
     torch.float64: "tl.float64",
@@ -61,14 +62,14 @@ def dtype_of(kind: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def text_of(dtype: torch.dtype) -> Text:
-    """Return a text in Triton's language."""
+    """Return a text in Triton."""
     casts = {kind: f"({{0}}).to({LANGUAGE[dtype_of(kind, dtype)]})" for kind in (WORKING, DOUBLE)}
     forms = {kind: _FORMS | casts | _ROUNDED[dtype_of(kind, dtype)] for kind in casts}
     return Text(lambda operation, kind: forms[kind][operation])
 
 
 def loads(text: Text, dtype: torch.dtype) -> list[str]:
-    """Return what reads the numbers, and rounds each once."""
+    """Return lines that read the numbers and round each once."""
     return [
         f"h{i} = tl.load(c + {i}).to({LANGUAGE[dtype_of(kind, dtype)]})"
         for i, (_, kind) in enumerate(text.numbers)
@@ -76,12 +77,12 @@ def loads(text: Text, dtype: torch.dtype) -> list[str]:
 
 
 def kernel_of(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
-    """Return a kernel of these lines."""
+    """Return a kernel with these lines."""
     import triton
     import triton.language as tl
 
     text = "\n    ".join([f"def {name}({', '.join(arguments)}):", *lines]) + "\n"
-    # Of the same text the same name, so that the table grows no further, in whatever thread.
+    # Equal texts have equal names, so the table of sources does not grow.
     file = f"<optstudy {name} {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     scope: dict[str, Any] = {"tl": tl, "triton": triton, "__name__": __name__}
@@ -90,13 +91,13 @@ def kernel_of(name: str, arguments: Iterable[str], lines: Iterable[str]) -> Any:
 
 
 def start(kernel: Any, instances: int, device: torch.device, *arguments: Any) -> None:
-    """Start a kernel on a device, which need not be the current one."""
+    """Start a kernel on a device, current or not."""
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[(instances,)](*arguments, BLOCK, num_warps=WARPS, enable_fp_fusion=False)
 
 
 @functools.cache
 def has_triton() -> bool:
-    """Return whether there is what makes kernels."""
+    """Return whether kernels can be compiled."""
     there = find_spec("triton") is not None and torch.version.hip is None
     return there and compiler() is not None

@@ -1,4 +1,4 @@
-"""Leaves that are computed as one flat array, and where the elements of a tensor lie in memory."""
+"""Leaves that are computed as one flat array, and the memory order of tensors."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Unit:
     """Leaves that are computed as one flat array.
 
     Attributes:
-        first: number of the first leaf in its stage.
+        first: the number of the first leaf in the stage.
         params: the leaves.
-        sizes: how many numbers each has.
-        states: flat fields of the state by name, the leaves side by side.
-        order: of a leaf alone: its dimensions from the slowest to the fastest in memory.
-        in_place: of a leaf alone: the step is added in the parameter's own memory.
-        is_plain: of a leaf alone: its dimensions are in that order.
-        arrays: what the machine computes on: ``p``, ``g``, ``s0``, … and what it makes of them.
-        views: of several leaves: parts of ``g``, ``p`` and ``step`` with the shapes of the leaves.
-        room: where steps, or sums, are rounded to another dtype, in a step.
+        sizes: the number of elements of each leaf.
+        states: flat fields of the state by name, with the leaves concatenated.
+        order: for one leaf: its dimensions from the slowest to the fastest in memory.
+        in_place: for one leaf: whether the step is added in the memory of the parameter.
+        is_plain: for one leaf: whether its dimensions already have this order.
+        arrays: the arrays of the machine: ``p``, ``g``, ``s0``, … and results.
+        views: for several leaves: parts of ``g``, ``p`` and ``step`` with the shapes of the leaves.
+        room: memory in which a step or a sum is rounded to another dtype.
     """
 
     first: int
@@ -44,32 +44,32 @@ class Unit:
 
     @property
     def leaves(self) -> slice:
-        """Their numbers in the stage."""
+        """The numbers of the leaves in the stage."""
         return slice(self.first, self.first + len(self.params))
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of elements."""
         return sum(self.sizes)
 
     @property
     def is_one(self) -> bool:
-        """Whether it is one leaf in memory of its own."""
+        """Whether the unit is one leaf in its own memory."""
         return not self.views
 
     def parts(self, name: str) -> Sequence[torch.Tensor]:
-        """Return the flat array of that name, leaf by leaf."""
+        """Return the flat array with a name, leaf by leaf."""
         x = self.arrays[name]
         return [x] if self.is_one else x.split(self.sizes)
 
     def prepare(
         self, body: Body, empty: Callable[[int], torch.Tensor]
     ) -> list[tuple[str, torch.Tensor]]:
-        """Make memory for what a body puts out; return copies of what it moves.
+        """Allocate memory for the outputs of a body; return copies of the inputs that it moves.
 
         Args:
-            body: that will be run.
-            empty: returns memory for so many elements of the working dtype.
+            body: the body to run.
+            empty: a function that returns memory for a number of elements of the working dtype.
         """
         moved = [
             (o.target, empty(self.size).copy_(self.arrays[o.source.name].reshape(-1)))
@@ -81,7 +81,7 @@ class Unit:
         return moved
 
     def move(self, moved: Iterable[tuple[str, torch.Tensor]], step_dtype: str | None) -> None:
-        """Write copies of inputs where they go."""
+        """Write copies of inputs to their targets."""
         for target, value in moved:
             if target == "step" and self.in_place:
                 add(self.arrays["p"], value, step_dtype)
@@ -100,7 +100,7 @@ def memory_order(p: torch.Tensor) -> tuple[int, ...]:
 
 
 def is_flat(x: torch.Tensor, order: tuple[int, ...]) -> bool:
-    """Return whether the numbers lie in that order: in a negative view there are others."""
+    """Return whether the elements are in that order in memory; not for a negative view."""
     return not x.is_neg() and x.permute(order).is_contiguous()
 
 
@@ -108,9 +108,9 @@ _PLAIN = tuple(range(64))  # more dimensions than a tensor may have
 
 
 def flat(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Return ``x`` as a dense vector in that order, in the same memory where that is possible.
+    """Return ``x`` as a dense vector in that order, in the same memory if possible.
 
-    It is no view for torch, which would compile a kernel for every kind of base.
+    The result is not a torch view, because torch would compile a kernel for each kind of base.
     """
     return x.resolve_neg().permute(order).contiguous().view(-1).data
 
@@ -125,7 +125,7 @@ def unflat(x: torch.Tensor, like: torch.Tensor, order: tuple[int, ...]) -> torch
 
 
 def like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` in memory that is laid out like that of ``p``."""
+    """Return ``x`` with the memory layout of ``p``."""
     order = memory_order(p)
     return unflat(x.resolve_neg().permute(order).contiguous().view(-1), p, order)
 
@@ -133,14 +133,14 @@ def like_memory(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 def add(
     p: torch.Tensor, step: torch.Tensor, step_dtype: str | None, room: torch.Tensor | None = None
 ) -> None:
-    """Add a step: rounded to the parameter's dtype first, or (float32) only the sum is.
+    """Add a step, rounded to the dtype of the parameter; or (float32) round only the sum.
 
     Args:
         p: the parameter.
-        step: to add.
-        step_dtype: of the sum, if it is not the parameter's.
-        room: memory for what is rounded, like ``p`` and of the dtype of :func:`rounded_in`; without
-            it, new memory.
+        step: the step.
+        step_dtype: the dtype of the sum, if it is not that of the parameter.
+        room: memory for the rounded value, like ``p`` and of the dtype of :func:`rounded_in`;
+            ``None``: new memory.
     """
     if p.dtype == step.dtype:
         p.add_(step)
@@ -156,14 +156,14 @@ def add(
 
 
 def rounded_in(p: torch.Tensor, dtype: torch.dtype, step_dtype: str | None) -> torch.dtype:
-    """Return in which dtype a step, or its sum with the parameter, is before it is written."""
+    """Return the dtype of a step, or of its sum with the parameter, before it is written."""
     return p.dtype if step_dtype is None else dtype
 
 
 def rooms_for(
     params: Iterable[torch.Tensor], dtype: torch.dtype, step_dtype: str | None
 ) -> list[torch.Tensor | None]:
-    """Return the room that :func:`add` needs for steps of a dtype, taken before it is called."""
+    """Allocate and return the room of :func:`add` for steps of a dtype."""
     return [
         None if p.dtype == dtype else torch.empty_like(p, dtype=rounded_in(p, dtype, step_dtype))
         for p in params
@@ -171,11 +171,11 @@ def rooms_for(
 
 
 class Room:
-    """Memory that is taken once and given in parts, again and again.
+    """Memory that is allocated once and reused in parts.
 
     Args:
-        length: bytes.
-        device: where it is.
+        length: the number of bytes.
+        device: the device of the memory.
     """
 
     def __init__(self, length: int, device: torch.device) -> None:
@@ -183,11 +183,11 @@ class Room:
         self._used = 0
 
     def clear(self) -> None:
-        """Give all of it again."""
+        """Reuse all memory."""
         self._used = 0
 
     def __call__(self, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return memory for so many elements."""
+        """Return memory for a number of elements."""
         begin = self._used
         end = begin + size * dtype.itemsize
         self._used = -(-end // _ALIGNED) * _ALIGNED
@@ -195,15 +195,15 @@ class Room:
 
     @staticmethod
     def length(size: int, arrays: int, dtype: torch.dtype) -> int:
-        """Return how many bytes a number of arrays of so many elements take."""
+        """Return the bytes that a number of arrays with ``size`` elements take."""
         return arrays * -(-size * dtype.itemsize // _ALIGNED) * _ALIGNED
 
 
 _ALIGNED = 64
-"""Bytes: what is given begins at a multiple, as memory of its own does."""
+"""Bytes: parts begin at a multiple, as in separate memory."""
 
 
 def on_device(device: torch.device, array: np.ndarray) -> torch.Tensor:
-    """Return a tensor of an array's elements, without waiting for the device."""
+    """Return a tensor with the elements of an array, without waiting for the device."""
     x = torch.from_numpy(array)
     return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What the layers of a model put out, seen through hooks, while a step is due that records it."""
+"""The outputs of the layers of a model, from hooks, in steps that record them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from optstudy_core import instruments as core
 class Activations:
     """Sums of activations and their gradients, by the names of the modules.
 
-    Modules without modules in them are looked at, while they are in training mode.
+    Only modules without submodules are measured, in training mode.
 
     Args:
-        model: whose modules.
-        chosen: what is recorded of steps.
-        due: returns what is recorded of the step that is being made.
+        model: the model.
+        chosen: the quantities of steps.
+        due: a function that returns the quantities of the current step.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Activations:
         return see
 
     def take(self) -> dict[str, Any]:
-        """Return what was seen since the last call, on the device."""
+        """Return the sums since the last call, on the device."""
         found = {"sums": self._sums, "grads": self._grads}
         self._sums, self._grads = {}, {}
         return found
 
     def close(self) -> None:
-        """Leave the model alone from now on."""
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -1,8 +1,8 @@
-"""Copies of parameters, and how far the parameters have moved from them since.
+"""Copies of parameters, and differences of the parameters from the copies.
 
-What is read here is flat: a tensor, or a difference that is formed where it is read. Of a parameter
-that several processes hold together (``DTensor``) each copies what it holds; what is measured is a
-``DTensor``, or put together layer by layer.
+All values are flat: tensors, or differences that are computed when they are read. For a sharded
+parameter (``DTensor``) each process copies its local part. Measurements use a ``DTensor``, or
+gather layer by layer.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from optstudy_torch._tensors import is_shared
 
 @dataclass(frozen=True)
 class Difference:
-    """θ − base, flat, formed when it is read; ``in_place``: in the memory of ``base``.
+    """θ − base, flat, computed when it is read; ``in_place``: in the memory of ``base``.
 
-    Where ``like`` is a ``DTensor``, these are what this process holds of them.
+    If ``like`` is a ``DTensor``, the values are the local parts.
     """
 
     now: torch.Tensor
@@ -31,35 +31,35 @@ class Difference:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the elements."""
+        """The dtype of the elements."""
         return self.base.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the elements."""
         return self.base.device
 
     def numel(self) -> int:
-        """Return how many elements it has."""
+        """Return the number of elements."""
         return (self.base if self.like is None else self.like).numel()
 
     def split(self, length: int) -> list[Difference]:
-        """Return parts of so many elements; the last may have fewer."""
+        """Return parts with a number of elements; the last part may have fewer."""
         parts = zip(self.now.split(length), self.base.split(length), strict=True)
         return [Difference(now, base, self.in_place) for now, base in parts]
 
     def formed(self) -> torch.Tensor:
-        """Form it."""
+        """Return the difference as a tensor."""
         made = torch.sub(self.now, self.base, out=self.base if self.in_place else None)
         return made if self.like is None else of_all(made, self.like)
 
 
 Column = torch.Tensor | Difference  # flat
-Vectors = dict[str, Sequence[Any]]  # of tensors, differences and None
+Vectors = dict[str, Sequence[Any]]  # tensors, differences and None
 
 
 class Copies:
-    """Copies of parameters by name, flat and contiguous, in memory that is used again."""
+    """Copies of parameters by name, flat and contiguous, in reused memory."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
@@ -68,7 +68,7 @@ class Copies:
     def fill(
         self, names: Sequence[str], params: Sequence[torch.Tensor], *, small: bool = False
     ) -> None:
-        """Make copies of the parameters; of small ones on a CPU in one tensor, ``flat``."""
+        """Copy the parameters; small parameters on a CPU go to one tensor, ``flat``."""
         if small:
             self.flat = side_by_side(params)
             sizes = [p.numel() for p in params]
@@ -91,7 +91,7 @@ class Copies:
     def differences(
         self, names: Sequence[str], params: Sequence[torch.Tensor], *, in_place: bool
     ) -> list[Difference | None]:
-        """Return θ minus the copies; ``None`` for a parameter that was added since."""
+        """Return θ minus the copies; ``None`` for a parameter that was added later."""
         return [
             Difference(
                 local(p).detach().reshape(-1),
@@ -105,7 +105,7 @@ class Copies:
         ]
 
     def replace_where(self, condition: torch.Tensor, other: Copies) -> None:
-        """Replace the copies by others if a condition holds that only the device knows."""
+        """Replace the copies by others if a condition on the device is true."""
         for name, t in self.tensors.items():
             if name in other.tensors:
                 t.copy_(torch.where(condition.to(t.device) != 0, other.tensors[name], t))
@@ -116,7 +116,7 @@ class Copies:
         names: Sequence[str],
         params: Sequence[torch.Tensor],
     ) -> None:
-        """Take saved copies, which are whole, on the parameters' devices."""
+        """Load saved whole copies, on the devices of the parameters."""
         self.tensors, self.flat = {}, None
         for name, p in zip(names, params, strict=True):
             if name in saved:
@@ -128,7 +128,7 @@ class Copies:
     def saved(
         self, names: Sequence[str], params: Sequence[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Return copies of them, whole; all processes have to call."""
+        """Return whole copies; all processes must call."""
         known = dict(zip(names, params, strict=True))
         found = {}
         for name, own in self.tensors.items():
@@ -138,17 +138,17 @@ class Copies:
 
 
 SMALL: Final = 1 << 16
-"""Elements of all parameters together up to which they are copied side by side."""
+"""The largest total number of elements for copies in one tensor."""
 
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 
 
 def are_small(params: Sequence[torch.Tensor], *, as_whole: bool = False) -> bool:
-    """Return whether parameters are few, of one dtype and on the CPU, so that a call is for all.
+    """Return whether parameters are small, of one dtype and on the CPU, for one call for all.
 
     Args:
         params: the parameters.
-        as_whole: whether those that several processes hold together may be among them.
+        as_whole: whether sharded parameters are allowed.
     """
     alike = all(
         (type(p) in _PLAIN or (as_whole and is_shared(p)))
@@ -163,33 +163,33 @@ def are_small(params: Sequence[torch.Tensor], *, as_whole: bool = False) -> bool
 
 
 def side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the elements of tensors one after the other, in one call, as a tensor of its own."""
+    """Return the elements of tensors, concatenated in one call to a new tensor."""
     found = torch._C._nn.flatten_dense_tensors(list(tensors)).detach()
     return found.clone() if len(tensors) == 1 else found
 
 
 def of_all(own: torch.Tensor, p: torch.Tensor) -> Any:
-    """Return a ``DTensor`` like a parameter from what this process holds of it, if that is one."""
+    """Return the local part as a ``DTensor`` like the parameter, if the parameter is one."""
     return shared(own.view(local(p).shape), p) if is_shared(p) else own
 
 
 def flat(x: Any) -> Any:
-    """Return a tensor flat, and whole; a difference is, but of a ``DTensor``."""
+    """Return a tensor or difference flat and whole; a ``DTensor`` is gathered."""
     if isinstance(x, Difference):
         return x if x.like is None else flat(x.formed())
     return whole(x).reshape(-1)
 
 
 def read(x: Column) -> torch.Tensor:
-    """Return the elements: a difference is formed here."""
+    """Return the elements; a difference is computed here."""
     return x.formed() if isinstance(x, Difference) else x
 
 
 def after(x: Column) -> Column:
-    """Return a difference that has been formed in place as the tensor that it is now."""
+    """Return the tensor of a difference that was computed in place."""
     return x.base if isinstance(x, Difference) and x.in_place else x
 
 
 def size_of(x: Column | None) -> int:
-    """Return how many elements there are; of ``None`` none."""
+    """Return the number of elements; 0 for ``None``."""
     return 0 if x is None else int(x.numel())

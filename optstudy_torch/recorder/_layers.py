@@ -1,4 +1,4 @@
-"""The layers: parameters under their names, and the vectors that are measured of them."""
+"""The layers: parameters by name, and the vectors to measure."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from optstudy_torch._meshes import let_go_of_gathered, whole
 from ._copies import Copies, Vectors, are_small, of_all
 
 MOMENTS: Final = {"m": ("m", "exp_avg"), "v": ("v", "exp_avg_sq")}
-"""Names of the moments in an optimizer's state: ours, and torch's."""
+"""Names of the moments in states of optstudy and of torch."""
 
 
 class Layers:
     """The parameters of an optimizer, in its order, or of a model.
 
     Args:
-        model: whose names the parameters have.
-        optimizer: ``None``: the parameters are the model's.
+        model: the model, for the names of the parameters.
+        optimizer: the optimizer; ``None``: the parameters of the model.
 
     Attributes:
-        names: of the parameters.
+        names: the names of the parameters.
         params: the parameters.
         groups: for each parameter, the number of its group; −1 without an optimizer.
-        small: whether they are so small that all are copied together.
-        small_as_whole: whether they are so small that all are summed together.
-        starts: where each begins among the elements of all.
+        small: whether the parameters are small enough to copy all together.
+        small_as_whole: whether the parameters are small enough to sum all together.
+        starts: the index of the first element of each parameter among all elements.
 
     Raises:
-        TypeError: for a parameter that is not of a real floating dtype.
+        TypeError: if a parameter has no real floating dtype.
     """
 
     names: list[str]
@@ -71,7 +71,7 @@ class Layers:
         self.starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, int)
 
     def collect_if_grown(self) -> None:
-        """Look up the parameters if the optimizer has others than before."""
+        """Look up the parameters if those of the optimizer have changed."""
         assert self._optimizer is not None
         if len(self.params) != sum(len(g["params"]) for g in self._optimizer.param_groups):
             self.collect()
@@ -79,13 +79,13 @@ class Layers:
     def vectors(
         self, wanted: Iterable[str], start: Copies, previous: Copies, origin: Copies
     ) -> Vectors:
-        """Return the vectors that are asked for; Δ is formed when it is read, in ``start``.
+        """Return the requested vectors; Δ is computed when it is read, in ``start``.
 
         Args:
             wanted: names of vectors.
             start: the parameters before the step.
-            previous: the step before.
-            origin: the parameters from which a displacement is measured.
+            previous: the previous step.
+            origin: the parameters at the origin of displacements.
         """
         found: Vectors = {}
         for u in wanted:
@@ -121,13 +121,13 @@ class Layers:
         return None
 
     def shaped(self, column: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """Return tensors whole, in the parameters' shapes but for values of sparse gradients."""
+        """Return whole tensors with the shapes of parameters, except values of sparse gradients."""
         pairs = zip(column, self.params, strict=True)
         wide = [(None if x is None else whole(x), p) for x, p in pairs]
         return [x if x is None or x.numel() != p.numel() else x.view(p.shape) for x, p in wide]
 
     def of_wrappers(self, wanted: frozenset[str]) -> dict[str, torch.Tensor]:
-        """Return what wrappers have in their states: norms around clipping, steps left out."""
+        """Return numbers from the states of wrappers: norms around clipping, skipped steps."""
         if self._optimizer is None or wanted.isdisjoint(core.OF_WRAPPERS):
             return {}
         state: Mapping[str, Any] = next(iter(self._optimizer.state.values()), {})
@@ -141,7 +141,7 @@ class Layers:
 
 
 def in_state(state: Mapping[str, Any], name: str) -> torch.Tensor | None:
-    """Return a field of an optimizer's state, whatever wrappers are around it."""
+    """Return a field of the state of an optimizer, also inside wrappers."""
     for key, value in state.items():
         if key.rpartition(".")[2] == name and isinstance(value, torch.Tensor):
             return value.detach()
@@ -149,7 +149,7 @@ def in_state(state: Mapping[str, Any], name: str) -> torch.Tensor | None:
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """Return names of which no two are equal: two modules may share theirs.
+    """Return unique names; two modules may have the same name.
 
     >>> _told_apart(["weight", "bias", "weight"])
     ['weight', 'bias', 'weight (2)']

@@ -1,4 +1,4 @@
-"""Sums and profiles of the layers, by the way that is quick for them."""
+"""Sums and profiles of the layers, by the fastest way."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sums:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is put aside that it should be added up."""
+        """Whether enough vectors are stored to sum them."""
         return self._small.is_full
 
     def of_step(
@@ -46,13 +46,13 @@ class Sums:
         wanted: Collection[str],
         *copies: Copies,
     ) -> tuple[Blocks | tuple[Aside, Layout], Profiles]:
-        """Return what is measured of a step: sums, or what :meth:`add_up` makes them of; profiles.
+        """Return the measurements of a step: sums, or stored vectors for :meth:`add_up`; profiles.
 
         Args:
-            due: what the step's row has.
+            due: the quantities of the row of the step.
             summed: the reductions.
             wanted: names of vectors.
-            *copies: as of ``Layers.vectors``.
+            *copies: as for ``Layers.vectors``.
         """
         aside: tuple[Aside, Layout] | None = None
         if not due.profiles:
@@ -65,7 +65,7 @@ class Sums:
         return self.of(summed, found) if aside is None else aside, profiles
 
     def add_up(self, pending: Iterable[Pending]) -> None:
-        """Add up what was put aside in steps that are pending."""
+        """Sum the stored vectors of pending steps."""
         asides = [made for made in pending if isinstance(made.measured["blocks"], Aside)]
         sums = self._small.sums([(made.layout, made.measured["blocks"]) for made in asides])
         for made, own in zip(asides, sums, strict=True):
@@ -75,12 +75,12 @@ class Sums:
         """Return the sums of vectors."""
         made = sum_blocks(reductions, vectors, self._scratch)
         if self._layout is not None and self._layout.equals(made.layout):
-            made = made._replace(layout=self._layout)  # one for all steps that are pending
+            made = made._replace(layout=self._layout)  # one layout for all pending steps
         self._layout = made.layout
         return made
 
     def profiles(self, due: core.Chosen, vectors: Vectors) -> Profiles:
-        """Return profiles on the device; differences that they are made of are formed in place."""
+        """Return profiles on the device; differences are computed in place."""
         if not due.profiles:
             return (), []
         shaped = {}
@@ -94,5 +94,5 @@ class Sums:
 
 
 def formed(x: Any) -> torch.Tensor | None:
-    """Return a tensor as it is, and a difference as the tensor that it is now."""
+    """Return a tensor unchanged, and the tensor of a difference that was computed in place."""
     return None if x is None else read(x)

@@ -1,4 +1,4 @@
-"""Gradients of the micro-batches that a step is made of."""
+"""Gradients of the micro-batches of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optstudy_torch._meshes import whole
 
 
 class MicroGradients:
-    """What is known of a step's micro-batches: the gradients add up in ``.grad``."""
+    """Sums over the micro-batches of a step, whose gradients add up in ``.grad``."""
 
     def __init__(self) -> None:
         self.clear()
@@ -23,11 +23,11 @@ class MicroGradients:
         self._samples: list[float] = []
 
     def add(self, params: Sequence[torch.Tensor], samples: float) -> None:
-        """Look at the gradients after a micro-batch.
+        """Measure the gradients after a micro-batch.
 
         Args:
-            params: with the sum of the gradients so far.
-            samples: how many there were; NaN where that is not known.
+            params: the parameters with the sum of the gradients so far.
+            samples: the number of samples; NaN if unknown.
         """
         now = [None if p.grad is None else p.grad.detach() for p in params]
         before = self._before or [None] * len(now)
@@ -37,7 +37,7 @@ class MicroGradients:
         self._samples.append(samples)
 
     def take(self, params: Sequence[torch.Tensor]) -> dict[str, Any] | None:
-        """Return what is known, on the device; ``None`` where there was no micro-batch."""
+        """Return the sums, on the device; ``None`` if there was no micro-batch."""
         if not self._squares:
             return None
         total = _squares(self._before, params)

@@ -1,4 +1,4 @@
-"""Steps that were measured and are still on the device, and how they come to the host."""
+"""Measured steps on the device, and their transfer to the host."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ._sums import Layout
 
 
 class Pending(NamedTuple):
-    """A step that was measured and is still on the device.
+    """A measured step on the device.
 
     Attributes:
-        number: of the step.
-        epoch: that it is in.
-        due: what its row has; nothing where it was measured for the next one's angle.
-        reductions: the sums that were measured.
-        layout: what they are sums of.
-        targets: the profiles that were measured.
+        number: the number of the step.
+        epoch: the epoch of the step.
+        due: the quantities of its row; empty if the step is only needed for the next angle.
+        reductions: the measured sums.
+        layout: the layout of the sums.
+        targets: the measured profiles.
         measured: tensors and numbers, in dictionaries and lists.
     """
 
@@ -37,9 +37,9 @@ class Pending(NamedTuple):
 
 
 def to_host(measured: Sequence[Any]) -> list[Any]:
-    """Return trees of tensors with arrays in their place, float64 and flat.
+    """Return trees with flat float64 arrays instead of tensors.
 
-    The tensors of a device come in one transfer.
+    Each device needs one transfer.
     """
     tensors = [t.detach().reshape(-1).to(torch.float64) for t in _tensors(measured)]
     parts = {}
@@ -70,18 +70,19 @@ def _replaced(tree: Any, arrays: Iterator[np.ndarray]) -> Any:
 
 
 def number(value: Any) -> float:
-    """Return what came to the host as an array of one element, or is a number."""
+    """Return a number from an array with one element, or a number unchanged."""
     return float(value[0]) if isinstance(value, np.ndarray) else float(value)
 
 
 def fetched(
     pending: Sequence[Pending], mean: Callable[[list[float]], list[float]]
 ) -> Iterator[tuple[Pending, dict[str, Any]]]:
-    """Bring steps to the host, all at once, and leave out those that the optimizer skipped.
+    """Transfer steps to the host, all at once, without steps that the optimizer skipped.
 
     Args:
         pending: the steps.
-        mean: returns for losses of this process those of all, NaN for steps without one.
+        mean: a function from the losses of this process to means over all processes; NaN for steps
+            without a loss.
     """
     found = to_host([made.measured for made in pending])
     losses = [number(values["numbers"].get("loss", math.nan)) for values in found]
@@ -91,5 +92,5 @@ def fetched(
                 values["numbers"]["loss"] = loss
     for made, values in zip(pending, found, strict=True):
         if values["skipped"] is not None and values["skipped"][0] != 0:
-            continue  # an optimizer that skips the step itself, as GradScaler tells it
+            continue  # the optimizer skips the step itself, as requested by GradScaler
         yield made, values

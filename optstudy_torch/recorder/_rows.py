@@ -1,4 +1,4 @@
-"""Rows from what came to the host."""
+"""Rows from measurements on the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._pending import Pending, number
 
 
 class Measured(NamedTuple):
-    """A step that came to the host: what it was, its values, and the sums of each layer."""
+    """A step on the host: its description, its values, and the sums of each layer."""
 
     made: Pending
     values: dict[str, Any]
@@ -24,7 +24,7 @@ class Measured(NamedTuple):
 
 
 def step_rows(layers: Layers, steps: Sequence[Measured]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of steps; those that were measured alike are made together."""
+    """Yield the rows of steps; steps with the same quantities are computed together."""
     for _, group in groupby(steps, _alike):
         alike = list(group)
         for row, (made, values, _) in zip(_rows(layers, alike), alike, strict=True):
@@ -35,7 +35,7 @@ def step_rows(layers: Layers, steps: Sequence[Measured]) -> Iterator[dict[str, A
 
 def _alike(step: Measured) -> tuple[Any, ...]:
     made, values, _ = step
-    # Noise is that of one step: the micro-batches of two may differ in number.
+    # Noise is computed for each step, because numbers of micro-batches may differ.
     return id(made.due), id(made.layout), made.number if values["micro"] else 0
 
 
@@ -69,10 +69,10 @@ def _rows(layers: Layers, steps: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def in_columns(sizes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return sizes of layers as ``plain_rows`` takes them."""
+    """Return sizes of layers for ``plain_rows``."""
     return {u: size[:, None] for u, size in sizes.items()}
 
 
 def rate_of(rates: Sequence[float], group: int) -> float:
-    """Return the rate of a group; NaN where there is none."""
+    """Return the rate of a group; NaN without a group."""
     return rates[group] if 0 <= group < len(rates) else math.nan

@@ -1,6 +1,6 @@
-"""Sums of small layers on a CPU: side by side in one array of NumPy, those of many steps together.
+"""Sums of small layers on a CPU: concatenated in one NumPy array, for many steps together.
 
-A call costs more than the sums of a small layer: within a step the vectors are only put aside.
+A call costs more than the sums of a small layer, so a step only stores its vectors.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _OF_PARTS: Final[Mapping[str, Any]] = {
     ),
     "below": lambda starts, x, y: np.add.reduceat((x * x < y).astype(np.float64), starts, axis=1),
 }
-"""The reductions of :data:`optstudy_core.instruments.REDUCE`, of parts of arrays (steps, n)."""
+"""The reductions in :data:`optstudy_core.instruments.REDUCE`, for parts of arrays (steps, n)."""
 
 MOST: Final = 1 << 21
-"""Elements that are put aside at most."""
+"""The largest number of stored elements."""
 
 
 class Aside(NamedTuple):
-    """Vectors of a step that are put aside: one tensor each, of all layers."""
+    """Stored vectors of a step: one tensor for all layers each."""
 
     usable: tuple[core.Reduction, ...]
     starts: np.ndarray
@@ -46,7 +46,7 @@ _COPIED: Final = ("step", "previous", "displacement")
 
 
 class SmallLayers:
-    """Sums of all layers at once, where all of them are small, dense and on the CPU."""
+    """Sums of all layers at once, if all layers are small, dense and on the CPU."""
 
     def __init__(self) -> None:
         self._layouts: dict[Any, Layout] = {}
@@ -54,7 +54,7 @@ class SmallLayers:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is put aside that it should be summed."""
+        """Whether enough vectors are stored to sum them."""
         return self._held > MOST
 
     def put_aside(
@@ -66,20 +66,20 @@ class SmallLayers:
         last: Copies,
         origin: Copies,
     ) -> tuple[Aside, Layout] | None:
-        """Return the vectors of a step, to be summed later; ``None`` where layers are not small.
+        """Return the vectors of a step, to sum later; ``None`` if layers are not small.
 
         Args:
-            reductions: what is summed.
+            reductions: the reductions.
             wanted: names of vectors.
             layers: the parameters.
             before: the parameters before the step; the step, once it is needed.
-            last: the step before; nothing before the first.
-            origin: the parameters from which a displacement is measured.
+            last: the previous step; empty before the first step.
+            origin: the parameters at the origin of displacements.
         """
         if not layers.small or not layers.params[0].is_cpu:
             return None
         size = int(layers.starts[-1]) + layers.params[-1].numel()
-        # Nothing is formed in place before it is known that nothing is missing.
+        # Compute nothing in place until all vectors are known to exist.
         known: dict[str, torch.Tensor | None] = {}
         absent = set()
         for u in wanted:
@@ -111,12 +111,12 @@ class SmallLayers:
     def put_aside_whole(
         self, reductions: Sequence[core.Reduction], vectors: Vectors, layers: Layers
     ) -> tuple[Aside, Layout] | None:
-        """Return the same from vectors that are not side by side: the bits are the same.
+        """Return the same, with the same bits, from vectors that are not concatenated.
 
         Args:
-            reductions: what is summed.
-            vectors: tensors and differences of each layer, which are formed here; of a ``DTensor``
-                the whole.
+            reductions: the reductions.
+            vectors: tensors and differences of each layer, which are computed here; ``DTensor``s
+                are gathered.
             layers: the parameters.
         """
         if not layers.small_as_whole:
@@ -142,7 +142,7 @@ class SmallLayers:
 
     @np.errstate(all="ignore")
     def sums(self, steps: Sequence[tuple[Layout, Aside]]) -> list[list[torch.Tensor]]:
-        """Return the sums of steps whose vectors were put aside, as ``Blocks`` has them."""
+        """Return the sums of steps with stored vectors, in the form of ``Blocks``."""
         self._held = 0
         made: list[list[torch.Tensor]] = []
         for _, group in groupby(steps, lambda step: id(step[0])):

@@ -1,4 +1,4 @@
-"""What a recorder carries from one step to the next, and how it is saved."""
+"""The state of a recorder, and how it is saved."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ._layers import Layers
 
 
 class State:
-    """What a recorder carries from one step to the next.
+    """The state of a recorder.
 
     Attributes:
-        epoch_count: how many epochs have ended.
-        step_count: how many steps were made.
-        losses: the sum of the epoch's losses, float64; ``None`` before the first.
-        loss_count: how many they are.
-        rates: of each group, of the last step; ``None`` before the first.
-        step_squares: ‖Δ‖² of each layer, of the last step that came to the host.
+        epoch_count: the number of finished epochs.
+        step_count: the number of steps.
+        losses: the sum of the losses of the epoch, float64; ``None`` before the first loss.
+        loss_count: the number of these losses.
+        rates: the rate of each group in the last step; ``None`` before the first step.
+        step_squares: ‖Δ‖² of each layer, for the last step on the host.
         start: the parameters at the start of the epoch.
         epoch_step: the step of the last epoch.
-        last_step: the step before the present one.
+        last_step: the previous step.
         origin: the parameters when the recorder was made.
     """
 
@@ -41,7 +41,7 @@ class State:
         self.last_step, self.origin = Copies(), Copies()
 
     def add_loss(self, value: torch.Tensor | float) -> None:
-        """Add the loss of a step to the epoch's."""
+        """Add the loss of a step to the sum of the epoch."""
         self.loss_count += 1
         own = self.losses
         if isinstance(own, torch.Tensor) and isinstance(value, torch.Tensor):
@@ -49,7 +49,7 @@ class State:
         self.losses = value if own is None else own + value
 
     def mean_loss(self) -> float:
-        """Return the mean of the epoch's losses, NaN if there are none."""
+        """Return the mean loss of the epoch, NaN without losses."""
         return math.nan if self.losses is None else float(self.losses) / self.loss_count
 
     def copies(self) -> dict[str, Copies]:
@@ -62,7 +62,7 @@ class State:
         }
 
     def saved(self, layers: Layers) -> dict[str, Any]:
-        """Return it as tensors, numbers, lists and dicts: copies, of whole parameters."""
+        """Return the state as tensors, numbers, lists and dicts, with whole copies."""
         return {
             "epoch_count": self.epoch_count,
             "step_count": self.step_count,
@@ -77,10 +77,10 @@ class State:
         }
 
     def load(self, saved: Mapping[str, Any], layers: Layers) -> None:
-        """Take what :meth:`saved` returned.
+        """Load the result of :meth:`saved`.
 
         Raises:
-            ValueError: if it is of other parameters.
+            ValueError: if the result belongs to other parameters.
         """
         sizes = {name: p.numel() for name, p in zip(layers.names, layers.params, strict=True)}
         for copies in saved["copies"].values():

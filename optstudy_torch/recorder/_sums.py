@@ -1,6 +1,6 @@
-"""Sums that are measured within a step: on the device, without a wait for it.
+"""Sums within a step, computed on the device without waiting.
 
-Every reduction of every layer comes from one pass over the memory, in blocks.
+One pass over the memory, in blocks, computes every reduction of every layer.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from optstudy_core import instruments as core
 from ._copies import Column, Vectors, after, flat, read, size_of
 
 BLOCK: Final = {"cpu": 1 << 19, "cuda": 1 << 22}
-"""Elements summed at a time: what fits a CPU's cache, in float64, or keeps a GPU busy."""
+"""The number of elements summed at a time: as float64 in the cache of a CPU, or to fill a GPU."""
 
 ROW: Final = 256
-"""Elements whose float32 products are summed in float32, in large layers on a CPU."""
+"""The number of float32 products that are summed in float32, in large layers on a CPU."""
 
 LARGE: Final = 1 << 15
-"""Elements from which a layer is large."""
+"""The smallest number of elements of a large layer."""
 
 
 class Layout:
-    """What the sums of blocks are sums of.
+    """The layers and reductions of the sums of blocks.
 
     Attributes:
         places: for each number of each device, the layer and the reduction; int arrays (n, 2).
-        present: for each vector, which layers have it.
+        present: for each vector, the layers that have it.
         sizes: for each vector, the number of elements of each layer.
-        layers: how many there are.
+        layers: the number of layers.
     """
 
     def __init__(self, places: list[np.ndarray], vectors: Vectors, layers: int) -> None:
@@ -43,7 +43,7 @@ class Layout:
         self.sizes = {u: np.array([size_of(x) for x in c]) for u, c in vectors.items()}
 
     def equals(self, other: Layout) -> bool:
-        """Return whether both are the same."""
+        """Return whether both layouts are equal."""
         return (
             self.layers == other.layers
             and len(self.places) == len(other.places)
@@ -57,7 +57,7 @@ class Layout:
     def join(
         self, reductions: Sequence[core.Reduction], values: Sequence[np.ndarray]
     ) -> dict[core.Reduction, np.ndarray]:
-        """Return each reduction for each layer from what came from the devices."""
+        """Return each reduction for each layer, from the numbers of the devices."""
         joined = {}
         for k, reduction in enumerate(reductions):
             there = np.logical_and.reduce([self.present[u] for u in reduction.vectors])
@@ -75,7 +75,7 @@ class Layout:
 
 
 class Blocks(NamedTuple):
-    """Sums of blocks of elements: a float64 vector on each device, and what they are."""
+    """Sums of blocks of elements: a float64 vector on each device, and the layout."""
 
     tensors: list[torch.Tensor]
     layout: Layout
@@ -88,14 +88,14 @@ def sum_blocks(reductions: Sequence[core.Reduction], vectors: Vectors, scratch: 
     """Return reductions of every block of every layer, all from one pass over the memory.
 
     Args:
-        reductions: what is summed.
-        vectors: tensors of each layer in any real dtype and layout; ``None`` where it has none.
-        scratch: memory for blocks, used again by the next call.
+        reductions: the reductions.
+        vectors: tensors of each layer in any real dtype and layout; ``None`` for a missing vector.
+        scratch: memory for blocks, reused by the next call.
     """
     numbers: dict[torch.device, list[torch.Tensor]] = {}
     places: dict[torch.device, list[tuple[int, int]]] = {}
     count = max((len(column) for column in vectors.values()), default=0)
-    ordered = sorted(enumerate(reductions), key=lambda pair: pair[1].vectors)  # soon done with each
+    ordered = sorted(enumerate(reductions), key=lambda pair: pair[1].vectors)  # frees each early
     for i in range(count):
         mine = {u: flat(column[i]) for u, column in vectors.items() if column[i] is not None}
         usable = [(k, r) for k, r in ordered if all(u in mine for u in r.vectors)]
@@ -148,7 +148,7 @@ def _wide_sums(
                     wide[u] = _wide(read(block[u]), slots[u], scratch)
             function = _TORCH.get(reduction.kind, core.REDUCE[reduction.kind])
             yield k, function(*(wide[u] for u in reduction.vectors))
-            # The memory goes to the next vector while it is in the cache.
+            # Reuse the memory for the next vector while it is in the cache.
             free[:0] = [slots.pop(u) for u in {*reduction.vectors} & slots.keys() if last[u] == n]
 
 
@@ -172,14 +172,14 @@ def _memory(like: torch.Tensor, dtype: torch.dtype, slot: int, scratch: Scratch)
 def _blocks(
     vectors: Mapping[str, Column], names: Iterable[str], length: int
 ) -> Iterator[dict[str, Column]]:
-    """Yield what is summed at a time: a part of each vector, but for those that have ended."""
+    """Yield the blocks to sum: a part of each vector, without vectors that have ended."""
     split = {u: vectors[u].split(length) for u in names if vectors[u].numel() > 0}
     for parts in zip_longest(*split.values()):  # the values of a sparse gradient are fewer
         yield {u: part for u, part in zip(split, parts, strict=True) if part is not None}
 
 
-# Dot products of large float32 layers on a CPU, which take longer to widen than to sum: rows so
-# short that float32 is enough for their sums, and the sums of the rows in float64.
+# Dot products of large float32 layers on a CPU. Conversion to float64 takes longer than summation,
+# so short rows are summed in float32, and the sums of rows in float64.
 
 
 def _is_for_rows(reduction: core.Reduction, vectors: Mapping[str, Column]) -> bool:
@@ -194,8 +194,8 @@ def _dots_in_rows(
 ) -> list[torch.Tensor] | None:
     """Return dot products of a layer, with an error of about 1e-6·‖x‖·‖y‖ at most.
 
-    ``None`` if squares are too large for float32, or so small that it might lose them: of squares
-    below 2⁻¹²⁶, at most 2⁻²³ of the sum. To read a number of the CPU waits for nothing.
+    The result is ``None`` if squares overflow float32, or are so small that squares below 2⁻¹²⁶ may
+    be more than 2⁻²³ of the sum. Reading a number on the CPU does not wait.
     """
     used = dict.fromkeys(u for reduction in reductions for u in reduction.vectors)
     size = vectors[reductions[0].vectors[0]].numel()
@@ -220,7 +220,7 @@ def _dots_in_rows(
 
 
 def _row_sums(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, scratch: Scratch) -> None:
-    """Write the dot product of each row; of a vector with itself its root, the norm."""
+    """Write the dot product of each row; for a vector with itself, the root, which is the norm."""
     squared = x is y
     products = x if squared else torch.mul(x, y, out=_memory(x, x.dtype, 0, scratch))
     size = x.numel()

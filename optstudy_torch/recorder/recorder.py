@@ -155,7 +155,7 @@ class Recorder(Recording):
             if core.vectors([name]) & OF_THE_OPTIMIZER or core.given([name]) & OF_THE_OPTIMIZER:
                 raise ValueError(f"epoch with {name!r}: allowed with an optimizer only")
 
-    # What the user calls.
+    # Public methods.
 
     @torch.no_grad()
     def begin_epoch(self) -> None:
@@ -401,7 +401,7 @@ class Recorder(Recording):
         if due.something:
             self._open_step = made
 
-    # What is measured.
+    # Measurements.
 
     def _epoch_row(self, mean: float, rates: list[float]) -> dict[str, Any]:
         state, layers = self._state, self._layers

@@ -1,4 +1,4 @@
-"""The backends: each trains a case and measures it, in its own library's arrays."""
+"""The backends: each trains a case and measures it, with arrays of one library."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = [
 ]
 
 NAMES = ("numpy", "torch", "torch-compiled", "jax", "jax-jit")
-"""Every backend; ``numpy`` is the definition that the others are held to."""
+"""Every backend; ``numpy`` is the definition."""
 
 
 def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
-    """Return the backend of that name, to run ``subject``.
+    """Return the backend with a name, to run ``subject``.
 
     Raises:
-        NotRunError: with the reason, where it cannot run here.
-        RefusedError: where it is refused on every machine.
+        NotRunError: if the backend cannot run here; the message has the reason.
+        RefusedError: if the backend refuses the subject on every machine.
     """
     if name == "torch-compiled" and device != "cpu" and getattr(subject, "leafwise", False):
         raise RefusedError("compile=True off the CPU for rules that depend on a parameter's shape")
@@ -53,15 +53,15 @@ def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
 
 
 class NotRunError(RuntimeError):
-    """A backend cannot run here; the message says why."""
+    """A backend cannot run here; the message has the reason."""
 
 
 class RefusedError(NotRunError):
-    """A backend does not take the subject on this kind of device; the message says what."""
+    """A backend refuses the subject on this kind of device; the message has the reason."""
 
 
 def missing(name: str, device: str) -> str | None:
-    """Return why a backend cannot run here, or ``None``."""
+    """Return the reason why a backend cannot run here, or ``None``."""
     if name.startswith("torch"):
         if find_spec("torch") is None:
             return "torch is not installed"
@@ -85,7 +85,7 @@ def missing(name: str, device: str) -> str | None:
 
 
 def compiler() -> str | None:
-    """Return the command of the C compiler that makes torch's kernels, if there is one."""
+    """Return the command of the C compiler for kernels of torch, or ``None``."""
     from optstudy_torch.engine.c_compiler import compiler as found
 
     return found()
@@ -93,11 +93,11 @@ def compiler() -> str | None:
 
 @contextmanager
 def whole_range(device: str = "cpu") -> Iterator[None]:
-    """Compute as XLA's CPU code does, so that bits agree down to the smallest numbers.
+    """Compute as XLA does on the CPU, so that bits agree down to the smallest numbers.
 
-    Subnormal numbers are flushed in this thread (torch's switch; NumPy obeys it too), and torch
-    uses this thread only. Both are restored. On a GPU every library keeps subnormal numbers, and
-    so does NumPy, which it is compared with.
+    Subnormal numbers are flushed in this thread (a setting of torch that also affects NumPy), and
+    torch uses this thread only. Both settings are restored. On a GPU every library keeps subnormal
+    numbers, and then NumPy keeps them too.
     """
     if device != "cpu" or find_spec("torch") is None:
         yield

@@ -1,4 +1,4 @@
-"""What a backend is, what it reports of a case, and how the report is measured."""
+"""The interface of backends, their report of a case, and its norms and angles."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from parity.cases import Case
 
 @dataclass
 class Run:
-    """What a backend made of a case, as NumPy arrays.
+    """The results of a backend for a case, as NumPy arrays.
 
     Attributes:
         trajectory: the parameters after each step, a list of leaves.
         state: the fields of the state after the last step, by ``path.field``.
-        norms: of the parameters, the last step and all steps together, and each leaf's.
-        angles: between the last step and all steps together, radians and the cosine.
+        norms: norms of the parameters, of the last step and of all steps together, also by leaf.
+        angles: the angle between the last step and all steps together, in radians, and its cosine.
     """
 
     trajectory: list[list[np.ndarray]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Backend(ABC):
 
 
 def measure(run: Run, norm: Any, cosine: Any, angle: Any, triple: list[Any], leaves: Any) -> None:
-    """Fill in norms and angles: of the start, the step before the end and the end."""
+    """Fill in norms and angles, from parameters at the start, before the last step and the end."""
     first, last, whole = triple
     for name, tree in (("parameters", first), ("last step", last), ("all steps", whole)):
         run.norms[name] = np.array(norm(tree), dtype=np.float64)
@@ -52,7 +52,7 @@ def measure(run: Run, norm: Any, cosine: Any, angle: Any, triple: list[Any], lea
 
 
 def measure_on_host(run: Run, paths: list[str], triple: list[Any]) -> None:
-    """Fill in norms and angles by the core's own geometry."""
+    """Fill in norms and angles with the geometry of the core."""
     leaves = zip(paths, triple[2], strict=True)
     measure(run, geometry.norm, geometry.cosine, geometry.angle, triple, leaves)
 

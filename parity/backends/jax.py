@@ -19,7 +19,7 @@ from .backend import Backend, Run, measure
 
 
 class JAXBackend(Backend):
-    """``optstudy_jax``'s transformation with ``optax.apply_updates``, eager or under ``jit``."""
+    """A transformation of ``optstudy_jax`` with ``optax.apply_updates``, eager or in ``jit``."""
 
     def __init__(self, jitted: bool, device: str) -> None:
         self.name = "jax-jit" if jitted else "jax"
@@ -28,7 +28,7 @@ class JAXBackend(Backend):
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        """Compute on the device, in float64 where that is asked for."""
+        """Compute on the device, with float64 enabled."""
         import jax
 
         platform = "gpu" if self.device == "cuda" else "cpu"
@@ -128,7 +128,7 @@ def _functions(
     numbers: _Frozen,
     jitted: bool,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the start and the step; cached, so that a case compiles only what is new."""
+    """Return the functions of the start and of a step; cached, to compile only new functions."""
     import jax
     import optax
 
@@ -171,7 +171,7 @@ def _functions(
 
 
 def _fields(algorithm: Algorithm, values: dict[str, Any], inner: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a transformation's state by name, each a tree."""
+    """Yield the fields of the state of a transformation by name, each a tree."""
     template = algorithm.skeleton(values)
 
     def walk(skeleton: Any, part: Any, prefix: str) -> Iterator[tuple[str, Any]]:

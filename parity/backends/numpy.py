@@ -82,7 +82,7 @@ def _work(arrays: list[np.ndarray], indices: list[int]) -> Leaves:
 
 
 def _as_arrays(values: dict[str, Any], case: Case) -> dict[str, Any]:
-    """Return the hyperparameters with each number as what an array's value is: in double."""
+    """Return the hyperparameters with each number as the exact value of an array, in double."""
     dtype = case.array_dtype().type
     return {
         k: Doubles(np.float64(dtype(v)), NumPy()) if is_number(v) else v for k, v in values.items()
@@ -90,14 +90,14 @@ def _as_arrays(values: dict[str, Any], case: Case) -> dict[str, Any]:
 
 
 def _inputs(given: dict[str, Any], indices: list[int], work: Leaves) -> dict[str, Any]:
-    """Return what some leaves are given besides the gradient, in their working dtypes."""
+    """Return the inputs of some leaves besides the gradient, in the working dtypes."""
     return {
         k: _work(x, indices) if isinstance(x, list) else _spread(x, work) for k, x in given.items()
     }
 
 
 def _spread(value: Any, work: Leaves) -> Leaves:
-    """Return a NumPy scalar for each leaf, in its dtype."""
+    """Return a NumPy scalar for each leaf, in the dtype of the leaf."""
     with np.errstate(all="ignore"):
         return Leaves([value.astype(w.dtype) for w in work.values], work.backend)
 

@@ -15,7 +15,7 @@ from .backend import Backend, Run, measure_on_host, minus
 
 
 class TorchBackend(Backend):
-    """``optstudy_torch``'s optimizer, eager or compiled."""
+    """An optimizer of ``optstudy_torch``, eager or compiled."""
 
     def __init__(self, compiled: bool, device: str) -> None:
         self.name = "torch-compiled" if compiled else "torch"
@@ -50,7 +50,7 @@ class TorchBackend(Backend):
         start = [p.detach().clone() for p in theta]
         before = start
         used = sorted({*case.membership})
-        order = sorted(range(len(theta)), key=lambda i: case.membership[i])  # of the optimizer
+        order = sorted(range(len(theta)), key=lambda i: case.membership[i])  # in the optimizer
         of_groups = [resolved[number][1] for number in used]
         for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
             for group, values in zip(optimizer.param_groups, of_groups, strict=True):
@@ -88,16 +88,16 @@ class TorchBackend(Backend):
         return join_tuples(values)
 
     def tensor(self, value: np.ndarray) -> Any:
-        """Return a tensor on the device, of its own memory."""
+        """Return a tensor on the device with its own memory."""
         import torch
 
-        if value.dtype.name == "bfloat16":  # its numbers are float32 numbers
+        if value.dtype.name == "bfloat16":  # bfloat16 values are float32 values
             return torch.tensor(value.astype(np.float32), dtype=torch.bfloat16, device=self.device)
         return torch.tensor(value, device=self.device)
 
 
 def from_torch(tensor: Any) -> np.ndarray:
-    """Return a copy, bfloat16 as ``ml_dtypes`` has it."""
+    """Return a copy as a NumPy array, with the bfloat16 of ``ml_dtypes``."""
     import ml_dtypes
     import torch
 
@@ -109,8 +109,8 @@ def from_torch(tensor: Any) -> np.ndarray:
 
 
 def _of(rule: Algorithm, dialect: str | None) -> str | None:
-    """Return the dialect that a group names; all its values are given.
+    """Return the dialect of a group, all of whose values are given.
 
-    torch's refuses leaves that the pure function takes.
+    The dialect torch refuses leaves that the pure function accepts.
     """
     return None if dialect == "torch" and rule.check_shape is not None else dialect

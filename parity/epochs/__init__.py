@@ -1,8 +1,8 @@
 """The epoch methods on every backend: the same decisions, measurements and parameters.
 
-A case is an open loop: the gradients of every step and the mean loss of every epoch are drawn, the
-optimizer and the method do the rest. Where a method evaluates a loss (EVE), it is the distance of
-one element to a target, |θ − θ*|, which every library computes alike.
+The gradients of every step and the mean loss of every epoch are drawn; the optimizer and the method
+do the rest. If a method evaluates a loss (EVE), the loss is the distance of one element to a
+target, |θ − θ*|, which is the same in every library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cases of the epoch methods: some epochs of training with one of them."""
+"""Cases of the epoch methods: some epochs of training with one method."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from parity.cases import Special, draw_leaf
 from parity.saved import MOST_STEPS, Saved, hexadecimal, plain, whole
 from parity.structures import DTYPES, STRUCTURES, leaf_dtype
 
-STEPS: Final = 2  # of an epoch
+STEPS: Final = 2  # steps of an epoch
 EPOCHS: Final = 8
 LR: Final = 0.05
-LEAVES: Final = 4  # a special value of a leaf that a tree does not have is not put
+LEAVES: Final = 4  # special values of other leaves are ignored
 OPTIMIZERS: Final = ("sgd", "adam")
 
 Tree = list[np.ndarray]
@@ -26,13 +26,13 @@ class EpochCase:
     """Some epochs of training with one method.
 
     Attributes:
-        structure: name of a tree in ``STRUCTURES``.
-        dtype: of the parameters.
+        structure: the name of a tree in ``STRUCTURES``.
+        dtype: the dtype of the parameters.
         algorithm: the optimizer.
-        options: arguments of the method.
-        seed: of parameters and gradients.
+        options: the arguments of the method.
+        seed: the seed of parameters and gradients.
         losses: the mean loss of each epoch.
-        specials: values of gradients put by hand (``step`` counts over all epochs).
+        specials: values at single places of gradients (``step`` counts over all epochs).
     """
 
     structure: str
@@ -49,7 +49,7 @@ class EpochCase:
         return len(self.losses)
 
     def values(self) -> tuple[Tree, list[list[Tree]], Tree]:
-        """Return the parameters, for each epoch and step the gradients, and EVE's target."""
+        """Return the parameters, the gradients of each epoch and step, and the target of EVE."""
         leaves = STRUCTURES[self.structure]
         rng = np.random.default_rng(self.seed)
         total = self.steps * STEPS
@@ -58,7 +58,7 @@ class EpochCase:
             drift = rng.normal(size=leaf.shape)
             kind = leaf_dtype(leaf, self.dtype)
             column = draw_leaf(rng, "ordinary", total, leaf.shape)
-            for t in range(total):  # mostly one way, so that angles are of every kind
+            for t in range(total):  # mostly in one direction, for angles of every kind
                 sign = -1.0 if t // STEPS % 4 == 3 else 1.0
                 column[t + 1] = column[t + 1] + sign * drift
             for special in self.specials:
@@ -67,7 +67,7 @@ class EpochCase:
                     flat[special.index % flat.size] = special.value
             with np.errstate(over="ignore"):
                 columns.append([np.asarray(x, np.float64).astype(kind) for x in column])
-                # On the way of most of the gradients, so that some steps lead to it.
+                # In the direction of most gradients, so that some steps lead there.
                 target.append(np.asarray(column[0] - 0.9 * np.sign(drift)).astype(kind))
         grads = [
             [[c[1 + k * STEPS + i] for c in columns] for i in range(STEPS)]
@@ -89,10 +89,10 @@ class EpochCase:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EpochCase:
-        """Return the case that was written.
+        """Return the case in JSON values.
 
         Raises:
-            ValueError: if it is not a case.
+            ValueError: if the values are no case.
         """
         saved = Saved(data, "case")
         losses = saved.entries("losses")
@@ -110,13 +110,13 @@ class EpochCase:
         )
 
     def check(self, method: Any) -> None:
-        """Refuse options that are none of the method's.
+        """Refuse options that the method does not have.
 
         Args:
             method: an ``EpochMethod``.
 
         Raises:
-            ValueError: naming what is allowed.
+            ValueError: if an option is unknown; the message has the allowed options.
         """
         if not any(dict(options) == self.options for options in method.options):
             raise ValueError(f"options = {self.options!r}: allowed are {list(method.options)}")

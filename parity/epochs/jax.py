@@ -18,7 +18,7 @@ from .rows import Rows, distance
 
 
 def run_in_jax(method: EpochMethod, case: EpochCase, backend: backends.JAXBackend) -> Run:
-    """Train a case with ``optstudy_jax.epoch``; jitted: every epoch in one ``scan``."""
+    """Train a case with ``optstudy_jax.epoch``; if jitted, all epochs in one ``scan``."""
     import jax
     import jax.numpy as jnp
 
@@ -67,7 +67,7 @@ def _functions(
     structure: str,
     jitted: bool,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]:
-    """Return the start, one epoch and, jitted, all of them; cached, as each compiles again."""
+    """Return functions of the start, one epoch and, jitted, all epochs; cached."""
     import jax
     import jax.numpy as jnp
     import optax

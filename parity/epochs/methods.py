@@ -1,4 +1,4 @@
-"""The table of epoch methods, and the cases that are drawn for them."""
+"""The table of epoch methods, with strategies for their cases."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .cases import EPOCHS, LEAVES, OPTIMIZERS, STEPS, EpochCase
 
 @dataclass(frozen=True)
 class EpochMethod:
-    """A method of ``optstudy_core.epoch`` with the options that it is tried with.
+    """A method of ``optstudy_core.epoch`` with options for cases.
 
     Attributes:
-        name: of the method.
-        kind: which of the functions of a backend knows how it is used.
-        options: some sets of arguments; a compiled function is made for each.
+        name: the name of the method.
+        kind: the function of a backend that runs the method.
+        options: some sets of arguments; each set is compiled.
     """
 
     name: str
@@ -50,14 +50,14 @@ class EpochMethod:
             algorithm=st.sampled_from(OPTIMIZERS),
             options=st.sampled_from(self.options),
             seed=st.integers(0, 2**16),
-            # As long as can be: a compiled function is made for each length.
+            # Always the largest length, because each length is compiled.
             losses=st.tuples(*[loss] * length) | st.tuples(*[finite] * length),
             specials=st.lists(special, max_size=1).map(tuple),
         )
 
     @property
     def module(self) -> ModuleType:
-        """The module of the core, of a method that has a factor on the learning rate."""
+        """The module of the core for a method with a factor on the learning rate."""
         module: ModuleType = getattr(epoch, self.name)
         return module
 

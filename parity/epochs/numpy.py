@@ -18,7 +18,7 @@ from .rows import Rows, distance, undone
 
 
 class NumPyRun:
-    """The definition: functions of the core, bare arrays, copies kept by hand."""
+    """The definition: functions of the core on plain arrays, with explicit copies."""
 
     def __init__(self, method: EpochMethod, case: EpochCase) -> None:
         self.method, self.case = method, case

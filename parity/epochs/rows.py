@@ -1,4 +1,4 @@
-"""What every backend does alike: what it notes of an epoch, a loss, when an epoch is undone."""
+"""Code for all backends: the record of an epoch, a loss, and when an epoch is undone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .cases import Tree
 
 
 class Rows:
-    """What is noted of every epoch."""
+    """The record of every epoch."""
 
     def __init__(self) -> None:
         self.run = Run()
@@ -37,9 +37,9 @@ class Rows:
 
 def undone(loss: float) -> bool:
     """Return whether a case of backstep undoes an epoch."""
-    return not loss <= 1.0  # also where it is NaN
+    return not loss <= 1.0  # also for NaN
 
 
 def distance(xp: Any, theta: Any, target: Any) -> Any:
-    """Return |θ − θ*| of one element, in the parameters' dtype: one rounding."""
+    """Return |θ − θ*| of one element, in the dtype of the parameters, rounded once."""
     return xp.abs(theta[-1].reshape(-1)[0] - target[-1].reshape(-1)[0])

@@ -16,7 +16,7 @@ from .rows import Rows, distance, undone
 
 
 class TorchRun:
-    """What ``optstudy_torch`` has for each method."""
+    """Each method with the classes of ``optstudy_torch``."""
 
     def __init__(
         self, method: EpochMethod, case: EpochCase, backend: backends.TorchBackend

@@ -1,4 +1,4 @@
-"""The table of peers: one module for each library, read only where the library is installed."""
+"""The table of peers: one module for each library, imported if the library is installed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from parity.pairs import Peer
 
 MODULES = {"torch": "torch_optim", "optax": "optax", "keras": "keras", "numpy": "papers"}
-"""For each library the module with its peers (papers need NumPy only)."""
+"""The module with the peers of each library (papers need only NumPy)."""
 
 
 def collect() -> tuple[list[Peer], dict[str, str]]:
-    """Return the peers of the installed libraries, and why those of the others are missing."""
+    """Return the peers of the installed libraries, and the reasons for missing libraries."""
     found: list[Peer] = []
     missing: dict[str, str] = {}
     for library, module in MODULES.items():

@@ -1,8 +1,8 @@
-"""``keras.optimizers``: their own code, on Keras's JAX backend.
+"""Peers in ``keras.optimizers``, on the JAX backend of Keras.
 
-The NumPy backend of Keras 3 computes in float32 also where all is float64, and the torch backend
-runs other code under the same names. Keras's ``weight_decay`` is decoupled everywhere, and there
-is no ``maximize``.
+The NumPy backend of Keras 3 computes in float32 even for float64 arrays, and the torch backend runs
+other code under the same names. ``weight_decay`` of Keras is always decoupled, and Keras has no
+``maximize``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from parity.peers.moving import moved
 
 
 def runner(name: str, moving: tuple[str, ...] = (), **given: Any) -> Runner:
-    """Return what trains with a class of ``keras.optimizers`` in one jitted scan.
+    """Return a function that trains with a class of ``keras.optimizers`` in one jitted scan.
 
     Args:
-        name: of the class.
-        moving: attributes of the optimizer that are set again before each step.
-        given: its arguments.
+        name: the name of the class.
+        moving: attributes of the optimizer that are set before each step.
+        given: the arguments of the class.
     """
 
     @functools.cache  # compiled once for all seeds
     def prepared(dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, Any, int, Any]:
-        """Return the scan, the state before the first step, where the rate is, what moves."""
+        """Return the scan, the initial state, the index of the rate and the moving attributes."""
         optimizer = getattr(keras.optimizers, name)(**given)
         optimizer.build([keras.Variable(np.zeros(s), dtype=dtype) for s in shapes])
         paths = [v.path for v in optimizer.variables]
@@ -83,7 +83,7 @@ NAMES = {
     "beta_2": "b2",
     "epsilon": "eps",
 }
-"""Keras's names of arguments that have others here."""
+"""Names in Keras of arguments with other names here."""
 
 
 def pair(
@@ -92,13 +92,13 @@ def pair(
     renamed: Mapping[str, str] | None = None,
     **given: Any,
 ) -> Peer:
-    """Return our dialect "keras" and a class of Keras with the same arguments.
+    """Return a pair of our dialect "keras" and a class of Keras with the same arguments.
 
     Args:
-        algorithm: a name of ``ALGORITHMS``.
-        name: of the class.
+        algorithm: a name in ``ALGORITHMS``.
+        name: the name of the class.
         renamed: names of arguments besides :data:`NAMES`.
-        given: Keras's arguments.
+        given: the arguments in Keras.
     """
     names = NAMES | dict(renamed or {})
     ours = {names.get(k, k): v for k, v in given.items()}
@@ -113,12 +113,12 @@ def pair(
 
 
 def moving(algorithm: str, name: str, *attributes: str, **given: Any) -> Peer:
-    """Return a pair in which attributes of Keras's optimizer are set again before each step.
+    """Return a pair with attributes of the Keras optimizer that are set before each step.
 
     Args:
-        algorithm: a name of ``ALGORITHMS``.
-        name: of the class.
-        attributes: which move.
+        algorithm: a name in ``ALGORITHMS``.
+        name: the name of the class.
+        attributes: the moving attributes.
         given: arguments that have the same name in both.
     """
     own = _RHO | NAMES if algorithm == "rmsprop" else NAMES

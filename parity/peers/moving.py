@@ -1,4 +1,4 @@
-"""How hyperparameters move in a run, for both sides of a pair: schedulers, and changes by hand."""
+"""Changes of hyperparameters during a run, for both sides of a pair: schedulers, and by hand."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 DECAYS = frozenset({"b1", "b2", "b3", "momentum", "alpha", "rho", "beta", "beta3", "decay"})
-"""Hyperparameters below 1, of which 1 − β moves."""
+"""Hyperparameters β below 1, for which 1 − β moves."""
 
 
 def factor(t: int) -> float:
-    """Return what a hyperparameter, or 1 − β, is multiplied by at a step: from 0.5 to 1.
+    """Return the factor of a hyperparameter, or of 1 − β, at a step: from 0.5 to 1.
 
     >>> factor(0), factor(30) < 0.6
     (1.0, True)
@@ -23,22 +23,22 @@ def moved(name: str, value: float, t: int) -> float:
     """Return a hyperparameter at a step.
 
     Args:
-        name: of the hyperparameter.
-        value: at the first step.
-        t: number of the step, from 0.
+        name: the name of the hyperparameter.
+        value: the value at the first step.
+        t: the number of the step, from 0.
 
     >>> round(moved("b1", 0.9, 28), 2), round(moved("lr", 0.1, 28), 2)
     (0.95, 0.05)
     """
-    if name in DECAYS and 0 < value < 1:  # a term that is absent stays so
+    if name in DECAYS and 0 < value < 1:  # an absent term stays absent
         return 1 - (1 - value) * factor(t)
     return value * factor(t)
 
 
-# Of torch: what changes the groups of an optimizer before each step.
+# For torch: functions that change the groups of an optimizer before each step.
 
 Move = Callable[[Any, int], Callable[[int], None]]
-"""Called with an optimizer and the number of steps; it returns what is called before each step."""
+"""A function of an optimizer and the number of steps; the result is called before each step."""
 
 
 def _scheduler(make: Callable[[Any, int], Any]) -> Move:
@@ -83,7 +83,7 @@ def _by_hand(optimizer: Any, steps: int) -> Callable[[int], None]:
             several = value if isinstance(value, tuple) else (value,)
             new = tuple(x if x is None else moved(_BY_HAND[name], x, at) for x in several)
             group[name] = new if isinstance(value, tuple) else new[0]
-        if first.get("momentum") == 0 and "dampening" in group:  # SGD's may come and go
+        if first.get("momentum") == 0 and "dampening" in group:  # SGD allows changes from and to 0
             group["momentum"] = 0.7 if 60 <= t < 120 else 0.0
 
     return before
@@ -101,7 +101,7 @@ _BY_HAND = {
     "dampening": "dampening",
     "lambd": "lambd",
 }
-"""What is changed by hand in a group, and how it moves."""
+"""The hyperparameters of a group that are changed by hand, with their changes."""
 
 
 def _tensor(optimizer: Any, steps: int) -> Callable[[int], None]:
@@ -119,9 +119,9 @@ MOVES: Mapping[str, Move] = {
     "CyclicLR": _scheduler(_cyclic),
     "LambdaLR": _scheduler(_lambda),
     "changes by hand": _by_hand,
-    "a tensor as lr, filled again": _tensor,
+    "a tensor as lr, changed in place": _tensor,
 }
-"""Every way in which the groups of torch's optimizers change."""
+"""Every way of changing the groups of torch optimizers."""
 
 CYCLES = frozenset({"OneCycleLR", "CyclicLR"})
-"""Those that move β₁ or the momentum, and refuse an optimizer without."""
+"""Ways that move β₁ or the momentum, and refuse optimizers without them."""

@@ -1,4 +1,4 @@
-"""``torch.optim``: our classes take the same arguments."""
+"""Peers in ``torch.optim``, with the same arguments as our classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .moving import CYCLES, MOVES, Move
 
 @contextmanager
 def _counters_in_double(dtype: np.dtype[Any]) -> Iterator[None]:
-    """Let torch keep its counters in double: by default they have the default dtype."""
+    """Let torch store counters in float64 instead of the default dtype."""
     before = torch.get_default_dtype()
     if dtype == np.float64:
         torch.set_default_dtype(torch.float64)
@@ -35,13 +35,14 @@ def runner(
     move: Move | None = None,
     late: int = 0,
 ) -> Runner:
-    """Return what trains with the optimizer that ``make`` makes of a list of parameters.
+    """Return a function that trains with an optimizer.
 
     Args:
-        make: makes the optimizer.
-        seen: what is compared, of the optimizer and the parameters after a step; the parameters.
-        move: changes the groups before each step.
-        late: the step before which the last two parameters are added, as a group of their own.
+        make: a function of a list of parameters that returns the optimizer.
+        seen: a function of the optimizer and the parameters after a step that returns the arrays to
+            compare; by default the parameters.
+        move: a function that changes the groups before each step.
+        late: the step before which the last two parameters are added, as a separate group.
     """
 
     def run(problem: Problem) -> list[Arrays]:
@@ -66,11 +67,11 @@ def runner(
 
 
 def pair(algorithm: str, name: str, scheduled: bool = True, **given: Any) -> Peer:
-    """Return our class and torch's of the same name with the same arguments.
+    """Return a pair of our class and the torch class with the same name and arguments.
 
     Args:
-        algorithm: what runs in ours.
-        name: of the class.
+        algorithm: the algorithm of our class.
+        name: the name of the class.
         scheduled: whether the learning rate is read at every step.
         given: the arguments.
     """
@@ -81,7 +82,7 @@ def pair(algorithm: str, name: str, scheduled: bool = True, **given: Any) -> Pee
         f"torch.optim.{name}",
         given,
         runner(lambda p: ours(p, **given)),
-        # One tensor after the other: what torch takes on the CPU, and it leaves .grad alone.
+        # One tensor after the other: the default of torch on the CPU, which keeps .grad unchanged.
         runner(lambda p: theirs(p, foreach=False, **given)),
         scheduled=scheduled,
         gaps=True,
@@ -89,7 +90,7 @@ def pair(algorithm: str, name: str, scheduled: bool = True, **given: Any) -> Pee
 
 
 class _MuonAndAdamW:
-    """torch's Muon for the matrices among the parameters, its AdamW for the others."""
+    """Muon of torch for matrices, and AdamW of torch for other parameters."""
 
     def __init__(self, params: list[Any], exact: bool, **given: Any) -> None:
         matrices = [p for p in params if p.ndim == 2]
@@ -117,7 +118,7 @@ _AS_IT_IS = nullcontext()
 
 
 class _AdamWithAverage:
-    """torch's Adam, and its average of the parameters."""
+    """Adam of torch with the average of the parameters of torch."""
 
     def __init__(self, params: list[Any], **given: Any) -> None:
         self._model = torch.nn.ParameterList(params)
@@ -134,9 +135,9 @@ class _AdamWithAverage:
 
 
 def _averaged(given: dict[str, Any], ours: dict[str, Any], **theirs: Any) -> Peer:
-    """Return the averages of the parameters, ours and torch's.
+    """Return a pair that compares averages of the parameters.
 
-    A leaf without a gradient has no step in ours, and one more of the same weights in torch's.
+    A leaf without a gradient does not change our average; torch averages the same weights again.
     """
     return Peer(
         "averaged",
@@ -149,7 +150,7 @@ def _averaged(given: dict[str, Any], ours: dict[str, Any], **theirs: Any) -> Pee
 
 
 class _Prepared:
-    """torch's Adam, whose gradients are changed before each step."""
+    """Adam of torch, with a change of the gradients before each step."""
 
     def __init__(self, params: list[Any], prepare: Callable[[list[Any]], Any]) -> None:
         self._params, self._prepare = params, prepare
@@ -157,13 +158,13 @@ class _Prepared:
         self.param_groups = self._adam.param_groups
 
     def step(self) -> None:
-        if any(p.grad is not None for p in self._params):  # torch fails without
+        if any(p.grad is not None for p in self._params):  # torch needs one
             self._prepare(self._params)
         self._adam.step()
 
 
 class _Accumulating:
-    """torch's Adam, which takes a step for the mean of some gradients, added up in ``.grad``."""
+    """Adam of torch, with a step for the mean of some gradients that are summed in ``.grad``."""
 
     def __init__(self, params: list[Any], k: int) -> None:
         self._params, self._k, self._sums = params, k, [torch.zeros_like(p) for p in params]
@@ -194,7 +195,7 @@ def _accumulated(k: int) -> Peer:
 
 
 def _clipped(wrapper: str, function: Callable[..., Any], bound: float, **ours: Any) -> Peer:
-    """Return Adam with a wrapper, and torch's Adam after a function of torch.nn.utils."""
+    """Return a pair of Adam with a wrapper, and Adam of torch after a function of torch.nn."""
     made = optstudy_torch.from_core(rule(wrapper))
     return Peer(
         wrapper,
@@ -208,17 +209,17 @@ def _clipped(wrapper: str, function: Callable[..., Any], bound: float, **ours: A
 
 
 def moving(algorithm: str, name: str, **given: Any) -> list[Peer]:
-    """Return a pair for each way in which hyperparameters move, and for a group that comes late.
+    """Return a pair for each change of hyperparameters, and for a group that is added later.
 
     Args:
-        algorithm: what runs in ours.
-        name: of the class.
+        algorithm: the algorithm of our class.
+        name: the name of the class.
         given: the arguments.
     """
     ours, theirs = getattr(optstudy_torch, name), getattr(torch.optim, name)
     cycled = {"betas", "momentum"} & inspect.signature(theirs).parameters.keys()
     peers = []
-    for under, move in [*MOVES.items(), ("a group that comes late", None)]:
+    for under, move in [*MOVES.items(), ("a group added later", None)]:
         if under in CYCLES and not cycled:
             continue
         late = 0 if move else 20
@@ -238,7 +239,7 @@ def moving(algorithm: str, name: str, **given: Any) -> list[Peer]:
 
 
 def _muon(exact: bool, **given: Any) -> Peer:
-    """Return our Muon and torch's, as it is or without its rounding to bfloat16."""
+    """Return a pair of our Muon and that of torch, with or without rounding to bfloat16."""
     return Peer(
         "muon",
         "torch",

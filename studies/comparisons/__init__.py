@@ -1,6 +1,6 @@
-"""What is carried out: the runs of a plan, and what several runs of a study say together.
+"""The runs of a plan, and comparisons of runs.
 
-``runner`` makes the runs of a plan, ``twins`` says where the two frameworks part,
-``journey`` moves a training from one to the other, ``compare`` varies what the user names,
-``everything`` does several of these side by side.
+``runner`` makes the runs of a plan. ``twins`` finds where the two frameworks diverge. ``journey``
+moves a training between libraries. ``compare`` varies settings. ``everything`` does several of
+these side by side.
 """

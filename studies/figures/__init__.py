@@ -1,7 +1,7 @@
-"""The figures of a run, drawn from its record; they know no framework and no study by name.
+"""The figures of a run, drawn from its record, the same for all frameworks and studies.
 
-Losses and outputs away from the recorded points come from a learner. What is not finite (a run
-that diverged) is left out of a figure, never an error.
+A learner computes losses and outputs at other points. Values that are not finite (of a diverged
+run) are left out of a figure and raise no error.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def draw_run(
     *,
     after_each: Callable[[], None] = lambda: None,
 ) -> list[pathlib.Path]:
-    """Draw every figure of a run that ended into ``figures/`` of its folder.
+    """Draw every figure of a finished run in ``figures/`` of its folder.
 
     Args:
-        study: what was trained.
-        learner: of the run's framework, for losses and outputs.
+        study: the study of the run.
+        learner: a learner of the framework of the run, for losses and outputs.
         run: the record.
         after_each: called after each figure, for a progress bar.
 
@@ -87,12 +87,12 @@ def draw_run(
 
 
 def draw_assessed(assessed: Assessed, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draw what a network is worth; return the PNG files."""
+    """Draw the assessment of a network; return the PNG files."""
     return [save(folder, name, draw) for name, draw in assessed.drawings.items()]
 
 
 def number_of_figures(study: Study) -> int:
-    """Return how many figures :func:`draw_run` makes."""
+    """Return the number of figures of :func:`draw_run`."""
     more = (study.draw_predictions is not None, study.assess is not None, is_plane(study))
     return 4 + sum(more)
 
@@ -108,12 +108,12 @@ def draw_twins(study: Study, pair: Twins, folder: pathlib.Path) -> pathlib.Path:
 
 
 def draw_journeys(study: Study, journeys: Sequence[Journey], folder: pathlib.Path) -> pathlib.Path:
-    """Draw how far trainings that moved are from those that stayed; return the PNG file."""
+    """Draw the distances between moving and staying trainings; return the PNG file."""
     return save(folder, "journey", lambda figure: moving(figure, study, journeys))
 
 
 def draw_paths(
     study: Study, learner: Learner, runs: Mapping[str, Run], folder: pathlib.Path
 ) -> pathlib.Path:
-    """Draw the paths of runs of two parameters, each small on the same contours; return the PNG."""
+    """Draw the paths of two-parameter runs in small panels, one each; return the PNG file."""
     return save(folder, "paths", lambda figure: paths(figure, study, learner, runs))

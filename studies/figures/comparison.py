@@ -1,4 +1,4 @@
-"""Several kinds of training beside the first of them."""
+"""Figures that compare several settings with the first setting."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from .style import (
 def draw_comparison(
     study: Study, heading: str, runs: Mapping[str, Sequence[Run]], folder: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Draw each kind of training against the first, and all of them small beside each other.
+    """Draw each setting with the first setting, and all settings in small panels.
 
     Args:
-        study: what was trained.
-        heading: what the trainings have in common.
-        runs: by label, of all frameworks and seeds.
-        folder: for the figures.
+        study: the study of the runs.
+        heading: the settings that all trainings share.
+        runs: the runs of all frameworks and seeds, by label.
+        folder: the folder for the figures.
 
     Returns:
         the PNG files.
@@ -65,13 +65,13 @@ def draw_comparison(
 
 
 _MANY: Final = 12
-"""Up to so many kinds of training have a figure each, beside the small ones of all."""
+"""The largest number of settings that get a figure each, besides the small panels."""
 
 
 def against_first(
     figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]], label: str
 ) -> None:
-    """Draw loss, rate factor, angle and step size of a training, and those of the first."""
+    """Draw loss, rate factor, angle and step size of a setting and of the first setting."""
     figure.set_size_inches(8.0, 11.5)
     loss, factor, turn, size = figure.subplots(4, 1, sharex=True)
     loss.set_title(f"{heading}\n{label}")
@@ -97,13 +97,13 @@ def against_first(
 
 
 def together(figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequence[Run]]) -> None:
-    """Draw the loss of every kind of training in one panel, the best at the end first in the list.
+    """Draw the losses of all settings in one panel; the legend starts with the lowest final loss.
 
     Args:
-        figure: is drawn on.
-        study: what was trained.
-        heading: what the trainings have in common.
-        runs: by label.
+        figure: the figure to draw on.
+        study: the study of the runs.
+        heading: the settings that all trainings share.
+        runs: the runs by label.
     """
     shown = [run for several in runs.values() for run in several]
     both = len({run.config["backend"] for run in shown}) > 1
@@ -138,22 +138,21 @@ def small_multiples(
     runs: Mapping[str, Sequence[Run]],
     over: Literal["epochs", "evaluations", "seconds"] = "epochs",
 ) -> None:
-    """Draw the loss of every kind of training, each in a small panel with that of the first.
+    """Draw the loss of each setting in a small panel, with the loss of the first setting.
 
     Args:
-        figure: is drawn on.
-        study: what was trained.
-        heading: what the trainings have in common.
-        runs: by label.
-        over: ``epochs``, or the evaluations that the training took: of the gradient over all
-            training data (one an epoch) and of the loss over all training data, counted alike;
-            or the seconds of the training alone.
+        figure: the figure to draw on.
+        study: the study of the runs.
+        heading: the settings that all trainings share.
+        runs: the runs by label.
+        over: ``epochs``; or ``evaluations``, the sum of evaluations of the gradient (one an epoch)
+            and of the loss over all training data; or ``seconds`` of the training alone.
     """
     first, *others = runs
     columns = min(3, len(others))
     rows = -(-len(others) // columns)
     figure.set_size_inches(max(6.5, 4.0 * columns), 2.2 + 2.5 * rows)
-    figure.suptitle(f"{heading}: beside {first}", x=0.01, ha="left")
+    figure.suptitle(f"{heading}: compared with {first}", x=0.01, ha="left")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     shown = [run for several in runs.values() for run in several]
     across = _COUNTS[over]
@@ -164,7 +163,7 @@ def small_multiples(
         name = others[i]
         ax.set_title(name, fontsize=12)
         for label, colour in ((first, GREY), (name, BLUE)):
-            word = first if label == first else "the one named above the panel"
+            word = first if label == first else "the setting above the panel"
             for several, look in _looks(runs[label], colour, word):
                 _band(ax, several, across, "loss", look)
             for run in runs[label]:
@@ -189,10 +188,10 @@ def small_multiples(
 
 
 def evaluations(run: Run) -> np.ndarray:
-    """Return how many evaluations over all training data a run took, up to each epoch's loss.
+    """Return the evaluations over all training data of a run, up to the loss of each epoch.
 
-    One of the gradient an epoch, and those of the loss that the method asked for at the end of the
-    epochs before.
+    Each epoch counts one evaluation of the gradient, and the evaluations of the loss by the method
+    at the end of the previous epochs.
     """
     asked = run.column("method/evaluations")
     result: np.ndarray = run.column("epoch") + np.cumsum(asked) - asked
@@ -204,7 +203,7 @@ def _epochs_of(run: Run) -> np.ndarray:
 
 
 def seconds(run: Run) -> np.ndarray:
-    """Return how long a run trained, up to the end of each epoch and of its method."""
+    """Return the seconds of training up to the end of each epoch, with the method."""
     return np.cumsum(run.column("seconds"))
 
 
@@ -246,7 +245,7 @@ def _file_name(label: str) -> str:
 def _looks(
     runs: Sequence[Run], colour: str, word: str
 ) -> Iterator[tuple[list[Run], dict[str, Any]]]:
-    """Yield the runs of each framework with how they are drawn; two both stay visible."""
+    """Yield the runs of each framework with their line styles, so that both are visible."""
     by_framework: dict[str, list[Run]] = {}
     for run in runs:
         by_framework.setdefault(run.config["backend"], []).append(run)

@@ -1,4 +1,4 @@
-"""What a run measured, over its epochs; and where two frameworks part."""
+"""Figures of measurements over the epochs, and of the divergence of two frameworks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .style import (
 
 
 def training_loss(figure: Figure, study: Study, run: Run) -> None:
-    """Draw the training loss over the epochs, and the metrics below it."""
+    """Draw the training loss over the epochs, with the metrics below."""
     metrics = [n for n in run.rows[0] if n not in ROW] if run.rows else []
     panels = stacked(figure, study, run, 1 + len(metrics))
     panels[0].plot(run.column("epoch"), run.column("loss"), marker="o", markersize=4)
@@ -52,11 +52,11 @@ def training_loss(figure: Figure, study: Study, run: Run) -> None:
 
 
 NAMED: Final = 14
-"""The most arrays whose lines are named in the legend; the figure of layers names all."""
+"""The largest number of arrays with names in the legend; the figure of layers names all."""
 
 
 def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
-    """Draw the size and the angle of the epoch steps, of all parameters and of each array."""
+    """Draw the size and the angle of the epoch steps, for all parameters and for each array."""
     size, turn = stacked(figure, study, run, 2)
     epochs = run.column("epoch")
     layers = list(study.initial)
@@ -68,7 +68,7 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
     for layer, shade, label in zip(layers, shades, labels, strict=False):
         thin: dict[str, Any] = {"color": shade, "linewidth": 1.3, "label": label}
         size.plot(epochs, run.layer_column(layer, "step_size"), **thin)
-        if study.initial[layer].size > 1:  # a single number has no direction but its sign
+        if study.initial[layer].size > 1:  # a scalar only has a sign, not a direction
             turn.plot(epochs, run.layer_column(layer, "angle"), **thin)
     thick: dict[str, Any] = {
         "color": BLUE,
@@ -87,7 +87,7 @@ def epoch_steps(figure: Figure, study: Study, run: Run) -> None:
 
 
 def parting(figure: Figure, study: Study, pair: Twins) -> None:
-    """Draw distance, angle and difference of loss of two trainings, and whose they are."""
+    """Draw distance, angle and loss difference of two trainings, and the cause of each."""
     figure.set_size_inches(8.0, 10.5)
     distance, turn, loss, part = figure.subplots(4, 1, sharex=True)
     distance.set_title(f"{study.title}, {title(pair.algorithm)}: PyTorch and JAX")
@@ -98,7 +98,7 @@ def parting(figure: Figure, study: Study, pair: Twins) -> None:
     turn.plot(epochs, [e.angle for e in pair.epochs], **line)
     turn.set_ylabel("angle between the\nepoch steps (degrees)")
     loss.plot(epochs, [abs(e.loss_difference) for e in pair.epochs], **line)
-    loss.set_ylabel("training losses\ndiffer by")
+    loss.set_ylabel("difference of\ntraining losses")
     gradients = [e.gradients.relative for e in pair.epochs]
     part.plot(epochs, gradients, **line | {"color": VERMILION, "label":
         "gradients at the same parameters, relative to their norm"})  # fmt: skip
@@ -114,7 +114,7 @@ def parting(figure: Figure, study: Study, pair: Twins) -> None:
 
 
 def moving(figure: Figure, study: Study, journeys: Sequence[Journey]) -> None:
-    """Draw how far trainings that moved, and their twins, are from those that stayed."""
+    """Draw the distances of moving trainings, and of their twins, from staying trainings."""
     figure.set_size_inches(8.0, 1.6 + 3.0 * len(journeys))
     panels = figure.subplots(len(journeys), 1, sharex=True, squeeze=False)[:, 0]
     for ax, journey in zip(panels, journeys, strict=True):
@@ -142,7 +142,7 @@ def moving(figure: Figure, study: Study, journeys: Sequence[Journey]) -> None:
 def layers(figure: Figure, study: Study, run: Run) -> None:
     """Draw step size and angle of each array of parameters over the epochs, as heat maps.
 
-    The angle between two numbers is 0° or 180°, so arrays with one element have no angle here.
+    Arrays with one element have no angle here, because the angle would be 0° or 180°.
     """
     names = list(study.initial)
     with np.errstate(invalid="ignore"):
@@ -179,7 +179,7 @@ def layers(figure: Figure, study: Study, run: Run) -> None:
 
 
 _MANY: Final = 16
-"""Arrays of parameters for which the two panels are beside each other."""
+"""The number of arrays up to which the two panels are side by side."""
 
 
 def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
@@ -195,7 +195,7 @@ def overview(figure: Figure, study: Study, runs: Sequence[Run]) -> None:
             "color": f"C{names.index(trained_with(run))}",
             "label": f"{trained_with(run)}, {FRAMEWORKS[backend]}",
         }
-        if both:  # dashes above a wider pale line: both stay visible where they coincide
+        if both:  # dashes above a wider pale line: both are visible where they coincide
             look |= BELOW if backend == "torch" else ABOVE
         epochs = run.column("epoch")
         loss.plot(epochs, run.column("loss"), **look)

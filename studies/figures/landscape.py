@@ -1,4 +1,4 @@
-"""The loss around a path, and paths on it."""
+"""Figures of the loss around a path, and of paths on the loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from studies.study import Parameters, Study, stream
 
 from .style import HALO, VERMILION, heading_of
 
-# A path that climbs above this many times its first loss has left what one wants to see.
+# Points are not shown once the loss exceeds this many times the first loss.
 _CLIMB: Final = 1e2
 _LEVELS: Final = 24
 
@@ -28,15 +28,15 @@ class Landscape:
     """The training loss on a plane, and the path on it.
 
     Attributes:
-        labels: of the two axes.
-        exact: whether the plane is all there is (two parameters), no projection.
-        path: coordinates of the points that are shown, shape (points, 2).
-        heights: their losses; on a projection, those of the points themselves.
-        at_epochs: which of them are the ends of epochs (and the start).
-        left: the number of points not shown because the path climbs away.
-        u: coordinates of the grid along the first axis.
-        v: along the second.
-        losses: on the grid, shape (v, u); NaN where not finite.
+        labels: the labels of the two axes.
+        exact: whether the plane has all parameters (two), without projection.
+        path: the coordinates of the shown points, shape (points, 2).
+        heights: the losses at the points, before any projection.
+        at_epochs: the indices of the start and of the ends of epochs.
+        left: the number of points that are not shown because the loss explodes.
+        u: the coordinates of the grid along the first axis.
+        v: the coordinates of the grid along the second axis.
+        losses: the losses on the grid, shape (v, u); NaN where not finite.
     """
 
     labels: tuple[str, str]
@@ -57,18 +57,18 @@ class Landscape:
         run: Run,
         along: Literal["path", "filters"] = "path",
     ) -> Landscape:
-        """Evaluate the loss over the training data around the path of a run that ended.
+        """Evaluate the loss over the training data around the path of a finished run.
 
-        With two parameters the plane is theirs. With more it goes through the last point shown,
-        in directions as in Li et al. 2018, Visualizing the Loss Landscape of Neural Nets.
+        Two parameters span the plane. With more parameters the plane goes through the last shown
+        point, in directions as in Li et al. 2018, Visualizing the Loss Landscape of Neural Nets.
 
         Args:
-            study: what was trained.
-            learner: for the losses.
+            study: the study of the run.
+            learner: a learner, for the losses.
             run: the record.
-            along: ``path``: the first two principal directions of the path seen from its end
-                (section 7 there); ``filters``: two random directions, each filter as long as the
-                network's (section 4), onto which the path is projected.
+            along: ``path``: the first two principal directions of the path relative to its end
+                (section 7 of Li et al.); ``filters``: two random directions with the filter norms
+                of the network (section 4). The path is projected onto the plane.
         """
         assert run.path is not None
         steps = study.steps_per_epoch if run.path.every == "step" else 1
@@ -90,7 +90,7 @@ class Landscape:
             origin = points[-1]
             directions, shares = principal_directions(points - origin)
             labels = (_direction("first", shares[0]), _direction("second", shares[1]))
-        # Random directions are all but orthogonal: the projection is that of least squares.
+        # Random directions are not exactly orthogonal: project by least squares.
         path = (points - origin) @ np.linalg.pinv(directions)
         whole = np.array([[-1.0, -1.0], [1.0, 1.0]]) if along == "filters" and not exact else path
         u, v = _window(whole, equal=exact, grid=study.grid)
@@ -115,7 +115,7 @@ class Landscape:
 
     @property
     def norm(self) -> LogNorm:
-        """The colours of the losses."""
+        """The colour scale of the losses."""
         finite = self.losses[np.isfinite(self.losses) & (self.losses > 0)]
         if not len(finite):
             return LogNorm(0.5, 2.0)
@@ -170,7 +170,7 @@ def paths(figure: Figure, study: Study, learner: Learner, runs: Mapping[str, Run
 
 
 def _dots(start: str, end: str) -> tuple[list[Line2D], list[str]]:
-    """Return the legend of a path's ends."""
+    """Return the legend of the ends of a path."""
     look: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "black"}
     first = Line2D([], [], marker="o", markersize=7, color="white", **look)
     last = Line2D([], [], marker="*", markersize=12, color="#F0E442", **look)
@@ -183,7 +183,7 @@ def _path_matrix(study: Study, run: Run) -> np.ndarray:
 
 
 def _best_end(runs: Mapping[str, Run], points: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Return the end of the run with the lowest loss, if one is finite."""
+    """Return the end of the run with the lowest loss, if any loss is finite."""
     finite = {k: run.loss for k, run in runs.items() if run.loss is not None}
     finite = {k: loss for k, loss in finite.items() if np.isfinite(loss)}
     return [points[min(finite, key=finite.__getitem__)][-1]] if finite else []
@@ -203,7 +203,7 @@ def path_on_contours(figure: Figure, study: Study, run: Run, landscape: Landscap
     filled = ax.contourf(
         landscape.u, landscape.v, field, levels=levels, norm=norm, cmap="viridis", zorder=0
     )
-    filled.set_rasterized(True)  # else the SVG shows seams between the levels
+    filled.set_rasterized(True)  # otherwise the SVG shows seams between the levels
     ax.contour(
         landscape.u, landscape.v, field, levels=levels[::2], colors="white", linewidths=0.5,
         alpha=0.6, zorder=1,
@@ -229,7 +229,7 @@ def path_on_contours(figure: Figure, study: Study, run: Run, landscape: Landscap
 
 
 def surface(figure: Figure, study: Study, run: Run, landscape: Landscape) -> None:
-    """Draw the loss as a surface over two parameters, with the path on it."""
+    """Draw the loss as a surface over two parameters, with the path."""
     figure.set_size_inches(8.0, 6.4)
     figure.suptitle(heading_of(study, run), x=0.02, ha="left")
     ax: Any = figure.add_subplot(projection="3d", computed_zorder=False)
@@ -262,7 +262,7 @@ def surface(figure: Figure, study: Study, run: Run, landscape: Landscape) -> Non
 
 
 def principal_directions(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two principal directions of points seen from 0, and their shares.
+    """Return the first two principal directions of points relative to 0, and their shares.
 
     Args:
         points: shape (n, d), finite, d ≥ 2.
@@ -277,7 +277,7 @@ def principal_directions(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = np.zeros((max(2, len(points)), points.shape[1]))
     rows[: len(points)] = points
     _, lengths, directions = np.linalg.svd(rows, full_matrices=False)
-    # The sign is arbitrary: the path starts on the positive side.
+    # The sign is arbitrary; choose a path that starts on the positive side.
     signs = np.where(directions[:2] @ rows[0] < 0, -1.0, 1.0)
     energy = lengths**2
     shares = energy[:2] / energy.sum() if energy.sum() > 0 else np.zeros(2)
@@ -285,16 +285,16 @@ def principal_directions(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def filter_normalised(study: Study, parameters: Parameters) -> np.ndarray:
-    """Return two random directions whose filters are as long as the parameters'.
+    """Return two random directions with the filter norms of the parameters.
 
     d ← d/‖d‖·‖θ‖ for each filter (the weights of one output of a layer); 0 for biases.
 
     Args:
-        study: whose seed the directions are drawn from.
+        study: the study, for the seed of the directions.
         parameters: θ.
 
     Returns:
-        shape (2, all parameters), float64.
+        an array of shape (2, all parameters), float64.
     """
     random = stream(study.seed, "directions")
     directions = []
@@ -314,18 +314,18 @@ def filter_normalised(study: Study, parameters: Parameters) -> np.ndarray:
 
 
 def _leading(heights: np.ndarray) -> int:
-    """Return how many points from the start are finite and not far above the first; at least 1."""
+    """Return the number of leading points with a finite loss not far above the first, ≥ 1."""
     with np.errstate(invalid="ignore"):
         fine = np.isfinite(heights) & (heights <= _CLIMB * heights[0])
     return max(1, len(fine) if fine.all() else int(np.argmin(fine)))
 
 
 def _window(path: np.ndarray, *, equal: bool, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the grid's coordinates around a path."""
+    """Return the coordinates of the grid around a path."""
     low, high = path.min(axis=0), path.max(axis=0)
     spread = high - low
     spread = np.maximum(spread, (1.0 if equal else 0.25) * spread.max())
-    spread = np.where(spread > 0, spread, 1.0)  # a path that stands still
+    spread = np.where(spread > 0, spread, 1.0)  # a path without movement
     return _grid((low + high) / 2, 0.65 * spread, grid)
 
 
@@ -342,7 +342,7 @@ def _direction(ordinal: str, share: float) -> str:
 
 
 def is_plane(study: Study) -> bool:
-    """Return whether a study has two parameters, so that its whole training can be seen."""
+    """Return whether a study has two parameters, so that a plane shows the whole training."""
     return sum(value.size for value in study.initial.values()) == 2
 
 

@@ -1,4 +1,4 @@
-"""Predictions over training: of lines and of classes, and what other drawings of them need."""
+"""Figures of predictions over the training: lines and classes, with helpers for others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .style import GREY, VERMILION, heading_of
 
 
 def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
-    """Draw data of one input and the model's lines, coloured by epoch."""
+    """Draw data with one input and the lines of the model, coloured by epoch."""
     figure.set_size_inches(8.0, 5.6)
     ax = figure.subplots()
     ax.set_title(heading_of(study, run))
@@ -49,7 +49,7 @@ def fitted_lines(figure: Figure, study: Study, run: Run, learner: Learner) -> No
 
 
 def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
-    """Draw some held-out images, and beside each what the model takes it for over training."""
+    """Draw some held-out images, each with the class probabilities over the training."""
     images, targets, _ = shown(study)
     points = at_epochs(study, run)
     probabilities = np.stack([softmax(learner.outputs(p, images)) for p in points])
@@ -110,7 +110,7 @@ def class_probabilities(figure: Figure, study: Study, run: Run, learner: Learner
 
 
 def softmax(outputs: np.ndarray) -> np.ndarray:
-    """Return the probabilities of classes from a model's outputs, in float64."""
+    """Return the class probabilities from the outputs of a model, in float64."""
     with np.errstate(all="ignore"):
         shifted = outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True)
         weights = np.exp(shifted)
@@ -123,12 +123,12 @@ def _verdict(probabilities: np.ndarray, target: int) -> str:
         return "no prediction (not finite)"
     guess = int(np.argmax(probabilities))
     word = "right" if guess == target else "wrong"
-    return f"takes it for {guess} ({probabilities[guess]:.0%}): {word}"
+    return f"prediction {guess} ({probabilities[guess]:.0%}): {word}"
 
 
 def shown(study: Study) -> Batch:
-    """Return the examples whose predictions are drawn."""
-    assert study.showcase is not None, "nothing to show predictions of"
+    """Return the examples for the figure of predictions."""
+    assert study.showcase is not None, "the study has no showcase"
     return study.showcase
 
 

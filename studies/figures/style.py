@@ -1,4 +1,4 @@
-"""How all figures look: files, colours, axes and words."""
+"""The style of all figures: files, colours, axes and words."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ GREY: Final = "#666666"
 MANY_COLOURS: Final = (
     BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", GREY, "#66A61E",
 )  # fmt: skip
-"""Okabe and Ito's colours, which colour-blind readers can tell apart, and some more."""
+"""The colours of Okabe and Ito, which colour-blind readers can distinguish, and some more."""
 HALO: Final = [withStroke(linewidth=3.5, foreground="white")]
 RIGHT_ANGLE: Final = 90.0
 ANGLES: Final = (0, 45, 90, 135, 180)
 
 
 def save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pathlib.Path:
-    """Draw a figure in the project's look, in all formats; return the PNG file."""
+    """Draw a figure in the style of the project, in all formats; return the PNG file."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         as_file(files(__package__) / "studies.mplstyle") as style,
@@ -41,7 +41,7 @@ def save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pat
     ):
         figure = Figure()
         draw(figure)
-        # Laid out once, not for each format again.
+        # One layout for all formats.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for form in FORMATS:
@@ -52,13 +52,13 @@ def save(folder: pathlib.Path, name: str, draw: Callable[[Figure], None]) -> pat
 
 
 def from_zero(ax: Axes) -> None:
-    """Make the axis logarithmic above the smallest positive number drawn, and linear to 0."""
+    """Make the axis logarithmic above the smallest positive value, and linear down to 0."""
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
     positive = drawn[np.isfinite(drawn) & (drawn > 0)]
     if not len(positive):
         ax.set_ylim(-0.05, 1.0)
         return
-    # Decades from the smallest number on; 0 one step below them.
+    # Decades from the smallest value on; 0 is one step below.
     smallest = 10.0 ** np.floor(np.log10(positive.min()))
     ax.set_yscale("symlog", linthresh=smallest, linscale=0.5)
     top = 10.0 ** np.ceil(np.log10(positive.max()) + 0.1)
@@ -73,11 +73,11 @@ ABOVE: Final = {"linewidth": 1.8, "linestyle": (0, (3, 2))}
 ROW: Final = frozenset(
     {"epoch", "steps", "loss", "step_size", "angle", "layers", "method", "seconds"}
 )
-"""What every row of a run has; everything else is a metric of the study."""
+"""The entries of every row of a run; other entries are metrics of the study."""
 
 
 def stacked(figure: Figure, study: Study, run: Run, count: int) -> list[Axes]:
-    """Return panels above each other over the epochs."""
+    """Return vertically stacked panels over the epochs."""
     figure.set_size_inches(8.0, 2.2 + 2.5 * count)
     panels: list[Axes] = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     panels[0].set_title(heading_of(study, run))
@@ -86,26 +86,26 @@ def stacked(figure: Figure, study: Study, run: Run, count: int) -> list[Axes]:
 
 
 def epoch_axis(ax: Axes, runs: Sequence[Run]) -> None:
-    """Make the axis one of epochs."""
+    """Format the axis for epochs."""
     ax.set_xlabel("epoch")
     ax.set_xlim(0.5, max([1, *(len(run.rows) for run in runs)]) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def loss_axis(ax: Axes, study: Study, runs: Sequence[Run]) -> None:
-    """Make the axis one of losses."""
+    """Format the axis for losses."""
     ax.set_ylabel(f"training loss per mini-batch\n{study.loss_label}")
     logarithmic(ax, [run.column("loss") for run in runs])
 
 
 def size_axis(ax: Axes, sizes: Sequence[np.ndarray]) -> None:
-    """Make the axis one of these epoch step sizes."""
+    """Format the axis for epoch step sizes."""
     ax.set_ylabel("epoch step size\n‖Δ‖")
     logarithmic(ax, sizes)
 
 
 def angle_axis(ax: Axes) -> None:
-    """Make the axis one of angles, with a right angle marked."""
+    """Format the axis for angles, with a mark at 90°."""
     ax.set_ylabel("angle to the previous\nepoch step (degrees)")
     ax.set_ylim(-5, 185)
     ax.set_yticks(ANGLES)
@@ -113,7 +113,7 @@ def angle_axis(ax: Axes) -> None:
 
 
 def logarithmic(ax: Axes, columns: Sequence[np.ndarray]) -> None:
-    """Make the axis logarithmic if the finite values are positive and there are any."""
+    """Make the axis logarithmic if there are finite values and all of them are positive."""
     values = np.concatenate([np.empty(0), *columns])
     values = values[np.isfinite(values)]
     if len(values) and (values > 0).all():
@@ -125,7 +125,7 @@ def logarithmic(ax: Axes, columns: Sequence[np.ndarray]) -> None:
 
 
 def note_divergence(ax: Axes, run: Run) -> None:
-    """Say above the panel from which epoch on the loss is not finite."""
+    """Write above the panel from which epoch on the loss is not finite."""
     bad = ~np.isfinite(run.column("loss"))
     if bad.any():
         first = int(run.column("epoch")[bad][0])
@@ -139,7 +139,7 @@ def title(algorithm: str) -> str:
 
 
 def heading_of(study: Study, run: Run) -> str:
-    """Return what a run's figures are called."""
+    """Return the heading of the figures of a run."""
     config = run.config
     return f"{study.title}, {trained_with(run)}, {FRAMEWORKS[config['backend']]}"
 
@@ -151,5 +151,5 @@ def trained_with(run: Run) -> str:
 
 
 def joined(words: Sequence[str]) -> str:
-    """Return words as one enumeration."""
+    """Return words joined to an enumeration."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,1 +1,1 @@
-"""What trains: one loop, a learner for each framework, epoch methods, and an epoch's measures."""
+"""The training loop, a learner for each framework, epoch methods, and measurements of epochs."""

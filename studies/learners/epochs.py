@@ -1,8 +1,8 @@
-"""What is measured of an epoch: loss, step size and angle.
+"""Measurements of an epoch: loss, step size and angle.
 
-The epoch step is Δₖ = θ(end of k) − θ(start of k), all parameters as one vector. Its size is
-‖Δₖ‖₂ and its angle φₖ is the one between Δₖ and Δₖ₋₁. Both are computed from exact sums, so they
-do not depend on the library, the order or the split of the parameters.
+The epoch step is Δₖ = θ(end of k) − θ(start of k), with all parameters as one vector. The step size
+is ‖Δₖ‖₂, and the angle φₖ is between Δₖ and Δₖ₋₁. Both come from exact sums, so they do not depend
+on the library, or on the order and the split of the parameters.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class EpochMeter:
         self._before: Parameters | None = None
 
     def moved(self, start: Parameters, *, undone: bool) -> None:
-        """Begin the next epoch where a method has put the parameters.
+        """Begin the next epoch at parameters that a method has changed.
 
         Args:
-            start: the parameters now.
-            undone: the last epoch was undone, so its direction does not count.
+            start: the current parameters.
+            undone: whether the last epoch was undone, so that its direction does not count.
         """
         self._start = start
         if undone:
@@ -54,13 +54,13 @@ class EpochMeter:
         """Return the row of an epoch that just ended.
 
         Args:
-            losses: of the epoch's mini-batches.
-            end: the parameters now.
+            losses: the losses of the mini-batches of the epoch.
+            end: the current parameters.
 
         Returns:
             ``epoch`` (from 1), ``steps``, ``loss`` (the mean), ``step_size``, ``angle`` in degrees
-            (NaN for the first epoch, and where a step is zero or not finite), and ``layers``: the
-            latter two for each array of parameters.
+            (NaN for the first epoch, and where a step is zero or not finite), and ``layers``:
+            ``step_size`` and ``angle`` for each array of parameters.
         """
         self._epoch += 1
         step = difference(end, self._start)
@@ -76,13 +76,13 @@ class EpochMeter:
 
 
 class Stopwatch:
-    """Measures how long training takes, in seconds, without what is recorded in between.
+    """Measures the time of training in seconds, without the time of recording.
 
-    On a CPU the processor time of all threads counts: what else runs on the machine, and how many
-    trainings at a time, then hardly matter. On another device the clock counts.
+    On a CPU this is the processor time of all threads, which hardly depends on other programs and
+    on the number of trainings at a time. On another device it is the time of the clock.
 
     Args:
-        device: where the training computes.
+        device: the device of the training.
     """
 
     def __init__(self, device: str) -> None:
@@ -90,7 +90,7 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        """Count from here, from 0."""
+        """Start again from 0."""
         self._past, self._since = 0.0, self._now()
 
     def seconds(self) -> float:
@@ -99,19 +99,19 @@ class Stopwatch:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Do not count what happens in the context."""
+        """Stop the time inside the context."""
         self._past = self.seconds()
         yield
         self._since = self._now()
 
 
 def mean(losses: Sequence[float]) -> float:
-    """Return the mean; a run that diverges is a result, not an error."""
+    """Return the mean, without an error if a run diverges."""
     with np.errstate(all="ignore"):
         return float(np.mean(losses))
 
 
 def difference(end: Parameters, start: Parameters) -> Parameters:
-    """Return end − start in float64, where the difference of two float32 is next to exact."""
+    """Return end − start in float64, almost exact for two float32 arrays."""
     with np.errstate(all="ignore"):
         return {n: end[n].astype(np.float64) - start[n].astype(np.float64) for n in end}

@@ -1,4 +1,4 @@
-"""A study's model and optimizer in Flax nnx."""
+"""The model and the optimizer of a study in Flax nnx."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .optimizer import Optimizer
 def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: JaxLearner, *args: Any) -> Any:
-        # On a GPU products would have ten bits of float32's digits.
+        # By default, products on a GPU have ten bits of precision.
         with jax.default_device(self._device), jax.default_matmul_precision("highest"):
             return method(self, *args)
 
@@ -104,7 +104,7 @@ class JaxLearner:
 
     @_on_its_device
     def apply(self, gradients: Parameters, loss: float, hessian: Parameters | None = None) -> None:
-        """Make the optimizer's step for gradients, a loss and a Hessian from elsewhere."""
+        """Step the optimizer with given gradients, a loss and an estimate of the Hessian."""
         more = {} if hessian is None else {"hessian": self._state(hessian)}
         self._params, self._optimizer_state = self._apply(
             self._params,
@@ -138,20 +138,20 @@ class JaxLearner:
 
     @_on_its_device
     def hessian(self, parameters: Parameters, batch: Batch) -> Parameters | None:
-        """Return an estimate of the Hessian's diagonal, if the algorithm is given one."""
+        """Return an estimate of the diagonal of the Hessian, if the algorithm needs one."""
         if not self._needs_hessian:
             return None
         return self._arrays(self._diagonal(self._state(parameters), self._signs(), *batch))
 
     @_on_its_device
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
-        """Return what the model makes of some inputs at some parameters."""
+        """Return the outputs of the model for some inputs at some parameters."""
         at = self._state(parameters)
         parts = [self._outputs(at, inputs[rows]) for rows in self._parts(len(inputs))]
         return np.concatenate(parts)
 
     def _in_torchs_layout(self, make: Any) -> Any:
-        """Return a constructor of optimizers that see kernels as PyTorch has them."""
+        """Return a constructor of optimizers that get kernels in the layout of PyTorch."""
         axes = {"/".join(map(str, x.path)): x.torch_axes for x in self._leaves.values()}
 
         def make_turned(learning_rate: Any, **hyperparameters: Any) -> Any:
@@ -160,7 +160,7 @@ class JaxLearner:
 
         return make_turned
 
-    # Between the names of the study and the tree of nnx.
+    # Conversions between the names of the study and the tree of nnx.
 
     def _state(self, arrays: Mapping[str, np.ndarray]) -> Any:
         by_path: dict[Any, np.ndarray] = {
@@ -185,13 +185,13 @@ class JaxLearner:
 make = JaxLearner
 
 
-# What ends an epoch: functions (params, state, loss, train) -> (params, state, what was done).
+# Ends of epochs: functions (params, state, loss, train) -> (params, state, what was done).
 
 End = Callable[[Any, Any, float, Batch], tuple[Any, Any, Ended]]
 
 
 def _method(method: Method, at_rate: Any, lr: Any) -> tuple[Any, Callable[[Any, Any], End]]:
-    """Return the optimizer, and what makes the end of an epoch of parameters and a loss."""
+    """Return the optimizer, and a function that makes the end of an epoch."""
     if method.kind in _CONTROLS:
         control = getattr(epoch, method.kind)(**method.values)
         return epoch.with_control(at_rate, control, lr), partial(_rate, control)

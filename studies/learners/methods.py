@@ -9,14 +9,14 @@ from typing import Any, Final, Literal
 
 @dataclass(frozen=True)
 class Method:
-    """What is done at the end of an epoch.
+    """A method at the end of each epoch.
 
     Attributes:
-        title: for figures.
-        kind: what the learners make of it: ``direction``, ``careful`` and ``direction_careful``
-            multiply the learning rate, ``eve`` searches for the lowest loss over all training
-            data, ``extrapolate`` and ``momentum`` move the parameters.
-        values: its hyperparameters, where they are not the defaults.
+        title: the title for figures.
+        kind: the action: ``direction``, ``careful`` and ``direction_careful`` multiply the learning
+            rate, ``eve`` searches for the lowest loss over all training data, ``extrapolate`` and
+            ``momentum`` move the parameters.
+        values: hyperparameters that differ from the defaults.
     """
 
     title: str
@@ -39,18 +39,18 @@ METHODS: Final[Mapping[str, Method]] = {
     "extrapolated": Method("extrapolated epoch", "extrapolate"),
     "epoch_momentum": Method("epoch momentum", "momentum"),
 }
-"""The methods; ``plain`` is none."""
+"""The methods; ``plain`` means no method."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a method did at the end of an epoch.
+    """The result of a method at the end of an epoch.
 
     Attributes:
-        lr_factor: on the learning rate from now on.
-        undone: the epoch was undone.
-        evaluations: of the loss over all training data.
-        s: how many more such epochs the parameters went on.
+        lr_factor: the factor of the learning rate from now on.
+        undone: whether the epoch was undone.
+        evaluations: the number of evaluations of the loss over all training data.
+        s: the distance that the parameters went on, in epoch steps.
     """
 
     lr_factor: float = 1.0

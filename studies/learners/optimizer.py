@@ -1,4 +1,4 @@
-"""Which update rule trains, and with what."""
+"""The optimizer of a training: update rule, hyperparameters and epoch method."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .methods import METHODS, PLAIN, Method
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which update rule trains, with the same hyperparameters in both frameworks.
+    """An update rule with the same hyperparameters in both frameworks.
 
     Attributes:
-        algorithm: a name of ``optstudy_core.ALGORITHMS``.
+        algorithm: a name in ``optstudy_core.ALGORITHMS``.
         lr: learning rate.
-        dialect: which library's formulas; ``None``: the algorithm's default.
-        method: a name of :data:`studies.learners.methods.METHODS`.
+        dialect: the library of the formulas; ``None``: the default of the algorithm.
+        method: a name in :data:`studies.learners.methods.METHODS`.
     """
 
     algorithm: str
@@ -40,9 +40,9 @@ class Optimizer:
         *,
         lr_factor: float = 1.0,
     ) -> Optimizer:
-        """Return the update rule with the study's learning rate where ``lr`` is ``None``.
+        """Return the optimizer, with the learning rate of the study if ``lr`` is ``None``.
 
-        The rate is ``lr_factor`` times that.
+        The rate is multiplied by ``lr_factor``.
 
         Raises:
             ValueError: for an unknown algorithm, dialect or method, or a rate that is not allowed.
@@ -59,12 +59,12 @@ class Optimizer:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Every hyperparameter, by the core's name."""
+        """All hyperparameters, by the names of ``optstudy_core``."""
         return ALGORITHMS[self.algorithm].resolve(self.dialect, {"lr": self.lr})
 
     @property
     def at_the_end(self) -> Method:
-        """What is done at the end of an epoch."""
+        """The method at the end of an epoch."""
         return METHODS[self.method]
 
     @property

@@ -1,4 +1,4 @@
-"""A study's model and optimizer in PyTorch."""
+"""The model and the optimizer of a study in PyTorch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .optimizer import Optimizer
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Let torch compute in so many threads; ``None``: as it does.
+    """Let torch compute in this number of threads; ``None``: the choice of torch.
 
-    For a small model threads would only wait for each other (on busy cores a hundred times longer
-    than they compute), and could split sums differently on each machine.
+    The threads of a small model mostly wait for each other (on busy cores a hundred times longer
+    than they compute), and may split sums differently on each machine.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
@@ -38,7 +38,7 @@ def threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def exact_products(device: str) -> Iterator[None]:
-    """Let float32 convolutions on a GPU keep float32's digits, as products of matrices do."""
+    """Give float32 convolutions on a GPU the precision of float32, as matrix products have."""
     if device == "cpu":
         yield
         return
@@ -52,9 +52,9 @@ def exact_products(device: str) -> Iterator[None]:
 
 @contextmanager
 def subnormals_flushed() -> Iterator[None]:
-    """Let torch take subnormal numbers as zero in this thread, as XLA's CPU code does."""
-    # The switch is the thread's; torch computes in this one alone here (``threads``).
-    # torch has no getter for the switch: the half of the smallest normal number tells.
+    """Let torch treat subnormal numbers as zero in this thread, as XLA does on the CPU."""
+    # The setting belongs to a thread; here torch computes in one thread (``threads``).
+    # torch has no getter: half of the smallest normal number shows the setting.
     before = bool(torch.full((), torch.finfo(torch.float32).tiny) * 0.5 == 0)
     torch.set_flush_denormal(True)
     try:
@@ -102,7 +102,7 @@ class TorchLearner:
         return loss.detach()
 
     def _inputs(self, loss: torch.Tensor) -> dict[str, Any]:
-        """Return what the algorithm is given besides the gradient."""
+        """Return the inputs of the algorithm besides the gradient."""
         more: dict[str, Any] = {}
         if "value" in self._optimizer.algorithm.inputs:
             more["value"] = loss.detach()
@@ -117,7 +117,7 @@ class TorchLearner:
 
     @_in_its_threads
     def apply(self, gradients: Parameters, loss: float, hessian: Parameters | None = None) -> None:
-        """Make the optimizer's step for gradients, a loss and a Hessian from elsewhere."""
+        """Step the optimizer with given gradients, a loss and an estimate of the Hessian."""
         for name, parameter in self._model.named_parameters():
             parameter.grad = torch.tensor(gradients[name], device=self._device)
         more: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class TorchLearner:
 
     @_in_its_threads
     def hessian(self, parameters: Parameters, batch: Batch) -> Parameters | None:
-        """Return an estimate of the Hessian's diagonal, if the algorithm is given one."""
+        """Return an estimate of the diagonal of the Hessian, if the algorithm needs one."""
         if not self._needs_hessian:
             return None
         leaves = {name: value.requires_grad_() for name, value in self._tensors(parameters).items()}
@@ -166,7 +166,7 @@ class TorchLearner:
 
     @_in_its_threads
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
-        """Return what the model makes of some inputs at some parameters."""
+        """Return the outputs of the model for some inputs at some parameters."""
         at, given = self._tensors(parameters), torch.from_numpy(inputs)
         with torch.no_grad():
             parts = [
@@ -193,7 +193,7 @@ class TorchLearner:
 make = TorchLearner
 
 
-# What ends an epoch: functions of its mean loss and of a closure of the loss over all data.
+# Ends of epochs: functions of the mean loss and of a closure of the loss over all data.
 
 End = Callable[[float, Callable[[], torch.Tensor]], Ended]
 

@@ -1,7 +1,7 @@
-"""Training: one loop for both frameworks, and what a framework must provide for it.
+"""Training: one loop for both frameworks, and the interface that a framework must provide.
 
-:func:`run_epochs` is the training itself and measures nothing; :func:`record` runs it and writes
-down every epoch. Only the learners know a framework: ``torch_learner`` and ``jax_learner``.
+:func:`run_epochs` trains and measures nothing. :func:`record` trains and records every epoch. Only
+``torch_learner`` and ``jax_learner`` use a framework.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ BACKENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "torch": ("torch",),
     "jax": ("jax", "optax", "flax"),
 }
-"""The frameworks, and the distributions that each of them needs."""
+"""The frameworks, and the distributions that each framework needs."""
 
 
 class Learner(Protocol):
-    """A study's model and its optimizer in one framework.
+    """The model and the optimizer of a study in one framework.
 
-    Parameters, gradients and data cross as NumPy arrays. The methods that take parameters are
-    pure: they read the model's form only, and neither the training nor a random state changes.
+    Parameters, gradients and data are passed as NumPy arrays. Methods with parameters as an
+    argument are pure: they change neither the training nor a random state.
     """
 
     backend: str
@@ -42,13 +42,13 @@ class Learner(Protocol):
         """Train on a mini-batch; return its loss before the step, a 0-d array of the framework."""
 
     def apply(self, gradients: Parameters, loss: float, hessian: Parameters | None = None) -> None:
-        """Make the optimizer's step for gradients, a loss and a Hessian from elsewhere."""
+        """Step the optimizer with given gradients, a loss and an estimate of the Hessian."""
 
     def end_epoch(self, loss: float, train: Batch) -> Ended:
-        """Let the method end an epoch; without one nothing happens.
+        """Let the method end an epoch; without a method nothing happens.
 
         Args:
-            loss: the epoch's mean loss.
+            loss: the mean loss of the epoch.
             train: all training data.
         """
 
@@ -62,17 +62,17 @@ class Learner(Protocol):
         """Return the gradients of the loss at some parameters."""
 
     def hessian(self, parameters: Parameters, batch: Batch) -> Parameters | None:
-        """Return an estimate of the Hessian's diagonal, if the algorithm is given one.
+        """Return an estimate of the diagonal of the Hessian, if the algorithm needs one.
 
-        Not pure: it draws the signs that the training's next step would draw.
+        Not pure: it draws the random signs of the next step of the training.
         """
 
     def outputs(self, parameters: Parameters, inputs: np.ndarray) -> np.ndarray:
-        """Return what the model makes of some inputs at some parameters."""
+        """Return the outputs of the model for some inputs at some parameters."""
 
 
 def installed_backends() -> list[str]:
-    """Return the frameworks that can be imported here."""
+    """Return the installed frameworks."""
     return [name for name, needs in BACKENDS.items() if all(map(find_spec, needs))]
 
 
@@ -80,7 +80,7 @@ def checked(device: str, backends: Sequence[str]) -> str:
     """Return the device.
 
     Raises:
-        ValueError: if a framework has none of that kind.
+        ValueError: if a framework has no such device.
     """
     for backend in backends if device != "cpu" else ():
         if backend == "torch":
@@ -99,7 +99,7 @@ def checked(device: str, backends: Sequence[str]) -> str:
 
 
 def make_learner(backend: str, study: Study, optimizer: Optimizer) -> Learner:
-    """Return a learner at the study's initial parameters; imports the framework."""
+    """Import the framework; return a learner at the initial parameters of the study."""
     learner: Learner = import_module(f"{__package__}.{backend}_learner").make(study, optimizer)
     return learner
 
@@ -111,13 +111,13 @@ def run_epochs(
     after_step: Callable[[], None] | None = None,
     before_end: Callable[[list[float]], None] | None = None,
 ) -> Iterator[Ended]:
-    """Train, and yield what the method did at the end of each epoch.
+    """Train, and yield the result of the method at the end of each epoch.
 
     Args:
-        study: the data, and how many epochs.
-        learner: is trained.
+        study: the data and the number of epochs.
+        learner: the learner to train.
         after_step: called after each step.
-        before_end: called with the losses of the mini-batches when an epoch's steps are made.
+        before_end: called with the losses of the mini-batches after the steps of an epoch.
     """
     for epoch in range(1, study.epochs + 1):
         losses = []
@@ -138,12 +138,12 @@ def record(
     *,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train and write every epoch down; the training is the same as without.
+    """Train and record every epoch; recording does not change the training.
 
     Args:
-        study: the data, and how many epochs.
-        learner: is trained.
-        run: open for writing.
+        study: the data and the number of epochs.
+        learner: the learner to train.
+        run: the run, open for writing.
         after_epoch: called after each epoch, for a progress bar.
     """
     path = Path.start(learner.parameters(), study.path_every)

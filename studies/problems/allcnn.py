@@ -1,16 +1,17 @@
 """AllCNN of PV-finder: convolutions from the kernel of an event to the histogram of its vertices.
 
-4000 bins in, 4000 bins out. Convolutions with channels × width 20×25, 10×15, 10×15, 10×15, 1×5,
-each with LeakyReLU (0.01), a filter 1×91, softplus: 6,693 parameters. The loss is the asymmetric
-ratio loss. Without ``data``, 2000 toy events train it and 1000 are held out.
+The network has 4000 input bins, 4000 output bins and 6,693 parameters: convolutions with channels ×
+width 20×25, 10×15, 10×15, 10×15, 1×5, each with LeakyReLU (0.01), a filter 1×91, and softplus. The
+loss is the asymmetric ratio loss. Without ``data``, the study has 2000 toy events for training and
+1000 held-out toy events.
 
-Where it starts decides whether it learns. From PyTorch's own start every bin is pushed down, past
-the ε of the loss, to where a vertex has no gradient left, and all bins stay empty for good. So
-weights start as He et al. 2015 have them, and the last bias where one number for all bins is about
-the best (the idea of Lin et al. 2017, *Focal loss for dense object detection*, section 3.3). The
-rate rises for 0.3 of the steps and falls to 0 along a cosine. With a rise of 0.1, at a rate of
-0.01, the bins of one of five seeds stayed empty. The published network has dropout. A network with
-so few parameters does not overfit thousands of events, and finds more vertices without dropout.
+Training only succeeds from suitable initial parameters. From the default of PyTorch, every output
+falls below ε of the loss, where a vertex has no gradient, and all bins stay empty. So the initial
+weights follow He et al. 2015, and the last bias is close to the best constant output (the idea of
+Lin et al. 2017, *Focal loss for dense object detection*, section 3.3). The rate rises for 0.3 of
+the steps and falls to 0 along a cosine. With a rise of 0.1, at a rate of 0.01, the bins of one of
+five seeds stayed empty. The published network has dropout. A network with so few parameters does
+not overfit thousands of events, and finds more vertices without dropout.
 
 Sources: Fang et al. 2019, *A hybrid deep learning approach to vertexing* (arXiv:1906.08306); Akar
 et al. 2020, *An updated hybrid deep learning algorithm for identifying and locating primary
@@ -33,14 +34,14 @@ from .pv_finder.event import Event
 from .pv_finder.networks import allcnn
 
 KERNEL_UNIT: Final = 2500.0
-"""Kernels enter in this unit, mm⁻², as PV-finder's: the highest are about 1."""
+"""The unit of input kernels, mm⁻², as in PV-finder: the largest values are about 1."""
 LAST_BIAS: Final = -13.0
-"""softplus of it is 2e-6. With 1 bin of 100 in a vertex the best constant is some hundredths of the
-loss's ε = 1e-5: there the many bins that are too large weigh as much as the few too small."""
+"""Its softplus is 2e-6. With 1 bin of 100 in a vertex, the best constant output is some hundredths
+of ε = 1e-5: there the many bins that are too large balance the few that are too small."""
 
 
 WEIGHTS: Final = pathlib.Path(__file__).with_name("allcnn.safetensors")
-"""Parameters that were trained before; the gallery says how."""
+"""Trained parameters; the gallery describes the training."""
 
 
 def study(
@@ -49,10 +50,11 @@ def study(
     """Return the study.
 
     Args:
-        seed: of the initial parameters, the order of mini-batches, and the split of ``data``.
-        data: a ROOT or HDF5 file with kernels or hits, or a folder of them; ``None``: toy events.
-        events: how many toy events are for training.
-        pretrained: begin with the parameters that come with the package.
+        seed: the seed of the initial parameters, the order of mini-batches, and the split of
+            ``data``.
+        data: a ROOT or HDF5 file with kernels or hits, or a folder of files; ``None``: toy events.
+        events: the number of toy events for training.
+        pretrained: start from the trained parameters in the package.
     """
     return of_features(
         seed,
@@ -70,14 +72,14 @@ def study(
 def of_features(
     seed: int, data: pathlib.Path | None, events: int, *, features: int, **rest: Any
 ) -> Study:
-    """Return the study of a network that sees so many features of each bin.
+    """Return the study of a network with a number of features for each bin.
 
     Args:
         seed: as for :func:`study`.
         data: as for :func:`study`.
         events: as for :func:`study`.
-        features: how many.
-        rest: what :func:`.pv_finder.common.study` has besides.
+        features: the number of features.
+        rest: other arguments of :func:`.pv_finder.common.study`.
     """
     made = common.study(
         seed=seed,

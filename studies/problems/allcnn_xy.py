@@ -1,8 +1,8 @@
-"""AllCNN of PV-finder with two more features: where in x and y the kernel of each bin is.
+"""AllCNN of PV-finder with two more features: x and y of the kernel in each bin.
 
-The kernel is the highest density in the plane at z. Vertices are in the beam, so a density whose
-maximum lies beside it is less likely one. As :mod:`.allcnn` in all else; the published networks see
-x and y too (Akar et al. 2020, arXiv:2007.01023).
+The kernel is the highest density in the plane at z. Vertices are in the beam, so a maximum beside
+the beam is less likely a vertex. The rest is as in :mod:`.allcnn`. The published networks use x and
+y too (Akar et al. 2020, arXiv:2007.01023).
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from .allcnn import kernels, of_features
 from .pv_finder.event import Event
 
 BEAM_UNIT: Final = 0.5
-"""x and y enter in this unit, mm, as PV-finder's: they are between −1 and 1."""
+"""The unit of input x and y, mm, as in PV-finder: the values are between −1 and 1."""
 
 
 def study(seed: int, data: pathlib.Path | None = None, events: int = 2000) -> Study:
     """Return the study.
 
     Args:
-        seed: of the initial parameters, the order of mini-batches, and the split of ``data``.
-        data: a ROOT file with kernels and their places or with hits, or a folder; ``None``: toys.
-        events: how many toy events are for training.
+        seed: the seed of the initial parameters, the order of mini-batches, and the split of
+            ``data``.
+        data: a ROOT file with kernels and xmax, ymax, or with hits, or a folder; ``None``: toys.
+        events: the number of toy events for training.
     """
     return of_features(
         seed,

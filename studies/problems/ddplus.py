@@ -1,8 +1,8 @@
-"""DDplus of PV-finder: from the tracks of an event, without a kernel, to its vertices.
+"""DDplus of PV-finder: from the tracks of an event, without a kernel, to the vertices.
 
-The network of :mod:`.ddplus_kernel` makes a kernel of the tracks, and that of :mod:`.allcnn`
-vertices of the kernel: 52,044 parameters. As its authors, one trains the two parts apart, and then
-the whole from where they ended::
+The network of :mod:`.ddplus_kernel` predicts a kernel from the tracks, and the network of
+:mod:`.allcnn` predicts vertices from the kernel: 52,044 parameters. As the authors did, train the
+two parts separately, and then the whole network from the trained parts::
 
     python -m studies run ddplus_kernel
     python -m studies run allcnn
@@ -24,7 +24,7 @@ from .pv_finder import common
 from .pv_finder.networks import TRACKS_TO_KERNEL, allcnn
 
 WEIGHTS: Final = pathlib.Path(__file__).with_name("ddplus.safetensors")
-"""Parameters that were trained before; the page on PV-finder says how."""
+"""Trained parameters; the page on PV-finder describes the training."""
 
 
 def study(
@@ -33,10 +33,11 @@ def study(
     """Return the study.
 
     Args:
-        seed: of the initial parameters, the order of mini-batches, and the split of ``data``.
+        seed: the seed of the initial parameters, the order of mini-batches, and the split of
+            ``data``.
         data: a ROOT file with hits, an HDF5 file with tracks, or a folder; ``None``: toy events.
-        events: how many toy events are for training.
-        pretrained: begin with the parameters that come with the package.
+        events: the number of toy events for training.
+        pretrained: start from the trained parameters in the package.
     """
     made = common.study(
         name="ddplus",

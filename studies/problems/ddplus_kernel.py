@@ -1,16 +1,17 @@
-"""The first part of DDplus: from the tracks of an event to its kernel.
+"""The first part of DDplus: from the tracks of an event to the kernel.
 
-DDplus sees the beam in 40 intervals of 10 mm, each with the tracks that pass the beam in it or
-within 5 mm of it, and with the same weights. Each track's nine features go through one network
-9 → 25×5 → 50 → 25 → 25 → 50 → 25 → 25 → 8 channels × 100 bins (LeakyReLU 0.01 after each layer),
-which is summed over the tracks of the interval; then convolutions 8→25 of width 25 and 25→1 of
-width 5, each with LeakyReLU, a layer 100 → 100, softplus, × 0.01: 45,351 parameters. The loss is
-the mean over the bins of ((ŷ − y)/0.01)², y the kernel in 2500 mm⁻².
+DDplus divides the beam into 40 intervals of 10 mm, with the same weights in each. An interval has
+the tracks that pass the beam in the interval or within 5 mm of it. The nine features of each track
+go through one network 9 → 25×5 → 50 → 25 → 25 → 50 → 25 → 25 → 8 channels × 100 bins (LeakyReLU
+0.01 after each layer). The outputs are summed over the tracks of the interval. Then follow
+convolutions 8→25 of width 25 and 25→1 of width 5, each with LeakyReLU, a layer 100 → 100, softplus,
+and × 0.01: 45,351 parameters. The loss is the mean over the bins of ((ŷ − y)/0.01)², with the
+kernel y in 2500 mm⁻².
 
 Sources: Akar et al. 2021, *Progress in developing a hybrid deep learning algorithm for identifying
-and locating primary vertices* (arXiv:2103.04962). Its network has all 4000 bins at once, 16.9
-million parameters, and takes ten times as long for an event; the project's later networks see
-intervals (Akar et al. 2023, arXiv:2309.12417).
+and locating primary vertices* (arXiv:2103.04962). The network of the paper has all 4000 bins at
+once and 16.9 million parameters, and takes ten times as long for an event. Later networks of the
+project use intervals (Akar et al. 2023, arXiv:2309.12417).
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ from .pv_finder.networks import (
 
 WIDTH: Final = INTERVAL_BINS * BIN_WIDTH
 NEAR: Final = 1.0
-"""Tracks farther from the beam than this in x or y (mm) are not seen."""
+"""Tracks farther from the beam than this in x or y (mm) are left out."""
 
 
 def study(seed: int, data: pathlib.Path | None = None, events: int = 1000) -> Study:
     """Return the study.
 
     Args:
-        seed: of the initial parameters, the order of mini-batches, and the split of ``data``.
+        seed: the seed of the initial parameters, the order of mini-batches, and the split of
+            ``data``.
         data: a ROOT file with hits, an HDF5 file with kernels and tracks, or a folder; ``None``:
             toy events.
-        events: how many toy events are for training.
+        events: the number of toy events for training.
     """
     made = common.study(
         name="ddplus_kernel",
@@ -72,7 +74,7 @@ def study(seed: int, data: pathlib.Path | None = None, events: int = 1000) -> St
 
 
 def quiet(made: Study) -> Study:
-    """Return the study with small weights where tracks are summed, of which there are many."""
+    """Return the study with small initial weights before the sum over many tracks."""
     name = f"{list(OF_TRACKS)[-1]}.weight"
     return common.with_initial(made, {name: np.float32(0.1) * made.initial[name]})
 
@@ -80,8 +82,9 @@ def quiet(made: Study) -> Study:
 def tracks(events: Sequence[Event]) -> np.ndarray:
     """Return the tracks in each interval, shape (n, most rows of an event, 11), float32.
 
-    x and y in 0.1 mm; z in 5 mm from the middle of the interval; asinh of the ellipsoid's six
-    numbers in mm⁻², over 5; the number of the interval; and 1. Rows of 0 fill up.
+    The columns are: x and y in 0.1 mm; z in 5 mm from the middle of the interval; asinh of the six
+    numbers of the ellipsoid in mm⁻², divided by 5; the number of the interval; and 1. Other rows
+    are 0.
     """
     found = [_rows(event.tracks) for event in events]  # type: ignore[arg-type]
     rows = np.zeros((len(events), max(1, *map(len, found)), FEATURES + 2), np.float32)

@@ -1,10 +1,10 @@
-"""Handwritten digits: a small perceptron on images that scikit-learn ships, or on MNIST.
+"""Handwritten digits: a small perceptron on the images of scikit-learn, or on MNIST.
 
-Data: 1797 grey images of 64 pixels from 0 to 1, ten classes (a copy of the test set of the UCI
-ML hand-written digits data). 1440 are for training, 357 are held out, drawn with the seed. The
-model is 64-32-10 with ReLU (784-32-10 for MNIST, of which a fifth is held out); the loss is the
-mean cross-entropy over the mini-batch. Weights and biases start uniform in ±1/√(inputs of the
-layer), PyTorch's rule, drawn by NumPy once for both.
+The data are 1797 grey images of 64 pixels from 0 to 1, in ten classes (a copy of the test set of
+the UCI ML hand-written digits data). 1440 images are for training, 357 are held out, drawn with the
+seed. The model is 64-32-10 with ReLU; for MNIST it is 784-32-10, and a fifth of the images is held
+out. The loss is the mean cross-entropy over the mini-batch. Initial weights and biases are uniform
+in ±1/√(inputs of the layer), as in PyTorch, and drawn by NumPy once for both frameworks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def study(seed: int, data: pathlib.Path | None = None) -> Study:
     """Return the study.
 
     Args:
-        seed: of the split, the initial parameters and the order of the mini-batches.
-        data: a folder with MNIST's IDX files; ``None``: scikit-learn's digits.
+        seed: the seed of the split, the initial parameters and the order of the mini-batches.
+        data: a folder with IDX files of MNIST; ``None``: the digits of scikit-learn.
     """
     everything, train_size = images(data)
     pixels = everything.inputs.shape[1]
@@ -60,11 +60,11 @@ def of_images(
     """Return a study of images of digits.
 
     Args:
-        seed: of all draws.
-        everything: the images, shape (n, pixels), and their classes.
-        train_size: how many of them are for training.
-        shapes: of the layers' weights.
-        rest: what the model of the study is.
+        seed: the seed of all draws.
+        everything: the images, shape (n, pixels), and the classes.
+        train_size: the number of images for training.
+        shapes: the shapes of the weights of the layers.
+        rest: the model of the study.
     """
     order = stream(seed, "split").permutation(len(everything.targets))
     train, test = everything.take(order[:train_size]), everything.take(order[train_size:])
@@ -89,10 +89,10 @@ def of_images(
 
 
 def images(data: pathlib.Path | None) -> tuple[Batch, int]:
-    """Return all images, inputs of shape (n, pixels) in [0, 1], and how many are for training.
+    """Return all images, shape (n, pixels), in [0, 1], and the number of images for training.
 
     Args:
-        data: a folder with IDX files; ``None``: scikit-learn's digits.
+        data: a folder with IDX files; ``None``: the digits of scikit-learn.
     """
     if data is None:
         from sklearn.datasets import load_digits
@@ -106,9 +106,9 @@ def images(data: pathlib.Path | None) -> tuple[Batch, int]:
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
-    """Return the share of examples whose largest output is the target's.
+    """Return the share of examples with the largest output at the target.
 
-    An example with a NaN among its outputs has no largest one.
+    An example with NaN in its outputs counts as wrong.
     """
     right = (np.argmax(outputs, axis=1) == targets) & ~np.isnan(outputs).any(axis=1)
     return float(np.mean(right))
@@ -117,8 +117,9 @@ def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
 def showcase(train: Batch, test: Batch, count: int = 8) -> Batch:
     """Return held-out images from plain to ambiguous, the same for every run.
 
-    An image's margin is how much closer it is to its own class's mean image than to any other's;
-    the images are those at evenly spaced ranks of the margin, no class twice if it can be helped.
+    The margin of an image is its distance to the nearest mean image of another class, minus the
+    distance to the mean image of its own class. The images have evenly spaced ranks of the margin,
+    and different classes if possible.
     """
     means = np.stack([train.inputs[train.targets == c].mean(axis=0) for c in range(10)])
     distance = np.linalg.norm(test.inputs[:, None] - means, axis=2)
@@ -127,7 +128,7 @@ def showcase(train: Batch, test: Batch, count: int = 8) -> Batch:
     ranked = np.argsort(own - others, kind="stable")
     chosen: list[int] = []
     for start in np.linspace(0, len(ranked) - 1, count).round().astype(int):
-        # From this rank towards the plain ones, until a class comes that is not shown yet.
+        # From this rank towards plain images, until a class is not shown yet.
         candidates = ranked[: start + 1][::-1] if start else ranked
         shown = set(test.targets[chosen].tolist()) if chosen else set()
         fresh = [int(i) for i in candidates if int(test.targets[i]) not in shown]

@@ -1,6 +1,7 @@
-"""Handwritten digits with a small convolutional network; the data are those of ``digits``.
+"""Handwritten digits with a small convolutional network, on the data of ``digits``.
 
-Convolutions 3×3 with 8 and 16 channels, each with ReLU and a maximum over 2×2, and a linear layer.
+The network has 3×3 convolutions with 8 and 16 channels, each with ReLU and 2×2 max pooling, and a
+linear layer.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ def study(seed: int, data: pathlib.Path | None = None) -> Study:
     """Return the study.
 
     Args:
-        seed: of the split, the initial parameters and the order of the mini-batches.
-        data: a folder with MNIST's IDX files; ``None``: scikit-learn's digits.
+        seed: the seed of the split, the initial parameters and the order of the mini-batches.
+        data: a folder with IDX files of MNIST; ``None``: the digits of scikit-learn.
     """
     everything, train_size = images(data)
     side = round(everything.inputs.shape[1] ** 0.5)
@@ -79,7 +80,7 @@ def _nnx_model(side: int, features: int) -> Any:
             x = x.reshape(-1, side, side, 1)
             for layer in (self.conv1, self.conv2):
                 x = nnx.max_pool(nnx.relu(layer(x)), (2, 2), strides=(2, 2))
-            # PyTorch's order of the features: channels first.
+            # The order of the features in PyTorch: channels first.
             return self.out(x.transpose(0, 3, 1, 2).reshape(len(x), -1))
 
     return Network(nnx.Rngs(0))

@@ -1,8 +1,9 @@
 """Linear regression: fit y = m·x + b to noisy points.
 
-Only two parameters, so the whole training can be seen. Data: N = 120 points, x uniform in [−1, 3],
-y = 1.5·x − 0.5 + noise, noise normal with standard deviation 0.6. The loss is the sum
-Σ(y_pred − y_data)² over the mini-batch. Training starts far off, at (m, b) = (−1.5, 2.5).
+The model has two parameters, so a plane shows the whole training. The data are N = 120 points with
+x uniform in [−1, 3] and y = 1.5·x − 0.5 + noise, where the noise is normal with standard deviation
+0.6. The loss is the sum Σ(y_pred − y_data)² over the mini-batch. Training starts far from the
+minimum, at (m, b) = (−1.5, 2.5).
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ RATES: Final = {
     "rmsprop": 2e-1, "rprop": 5e-3, "schedule_free_adamw": 5.0, "schedule_free_sgd": 1e-2,
     "sgd": 2e-3, "sign_sgd": 5e-2, "signum": 5e-2, "sm3": 5e-1, "stable_adamw": 5e-2, "yogi": 2e-2,
 }  # fmt: skip
-"""Of 1, 2 and 5 times the powers of ten from 1e-4 to 5, the one that ends lowest (default seed); a
-smaller one for those whose step has a fixed length."""
+"""Of 1, 2 and 5 times the powers of ten from 1e-4 to 5, the rate with the lowest final loss
+(default seed); a smaller rate for algorithms with steps of a fixed length."""
 
 
 def study(seed: int) -> Study:
     """Return the study.
 
     Args:
-        seed: of the points, their noise and the order of the mini-batches.
+        seed: the seed of the points, the noise and the order of the mini-batches.
     """
     train = points(seed)
     return Study(
@@ -62,7 +63,7 @@ def study(seed: int) -> Study:
 
 
 def points(seed: int) -> Batch:
-    """Return the points (x, y), two vectors of 120 float32 numbers.
+    """Return the points (x, y), two float32 vectors of shape (120,).
 
     >>> x, y, _ = points(1)
     >>> x.shape, y.dtype.name
@@ -75,7 +76,7 @@ def points(seed: int) -> Batch:
 
 
 def sum_of_squares(outputs: Any, targets: Any) -> Any:
-    """Return Σ(outputs − targets)², of arrays of any framework."""
+    """Return Σ(outputs − targets)² for arrays of any framework."""
     residual = outputs - targets
     return (residual * residual).sum()
 

@@ -1,8 +1,8 @@
-"""Recorded runs as one page: ``python -m studies report DIR… --out report.html``.
+"""Write recorded runs to one page: ``python -m studies report DIR… --out report.html``.
 
-The page is one HTML file that needs no network: the data, Plotly and the page's own script are in
-it. ``runs`` finds and reads the runs, ``extras`` adds what takes a model (the loss around a path,
-predicted histograms), ``page`` puts the file together.
+The page is one HTML file with the data, Plotly and a script, and needs no network. ``runs`` finds
+and reads the runs. ``extras`` adds results that need a model: the loss around a path, and predicted
+histograms. ``page`` assembles the file.
 """
 
 from .page import Report

@@ -1,4 +1,4 @@
-"""What the page shows of a run that takes its model: the loss around the path, predictions."""
+"""The parts of the page that need the model of a run: the loss around the path, predictions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .runs import numbers
 from .source import checked, study_of
 
 FILE: Final = "report.npz"
-"""Beside a run's record: what was computed, so that the next report is quick."""
+"""The file in the folder of a run with computed results, which saves time in the next report."""
 _ALONG: Final = ("path", "filters")
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What was computed of a run.
+    """The computed results of a run.
 
     Attributes:
-        landscapes: the losses around its path, by how their directions are chosen.
+        landscapes: the losses around the path, by the choice of directions.
         truth: true histograms of some held-out events, shape (events, bins), or empty.
-        prediction: predicted ones.
+        prediction: predicted histograms of the same events.
     """
 
     landscapes: dict[str, figures.Landscape]
@@ -40,7 +40,7 @@ class Extras:
     prediction: np.ndarray
 
     def page(self) -> dict[str, Any]:
-        """Return it as the page has it."""
+        """Return the results for the page, as JSON values."""
         return {
             "landscapes": {
                 name: {
@@ -61,16 +61,16 @@ class Extras:
 
 
 def of(run: records.Run, files: Mapping[str, str] | None = None) -> Extras | None:
-    """Return what can be computed of a run that ended; ``None`` for a run of no study.
+    """Return the computed results of a finished run; ``None`` for a run without a study.
 
-    It is computed once, and read from the run's folder from then on.
+    The results are computed once. Later calls read them from the folder of the run.
 
     Args:
-        run: which.
-        files: with studies, that the user named, by their names; others are not run.
+        run: the run.
+        files: files of studies that the user named, by name; other files are not executed.
 
     Raises:
-        OSError, ValueError: if the study cannot be made again.
+        OSError, ValueError: if the study cannot be loaded.
     """
     file = run.folder / FILE
     newest = max(f.stat().st_mtime for f in (run.folder / "checkpoints").iterdir())
@@ -78,10 +78,10 @@ def of(run: records.Run, files: Mapping[str, str] | None = None) -> Extras | Non
         try:
             return _read(file)
         except (OSError, ValueError, KeyError):
-            pass  # of another version, or half written: computed again
+            pass  # another version, or incomplete: compute again
     made = _compute(run, files or {})
     if made is not None:
-        with suppress(OSError):  # a folder that takes nothing is read all the same
+        with suppress(OSError):  # a read-only folder is fine
             _write(file, made)
     return made
 
@@ -121,7 +121,7 @@ def _write(file: pathlib.Path, made: Extras) -> None:
     for name, landscape in made.landscapes.items():
         for field, value in zip(fields(landscape), astuple(landscape), strict=True):
             arrays[f"{name}/{field.name}"] = value
-    # A new file that takes the name: a link that came with the folder would lead elsewhere.
+    # Rename a new file, because an existing file could be a link to another place.
     temporary = file.with_name(f"{FILE}.{os.getpid()}.part")
     temporary.unlink(missing_ok=True)
     try:

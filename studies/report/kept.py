@@ -1,7 +1,7 @@
-"""What a report has read of its runs, kept for the next report in the user's own cache.
+"""A cache of the runs that a report has read, for the next report.
 
-Not beside the runs: their folders may be anybody's, and what is read here goes into the page as it
-is.
+The cache is in a folder of the user, not beside the runs: other users may write there, and cached
+entries enter the page without checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Kept:
 
     Args:
         out: the file of the report.
-        asked: what else the entries depend on, JSON values.
+        asked: other values that the entries depend on, JSON values.
     """
 
     def __init__(self, out: pathlib.Path, asked: Sequence[Any]) -> None:
@@ -40,7 +40,7 @@ class Kept:
         self._new: dict[str, Any] = {}
 
     def get(self, folder: pathlib.Path) -> dict[str, Any] | None:
-        """Return the entry of a run, if the run is as it was."""
+        """Return the entry of a run, if the run has not changed."""
         found = self._old.get(str(folder.absolute()))
         if found is None or found["stamp"] != _stamp(folder):
             return None
@@ -48,12 +48,12 @@ class Kept:
         return entry
 
     def put(self, folder: pathlib.Path, entry: Mapping[str, Any]) -> None:
-        """Keep the entry of a run."""
+        """Store the entry of a run."""
         with suppress(OSError):
             self._new[str(folder.absolute())] = {"stamp": _stamp(folder), "entry": entry}
 
     def write(self) -> None:
-        """Write what is kept; a full disk is no reason to have no report."""
+        """Write the cache; errors such as a full disk are ignored."""
         text = json.dumps({"of": self._of, "entries": self._new})
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class Kept:
 
 
 def _stamp(folder: pathlib.Path) -> list[int]:
-    """Return what changes when a run is written to."""
+    """Return values that change whenever a run is written."""
     found = []
     for name in ("config.json", "records.sqlite", "checkpoints", "report.npz"):
         if (folder / name).exists():

@@ -135,7 +135,7 @@ function filterRuns() {
 
 function listStudies() {
   const named = studies.map((name) => [name, `${name.replaceAll("_", " ")} (${ofStudy(name).length})`]);
-  for (const [value, text] of [...named, [EVERY, `all together (${data.runs.length})`]]) {
+  for (const [value, text] of [...named, [EVERY, `all studies (${data.runs.length})`]]) {
     byId("study").append(element("option", text, { value }));
   }
   byId("study-choice").hidden = studies.length < 2;
@@ -322,7 +322,7 @@ function drawPath(run) {
   const div = byId("path");
   if (!scape) {
     Plotly.react(div, [], look({
-      annotations: [{ text: "No path of this run.", showarrow: false }],
+      annotations: [{ text: "This run has no path.", showarrow: false }],
       xaxis: { visible: false }, yaxis: { visible: false },
     }), OPTIONS);
     return;

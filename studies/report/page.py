@@ -1,4 +1,4 @@
-"""The page: one HTML file."""
+"""The HTML file of a report."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .source import named
 
 
 class Report:
-    """A report whose folders were found.
+    """A report with checked arguments.
 
     Args:
-        folders: with runs in them or below them.
-        out: the file.
-        landscapes: compute what takes a model: the loss around the paths, predictions.
-        studies: files with the studies of runs; no other file is run.
+        folders: folders with runs, at any depth.
+        out: the file to write.
+        landscapes: whether to compute the loss around the paths, and predictions.
+        studies: files with the studies of runs; no other file is executed.
 
     Raises:
-        FileNotFoundError: if a folder does not exist or holds no run, or a file is not there.
-        ValueError: if a study is no Python file, or two have one name.
+        FileNotFoundError: if a folder or file does not exist, or a folder has no run.
+        ValueError: if a study is not a Python file, or two studies have the same name.
         NotADirectoryError: if a folder is a file.
         IsADirectoryError: if ``out`` is a folder.
     """
@@ -56,7 +56,7 @@ class Report:
         self._landscapes = landscapes
 
     def carry_out(self, console: Console) -> pathlib.Path:
-        """Read the runs and write the page; return its file."""
+        """Read the runs and write the page; return the file."""
         found = self._read(console)
         runs = [part for part in found if part.entry is not None]
         texts = thinned([(part.entry or {})["pictures"] for part in runs])
@@ -82,7 +82,7 @@ class Report:
         return self._out
 
     def _read(self, console: Console) -> list[_Read]:
-        """Read the runs that are not as they were when the last report was made."""
+        """Read the runs; take those that have not changed since the last report from the cache."""
         kept = Kept(self._out, [self._landscapes, self._stamps()])
         found = []
         with progress(console, "the runs", len(self._folders)) as tick:
@@ -112,7 +112,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of a folder; ``entry``: what the page has of it, without its label."""
+    """The contents of a folder; ``entry``: its data for the page, without the label."""
 
     folder: pathlib.Path
     config: dict[str, Any]
@@ -144,7 +144,7 @@ _SCRIPTS: Final = ("page.js", "pictures.js", "pair.js", "begin.js")
 
 
 def page(data: dict[str, Any]) -> str:
-    """Return the HTML of a report's data."""
+    """Return the HTML for the data of a report."""
     from plotly.offline import get_plotlyjs
 
     own = files(__package__)
@@ -152,6 +152,6 @@ def page(data: dict[str, Any]) -> str:
     return Template((own / "page.html").read_text(encoding="utf-8")).substitute(
         style=(own / "page.css").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
-        data=text.replace("<", "\\u003c"),  # no name ends the script, or begins a comment
+        data=text.replace("<", "\\u003c"),  # names cannot end the script or begin a comment
         script="\n".join((own / name).read_text(encoding="utf-8") for name in _SCRIPTS),
     )

@@ -18,7 +18,7 @@ function offer(id, names, texts = names) {
 
 const KINDS = ["epochs", "steps"];
 const WORDS = {
-  step_size: "size of the step", angle: "angle to the step before", grad_norm: "norm of the gradient",
+  step_size: "size of the step", angle: "angle to the previous step", grad_norm: "norm of the gradient",
   update_ratio: "step relative to the parameters", act_zeros: "share of zeros", lr: "learning rate",
 };
 const spoken = (name) => WORDS[name] ?? name.replaceAll("_", " ").replaceAll("/", ": ");
@@ -49,7 +49,7 @@ function drawHeat() {
   const div = byId("heat");
   byId("heat-section").hidden = ![...chosen].some((i) => data.runs[i].pictures?.length > 2);
   if (!picture) {
-    empty(div, "No layers of this run.");
+    empty(div, "This run has no layers.");
     return;
   }
   const { names, z } = picture.layers[measure];
@@ -108,7 +108,7 @@ function drawSpread() {
   const of = offer("spread-of", Object.keys(spreads[profile] ?? {}));
   const div = byId("spread-chart");
   if (!of) {
-    empty(div, "No distributions of this run.");
+    empty(div, "This run has no distributions.");
     return;
   }
   div.style.height = "";
@@ -131,7 +131,7 @@ function drawSpread() {
     margin: { l: 60, r: 12, t: 10, b: 42 },
     xaxis: { title: { text: one } },
     yaxis: {
-      title: { text: "size of an element" }, tickvals: ticks,
+      title: { text: "magnitude of an element" }, tickvals: ticks,
       ticktext: ticks.map((n) => (n ? `2<sup>${power(kept[n])}</sup>` : "0")),
     },
   }), OPTIONS);

@@ -1,4 +1,4 @@
-"""What the page draws of the layers of a run, over its epochs and over its steps."""
+"""Data for the pictures of the layers of a run, over epochs and over steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 from optstudy_core.instruments import PROFILES
 
 MOST: Final = 200
-"""Columns that a picture has at most: rows between them are left out."""
+"""The largest number of columns in a picture; more rows are thinned."""
 _HISTOGRAMS: Final = tuple(name for name in PROFILES if name.endswith("_histogram"))
 NETWORK: Final = "network"
-"""What the network is called among its layers."""
+"""The name of the whole network in the list of layers."""
 
 
 def pictures(epochs: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]) -> str:
@@ -24,9 +24,9 @@ def pictures(epochs: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, A
         steps: rows of the steps.
 
     Returns:
-        by ``"epochs"`` and ``"steps"``: the numbers of the rows as ``x``; under ``layers`` by
-        quantity ``{"names": […], "z": [[…]]}`` with a line for each layer; and under ``spreads``
-        by profile and layer a histogram with a line for each bin.
+        a dictionary for ``"epochs"`` and one for ``"steps"``. ``x`` has the numbers of the rows.
+        ``layers`` has ``{"names": […], "z": [[…]]}`` by quantity, with a line for each layer.
+        ``spreads`` has a histogram by profile and layer, with a line for each bin.
     """
     made = {"epochs": _of("epoch", epochs), "steps": _of("step", steps)}
     return json.dumps({kind: found for kind, found in made.items() if found}, separators=(",", ":"))
@@ -88,7 +88,7 @@ def _is_map(value: Any) -> bool:
 
 
 def short(value: Any) -> float | None:
-    """Return a number with few digits; what is none, or not finite, is a gap.
+    """Return a number with few digits; ``None`` for other values, and for NaN and infinity.
 
     >>> short(0.123456), short(math.inf), short(None), short(10**400)
     (0.1235, None, None, None)
@@ -103,14 +103,14 @@ def short(value: Any) -> float | None:
 
 
 BUDGET: Final = 5_000_000
-"""Characters that the pictures of all runs together have at most, or a little more."""
+"""The approximate limit of characters for the pictures of all runs."""
 
 
 def thinned(texts: Sequence[str]) -> list[str]:
-    """Return the pictures of several runs with so many columns less that a page opens quickly.
+    """Return the pictures of several runs with fewer columns, so that the page opens quickly.
 
     Args:
-        texts: of :func:`pictures`.
+        texts: the texts from :func:`pictures`.
     """
     stride = math.ceil(sum(map(len, texts)) / BUDGET)
     return list(texts) if stride <= 1 else [_thinned(text, stride) for text in texts]

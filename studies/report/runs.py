@@ -1,4 +1,4 @@
-"""Runs as the page shows them: found, read, and made numbers and words."""
+"""Find and read the runs of a report, and convert them to the data of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from studies import figures, records
 from .pictures import pictures, short
 
 DIGITS: Final = 5
-"""Significant digits of what is drawn."""
+"""Significant digits of drawn values."""
 _HIDDEN: Final = frozenset({"out", "overwrite", "parameters", "hyperparameters", "platform"})
 
 
@@ -27,7 +27,7 @@ class Problem:
 
     Attributes:
         place: the folder.
-        what: what was expected and what was found.
+        what: the expected and the actual content.
     """
 
     place: str
@@ -35,11 +35,11 @@ class Problem:
 
 
 def find(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Return the folders of all runs in some folders and below them, each once.
+    """Return the folders of all runs in some folders, at any depth, each once.
 
     Raises:
-        FileNotFoundError: if a folder does not exist or holds no run.
-        NotADirectoryError: if one is a file.
+        FileNotFoundError: if a folder does not exist or has no run.
+        NotADirectoryError: if a folder is a file.
     """
     found: dict[pathlib.Path, None] = {}
     for folder in folders:
@@ -59,7 +59,7 @@ def find(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Problem]]:
-    """Return the runs of some folders, and what could not be read."""
+    """Return the runs of some folders, and the problems of reading them."""
     runs, problems = [], []
     for folder in folders:
         try:
@@ -77,14 +77,14 @@ def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Probl
 
 
 def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
-    """Return what the page has of each run, JSON values."""
+    """Return the data of each run for the page, as JSON values."""
     return [
         {"label": label, **entry_of(run)} for run, label in zip(runs, labels(runs), strict=True)
     ]
 
 
 class Labelled(Protocol):
-    """What a label is made of."""
+    """The attributes of a run that its label needs."""
 
     @property
     def config(self) -> dict[str, Any]: ...
@@ -94,7 +94,7 @@ class Labelled(Protocol):
 
 
 def labels(runs: Sequence[Labelled]) -> list[str]:
-    """Return a name for each run: what it is, and what tells it from the others."""
+    """Return a name for each run, with the settings that distinguish it from other runs."""
     own = dict.fromkeys(key for run in runs if _is_own(run) for key in run.config)
     keys = {True: list(dict.fromkeys((*_KEYS, *own))), False: list(_KEYS)}
     differing = {
@@ -112,7 +112,7 @@ def labels(runs: Sequence[Labelled]) -> list[str]:
             and key not in _HIDDEN
         ]
         names.append(" · ".join(words[:_MOST]) or run.folder.name)
-    # Two of the same name: their folders tell them apart.
+    # Runs with the same name get the folder in the name.
     return [
         f"{name} · {run.folder}" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)
@@ -130,11 +130,11 @@ def _differs(key: str, runs: Sequence[Labelled]) -> bool:
 _KEYS: Final = ("study", "algorithm", "method", "dialect", "lr", "backend", "seed")
 _ALWAYS: Final = frozenset({"algorithm", "backend"})
 _MOST: Final = 6
-"""Entries of a configuration that a name has at most."""
+"""The largest number of configuration entries in a name."""
 
 
 def _word(key: str, value: Any) -> str:
-    """Return an entry of a configuration in a name: of ``lr`` and the user's own with its key."""
+    """Return the text of a configuration entry in a name; ``lr`` and own entries have the key."""
     if key == "backend":
         return figures.FRAMEWORKS.get(value, str(value))
     text = str(value).replace("_", " ")
@@ -142,7 +142,7 @@ def _word(key: str, value: Any) -> str:
 
 
 def entry_of(run: records.Run) -> dict[str, Any]:
-    """Return what the page has of a run, without its label; JSON values."""
+    """Return the data of a run for the page, without the label; JSON values."""
     config = {k: v for k, v in run.config.items() if k not in _HIDDEN and k != "versions"}
     versions = run.config.get("versions", {})
     versions = versions if isinstance(versions, dict) else {}
@@ -150,9 +150,9 @@ def entry_of(run: records.Run) -> dict[str, Any]:
     factor = column(run, "method/lr_factor", 1.0)
     columns = {name: column(run, name) for name in ("loss", "step_size", "angle")}
     seconds = column(run, "seconds")
-    columns["rate"] = column(run, "lr")  # a recorder's
+    columns["rate"] = column(run, "lr")  # from a recorder
     if np.isnan(columns["rate"]).all() and isinstance(rate, int | float) and abs(rate) < 2**1023:
-        # A factor holds from the end of its epoch on.
+        # A factor applies from the end of its epoch on.
         columns["rate"] = rate * np.concatenate([[1.0], factor[:-1]])
     entries = [(name, value) for row in run.rows for name, value in row.items()]
     metrics = dict.fromkeys(name for name, value in entries if _is_metric(name, value))
@@ -178,11 +178,11 @@ def entry_of(run: records.Run) -> dict[str, Any]:
 
 
 OWN: Final = "own runs"
-"""The study of a run that names none: of a training loop of the user's own."""
+"""The study name for runs without one, from training loops of the user."""
 
 
 MOST_ALERTS: Final = 100
-"""Alerts of a run's epochs, and of its steps, that a page has at most."""
+"""The largest number of alerts on a page, for the epochs and for the steps of a run."""
 
 
 def _alerts(word: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return an entry of a configuration for a cell of the table: a number, a text or nothing."""
+    """Return a configuration entry for a cell of the table: a number, a text or ``None``."""
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
 
 
@@ -212,7 +212,7 @@ def _last(values: np.ndarray) -> float:
 
 
 def column(run: records.Run, name: str, otherwise: float = math.nan) -> np.ndarray:
-    """Return a measurement over the epochs; one number where a run has none of the name."""
+    """Return a measurement over the epochs; ``otherwise`` where a run does not have it."""
     try:
         return run.column(name)
     except ValueError:
@@ -228,7 +228,7 @@ def _is_metric(name: str, value: Any) -> bool:
 
 
 def verdicts(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    """Return where the two frameworks part, of all comparisons beside the runs."""
+    """Return where the two frameworks diverge, for all comparisons beside the runs."""
     found = {folder.parent / "twins.json": None for folder in folders}
     result = []
     for file in found:
@@ -249,12 +249,12 @@ def verdicts(folders: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
                 }
             )
         except (ValueError, KeyError, TypeError):
-            continue  # of another version: the runs are shown all the same
+            continue  # another version: show only the runs
     return result
 
 
 def number(value: float | None) -> float | None:
-    """Return a number as the page has it; what is not finite is a gap.
+    """Return a number for the page; ``None`` if it is not finite.
 
     >>> number(1.23456789), number(math.inf)
     (1.2346, None)
@@ -265,7 +265,7 @@ def number(value: float | None) -> float | None:
 
 
 def numbers(values: Any) -> list[Any]:
-    """Return an array of numbers as the page has them, nested as it is."""
+    """Return an array of numbers for the page, as nested lists."""
     return [
         numbers(value) if isinstance(value, list) else number(value)
         for value in np.asarray(values, np.float64).tolist()

@@ -1,7 +1,7 @@
-"""The study of a run: taken from the package by its name, from a file only where the user names it.
+"""The study of a run: from the package by name, or from a file that the user names.
 
-A run's folder says which study it was, and the folder may be anybody's: what it names is compared
-with what is allowed, and neither imported nor run.
+The folder of a run has the name of its study, and any user may have written the folder. So the name
+is only compared with allowed names, and never imported or executed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _KINDS: Final[Mapping[str, tuple[type | tuple[type, ...], str]]] = {
     "lr": ((int, float), "a number"),
     "parameters": (dict, "shapes by name"),
 }
-"""What the configuration of a study's run has."""
+"""The entries in the configuration of a run of a study."""
 
 
 def checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the configuration of a study's run.
+    """Return the configuration of a run of a study.
 
     Raises:
-        ValueError: if an entry is missing or of another kind.
+        ValueError: if an entry is missing or has another type.
     """
     for name, (kinds, expected) in _KINDS.items():
         if name not in config:
@@ -44,14 +44,14 @@ def checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def named(files: Sequence[str]) -> dict[str, str]:
-    """Return files with studies, by their names without folders.
+    """Return files with studies, by name without the folder.
 
     Args:
-        files: that the user named; they are not run yet.
+        files: the files that the user named; they are not executed here.
 
     Raises:
-        ValueError: if one is no Python file, or two have one name.
-        FileNotFoundError: if there is no such file.
+        ValueError: if a file is not a Python file, or two files have the same name.
+        FileNotFoundError: if a file does not exist.
     """
     found: dict[str, str] = {}
     for file in files:
@@ -69,11 +69,11 @@ def study_of(config: Mapping[str, Any], files: Mapping[str, str]) -> Study:
 
     Args:
         config: the configuration of the run, checked.
-        files: that the user named, by their names.
+        files: the files that the user named, by name.
 
     Raises:
-        ValueError: if the study is a file that the user did not name, or not that of the run.
-        FileNotFoundError: if its data are not there.
+        ValueError: if the study is a file that the user did not name, or another study.
+        FileNotFoundError: if the data of the study do not exist.
     """
     source = config["source"]
     if source not in STUDIES:

@@ -263,7 +263,7 @@ def test_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
         known = Difference("a cause", "definition", largest)
         monkeypatch.setitem(EXPECTED, "sgd torch: itself()", known)
         first, second = (quick(m.peer) for m in found)
-        assert (first.expected, first.verdict) == (False, "same, though said to differ")
+        assert (first.expected, first.verdict) == (False, "same, but listed as different")
         assert second.expected == (largest >= apart)
         assert second.verdict == ("differs: a cause" if largest >= apart else "**differs**")
 

@@ -91,7 +91,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     recorded = digests.recorded()["sgd torch"]
     assert f"sgd-torch  sgd torch  recorded is {recorded}" in said
-    assert "4 of 4 digests are not the recorded ones" in said
+    assert "4 of 4 digests differ from the recorded digests" in said
     for bad, message in {
         "sgdd": "did you mean 'sgd'",
         "epoch.careful": "an epoch method has no digest",

@@ -395,7 +395,7 @@ def test_a_page_begins_with_one_study(tmp_path, tab):
     assert drawn(tab, "chart-loss") == listed.count() == 14
     colours = "new Set([...chosen].map(colour)).size"
     assert tab.evaluate(colours) == 14
-    tab.select_option("#study", label="all together (30)")
+    tab.select_option("#study", label="all studies (30)")
     assert tab.inner_text("#count") == "24 of 30 shown"
     tab.click("#all")
     assert drawn(tab, "chart-loss") == 30

@@ -1,8 +1,8 @@
-"""``optax``: its functions against the dialect "optax" of ours, run in NumPy.
+"""Peers in ``optax``, compared with our dialect "optax" in NumPy.
 
-To add a peer: ``pair("lion", "lion", {"b1": 0.95}, b1=0.95)``. The first name is ours, the second
-the function of ``optax`` (or a function itself, of ``optax.contrib``); the dictionary holds our
-arguments, the keywords optax's.
+To add a peer: ``pair("lion", "lion", {"b1": 0.95}, b1=0.95)``. The first name is that of our
+algorithm, the second is the function of ``optax`` (or a function, for example of
+``optax.contrib``). The dictionary has our arguments, the keywords are those of optax.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PEERS = [
             "accumulated",
             adapted.multi_steps,
             {"accumulation_steps": k},
-            scheduled=False,  # optax's counts its own steps
+            scheduled=False,  # optax counts the steps itself
             name="MultiSteps",
             every_k_schedule=k,
         )
@@ -48,7 +48,7 @@ PEERS = [
         lr=1.0,
         name="contrib.mechanize",
     ),
-    # Where the rate falls, roundings grow: both are 2e-11 from a loop in extended precision.
+    # Rounding errors grow while the rate falls: both are 2e-11 from a loop in extended precision.
     pair(
         "mechanic",
         adapted.mechanize,

@@ -1,4 +1,4 @@
-"""Functions of optax that are changed so that they can be compared: each says how."""
+"""Functions of optax with changes that allow a comparison; each docstring has the change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optax._src import factorized
 
 
 def madgrad(rate: Any, **given: Any) -> Any:
-    """Return optax's with a float64 counter: it takes √(k + 1) of an int32, in float32."""
+    """Return that of optax with a float64 counter; optax takes √(k + 1) of an int32, in float32."""
     schedule = (lambda count: rate(count.astype(np.int32))) if callable(rate) else rate
     tx = optax.contrib.madgrad(schedule, **given)
 
@@ -27,7 +27,7 @@ def madgrad(rate: Any, **given: Any) -> Any:
 
 
 def _counting_in_double(make: Callable[..., Any], **given: Any) -> Any:
-    """Return optax's with float64 counters: its warm-up divides an int32, in float32."""
+    """Return that of optax with float64 counters; its warm-up divides an int32, in float32."""
     tx = make(**given)
 
     def init(params: Any) -> Any:
@@ -39,24 +39,24 @@ def _counting_in_double(make: Callable[..., Any], **given: Any) -> Any:
 
 
 def schedule_free_sgd(rate: float, **given: Any) -> Any:
-    """Return optax's, which counts in double."""
+    """Return that of optax with float64 counters."""
     return _counting_in_double(optax.contrib.schedule_free_sgd, learning_rate=rate, **given)
 
 
 def schedule_free_adamw(rate: float, **given: Any) -> Any:
-    """Return optax's, which counts in double."""
+    """Return that of optax with float64 counters."""
     return _counting_in_double(optax.contrib.schedule_free_adamw, learning_rate=rate, **given)
 
 
 def first_optimistic_adam(rate: float, **given: Any) -> Any:
-    """Return the function that ``optimistic_adam_v2`` replaces, without its warning."""
+    """Return the predecessor of ``optimistic_adam_v2``, without the warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # in favour of optimistic_adam_v2
         return optax.optimistic_adam(rate, **given)
 
 
 def adafactor(rate: Any, **given: Any) -> Any:
-    """Return optax's with t^-0.8 and momentum in the parameters' dtype: it has them in float32."""
+    """Return that of optax with t^-0.8 and momentum in the parameter dtype instead of float32."""
 
     def in_double(i: Any, exponent: Any = 0.8) -> Any:
         return 1 - (i + 1).astype(float) ** -exponent
@@ -69,7 +69,7 @@ def adafactor(rate: Any, **given: Any) -> Any:
 
 
 def sm3(rate: float, **given: Any) -> Any:
-    """Return optax's, with scalars as vectors of one: it fails for scalars."""
+    """Return that of optax with scalars as vectors of one element; optax fails for scalars."""
     tx = optax.sm3(rate, **given)
 
     def raised(tree: Any) -> Any:
@@ -83,7 +83,7 @@ def sm3(rate: float, **given: Any) -> Any:
 
 
 def muon(rate: Any, **given: Any) -> Any:
-    """Return optax's for matrices, and its AdamW for the rest: its own would look ahead there."""
+    """Return that of optax for matrices, and AdamW without Nesterov momentum for the rest."""
 
     def labels(params: Any) -> Any:
         return jax.tree.map(lambda p: "muon" if p.ndim == 2 else "adamw", params)
@@ -96,12 +96,12 @@ def muon(rate: Any, **given: Any) -> Any:
 
 
 def polyak_sgd(rate: Any, max_lr: float = 1.0, **given: Any) -> Any:
-    """Return optax's, whose scaling is our learning rate."""
+    """Return that of optax with its scaling as our learning rate."""
     return optax.polyak_sgd(max_learning_rate=max_lr, scaling=rate, **given)
 
 
 def sophia(rate: Any, **given: Any) -> Any:
-    """Return optax's, which is handed its estimates."""
+    """Return that of optax with given estimates."""
     handed = optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(),
         lambda updates, state, params=None, *, hessian, **extra: (hessian, state),
@@ -110,7 +110,7 @@ def sophia(rate: Any, **given: Any) -> Any:
 
 
 def lookahead(rate: Any, **given: Any) -> Any:
-    """Return optax's, with the slow weights in its state."""
+    """Return that of optax with the slow weights in the state."""
     tx = optax.lookahead(optax.adam(rate), **given)
 
     def update(grads: Any, state: Any, params: Any) -> Any:
@@ -124,7 +124,7 @@ def lookahead(rate: Any, **given: Any) -> Any:
 
 
 def sam(rate: float, rho: float, **given: Any) -> Any:
-    """Return optax's with an ε beside the norm: without, a gradient of zeros gives NaN."""
+    """Return that of optax with ε added to the norm; otherwise zero gradients give NaN."""
 
     def along(grads: Any, params: Any) -> Any:
         length = optax.tree.norm(grads) + 1e-12
@@ -135,33 +135,33 @@ def sam(rate: float, rho: float, **given: Any) -> Any:
 
 
 def mechanize(rate: Any, **given: Any) -> Any:
-    """Return optax's around Adam."""
+    """Return that of optax around Adam."""
     return optax.contrib.mechanize(optax.adam(rate), **given)
 
 
 def clip_by_global_norm(rate: Any, max_norm: float) -> Any:
-    """Return optax's before Adam."""
+    """Return that of optax before Adam."""
     return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(rate))
 
 
 def clip(rate: Any, max_delta: float) -> Any:
-    """Return optax's before Adam."""
+    """Return that of optax before Adam."""
     return optax.chain(optax.clip(max_delta), optax.adam(rate))
 
 
 def adaptive_grad_clip(rate: Any, clipping: float) -> Any:
-    """Return optax's before Adam."""
+    """Return that of optax before Adam."""
     return optax.chain(optax.adaptive_grad_clip(clipping), optax.adam(rate))
 
 
 def multi_steps(rate: Any, every_k_schedule: int) -> Any:
-    """Return optax's around Adam, with a mean in the parameters' dtype: its own is float32."""
+    """Return that of optax around Adam, with a mean in the parameter dtype instead of float32."""
     tx = optax.MultiSteps(optax.adam(rate), every_k_schedule, accumulator_dtype=np.float64)
     return tx.gradient_transformation()
 
 
 def ema(rate: Any, decay: float) -> Any:
-    """Return Adam with optax's average of the parameters at the end of its state."""
+    """Return Adam with the parameter average of optax at the end of the state."""
     tx, mean = optax.adam(rate), optax.ema(decay)
 
     def update(grads: Any, state: Any, params: Any) -> Any:
@@ -176,7 +176,7 @@ def ema(rate: Any, decay: float) -> Any:
 
 
 def _two(make: Callable[[], Any]) -> Any:
-    """Return optax.multi_transform of two, whose leaves take turns."""
+    """Return optax.multi_transform of two transformations, for alternate leaves."""
     return optax.multi_transform({"a": make(), "b": make()}, ["a", "b", "a", "b", "a"])
 
 
@@ -188,4 +188,4 @@ AROUND: dict[str, Callable[[Callable[[], Any]], Any]] = {
     "multi_transform": _two,
     "MultiSteps": _every_third,
 }
-"""Transformations that go around others."""
+"""Transformations around others."""

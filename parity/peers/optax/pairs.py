@@ -1,4 +1,4 @@
-"""How ours and a function of optax are trained side by side."""
+"""Pairs of our algorithms and functions of optax."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ def runner(
     inputs: Sequence[str] = (),
     seen: Callable[[Any, Any], Any] = lambda state, params: params,
 ) -> Runner:
-    """Return what trains with ``make(learning_rate)`` in one jitted scan.
+    """Return a function that trains with ``make(learning_rate)`` in one jitted scan.
 
     Args:
-        make: makes the transformation of a schedule or, if it takes none, of a number.
-        lr: the learning rate where the problem has none of its own.
-        scheduled: whether it takes a schedule: then one compilation serves every problem.
-        inputs: names of what it is given besides the gradient.
-        seen: what is compared, of the state and the parameters after a step; the parameters.
+        make: a function of a schedule or, if not ``scheduled``, a number, which returns the
+            transformation.
+        lr: the learning rate for problems without one.
+        scheduled: whether ``make`` takes a schedule; then all problems share a compilation.
+        inputs: names of inputs besides the gradient.
+        seen: a function of the state and the parameters after a step that returns the arrays to
+            compare; by default the parameters.
     """
 
     def scan(params: Any, grads: Any, rates: Any, given: Any) -> Any:
@@ -72,20 +74,20 @@ def pair(
     average: bool = False,
     **given: Any,
 ) -> Peer:
-    """Return our algorithm and a function of optax.
+    """Return a pair of our algorithm and a function of optax.
 
     Args:
-        algorithm: a name of ``ALGORITHMS`` or of ``WRAPPERS``.
-        theirs: name of a function of optax, or the function.
+        algorithm: a name in ``ALGORITHMS`` or ``WRAPPERS``.
+        theirs: the name of a function of optax, or the function.
         ours: our hyperparameters, without the learning rate.
         lr: the learning rate of both.
-        scheduled: whether optax takes a schedule for it.
-        dialect: ours.
-        chained: further steps around the transformation.
-        name: what the function is called; its own name by default.
+        scheduled: whether optax accepts a schedule as learning rate.
+        dialect: our dialect.
+        chained: further transformations around that of optax.
+        name: the name in the table; by default that of the function.
         shown: the arguments to show; all by default.
-        average: compare the averages instead of the parameters; optax's is the end of its state.
-        given: optax's arguments, without the learning rate.
+        average: compare the averages instead of the parameters; in optax the end of the state.
+        given: the arguments of optax, without the learning rate.
     """
     function = getattr(optax, theirs) if isinstance(theirs, str) else theirs
     name = name or (theirs if isinstance(theirs, str) else function.__name__)
@@ -106,7 +108,7 @@ def pair(
 
 
 def same(algorithm: str, theirs: str | Callable[..., Any], **given: Any) -> Peer:
-    """Return a pair in which ours and optax's arguments have the same names."""
+    """Return a pair with the same names of arguments in both."""
     own = {k: v for k, v in given.items() if k not in ("lr", "scheduled", "name")}
     return pair(algorithm, theirs, own, **given)
 
@@ -118,13 +120,13 @@ def moving(
     lr: float = 1e-3,
     **given: Any,
 ) -> Peer:
-    """Return a pair in which hyperparameters move: as numbers in ours, injected in optax's.
+    """Return a pair with moving hyperparameters: numbers in ours, injected in optax.
 
     Args:
-        algorithm: a name of ``ALGORITHMS``.
-        theirs: name of a function of optax, or the function.
-        names: of the hyperparameters that move besides the learning rate; ``"alpha=decay"`` where
-            optax calls ours by another name.
+        algorithm: a name in ``ALGORITHMS``.
+        theirs: the name of a function of optax, or the function.
+        names: the names of moving hyperparameters besides the learning rate; ``"alpha=decay"`` if
+            optax has another name.
         lr: the learning rate of both at the first step.
         given: further arguments that have the same name in both.
     """
@@ -166,13 +168,13 @@ def moving(
 def under(
     wrapper: str, wrapped: Callable[[Any], Any], algorithm: str, theirs: Callable[..., Any]
 ) -> Peer:
-    """Return ours and a function of optax within another of its transformations, both in JAX.
+    """Return a pair in which a transformation of optax wraps both sides, in JAX.
 
     Args:
-        wrapper: what goes around both, for the table.
-        wrapped: puts it around a transformation.
-        algorithm: a name of ``ALGORITHMS``.
-        theirs: optax's function.
+        wrapper: the name of the wrapping transformation, for the table.
+        wrapped: a function that wraps a transformation.
+        algorithm: a name in ``ALGORITHMS``.
+        theirs: the function of optax.
     """
     ours = optstudy_jax.from_core(algorithm)
     return Peer(

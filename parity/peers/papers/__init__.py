@@ -1,7 +1,7 @@
-"""Loops written from the pseudocode of the papers, for dialects that no library ships.
+"""Loops written from the pseudocode of papers, for dialects without a library.
 
-Each is the rule of one element, with powers and counters as the paper has them; a dictionary holds
-what it carries, which starts from 0. A loop and its pair stand in one file, by the kind of rule.
+Each loop is the rule of one element, with powers and counters as in the paper. A dictionary holds
+the state, which starts at 0. A loop and its pair are in one file, by the kind of rule.
 """
 
 from __future__ import annotations

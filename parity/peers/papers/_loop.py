@@ -1,4 +1,4 @@
-"""What runs a loop of a paper, and the pair of our dialect "paper" and a loop."""
+"""The runner of a loop from a paper, and pairs of our dialect "paper" and a loop."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from parity.pairs import Arrays, Peer, Problem, Runner, core
 
 State = dict[str, Any]
-"""What a rule carries; ``value`` and ``hessian`` are those of the step."""
+"""The state of a rule, with ``value`` and ``hessian`` of the step."""
 
 Rule = Callable[[State, Any, Any, int, float], Any]
-"""The parameters after step t from the state, the parameters, the gradient, t and the rate."""
+"""A function of the state, the parameters, the gradient, t and the rate: the new parameters."""
 
 
 def runner(rule: Rule, lr: float, whole: bool = False) -> Runner:
-    """Return what trains with a rule, leaf by leaf.
+    """Return a function that trains with a rule, leaf by leaf.
 
     Args:
-        rule: of one leaf.
-        lr: the learning rate where the problem has none of its own.
-        whole: whether all leaves are one vector for it.
+        rule: the rule of one leaf.
+        lr: the learning rate for problems without one.
+        whole: whether the rule gets all leaves as one vector.
     """
 
     def run(problem: Problem) -> list[Arrays]:
@@ -73,14 +73,14 @@ def pair(
     whole: bool = False,
     **ours: Any,
 ) -> Peer:
-    """Return our dialect "paper" and a loop.
+    """Return a pair of our dialect "paper" and a loop.
 
     Args:
-        algorithm: a name of ``ALGORITHMS`` or of ``WRAPPERS``.
+        algorithm: a name in ``ALGORITHMS`` or ``WRAPPERS``.
         rule: the loop.
         lr: the learning rate of both.
-        scheduled: whether the rule reads it at every step.
-        whole: whether all leaves are one vector for the rule.
+        scheduled: whether the rule reads the learning rate at every step.
+        whole: whether the rule gets all leaves as one vector.
         ours: our hyperparameters.
     """
     return Peer(

@@ -1,4 +1,4 @@
-"""Adam and what follows from it: two averages, of the gradient and of its square."""
+"""Adam and related rules, with averages of the gradient and of its square."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .gradient import optimistic
 
 
 def moments(s: State, g: Any, b1: float = 0.9, b2: float = 0.999) -> tuple[Any, Any]:
-    """Return the averages of the gradient and of its square, one step on."""
+    """Return the next averages of the gradient and of its square."""
     s["m"] = b1 * s["m"] + (1 - b1) * g
     s["v"] = b2 * s["v"] + (1 - b2) * g**2
     return s["m"], s["v"]

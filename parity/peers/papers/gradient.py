@@ -1,4 +1,4 @@
-"""Rules of the gradient, its sign and its squares, without Adam's two averages."""
+"""Rules of the gradient, its sign and its squares, without the two averages of Adam."""
 
 from __future__ import annotations
 

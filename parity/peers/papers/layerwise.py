@@ -11,7 +11,7 @@ from .adam import moments
 
 
 def _ratio(weights: Any, update: Any) -> Any:
-    """Return a trust ratio: 1 for a layer or an update that is zero; papers do not say."""
+    """Return a trust ratio; 1 for a layer or an update that is zero, which papers leave open."""
     return weights / update if weights != 0 and update != 0 else 1.0
 
 

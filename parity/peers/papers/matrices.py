@@ -1,4 +1,4 @@
-"""Rules that look at rows and columns."""
+"""Rules of rows and columns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _adafactor(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 
 
 def _sm3(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
-    """Anil et al. 2019, Algorithm SM3-II, whose sets are the rows, the columns and so on."""
+    """Anil et al. 2019, Algorithm SM3-II, with rows, columns and so on as sets."""
     nu = np.zeros(theta.shape)
     new: State = defaultdict(float)
     for i in np.ndindex(theta.shape):
@@ -55,14 +55,14 @@ _POLAR_EXPRESS = (
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
     (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
 )
-"""The first polynomials of Amsel et al. 2025, Algorithm 1, before they are made safe."""
+"""The first polynomials of Amsel et al. 2025, Algorithm 1, before the safety factor."""
 
 
 _SIMPLE = ((3.4445, -4.775, 2.0315),) * 5
 
 
 def _newton_schulz(x: Any, triples: Any) -> Any:
-    """Jordan et al. 2024: a matrix with a norm of at least 1e-7, made orthogonal."""
+    """Jordan et al. 2024: orthogonalize a matrix; its norm counts as at least 1e-7."""
     x = x / max(np.linalg.norm(x), 1e-7)
     for a, b, c in triples:
         x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
@@ -70,7 +70,7 @@ def _newton_schulz(x: Any, triples: Any) -> Any:
 
 
 def _muon(s: State, theta: Any, g: Any, t: int, lr: float, triples: Any = _SIMPLE) -> Any:
-    """Jordan et al. 2024, with μ = 0.95 and Nesterov's momentum of an average; else Adam."""
+    """Jordan et al. 2024, with μ = 0.95 and Nesterov momentum of an average; else Adam."""
     if np.ndim(theta) != 2:
         return adam(s, theta, g, t, lr)
     s["b"] = 0.95 * s["b"] + (1 - 0.95) * g
@@ -92,7 +92,7 @@ def _normuon(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 
 
 def _normuon_of_the_program(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
-    """The authors' program: it looks ahead, and the norm of what is made orthogonal is kept."""
+    """The authors' program, with Nesterov momentum and the norm of the orthogonalized matrix."""
     if np.ndim(theta) != 2:
         return adam(s, theta, g, t, lr)
     s["M"] = s["M"] + (1 - 0.95) * (g - s["M"])
@@ -117,7 +117,7 @@ def _adamuon(s: State, theta: Any, g: Any, t: int, lr: float, nesterov: bool = F
 
 
 def _shampoo(s: State, theta: Any, g: Any, t: int, lr: float, ridge: float = 0.0) -> Any:
-    """Gupta et al. 2018, Algorithm 2, with ε = 1 and roots by NumPy's eigenvectors."""
+    """Gupta et al. 2018, Algorithm 2, with ε = 1 and roots from eigenvectors of NumPy."""
     x = np.reshape(g, (*(np.shape(g) or (1,))[:1], -1))
     axes = [(x, "L"), (x.T, "R")][: max(1, min(np.ndim(g), 2))]
     for y, name in axes:

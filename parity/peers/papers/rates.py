@@ -1,4 +1,4 @@
-"""Rules that find their learning rate, or need no schedule for it."""
+"""Rules that find a learning rate, or need no schedule."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _momo_adam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
     s["gamma"] = 0.9 * s["gamma"] + 0.1 * (g @ theta)
     h = (1 + lr * 0.1) * (s["f"] - s["gamma"]) + m @ theta
     tau = min(lr / (1 - 0.9**t), max(h, 0.0) / (m @ (m / scale)))
-    # The paper divides the stepped parameters' old part by 1 + αλ, and the step not.
+    # The paper divides the old parameters by 1 + αλ, but not the step.
     return theta / (1 + lr * 0.1) - tau * m / scale
 
 

@@ -11,7 +11,7 @@ from .adam import adam, moments
 
 
 def _cautious(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
-    """Liang et al. 2024, their Adam: what agrees in sign, over its share from 0.001 on."""
+    """Liang et al. 2024, for Adam: elements that agree in sign, divided by their share ≥ 0.001."""
     m, v = moments(s, g)
     mask = np.where(m * g > 0, 1.0, 0.0)
     u = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
@@ -19,7 +19,7 @@ def _cautious(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 
 
 def _by_unit(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
-    """Brock et al. 2021, their equation 3 before Adam, with the rows of a matrix as units."""
+    """Brock et al. 2021, equation 3 before Adam, with the rows of a matrix as units."""
 
     def norm(x: Any) -> Any:
         axes = tuple(range(1, x.ndim)) if x.ndim > 1 else None
@@ -42,7 +42,7 @@ def _lookahead(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 
 
 def _sam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
-    """Foret et al. 2021, Algorithm 1 with Adam's step, ρ = 0.05, and 1e-12 beside the norm."""
+    """Foret et al. 2021, Algorithm 1 around Adam, ρ = 0.05, and 1e-12 added to the norm."""
     if t % 2:
         s["w"] = theta
         return theta + 0.05 * g / (np.sqrt(np.sum(g**2)) + 1e-12)
@@ -50,7 +50,7 @@ def _sam(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
 
 
 def _skipping(s: State, theta: Any, g: Any, t: int, lr: float) -> Any:
-    """Kumar et al. 2025, running moments of the norm, and of the loss: Adam without what jumps."""
+    """Kumar et al. 2025: Adam that skips steps with jumps of the norm or of the loss."""
     now = np.array([np.sqrt(np.sum(g**2)), s["value"]], np.float64)
     seen = s.setdefault("seen", [])
     if len(seen) >= 5 and s["row"] < 3:

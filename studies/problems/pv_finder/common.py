@@ -1,4 +1,4 @@
-"""What AllCNN and DDplus share as studies: events to examples, and what is measured."""
+"""Code shared by the studies AllCNN and DDplus: examples from events, and measurements."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ def study(
     """Return a study of events.
 
     Args:
-        name: of the study.
-        title: of the study.
-        seed: of all draws.
+        name: the name of the study.
+        title: the title of the study.
+        seed: the seed of all draws.
         data: a file or folder; ``None``: toy events.
-        events: how many toy events are for training; half as many others, at most 1000, are held
-            out. Every seed has the same.
-        need: what the network sees of an event.
-        inputs: makes the network's inputs of events, shape (n, …), float32.
-        wanted: makes what the network should say of them, shape (n, 4000), float32; ``None``: the
-            histograms of vertices, by which it is measured, too.
-        shapes: of the layers' weights.
-        model: makes the network, given :mod:`.torch_models` or :mod:`.nnx_models`.
-        loss: the name of a function of both of these.
-        batch_size: at most; files of few events have smaller ones.
-        dropout: its places.
-        gain: of the initial weights; see :func:`studies.study.layers`.
+        events: the number of toy events for training; half as many others, at most 1000, are held
+            out. Every seed has the same events.
+        need: the part of an event that the network gets.
+        inputs: a function from events to inputs of the network, shape (n, …), float32.
+        wanted: a function from events to targets of the network, shape (n, 4000), float32;
+            ``None``: the histograms of vertices, which also measure the network.
+        shapes: the shapes of the weights of the layers.
+        model: a function of :mod:`.torch_models` or :mod:`.nnx_models` that makes the network.
+        loss: the name of a function in both of these modules.
+        batch_size: the largest batch size; files with few events have smaller batches.
+        dropout: the dropout layers.
+        gain: the gain of the initial weights; see :func:`studies.study.layers`.
         start: initial parameters that are not drawn, by name.
-        pretrained: a file with the parameters to begin with; ``None``: those drawn.
-        rest: what :class:`~studies.study.Study` has besides.
+        pretrained: a file with initial parameters; ``None``: drawn parameters.
+        rest: other arguments of :class:`~studies.study.Study`.
     """
     if data is None:
         held_out = max(1, min(1000, events // 2))
@@ -79,7 +79,7 @@ def study(
     batch_size = max(1, min(batch_size, len(everything) - held_out))
     train_rows, test_rows = split(examples, batch_size, order, held_out)
     train, test = examples.take(train_rows), examples.take(test_rows)
-    # Of a file all events are shown, as a network that was trained before has seen none of them.
+    # Show all events of a file, because a trained network has seen none of them.
     shown = test if data is None else examples
     of_shown = [everything[i] for i in (test_rows if data is None else range(len(everything)))]
     initial, leaves = layers(seed, shapes, gain)
@@ -115,38 +115,38 @@ def study(
 
 
 def _models(framework: str) -> Any:
-    """Return the module with the networks of a framework, which is imported when it is needed."""
+    """Import and return the module with the networks of a framework."""
     return import_module(f"{__package__}.{framework}_models")
 
 
 def cycle(lr: float, steps: int, warmup: float = 0.1) -> Schedule:
-    """Return a rate that rises from lr/25 for a share of the steps, and falls to 0 as a cosine."""
+    """Return a rate that rises from lr/25 for a part of the steps, and falls to 0 as a cosine."""
     rising = max(1, int(warmup * steps))
     falling = Cosine(lr, 0.0, max(1, steps - rising))
     return joined(Linear(lr / 25, lr, rising), falling, at=[rising])
 
 
 def histograms(events: Sequence[Event]) -> np.ndarray:
-    """Return the histograms of the events' vertices, shape (n, 4000), float32."""
+    """Return the histograms of the vertices of events, shape (n, 4000), float32."""
     return np.stack([target(event) for event in events])
 
 
 def rates(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Return efficiency and false positives an event of the predicted histograms."""
+    """Return the efficiency and the false positives per event of predicted histograms."""
     counts = efficiency.count([efficiency.peaks(histogram) for histogram in outputs], targets)
     return {"efficiency": counts.efficiency, "false_positives": counts.false_positives}
 
 
 def weights(file: pathlib.Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the parameters in a file of safetensors.
+    """Return the parameters in a safetensors file.
 
     Args:
         file: the file.
-        like: parameters of the names and shapes that are expected.
+        like: parameters with the expected names and shapes.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds others.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file has other parameters.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there are no trained parameters yet")
@@ -162,10 +162,10 @@ def weights(file: pathlib.Path, like: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def with_initial(made: Study, some: Mapping[str, np.ndarray]) -> Study:
-    """Return the study with other initial parameters of some names."""
+    """Return the study with other values of some initial parameters."""
     return replace(made, initial=dict(made.initial) | dict(some))
 
 
 def with_landscape(made: Study, examples: int) -> Study:
-    """Return the study with the loss of its first training examples for drawings."""
+    """Return the study with only the first training examples in drawings of the loss."""
     return replace(made, landscape=made.train.take(slice(0, examples)))

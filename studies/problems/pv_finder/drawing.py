@@ -1,4 +1,4 @@
-"""Predicted vertices, drawn."""
+"""Figures of predicted vertices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .event import bin_centres
 
 
 def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
-    """Draw what the network of a run says of some held-out events."""
+    """Draw the predictions of the network of a run for some held-out events."""
     inputs, targets, _ = shown(study)
     outputs = learner.outputs(at_epochs(study, run)[-1], inputs)
     heading = f"{heading_of(study, run)}: held-out events"
@@ -27,7 +27,7 @@ def vertex_histograms(figure: Figure, study: Study, run: Run, learner: Learner) 
 
 
 def kernels(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
-    """Draw the true and the predicted kernels of some held-out events, and a part enlarged."""
+    """Draw the true and the predicted kernels of some held-out events, with an enlarged part."""
     inputs, targets, _ = shown(study)
     outputs = learner.outputs(at_epochs(study, run)[-1], inputs)
     heading = f"{heading_of(study, run)}: held-out events"
@@ -37,7 +37,7 @@ def kernels(figure: Figure, study: Study, run: Run, learner: Learner) -> None:
 def histograms(
     figure: Figure, *, inputs: np.ndarray, targets: np.ndarray, outputs: np.ndarray, heading: str
 ) -> None:
-    """Draw the true and the predicted histograms of some events' vertices, and a part enlarged."""
+    """Draw true and predicted histograms of the vertices of some events, with an enlarged part."""
     _mirrored(figure, inputs, targets, outputs, heading, "vertices a bin", peaks)
 
 
@@ -50,7 +50,7 @@ def _mirrored(
     unit: str,
     places_of: Callable[[np.ndarray], np.ndarray] | None,
 ) -> None:
-    """Draw the truth up and the prediction down, so that both can be seen where they agree."""
+    """Draw the truth upwards and the prediction downwards, so that both are visible."""
     z = bin_centres()
     figure.set_size_inches(11.0, 1.3 + 2.5 * len(targets))
     figure.suptitle(heading, x=0.01, ha="left")

@@ -1,4 +1,4 @@
-"""How many vertices are found: efficiency and false positives, as PV-finder counts them."""
+"""Efficiency and false positives of found vertices, with the definition of PV-finder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .event import BIN_WIDTH, Z_MIN
 THRESHOLD: Final = 1e-2
 INTEGRAL: Final = 0.2
 WIDTH: Final = 3
-"""A peak is a run of at least three bins of at least 0.01 that sum to at least 0.2."""
+"""A peak has at least three adjacent bins of at least 0.01, with a sum of at least 0.2."""
 WINDOW: Final = 0.5
-"""A peak within this distance of a true one (mm) has found it."""
+"""A true peak is found if a predicted peak is within this distance (mm)."""
 
 
 class Counts(NamedTuple):
-    """What became of the vertices of some events.
+    """The counts for the vertices of some events.
 
     Attributes:
-        found: true peaks that a predicted one has found.
-        missed: those that none has.
-        false: predicted peaks where no vertex is.
-        events: how many events there were.
+        found: the number of true peaks that a predicted peak has found.
+        missed: the number of true peaks that no predicted peak has found.
+        false: the number of predicted peaks without a vertex.
+        events: the number of events.
     """
 
     found: int
@@ -34,25 +34,25 @@ class Counts(NamedTuple):
 
     @property
     def efficiency(self) -> float:
-        """The share of true peaks that were found; NaN if there is none."""
+        """The share of true peaks that were found; NaN if there are no true peaks."""
         true = self.found + self.missed
         return self.found / true if true else float("nan")
 
     @property
     def false_positives(self) -> float:
-        """False peaks an event."""
+        """The false peaks per event."""
         return self.false / self.events if self.events else float("nan")
 
 
 def peaks(histogram: np.ndarray, integral: float = INTEGRAL) -> np.ndarray:
     """Return z of the peaks of a histogram, mm.
 
-    A peak's place is the mean of its bins, weighted with their heights. Bins that are not finite
-    are below every threshold.
+    The place of a peak is the mean of its bins, weighted by their heights. Bins that are not finite
+    count as below every threshold.
 
     Args:
-        histogram: shape (4000,).
-        integral: what the bins of a peak sum to at least.
+        histogram: an array of shape (4000,).
+        integral: the smallest sum of the bins of a peak.
 
     >>> histogram = np.zeros(4000); histogram[1000:1003] = 0.2, 0.4, 0.2
     >>> peaks(histogram).round(6).tolist()
@@ -71,15 +71,15 @@ def peaks(histogram: np.ndarray, integral: float = INTEGRAL) -> np.ndarray:
 
 
 def count(places: Sequence[np.ndarray], targets: np.ndarray) -> Counts:
-    """Count what was found in some events, as PV-finder counts (its ``efficiency.py``).
+    """Count the found vertices of some events, as ``efficiency.py`` of PV-finder does.
 
-    Truth are the peaks of the target: reconstructible vertices that overlap are one. A peak that no
-    true one is near is false, except in a bin of the target that is NaN, where a vertex is that is
-    not reconstructible.
+    The true peaks are those of the target, in which overlapping reconstructible vertices are one
+    peak. A predicted peak without a true peak nearby is false, except in a bin with target NaN,
+    which has a vertex that is not reconstructible.
 
     Args:
         places: z of the peaks of each event, mm.
-        targets: of the events, shape (n, 4000).
+        targets: the targets of the events, shape (n, 4000).
     """
     found = missed = false = 0
     for here, target in zip(places, targets, strict=True):

@@ -23,23 +23,23 @@ _AXES: Final = ("major_axis", "minor_axis1", "minor_axis2")
 def read(path: pathlib.Path, need: Need) -> list[Event]:
     """Return the events of a file, or of all files of a folder.
 
-    ROOT files have a tree ``kernel`` (``zdata``, ``pv_loc``, ``pv_ntrks``: kernels as PV-finder
-    made them, and ``xmax``, ``ymax`` if there are) or a tree ``data`` (``hit_x`` …, ``prt_px`` …,
-    ``pvr_z``: hits and particles, from which tracks and kernels are made). HDF5 files have
-    ``kernel`` or ``poca_KDE_A`` of shape (events, 4000), ``Xmax`` and ``Ymax`` likewise, and for
-    each event a list of numbers in ``pv_loc`` and ``pv_ntrks`` (or ``pv_ntracks``), and in
-    ``poca_x``, ``major_axis_x`` and their like if there are tracks: a group of one dataset an
-    event, or one array padded with NaN.
+    ROOT files have a tree ``kernel`` or a tree ``data``. ``kernel`` has the kernels of PV-finder
+    (``zdata``, ``pv_loc``, ``pv_ntrks``, and possibly ``xmax``, ``ymax``). ``data`` has hits and
+    particles (``hit_x`` …, ``prt_px`` …, ``pvr_z``), from which tracks and kernels are computed.
+    HDF5 files have ``kernel`` or ``poca_KDE_A``, and possibly ``Xmax`` and ``Ymax``, of shape
+    (events, 4000). They have a list of numbers for each event in ``pv_loc`` and ``pv_ntrks`` (or
+    ``pv_ntracks``), and for tracks also in ``poca_x``, ``major_axis_x`` and so on: a group with one
+    dataset for each event, or one array padded with NaN.
 
     Args:
-        path: the file or folder. Of a folder's files those are read that have what is needed; if
-            several have the kernels, trees of kernels go before hits.
-        need: what an event must have.
+        path: the file or folder. In a folder, files with the needed data are read. If several files
+            have kernels, trees of kernels are preferred to hits.
+        need: the needed part of an event.
 
     Raises:
-        FileNotFoundError: if there is no such file, or no file in the folder.
-        ValueError: for a file that is not what it should be; the message says which, what was
-            expected and what was found.
+        FileNotFoundError: if the file does not exist, or the folder has no file.
+        ValueError: if a file is wrong; the message names the file, the expected and the actual
+            content.
     """
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES)
@@ -55,7 +55,7 @@ def read(path: pathlib.Path, need: Need) -> list[Event]:
         raise FileNotFoundError(f"{path}: there is no such file")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a file {', '.join(SUFFIXES)}, found {path.suffix!r}")
-    with np.errstate(all="ignore"):  # what is not finite is refused below
+    with np.errstate(all="ignore"):  # values that are not finite are refused below
         events = list((_root if path.suffix == ".root" else _hdf5)(path))
     if not events:
         raise ValueError(f"{path}: expected events, found none")
@@ -67,7 +67,7 @@ def read(path: pathlib.Path, need: Need) -> list[Event]:
 
 
 def _rank(file: pathlib.Path, need: Need) -> int:
-    """Return how well a file suits: 0 not at all, 2 if it has kernels as PV-finder made them."""
+    """Return a rank of a file: 0 if unsuitable, 2 if it has kernels of PV-finder."""
     if file.suffix != ".root":
         return 2
     with _opened(file) as (_, names):
@@ -90,12 +90,12 @@ def _check(path: pathlib.Path, number: int, event: Event) -> None:
         raise ValueError(f"{where}: expected a kernel of {BINS} bins, found {event.kernel.shape}")
 
 
-# What both formats share.
+# Functions for both formats.
 
 
 @contextmanager
 def _reading(path: pathlib.Path, what: str) -> Iterator[None]:
-    """Say of an error of a library, which may be of any class, what could not be read."""
+    """Convert an error of a library, of any class, to an error that names the unreadable part."""
     try:
         yield
     except Exception as error:
@@ -104,7 +104,7 @@ def _reading(path: pathlib.Path, what: str) -> Iterator[None]:
 
 
 def _numbers(where: str, value: Any, ndim: int, dtype: type[np.floating[Any]]) -> np.ndarray:
-    """Return an array of numbers, refuse other contents."""
+    """Return an array of numbers; refuse other contents."""
     found = np.asarray(value)
     if found.dtype.kind not in "biuf":
         raise ValueError(f"{where}: expected numbers, found {found.dtype}")
@@ -144,7 +144,7 @@ def _root(path: pathlib.Path) -> Iterator[Event]:
 def _events(
     path: pathlib.Path, name: str, tree: Any, found: set[str], wanted: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the numbers of each event, an array for each branch."""
+    """Yield, for each event, an array for each branch."""
     missing = [branch for branch in wanted if branch not in found]
     if missing:
         raise ValueError(
@@ -208,9 +208,9 @@ _COLUMNS: Final = (
     *(f"{axis}_{c}" for axis in _AXES for c in "xyz"),
 )
 _UNIT: Final = 2500.0
-"""Of ``kernel``, ``Xmax`` and ``Ymax`` in PV-finder's HDF5 files: mm⁻² and mm."""
+"""Units of ``kernel``, ``Xmax`` and ``Ymax`` in HDF5 files of PV-finder: mm⁻² and mm."""
 _MOST: Final = 1100
-"""Bytes that a byte of a file may stand for: gzip's limit is 1032."""
+"""The largest ratio of decompression; that of gzip is 1032."""
 
 
 def _hdf5(path: pathlib.Path) -> Iterator[Event]:
@@ -218,7 +218,7 @@ def _hdf5(path: pathlib.Path) -> Iterator[Event]:
 
     with _reading(path, "an HDF5 file"):
         file = h5py.File(path)
-        names = {str(name) for name in file}  # a damaged one comes as bytes
+        names = {str(name) for name in file}  # a damaged name is of type bytes
     with file:
         kernel = next((name for name in _KERNELS if name in names), None)
         kernels = None if kernel is None else _bins(path, file, kernel)
@@ -266,7 +266,7 @@ def _content(path: pathlib.Path, file: Any, name: str) -> Any:
         group = hasattr(entry, "keys")
         parts = {str(k): entry[k] for k in entry} if group else {"": entry}
         most = _MOST * path.stat().st_size
-        if sum(part.nbytes for part in parts.values()) > most:  # a damaged shape fills the memory
+        if sum(part.nbytes for part in parts.values()) > most:  # damaged: fills the memory
             raise ValueError("more than a file of its size holds")
         arrays = {key: part[()] for key, part in parts.items()}
     return arrays if group else arrays[""]

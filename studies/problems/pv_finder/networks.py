@@ -1,4 +1,4 @@
-"""The layers and losses of PV-finder's networks, for both frameworks."""
+"""The layers and losses of the networks of PV-finder, for both frameworks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .event import BINS, FEATURES
 
 LEAK: Final = 0.01
 ASYMMETRY: Final = 4.0
-"""Of the ratio loss. PV-finder trains with several: a larger one finds more vertices, and more that
-are none. With 3 and less AllCNN stays empty from its start on."""
+"""The asymmetry of the ratio loss. PV-finder trains with several values: a larger value finds more
+vertices and more false vertices. With 3 or less, the outputs of AllCNN stay empty."""
 SCALE: Final = 1e-2
-"""Of the kernel that DDplus makes of tracks."""
+"""The unit of the kernel inside DDplus."""
 
 
 def allcnn(features: int = 1) -> dict[str, tuple[int, int, int]]:
-    """Return the shapes of AllCNN's weights: (channels out, channels in, width)."""
+    """Return the shapes of the weights of AllCNN: (output channels, input channels, width)."""
     return {
         "conv1": (20, features, 25),
         "conv2": (10, 20, 15),
@@ -29,9 +29,9 @@ def allcnn(features: int = 1) -> dict[str, tuple[int, int, int]]:
 
 INTERVALS: Final = 40
 INTERVAL_BINS: Final = BINS // INTERVALS
-"""DDplus sees the beam in intervals of 10 mm, with the same weights in each."""
+"""DDplus divides the beam into intervals of 10 mm, with the same weights in each."""
 PADDING: Final = 5.0
-"""Tracks that pass the beam this near to an interval (mm) are seen in it too."""
+"""An interval also has tracks that pass the beam within this distance (mm) of the interval."""
 CHANNELS: Final = 8
 _SIZES: Final = (FEATURES, 25, 25, 25, 25, 25, 50, 25, 25, 50, 25, 25, CHANNELS * INTERVAL_BINS)
 OF_TRACKS: Final[dict[str, tuple[int, ...]]] = {
@@ -40,7 +40,7 @@ OF_TRACKS: Final[dict[str, tuple[int, ...]]] = {
 MIXING: Final[dict[str, tuple[int, int, int]]] = {"mix1": (25, CHANNELS, 25), "mix2": (1, 25, 5)}
 DENSE: Final[dict[str, tuple[int, ...]]] = {"dense": (INTERVAL_BINS, INTERVAL_BINS)}
 TRACKS_TO_KERNEL: Final = OF_TRACKS | MIXING | DENSE
-"""Shapes of the weights of DDplus' first part; the second is AllCNN."""
+"""Shapes of the weights of the first part of DDplus; the second part is AllCNN."""
 
 
 def ratio_cost(
@@ -50,10 +50,10 @@ def ratio_cost(
 
         r = |(ŷ + ε) / (y + ε)|,    cost = −ln(2r / (r² + 1)) · (1 + c·e^(−r))
 
-    A prediction that is too small (r < 1) costs up to 1 + c times as much as one too large.
+    A prediction that is too small (r < 1) costs up to 1 + c times as much as one that is too large.
 
     Args:
-        xp: the framework's functions.
+        xp: the functions of the framework.
         prediction: ŷ.
         target: y, finite.
         c: the asymmetry.

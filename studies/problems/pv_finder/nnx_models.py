@@ -1,4 +1,4 @@
-"""PV-finder's networks in Flax nnx; see :mod:`studies.problems.pv_finder.torch_models`."""
+"""The networks of PV-finder in Flax nnx; see :mod:`studies.problems.pv_finder.torch_models`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network of PV-finder is worth: how many vertices are found, and how well."""
+"""The performance of a network of PV-finder: efficiency, false positives and resolution."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .event import BIN_WIDTH, Z_MIN, Event
 from .targets import resolution
 
 INTEGRALS: Final = (0.02, 0.05, 0.1, 0.15, INTEGRAL, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5)
-"""What the bins of a peak sum to at least, in the scan."""
+"""The smallest sums of the bins of a peak, in the scan."""
 HEIGHTS: Final = (30.0, 60.0, 100.0, 150.0, 200.0, 300.0, 400.0, 600.0)
-"""Of peaks of the kernel, mm⁻², in the scan of the plain finder."""
+"""Heights of peaks of the kernel, mm⁻², in the scan of the plain finder."""
 TRACKS: Final = (5, 7, 10, 14, 20, 28, 40, 56, 80)
-"""Where the groups of vertices by their number of tracks begin."""
+"""The lower bounds of the groups of vertices by number of tracks."""
 SHOWN: Final = 3
 
 
@@ -33,9 +33,8 @@ class Found(NamedTuple):
     """Reconstructible vertices, arrays of shape (v,).
 
     Attributes:
-        tracks: how many each has.
-        residual: z of the closest peak minus that of the vertex, mm; NaN without a peak within
-            0.5 mm.
+        tracks: the number of tracks of each vertex.
+        residual: z of the closest peak minus z of the vertex, mm; NaN without a peak within 0.5 mm.
     """
 
     tracks: np.ndarray
@@ -49,13 +48,13 @@ def assess(
     targets: np.ndarray,
     events: Sequence[Event],
 ) -> Assessed:
-    """Return efficiency, false positives and resolution, and their figures.
+    """Return efficiency, false positives and resolution, with figures.
 
     Args:
-        outputs_of: the network.
-        inputs: what it sees of the events.
-        targets: of the events, shape (n, 4000).
-        events: n of them.
+        outputs_of: the network, a function of inputs.
+        inputs: the inputs of the network for the events, shape (n, …).
+        targets: the targets of the events, shape (n, 4000).
+        events: the n events.
     """
     outputs = outputs_of(inputs)
     places = [peaks(histogram) for histogram in outputs]
@@ -98,10 +97,11 @@ def scan(outputs: np.ndarray, targets: np.ndarray) -> list[tuple[float, float]]:
 
 
 def plain_scan(events: Sequence[Event], targets: np.ndarray) -> list[tuple[float, float]]:
-    """Return the same of a finder without a network, for each of :data:`HEIGHTS`.
+    """Return the same for a finder without a network, for each of :data:`HEIGHTS`.
 
-    A peak is a maximum of the kernel of at least that height, which rises by half of it above the
-    valleys beside it, and is the highest within 0.5 mm. Empty where an event has no kernel.
+    A peak is a maximum of the kernel with at least this height. It is higher than the adjacent
+    valleys by half of the height, and is the highest within 0.5 mm. Events without a kernel give an
+    empty result.
     """
     if any(event.kernel is None for event in events):
         return []
@@ -121,7 +121,7 @@ def plain_peaks(kernel: np.ndarray, height: float) -> np.ndarray:
 
 
 def vertices(places: Sequence[np.ndarray], events: Sequence[Event]) -> Found:
-    """Return how well each reconstructible vertex was found."""
+    """Return the residual of each reconstructible vertex."""
     tracks, residuals = [], []
     for here, event in zip(places, events, strict=True):
         true = event.vertices[event.reconstructible]
@@ -135,7 +135,7 @@ def vertices(places: Sequence[np.ndarray], events: Sequence[Event]) -> Found:
 
 
 def spread(residual: np.ndarray) -> float:
-    """Return half the width of the interval that has the middle 68 % of the finite values."""
+    """Return half the width of the interval with the middle 68 % of the finite values."""
     finite = residual[np.isfinite(residual)]
     if not len(finite):
         return float("nan")
@@ -190,7 +190,7 @@ def _draw(
 def _trade(
     ax: Axes, scan: Sequence[tuple[float, float]], plain: Sequence[tuple[float, float]]
 ) -> None:
-    """Draw efficiency over false positives while a threshold moves."""
+    """Draw efficiency over false positives for several thresholds."""
     efficiency, false = np.array(scan).T
     ax.plot(false, efficiency, "o-", color=BLUE, markersize=4, label="network")
     low, high = np.nan_to_num(efficiency.min()) - 0.05, max(0.3, 1.5 * false.max())

@@ -1,4 +1,4 @@
-"""Toy events, made once: as many as asked for, side by side, and kept."""
+"""Toy events, generated once in several processes and cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .event import Event
 
 Part = Literal["training", "held out"]
 CHUNK: Final = 250
-"""Events in a file."""
+"""The number of events in a file."""
 _LISTS: Final = ("vertices", "counts", "tracks")
 _ARRAYS: Final = ("kernel", "beam")
 
@@ -33,13 +33,13 @@ _ARRAYS: Final = ("kernel", "beam")
 def events(part: Part, number: int) -> list[Event]:
     """Return the first toy events of a part.
 
-    An event depends on its part and its place alone, so that every training sees the same events,
-    and none sees those that are held out. They are kept in the user's cache (20 kB an event); an
-    edit of the generator makes new ones.
+    An event depends only on its part and its place. So every training has the same events, and
+    held-out events are never used for training. Events are cached for the user (20 kB for each); a
+    change of the generator makes new events.
 
     Args:
-        part: which.
-        number: how many.
+        part: the part.
+        number: the number of events.
     """
     chunks = -(-number // CHUNK)
     folder = caches.folder("events") / _version()
@@ -54,7 +54,7 @@ def events(part: Part, number: int) -> list[Event]:
 
 
 def _made(part: Part, chunks: Sequence[int], number: int) -> dict[int, list[Event]]:
-    """Make the events of some chunks; of the last, as many as are asked for."""
+    """Make the events of some chunks; the last chunk may be incomplete."""
     places = {i: range(i * CHUNK, min(number, (i + 1) * CHUNK)) for i in chunks}
     total = sum(map(len, places.values()))
     if total <= CHUNK // 4:  # processes would take longer to start
@@ -83,7 +83,7 @@ def make(part: Part, place: int) -> Event:
 
 
 def _version() -> str:
-    """Return a digest of the code that makes events."""
+    """Return a digest of the files that generate events."""
     digest = hashlib.sha256()
     for module in (event, kernel, toy, tracks):
         digest.update(pathlib.Path(str(module.__file__)).read_bytes())
@@ -101,14 +101,14 @@ def _write(file: pathlib.Path, some: Sequence[Event]) -> None:
         with part.open("wb") as out:
             np.savez_compressed(out, **columns)
         part.replace(file)
-    except OSError as error:  # a full disk is no reason to have no events
+    except OSError as error:  # a full disk must not prevent events
         warnings.warn(f"{file}: events are not kept: {error}", stacklevel=2)
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
 def _read(file: pathlib.Path) -> list[Event] | None:
-    """Return the events of a file; ``None`` where there is no whole one."""
+    """Return the events of a file; ``None`` if the file is missing or damaged."""
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as columns:
             lists = {

@@ -1,4 +1,4 @@
-"""What a network should say of an event."""
+"""The targets of networks for an event."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from .event import BIN_WIDTH, BINS, Z_MIN, Event
 
 A, B, C = 0.926, 0.84, 0.0107
-"""Of the resolution of a vertex of n tracks, A·n^(−B) + C, mm (LHCb-PUB-2017-005)."""
+"""Constants of the resolution of a vertex with n tracks, A·n^(−B) + C, mm (LHCb-PUB-2017-005)."""
 FEW: Final = 4
 WIDE: Final = 0.1
-"""A vertex of fewer than four tracks has a width of 0.1 mm."""
+"""A vertex with fewer than four tracks has a width of 0.1 mm."""
 UNIT: Final = 0.15
 """A narrower peak than this (mm) has a larger area: UNIT/σ instead of 1."""
 REACH: Final = 5
-"""A peak has this many bins on each side of the vertex's own."""
+"""The number of bins of a peak on each side of the bin of the vertex."""
 OTHER: Final = 1e-2
 
 
 def resolution(tracks: np.ndarray) -> np.ndarray:
-    """Return the width of the peak of a vertex, mm, which falls with its number of tracks.
+    """Return the width of the peak of a vertex, mm, which decreases with the number of tracks.
 
     σ(n) = A·n^(−B) + C, and 0.1 mm for fewer than four tracks
 
@@ -33,11 +33,11 @@ def resolution(tracks: np.ndarray) -> np.ndarray:
 
 
 def target(event: Event) -> np.ndarray:
-    """Return the histogram of vertices, shape (4000,), float32, as PV-finder makes it.
+    """Return the histogram of vertices, shape (4000,), float32, as in PV-finder.
 
     A vertex at z is a Gaussian of width σ(n), integrated over each of eleven bins, and multiplied
-    by 0.15 mm/σ if that is more than 1. Where only vertices are that are not reconstructible, a bin
-    is NaN: whatever a network says there, it is neither right nor wrong.
+    by 0.15 mm/σ if that is more than 1. A bin with vertices that are all not reconstructible is
+    NaN, and predictions for the bin do not count.
     """
     wanted = event.reconstructible
     histogram = _peaks(event.vertices[wanted], event.counts[wanted])

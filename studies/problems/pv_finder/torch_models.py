@@ -1,4 +1,4 @@
-"""PV-finder's networks in PyTorch."""
+"""The networks of PV-finder in PyTorch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .networks import (
 
 
 class Convolution(nn.Conv1d):
-    """A ``Conv1d`` that a CPU computes with the channels last: in half the time."""
+    """A ``Conv1d`` that uses channels last on a CPU, which takes half the time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what ``Conv1d`` returns, for an input of shape (batch, channels, length)."""
+        """Return the result of ``Conv1d`` for an input of shape (batch, channels, length)."""
         x, weight = (
             values.unsqueeze(2).contiguous(memory_format=torch.channels_last)
             for values in (x, self.weight)
@@ -44,7 +44,7 @@ class AllCNN(nn.Module):
     Input: float, shape (batch, features, 4000). Output: float, shape (batch, 4000), all positive.
 
     Args:
-        features: 1 for the kernel, 3 for the kernel and where in x and y it is.
+        features: 1 for the kernel, 3 for the kernel with its x and y.
 
     >>> AllCNN()(torch.zeros(2, 1, 4000)).shape
     torch.Size([2, 4000])
@@ -60,10 +60,10 @@ class AllCNN(nn.Module):
 
 
 class TracksToKernel(nn.Module):
-    """A network of each track, summed over the tracks of an interval, convolutions, and a layer.
+    """A network for each track, summed over the tracks of an interval, convolutions, and a layer.
 
-    Input: float, shape (batch, rows, 11): nine features of a track, the number of the interval that
-    sees it, and 1; rows of zeros fill up. Output: the kernel, float, shape (batch, 4000), positive.
+    Input: float, shape (batch, rows, 11): nine features of a track, the number of the interval, and
+    1; other rows are zero. Output: the kernel, float, shape (batch, 4000), positive.
 
     >>> TracksToKernel()(torch.zeros(1, 3, 11)).shape
     torch.Size([1, 4000])
@@ -89,7 +89,7 @@ class TracksToKernel(nn.Module):
 
 
 class DDplus(TracksToKernel):
-    """The network of tracks, and AllCNN on the kernel that it makes.
+    """The network of tracks, followed by AllCNN on the predicted kernel.
 
     >>> DDplus()(torch.zeros(1, 3, 11)).shape
     torch.Size([1, 4000])
@@ -115,7 +115,7 @@ def _add(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _find(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return the histograms of vertices, by the layers of AllCNN."""
+    """Return the histograms of vertices from the layers of AllCNN."""
     *layers, last = allcnn()
     for name in layers:
         x = leaky_relu(module.get_submodule(name)(x), LEAK)
@@ -131,7 +131,7 @@ def ratio_loss(
 
 
 def square_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean of ((ŷ − y)/0.01)² over the bins whose target is not NaN."""
+    """Return the mean of ((ŷ − y)/0.01)² over the bins with a target that is not NaN."""
     return _mean_of_known(lambda y: square_cost(prediction, y), target)
 
 
@@ -139,7 +139,7 @@ def _mean_of_known(
     cost: Callable[[torch.Tensor], torch.Tensor], target: torch.Tensor
 ) -> torch.Tensor:
     known = ~torch.isnan(target)
-    # What is masked must be finite: 0·NaN in the backward pass is NaN.
+    # Masked values must be finite, because 0·NaN in the backward pass is NaN.
     costs = cost(torch.where(known, target, 1.0))
     result: torch.Tensor = torch.where(known, costs, 0.0).sum() / known.sum()
     return result

@@ -150,7 +150,7 @@ def test_a_folder_of_others_is_not_used(
     folder = tmp_path / "cache" / "optstudy"
     folder.mkdir(0o700, parents=True)
     made(folder)
-    with pytest.warns(RuntimeWarning, match=f"{fault}; so compiled kernels are not kept") as said:
+    with pytest.warns(RuntimeWarning, match=f"{fault}; so compiled kernels are not stored") as said:
         assert seven() == seven(TEXT + " ") == 7
     assert len(said) == 1  # once
     assert "set $XDG_CACHE_HOME to a folder" in str(said[0].message)
