@@ -15,19 +15,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import array_api_compat
-
 from .leaves import Leaves
-from .namespace import Array, namespace
+from .namespace import Array, device_of, namespace
 from .numpy_backend import NumPy
 from .passes import constant, to_numpy
-
-_TERMS = 4
-"""The number of parts that a sum along an axis adds at once, a power of two.
-
-The additions and their order do not depend on it. XLA makes one loop for four parts; for two or
-eight parts it keeps copies of the whole leaf. NumPy writes less than with two.
-"""
 
 
 def axis_mean(x: Array, axis: int) -> Array:
@@ -130,44 +121,7 @@ def _mean(x: Leaves, axis: int) -> Leaves:
 
 def _sum(x: Leaves, axis: int) -> Leaves:
     """Return the sum of float64 numbers."""
-    found = x.backend.sum_along(x, axis)
-    if found is not None:
-        return found
-    total, rows = x, 1 << max(x.shape[axis] - 1, 0).bit_length()
-    if not x.shape[axis]:
-        return x.backend.rearrange(functools.partial(_part, axis=axis, begin=0, end=1), x)
-    while rows > 1:
-        count = min(rows, _TERMS)
-        rows //= count
-        terms = [
-            x.backend.rearrange(functools.partial(_part, axis=axis, begin=b, end=b + rows), total)
-            for b in range(0, rows * count, rows)
-        ]
-        while count > 1:  # the order of adding halves
-            count //= 2
-            terms = [low + high for low, high in zip(terms[:count], terms[count:], strict=True)]
-        (total,) = terms
-    return total
-
-
-def _part(x: Any, axis: int, begin: int, end: int) -> Any:
-    """Return a part along an axis, with zeros beyond the end of the array."""
-    index = [slice(None)] * x.ndim
-    index[axis] = slice(begin, end)
-    missing = end - max(begin, x.shape[axis])
-    if missing <= 0:
-        return x[tuple(index)]
-    xp, shape = namespace(x), [*x.shape]
-    shape[axis] = missing
-    zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device_of(x))
-    if missing == end - begin:  # JAX refuses an empty part on a mesh with explicit axes
-        return zeros
-    return xp.concat([x[tuple(index)], zeros], axis=axis)
-
-
-def device_of(x: Any) -> Any:
-    """Return the device for new arrays; in JAX arrays go to the device of their use."""
-    return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
+    return x.backend.sum_along(x, axis)
 
 
 def rearranged(function: Callable[..., Any], *arrays: Array) -> Array:

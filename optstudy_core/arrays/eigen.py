@@ -16,10 +16,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .axes import axis_sum, device_of
+from .axes import axis_sum
 from .leaves import Leaves
 from .matrix import identity, largest, transposed
-from .namespace import Array, namespace
+from .namespace import Array, device_of, namespace
 from .numpy_backend import NumPy
 from .passes import constant, to_numpy
 

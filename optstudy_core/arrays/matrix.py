@@ -43,10 +43,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .axes import device_of
 from .bits import BIAS, biased_exponent, power_of_two
 from .leaves import Leaves
-from .namespace import Array, namespace
+from .namespace import Array, device_of, namespace
 from .numpy_backend import NumPy
 from .operators import Operators
 from .passes import constant, to_numpy

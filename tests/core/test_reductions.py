@@ -18,7 +18,7 @@ from harness import draw, same, slow, start, to_numpy, to_torch
 import optstudy_jax
 import optstudy_torch
 from optstudy_core import Algorithm, namespace
-from optstudy_core.arrays import axes, exact_sum, passes, reductions
+from optstudy_core.arrays import axes, exact_sum, halves, passes, reductions
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 from parity.backends import compiler
@@ -235,5 +235,5 @@ class NoEmptyPart(np.ndarray):
 
 def test_a_part_behind_the_end_of_an_array_is_not_taken_from_it() -> None:
     x = np.arange(1.0, 6.0).view(NoEmptyPart)
-    parts = [axes._part(x, axis=0, begin=b, end=b + 2).tolist() for b in (0, 2, 4, 6)]
+    parts = [halves.part(x, axis=0, begin=b, end=b + 2).tolist() for b in (0, 2, 4, 6)]
     assert parts == [[1.0, 2.0], [3.0, 4.0], [5.0, 0.0], [0.0, 0.0]]
