@@ -118,6 +118,20 @@ def without_amx(rounds: int) -> list[dict[str, Any]]:
     return [row | {"pair": f"{pair} (both without AMX)"} for row in rows]
 
 
+def renewed(found: dict[str, Any], names: list[str], rounds: int) -> dict[str, Any]:
+    """Return measurements with new rows for some algorithms.
+
+    Raises:
+        ValueError: for measurements from another machine, or with other versions.
+    """
+    if found["about"] != benchmarks.about():
+        raise ValueError(f"the results are of {found['about']}: measure all algorithms again")
+    rows = benchmarks.speed(rounds, names) + (without_amx(rounds) if "muon" in names else [])
+    known = {(row["pair"], row["algorithm"], row["tensors"]): row for row in found["rows"]}
+    known |= {(row["pair"], row["algorithm"], row["tensors"]): row for row in rows}
+    return found | {"date": datetime.now(UTC).date().isoformat(), "rows": list(known.values())}
+
+
 def page(found: dict[str, Any], notes: str) -> str:
     """Return the page with the measured values."""
     memory = [[kind, f"{x['extra_mib']:.0f} MiB"] for kind, x in found["memory"].items()]
@@ -161,8 +175,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="counted pairs (default 30)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder (default docs)")
     parser.add_argument("--from", dest="source", type=Path, help="earlier measurements")
+    parser.add_argument(
+        "--algorithms", help="measure steps of these only, with semicolons between; keep the rest"
+    )
     arguments = parser.parse_args()
-    if arguments.source is None:
+    if arguments.algorithms is not None:
+        file = arguments.docs / "performance.json"
+        found = renewed(
+            json.loads(file.read_text()), arguments.algorithms.split(";"), arguments.rounds
+        )
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    elif arguments.source is None:
         found = {
             "date": datetime.now(UTC).date().isoformat(),
             "rounds": arguments.rounds,
