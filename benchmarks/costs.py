@@ -213,8 +213,8 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             ax.loglog(
                 [r["size"] for r in rows], [r[name] for r in rows], look, marker="o", label=name
             )
-    ax.set_xlabel("parameters in one tensor")
-    ax.set_ylabel("ns per parameter and step")
+    ax.set_xlabel("elements in one tensor")
+    ax.set_ylabel("ns per element and step")
     ax.set_title("A step of Adam in float32")
     ax.grid(visible=True, which="major", alpha=0.3)
     ticks = [0.3, 0.5, 1, 2, 3, 5]

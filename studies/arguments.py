@@ -90,8 +90,8 @@ def parser_of_commands() -> argparse.ArgumentParser:
         type=_tune,
         default=(),
         metavar="lr=A,B,…",
-        help="use the best of these learning rates for each setting: that with the lowest final "
-        "loss of one training (default: the rate of the study or of the algorithm)",
+        help="use the best of these learning rates for each setting: the rate with the lowest "
+        "mean final loss over the seeds (default: the rate of the study or of the algorithm)",
     )
     compare.add_argument(
         "--seeds",

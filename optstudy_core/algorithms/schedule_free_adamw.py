@@ -1,12 +1,14 @@
-"""Schedule-Free AdamW: AdamW with an average instead of momentum and a decreasing rate.
+"""Schedule-Free AdamW: averaging replaces momentum and a schedule of the learning rate.
 
     vₜ = β₂·vₜ₋₁ + (1 − β₂)·gₜ²
     uₜ = −γₜ·(gₜ / (√v̂ₜ + ε) + λ·yₜ),    v̂ₜ = vₜ / (1 − β₂ᵗ),    γₜ = lr·min(t/T, 1)
 
-and the averaging of `optstudy_core/parts/schedule_free.py`, with gradients at the parameters yₜ.
-Evaluate with :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. The paper has vₜ
-instead of v̂ₜ and γₜ·√(1 − β₂ᵗ) instead of γₜ, also in the weights (``bias_in_lr``). During warm-up
-optax uses γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
+uₜ is the step of the averaging in `optstudy_core/parts/schedule_free.py`, and T is
+``warmup_steps``. Gradients are taken at the parameters yₜ. Evaluate the model at the averaged
+parameters, from :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. With
+``bias_in_lr`` (paper), vₜ replaces v̂ₜ, and γₜ·√(1 − β₂ᵗ) replaces γₜ, also in the weights of the
+average. With ``late_warmup`` (optax), the step uses γₜ₋₁ during warm-up; its weight in the average
+still uses γₜ.
 
 Source: Defazio et al. 2024, Algorithm 1 (`defazio2024road`).
 """
@@ -92,8 +94,10 @@ def update(
         warmup_steps: number T ≥ 0 of warm-up steps; 0 for none.
         maximize: climb instead of descend (the decay keeps its sign).
         equal_weights: weight all steps equally instead of by the square of the largest rate so far.
-        late_warmup: use the rate of the previous step during warm-up, from 0 on (optax).
-        bias_in_lr: correct the bias of the root in the rate, also for the decay and the weights.
+        late_warmup: use the rate of the previous step during warm-up, so that the first step has
+            the rate 0 (optax).
+        bias_in_lr: multiply the rate by √(1 − β₂ᵗ) instead of correcting vₜ, also for the decay
+            and the weights of the average (paper).
         cautious_decay: decay only elements with step·θ ≤ 0 (`chen2025cautious`).
 
     Returns:

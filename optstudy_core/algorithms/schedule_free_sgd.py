@@ -1,10 +1,11 @@
-"""Schedule-Free SGD: SGD with an average instead of a decreasing learning rate.
+"""Schedule-Free SGD: averaging replaces a schedule of the learning rate.
 
     uₜ = −γₜ·(gₜ + λ·yₜ),    γₜ = lr·min(t/T, 1)
 
-and the averaging of `optstudy_core/parts/schedule_free.py`, with gradients at the parameters yₜ.
-Evaluate with :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. During warm-up optax
-uses γₜ₋₁ for the step but γₜ for its weight (``late_warmup``).
+uₜ is the step of the averaging in `optstudy_core/parts/schedule_free.py`, and T is
+``warmup_steps``. Gradients are taken at the parameters yₜ. Evaluate the model at the averaged
+parameters, from :func:`~optstudy_core.schedule_free.schedule_free_eval_params`. With
+``late_warmup`` (optax), the step uses γₜ₋₁ during warm-up; its weight in the average still uses γₜ.
 
 Source: Defazio et al. 2024, equations 2 to 4 (`defazio2024road`).
 """
@@ -77,7 +78,8 @@ def update(
         warmup_steps: number T ≥ 0 of warm-up steps; 0 for none.
         maximize: climb instead of descend (the decay keeps its sign).
         equal_weights: weight all steps equally instead of by the square of the largest rate so far.
-        late_warmup: use the rate of the previous step during warm-up, from 0 on (optax).
+        late_warmup: use the rate of the previous step during warm-up, so that the first step has
+            the rate 0 (optax).
 
     Returns:
         ``(state, step)``; ``step`` has the shape and dtype of ``grad``.

@@ -4,14 +4,15 @@
     G' = Q_Lᵀ·Gₜ·Q_R,  M' = Q_Lᵀ·Mₜ·Q_R
     Vₜ = β₂·Vₜ₋₁ + (1 − β₂)·G'²
     θₜ = θₜ₋₁ − lr·λ·θₜ₋₁ − lr·Q_L·((M'/(1 − β₁ᵗ)) / (√(Vₜ/(1 − β₂ᵗ)) + ε))·Q_Rᵀ
-    L ← β·L + (1 − β)·Gₜ·Gₜᵀ,  R ← β·R + (1 − β)·Gₜᵀ·Gₜ
+    L ← β₃·L + (1 − β₃)·Gₜ·Gₜᵀ,  R ← β₃·R + (1 − β₃)·Gₜᵀ·Gₜ
     Q_L ← QR(L·Q_L),  Q_R ← QR(R·Q_R)    every ``precondition_frequency`` steps
 
-QR is the orthonormal factor. Before it, the columns of Q and with them Vₜ are sorted by the
-diagonal of Qᵀ·L·Q, the largest first. The first call takes no step: it sets L and R, and Q_L and
-Q_R are their eigenvectors. A vector takes a step of Adam. A leaf of more than two axes is a matrix
-with the output axis as rows, or several matrices (``output_axis``, ``reduction_axis``, ``split``:
-see :mod:`optstudy_core.arrays.blocks`). An axis longer than 1024 is not rotated. The formula
+QR(·) is the orthonormal factor of the QR decomposition. First the columns of Q_L are sorted by the
+diagonal of Q_Lᵀ·L·Q_L, the largest first, and Q_R likewise. Vₜ is permuted in the same way. The
+first call takes no step. It computes L and R, and sets Q_L and Q_R to their eigenvectors. A vector
+takes a step of Adam. A leaf with more than two axes becomes one matrix, whose rows are the output
+axis (``output_axis``). ``reduction_axis`` and ``split`` can divide it into several matrices: see
+:mod:`optstudy_core.arrays.blocks`. For an axis longer than 1024, Q is the identity. The formula
 follows the authors' program, which has more detail than Algorithm 3 of the paper.
 
 Products, eigenvectors and QR are those of :mod:`optstudy_core.matrix` and
@@ -119,7 +120,7 @@ def update(
         lr: learning rate, ≥ 0.
         b1: decay β₁ of the first moment, in [0, 1).
         b2: decay β₂ of the second moment, in [0, 1).
-        b3: decay β of L and R, in [0, 1).
+        b3: decay β₃ of L and R, in [0, 1).
         eps: ε ≥ 0, added outside the root.
         weight_decay: λ ≥ 0, decoupled.
         maximize: climb instead of descend.
@@ -155,7 +156,7 @@ def update(
     begins = doubles.of(state.t) == 0
 
     def in_basis(x: Array, bases: Array, back: bool = False) -> Array:
-        """Return Q_Lᵀ·x·Q_R, or its inverse; x is a matrix."""
+        """Return Q_Lᵀ·x·Q_R of a matrix; with ``back``, Q_L·x·Q_Rᵀ."""
         known = iter(parts(bases, squares))
         for n in turned:
             if n:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, Final
 
 from rich.console import Console
@@ -96,8 +97,7 @@ class Comparison:
         seeds: the number of seeds, starting at the seed of the plan.
         jobs: the number of processes that train.
         rates: learning rates to try for each combination before the comparison. The best one has
-            the lowest final loss of one training, with the seed and the first framework of the
-            plan.
+            the lowest mean of the final losses over all seeds, in the first framework of the plan.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -126,12 +126,20 @@ class Comparison:
         self.seeds = range(plan.seed, plan.seed + seeds)
         self.rates = rates
         self._search = {
-            cell.name: [self._task(_at(cell, lr), plan.seed, plan.backends[0]) for lr in rates]
+            cell.name: [
+                [self._task(_at(cell, lr), seed, plan.backends[0]) for seed in self.seeds]
+                for lr in rates
+            ]
             for cell in self.cells
         }
         # With a search for rates, the trainings to compare are known after the search.
-        found = [task for tasks in self._search.values() for task in tasks]
-        self.waiting = self._not_done(found or self.tasks)
+        self.waiting = self._not_done(self._searched or self.tasks)
+
+    @property
+    def _searched(self) -> list[Task]:
+        """The trainings of the search for rates."""
+        of_rates = itertools.chain.from_iterable(self._search.values())
+        return list(itertools.chain.from_iterable(of_rates))
 
     @property
     def tasks(self) -> list[Task]:
@@ -210,12 +218,12 @@ class Comparison:
 
     def _tune(self, console: Console) -> None:
         """Give each cell the best of the rates."""
-        tasks = [task for some in self._search.values() for task in some]
-        runs = self._train(tasks, "trainings of the search for rates", console)
+        runs = self._train(self._searched, "trainings of the search for rates", console)
         for number, cell in enumerate(self.cells):
-            losses = [runs[task.folder].loss for task in self._search[cell.name]]
+            losses = [[runs[task.folder].loss for task in some] for some in self._search[cell.name]]
             lr, loss = best(self.rates, losses)
-            console.print(f"{cell.label or cell.name}: learning rate {lr:g}, loss {loss:.4g}")
+            mean = "mean loss" if len(self.seeds) > 1 else "loss"
+            console.print(f"{cell.label or cell.name}: learning rate {lr:g}, {mean} {loss:.4g}")
             if lr in {min(self.rates), max(self.rates)} and len(self.rates) > 1:
                 console.print("  the best rate is at the end of the list: try rates beyond it")
             self.cells[number] = _at(cell, lr)
@@ -253,7 +261,7 @@ class Comparison:
         if self.rates:
             text += (
                 f"Learning rates: the best of {', '.join(f'{lr:g}' for lr in self.rates)} by the "
-                f"final loss of one training each, seed {self.plan.seed}.\n"
+                f"mean final loss over {self._of_seeds()}.\n"
             )
         write_text(file, text)
         console.print(f"  table:   {file}", soft_wrap=True, highlight=False)
@@ -264,6 +272,10 @@ class Comparison:
             drawn.append(figures.draw_paths(self.study, learner, each, drawn[0].parent))
         if drawn:
             console.print(f"  figures: {drawn[0].parent}\n", soft_wrap=True, highlight=False)
+
+    def _of_seeds(self) -> str:
+        first, last = self.seeds[0], self.seeds[-1]
+        return f"seed {first}" if first == last else f"seeds {first} to {last}"
 
     def _heading(self, cell: Cell, *, methods: bool) -> str:
         optimizer = cell.optimizer
@@ -285,13 +297,21 @@ def _at(cell: Cell, lr: float) -> Cell:
     return replace(cell, optimizer=replace(cell.optimizer, lr=lr), name=name)
 
 
-def best(rates: Sequence[float], losses: Sequence[float | None]) -> tuple[float, float]:
-    """Return the rate with the lowest loss, and that loss; a loss that is not finite is the worst.
+def best(rates: Sequence[float], losses: Sequence[Sequence[float | None]]) -> tuple[float, float]:
+    """Return the rate with the lowest mean loss, and that mean.
 
-    >>> best([0.1, 1.0, 10.0], [0.5, 0.25, math.nan])
-    (1.0, 0.25)
+    A rate with a loss that is not finite is the worst: a training with this rate can fail.
+
+    Args:
+        rates: the learning rates.
+        losses: for each rate, the final loss of each training.
+
+    >>> best([0.1, 1.0, 10.0], [[0.5, 0.5], [0.25, 0.5], [0.1, math.nan]])
+    (1.0, 0.375)
     """
-    worst = (math.inf if loss is None or math.isnan(loss) else loss for loss in losses)
+    numbers = ([math.nan if loss is None else loss for loss in some] for some in losses)
+    means = (fmean(some) for some in numbers)
+    worst = (mean if math.isfinite(mean) else math.inf for mean in means)
     loss, lr = min(zip(worst, rates, strict=True))
     return lr, loss
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: the page follows from its results, which can be renewed in part."""
+"""``python -m benchmarks.report``: the page follows from results that can be renewed in part."""
 
 from __future__ import annotations
 
