@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def _binary(operation: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -52,6 +52,15 @@ class Operators:
         )
 
     __rpow__ = __pow__
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"an array in a formula has no {name!r}: use operators, functions of "
+                "optstudy_core.namespace(x) such as sqrt and where, and the sums and norms of "
+                "optstudy_core.reductions"
+            )
 
     def __bool__(self) -> bool:
         raise TypeError("a formula may not branch on the values of arrays: use xp.where")

@@ -197,6 +197,7 @@ def test_a_tree_computes_like_its_leaves() -> None:
         (lambda x: x**2, "powers round differently"),
         (lambda x: x.__array_namespace__().exp(x), "may not use xp.exp"),
         (lambda x: x if x > 0 else -x, "may not branch on the values"),
+        (lambda x: x.sum(), "no 'sum': use .* sums and norms of optstudy_core.reductions"),
         (lambda x: x + Leaves([np.ones(1)] * 3, NumPy()), "same structure"),
     ],
 )
