@@ -25,6 +25,22 @@ class NumPy(Backend):
         with np.errstate(all="ignore"):
             return getattr(np, operation)(*args)
 
+    def meet(self, operation: str, *args: Any) -> Any:
+        # Most trees have one leaf. Without the general case an operation takes two thirds of the
+        # time.
+        own, trees = [], 0
+        for a in args:
+            if type(a) is Leaves and len(a.values) == 1 and a.values[0] is not None:
+                own.append(a.values[0])
+                trees += 1
+            elif type(a) is float or type(a) is int:
+                own.append(a)
+            else:
+                return super().meet(operation, *args)
+        if not trees:
+            return super().meet(operation, *args)
+        return Leaves((self.apply(operation, *own),), self)
+
     def full(self, value: Any, leaf: Any) -> Any:
         with np.errstate(all="ignore"):
             return np.full((), value, dtype=leaf.dtype)

@@ -206,6 +206,13 @@ def test_what_a_formula_may_not_do(formula: Any, message: str) -> None:
         formula(Leaves([np.ones(2), np.ones(2)], NumPy()))
 
 
+def test_a_function_of_numbers_alone_is_a_number() -> None:
+    tree = Leaves([np.ones(2, np.float32)], NumPy())
+    found = namespace(tree).maximum(0.1, 2)
+    assert isinstance(found, doubles.Doubles)
+    assert found.value == 2.0
+
+
 # Counts of steps, and numbers in double.
 
 
