@@ -1,10 +1,11 @@
 """``python -m parity digest``: one short text for the bits of an algorithm in a dialect.
 
-A digest is of a standard run: parameters of four shapes in four dtypes, 200 steps (20 of rules that
-multiply matrices), and hyperparameters that change before every step. Half of the leaves have the
-defaults of the dialect, the other half has every term of the formula switched on. Every input comes
-from SHAKE-256 and is exact in float64, so it is the same on every machine. Whoever finds the same
-digest has computed the same parameters and states, to the last bit.
+A digest is of a standard run: parameters of six shapes in four dtypes, 200 steps (20 of rules that
+multiply matrices). A third of the leaves has the defaults of the dialect. The others maximize, with
+every term of the formula switched on; half of them have every other choice turned too. Their
+hyperparameters change before every step. Every input comes from SHAKE-256 and is exact in float64,
+so it is the same on every machine. Whoever finds the same digest has the same defaults and has
+computed the same parameters and states, to the last bit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 from optstudy_core.catalogue.hyperparameters import RANGES
 
 from . import backends
+from .backends.backend import Run
 from .cases import MOVING, Case
 from .structures import DTYPES, STRUCTURES, leaf_dtype
 from .suite import find_subject
@@ -41,13 +44,21 @@ STEPS: Final = 200
 STEPS_OF_MATRICES: Final = 20
 LENGTH: Final = 12
 """Hexadecimal digits of a digest."""
-_STRUCTURE: Final = "nested"
-_MEMBERSHIP: Final = (0, 0, 1, 1)  # a matrix and a vector; a matrix and a scalar
-_SWITCHED_ON: Final = 2.0**-6  # for a number whose term is absent by default
+_STRUCTURE: Final = "standard"
+_MEMBERSHIP: Final = (0, 0, 1, 1, 2, 2)  # a matrix and a vector or a scalar each
+_MAXIMIZE: Final = "maximize"
+_SWITCHED_ON: Final = 0.0137  # for a number whose term is absent by default, or too small to count
 
 
+@dataclass(frozen=True)
 class StandardRun(Case):
-    """The case of which a digest is."""
+    """The case of which a digest is.
+
+    Attributes:
+        still: the hyperparameters of the group in which none changes.
+    """
+
+    still: dict[str, Any] = field(default_factory=dict)
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
         """Return the parameters and, for each step, the gradients."""
@@ -79,9 +90,12 @@ class StandardRun(Case):
     def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
         """Return the hyperparameters that change, between half of their value and the whole.
 
-        Of a decay rate β it is 1 − β that changes. They are rounded to float32.
+        Of a decay rate β it is 1 − β that changes. They are rounded to float32. The defaults do
+        not change: so they count to the last bit.
         """
-        moved = {}
+        moved: dict[str, Any] = {}
+        if values == self.still:
+            return moved
         for name in MOVING:
             value: Any = values.get(name)
             if not is_number(value) or value == 0:
@@ -129,28 +143,49 @@ def case(algorithm: Algorithm, dialect: str | None, dtype: str) -> StandardRun:
         steps=STEPS_OF_MATRICES if "output_axis" in algorithm.defaults() else STEPS,
         seed=0,
         patterns=(),
-        groups=({}, switched_on(algorithm, dialect)),
+        groups=({}, climbing(algorithm, dialect), turned(algorithm, dialect)),
         membership=_MEMBERSHIP,
         dialect=dialect,
         moving=True,
+        still=algorithm.resolve(dialect, {}),
     )
 
 
 def switched_on(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
-    """Return hyperparameters with which as many terms of the formula count as fit together."""
-    chosen: dict[str, Any] = {}
-    for name, default in algorithm.defaults(dialect).items():
-        if isinstance(default, bool) and name != "maximize":
-            tried: Any = True
-        elif is_number(default) and default == 0:
-            tried = _SWITCHED_ON
-        else:
-            continue
+    """Return hyperparameters with which as many terms of the formula count as fit together.
+
+    An ε of 1e-8 is lost in what it is added to: it is larger here.
+    """
+    defaults = algorithm.defaults(dialect).items()
+    numbers = [name for name, x in defaults if is_number(x) and abs(x) < _SWITCHED_ON]
+    absent = [name for name in numbers if name != "lr"]
+    values = {name: _SWITCHED_ON * (1 + k / 4) for k, name in enumerate(absent)}  # no two the same
+    return _fitting(algorithm, dialect, {}, values)
+
+
+def climbing(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
+    """Return the same, where the objective is maximized."""
+    up = {_MAXIMIZE: True} if _MAXIMIZE in algorithm.defaults(dialect) else {}
+    return _fitting(algorithm, dialect, switched_on(algorithm, dialect), up)
+
+
+def turned(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
+    """Return the same with as many choices turned as fit: what is false by default is true."""
+    defaults = algorithm.defaults(dialect).items()
+    choices = {k: not x for k, x in defaults if isinstance(x, bool)}
+    return _fitting(algorithm, dialect, climbing(algorithm, dialect), choices)
+
+
+def _fitting(
+    algorithm: Algorithm, dialect: str | None, chosen: dict[str, Any], more: dict[str, Any]
+) -> dict[str, Any]:
+    """Add to what is chosen, one after the other, what the algorithm accepts beside it."""
+    for name, value in more.items():
         try:
-            algorithm.resolve(dialect, chosen | {name: tried})
+            algorithm.resolve(dialect, chosen | {name: value})
         except ValueError:
-            continue  # not beside what is chosen already
-        chosen[name] = tried
+            continue
+        chosen = chosen | {name: value}
     return chosen
 
 
@@ -165,8 +200,8 @@ def digest(
         backend: what computes: one of ``parity.backends.NAMES``.
 
     Returns:
-        the first 12 hexadecimal digits of SHA-256 of all parameters after each step and of the
-        last state, in float32, float64, bfloat16 and float16.
+        the first 12 hexadecimal digits of SHA-256 of the dialect's defaults, all parameters after
+        each step and the last state, in float32, float64, bfloat16 and float16.
 
     Raises:
         ValueError: for an unknown algorithm or dialect.
@@ -177,18 +212,31 @@ def digest(
         raise ValueError(f"algorithm = {algorithm!r}: an epoch method has no digest")
     machine = backends.make(backend, "cpu", rule)
     total = hashlib.sha256()
+    for part in defaults(rule, dialect):
+        total.update(part)
     for dtype in DTYPES:
         drawn_case = case(rule, dialect, dtype)
         drawn_case.values()
         with backends.whole_range():
             run = machine.run(rule, drawn_case)
-        for row in run.trajectory:
-            for x in row:
-                total.update(_bytes(x))
-        for name in sorted(run.state):
-            total.update(name.encode())
-            total.update(_bytes(run.state[name]))
+        for part in bits(run):
+            total.update(part)
     return total.hexdigest()[:LENGTH]
+
+
+def defaults(algorithm: Algorithm, dialect: str | None) -> Iterator[bytes]:
+    """Yield what a digest is of before anything runs: the hyperparameters of the dialect."""
+    for item in sorted(algorithm.defaults(dialect).items()):
+        yield repr(item).encode()
+
+
+def bits(run: Run) -> Iterator[bytes]:
+    """Yield what a digest is of: the parameters after each step, and the last state by name."""
+    for row in run.trajectory:
+        yield from map(_bytes, row)
+    for name in sorted(run.state):
+        yield name.encode()
+        yield _bytes(run.state[name])
 
 
 def _bytes(x: np.ndarray) -> bytes:
