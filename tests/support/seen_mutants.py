@@ -34,6 +34,8 @@ JUDGED = (
     "adam",
     "adamax",
     "adamaxw",
+    "adan",
+    "adopt",
 )
 """Modules of which every mutant was tried, and each that no digest shows was judged."""
 
@@ -54,7 +56,11 @@ BY_CHECK = {
 """Why the standard run does not show what a check of the ledger catches."""
 TYPE = "only the type of the state is another"
 NUMBER = "the array is the same number everywhere: it becomes one again where it meets another"
+NOT_READ = "it is not read before the first step has set it"
+OF_FLOAT32 = "where choices are turned decay rates change, and are numbers of float32"
 UNSEEN = {
+    ("adan", "init", "zeros(params)", "params"): NOT_READ,
+    ("adopt", "update", "1 - b1", "1 - rounded(b1)"): OF_FLOAT32,
     ("adagrad", "init", "zeros + initial_accumulator_value", "initial_accumulator_value"): NUMBER,
     ("adamaxw", "init", "AdamaxWState(*adamax.init(params))", "adamax.init(params)"): TYPE,
     ("adamaxw", "update", "AdamaxWState(*moments)", "moments"): TYPE,
