@@ -19,7 +19,7 @@ from optstudy_core.schedules import Chained, Constant, Schedule
 
 from .curves import CURVES
 from .saved import MOST_STEPS, Saved, hexadecimal, plain, text, whole
-from .structures import DTYPES, STRUCTURES, leaf_dtype, working_dtype
+from .structures import DRAWN, DTYPES, STRUCTURES, leaf_dtype, working_dtype
 
 PATTERNS = (
     "mixed",
@@ -451,7 +451,7 @@ def cases(
         seed: the seed of the few sets of hyperparameters that are passed as numbers.
     """
     algorithm = find(algorithm)
-    structure = draw(st.sampled_from(sorted(STRUCTURES)))
+    structure = draw(st.sampled_from(DRAWN))
     leaves = STRUCTURES[structure]
     lengths = sorted({min(n, steps) for n in (1, 2, 3, 4, 5, 7, 10, 13, 17, 25, 40, steps)})
     length = draw(st.sampled_from(lengths))

@@ -1,10 +1,11 @@
 """``python -m parity digest``: a short text for the bits of an algorithm in a dialect.
 
-A digest describes a standard run: parameters of four shapes in four dtypes, 200 steps (20 for rules
-that multiply matrices), and hyperparameters that change before every step. Half of the leaves have
-the defaults of the dialect; the other half has every term of the formula switched on. Every input
-comes from SHAKE-256 and is exact in float64, so inputs are the same on every machine. Equal digests
-mean the same parameters and states, bit for bit.
+A digest describes a standard run: parameters of six shapes in four dtypes, 200 steps (20 for rules
+that multiply matrices). A third of the leaves has the defaults of the dialect. The other leaves
+maximize, with every term of the formula switched on. Half of these also have the opposite of every
+boolean default. Their hyperparameters change before every step. Every input comes from SHAKE-256
+and is exact in float64, so inputs are the same on every machine. Equal digests mean the same
+defaults, and the same parameters and states, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 from optstudy_core.catalogue.hyperparameters import RANGES
 
 from . import backends
+from .backends.backend import Run
 from .cases import MOVING, Case
 from .structures import DTYPES, STRUCTURES, leaf_dtype
 from .suite import find_subject
@@ -41,13 +44,21 @@ STEPS: Final = 200
 STEPS_OF_MATRICES: Final = 20
 LENGTH: Final = 12
 """Hexadecimal digits of a digest."""
-_STRUCTURE: Final = "nested"
-_MEMBERSHIP: Final = (0, 0, 1, 1)  # a matrix and a vector; a matrix and a scalar
-_SWITCHED_ON: Final = 2.0**-6  # for a term that is absent by default
+_STRUCTURE: Final = "standard"
+_MEMBERSHIP: Final = (0, 0, 1, 1, 2, 2)  # a matrix and a vector or a scalar each
+_MAXIMIZE: Final = "maximize"
+_SWITCHED_ON: Final = 0.0137  # for a term that is absent by default, or too small to count
 
 
+@dataclass(frozen=True)
 class StandardRun(Case):
-    """The case of a digest."""
+    """The case of a digest.
+
+    Attributes:
+        still: the hyperparameters of the group without changes.
+    """
+
+    still: dict[str, Any] = field(default_factory=dict)
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
         """Return the parameters and, for each step, the gradients."""
@@ -79,9 +90,12 @@ class StandardRun(Case):
     def moved(self, values: dict[str, Any], step: int) -> dict[str, Any]:
         """Return the changing hyperparameters, between half of their value and the full value.
 
-        For a decay rate β, 1 − β changes. The values are rounded to float32.
+        For a decay rate β, 1 − β changes. The values are rounded to float32. The defaults do not
+        change, so every bit of a default counts.
         """
-        moved = {}
+        moved: dict[str, Any] = {}
+        if values == self.still:
+            return moved
         for name in MOVING:
             value: Any = values.get(name)
             if not is_number(value) or value == 0:
@@ -129,28 +143,49 @@ def case(algorithm: Algorithm, dialect: str | None, dtype: str) -> StandardRun:
         steps=STEPS_OF_MATRICES if "output_axis" in algorithm.defaults() else STEPS,
         seed=0,
         patterns=(),
-        groups=({}, switched_on(algorithm, dialect)),
+        groups=({}, climbing(algorithm, dialect), turned(algorithm, dialect)),
         membership=_MEMBERSHIP,
         dialect=dialect,
         moving=True,
+        still=algorithm.resolve(dialect, {}),
     )
 
 
 def switched_on(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
-    """Return hyperparameters that switch on as many compatible terms of the formula as possible."""
-    chosen: dict[str, Any] = {}
-    for name, default in algorithm.defaults(dialect).items():
-        if isinstance(default, bool) and name != "maximize":
-            tried: Any = True
-        elif is_number(default) and default == 0:
-            tried = _SWITCHED_ON
-        else:
-            continue
+    """Return hyperparameters that switch on as many compatible terms of the formula as possible.
+
+    An ε of 1e-8 is too small to change a sum, so ε is larger here.
+    """
+    defaults = algorithm.defaults(dialect).items()
+    numbers = [name for name, x in defaults if is_number(x) and abs(x) < _SWITCHED_ON]
+    absent = [name for name in numbers if name != "lr"]
+    values = {name: _SWITCHED_ON * (1 + k / 4) for k, name in enumerate(absent)}  # no two the same
+    return _fitting(algorithm, dialect, {}, values)
+
+
+def climbing(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
+    """Return hyperparameters of :func:`switched_on` that also maximize the objective."""
+    up = {_MAXIMIZE: True} if _MAXIMIZE in algorithm.defaults(dialect) else {}
+    return _fitting(algorithm, dialect, switched_on(algorithm, dialect), up)
+
+
+def turned(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
+    """Return hyperparameters of :func:`climbing` with the opposite of compatible booleans."""
+    defaults = algorithm.defaults(dialect).items()
+    choices = {k: not x for k, x in defaults if isinstance(x, bool)}
+    return _fitting(algorithm, dialect, climbing(algorithm, dialect), choices)
+
+
+def _fitting(
+    algorithm: Algorithm, dialect: str | None, chosen: dict[str, Any], more: dict[str, Any]
+) -> dict[str, Any]:
+    """Return chosen hyperparameters with those of ``more`` that the algorithm accepts."""
+    for name, value in more.items():
         try:
-            algorithm.resolve(dialect, chosen | {name: tried})
+            algorithm.resolve(dialect, chosen | {name: value})
         except ValueError:
-            continue  # not compatible with the previous choices
-        chosen[name] = tried
+            continue
+        chosen = chosen | {name: value}
     return chosen
 
 
@@ -165,8 +200,8 @@ def digest(
         backend: the backend that computes, one of ``parity.backends.NAMES``.
 
     Returns:
-        the first 12 hexadecimal digits of SHA-256 of all parameters after each step and of the
-        last state, in float32, float64, bfloat16 and float16.
+        the first 12 hexadecimal digits of SHA-256 of the dialect's defaults, all parameters after
+        each step and the last state, in float32, float64, bfloat16 and float16.
 
     Raises:
         ValueError: for an unknown algorithm or dialect.
@@ -177,18 +212,31 @@ def digest(
         raise ValueError(f"algorithm = {algorithm!r}: an epoch method has no digest")
     machine = backends.make(backend, "cpu", rule)
     total = hashlib.sha256()
+    for part in defaults(rule, dialect):
+        total.update(part)
     for dtype in DTYPES:
         drawn_case = case(rule, dialect, dtype)
         drawn_case.values()
         with backends.whole_range():
             run = machine.run(rule, drawn_case)
-        for row in run.trajectory:
-            for x in row:
-                total.update(_bytes(x))
-        for name in sorted(run.state):
-            total.update(name.encode())
-            total.update(_bytes(run.state[name]))
+        for part in bits(run):
+            total.update(part)
     return total.hexdigest()[:LENGTH]
+
+
+def defaults(algorithm: Algorithm, dialect: str | None) -> Iterator[bytes]:
+    """Yield what a digest is of before anything runs: the hyperparameters of the dialect."""
+    for item in sorted(algorithm.defaults(dialect).items()):
+        yield repr(item).encode()
+
+
+def bits(run: Run) -> Iterator[bytes]:
+    """Yield what a digest is of: the parameters after each step, and the last state by name."""
+    for row in run.trajectory:
+        yield from map(_bytes, row)
+    for name in sorted(run.state):
+        yield name.encode()
+        yield _bytes(run.state[name])
 
 
 def _bytes(x: np.ndarray) -> bytes:

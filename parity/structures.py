@@ -54,7 +54,18 @@ STRUCTURES: dict[str, tuple[Leaf, ...]] = {
         Leaf("double", (4,), "float64"),
         Leaf("half", (6,), "bfloat16"),
     ),
+    "standard": (
+        Leaf("hidden/kernel", (4, 3)),
+        Leaf("hidden/bias", (3,)),
+        Leaf("out/kernel", (3, 2), transposed=True),
+        Leaf("out/scale", ()),
+        Leaf("last/kernel", (2, 4)),
+        Leaf("last/bias", (5,)),
+    ),
 }
+
+DRAWN = tuple(sorted(STRUCTURES.keys() - {"standard"}))
+"""The trees of drawn cases; the other one is of digests."""
 
 
 def leaf_dtype(leaf: Leaf, dtype: str) -> np.dtype[Any]:

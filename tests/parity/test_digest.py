@@ -8,7 +8,7 @@ import sys
 import mutants
 import numpy as np
 import pytest
-from equal_mutants import EQUIVALENT
+import seen_mutants
 from harness import ROOT, slow
 
 import optstudy_core
@@ -63,26 +63,44 @@ def test_the_stream_is_the_same_for_ever() -> None:
 FIRST = [0.09588122367858887, -2.30413818359375, -4.161552429199219, -0.9991865158081055]
 
 
-WHOLE = [slow(name, 8) for name in ("sgd", "adam", "lion", "rmsprop", "lamb")]
+EVERYTHING = [slow(name, 1) for name in seen_mutants.JUDGED]
 
 
-@pytest.mark.parametrize(("name", "every"), [("sgd", 120), *WHOLE])
-def test_another_formula_has_another_digest(name: str, every: int) -> None:
-    same = []
-    for mutant in list(mutants.mutants(name))[::every]:
-        if mutant.key in EQUIVALENT:
+@pytest.mark.parametrize(("module", "every"), [("sgd", 120), *EVERYTHING])
+def test_another_formula_has_another_digest(module: str, every: int) -> None:
+    labels = seen_mutants.labels(module)
+    unseen = []
+    for number, mutant in list(enumerate(mutants.mutants(module)))[::every]:
+        label = labels.get(number)
+        if seen_mutants.reason(mutant, label) or seen_mutants.changes_a_digest(mutant):
             continue
-        changed = mutants.algorithms(mutants.load(name, mutant.code))[name]
-        try:
-            found = (
-                digest.digest(changed, dialect) == digests.recorded()[digests.key(name, dialect)]
-                for dialect in ALGORITHMS[name].dialects
-            )
-            if all(found):
-                same.append(mutant)
-        except Exception:  # a mutant that cannot run is another formula
-            continue
-    assert not same, "\n".join(f"{m.where}: {m.before} -> {m.after}" for m in same)
+        if not seen_mutants.is_of_late_terms(label):
+            unseen.append(mutant.key)
+    assert not unseen
+
+
+SHOWN = [
+    ("adadelta", "g", "grad", "where the objective is maximized"),
+    ("signum", "1 - b1", "1 - rounded(b1)", "where the decay rate is the default"),
+    ("adabelief", "g", "grad", "where choices are turned"),
+    ("signum", "0.9", "0.9000000000000001", "in the defaults"),
+]
+
+
+@pytest.mark.parametrize(("module", "before", "after", "where"), SHOWN)
+def test_the_standard_run_shows(module: str, before: str, after: str, where: str) -> None:
+    changed = [m for m in mutants.mutants(module) if (m.before, m.after) == (before, after)]
+    assert changed
+    assert all(map(seen_mutants.changes_a_digest, changed)), where
+
+
+def test_reasons_are_of_mutants_that_no_digest_shows() -> None:
+    mutant = next(m for m in mutants.mutants("sign_sgd") if m.key[2:] == ("grad", "params"))
+    assert seen_mutants.reason(mutant, None) == seen_mutants.GIVEN
+    assert not seen_mutants.changes_a_digest(mutant)
+    other = next(m for m in mutants.mutants("sign_sgd") if m.kind == "a sign or not dropped")
+    assert seen_mutants.reason(other, None) is None
+    assert seen_mutants.changes_a_digest(other)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

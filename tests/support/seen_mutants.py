@@ -1,0 +1,180 @@
+"""Which mutants of the formulas change a digest (:mod:`parity.digest`).
+
+A digest is of bits, so a mutant changes it if any bit of the standard run is another. That is told
+by a few steps of most mutants, and by the whole run of the others. Some mutants no run can show,
+and some this one does not: :func:`reason` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import golden_bits
+import ledger
+import mutants
+import numpy as np
+from equal_mutants import EQUIVALENT
+
+from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from parity import backends, digest
+from parity.structures import DTYPES, working_dtype
+
+JUDGED = (
+    "sign_sgd",
+    "signum",
+    "adadelta",
+    "acprop",
+    "lion",
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adan",
+    "adopt",
+)
+"""Modules of which every mutant was tried, and each that no digest shows was judged."""
+
+LENGTHS = (2, 20, digest.STEPS)
+"""How many steps are compared, one after the other."""
+
+GIVEN = "the standard run gives the parameters at every step"
+REFUSED = "of hyperparameters that are refused"
+BY_CHECK = {
+    "absent_terms_are_not_computed": "a term with the factor 0 is computed: the bits are the same",
+    "a_late_momentum_needs_no_parameters": "zeros are made from another array: the same bits",
+    "arrays_alone_keep_their_dtypes": "of arrays that are in no tree",
+    "init_needs_no_hyperparameters": "the standard run gives all hyperparameters to ``init``",
+    "refusals": REFUSED,
+    "scalars_are_made_where_their_array_is": "on which device an array is made",
+    "signs_turn_where_the_rounded_sums_do": "seen where the sum under a sign is 0 to its last bit",
+}
+"""Why the standard run does not show what a check of the ledger catches."""
+TYPE = "only the type of the state is another"
+NUMBER = "the array is the same number everywhere: it becomes one again where it meets another"
+NOT_READ = "it is not read before the first step has set it"
+OF_FLOAT32 = "where choices are turned decay rates change, and are numbers of float32"
+UNSEEN = {
+    ("adan", "init", "zeros(params)", "params"): NOT_READ,
+    ("adopt", "update", "1 - b1", "1 - rounded(b1)"): OF_FLOAT32,
+    ("adagrad", "init", "zeros + initial_accumulator_value", "initial_accumulator_value"): NUMBER,
+    ("adamaxw", "init", "AdamaxWState(*adamax.init(params))", "adamax.init(params)"): TYPE,
+    ("adamaxw", "update", "AdamaxWState(*moments)", "moments"): TYPE,
+}
+"""Why it does not show a mutant that other checks catch, by its key."""
+
+
+def labels(module: str) -> dict[int, str]:
+    """Return what has caught each mutant of a module, as the ledger has it."""
+    entry = ledger.read().get(module)
+    rows = entry.caught.items() if entry else ()
+    return {number: label for label, row in rows for number in row.numbers}
+
+
+def reason(mutant: mutants.Mutant, label: str | None) -> str | None:
+    """Return why no digest shows a mutant, or ``None``.
+
+    Args:
+        mutant: any.
+        label: of the check that catches it, by :func:`labels`.
+    """
+    if mutant.key in EQUIVALENT:
+        return EQUIVALENT[mutant.key]
+    if mutant.where in ("check", "check_shape"):
+        return REFUSED
+    if mutant.where == "update" and (mutant.before, mutant.after) == ("grad", "params"):
+        return GIVEN
+    return UNSEEN.get(mutant.key) or BY_CHECK.get((label or "").partition(" ")[0])
+
+
+def is_of_late_terms(label: str | None) -> bool:
+    """Tell whether a check of the ledger has terms that are absent at first and come later.
+
+    The standard run has none: a mutant of what happens then may be unseen.
+    """
+    kind, *of = (label or "").split(" ")
+    if kind != "bits":
+        return False
+    name, dialect, number = of
+    files = golden_bits.golden_files().items()
+    (path,) = [path for path, own in files if own == (name, None if dialect == "-" else dialect)]
+    return _golden(path).cases[int(number)][0].mode == "late"
+
+
+@cache
+def _golden(path: Path) -> golden_bits.Golden:
+    return golden_bits.read(path)
+
+
+def changes_a_digest(mutant: mutants.Mutant) -> bool:
+    """Tell whether a rule that a mutant touches has another digest, in one of its dialects.
+
+    What raises is another formula.
+    """
+    try:
+        changed = rules(mutants.load(mutant.module, mutant.code))
+    except Exception:
+        return True
+    pairs = [pair for pair in digest.names() if pair[0] in changed]
+    return any(_other_defaults(changed[name], name, dialect) for name, dialect in pairs) or any(
+        _differs(changed[name], name, dialect, dtype, length)
+        for length in LENGTHS
+        for dtype in DTYPES
+        for name, dialect in pairs
+    )
+
+
+def rules(modules: dict[str, Any]) -> dict[str, Algorithm]:
+    """Return the rules among changed modules by the name of their digests."""
+    found = {}
+    for name, rule in mutants.algorithms(modules).items():
+        if name in WRAPPERS:
+            found[f"{name}_adam"] = getattr(modules[name], name)(ALGORITHMS["adam"])
+        else:
+            found[name] = rule
+    return found
+
+
+def _other_defaults(changed: Algorithm, name: str, dialect: str | None) -> bool:
+    rule = digest.find_subject(name)
+    assert isinstance(rule, Algorithm)
+    wanted = list(digest.defaults(rule, dialect))
+    try:
+        return list(digest.defaults(changed, dialect)) != wanted
+    except Exception:
+        return True
+
+
+def _differs(changed: Algorithm, name: str, dialect: str | None, dtype: str, length: int) -> bool:
+    wanted = _as_it_is(name, dialect, dtype, length)
+    if wanted is None:  # so long is no run of this rule
+        return False
+    try:
+        found = _bits(changed, dialect, dtype, length)
+        return any(x != y for x, y in zip(found, wanted, strict=True))
+    except Exception:
+        return True
+
+
+@cache
+def _as_it_is(name: str, dialect: str | None, dtype: str, length: int) -> list[bytes] | None:
+    rule = digest.find_subject(name)
+    assert isinstance(rule, Algorithm)
+    whole = digest.case(rule, dialect, dtype).steps
+    before = [x for x in LENGTHS if x < length]
+    if before and before[-1] >= whole:
+        return None
+    return list(_bits(rule, dialect, dtype, min(length, whole)))
+
+
+def _bits(rule: Algorithm, dialect: str | None, dtype: str, length: int) -> Iterator[bytes]:
+    """Yield what the digest of the first steps is of."""
+    case = digest.case(rule, dialect, dtype)
+    case = replace(case, steps=min(length, case.steps))
+    mutants.working_dtype(working_dtype(DTYPES[dtype]).name)
+    with backends.whole_range(), np.errstate(all="ignore"):
+        yield from digest.bits(backends.make("numpy", "cpu", rule).run(rule, case))
