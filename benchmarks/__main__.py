@@ -66,6 +66,9 @@ TENSORS: dict[str, dict[str, Sizes]] = {"muon": MATRICES, "shampoo": SMALL, "soa
 TEN = ("shampoo", "soap")
 """Algorithms timed by ten steps, because they do most of their work at every tenth step."""
 
+MOST = {"muon": 10, "shampoo": 5, "soap": 5}
+"""The largest number of counted pairs, where a step takes seconds."""
+
 FUSED = ("sgd, plain", "sgd", "adam", "adamw")
 """Algorithms with a fused kernel in torch.optim."""
 
@@ -293,9 +296,7 @@ def speed(
         if name in TEN and not (pair.startswith("torch /") and find_spec("pytorch_optimizer")):
             continue  # optax does not have it, or there is no peer
         sizes = tensors(name)[shapes]
-        found = measure(
-            *pairs(device)[pair](name, sizes), min(rounds, 5) if name in TEN else rounds
-        )
+        found = measure(*pairs(device)[pair](name, sizes), min(rounds, MOST.get(name, rounds)))
         elements = sum(math.prod(n) if isinstance(n, tuple) else n for n in sizes)
         share = moved(name, elements) / (found["ours_ms"] / 1e3) / copied
         row = {"pair": pair, "algorithm": name, "tensors": shapes}

@@ -51,7 +51,8 @@ def _in_torch(name: str, leaf: np.ndarray) -> torch.Tensor:
 def test_rules_of_rows_and_columns_have_the_bits_of_torch(name: str) -> None:
     layers = [x for x in KERNELS if name != "muon" or x not in NOT_MATRICES]
     start, grads = _draw(0, layers), [_draw(seed, layers) for seed in (1, 2, 3)]
-    tx = in_torch_layout(optstudy_jax.from_core(name)(1e-2), _axes)
+    given = {"dialect": "paper"} if name == "muon" else {}  # torch's has no vectors
+    tx = in_torch_layout(optstudy_jax.from_core(name)(1e-2, **given), _axes)
     params = jax.tree.map(jnp.asarray, start)
     state = tx.init(params)
     update = jax.jit(tx.update)
@@ -60,7 +61,7 @@ def test_rules_of_rows_and_columns_have_the_bits_of_torch(name: str) -> None:
         for x, layer in start.items()
         for k, leaf in layer.items()
     }
-    optimizer = optstudy_torch.from_core(name)(theirs.values(), lr=1e-2)
+    optimizer = optstudy_torch.from_core(name)(theirs.values(), lr=1e-2, **given)
     for row in grads:
         updates, state = update(jax.tree.map(jnp.asarray, row), state, params)
         params = optax.apply_updates(params, updates)
