@@ -156,7 +156,9 @@ def _elsewhere(algorithm: Algorithm) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+    """Return a text of a docstring for a cell of a table in Markdown."""
+    plain = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
+    return " ".join(plain.split()).replace("``", "`").replace("|", "\\|")
 
 
 def _hyperparameters(algorithm: Algorithm) -> str:

@@ -358,3 +358,13 @@ def test_the_page_of_muon_begins_with_a_section_of_the_guide(monkeypatch):
     monkeypatch.setitem(usage.GUIDES, "sgd", "glossary.md")
     with pytest.raises(ValueError, match=r"glossary\.md does not begin with two blocks"):
         pages.page(ALGORITHMS["sgd"], [])
+
+
+@pytest.mark.parametrize("name", ["shampoo", "yogi"])
+def test_tables_of_a_page_have_no_roles_of_docstrings(name, monkeypatch):
+    pytest.importorskip("pygments")
+    monkeypatch.syspath_prepend(DOCS)
+    shown = importlib.import_module("_extensions.algorithm_pages").page(ALGORITHMS[name], [])
+    table = [line for line in shown.splitlines() if line.startswith("| ")]
+    assert any("read by `init`" in line for line in table)
+    assert not any(":func:" in line for line in table)
