@@ -304,6 +304,15 @@ def speed(
     return rows
 
 
+def checked(parser: argparse.ArgumentParser, option: str, names: list[str]) -> list[str]:
+    """Return the names of an option, or end with the message that one is unknown."""
+    known = {"algorithms": ALGORITHMS, "pairs": PAIRS}[option]
+    for name in names:
+        if name not in known:
+            parser.error(f"{option} = {name!r}: allowed are {'; '.join(known)}")
+    return names
+
+
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
@@ -321,14 +330,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"rounds = {arguments.rounds}: allowed are whole numbers from 2")
-    names = arguments.algorithms.split(";")
-    for option, given, known in (
-        ("algorithms", names, ALGORITHMS),
-        ("pairs", arguments.pairs, PAIRS),
-    ):
-        for name in given:
-            if name not in known:
-                parser.error(f"{option} = {name!r}: allowed are {'; '.join(known)}")
+    names = checked(parser, "algorithms", arguments.algorithms.split(";"))
+    checked(parser, "pairs", arguments.pairs)
     rows = speed(arguments.rounds, names, arguments.device, arguments.pairs)
     console = Console()
     title = "Time of a step: medians, and quartiles of the ratio"

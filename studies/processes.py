@@ -20,12 +20,14 @@ class TerminatedError(KeyboardInterrupt):
 
 
 @contextmanager
-def pool(jobs: int, begin: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+def pool(
+    jobs: int, begin: Callable[..., None] | None = None, *arguments: Any
+) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes; an error or a signal in the block ends them at once.
 
     Args:
         jobs: the number of processes.
-        begin: a function to call first in each process.
+        begin: a function to call first in each process, or ``None``.
         *arguments: the arguments of ``begin``.
     """
     executor = ProcessPoolExecutor(jobs, CONTEXT, initializer=_begin, initargs=(begin, arguments))
@@ -39,10 +41,11 @@ def pool(jobs: int, begin: Callable[..., None], *arguments: Any) -> Iterator[Pro
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     # Ctrl-C reaches every process of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    begin(*arguments)
+    if begin is not None:
+        begin(*arguments)
 
 
 @contextmanager

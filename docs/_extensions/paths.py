@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from matplotlib.patheffects import withStroke
 from rich.progress import track
 
 from optstudy_core import ALGORITHMS, Algorithm
+from studies import processes
 
 STEPS = 300
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -135,13 +135,16 @@ def draw_all(folder: pathlib.Path) -> None:
     """Draw the pictures that a folder lacks, on all cores."""
     # Matrix products take longest: their pictures come first, so that no core waits at the end.
     slowest_first = sorted(ALGORITHMS, key=lambda name: not ALGORITHMS[name].has_matrices)
-    names = [name for name in slowest_first if not _is_drawn(name, folder)]
-    if not names:
+    missing = []
+    for name in slowest_first:
+        file, mark = folder / f"{name}.svg", _mark(name)
+        if not (file.is_file() and file.read_text(encoding="utf-8").endswith(mark)):
+            missing.append((name, file, mark))
+    if not missing:
         return
-    spawned = multiprocessing.get_context("spawn")  # threads of this process may hold locks
-    with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), spawned) as processes:
-        drawn = as_completed([processes.submit(draw, name, folder) for name in names])
-        for future in track(drawn, "Pictures of paths", total=len(names)):
+    with processes.pool(min(len(missing), os.cpu_count() or 1)) as pool:
+        drawn = as_completed([pool.submit(draw, *picture) for picture in missing])
+        for future in track(drawn, "Pictures of paths", total=len(missing)):
             future.result()
 
 
@@ -153,20 +156,15 @@ def _mark(name: str) -> str:
     return f"<!-- {hashlib.sha256((text + name).encode()).hexdigest()} -->"
 
 
-def _is_drawn(name: str, folder: pathlib.Path) -> bool:
-    file = folder / f"{name}.svg"
-    return file.is_file() and file.read_text(encoding="utf-8").endswith(_mark(name))
-
-
-def draw(name: str, folder: pathlib.Path) -> None:
-    """Draw the picture of an algorithm."""
-    algorithm, file = ALGORITHMS[name], folder / f"{name}.svg"
+def draw(name: str, file: pathlib.Path, mark: str) -> None:
+    """Draw the picture of an algorithm; the mark ends the file."""
+    algorithm = ALGORITHMS[name]
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(11.0, 3.9))
         for ax, function in zip(figure.subplots(1, 3), FUNCTIONS, strict=True):
             _panel(ax, function, *best(algorithm, function))
         figure.savefig(file, format="svg", metadata={"Date": None})
-    file.write_text(file.read_text(encoding="utf-8") + _mark(name), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8") + mark, encoding="utf-8")
 
 
 def _code(file: pathlib.Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -37,3 +38,12 @@ def test_results_of_another_machine_are_not_mixed(found: Any, monkeypatch: Any) 
     monkeypatch.setattr(benchmarks, "about", lambda: found["about"] | {"machine": "another"})
     with pytest.raises(ValueError, match="measure all algorithms again"):
         report.renewed(found, ["lion"], 5)
+
+
+def test_an_unknown_algorithm_is_answered_before_anything_is_measured(
+    monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", "--algorithms", "lion;lionn"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "algorithms = 'lionn': allowed are sgd, plain; sgd; adam" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import optstudy_jax
+from benchmarks.gpu.speed import gpt2
 
 pytest.importorskip("jax_plugins.xla_cuda12", reason="make test-xla-gpu installs XLA for GPUs")
 
@@ -50,10 +51,6 @@ gpu_device_info {
 }
 """
 """The properties of the card that XLA asks for (data sheet, CUDA programming guide)."""
-
-BLOCK = [(2304, 768), (768, 768), (3072, 768), (768, 3072), (2304,), (3072,), *[(768,)] * 6]
-GPT2 = [(50257, 768), (1024, 768), *BLOCK * 12, (768,), (768,)]
-"""The 148 parameters of GPT-2 small."""
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +104,7 @@ def test_what_is_searched_for_is_found(place: NamedSharding, tmp_path: Path) -> 
 def test_a_step_of_148_tensors_launches_no_more_kernels_than_optax(
     name: str, place: NamedSharding, tmp_path: Path
 ) -> None:
-    params = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for shape in GPT2]
+    params = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for shape in gpt2()]
     ours, theirs = (
         launches(compiled(getattr(module, name)(LR), params, place, tmp_path / kind).as_text())
         for kind, module in (("ours", optstudy_jax), ("optax", optax))
