@@ -11,6 +11,7 @@ takes them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ import torch
 from adapters import ADAPTERS, RULES, JaxRun, Run, TorchRun, reference
 from harness import draw, inputs_for, same, start, to_numpy, to_torch
 from home import every_tool_takes_its_state, switches_of_jax_find_nothing
+from quickly import compiling_quickly
 
 from optstudy_torch import _plans
 
@@ -287,7 +289,15 @@ def unknown_inputs_are_ignored(make: Any, name: str, dialect: str | None) -> Non
 
 
 def wrappers_of_optax_go_around_it(make: Any, name: str, dialect: str | None) -> None:
-    """Each gives what the transformation alone gives."""
+    """Each gives what the transformation alone gives.
+
+    One kind is enough for what XLA rounds in a larger program; the others compile quickly.
+    """
+    with nullcontext() if kind(name) == "elementwise" else compiling_quickly():
+        _wrappers_of_optax_go_around_it(make, name, dialect)
+
+
+def _wrappers_of_optax_go_around_it(make: Any, name: str, dialect: str | None) -> None:
     rule, alone = RULES[name], make(name, dialect, []).tx
     shapes = [(2, 3), (), (0,)]
     params, (g1, g2) = start(shapes), gradients(name, dialect, 2, 3, shapes)

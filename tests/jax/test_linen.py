@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 
 import optstudy_jax
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 QUICK = {"adafactor"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -31,11 +32,13 @@ def _compiled_quickly(compiled_quickly: None) -> None:
 
 
 @pytest.fixture(autouse=True)
-def cache_of_its_own(
+def cache_of_all_studies(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keep what reports have read out of the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    """Keep events, kernels and what reports have read out of the user's cache, for all tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "cache of studies"))
 
 
 @pytest.fixture(autouse=True)

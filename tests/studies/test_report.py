@@ -1,8 +1,6 @@
 """The report: what is found and read, what the page holds, and what it does when clicked."""
 
 import json
-import os
-import pathlib
 import re
 import shutil
 import time
@@ -243,6 +241,7 @@ def own_runs(folder):
 
 
 def test_a_second_making_takes_only_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     own_runs(tmp_path / "runs")
     out = tmp_path / "report.html"
     read = []
@@ -263,7 +262,7 @@ def test_a_second_making_takes_only_what_is_new(tmp_path, monkeypatch):
     assert make() == ["b"]
     assert data_of(out)["runs"][1]["columns"]["loss"][-1] == 0.125
     assert make("--no-landscapes") == ["a", "b"]  # of another question
-    (kept,) = (pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "optstudy" / "reports").iterdir()
+    (kept,) = (tmp_path / "cache" / "optstudy" / "reports").iterdir()
     for odd in ("{", "[]", '{"of": 3}'):
         kept.write_text(odd)
         assert make() == ["a", "b"]

@@ -1,8 +1,9 @@
-"""What processes do that test JAX on a mesh of devices: each function is run in one of its own."""
+"""What processes do that test JAX on a mesh of devices; the argument lists functions to call."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -234,4 +235,5 @@ def one_of_two_processes(index: str, port: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
+    for _function, *_arguments in json.loads(sys.argv[1]):
+        globals()[_function](*_arguments)
