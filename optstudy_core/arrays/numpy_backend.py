@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from .halves import added_in_halves, part
-from .leaves import Backend, Leaves, Reduction, Scalars
+from .leaves import Backend, Leaves, Reduction, Scalars, Step, Trees
 from .passes import HOST, Columns
+from .quiet import Quiet, is_quiet
 
 
 class NumPy(Backend):
@@ -22,8 +23,11 @@ class NumPy(Backend):
     def apply(self, operation: str, *args: Any) -> Any:
         # Scalars of NumPy, the results for 0-d arrays, keep their dtype without an array type.
         # Overflow and invalid operations give values, without warnings.
-        with np.errstate(all="ignore"):
-            return getattr(np, operation)(*args)
+        function = getattr(np, operation)
+        if is_quiet():
+            return function(*args)
+        with Quiet():
+            return function(*args)
 
     def meet(self, operation: str, *args: Any) -> Any:
         # Most trees have one leaf. Without the general case an operation takes two thirds of the
@@ -42,18 +46,18 @@ class NumPy(Backend):
         return Leaves((self.apply(operation, *own),), self)
 
     def full(self, value: Any, leaf: Any) -> Any:
-        with np.errstate(all="ignore"):
+        with Quiet():
             return np.full((), value, dtype=leaf.dtype)
 
     def fulls(self, values: Sequence[Any], tree: Leaves) -> Leaves:
         dtypes = {x.dtype for x in tree.values}
         if len(dtypes) != 1 or len(values) == 1:
             return super().fulls(values, tree)
-        with np.errstate(all="ignore"):
+        with Quiet():
             return Scalars(np.array(values).astype(*dtypes), len(values), self)
 
     def scalar_of(self, function: Reduction, vectors: Sequence[Sequence[Any]]) -> Any:
-        with np.errstate(all="ignore"):
+        with Quiet():
             return function(HOST, *vectors, exact=True)
 
     def scalars_of(self, function: Reduction, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -63,7 +67,7 @@ class NumPy(Backend):
         def together(rows: Sequence[tuple[Any, ...]]) -> Any:
             library = Columns([row[0].size for row in rows])
             vectors = [[library.side_by_side(x)] for x in zip(*rows, strict=True)]
-            with np.errstate(all="ignore"):
+            with Quiet():
                 return function(library, *vectors, exact=True)
 
         alone = functools.partial(self.scalars_of_large, function)
@@ -99,6 +103,12 @@ class NumPy(Backend):
         rows = list(zip(*(tree.values for tree in trees), strict=True))
         return Leaves(_small_ones_together(rows, kind, in_parts, alone, _TOGETHER // 2), self)
 
+    def repeat(
+        self, function: Step, go_on: Callable[..., Leaves], trees: Trees, most: int
+    ) -> Trees:
+        with Quiet():
+            return super().repeat(function, go_on, trees, most)
+
     def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Return the results of a function for independent items."""
         return [function(item) for item in items]
@@ -108,17 +118,17 @@ class NumPy(Backend):
         return self.doubled(functools.partial(function, axis=axis), *leaves)
 
     def doubled(self, function: Callable[..., Leaves], *leaves: Any) -> Any:
-        with np.errstate(all="ignore"):
+        with Quiet():
             wide = (Leaves([x.astype(np.float64)], self) for x in leaves)
             return function(*wide).values[0].astype(leaves[0].dtype)
 
     def sum_along(self, x: Leaves, axis: int) -> Leaves:
         # Without a tree around every part: the leaves are often small.
-        with np.errstate(all="ignore"):
+        with Quiet():
             return Leaves([added_in_halves(v, axis, part) for v in x.values], self)
 
     def matmul(self, x: Any, y: Any) -> Any:
-        with np.errstate(all="ignore"):
+        with Quiet():
             return x @ y
 
     def stacked(self, scalars: Sequence[Any]) -> Any:

@@ -13,6 +13,7 @@ from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.arrays.quiet import Quiet
 from parity.cases import Case
 from parity.structures import STRUCTURES, working_dtype
 
@@ -38,7 +39,7 @@ class NumPyBackend(Backend):
                 first = values | case.moved(values, 0)
                 groups.append(_Group(rule, indices, values, rule.start(work, first)))
         theta = before = list(params)
-        with np.errstate(all="ignore"):
+        with Quiet():
             for number, (row, given) in enumerate(zip(grads, case.inputs(algorithm), strict=True)):
                 before, theta = theta, list(theta)
                 for group in groups:

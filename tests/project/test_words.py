@@ -23,6 +23,11 @@ def files() -> list[Path]:
 def lines_with(words: dict[str, str], text: str) -> list[tuple[int, str, str]]:
     """Return number, word and what to say instead, for each line with one of the words."""
     compiled = [(re.compile(pattern, re.IGNORECASE), said) for pattern, said in words.items()]
+    assert all(pattern.startswith(r"\b") for pattern in words)
+    # All at once: six times as fast where there is none.
+    some = "|".join(f"(?:{pattern[2:]})" for pattern in words)
+    if not re.search(rf"\b(?:{some})", text, re.IGNORECASE):
+        return []
     return [
         (number, match[0], said)
         for number, line in enumerate(text.splitlines(), 1)

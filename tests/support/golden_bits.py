@@ -32,6 +32,7 @@ from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numbers import ANY, is_number
 from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_core.arrays.quiet import Quiet
 from optstudy_core.catalogue.hyperparameters import RANGES
 
 WRAPPED = ALGORITHMS["lion"]  # which reads the parameters
@@ -362,6 +363,16 @@ def trajectory(
         AssertionError: if a step that does not need the parameters depends on them, or the state
             changes its type.
     """
+    with Quiet():
+        return _trajectory(algorithm, dialect, setting, values)
+
+
+def _trajectory(
+    algorithm: Algorithm,
+    dialect: str | None,
+    setting: Setting,
+    values: tuple[Leaves, Sequence[Leaves]] | None,
+) -> Trajectory:
     given = _start(algorithm, dialect, setting)
     terms = _terms(algorithm, dialect)
     theta, grads = values or inputs(setting.dtype, algorithm.leafwise)
