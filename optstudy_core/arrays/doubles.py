@@ -155,7 +155,8 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     if not isinstance(condition, bool | np.bool_):
         return _function("where", max, condition, x, y)
     chosen, other = (x, y) if condition else (y, x)
-    if _is_number(chosen) and not isinstance(other, int | float | Doubles):
+    of_array = isinstance(other, np.generic) or not isinstance(other, int | float | Doubles)
+    if _is_number(chosen) and of_array:  # np.float64, a leaf of shape (), is a float
         return namespace(other).full_like(other, chosen)
     return chosen
 

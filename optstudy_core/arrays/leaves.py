@@ -164,6 +164,10 @@ class Backend:
         """Return the product of the library for float64 matrices with exact sums."""
         return x @ y
 
+    def rough_matmul(self, x: Any, y: Any) -> Any:
+        """Return :meth:`matmul` of matrices that keep 20 bits of each row of x and column of y."""
+        return self.matmul(x, y)
+
     def when(self, condition: Leaves, function: Step, trees: Trees, otherwise: Trees) -> Trees:
         """Return ``function(*trees)`` if ``condition``, one boolean, is true, else ``otherwise``.
 

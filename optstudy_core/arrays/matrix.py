@@ -227,11 +227,12 @@ def sliced_product(x: Leaves, y: Leaves | None = None, *, slices: int) -> Leaves
         y_scale = None if x_scale is None else transposed(x_scale)
     else:
         right, y_scale = _sliced(y, 0, bits, slices)
+    multiply = x.backend.matmul if slices > 1 else x.backend.rough_matmul
     total: Any = None
     for order in reversed(range(slices)):
         part: Any = None
         for i in range(order + 1):
-            term = x.backend.rearrange(x.backend.matmul, left[i], right[order - i])
+            term = x.backend.rearrange(multiply, left[i], right[order - i])
             part = term if part is None else part + term
         total = part if total is None else part + total
     product: Leaves = total if x_scale is None else (total * x_scale) * y_scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +30,9 @@ class Quiet:
         self._state.__enter__()
         self._token = _IS_QUIET.set(True)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         _IS_QUIET.reset(self._token)
-        self._state.__exit__()
+        self._state.__exit__(*exception)
 
 
 is_quiet = _IS_QUIET.get

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from . import integer_products
 from .alike import Alike
 from .rounding import NUMPY
 from .trace import DOUBLE, TRUTH, WORKING, Symbol
@@ -47,8 +48,8 @@ class Memory(Protocol):
     def true(self, vector: Any) -> np.ndarray:
         """Return the indices of the leaves with a true value; this waits for the device."""
 
-    def product(self, x: Any, y: Any) -> Any:
-        """Return the product of two float64 matrices."""
+    def product(self, x: Any, y: Any, rough: bool) -> Any:
+        """Return the product of two float64 matrices with exact sums; ``rough``: of 20 bits."""
 
     def write(self, to: Any, x: Any, add: bool) -> None:
         """Write an array to another array, or add it."""
@@ -98,7 +99,8 @@ class OnHost:
     def true(self, vector: Any) -> np.ndarray:
         return np.flatnonzero(vector)
 
-    def product(self, x: Any, y: Any) -> Any:
+    def product(self, x: Any, y: Any, rough: bool) -> Any:
+        del rough
         return np.matmul(x, y)
 
     def write(self, to: Any, x: Any, add: bool) -> None:
@@ -150,7 +152,9 @@ class OnDevice:
     def true(self, vector: Any) -> np.ndarray:
         return np.flatnonzero(vector.cpu().numpy())
 
-    def product(self, x: Any, y: Any) -> Any:
+    def product(self, x: Any, y: Any, rough: bool) -> Any:
+        if rough and integer_products.are_faster(x, y):
+            return integer_products.product(x, y)
         return x @ y
 
     def write(self, to: Any, x: Any, add: bool) -> None:

@@ -9,6 +9,7 @@ The last phase writes the state and the parameters in place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -170,7 +171,8 @@ class Execution:
             found = self.kernels.sums(self, x)
             self.scalars[x.result.name] = self._memory.vector(x.result, found)
         elif isinstance(x, Product):
-            self._enter(x.result, map(self._memory.product, *map(self.value, x.args)))
+            multiply = functools.partial(self._memory.product, rough=x.rough)
+            self._enter(x.result, map(multiply, *map(self.value, x.args)))
         elif isinstance(x, Move):
             self._enter(x.result, map(x.function, *(self._column(a) for a in x.args)))
             self._views.add(x.result.name)

@@ -91,10 +91,11 @@ class Move(NamedTuple):
 
 
 class Product(NamedTuple):
-    """The product of two float64 matrices, with exact sums."""
+    """The product of two float64 matrices, with exact sums; ``rough``: of 20 bits."""
 
     result: Symbol
     args: tuple[Symbol, Symbol]
+    rough: bool
 
 
 class When(NamedTuple):
@@ -280,10 +281,11 @@ class Tracer(Backend):
     # Operations of one shape.
 
     def rearranged(self, function: Callable[..., Any], *leaves: Symbol) -> Symbol:
-        if function == self.matmul:
+        if function in (self.matmul, self.rough_matmul):
             rows, columns = leaves[0].shape[0], leaves[1].shape[1]  # type: ignore[index]
             result = self._new((rows, columns), DOUBLE)
-            self.nodes.append(Product(result, leaves))  # type: ignore[arg-type]
+            rough = function == self.rough_matmul
+            self.nodes.append(Product(result, leaves, rough))  # type: ignore[arg-type]
             return result
         try:
             made = function(*map(_empty, leaves))
@@ -296,6 +298,9 @@ class Tracer(Backend):
         return result
 
     def matmul(self, x: Any, y: Any) -> Any:
+        raise NotImplementedError  # recorded, never called
+
+    def rough_matmul(self, x: Any, y: Any) -> Any:
         raise NotImplementedError  # recorded, never called
 
     def in_double(

@@ -173,6 +173,10 @@ def test_the_working_dtype_is_kept(name: str, dtype: Any) -> None:
         more = inputs_for(algorithm, theta)
         state, step = algorithm.update(state, g.astype(dtype), theta, **more)
         assert step.dtype == dtype
+    one = theta[0]  # of NumPy; float64 is a Python float, too
+    more = inputs_for(algorithm, one)
+    state, step = algorithm.update(algorithm.init(one), one, one, **more)
+    assert step.dtype == dtype
     tree: list[Any] = []
     work = Leaves([theta], NumPy())
     trees = {name: Leaves([x], NumPy()) for name, x in inputs_for(algorithm, theta).items()}
