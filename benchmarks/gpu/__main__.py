@@ -29,10 +29,10 @@ from . import page
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {}
 CHECKS = ("about", "rounding", "fuzz-torch", "fuzz-compiled", "fuzz-jax")
-TIMED = ("sums", "recorder", "speed-torch", "speed-jax")
+TIMED = ("sums", "products", "recorder", "speed-torch", "speed-jax")
 STAGES = {
     "bits": (*CHECKS, "parity"),
-    "speed": ("about", "sums", "speed-torch", "speed-jax"),
+    "speed": ("about", "sums", "products", "speed-torch", "speed-jax"),
     "recorder": ("about", "recorder"),
     "studies": ("about", "studies"),
 }
@@ -125,6 +125,13 @@ def _sums(arguments: argparse.Namespace) -> Any:
     from . import sums
 
     return sums.measure()
+
+
+@_part("products")
+def _products(arguments: argparse.Namespace) -> Any:
+    from . import products
+
+    return products.measure()
 
 
 @_part("recorder")

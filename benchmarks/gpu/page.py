@@ -57,6 +57,14 @@ on the CPU, and the time with a plain norm in torch.
 
 {sums}
 
+## Products of 20 bits
+
+Muon's products of two square float32 matrices keep 20 bits: as one float64 product, and as products
+of int8 digits on integer tensor cores, in milliseconds, beside a plain float32 product. *Used*: a
+step multiplies so.
+
+{products}
+
 ## Speed
 
 Time of a step in float32, in milliseconds: the median of 30. torch is timed with events of the
@@ -103,6 +111,7 @@ def page(found: Mapping[str, Any], notes: str = "") -> str:
         fuzz="; ".join(_or_missing(found, name, _fuzz(name)) for name in _FUZZ),
         parity=_parity(found),
         sums=_or_missing(found, "sums", _sums),
+        products=_or_missing(found, "products", _products),
         bandwidth=speed[0]["bandwidth"] / 1e12 if isinstance(speed, list) else float("nan"),
         torch=_or_missing(found, "speed-torch", _torch),
         jax=_or_missing(found, "speed-jax", lambda rows: _jax(rows, speed)),
@@ -118,6 +127,7 @@ _SECTIONS = {
     "Random formulas": ("fuzz-torch", "fuzz-compiled", "fuzz-jax"),
     "Parity": ("parity-",),
     "Exact sums": ("sums",),
+    "Products of 20 bits": ("products",),
     "Speed": ("speed-torch", "speed-jax"),
     "The recorder": ("recorder",),
     "PV-finder's networks": tuple(_STUDIES),
@@ -218,6 +228,20 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return table(["elements", *same, *times], lines)
+
+
+def _products(rows: Sequence[Mapping[str, Any]]) -> str:
+    times = ["float64 ms", "int8 ms", "float32 ms"]
+    lines = [
+        [
+            str(row["size"]),
+            _yes(row.get("same bits")),
+            *(_ms(row.get(k)) for k in times),
+            "yes" if row["used"] else "no",
+        ]
+        for row in rows
+    ]
+    return table(["rows and columns", "same bits", *times, "used"], lines)
 
 
 def _ms(value: float | None) -> str:

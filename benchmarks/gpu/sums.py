@@ -13,7 +13,8 @@ ROUNDS = 30
 _LIMIT = 10**8  # above it the host sums one vector, and times have fewer rounds
 
 
-def _milliseconds(function: Callable[[], Any], rounds: int) -> float:
+def milliseconds(function: Callable[[], Any], rounds: int) -> float:
+    """Return the median time of a function on the GPU."""
     import torch
 
     function()
@@ -51,8 +52,8 @@ def measure(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
             "size": size,
             "torch": float(optstudy_torch.geometry.norm(x)) == wanted,
             "torch, in parts": float(optstudy_torch.geometry.norm(parts[::-1])) == wanted,
-            "torch ms": _milliseconds(lambda x=x: optstudy_torch.geometry.norm(x), rounds),
-            "plain ms": _milliseconds(lambda x=x: torch.linalg.vector_norm(x), rounds),
+            "torch ms": milliseconds(lambda x=x: optstudy_torch.geometry.norm(x), rounds),
+            "plain ms": milliseconds(lambda x=x: torch.linalg.vector_norm(x), rounds),
         }
         if size <= _LIMIT:
             other = torch.roll(x, 1) + x
@@ -64,7 +65,7 @@ def measure(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
         pieces = [y[a:b] for a, b in itertools.pairwise(cuts)]
         row["JAX, in parts"] = float(optstudy_jax.geometry.norm(pieces)) == wanted
         del pieces
-        row["JAX ms"] = _milliseconds(
+        row["JAX ms"] = milliseconds(
             lambda y=y: optstudy_jax.geometry.norm(y).block_until_ready(), rounds
         )
         rows.append(row)

@@ -31,7 +31,15 @@ def test_a_stage_replaces_its_own_figures_and_dates_them(
     before: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
     about = before["about"] | {"date": "2027-01-02", "commit": "0123456789"}
-    new = {"sums": before["sums"][:1]} | {k: before[k] for k in ("speed-torch", "speed-jax")}
+    product = {
+        "size": 512,
+        "float64 ms": 0.2,
+        "float32 ms": 0.1,
+        "same bits": True,
+        "int8 ms": 0.15,
+    }
+    new = {"sums": before["sums"][:1], "products": [product | {"used": True}]}
+    new |= {k: before[k] for k in ("speed-torch", "speed-jax")}
     ran: list[str] = []
 
     def run(runner: Any, name: str, options: Any, seconds: float) -> None:
@@ -53,6 +61,7 @@ def test_a_stage_replaces_its_own_figures_and_dates_them(
     assert found["parity-adam"] == before["parity-adam"]
     text = (docs / "gpu.md").read_text()
     assert "| Exact sums | 2027-01-02 | 0123456789 |" in text
+    assert "| 512 | identical | 0.2 | 0.15 | 0.1 | yes |" in text
     assert f"| Parity | {before['about']['date']} |" in text
 
 
