@@ -38,7 +38,7 @@ def test_a_stage_replaces_its_own_figures_and_dates_them(
         "same bits": True,
         "int8 ms": 0.15,
     }
-    new = {"sums": before["sums"][:1], "products": [product | {"used": True}]}
+    new = {"sums": before["sums"][:1], "products": [product | {"float32 ms": 0.1, "used": True}]}
     new |= {k: before[k] for k in ("speed-torch", "speed-jax")}
     ran: list[str] = []
 
