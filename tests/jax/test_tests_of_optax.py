@@ -21,8 +21,6 @@ from in_optax import put_into_optax, run
 
 from optstudy_core import ALGORITHMS
 
-pytestmark = pytest.mark.slow
-
 MODULES = {
     "alias": ("optax._src.alias_test", "AliasTest"),
     "contrib": ("optax.contrib._common_test", "ContribTest"),
@@ -87,6 +85,7 @@ WITH_TESTS = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @WITH_TESTS
 @pytest.mark.usefixtures("in_optax")
 @pytest.mark.filterwarnings("ignore")
@@ -110,7 +109,7 @@ def test_what_optaxs_tests_ask_of(place: str, name: str) -> None:
 
 FIELDS = "the names and the order of fields of states"
 AROUND: dict[str, dict[str, str]] = {
-    "optax._src.combine_test": {"test_extra_args": "parameters that are whole numbers"},
+    "optax._src.combine_test": {"test_extra_args": "integer parameters"},
     "optax._src.float64_test": {},
     "optax._src.lookahead_test": {},
     "optax.schedules._inject_test": {},
@@ -132,6 +131,7 @@ AROUND: dict[str, dict[str, str]] = {
 """Tests of what goes around an optimizer, and those that fail here, on purpose: why."""
 
 
+@pytest.mark.slow
 @WITH_TESTS
 @pytest.mark.usefixtures("in_optax")
 @pytest.mark.filterwarnings("ignore")
