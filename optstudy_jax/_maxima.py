@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optstudy_core.arrays.axes import _rest_max
+from optstudy_core.arrays.axes import max_of_rest
 
 from ._derivatives import with_derivative
 from ._parts import Cuts, on_parts
@@ -23,7 +23,7 @@ from ._parts import Cuts, on_parts
 
 def is_maximum(function: Callable[..., Any]) -> TypeGuard[functools.partial[Any]]:
     """Return whether a function that selects elements is a maximum."""
-    return isinstance(function, functools.partial) and function.func is _rest_max
+    return isinstance(function, functools.partial) and function.func is max_of_rest
 
 
 def over_devices(function: functools.partial[Any], x: Any) -> Any:

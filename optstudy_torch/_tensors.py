@@ -14,10 +14,7 @@ _GRADIENT = operator.attrgetter("grad")
 _KIND = operator.attrgetter("layout", "dtype", "shape")
 
 
-ALLOWED = (
-    "allowed are tensors whose numbers lie in memory of their own, and DTensors of such, so none "
-    "that compute them otherwise"
-)
+ALLOWED = "allowed are tensors with their elements in memory, and DTensors of such tensors"
 
 
 def is_memory(kind: type) -> bool:

@@ -96,7 +96,7 @@ def ulp_distance(x: Any, y: Any) -> int | None:
     return abs(place(x) - place(y))
 
 
-def first_difference(
+def first_unequal(
     expected: np.ndarray, found: np.ndarray, tolerated: Tolerated
 ) -> tuple[tuple[int, ...], str, str, int | None] | None:
     """Return index, both values and the distance of the first difference of two arrays.

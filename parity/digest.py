@@ -210,7 +210,7 @@ def digest(
     rule = find_subject(algorithm)
     if not isinstance(rule, Algorithm):
         raise ValueError(f"algorithm = {algorithm!r}: an epoch method has no digest")
-    machine = backends.make(backend, "cpu", rule)
+    machine = backends.make(backend)
     total = hashlib.sha256()
     for part in defaults(rule, dialect):
         total.update(part)

@@ -20,7 +20,7 @@ from optstudy_core.catalogue.table import find
 from . import backends
 from . import epochs as epoch_methods
 from .cases import Case, cases
-from .compare import Difference, Tolerated, first_difference
+from .compare import Difference, Tolerated, first_unequal
 from .epochs import EpochCase, EpochMethod
 from .saved import MOST_STEPS, Saved
 from .structures import DTYPES, STRUCTURES
@@ -40,7 +40,6 @@ class Cell:
         cases: the number of compared cases.
         differences: the first difference of each quantity with differences.
         not_run: the reason why nothing was compared, or ``None``.
-        refused: whether nothing was compared because the backend refuses the subject.
         tolerated: allowed differences: signs of zeros, subnormal numbers that became zero.
         failing: the smallest case with a difference.
     """
@@ -51,7 +50,6 @@ class Cell:
     cases: int = 0
     differences: dict[str, Difference] = field(default_factory=dict)
     not_run: str | None = None
-    refused: bool = False
     tolerated: Tolerated = field(default_factory=Tolerated)
     failing: Case | EpochCase | None = None
 
@@ -67,7 +65,7 @@ class Cell:
             quantity: a key of ``differences``.
         """
         if self.not_run is not None:
-            return f"{'refused' if self.refused else 'not run'}: {self.not_run}"
+            return f"not run: {self.not_run}"
         if quantity in self.differences:
             return str(self.differences[quantity])
         return f"identical ({self.cases})" if self.cases else "no cases"
@@ -91,9 +89,8 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every cell ran and is identical, except for cells that are refused."""
-        cells = [cell for cell in self.cells if not cell.refused]
-        return bool(cells) and all(cell.identical for cell in cells)
+        """Whether every cell ran and is identical."""
+        return bool(self.cells) and all(cell.identical for cell in self.cells)
 
     @property
     def first_difference(self) -> Difference | None:
@@ -199,7 +196,7 @@ def compare(
     differences: dict[str, Difference] = {}
 
     def note(quantity: str, step: int, leaf: str, x: np.ndarray, y: np.ndarray) -> None:
-        first = first_difference(np.asarray(x), np.asarray(y), tolerated)
+        first = first_unequal(np.asarray(x), np.asarray(y), tolerated)
         if first is not None and quantity not in differences:
             differences[quantity] = Difference(backend, case.dtype, quantity, step, leaf, *first)
 
@@ -253,9 +250,9 @@ def check_cell(
     """Draw cases for one algorithm or method, and shrink the first case with a difference."""
     cell = Cell(subject_name(subject), backend, dtype)
     try:
-        runner = backends.make(backend, device, subject)
+        runner = backends.make(backend, device)
     except backends.NotRunError as reason:
-        cell.not_run, cell.refused = str(reason), isinstance(reason, backends.RefusedError)
+        cell.not_run = str(reason)
         return cell
 
     @hypothesis_seed(seed)
@@ -429,9 +426,9 @@ def replay(path: str | Path, device: str = "cpu", *, algorithm: Algorithm | None
     check_arguments([backend], [case.dtype], device, 1, case.steps)
     cell = Cell(subject_name(subject), backend, case.dtype)
     try:
-        runner = backends.make(backend, device, subject)
+        runner = backends.make(backend, device)
     except backends.NotRunError as reason:
-        cell.not_run, cell.refused = str(reason), isinstance(reason, backends.RefusedError)
+        cell.not_run = str(reason)
         return cell
     cell.differences = run_case(subject, case, runner, cell.tolerated)
     cell.cases = 1

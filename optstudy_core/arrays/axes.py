@@ -60,7 +60,7 @@ def rest_max(x: Array, axis: int) -> Array:
     >>> rest_max(np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 0.5]]), 0).tolist()
     [6.0, 0.5]
     """
-    return rearranged(functools.partial(_rest_max, axis=axis), x)
+    return rearranged(functools.partial(max_of_rest, axis=axis), x)
 
 
 def concatenated(vectors: Sequence[Array]) -> Array:
@@ -106,7 +106,8 @@ def reshaped(x: Array, shape: Sequence[int]) -> Array:
     return rearranged(lambda v: v.reshape(tuple(shape)), x)
 
 
-def _rest_max(x: Any, axis: int) -> Any:
+def max_of_rest(x: Any, axis: int) -> Any:
+    """Return the result of :func:`rest_max` for an array of a library."""
     xp = namespace(x)
     if not math.prod(x.shape):
         return xp.zeros((x.shape[axis],), dtype=x.dtype, device=device_of(x))

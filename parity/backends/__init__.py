@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
 
 from .backend import Backend, Run
 from .jax import JAXBackend
@@ -18,7 +17,6 @@ __all__ = [
     "JAXBackend",
     "NotRunError",
     "NumPyBackend",
-    "RefusedError",
     "Run",
     "TorchBackend",
     "compiler",
@@ -32,15 +30,12 @@ NAMES = ("numpy", "torch", "torch-compiled", "jax", "jax-jit")
 """Every backend; ``numpy`` is the definition."""
 
 
-def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
-    """Return the backend with a name, to run ``subject``.
+def make(name: str, device: str = "cpu") -> Backend:
+    """Return the backend with a name.
 
     Raises:
         NotRunError: if the backend cannot run here; the message has the reason.
-        RefusedError: if the backend refuses the subject on every machine.
     """
-    if name == "torch-compiled" and device != "cpu" and getattr(subject, "leafwise", False):
-        raise RefusedError("compile=True off the CPU for rules that depend on a parameter's shape")
     reason = missing(name, device)
     if reason:
         raise NotRunError(reason)
@@ -54,10 +49,6 @@ def make(name: str, device: str = "cpu", subject: Any = None) -> Backend:
 
 class NotRunError(RuntimeError):
     """A backend cannot run here; the message has the reason."""
-
-
-class RefusedError(NotRunError):
-    """A backend refuses the subject on this kind of device; the message has the reason."""
 
 
 def missing(name: str, device: str) -> str | None:

@@ -177,4 +177,4 @@ def _bits(rule: Algorithm, dialect: str | None, dtype: str, length: int) -> Iter
     case = replace(case, steps=min(length, case.steps))
     mutants.working_dtype(working_dtype(DTYPES[dtype]).name)
     with backends.whole_range(), np.errstate(all="ignore"):
-        yield from digest.bits(backends.make("numpy", "cpu", rule).run(rule, case))
+        yield from digest.bits(backends.make("numpy").run(rule, case))
