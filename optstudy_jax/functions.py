@@ -198,6 +198,7 @@ def from_core(
 
     Raises:
         ValueError: if the name is unknown.
+        TypeError: if a rule of your own has a common mistake (see ``Algorithm.check_formula``).
 
     >>> import jax.numpy as jnp, optax
     >>> tx = from_core("sgd")(learning_rate=0.5)
@@ -208,6 +209,7 @@ def from_core(
     """
     algorithm = find(algorithm)
     if ALGORITHMS.get(algorithm.name) is not algorithm:
+        algorithm.check_formula()
         return _make_function(algorithm)
     if algorithm.name not in _FUNCTIONS:
         _FUNCTIONS.setdefault(algorithm.name, _make_function(algorithm))  # one for all threads

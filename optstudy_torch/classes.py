@@ -63,9 +63,9 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
     - ``compile`` (also ``fused``): run the step as one kernel for all parameters, with the same
       bits. On the CPU this is a loop in C, compiled by the C compiler of the machine (``cc``, or
       ``$CC``) and kept in ``$XDG_CACHE_HOME/optstudy`` or ``~/.cache/optstudy``. On a GPU it is a
-      Triton kernel. A rule that depends on the shape of a parameter takes several loops on the
-      CPU, and no kernel on a GPU. ``None``: use a kernel if possible; ``True``: use a kernel, or
-      raise an error; ``False``: use operations of NumPy on the CPU, and of torch elsewhere;
+      Triton kernel. A rule that depends on the shape of a parameter has several kernels for each
+      shape. ``None``: use a kernel if possible; ``True``: use a kernel, or raise an error;
+      ``False``: use operations of NumPy on the CPU, and of torch elsewhere;
     - ``step_dtype``: ``"float32"`` adds the float32 step to a bfloat16 or float16 parameter
       with one rounding, instead of rounding the step first;
     - ``amsgrad`` and ``decoupled_weight_decay``, if torch.optim has them: run the algorithm that
@@ -84,12 +84,14 @@ def from_core(algorithm: str | Algorithm) -> type[CoreOptimizer]:
 
     Raises:
         ValueError: if the name is unknown.
+        TypeError: if a rule of your own has a common mistake (see ``Algorithm.check_formula``).
 
     >>> from_core("adam").__name__
     'Adam'
     """
     algorithm = find(algorithm)
     if not is_ours(algorithm):
+        algorithm.check_formula()
         return _make_class(algorithm)
     if algorithm.name not in _CLASSES:
         _CLASSES.setdefault(algorithm.name, _make_class(algorithm))  # one for all threads

@@ -149,6 +149,17 @@ class Algorithm:
 
         return trial.uses(self)
 
+    def check_formula(self) -> None:
+        """Refuse common mistakes in a rule of one's own, with what to write instead.
+
+        Raises:
+            TypeError: if the update calls a function of a library on arrays, or does not return a
+                state like that of ``init`` and a step.
+        """
+        from . import trial
+
+        trial.check(self)
+
     def skeleton(self, hyperparameters: Mapping[str, Any]) -> Any:
         """Return the state for a small matrix, which shows the structure of the state.
 

@@ -46,6 +46,43 @@ def uses(algorithm: Any) -> Uses:
     return Uses(frozenset(watch.sums), watch.matrices)
 
 
+def check(algorithm: Any) -> None:
+    """Refuse common mistakes in a formula, with what to write instead.
+
+    Raises:
+        TypeError: if the update calls a function of a library on arrays, or does not return a state
+            like that of ``init`` and a step.
+    """
+    begin = None
+    try:
+        values = algorithm.defaults(next(iter(algorithm.dialects), None))
+        one, scalar = (Leaves([np.ones(shape)], NumPy()) for shape in ((2, 3), ()))
+        begin = algorithm.start(one, values)
+        given = dict.fromkeys(algorithm.inputs, scalar)
+        made = algorithm.update(begin, one, one, **given, **values)
+    except TypeError as error:
+        if "Leaves" not in str(error):
+            return  # not about arrays: the step will show it
+        function = f"{'init' if begin is None else 'update'} of {algorithm.name!r}"
+        raise TypeError(
+            f"{function}: {error}. Allowed are operators, the functions of xp = namespace(grad), "
+            "such as xp.sqrt(x), and those of optstudy_core"
+        ) from error
+    except Exception:  # of a rule that needs other arrays: the step will show it
+        return
+    is_pair = isinstance(made, tuple) and len(made) == 2
+    if not (is_pair and type(made[0]) is type(begin) and isinstance(made[1], Leaves)):
+        kinds = ", ".join(map(_kind, made if isinstance(made, tuple) else (made,)))
+        raise TypeError(
+            f"update of {algorithm.name!r} returned {kinds}: allowed is the pair (state, step), "
+            f"here {_kind(begin)} and an array"
+        )
+
+
+def _kind(value: Any) -> str:
+    return "an array" if isinstance(value, Leaves) else type(value).__name__
+
+
 class _Watch(NumPy):
     """A namespace that records used sums and functions of whole matrices."""
 

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -347,6 +347,48 @@ def test_a_group_of_another_class() -> None:
     saved = optstudy_torch.SGD([torch.zeros(1)]).state_dict()
     with refuses(ValueError, "state_dict of algorithm 'sgd'", "allowed for Adam is 'adam'"):
         optstudy_torch.Adam([torch.zeros(1)]).load_state_dict(saved)
+
+
+class Sum(NamedTuple):
+    """The state of a rule of one's own."""
+
+    v: Any
+
+
+MISTAKES: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "a function of NumPy": (lambda s, g: (s, np.sqrt(g)), ["xp = namespace(grad)", "xp.sqrt(x)"]),
+    "a norm of NumPy": (lambda s, g: (s, g / np.linalg.norm(g)), ["those of optstudy_core"]),
+    "a function of torch": (lambda s, g: (s, torch.sign(g)), ["xp = namespace(grad)"]),
+    "a Python number": (lambda s, g: (s, float(g)), ["xp = namespace(grad)"]),
+    "the pair the other way round": (
+        lambda s, g: (g, s),
+        ["returned an array, Sum: allowed is the pair (state, step), here Sum and an array"],
+    ),
+    "no state": (lambda s, g: g, ["returned an array: allowed"]),
+    "nothing": (lambda s, g: None, ["returned NoneType: allowed"]),
+    "another state": (lambda s, g: ((s.v,), g), ["returned tuple, an array: allowed"]),
+}
+
+
+@pytest.mark.parametrize(("formula", "words"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize("from_core", [optstudy_torch.from_core, optstudy_jax.from_core])
+def test_a_common_mistake_in_a_rule_of_ones_own(
+    from_core: Any, formula: Any, words: list[str]
+) -> None:
+    def update(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1) -> Any:
+        return formula(state, lr * grad)
+
+    with refuses(TypeError, "update of 'own'", *words):
+        from_core(Algorithm("own", lambda params: Sum(0 * params), update))
+
+
+def test_a_rule_that_needs_other_arrays_is_not_refused_before_its_step() -> None:
+    def update(state: Any, grad: Any, params: Any = None, *, lr: Any = 0.1) -> Any:
+        if len(grad.shape) != 3:
+            raise ValueError("allowed are three axes")
+        return state, -lr * grad
+
+    assert optstudy_torch.from_core(Algorithm("own", lambda params: Sum(0 * params), update))
 
 
 def test_an_algorithm_of_the_wrong_form() -> None:
