@@ -10,7 +10,7 @@
         │  for leaves of any shape                          for leaves of one shape
         │  dispatch.py: the parameters of a group           shaped.py: values of all leaves in
         │  and their states as flat units                   the arrays of memory.py; moves,
-        │  (stages.py, units.py)                            products, branches and cycles
+        │  (stages.py, units.py, scalars.py)                products, branches and cycles
         │      │                                                   │
         │      ├─ kernels_in_c, one loop, CPU                      ├─ shapes_in_c, loops, CPU
         │      ├─ kernels_in_triton, one kernel, GPU               └─ shapes_in_triton, GPU

@@ -52,7 +52,7 @@ class Blockwise:
             memory.append(arrays["step" if "step" in arrays else "g"].numpy())
             if unit.in_place:
                 memory[-1] = arrays["p"].numpy()
-            own = (*stage.scalars_of(unit, self._body.scalars), *numbers)
+            own = (*stage.scalars.of(unit, self._body.scalars), *numbers)
             jobs.append((self._add if unit.in_place else self._store, memory, own))
         return _in_blocks(jobs, self._buffers[_NUMBERS], self._buffers[_TRUTHS], NUMPY[stage.dtype])
 

@@ -142,7 +142,7 @@ class Machine:
         if stage.kernels:
             stage.kernels.scalars[number](stage, hyperparameters)
         else:
-            stage.compute(self.program.phases[number].scalars, hyperparameters)
+            stage.scalars.compute(self.program.phases[number].scalars, hyperparameters)
 
     def _body(
         self,
@@ -198,10 +198,10 @@ def _sum(sums: Sequence[Sum], stages: Sequence[Stage]) -> None:
     found = sums_of(jobs, compiled=compiled)
     for one, stage, values in wanted:
         if one.whole:
-            scalars = stage.spread(found[values])
+            scalars = stage.scalars.spread(found[values])
         else:
             own = [found[i] for i in values] if isinstance(values, range) else values
-            scalars = stage.rounded(own)
+            scalars = stage.scalars.rounded(own)
         stage.scalars[one.result.name] = scalars
 
 

@@ -30,7 +30,7 @@ class Operations:
         def run() -> None:
             for unit in units:
                 memory = (unit.arrays[name] for name in rows(self._body, unit.in_place))
-                row = stage.row(unit, self._body.scalars, numbers)
+                row = stage.scalars.row(unit, self._body.scalars, numbers)
                 self._functions[unit.in_place](*memory, row)
 
         return run

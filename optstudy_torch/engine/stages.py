@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import rounding
 from .host_numbers import HostNumber
 from .joined_sums import Joint, Share
 from .kernels import Kernels, Places
 from .program import Program
-from .rounding import NUMPY
+from .scalars import Scalars
 from .threads import BLOCK, HOST, in_threads
-from .trace import INPUT, Choice, Line, Sum, Symbol, count_of
+from .trace import INPUT, Choice, Sum, Symbol, count_of
 from .units import (
     Room,
     Unit,
@@ -76,7 +75,7 @@ class Stage:
         joints: the distributions of sharded parameters over processes.
 
     Attributes:
-        scalars: vectors with a number for each leaf, by name; of NumPy on the CPU.
+        scalars: vectors with a number for each leaf, by name.
         chunks: units that are loaded together.
     """
 
@@ -107,7 +106,7 @@ class Stage:
         self._joints = [joints.get(p) for p in self.params]
         self.count = len(params)
         self._arrays = {f"s{i}": name for i, name in enumerate(names) if full[i]}
-        self.scalars: dict[str, Any] = {}
+        self.scalars = Scalars(self.count, dtype, self.device, self.on_host)
         limit = BLOCK if self.on_host else _UNIT
         self._units = [self._unit(*where, start) for where in self._runs(limit)]
         self._vectors: list[torch.Tensor] = []
@@ -247,18 +246,20 @@ class Stage:
 
     def begin(self, hyperparameters: dict[str, float], inputs: Mapping[str, torch.Tensor]) -> None:
         """Read the scalars of states and inputs, and compute scalars from counts."""
-        self.scalars = dict(self._fields)
+        self.scalars.clear()
+        self.scalars.update(self._fields)
         if len(self.chunks) > 1:
             length = Room.length(self._most, self._each, self.dtype)
             length += Room.length(1, self._most_units * self._each, self.dtype)
             self._room = Room(length, self.device)
         for name, value in inputs.items():
-            self.scalars[INPUT + name] = self.spread(value.to(self.dtype))
+            self.scalars[INPUT + name] = self.scalars.spread(value.to(self.dtype))
         self._host = hyperparameters | {name: number_of(t) for name, t in self._counts.items()}
         with np.errstate(all="ignore"):
             for name, (number, symbol) in self._numbers.items():
                 value = number.value(self._host)
-                self.scalars[name] = self._truths(value) if symbol.is_truth else self.spread(value)
+                vector = self.scalars.truths if symbol.is_truth else self.scalars.spread
+                self.scalars[name] = vector(value)
 
     def empty(self, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return memory for a number of elements, of the working dtype by default.
@@ -287,7 +288,8 @@ class Stage:
                 self._counts[name][...] = count
             for name, value in moved.items():
                 self._fields[name][...] = value
-            self.scalars, self._room = {}, None
+            self.scalars.clear()
+            self._room = None
 
         return write
 
@@ -393,78 +395,6 @@ class Stage:
         shared = [unit for unit in units if not unit.is_one]
         threads = 1 + sum(unit.size for unit in shared) // (2 * BLOCK) if self.on_host else 1
         in_threads(function, shared, threads)
-
-    # Scalars.
-
-    def _truths(self, value: Any) -> Any:
-        vector = np.full(self.count, value, bool)
-        return vector if self.on_host else on_device(self.device, vector)
-
-    def spread(self, value: Any) -> Any:
-        """Return a number, a 0-d tensor, or a number for each leaf as a vector, rounded once."""
-        if self.on_host:
-            value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-            with np.errstate(all="ignore"):
-                return np.full(self.count, value, NUMPY[self.dtype])
-        if isinstance(value, torch.Tensor):
-            return value.to(self.device, self.dtype).expand(self.count)
-        if isinstance(value, np.ndarray):
-            with np.errstate(all="ignore"):
-                return on_device(self.device, value.astype(NUMPY[self.dtype]))
-        return rounding.filled((self.count,), value, self.dtype, self.device)
-
-    def rounded(self, values: Sequence[Any]) -> Any:
-        """Return float64 scalars of the leaves as one vector, rounded once."""
-        if self.on_host:
-            with np.errstate(all="ignore"):
-                return np.array([float(x) for x in values]).astype(NUMPY[self.dtype])
-        values = [
-            x if isinstance(x, torch.Tensor) else torch.full((), float(x), dtype=torch.float64)
-            for x in values
-        ]
-        return torch.stack([x.to(self.device) for x in values]).to(self.dtype)
-
-    def compute(self, lines: Iterable[Line], hyperparameters: dict[str, Any]) -> None:
-        """Run lines of scalars."""
-        for line in lines:
-            args = [self._value(a, hyperparameters) for a in line.args]
-            if line.operation == "full":
-                result = self.spread(args[0])
-            elif self.on_host:
-                with np.errstate(all="ignore"):
-                    result = getattr(np, line.operation)(*args)
-            else:
-                result = rounding.apply(line.operation, *args)
-            self.scalars[line.result.name] = result
-
-    def _value(self, argument: Any, hyperparameters: dict[str, Any]) -> Any:
-        if isinstance(argument, Symbol):
-            return self.scalars[argument.name]
-        return argument.value(hyperparameters) if isinstance(argument, HostNumber) else argument
-
-    def scalars_of(self, unit: Unit, names: Iterable[str]) -> list[Any]:
-        """Return scalars for the elements of a unit: numbers, or vectors if leaves differ."""
-        return [self._of(unit, self.scalars[name]) for name in names]
-
-    def _of(self, unit: Unit, vector: Any) -> Any:
-        if unit.is_one:
-            return vector[unit.first]
-        own = vector[unit.leaves]
-        if not self.on_host:  # reading the values would wait for the device
-            sizes = torch.tensor(unit.sizes, device=self.device)
-            return torch.repeat_interleave(own, sizes, output_size=unit.size)
-        return own[0] if (own == own[0]).all() else np.repeat(own, unit.sizes)
-
-    def row(self, unit: Unit, names: Iterable[str], numbers: Sequence[float]) -> torch.Tensor:
-        """Return scalars for a unit and numbers as one tensor, rounded once; booleans are 1 and 0.
-
-        The rows are vectors if the leaves of the unit differ.
-        """
-        own = [x.to(self.dtype) for x in self.scalars_of(unit, names)]
-        own += [rounding.filled((), x, self.dtype, self.device) for x in numbers]
-        if not own:
-            return torch.empty(0, dtype=self.dtype, device=self.device)
-        return torch.stack(torch.broadcast_tensors(*own)).data
 
     # Arguments of a kernel for all leaves.
 
