@@ -145,6 +145,7 @@ def _assembly(name: str, dtype: torch.dtype, fusion: bool = False) -> str:
     own = dict.fromkeys(("first_p", "first_g"), f"*{KINDS[dtype]}")
     program = plan.machine.program
     results = [line.result for phase in program.phases for line in phase.scalars]
+    results += [symbol for _, symbol in program.numbers.values()]
     own |= {f"{at}_{x.name}": "*i1" for x in results if x.is_truth for at in ("in", "out")}
     texts = []
     default = f"*{KINDS[working]}"
