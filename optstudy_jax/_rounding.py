@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optstudy_core.arrays import digits
 from optstudy_core.arrays.doubles import DIGITS, Doubles, digit
 from optstudy_core.arrays.leaves import Backend, Leaves, Scalars
 
@@ -249,6 +250,11 @@ class Operations(Backend):
     def matmul(self, x: Any, y: Any) -> Any:
         return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
+    def rough_matmul(self, x: Any, y: Any) -> Any:
+        if not digits.are_faster(x, y):
+            return self.matmul(x, y)
+        return jax.lax.platform_dependent(x, y, cuda=_of_digits, default=self.matmul)
+
     # Numbers in double precision.
 
     def of_numbers(self, operation: str, *args: Any) -> Doubles:
@@ -364,6 +370,17 @@ def _one_minus_power(a: Any, t: Any) -> Any:
     a = jnp.broadcast_to(a, t.shape)
     start = a, jnp.zeros_like(a), t
     return jax.lax.platform_dependent(start, cuda=_unrolled, rocm=_unrolled, default=_in_a_loop)
+
+
+@jax.jit  # traced once for each shape
+def _of_digits(x: Any, y: Any) -> Any:
+    """Return the product of matrices that keep 20 bits, on integer tensor cores."""
+    both = ((1,), (1,)), ((), ())
+
+    def multiply(a: Any, b: Any) -> Any:
+        return jax.lax.dot_general(a, b, both, preferred_element_type=jnp.int32)
+
+    return digits.product(x, y, multiply)
 
 
 def _in_a_loop(start: Any) -> Any:

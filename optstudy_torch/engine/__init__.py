@@ -29,7 +29,7 @@
     source.py            code shared by C and Triton; c_source.py writes C, c_compiler.py
                          compiles and loads C, cache.py stores it; triton_source.py writes Triton
     alike.py             arrays of one shape, and their addresses
-    integer_products.py  products of 20 bits on integer tensor cores
+    integer_products.py  products of 20 bits on integer tensor cores of a GPU
     kernels_of_shape.py  code shared by shapes_in_c and shapes_in_triton
     threads.py           the same number of threads as torch
     errors.py            missing kernels, and the warning of slow steps

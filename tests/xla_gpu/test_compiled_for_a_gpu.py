@@ -112,6 +112,18 @@ def test_a_step_of_148_tensors_launches_no_more_kernels_than_optax(
     assert ours <= theirs
 
 
+@pytest.mark.parametrize(("size", "ints"), [(512, True), (256, False)])
+def test_large_products_of_muon_are_of_int8_and_rounded_once(
+    size: int, ints: bool, place: NamedSharding, tmp_path: Path
+) -> None:
+    tx = optax.with_extra_args_support(optstudy_jax.muon(LR))
+    text = compiled(tx, {"w": jnp.ones((size, size))}, place, tmp_path).as_text()
+    gemms = re.findall(r"= \(?(\w+)\[.*custom_call_target=\"__cublas", text)
+    assert ({*gemms} == {"s32"}) == ints, gemms
+    code = "".join(file.read_text() for file in tmp_path.glob("*.ptx"))
+    assert not set(re.findall(r"\S*(?:\bfma\b|approx|\.ftz)\S*", code))
+
+
 _NOTHING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 
 

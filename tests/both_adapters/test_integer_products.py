@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from harness import same
 
+import optstudy_jax
 from optstudy_core.arrays import matrix
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
+from optstudy_jax import _rounding
 from optstudy_torch import from_core
 from optstudy_torch._plans import NO_INPUTS
 from optstudy_torch.engine import integer_products
@@ -32,12 +36,24 @@ class Recording(NumPy):
         return super().rough_matmul(x, y)
 
 
-def factors(x: np.ndarray, y: np.ndarray) -> list[torch.Tensor]:
+def factors(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     """Return the slices of which a rough product is made."""
     backend = Recording()
     matrix.matmul(Leaves([x], backend), Leaves([y], backend), rough=True)
     (pair,) = backend.pairs
-    return [torch.from_numpy(np.ascontiguousarray(own)) for own in pair]
+    return [np.ascontiguousarray(own) for own in pair]
+
+
+def in_torch(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return integer_products.product(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+
+
+def in_jax(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.asarray(_rounding._of_digits(jnp.asarray(x), jnp.asarray(y)))
+
+
+everywhere = pytest.mark.parametrize("product", [in_torch, in_jax])
 
 
 def drawn(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -46,37 +62,50 @@ def drawn(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     return values.astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (5, 7, 3), (64, 50, 64), (33, 9000, 20), (100, 31, 40)]
-)
-def test_the_bits_are_those_of_the_float64_product(shape: tuple[int, int, int]) -> None:
+@everywhere
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (64, 50, 64), (33, 9000, 20)])
+def test_the_bits_are_those_of_the_float64_product(
+    product: Any, shape: tuple[int, int, int]
+) -> None:
     rows, length, columns = shape
     rng = np.random.default_rng(length)
     for _ in range(5):
         x, y = drawn(rng, rows, length), drawn(rng, columns, length).T
         left, right = factors(x, y)
-        assert same(integer_products.product(left, right).numpy(), (left @ right).numpy())
+        assert same(product(left, right), left @ right)
 
 
-def test_the_ends_of_the_range() -> None:
+@everywhere
+def test_the_ends_of_the_range(product: Any) -> None:
     """Rows of zeros, subnormals, powers of two, the next number below one, NaN and infinities."""
     rows = [0.0, 1e-45, 2.0, np.nextafter(np.float32(2), 0), -3.4e38, np.nan, np.inf, -np.inf]
     x = np.float32(np.outer(rows, [1.0, -0.5, 0.25, 1.0]))
     left, right = factors(x, x.T)
     with np.errstate(all="ignore"):
-        wanted = left.numpy() @ right.numpy()
-    assert same(integer_products.product(left, right).numpy(), wanted)
+        wanted = left @ right
+    assert same(product(left, right), wanted)
 
 
-def test_every_digit_reaches_its_ends() -> None:
+@everywhere
+def test_every_digit_reaches_its_ends(product: Any) -> None:
     """All integers of 20 bits and both signs, also 2²⁰ itself."""
-    whole = torch.arange(-(2**20), 2**20 + 1, 977, dtype=torch.float64)[:, None]
-    rows = torch.cat([whole, torch.full_like(whole, 2.0**20)], 1)
-    found = integer_products.product(rows, torch.tensor([[1.0], [0.0]], dtype=torch.float64))
-    assert torch.equal(found, whole)
+    whole = np.arange(-(2.0**20), 2.0**20 + 1, 977)[:, None]
+    rows = np.concatenate([whole, np.full_like(whole, 2.0**20)], 1)
+    assert same(product(rows, np.array([[1.0], [0.0]])), whole)
 
 
-def test_a_device_multiplies_so_only_products_of_20_bits(monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("platform", "size", "digits"), [("cuda", 512, True), ("cuda", 256, False), ("cpu", 512, False)]
+)
+def test_xla_multiplies_so_only_on_a_gpu_and_only_large_matrices(
+    platform: str, size: int, digits: bool
+) -> None:
+    tx, p = optstudy_jax.muon(0.1), jnp.zeros((size, size))
+    traced = jax.jit(tx.update).trace(p, tx.init(p), p)
+    assert ("xi8>" in traced.lower(lowering_platforms=(platform,)).as_text()) == digits
+
+
+def test_torch_multiplies_so_only_products_of_20_bits(monkeypatch: Any) -> None:
     memory = OnDevice(torch.float32, torch.device("cpu"))
     x = torch.full((2, 2), 1 + 2.0**-40, dtype=torch.float64)
     assert torch.equal(memory.product(x, x, rough=True), x @ x)  # a CPU never does
