@@ -44,7 +44,7 @@ test-xla-gpu: setup  ## compile the steps of JAX for a GPU, which need not be th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target .xla-gpu $$($(BIN)/python -c "import jax; print( \
 		*(f'jax-cuda12-{x}=={jax.__version__}' for x in ('plugin', 'pjrt')))")
-	PYTHONPATH=.xla-gpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
+	PYTHONPATH=.xla-gpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 JAX_ENABLE_COMPILATION_CACHE=false \
 		$(PYTEST) -m 'slow or not slow' tests/xla_gpu
 
 VERSIONS ?= oldest newest
