@@ -59,6 +59,10 @@ def check_saved(optimizer: Any, state_dict: dict[str, Any]) -> None:
                         "dictionaries"
                     )
                 if states[i]:
+                    try:
+                        layout.shapes(p)
+                    except ValueError as error:  # an axis that the parameter lacks
+                        raise ValueError(f"state_dict, group {number}: {error}") from error
                     check_fields("state_dict", states[i], layout, p)
     sizes = ([len(g["params"]) for g in x] for x in (groups, optimizer.param_groups))
     if left and next(sizes) == next(sizes):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from optstudy_core import Algorithm
+from optstudy_core.arrays.blocks import ARGUMENTS
 from optstudy_core.arrays.doubles import Doubles
 from optstudy_core.arrays.leaves import Backend, Leaves, map_leaves
 from optstudy_core.arrays.numbers import is_number
@@ -124,10 +125,13 @@ def _field_names(state: Any, prefix: str = "") -> tuple[list[str], set[str]]:
 
 
 def is_static(name: str, value: Any) -> bool:
-    """Return whether a hyperparameter is part of the program: a boolean, or an absent term."""
+    """Return whether a hyperparameter is part of the program.
+
+    Such are booleans, absent terms, and what says how a leaf is divided into matrices.
+    """
     if isinstance(value, torch.Tensor):
         return False
-    return not is_number(value) or (value == 0 and name != "lr")
+    return name in ARGUMENTS or not is_number(value) or (value == 0 and name != "lr")
 
 
 def check_fields(what: str, fields: dict[str, Any], layout: Layout, p: torch.Tensor) -> None:

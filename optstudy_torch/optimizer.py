@@ -463,7 +463,10 @@ class CoreOptimizer(torch.optim.Optimizer):
         check_depth(state_dict)
         groups, _ = parts_of(state_dict)
         if groups and not any("algorithm" in group for group in groups):
-            state_dict = from_torch_optim(self, state_dict)
+            try:
+                state_dict = from_torch_optim(self, state_dict)
+            except TypeError as error:
+                raise ValueError(f"state_dict without the name of an algorithm: {error}") from error
 
         def check(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
             state_dict = with_tuples(state_dict)

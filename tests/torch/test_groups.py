@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import HEAVY_BALL, draw, start, to_numpy, to_torch
+from harness import HEAVY_BALL, definition, draw, same, slow, start, to_numpy, to_torch
 
 import optstudy_torch
 from optstudy_core import ALGORITHMS, cautious
@@ -51,6 +51,37 @@ def grads() -> list[list[np.ndarray]]:
 
 
 # Steps.
+
+
+MATRICES: list[dict[str, Any]] = [
+    {"output_axis": 1},
+    {"output_axis": 2},
+    {"output_axis": 2, "split": 2},
+    {"output_axis": 2, "split": 4},
+    {"output_axis": 1, "split": 3},
+    {"output_axis": 0},
+]
+
+
+@pytest.mark.parametrize("compiled", [None, True])
+@pytest.mark.parametrize("name", ["muon", "normuon", slow("shampoo")])
+def test_groups_may_divide_tensors_of_one_shape_into_other_matrices(
+    name: str, compiled: bool | None
+) -> None:
+    begin, rows = start([(2, 3, 4)])[0], draw([(2, 3, 4)], 3)
+    made = [
+        {"params": [torch.nn.Parameter(to_torch(begin))], "compile": compiled} | given
+        for given in MATRICES
+    ]
+    optimizer = optstudy_torch.from_core(name)(made, lr=0.1, dialect="paper")
+    params = [p for group in made for p in group["params"]]
+    for (g,) in rows:
+        fill(params, [g] * len(params))
+        optimizer.step()
+    for p, given in zip(params, MATRICES, strict=True):
+        ends, _ = definition(name, [begin], rows, {"lr": 0.1} | given, dialect="paper")
+        assert same(to_numpy(p), ends[0]), given
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
 
 @pytest.mark.parametrize("compiled", [None, True, False])

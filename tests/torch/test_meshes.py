@@ -143,7 +143,7 @@ def test_every_cell_of_the_table(processes: int, tmp_path: Path) -> None:
     cells = [
         (way, name, refusal)
         for way, row in TABLE.items()
-        for name, refusal in zip(QUICK, row, strict=True)
+        for name, refusal in zip(QUICK[:3], row, strict=True)
     ]
     meshes.on_processes(meshes.worker(meshes.ways_to_train, cells), processes, tmp_path)
 

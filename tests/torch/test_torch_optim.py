@@ -152,7 +152,7 @@ def test_a_state_without_torch_optims_class() -> None:
         to_torch_optim(optstudy_torch.Lion(parameters(torch.float32)))
     state = torch.optim.SGD(parameters(torch.float32)).state_dict()
     lion = optstudy_torch.Lion(parameters(torch.float32))
-    with pytest.raises(TypeError, match=r"torch.optim has no Lion"):
+    with pytest.raises(ValueError, match=r"without the name .*: torch.optim has no Lion"):
         lion.load_state_dict(state)
 
 
