@@ -28,9 +28,9 @@ def test_models_agree(study_of, name):
     ours, theirs = (learner_of(b, study) for b in BACKENDS)
     # Dot products of at most 4000 terms, of which rounding errors add up like a random walk, in a
     # few layers: some hundred 2**-24 of the largest magnitude, while a transposed or permuted
-    # weight changes the first digit. DDplus has up to twenty layers, one after the other. torch adds
-    # the gradient of AllCNN's bias over events and bins in float32: on some CPUs it is 2700 2**-24
-    # from the float64 gradient.
+    # weight changes the first digit. DDplus has up to twenty layers, one after the other. torch
+    # adds the gradient of AllCNN's bias over events and bins in float32: on some CPUs it is
+    # 2700 2**-24 from the float64 gradient.
     roundings = {"allcnn": 2**13, "ddplus": 2**15}.get(name.partition("_")[0], 256)
     outputs = [side.outputs(parameters, batch.inputs) for side in (ours, theirs)]
     scale = np.abs(outputs[0]).max()
