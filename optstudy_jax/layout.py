@@ -78,6 +78,8 @@ def in_torch_layout(
         return _transposed(updates, [o if o is None else np.argsort(o) for o in orders]), state
 
     update.torch_axes = axes  # type: ignore[attr-defined]  # see travel
+    if hasattr(tx.update, "takes_double"):
+        update.takes_double = True  # type: ignore[attr-defined]  # of hyperparameters, see epoch
     if hasattr(tx.update, "parts"):
         update.parts = lambda params: tx.update.parts(  # type: ignore[attr-defined]
             _transposed(params, _orders(axes, params))

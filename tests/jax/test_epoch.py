@@ -435,3 +435,20 @@ def test_what_update_needs(tx: Any, arguments: dict[str, Any], message: str) -> 
     p = jnp.ones(1)
     with pytest.raises(ValueError, match=message):
         tx.update(p, tx.init(p), **arguments)
+
+
+def test_a_layout_hands_the_rate_on_in_double() -> None:
+    """Muon forms a product of the rate before the rate meets an array."""
+    params, grads = (
+        jnp.asarray(np.random.default_rng(seed).normal(size=(32, 64)), jnp.float32)
+        for seed in range(2)
+    )
+
+    def turned(lr: Any) -> Any:
+        return optstudy_jax.in_torch_layout(optstudy_jax.muon(lr), lambda name, leaf: None)
+
+    found = []
+    for make in (optstudy_jax.muon, turned):
+        tx = epoch.with_control(make, epoch.direction(), 0.01)
+        found.append(tx.update(grads, tx.init(params), params)[0])
+    assert found[0].tobytes() == found[1].tobytes()
