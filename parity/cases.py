@@ -380,7 +380,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "adjust_lr_fn": (None, "match_rms_adamw"),
     "ns_coefficients": ("quintic", "polar_express", (1.5, -0.5, 0.0)),
     "ns_steps": (None, 3),
-    "output_axis": (None, -1),
+    "output_axis": (None, -1, 0, 1),
 }
 """Values of hyperparameters that are neither numbers nor booleans."""
 
