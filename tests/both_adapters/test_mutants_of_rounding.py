@@ -145,8 +145,6 @@ def callers_formulas_differ() -> bool:
 
 def jax_mutants() -> dict[str, Patch]:
     """Return what takes one piece of the isolation away, by what it takes away."""
-    import jax
-
     from optstudy_jax import _rounding, states, transform
 
     found: dict[str, Patch] = {}
@@ -187,12 +185,7 @@ def jax_mutants() -> dict[str, Patch]:
     def taken_for_plain(x: Any, dtype: Any) -> Any:
         return _rounding.outside(x, dtype)._replace(origin=_rounding.PLAIN)
 
-    def repeated(scalar: Any, count: int) -> Any:
-        vector = jax.numpy.broadcast_to(scalar.value, (count,))
-        return _rounding.Node(vector, _rounding.PLAIN, scalars=True)
-
     changes: dict[str, tuple[Any, str, Any]] = {
-        "repeated": (transform, "repeated", repeated),
         "_spread": (backend, "_spread", staticmethod(spread)),
         "_hidden": (backend, "_hidden", staticmethod(lambda result, args: result)),
         "_origin scaled": (backend, "_origin", staticmethod(taken_for_an_array)),
