@@ -15,8 +15,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .devices import device_of
 from .leaves import Leaves
-from .namespace import Array, device_of, namespace
+from .namespace import Array, namespace
 from .numpy_backend import NumPy
 from .passes import constant, to_numpy
 

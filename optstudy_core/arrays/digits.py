@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .bits import BIAS, biased_exponent, clipped, power_of_two
-from .namespace import Array, device_of, namespace
+from .devices import device_of
+from .namespace import Array, namespace
 
 _BITS = 20
 _DIGITS = 3

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .axes import axis_sum
+from .devices import device_of
 from .leaves import Leaves
 from .matrix import identity, largest, transposed
-from .namespace import Array, device_of, namespace
+from .namespace import Array, namespace
 from .numpy_backend import NumPy
 from .passes import constant, to_numpy
 

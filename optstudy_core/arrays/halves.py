@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .namespace import device_of, namespace
+from .devices import device_of
+from .namespace import namespace
 
 _TERMS = 4
 """The number of parts that a sum along an axis adds at once, a power of two.

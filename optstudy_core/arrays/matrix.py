@@ -44,8 +44,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .bits import BIAS, biased_exponent, power_of_two
+from .devices import device_of
 from .leaves import Leaves
-from .namespace import Array, device_of, namespace
+from .namespace import Array, namespace
 from .numpy_backend import NumPy
 from .operators import Operators
 from .passes import constant, to_numpy

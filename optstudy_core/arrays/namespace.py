@@ -74,8 +74,3 @@ def absent(hyperparameter: Any) -> bool:
     (True, False)
     """
     return isinstance(hyperparameter, int | float) and hyperparameter == 0
-
-
-def device_of(x: Any) -> Any:
-    """Return the device for new arrays; in JAX arrays go to the device of their use."""
-    return None if array_api_compat.is_jax_array(x) else array_api_compat.device(x)
