@@ -38,7 +38,9 @@ ONLY_THE_LIBRARY = "only the library counts"
 PRODUCT = "the product of truths is whether both hold"
 RESET = "where a step is taken it becomes 0 anyway"
 BELOW_1 = "a weight is 0 or at least 1, and 0 divided by any positive number is 0"
+GIVEN = "every caller gives it"
 EQUIVALENT = {
+    ("terms", "proximal_decay", "False", "True"): GIVEN,
     ("clipped_by_unit", "_norms", "tuple(x.shape)", "x.shape"): SAME_NAME,
     ("clipped_by_unit", "_norms", "1", "-1"): LAST_AXIS,
     ("clipped_by_unit", "_clipped", "g", "theta"): ONLY_THE_LIBRARY,
