@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import meshes
 import numpy as np
 import pytest
 import torch
@@ -244,7 +245,8 @@ same(split_unevenly(*whole), whole)
 
 @pytest.mark.slow
 def test_jax_arrays_sharded_over_eight_devices() -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    own = [Path(__file__).parent, Path(meshes.__file__).parent, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, own))
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PYTHONPATH": path,
