@@ -344,7 +344,7 @@ def test_checkpoints_of_torch_are_of_one_algorithm(grads: Any) -> None:
         optstudy_torch.to_torch_optim(both.state_dict())
     theirs = torch.optim.AdamW(others, lr=0.25)
     run(theirs, others, grads[:2])
-    with pytest.raises(TypeError, match=r"groups with muon, adamw: an optimizer of torch"):
+    with pytest.raises(ValueError, match=r"groups with muon, adamw: an optimizer of torch"):
         both.load_state_dict(theirs.state_dict())
     # The class's own algorithm need not be among them.
     alone = Muon([{"params": params, "algorithm": "adamw"}])
