@@ -60,8 +60,8 @@ on the CPU, and the time with a plain norm in torch.
 ## Products of 20 bits
 
 Muon's products of two square float32 matrices keep 20 bits: as one float64 product, and as products
-of int8 digits on integer tensor cores, in milliseconds, beside a plain float32 product. *Used*: a
-step multiplies so.
+of int8 digits on integer tensor cores, in milliseconds, beside a plain float32 product. *Used*:
+whether a step uses the int8 products.
 
 {products}
 

@@ -95,7 +95,8 @@ def test_every_digit_reaches_its_ends(product: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("platform", "size", "digits"), [("cuda", 512, True), ("cuda", 256, False), ("cpu", 512, False)]
+    ("platform", "size", "digits"),
+    [("cuda", 1536, True), ("cuda", 1024, False), ("cpu", 1536, False)],
 )
 def test_xla_multiplies_so_only_on_a_gpu_and_only_large_matrices(
     platform: str, size: int, digits: bool
