@@ -19,7 +19,7 @@ import numpy as np
 from .doubles import Doubles, of_number
 from .halves import added_in_halves, part
 from .operators import Operators
-from .quiet import Quiet, is_quiet
+from .quiet import quietly
 
 OPERATIONS: Final = (
     "add",
@@ -223,11 +223,7 @@ class Backend:
     def of_numbers(self, operation: str, *args: Any) -> Any:
         """Return ``operation`` of :class:`Doubles` and Python numbers."""
         values = [a.value if isinstance(a, Doubles) else a for a in args]
-        function = getattr(np, operation)
-        if is_quiet():
-            return Doubles(function(*values)[()], self)
-        with Quiet():
-            return Doubles(function(*values)[()], self)
+        return Doubles(quietly(getattr(np, operation), *values)[()], self)
 
     def spread(self, number: Doubles, tree: Leaves) -> Any:
         """Return a number for each leaf, rounded once to its dtype; booleans stay booleans."""

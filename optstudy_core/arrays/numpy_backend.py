@@ -12,7 +12,7 @@ import numpy as np
 from .halves import added_in_halves, part
 from .leaves import Backend, Leaves, Reduction, Scalars, Step, Trees
 from .passes import HOST, Columns
-from .quiet import Quiet, is_quiet
+from .quiet import Quiet, quietly
 
 
 class NumPy(Backend):
@@ -23,11 +23,7 @@ class NumPy(Backend):
     def apply(self, operation: str, *args: Any) -> Any:
         # Scalars of NumPy, the results for 0-d arrays, keep their dtype without an array type.
         # Overflow and invalid operations give values, without warnings.
-        function = getattr(np, operation)
-        if is_quiet():
-            return function(*args)
-        with Quiet():
-            return function(*args)
+        return quietly(getattr(np, operation), *args)
 
     def meet(self, operation: str, *args: Any) -> Any:
         # Most trees have one leaf. Without the general case an operation takes two thirds of the

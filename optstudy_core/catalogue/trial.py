@@ -38,12 +38,18 @@ class Uses(NamedTuple):
 def uses(algorithm: Any) -> Uses:
     """Return the features of an algorithm."""
     watch = _Watch()
-    one, scalar = (Leaves([np.ones(shape)], watch) for shape in ((2, 3), ()))
+    one = Leaves([np.ones((2, 3))], watch)
     for dialect in algorithm.dialects or [None]:
         values = algorithm.defaults(dialect)
-        given = dict.fromkeys(algorithm.inputs, scalar)  # fits both a value and a Hessian
-        algorithm.update(algorithm.start(one, values), one, one, **given, **values)
+        _updated(algorithm, algorithm.start(one, values), one, values)
     return Uses(frozenset(watch.sums), watch.matrices)
+
+
+def _updated(algorithm: Any, state: Any, one: Leaves, values: Mapping[str, Any]) -> Any:
+    """Return the result of an update, with ``one`` as gradient and as parameters."""
+    scalar = Leaves([np.ones(())], one.backend)
+    given = dict.fromkeys(algorithm.inputs, scalar)  # fits both a value and a Hessian
+    return algorithm.update(state, one, one, **given, **values)
 
 
 def check(algorithm: Any) -> None:
@@ -56,10 +62,9 @@ def check(algorithm: Any) -> None:
     begin = None
     try:
         values = algorithm.defaults(next(iter(algorithm.dialects), None))
-        one, scalar = (Leaves([np.ones(shape)], NumPy()) for shape in ((2, 3), ()))
+        one = Leaves([np.ones((2, 3))], NumPy())
         begin = algorithm.start(one, values)
-        given = dict.fromkeys(algorithm.inputs, scalar)
-        made = algorithm.update(begin, one, one, **given, **values)
+        made = _updated(algorithm, begin, one, values)
     except TypeError as error:
         if "Leaves" not in str(error):
             return  # not about arrays: the step will show it
