@@ -44,14 +44,20 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep one of several parts: neighbours, which cost alike, go to different ones.
 
-    What differs in its last two parameters stays together, for much of it compiles the same.
+    What differs in its last two parameters stays together, for much of it compiles the same. So
+    does what reads the site, which is built first.
     """
     part, parts = _shard()
-    families = [x.nodeid.rsplit("-", 2)[0] for x in items]
+    families = [_family(x) for x in items]
     places = {family: i % parts for i, family in enumerate(dict.fromkeys(families))}
     pairs = [(x, places[family] == part - 1) for x, family in zip(items, families, strict=True)]
     config.hook.pytest_deselected(items=[x for x, is_here in pairs if not is_here])
     items[:] = [x for x, is_here in pairs if is_here]
+
+
+def _family(item: pytest.Item) -> str:
+    names = getattr(item, "fixturenames", ())
+    return "site" if "site" in names else item.nodeid.rsplit("-", 2)[0]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -41,6 +41,7 @@ BELOW_1 = "a weight is 0 or at least 1, and 0 divided by any positive number is 
 GIVEN = "every caller gives it"
 EQUIVALENT = {
     ("terms", "proximal_decay", "False", "True"): GIVEN,
+    ("terms", "_cautious", "step", "params"): ONLY_THE_LIBRARY,
     ("clipped_by_unit", "_norms", "tuple(x.shape)", "x.shape"): SAME_NAME,
     ("clipped_by_unit", "_norms", "1", "-1"): LAST_AXIS,
     ("clipped_by_unit", "_clipped", "g", "theta"): ONLY_THE_LIBRARY,

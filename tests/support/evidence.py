@@ -27,6 +27,9 @@ import numpy as np
 UNKNOWN = 60.0
 """How many seconds a module is thought to take of which nobody has noted it."""
 
+PORTION = 100
+"""How many mutants a process tries before what it found is written."""
+
 
 def missing(known: ledger.Ledger) -> dict[str, int]:
     """Return how many mutants have to be tried, by module; -1: all of them."""
@@ -55,32 +58,45 @@ def part_of(known: ledger.Ledger, part: int, parts: int) -> list[str]:
 def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: float) -> list[str]:
     """Renew modules of the file, and return what speaks against them.
 
+    What was found is written every :data:`PORTION` mutants, so that nothing is lost of what was
+    done, and one module of many mutants takes all processors.
+
     Args:
         known: the ledger, which is changed.
         modules: what is renewed, in this order.
         processes: how many at once.
-        until: of ``time.time``; no module begins later.
+        until: of ``time.time``; nothing begins later.
     """
     objections = []
+    known.update({module: ledger.valid(known, module) for module in modules})
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        begun = {pool.submit(_renewed, known, module, until): module for module in modules}
+        begun = {
+            pool.submit(_tried, module, numbers[i : i + PORTION], until): module
+            for module in modules
+            for numbers in [sorted(ledger.stale(known, module) or ())]
+            for i in range(0, len(numbers), PORTION)
+        }
         for done in as_completed(begun):
             module = begun[done]
-            try:
-                entry = done.result()
-            except AssertionError as error:
-                objections.append(f"{module}: {error}")
+            found = done.result()
+            if found is None:
                 continue
-            if entry is not None:
-                known[module] = entry
-                ledger.write(known)
-                print(f"renewed {module}: {entry.seconds:.0f} s for all of it", flush=True)
+            entry, against = found
+            objections += [f"{module}: {text}" for text in against]
+            known[module] = ledger.joined(known[module], entry)
+            ledger.write(known)
+            if not ledger.stale(known, module):
+                print(f"renewed {module}: {known[module].seconds:.0f} s of all", flush=True)
+                gone = ledger.unneeded(known, module)
+                objections += [f"{module}: it does not survive: {key}" for key in sorted(gone)]
     return objections
 
 
 @np.errstate(all="ignore")
-def _renewed(known: ledger.Ledger, module: str, until: float) -> ledger.Entry | None:
-    return None if time.time() > until else ledger.renewed(known, module)
+def _tried(
+    module: str, numbers: Sequence[int], until: float
+) -> tuple[ledger.Entry, list[str]] | None:
+    return None if time.time() > until else ledger.tried(module, numbers)
 
 
 def lines(known: ledger.Ledger) -> Iterator[str]:

@@ -8,7 +8,7 @@ stands beside a digest of what it depends on:
 - for what a check has caught, also the check: a golden file, or the contract with all that it uses,
   and the formulas of the algorithm that it asks.
 
-So an edit makes stale only what it can reach. :func:`stale` says what that is, :func:`renewed`
+So an edit makes stale only what it can reach. :func:`stale` says what that is, :func:`tried`
 tries it again, and :func:`objection` tries one number as it is written, so that nobody can make one
 up. What is not a formula (:mod:`optstudy_core.arrays`) is not part of the digests: it has tests of
 its own, and golden bits hold it.
@@ -16,7 +16,6 @@ its own, and golden bits hold it.
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Iterable
@@ -64,6 +63,11 @@ class Entry(NamedTuple):
     survivors: dict[int, str]
     reasons: str
     seconds: float = 0.0
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The mutants of which something is known."""
+        return frozenset(self.survivors).union(*(row.numbers for row in self.caught.values()))
 
 
 Ledger = dict[str, Entry]
@@ -125,61 +129,80 @@ def stale(ledger: Ledger, module: str) -> set[int] | None:
     if entry is None or entry.digest != module_digest(module):
         return None
     rows = entry.caught.items()
-    found = {i for x, row in rows if row.digest != row_digest(module, x) for i in row.numbers}
+    found = set(range(entry.count)) - entry.numbers
+    found |= {i for x, row in rows if row.digest != row_digest(module, x) for i in row.numbers}
     return found if entry.reasons == reasons_digest(module) else found | set(entry.survivors)
+
+
+def valid(ledger: Ledger, module: str) -> Entry:
+    """Return what is known of a module and not stale."""
+    numbers = stale(ledger, module)
+    if numbers is None:
+        return Entry(module_digest(module), _count(module), {}, {}, reasons_digest(module))
+    entry = ledger[module]
+    rows = {k: row._replace(numbers=row.numbers - numbers) for k, row in entry.caught.items()}
+    return entry._replace(
+        caught={k: row for k, row in rows.items() if row.numbers},
+        survivors={i: x for i, x in entry.survivors.items() if i not in numbers},
+        reasons=reasons_digest(module),
+        seconds=round(entry.seconds * (1 - len(numbers) / entry.count), 1),
+    )
+
+
+@cache
+def _count(module: str) -> int:
+    return sum(1 for _ in mutants.mutants(module))
 
 
 # Trying.
 
 
-def tried(module: str, numbers: set[int] | None = None) -> Entry:
-    """Return what the checks catch of the mutants of a module; ``None``: of all of them.
+@cache
+def _checks(module: str) -> mutants.Checks:
+    return mutants.Checks(module, CONTRACTS)  # it learns which checks catch most
 
-    Raises:
-        AssertionError: if a mutant survives that is not in ``EQUIVALENT``, or computes something
-            else on special values.
+
+def tried(module: str, numbers: Iterable[int]) -> tuple[Entry, list[str]]:
+    """Return what the checks catch of some mutants of a module, and what speaks against the rest.
+
+    That is a mutant that survives and is not in ``EQUIVALENT``, or computes something else on
+    special values. It is not part of the entry.
     """
     begun = time.process_time()
-    checks = mutants.Checks(module, CONTRACTS)
+    checks = _checks(module)
     caught: dict[str, set[int]] = {}
     survivors: dict[int, str] = {}
-    order: Iterable[int] = itertools.count() if numbers is None else sorted(numbers)
-    for number, mutant in zip(order, mutants.mutants(module, numbers), strict=False):
+    objections = []
+    wanted = sorted(numbers)
+    for number, mutant in zip(wanted, mutants.mutants(module, set(wanted)), strict=True):
         label = checks.catching(mutant)
         if label is not None:
             caught.setdefault(label, set()).add(number)
-            continue
-        assert mutant.key in EQUIVALENT, f"nothing catches {mutant.kind}: {mutant.key}"
-        where = mutants.disagreement(mutant, checks.seeing(mutant))
-        assert where is None, f"{mutant.key} computes something else: {where}"
-        survivors[number] = EQUIVALENT[mutant.key]
+        elif mutant.key not in EQUIVALENT:
+            objections.append(f"nothing catches {mutant.kind}: {mutant.key}")
+        elif (where := mutants.disagreement(mutant, checks.seeing(mutant))) is not None:
+            objections.append(f"{mutant.key} computes something else: {where}")
+        else:
+            survivors[number] = EQUIVALENT[mutant.key]
     rows = {k: Row(row_digest(module, k), frozenset(v)) for k, v in caught.items()}
-    count = len(survivors) + sum(map(len, caught.values()))
     seconds = round(time.process_time() - begun, 1)
-    return Entry(module_digest(module), count, rows, survivors, reasons_digest(module), seconds)
+    digest, reasons = module_digest(module), reasons_digest(module)
+    return Entry(digest, _count(module), rows, survivors, reasons, seconds), objections
 
 
-def renewed(ledger: Ledger, module: str) -> Entry:
-    """Return the entry of a module in which nothing is stale.
+def joined(one: Entry, other: Entry) -> Entry:
+    """Return what is known of a module from two entries that share no mutant."""
+    rows = dict(one.caught)
+    for k, row in other.caught.items():
+        rows[k] = row._replace(numbers=row.numbers | rows.get(k, row).numbers)
+    seconds = round(one.seconds + other.seconds, 1)
+    return one._replace(caught=rows, survivors=one.survivors | other.survivors, seconds=seconds)
 
-    Raises:
-        AssertionError: as from :func:`tried`; if an entry of ``EQUIVALENT`` does not survive.
-    """
-    numbers = stale(ledger, module)
-    if numbers is None:
-        found = tried(module)
-    else:
-        old, new = ledger[module], tried(module, numbers)
-        rows = {k: Row(row.digest, row.numbers - numbers) for k, row in old.caught.items()}
-        for k, row in new.caught.items():
-            rows[k] = Row(row.digest, row.numbers | rows.get(k, row).numbers)
-        kept = {i: x for i, x in old.survivors.items() if i not in numbers} | new.survivors
-        rows = {k: row for k, row in rows.items() if row.numbers}
-        found = old._replace(caught=rows, survivors=kept, reasons=new.reasons)
-    keys = {m.key for m in mutants.mutants(module, found.survivors)}
-    gone = {key for key in EQUIVALENT if key[0] == module} - keys
-    assert not gone, f"entries of EQUIVALENT that do not survive: {sorted(gone)}"
-    return found
+
+def unneeded(ledger: Ledger, module: str) -> set[tuple[str, str, str, str]]:
+    """Return the entries of ``EQUIVALENT`` for a module that do not survive."""
+    keys = {m.key for m in mutants.mutants(module, ledger[module].survivors)}
+    return {key for key in EQUIVALENT if key[0] == module} - keys
 
 
 def objection(ledger: Ledger, module: str, number: int) -> str | None:
