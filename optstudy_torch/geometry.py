@@ -13,14 +13,15 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 
 from optstudy_core.arrays import geometry as core
 
-from .engine.exact_sums import sum_of
+from .engine.exact_sums import sums_of
 
 
 def total(u: Any, *, exact: bool = True) -> torch.Tensor:
@@ -37,7 +38,7 @@ def total(u: Any, *, exact: bool = True) -> torch.Tensor:
     >>> total([torch.tensor([1e12, 0.5]), torch.tensor(-1e12)]).item()
     0.5
     """
-    return _run(core.vector_total, exact, u)
+    return _only(total, exact, u)
 
 
 def norm(u: Any, *, exact: bool = True) -> torch.Tensor:
@@ -48,7 +49,7 @@ def norm(u: Any, *, exact: bool = True) -> torch.Tensor:
     >>> norm({"w": torch.tensor([3.0]), "b": torch.tensor(4.0)})
     tensor(5., dtype=torch.float64)
     """
-    return _run(core.vector_norm, exact, u)
+    return _only(norm, exact, u)
 
 
 def dot(u: Any, v: Any, *, exact: bool = True) -> torch.Tensor:
@@ -63,7 +64,7 @@ def dot(u: Any, v: Any, *, exact: bool = True) -> torch.Tensor:
         TypeError: for complex tensors.
         ValueError: if the structures or the shapes differ.
     """
-    return _run(core.vector_dot, exact, u, v)
+    return _only(dot, exact, u, v)
 
 
 def cosine(u: Any, v: Any, *, exact: bool = True) -> torch.Tensor:
@@ -71,7 +72,7 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> torch.Tensor:
 
     Args and errors as for :func:`dot`.
     """
-    return _run(core.vector_cosine, exact, u, v)
+    return _only(cosine, exact, u, v)
 
 
 def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,8 +80,8 @@ def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[torch.Tensor, torch.T
 
     Args and errors as for :func:`dot`.
     """
-    between, across = _run(core.vector_chords, exact, u, v)
-    return between, across
+    found: tuple[torch.Tensor, torch.Tensor] = _only(chords, exact, u, v)
+    return found
 
 
 def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float:
@@ -91,8 +92,8 @@ def angle(u: Any, v: Any, *, degrees: bool = False, exact: bool = True) -> float
     >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), degrees=True)
     90.0
     """
-    between, across = chords(u, v, exact=exact)
-    return core.angle_from_chords(float(between), float(across), degrees=degrees)
+    found: float = _only(angle, exact, u, v, degrees=degrees)
+    return found
 
 
 def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
@@ -106,14 +107,52 @@ def per_leaf(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
     Returns:
         a tree like the first, with a number or a scalar tensor for each leaf.
     """
-    return core.per_leaf(function, *trees, **options)
+    return core.leaf_by_leaf(functools.partial(of_each, function, **options), *trees)
 
 
-@torch.no_grad()
-def _run(function: Callable[..., Any], exact: bool, *trees: Any) -> Any:
-    result = sum_of(function, core.leaves(*trees), exact)
-    return tuple(map(_scalar, result)) if isinstance(result, tuple) else _scalar(result)
+def of_each(
+    function: Callable[..., Any], *columns: Sequence[Any], exact: bool = True, **options: Any
+) -> list[Any]:
+    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` to each of several trees.
+
+    The results are those of separate calls, bit for bit. Processes communicate once for all trees.
+
+    Args:
+        function: one of these functions.
+        *columns: one or two lists of trees.
+        exact: as for :func:`total`.
+        **options: other keyword arguments of the function.
+
+    >>> of_each(norm, [torch.tensor([3.0, 4.0]), [torch.tensor(2.0)]])
+    [tensor(5., dtype=torch.float64), tensor(2., dtype=torch.float64)]
+    """
+    if function not in _OF_VECTORS:
+        return core.of_each(function, *columns, exact=exact, **options)
+    of_vectors, end = _OF_VECTORS[function]
+    vectors = [core.leaves(*row) for row in zip(*columns, strict=True)]
+    with torch.no_grad():
+        found = sums_of([(of_vectors, own) for own in vectors], exact)
+        return [end(x, **options) for x in found]
+
+
+def _only(function: Callable[..., Any], exact: bool, *trees: Any, **options: Any) -> Any:
+    return of_each(function, *([tree] for tree in trees), exact=exact, **options)[0]
 
 
 def _scalar(x: Any) -> torch.Tensor:
     return x if isinstance(x, torch.Tensor) else torch.tensor(float(x), dtype=torch.float64)
+
+
+def _angle(pair: tuple[Any, Any], *, degrees: bool = False) -> float:
+    return core.angle_from_chords(*map(float, pair), degrees=degrees)
+
+
+_OF_VECTORS: Final[Mapping[Callable[..., Any], tuple[Callable[..., Any], Callable[..., Any]]]] = {
+    total: (core.vector_total, _scalar),
+    norm: (core.vector_norm, _scalar),
+    dot: (core.vector_dot, _scalar),
+    cosine: (core.vector_cosine, _scalar),
+    chords: (core.vector_chords, lambda pair: tuple(map(_scalar, pair))),
+    angle: (core.vector_chords, _angle),
+}
+"""The functions of trees: of vectors, and of what they return."""

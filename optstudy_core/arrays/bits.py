@@ -34,6 +34,8 @@ def clipped(x: Array, low: int, high: int) -> Array:
     """Return integers clipped to a range."""
     if isinstance(x, np.integer):  # clip would take longer than a sum of hundreds of terms
         return type(x)(min(max(int(x), low), high))
+    if isinstance(x, np.ndarray):
+        return np.minimum(np.maximum(x, low), high)
     return namespace(x).clip(x, low, high)
 
 

@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from .bits import BIAS, biased_exponent, clipped, power_of_two, size
 from .exact_sum import Library, Vector, exact_sums
 from .namespace import Array
-from .passes import HOST
+from .passes import HOST, Columns, to_numpy
 
 Result = TypeVar("Result")
 
@@ -146,7 +146,89 @@ def per_leaf(function: Callable[..., float], *trees: Any, **options: Any) -> Any
     >>> per_leaf(norm, {"weight": np.array([3.0, 4.0]), "bias": np.array(-2.0)})
     {'weight': 5.0, 'bias': 2.0}
     """
-    return map_tree(lambda *leaves: function(*leaves, **options), *trees)
+    return leaf_by_leaf(functools.partial(of_each, function, **options), *trees)
+
+
+def leaf_by_leaf(each: Callable[..., Sequence[Result]], *trees: Any) -> Any:
+    """Return a tree like the first of the results of ``each``, a function of lists of leaves."""
+    columns: tuple[list[Any], ...] = tuple([] for _ in trees)
+
+    def add(*arrays: Any) -> None:
+        for column, x in zip(columns, arrays, strict=True):
+            column.append(x)
+
+    map_tree(add, *trees)
+    found = iter(each(*columns))
+    return map_tree(lambda *_: next(found), *trees)
+
+
+def of_each(function: Callable[..., float], *columns: Sequence[Any], **options: Any) -> list[float]:
+    """Apply :func:`norm`, :func:`dot`, :func:`cosine` or :func:`angle` to each of several trees.
+
+    The results are those of separate calls, bit for bit. Small trees are computed together, which
+    takes less time.
+
+    Args:
+        function: one of these functions.
+        *columns: one or two lists of trees.
+        **options: keyword arguments of the function, such as ``exact``.
+
+    Raises:
+        TypeError: for complex arrays.
+        ValueError: if the structures or the shapes of a pair differ.
+
+    >>> of_each(norm, [np.array([3.0, 4.0]), {"bias": np.array(-2.0)}])
+    [5.0, 2.0]
+    """
+    rows = list(zip(*columns, strict=True))
+    found: dict[int, float] = {}
+    if function in _TOGETHER and options.get("exact", True):
+        for numbers, vectors in _small([leaves(*row) for row in rows]):
+            found |= zip(numbers, _together(function, vectors, **options), strict=True)
+    return [found[i] if i in found else function(*row, **options) for i, row in enumerate(rows)]
+
+
+def _small(rows: Sequence[Sequence[Vector]]) -> Iterator[tuple[list[int], list[Any]]]:
+    """Yield the numbers and the vectors of rows of small vectors, which fit the cache together."""
+    kinds: dict[Any, list[tuple[int, int]]] = {}
+    for i, row in enumerate(rows):
+        count = sum(map(size, row[0]))
+        floats = all("float" in str(x.dtype) for vector in row for x in vector)
+        if floats and 0 < count <= Columns.most:
+            wide = tuple(any(_is_wide(x.dtype) for x in vector) for vector in row)
+            kinds.setdefault(wide, []).append((count, i))
+    for found in kinds.values():
+        found.sort(reverse=True)
+        while found:
+            most = max(1, _CACHE // found[0][0])
+            numbers, found = [i for _, i in found[:most]], found[most:]
+            yield numbers, [rows[i] for i in numbers]
+
+
+_CACHE: Final = 1 << 15  # float64 elements: a few arrays of this size fit the second cache
+
+
+@np.errstate(all="ignore")
+def _together(
+    function: Callable[..., Any],
+    rows: Sequence[Sequence[Vector]],
+    *,
+    exact: bool = True,
+    **ends: Any,
+) -> list[float]:
+    core, end = _TOGETHER[function]
+    flat = [[_flat(vector) for vector in row] for row in rows]
+    library = Columns([row[0].size for row in flat])
+    found = core(
+        library, *([library.side_by_side(x)] for x in zip(*flat, strict=True)), exact=exact
+    )
+    parts = found if isinstance(found, tuple) else (found,)
+    return [end(*numbers, **ends) for numbers in zip(*(x.tolist() for x in parts), strict=True)]
+
+
+def _flat(vector: Vector) -> np.ndarray:
+    dtype = np.float64 if any(_is_wide(x.dtype) for x in vector) else np.float32
+    return np.concatenate([to_numpy(x).reshape(-1) for x in vector], dtype=dtype)
 
 
 def angle_from_chords(between: float, across: float, *, degrees: bool = False) -> float:
@@ -247,6 +329,16 @@ def vector_chords(library: Library, u: Vector, v: Vector, *, exact: bool) -> tup
     lengths = u_norm * v_norm
     between, across = (xp.sqrt(value) / lengths for value in sums)
     return between, across
+
+
+_TOGETHER: Final[Mapping[Callable[..., float], tuple[Callable[..., Any], Callable[..., float]]]] = {
+    total: (vector_total, float),
+    norm: (vector_norm, float),
+    dot: (vector_dot, float),
+    cosine: (vector_cosine, float),
+    angle: (vector_chords, angle_from_chords),
+}
+"""The functions of trees: of vectors, and of what they return."""
 
 
 class _Scaled:

@@ -157,7 +157,9 @@ class Columns(Host):
 
     def side_by_side(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Return arrays of one dtype, with these lengths, as columns."""
-        columns = np.zeros((max(self._lengths), len(arrays)), arrays[0].dtype)
+        longest = max(self._lengths)
+        order: Any = "F" if longest > len(arrays) else "C"  # inner loops of NumPy are the longer
+        columns = np.zeros((longest, len(arrays)), arrays[0].dtype, order)
         for i, x in enumerate(arrays):
             columns[: x.size, i] = x.reshape(-1)
         return columns

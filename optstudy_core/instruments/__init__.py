@@ -63,6 +63,5 @@ from .rows import exact_row as exact_row
 from .rows import measure as measure
 from .rows import plain_rows as plain_rows
 from .rows import plain_sums as plain_sums
-from .rows import row as row
 from .rows import with_activations as with_activations
 from .rows import with_metrics as with_metrics

@@ -187,33 +187,35 @@ class Sums(FromReductions):
 class Exact:
     """Norms, cosines and angles from exact sums; other sums are plain, on the host.
 
+    A measurement is a float64 array with a number for each entry: a layer, or the network.
+
     Args:
-        vectors: each a list of arrays, of NumPy, torch or JAX.
-        given: ``loss``, ``lr``.
-        measures: a module with ``norm``, ``cosine`` and ``angle``, which have the same bits in
-            every library.
+        entries: for each entry the vectors by name, lists of arrays of NumPy, torch or JAX.
+        given: ``loss``, ``lr`` of each entry.
+        measures: a module with ``norm``, ``cosine``, ``angle`` and ``of_each``, which have the same
+            bits in every library.
         to_host: a function that converts an array to NumPy, for the other sums.
     """
 
     def __init__(
         self,
-        vectors: Mapping[str, Sequence[Array]],
-        given: Mapping[str, Any],
+        entries: Sequence[Mapping[str, Sequence[Array | None]]],
+        given: Sequence[Mapping[str, Any]],
         measures: Any = geometry,
         to_host: Callable[[Any], Any] = to_numpy,
     ) -> None:
-        self._vectors, self._given, self._measures = vectors, given, measures
+        self._entries, self._given, self._measures = entries, given, measures
         self._to_host = to_host
+        self._known: dict[tuple[str, ...], np.ndarray[Any, Any]] = {}
 
     def norm(self, u: str) -> Any:
-        leaves = self._list(u)
-        return np.float64(float(self._measures.norm(leaves)) if leaves else math.nan)
+        return self._of_each("norm", u)
 
     def cosine(self, u: str, v: str) -> Any:
-        return float(self._measures.cosine(*self._pair(u, v)))
+        return self._of_each("cosine", u, v)
 
     def angle(self, u: str, v: str) -> Any:
-        return self._measures.angle(*self._pair(u, v), degrees=True)
+        return self._of_each("angle", u, v, degrees=True)
 
     def total(self, u: str) -> Any:
         return self._reduce("total", np.sum, u)
@@ -231,23 +233,41 @@ class Exact:
         return self._reduce("below", np.sum, u, v)
 
     def size(self, u: str) -> Any:
-        return np.float64(sum(math.prod(x.shape) for x in self._vectors[u] if x is not None))
+        return np.array(
+            [sum(math.prod(x.shape) for x in own[u] if x is not None) for own in self._entries],
+            np.float64,
+        )
 
     def given(self, name: str) -> Any:
-        return self._given.get(name, math.nan)
+        return np.array([own.get(name, math.nan) for own in self._given], np.float64)
 
-    def _list(self, u: str) -> list[Array]:
-        return [x for x in self._vectors[u] if x is not None]
+    def _of_each(self, function: str, *names: str, **options: Any) -> Any:
+        if (key := (function, *names)) not in self._known:
+            columns = zip(*(self._rows(*names)), strict=True)
+            found = self._measures.of_each(
+                getattr(self._measures, function), *map(list, columns), **options
+            )
+            own = np.array([float(x) for x in found])
+            # The norm of a vector that a layer does not have is no number.
+            self._known[key] = np.where([bool(x) for x, *_ in self._rows(*names)], own, math.nan)
+        return self._known[key]
 
-    def _pair(self, u: str, v: str) -> tuple[list[Array], list[Array]]:
-        both = zip(self._vectors[u], self._vectors[v], strict=True)
-        kept = [(x, y) for x, y in both if x is not None and y is not None]
-        return [x for x, _ in kept], [y for _, y in kept]
+    def _rows(self, *names: str) -> list[tuple[list[Array], ...]]:
+        """Return for each entry the arrays of vectors, of the layers that have all of them."""
+        found = []
+        for own in self._entries:
+            rows = zip(*(own[u] for u in names), strict=True)
+            kept = [row for row in rows if all(x is not None for x in row)]
+            found.append(tuple([row[i] for row in kept] for i in range(len(names))))
+        return found
 
     def _reduce(self, kind: str, join: Callable[[Any], Any], *names: str) -> Any:
-        columns = geometry.leaves(*(self._list(u) for u in names))
-        parts = [
-            float(REDUCE[kind](*(self._to_host(x).astype(np.float64, copy=False) for x in row)))
-            for row in zip(*columns, strict=True)
-        ]
-        return join(np.array(parts)) if parts else np.float64(EMPTY.get(kind, math.nan))
+        found = []
+        for vectors in self._rows(*names):
+            columns = geometry.leaves(*vectors)
+            parts = [
+                float(REDUCE[kind](*(self._to_host(x).astype(np.float64, copy=False) for x in row)))
+                for row in zip(*columns, strict=True)
+            ]
+            found.append(join(np.array(parts)) if parts else EMPTY.get(kind, math.nan))
+        return np.array(found, np.float64)

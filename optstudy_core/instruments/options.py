@@ -97,9 +97,8 @@ class Chosen:
         self.vectors = vectors(every)
         self.given = given(every)
         self._by_name = {name: [p for p in parts if p.name == name] for name in every}
-        self._due: dict[tuple[Part, ...], Chosen] = {self.parts: self}
-        intervals = {part.every for part in self.parts}
-        self._every = intervals.pop() if len(intervals) == 1 else None  # of all parts
+        self._intervals = tuple(dict.fromkeys(part.every for part in self.parts))
+        self._due = {(True,) * len(self._intervals): self}
 
     @classmethod
     def of(
@@ -141,13 +140,10 @@ class Chosen:
 
     def at(self, number: int) -> Chosen:
         """Return the quantities that are recorded of the epoch or step with this number."""
-        if self._every is None:
-            parts = tuple(part for part in self.parts if number % part.every == 0)
-        else:
-            parts = self.parts if number % self._every == 0 else ()
-        if parts not in self._due:
-            self._due[parts] = Chosen(parts)
-        return self._due[parts]
+        key = tuple(number % every == 0 for every in self._intervals)
+        if key not in self._due:
+            self._due[key] = Chosen([part for part in self.parts if number % part.every == 0])
+        return self._due[key]
 
     def shows(self, name: str, layer: str | None) -> bool:
         """Return whether rows have a quantity, for a layer (its name) or the network (``None``)."""

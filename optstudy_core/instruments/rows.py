@@ -27,37 +27,6 @@ Profiled = Mapping[tuple[str, str | None], Sequence[float]]
 """The numbers of profiles, by profile and layer; ``None`` for the network."""
 
 
-@np.errstate(all="ignore")
-def row(
-    head: Mapping[str, int],
-    chosen: Chosen,
-    whole: Measured,
-    layers: Mapping[str, Measured],
-    profiles: Profiled | None = None,
-) -> dict[str, Any]:
-    """Return the row of an epoch or a step, the same in every framework.
-
-    Args:
-        head: the numbers ``epoch`` and ``step``.
-        chosen: the quantities of the row.
-        whole: the sums over all layers.
-        layers: the sums of each layer, by name.
-        profiles: the numbers of the profiles.
-
-    Returns:
-        ``{"epoch": 3, "loss": …, "step_size": …, "layers": {"fc1.weight": {"step_size": …}}}``;
-        the values are floats, and dictionaries of floats for profiles.
-    """
-    names = [name for name in chosen.names if chosen.shows(name, None)]
-    made: dict[str, Any] = {**head, **{name: float(QUANTITIES[name](whole)) for name in names}}
-    cells: dict[str, dict[str, Any]] = {}
-    for layer, m in layers.items():
-        own = [name for name in chosen.names if chosen.shows(name, layer)]
-        if own:
-            cells[layer] = {name: float(QUANTITIES[name](m)) for name in own}
-    return _joined(made, cells, profiles or {})
-
-
 def _joined(
     made: dict[str, Any], cells: dict[str, dict[str, Any]], profiles: Profiled
 ) -> dict[str, Any]:
@@ -110,6 +79,7 @@ def with_metrics(row: dict[str, Any], metrics: Mapping[str, float]) -> dict[str,
     return {**{k: v for k, v in row.items() if k not in parts}, **metrics, **parts}
 
 
+@np.errstate(all="ignore")
 def exact_row(
     head: Mapping[str, int],
     chosen: Chosen,
@@ -132,11 +102,24 @@ def exact_row(
         to_host: see :class:`Exact`.
         profiles: the numbers of the profiles.
     """
-    each = {
-        layer: Exact({u: [column[i]] for u, column in vectors.items()}, own, measures, to_host)
-        for i, (layer, own) in enumerate(layers.items())
+    entries: dict[str | None, Vectors] = {
+        layer: {u: [column[i]] for u, column in vectors.items()} for i, layer in enumerate(layers)
     }
-    return row(head, chosen, Exact(vectors, given, measures, to_host), each, profiles)
+    own: dict[str | None, Mapping[str, Any]] = {None: given}
+    own.update(layers)
+    entries[None] = vectors
+    found: dict[str | None, dict[str, Any]] = {}
+    measured: dict[tuple[str | None, ...], Measured] = {}
+    for name in chosen.names:
+        shown = tuple(k for k in entries if chosen.shows(name, k))
+        if shown not in measured:
+            columns = [entries[k] for k in shown], [own[k] for k in shown]
+            measured[shown] = Exact(*columns, measures, to_host)
+        values = np.broadcast_to(QUANTITIES[name](measured[shown]), len(shown)).tolist()
+        for k, value in zip(shown, values, strict=True):
+            found.setdefault(k, {})[name] = value
+    cells = {layer: found[layer] for layer in layers if layer in found}
+    return _joined({**head, **found.get(None, {})}, cells, profiles or {})
 
 
 @np.errstate(all="ignore")
@@ -242,11 +225,16 @@ def measure(
         needed = [name for name in chosen if u in vectors_of([name])]
         raise TypeError(f"{u} is missing: {', '.join(needed)} cannot be measured without it")
     known = dict(given or {})
-    whole: Measured = Exact(arrays, known)
-    if not exact:
-        values, sizes, present = plain_sums(reductions(chosen), arrays)
-        whole = Sums(values, sizes, known).whole(present, known)
     wanted = Chosen.of("names", chosen, per_layer=False)
     columns = {name: arrays[PROFILES[name].vector] for name in wanted.profiles}
     profiles: Profiled = {(n, None): profile((n, None), column, 0) for n, column in columns.items()}
-    return row({}, wanted, whole, {}, profiles)
+    if exact:
+        return exact_row({}, wanted, arrays, known, {}, profiles=profiles)
+    values, sizes, present = plain_sums(reductions(chosen), arrays)
+    sums = Sums(
+        {r: column[:, None] for r, column in values.items()},
+        {u: size[:, None] for u, size in sizes.items()},
+        known,
+    )
+    (found,) = plain_rows([{}], wanted, sums, present, known, [], [profiles])
+    return found

@@ -62,17 +62,44 @@ class Copies:
     """Copies of parameters by name, flat and contiguous, in reused memory."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
         self.flat: torch.Tensor | None = None
+        self._tensors: dict[str, torch.Tensor] | None = {}
+        self._parts: tuple[Sequence[str], Sequence[int]] = (), ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was copied."""
+        return self._tensors == {}
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The copies by name."""
+        if self._tensors is None:
+            assert self.flat is not None
+            names, sizes = self._parts
+            self._tensors = dict(zip(names, self.flat.split(sizes), strict=True))
+        return self._tensors
+
+    @tensors.setter
+    def tensors(self, value: dict[str, torch.Tensor]) -> None:
+        self._tensors = value
 
     def fill(
-        self, names: Sequence[str], params: Sequence[torch.Tensor], *, small: bool = False
+        self,
+        names: Sequence[str],
+        params: Sequence[torch.Tensor],
+        together: Sequence[int] | None = None,
     ) -> None:
-        """Copy the parameters; small parameters on a CPU go to one tensor, ``flat``."""
-        if small:
-            self.flat = side_by_side(params)
-            sizes = [p.numel() for p in params]
-            self.tensors = dict(zip(names, self.flat.split(sizes), strict=True))
+        """Copy the parameters.
+
+        Args:
+            names: the names of the parameters.
+            params: the parameters.
+            together: the sizes of small parameters on a CPU: the copies are one tensor, ``flat``.
+        """
+        if together is not None:
+            self.flat, self._tensors = side_by_side(params), None
+            self._parts = names, together
             return
         self.flat = None
         old, self.tensors = self.tensors, {}

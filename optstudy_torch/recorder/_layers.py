@@ -28,7 +28,8 @@ class Layers:
         names: the names of the parameters.
         params: the parameters.
         groups: for each parameter, the number of its group; −1 without an optimizer.
-        small: whether the parameters are small enough to copy all together.
+        sizes: the number of elements of each parameter; the same object while they are the same.
+        together: ``sizes`` if the parameters are small enough to copy all together, or ``None``.
         small_as_whole: whether the parameters are small enough to sum all together.
         starts: the index of the first element of each parameter among all elements.
 
@@ -39,6 +40,9 @@ class Layers:
     names: list[str]
     params: list[torch.Tensor]
     groups: list[int]
+    sizes: tuple[int, ...] = ()
+    starts: np.ndarray = np.zeros(0, int)
+    together: tuple[int, ...] | None
 
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         self._model, self._optimizer = model, optimizer
@@ -65,10 +69,12 @@ class Layers:
         self.names = _told_apart([name for name, _, _ in found])
         self.params = [p for _, p, _ in found]
         self.groups = [i for _, _, i in found]
-        self.small = are_small(self.params)
         self.small_as_whole = are_small(self.params, as_whole=True)
-        sizes = [p.numel() for p in self.params]
-        self.starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, int)
+        sizes = tuple(p.numel() for p in self.params)
+        if sizes != self.sizes:
+            self.sizes = sizes
+            self.starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, int)
+        self.together = self.sizes if are_small(self.params) else None
 
     def collect_if_grown(self) -> None:
         """Look up the parameters if those of the optimizer have changed."""

@@ -36,27 +36,38 @@ class Pending(NamedTuple):
     measured: dict[str, Any]
 
 
+class Measured(NamedTuple):
+    """A step on the host: its description, and its values."""
+
+    made: Pending
+    values: dict[str, Any]
+
+
 def to_host(measured: Sequence[Any]) -> list[Any]:
     """Return trees with flat float64 arrays instead of tensors.
 
     Each device needs one transfer.
     """
-    tensors = [t.detach().reshape(-1).to(torch.float64) for t in _tensors(measured)]
+    found: list[torch.Tensor] = []
+    _collect(measured, found)
+    if not found:
+        return list(measured)
+    tensors = [t.detach().reshape(-1).to(torch.float64) for t in found]
     parts = {}
     for device in {t.device for t in tensors}:
         own = [t for t in tensors if t.device == device]
         host = torch.cat(own).cpu().numpy()
         parts[device] = iter(np.split(host, np.cumsum([len(t) for t in own])[:-1]))
-    found: list[Any] = _replaced(measured, (next(parts[t.device]) for t in tensors))
-    return found
+    replaced: list[Any] = _replaced(measured, (next(parts[t.device]) for t in tensors))
+    return replaced
 
 
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, dict | list | tuple):
-        for entry in tree.values() if isinstance(tree, dict) else tree:
-            yield from _tensors(entry)
+def _collect(tree: Any, found: list[torch.Tensor]) -> None:
+    for entry in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(entry, torch.Tensor):
+            found.append(entry)
+        elif isinstance(entry, dict | list | tuple):
+            _collect(entry, found)
 
 
 def _replaced(tree: Any, arrays: Iterator[np.ndarray]) -> Any:
@@ -76,7 +87,7 @@ def number(value: Any) -> float:
 
 def fetched(
     pending: Sequence[Pending], mean: Callable[[list[float]], list[float]]
-) -> Iterator[tuple[Pending, dict[str, Any]]]:
+) -> Iterator[Measured]:
     """Transfer steps to the host, all at once, without steps that the optimizer skipped.
 
     Args:
@@ -93,4 +104,4 @@ def fetched(
     for made, values in zip(pending, found, strict=True):
         if values["skipped"] is not None and values["skipped"][0] != 0:
             continue  # the optimizer skips the step itself, as requested by GradScaler
-        yield made, values
+        yield Measured(made, values)

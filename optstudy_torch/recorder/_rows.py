@@ -4,53 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from optstudy_core import instruments as core
 
 from ._layers import Layers
-from ._pending import Pending, number
+from ._pending import Measured, number
 
 
-class Measured(NamedTuple):
-    """A step on the host: its description, its values, and the sums of each layer."""
-
-    made: Pending
-    values: dict[str, Any]
-    sums: dict[core.Reduction, np.ndarray]
-
-
-def step_rows(layers: Layers, steps: Sequence[Measured]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of steps; steps with the same quantities are computed together."""
-    for _, group in groupby(steps, _alike):
-        alike = list(group)
-        for row, (made, values, _) in zip(_rows(layers, alike), alike, strict=True):
-            with_more = core.with_activations(row, made.due, values["activations"])
-            metrics = {name: number(value) for name, value in values["metrics"].items()}
-            yield core.with_metrics(with_more, metrics)
-
-
-def _alike(step: Measured) -> tuple[Any, ...]:
-    made, values, _ = step
+def alike(step: Measured) -> tuple[Any, ...]:
+    """Return a key that is equal for steps whose rows are computed together."""
+    made, values = step
     # Noise is computed for each step, because numbers of micro-batches may differ.
-    return id(made.due), id(made.layout), made.number if values["micro"] else 0
+    one = made.number if values["micro"] else 0
+    return id(made.due), id(made.layout), made.reductions, one
 
 
-def _rows(layers: Layers, steps: Sequence[Measured]) -> list[dict[str, Any]]:
+def step_rows(
+    layers: Layers, steps: Sequence[Measured], sums: Mapping[core.Reduction, np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of steps that are alike.
+
+    Args:
+        layers: the parameters.
+        steps: the steps.
+        sums: their sums, arrays (layers, steps).
+    """
+    for row, (made, values) in zip(_rows(layers, steps, sums), steps, strict=True):
+        with_more = core.with_activations(row, made.due, values["activations"])
+        if values["metrics"]:
+            metrics = {name: number(value) for name, value in values["metrics"].items()}
+            with_more = core.with_metrics(with_more, metrics)
+        yield with_more
+
+
+def _rows(
+    layers: Layers, steps: Sequence[Measured], sums: Mapping[core.Reduction, np.ndarray]
+) -> list[dict[str, Any]]:
     first = steps[0]
     due, layout = first.made.due, first.made.layout
     names, groups = layers.names[: layout.layers], layers.groups[: layout.layers]
-    sums = {r: np.stack([s.sums[r] for s in steps], axis=1) for r in first.sums}
-    rates = [[number(rate) for rate in s.values["rates"]] for s in steps]
+    rates = np.array([[number(rate) for rate in s.values["rates"]] for s in steps]).T
     given: dict[str, Any] = {
         name: np.array([number(s.values["numbers"].get(name, math.nan)) for s in steps])
         for name in due.given - {"micro"}
     }
-    lr = np.array([[rate_of(own, group) for own in rates] for group in groups])
-    given["lr"] = np.array([rate_of(own, 0) for own in rates])
+    absent = np.full(len(steps), math.nan)
+    of_groups = [rates[i] if 0 <= i < len(rates) else absent for i in (0, *groups)]
+    given["lr"], lr = of_groups[0], np.array(of_groups[1:])
     micro = core.MicroBatches.of(first.values["micro"])
     if isinstance(micro, core.MicroBatches):
         given["micro"] = micro.whole()

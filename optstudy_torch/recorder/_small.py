@@ -49,7 +49,7 @@ class SmallLayers:
     """Sums of all layers at once, if all layers are small, dense and on the CPU."""
 
     def __init__(self) -> None:
-        self._layouts: dict[Any, Layout] = {}
+        self._layouts: dict[Any, tuple[tuple[core.Reduction, ...], Layout, Any]] = {}
         self._held = 0
 
     @property
@@ -76,14 +76,14 @@ class SmallLayers:
             last: the previous step; empty before the first step.
             origin: the parameters at the origin of displacements.
         """
-        if not layers.small or not layers.params[0].is_cpu:
+        if layers.together is None or not layers.params[0].is_cpu:
             return None
-        size = int(layers.starts[-1]) + layers.params[-1].numel()
+        size, dtype = sum(layers.sizes), layers.params[0].dtype
         # Compute nothing in place until all vectors are known to exist.
         known: dict[str, torch.Tensor | None] = {}
         absent = set()
         for u in wanted:
-            if u == "previous" and not last.tensors:
+            if u == "previous" and last.is_empty:
                 absent.add(u)
             elif u in _COPIED:
                 own = {"step": before, "previous": last, "displacement": origin}[u].flat
@@ -94,9 +94,11 @@ class SmallLayers:
                 known[u] = None
             else:
                 column = layers.column(u)
-                if not _fit(column, layers.params):
+                if not _fit(column, layers.sizes):
                     return None
-                known[u] = side_by_side([x for x in column if x is not None])
+                known[u] = own = side_by_side([x for x in column if x is not None])
+                if own.dtype != dtype:
+                    return None
         now = side_by_side(layers.params)
         found: dict[str, torch.Tensor] = {}
         for u, own in known.items():
@@ -123,7 +125,9 @@ class SmallLayers:
             return None
         absent = {u for u, c in vectors.items() if u == "previous" and all(x is None for x in c)}
         there = {u: column for u, column in vectors.items() if u not in absent}
-        if not there or not all(_fit(column, layers.params) for column in there.values()):
+        if not there or not all(_fit(column, layers.sizes) for column in there.values()):
+            return None
+        if any(x.dtype != layers.params[0].dtype for column in there.values() for x in column):
             return None
         found = {u: side_by_side([read(flat(x)) for x in c]) for u, c in there.items()}
         return self._aside(reductions, layers, found, absent)
@@ -135,16 +139,15 @@ class SmallLayers:
         found: dict[str, torch.Tensor],
         absent: set[str],
     ) -> tuple[Aside, Layout]:
-        usable = [(k, r) for k, r in enumerate(reductions) if absent.isdisjoint(r.vectors)]
         self._held += sum(x.numel() for x in found.values())
-        layout = self._layout(layers, tuple(reductions), tuple(found), usable, absent)
-        return Aside(tuple(r for _, r in usable), layers.starts, found), layout
+        usable, layout = self._layout(layers, reductions, tuple(found), absent)
+        return Aside(usable, layers.starts, found), layout
 
     @np.errstate(all="ignore")
-    def sums(self, steps: Sequence[tuple[Layout, Aside]]) -> list[list[torch.Tensor]]:
-        """Return the sums of steps with stored vectors, in the form of ``Blocks``."""
+    def sums(self, steps: Sequence[tuple[Layout, Aside]]) -> list[list[np.ndarray]]:
+        """Return the sums of steps with stored vectors, as those of ``Blocks`` on the host."""
         self._held = 0
-        made: list[list[torch.Tensor]] = []
+        made: list[list[np.ndarray]] = []
         for _, group in groupby(steps, lambda step: id(step[0])):
             asides = [aside for _, aside in group]
             usable, starts, first = asides[0]
@@ -156,30 +159,32 @@ class SmallLayers:
                 for u in first
             }
             found = [_OF_PARTS[r.kind](starts, *(wide[u] for u in r.vectors)) for r in usable]
-            made += [[torch.from_numpy(row)] for row in np.concatenate(found, axis=1)]
+            made += [[row] for row in np.concatenate(found, axis=1)]
         return made
 
     def _layout(
         self,
         layers: Layers,
-        reductions: tuple[core.Reduction, ...],
+        reductions: Sequence[core.Reduction],
         found: tuple[str, ...],
-        usable: Sequence[tuple[int, core.Reduction]],
         absent: set[str],
-    ) -> Layout:
-        sizes = tuple(p.numel() for p in layers.params)
-        key = (reductions, found, bool(absent), sizes)
+    ) -> tuple[tuple[core.Reduction, ...], Layout]:
+        key = id(reductions), found, id(layers.sizes)
         if key not in self._layouts:
-            count = len(sizes)
+            count = len(layers.sizes)
+            usable = [(k, r) for k, r in enumerate(reductions) if absent.isdisjoint(r.vectors)]
             places = [(i, k) for k, _ in usable for i in range(count)]
             vectors: dict[str, Any] = dict.fromkeys(found, layers.params)
             vectors |= dict.fromkeys(absent, [None] * count)
-            self._layouts[key] = Layout([np.array(places).reshape(-1, 2)], vectors, count)
-        return self._layouts[key]
+            layout = Layout([np.array(places).reshape(-1, 2)], vectors, count)
+            # The objects of the key are kept, so that no other has their identity.
+            kept = reductions, layers.sizes
+            self._layouts[key] = tuple(r for _, r in usable), layout, kept
+        return self._layouts[key][:2]
 
 
-def _fit(column: Sequence[Any], params: Sequence[torch.Tensor]) -> bool:
+def _fit(column: Sequence[Any], sizes: Sequence[int]) -> bool:
     return all(
-        x is not None and x.dtype == p.dtype and x.numel() == p.numel() and x.device == p.device
-        for x, p in zip(column, params, strict=True)
+        x is not None and x.device.type == "cpu" and x.numel() == size
+        for x, size in zip(column, sizes, strict=True)
     )

@@ -55,13 +55,20 @@ class Layout:
 
     @np.errstate(all="ignore")
     def join(
-        self, reductions: Sequence[core.Reduction], values: Sequence[np.ndarray]
+        self, reductions: Sequence[core.Reduction], values: Sequence[np.ndarray], steps: int
     ) -> dict[core.Reduction, np.ndarray]:
-        """Return each reduction for each layer, from the numbers of the devices."""
+        """Return each reduction as an array (layers, steps).
+
+        Args:
+            reductions: the reductions.
+            values: for each device, the numbers of the steps, an array (numbers, steps).
+            steps: the number of steps.
+        """
         joined = {}
         for k, reduction in enumerate(reductions):
             there = np.logical_and.reduce([self.present[u] for u in reduction.vectors])
-            column = np.where(there, core.EMPTY.get(reduction.kind, math.nan), math.nan)
+            column = np.full((self.layers, steps), math.nan)
+            column[there] = core.EMPTY.get(reduction.kind, math.nan)
             together, neutral = {
                 "least": (np.minimum, math.inf),
                 "greatest": (np.maximum, -math.inf),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -25,8 +26,8 @@ from ._copies import Copies
 from ._layers import Layers
 from ._measuring import PREVIOUS, STEP, Sums, formed
 from ._micro import MicroGradients
-from ._pending import Pending, fetched, to_host
-from ._rows import Measured, in_columns, rate_of, step_rows
+from ._pending import Measured, Pending, fetched, to_host
+from ._rows import alike, in_columns, rate_of, step_rows
 from ._state import State
 
 DEFAULT: Final = ("loss", "lr", "step_size", "angle")
@@ -125,6 +126,7 @@ class Recorder(Recording):
         self._open_step: Pending | None = None
         self._before = Copies()
         self._due, self._moves = self._step.at(1), False  # for the current step
+        self._asked: dict[Any, tuple[frozenset[str], tuple[core.Reduction, ...]]] = {}
         self._clock, self._step_clock = core.Clock(), core.Clock()
         self._micro = MicroGradients()
         self._hooks: list[Any] = []
@@ -132,9 +134,8 @@ class Recorder(Recording):
         self._layers = Layers(model, optimizer)
         self._sums = Sums(self._layers)
         if self._options.displaced:
-            self._state.origin.fill(
-                self._layers.names, self._layers.params, small=self._layers.small
-            )
+            layers = self._layers
+            self._state.origin.fill(layers.names, layers.params, layers.together)
         self.begin_epoch()
         self._activations = None
         if self._step.activations:
@@ -267,29 +268,31 @@ class Recorder(Recording):
             return
         self._sums.add_up(self._pending)
         pending, self._pending, self._open_step = self._pending, [], None
-        steps = [
-            Measured(made, values, self._joined(made, values["blocks"]))
-            for made, values in fetched(pending, self._means)
-        ]
-        recorded = [step for step in steps if step.made.due.something]
-        self._output.add_steps(list(step_rows(self._layers, recorded)))
+        rows: list[dict[str, Any]] = []
+        for _, group in groupby(fetched(pending, self._means), alike):
+            steps = list(group)
+            sums = self._joined(steps)
+            if steps[0].made.due.something:
+                rows += step_rows(self._layers, steps, sums)
+        self._output.add_steps(rows)
 
     def _means(self, losses: list[float]) -> list[float]:
         """Return the mean losses over all processes."""
         return averages(losses, self._layers.params) if self._average else losses
 
-    def _joined(
-        self, made: Pending, values: Sequence[np.ndarray]
-    ) -> dict[core.Reduction, np.ndarray]:
-        """Return the sums of a step; ‖Δ₋₁‖² is ‖Δ‖² of the step before."""
-        layout = made.layout
-        sums = layout.join(made.reductions, values)
+    def _joined(self, steps: Sequence[Measured]) -> dict[core.Reduction, np.ndarray]:
+        """Return the sums of steps, arrays (layers, steps); ‖Δ₋₁‖² is ‖Δ‖² of the step before."""
+        made, layout, state = steps[0].made, steps[0].made.layout, self._state
+        blocks = [step.values["blocks"] for step in steps]
+        values = [np.stack(column, axis=1) for column in zip(*blocks, strict=True)]
+        sums = layout.join(made.reductions, values, len(steps))
         if PREVIOUS in self._step.reductions and STEP in sums:
-            before, self._state.step_squares = self._state.step_squares, sums[STEP]
+            before, own = state.step_squares, sums[STEP]
             if before is None or len(before) != layout.layers:
                 before = np.full(layout.layers, math.nan)
+            state.step_squares = own[:, -1].copy()
             if PREVIOUS in made.due.reductions:
-                sums[PREVIOUS] = before
+                sums[PREVIOUS] = np.column_stack([before, own[:, :-1]])
         return sums
 
     def close(self) -> None:
@@ -349,7 +352,8 @@ class Recorder(Recording):
         if self._due.something or self._moves:
             self._layers.collect_if_grown()
         if self._moves:
-            self._before.fill(self._layers.names, self._layers.params, small=self._layers.small)
+            layers = self._layers
+            self._before.fill(layers.names, layers.params, layers.together)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         state = self._state
@@ -363,13 +367,23 @@ class Recorder(Recording):
                 self._before.replace_where(skipped, state.last_step)
             self._before, state.last_step = state.last_step, self._before
 
+    def _wanted(
+        self, due: core.Chosen, moves: bool
+    ) -> tuple[frozenset[str], tuple[core.Reduction, ...]]:
+        """Return the vectors and the sums of a step, the same objects for steps that are alike."""
+        key = id(due), moves  # all of them are kept by self._step
+        if key not in self._asked:
+            # All except those of the step before; and ‖Δ‖², if the angle of the next step needs it.
+            summed = [r for r in due.reductions if r != PREVIOUS]
+            if moves and STEP not in summed and "previous" in self._step.vectors:
+                summed.append(STEP)
+            vectors = due.vectors | ({"step"} if moves else set())
+            self._asked[key] = frozenset(vectors), tuple(summed)
+        return self._asked[key]
+
     def _measure_step(self, skipped: torch.Tensor | None) -> None:
         state, due = self._state, self._due
-        wanted = due.vectors | ({"step"} if self._moves else set())
-        # All except those of the step before; and ‖Δ‖², if the angle of the next step needs it.
-        summed = [r for r in due.reductions if r != PREVIOUS]
-        if self._moves and STEP not in summed and "previous" in self._step.vectors:
-            summed.append(STEP)
+        wanted, summed = self._wanted(due, self._moves)
         copies = self._before, state.last_step, state.origin
         (blocks, layout), (targets, profiles) = self._sums.of_step(due, summed, wanted, *copies)
         numbers: dict[str, Any] = dict(self._layers.of_wrappers(due.given))
@@ -381,7 +395,7 @@ class Recorder(Recording):
             state.step_count,
             state.epoch_count + 1,
             due,
-            tuple(summed),
+            summed,
             layout,
             targets,
             {
@@ -418,10 +432,10 @@ class Recorder(Recording):
         if not self._options.exact:
             blocks = self._sums.of(self._epoch.reductions, vectors)
             values, numbers = to_host([blocks.tensors, profiles])
-            sums = blocks.layout.join(self._epoch.reductions, values)
+            values = [column[:, None] for column in values]
+            columns = blocks.layout.join(self._epoch.reductions, values, 1)
             pairs = core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
             lr = np.array([[rate_of(rates, group)] for group in layers.groups])
-            columns = {r: column[:, None] for r, column in sums.items()}
             plain = core.Sums(columns, in_columns(blocks.layout.sizes), {"lr": lr})
             present = blocks.layout.present
             return core.plain_rows([head], due, plain, present, given, layers.names, [pairs])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from typing import Any
@@ -294,6 +295,38 @@ def test_per_leaf() -> None:
     assert angles == {"w": 0.0, "b": (0.0, None)}
     found = optstudy_jax.geometry.per_leaf(optstudy_jax.geometry.norm, {"w": jnp.array([3.0, 4.0])})
     assert float(found["w"]) == 5.0
+
+
+OF_EACH = ("total", "norm", "dot", "cosine", "angle")
+
+
+@pytest.mark.parametrize("name", OF_EACH)
+def test_many_vectors_together_are_each_alone(name: str) -> None:
+    rng = np.random.default_rng(3)
+    dtypes = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int32]
+    sizes = [0, 1, 1, 2, 7, 64, 64, 320, 2048, 4096, 4097, 5000, 40_000]
+    trees: list[list[Any]] = [[], []]
+    for dtype, length in itertools.product(dtypes, sizes):
+        for tree in trees:
+            x = wide(int(rng.integers(1 << 30)), length, -4, 4)
+            tree.append([x.astype(dtype), {"b": (x[: length // 2] * 3).astype(dtype)}])
+    for value in (0.0, math.nan, math.inf, -math.inf, 5e-324, 1e300):
+        trees[0].append(np.array([value, 1.0, -2.0]))
+        trees[1].append(np.array([1.0, 1.0, value]))
+    trees[0].append([np.float32([0.5]), np.float64([1 / 3])])
+    trees[1].append([np.float64([1 / 3]), np.float32([0.5])])
+    columns = trees[: 1 + (name in OF_EACH[2:])]
+    function, own = getattr(geometry, name), getattr(optstudy_torch.geometry, name)
+    alone = [function(*row) for row in zip(*columns, strict=True)]
+    np.testing.assert_array_equal(geometry.of_each(function, *columns), alone)
+    few = [column[-9:] for column in columns]
+    there = [geometry.map_tree(torch.tensor, column) for column in few]
+    found = optstudy_torch.geometry.of_each(own, *there)
+    np.testing.assert_array_equal([float(x) for x in found], alone[-9:])
+    plain = geometry.of_each(function, *few, exact=False)
+    np.testing.assert_array_equal(
+        plain, [function(*row, exact=False) for row in zip(*few, strict=True)]
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ GIVEN = "every caller gives it"
 EQUIVALENT = {
     ("terms", "proximal_decay", "False", "True"): GIVEN,
     ("terms", "_cautious", "step", "params"): ONLY_THE_LIBRARY,
+    ("terms", "_cautious", "step", "decayed"): ONLY_THE_LIBRARY,
     ("clipped_by_unit", "_norms", "tuple(x.shape)", "x.shape"): SAME_NAME,
     ("clipped_by_unit", "_norms", "1", "-1"): LAST_AXIS,
     ("clipped_by_unit", "_clipped", "g", "theta"): ONLY_THE_LIBRARY,
