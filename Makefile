@@ -34,11 +34,11 @@ test-all: setup  ## run all tests (hours); SHARD=2/6 for the second of six parts
 	@echo "All tests, the slow ones too$(if $(SHARD),: part $(SHARD),; SHARD=1/6 to 6/6 run parts)."
 	SHARD=$(SHARD) $(PYTEST) -m 'slow or not slow' $(TESTS)
 
-test-trainers:  ## run our classes in Lightning, Accelerate and transformers, in .venv-trainers
+test-trainers:  ## run our classes and sinks in Lightning, Accelerate, transformers and W&B, in .venv-trainers
 	test -x .venv-trainers/bin/python || $(PYTHON) -m venv .venv-trainers
 	.venv-trainers/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[trainers]'
-	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers
+	.venv-trainers/bin/python -m pytest -m 'slow or not slow' tests/trainers tests/core/test_sinks.py
 
 test-xla-gpu: setup  ## compile the steps of JAX for a GPU, which need not be there, and search their PTX
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \

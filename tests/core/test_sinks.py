@@ -107,6 +107,24 @@ def test_weights_and_biases_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert one.finished == 1
 
 
+@pytest.mark.filterwarnings("default")  # of that package's own
+def test_the_real_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "SILENT": "true", "DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    summaries = []
+    finish = wandb.Run.finish
+    monkeypatch.setattr(
+        wandb.Run, "finish", lambda run: summaries.append(dict(run.summary)) or finish(run)
+    )
+    told("wandb")
+    (found,) = summaries
+    assert (found["step"], found["epoch"]) == (4, 1)
+    assert (found["epoch/loss"], found["epoch/layers/w/angle"]) == (1.5, 3.0)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"step/layers/w/angle" in file.read_bytes()
+
+
 def test_a_run_of_weights_and_biases_stays_open() -> None:
     run = FakeRun()
     told(run)
