@@ -61,6 +61,8 @@ STRUCTURES: dict[str, tuple[Leaf, ...]] = {
         Leaf("out/scale", ()),
         Leaf("last/kernel", (2, 4)),
         Leaf("last/bias", (5,)),
+        Leaf("more/kernel", (3, 2)),
+        Leaf("more/bias", (2,)),
     ),
 }
 

@@ -5,8 +5,9 @@
 
 tries every mutant of which the ledger (``tests/mutants.json``) does not know what it does today,
 and prints for each module how many mutants there are, what has caught them, and which of them are
-the same function, with the reason. It ends with 1 if something is missing still, or survives
-without a reason.
+the same function, with the reason. Then it tries which mutants change a digest of
+``python -m parity digest`` (``tests/unseen.json``). It ends with 1 if something is missing still,
+or survives without a reason.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from typing import Any
 
 import ledger
 import mutants
 import numpy as np
+import seen_mutants
 
 UNKNOWN = 60.0
 """How many seconds a module is thought to take of which nobody has noted it."""
@@ -55,11 +58,41 @@ def part_of(known: ledger.Ledger, part: int, parts: int) -> list[str]:
     return found[part - 1]
 
 
-def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: float) -> list[str]:
-    """Renew modules of the file, and return what speaks against them.
+Task = Callable[[str, Sequence[int]], Any]
 
-    What was found is written every :data:`PORTION` mutants, so that nothing is lost of what was
-    done, and one module of many mutants takes all processors.
+
+def work(
+    task: Task, left: Mapping[str, Sequence[int]], processes: int, until: float
+) -> Iterator[tuple[str, Any]]:
+    """Yield what a task finds of mutants of modules, :data:`PORTION` at a time.
+
+    So nothing is lost of what was done, and one module of many mutants takes all processors.
+
+    Args:
+        task: a function of a module and numbers of mutants.
+        left: the numbers by module, in the order of the work.
+        processes: how many at once.
+        until: of ``time.time``; nothing begins later.
+    """
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        begun = {
+            pool.submit(_in_time, task, module, numbers[i : i + PORTION], until): module
+            for module, numbers in left.items()
+            for i in range(0, len(numbers), PORTION)
+        }
+        for done in as_completed(begun):
+            found = done.result()
+            if found is not None:
+                yield begun[done], found
+
+
+@np.errstate(all="ignore")
+def _in_time(task: Task, module: str, numbers: Sequence[int], until: float) -> Any:
+    return None if time.time() > until else task(module, numbers)
+
+
+def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: float) -> list[str]:
+    """Renew modules of the ledger's file, and return what speaks against them.
 
     Args:
         known: the ledger, which is changed.
@@ -69,34 +102,29 @@ def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: f
     """
     objections = []
     known.update({module: ledger.valid(known, module) for module in modules})
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        begun = {
-            pool.submit(_tried, module, numbers[i : i + PORTION], until): module
-            for module in modules
-            for numbers in [sorted(ledger.stale(known, module) or ())]
-            for i in range(0, len(numbers), PORTION)
-        }
-        for done in as_completed(begun):
-            module = begun[done]
-            found = done.result()
-            if found is None:
-                continue
-            entry, against = found
-            objections += [f"{module}: {text}" for text in against]
-            known[module] = ledger.joined(known[module], entry)
-            ledger.write(known)
-            if not ledger.stale(known, module):
-                print(f"renewed {module}: {known[module].seconds:.0f} s of all", flush=True)
-                gone = ledger.unneeded(known, module)
-                objections += [f"{module}: it does not survive: {key}" for key in sorted(gone)]
+    left = {module: sorted(ledger.stale(known, module) or ()) for module in modules}
+    for module, (entry, against) in work(ledger.tried, left, processes, until):
+        objections += [f"{module}: {text}" for text in against]
+        known[module] = ledger.joined(known[module], entry)
+        ledger.write(known)
+        if not ledger.stale(known, module):
+            print(f"renewed {module}: {known[module].seconds:.0f} s of all", flush=True)
+            gone = ledger.unneeded(known, module)
+            objections += [f"{module}: it does not survive: {key}" for key in sorted(gone)]
     return objections
 
 
-@np.errstate(all="ignore")
-def _tried(
-    module: str, numbers: Sequence[int], until: float
-) -> tuple[ledger.Entry, list[str]] | None:
-    return None if time.time() > until else ledger.tried(module, numbers)
+def renew_shown(modules: Sequence[str], processes: int, until: float) -> list[str]:
+    """Renew what is known of digests, and return the modules that were not finished."""
+    known = seen_mutants.read()
+    left = {module: seen_mutants.to_try(known, module) for module in modules}
+    for module, found in work(seen_mutants.tried, left, processes, until):
+        known[module] = seen_mutants.joined(known.get(module), found)
+        seen_mutants.write(known)
+        if not seen_mutants.to_try(known, module):
+            print(f"tried on digests: {module}", flush=True)
+    print(*seen_mutants.summary(known), sep="\n")
+    return [module for module in modules if seen_mutants.to_try(known, module)]
 
 
 def lines(known: ledger.Ledger) -> Iterator[str]:
@@ -134,9 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = missing(known)
     asked = [x for x in given.modules.split(",") if x]
     names = asked or [x for x in part_of(known, part, parts) if x in left]
-    objections = renew(known, names, given.processes, time.time() + 60 * given.minutes)
+    until = time.time() + 60 * given.minutes
+    objections = renew(known, names, given.processes, until)
     print(*lines(known), sep="\n")
-    left = missing(known)
+    unfinished = renew_shown(asked or part_of(known, part, parts), given.processes, until)
+    left = {**missing(known), **dict.fromkeys(unfinished, -1)}
     if left:
         print("Still missing:", ", ".join(left))
     print(*objections, sep="\n")

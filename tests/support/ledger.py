@@ -138,7 +138,7 @@ def valid(ledger: Ledger, module: str) -> Entry:
     """Return what is known of a module and not stale."""
     numbers = stale(ledger, module)
     if numbers is None:
-        return Entry(module_digest(module), _count(module), {}, {}, reasons_digest(module))
+        return Entry(module_digest(module), count(module), {}, {}, reasons_digest(module))
     entry = ledger[module]
     rows = {k: row._replace(numbers=row.numbers - numbers) for k, row in entry.caught.items()}
     return entry._replace(
@@ -150,7 +150,11 @@ def valid(ledger: Ledger, module: str) -> Entry:
 
 
 @cache
-def _count(module: str) -> int:
+def count(module: str) -> int:
+    """Return the number of mutants of a module, from the file if that is of today."""
+    entry = read().get(module)
+    if entry is not None and entry.digest == module_digest(module):
+        return entry.count
     return sum(1 for _ in mutants.mutants(module))
 
 
@@ -187,7 +191,7 @@ def tried(module: str, numbers: Iterable[int]) -> tuple[Entry, list[str]]:
     rows = {k: Row(row_digest(module, k), frozenset(v)) for k, v in caught.items()}
     seconds = round(time.process_time() - begun, 1)
     digest, reasons = module_digest(module), reasons_digest(module)
-    return Entry(digest, _count(module), rows, survivors, reasons, seconds), objections
+    return Entry(digest, count(module), rows, survivors, reasons, seconds), objections
 
 
 def joined(one: Entry, other: Entry) -> Entry:
@@ -243,7 +247,7 @@ def write(ledger: Ledger, path: Path = FILE) -> None:
             "digest": entry.digest,
             "mutants": entry.count,
             "caught": {
-                k: f"{r.digest} {_text(r.numbers)}" for k, r in sorted(entry.caught.items())
+                k: f"{r.digest} {text_of(r.numbers)}" for k, r in sorted(entry.caught.items())
             },
             "survivors": _by_reason(entry.survivors),
             "reasons": entry.reasons,
@@ -258,21 +262,21 @@ def _entry(data: dict[str, Any]) -> Entry:
     rows = {}
     for label, text in data["caught"].items():
         digest, _, numbers = text.partition(" ")
-        rows[label] = Row(digest, _numbers(numbers))
-    survivors = {i: why for why, text in data["survivors"].items() for i in _numbers(text)}
+        rows[label] = Row(digest, numbers_of(numbers))
+    survivors = {i: why for why, text in data["survivors"].items() for i in numbers_of(text)}
     seconds = data.get("seconds", 0.0)
     return Entry(data["digest"], data["mutants"], rows, survivors, data["reasons"], seconds)
 
 
 def _by_reason(survivors: dict[int, str]) -> dict[str, str]:
     reasons = dict.fromkeys(survivors.values())
-    return {why: _text(i for i, own in survivors.items() if own == why) for why in reasons}
+    return {why: text_of(i for i, own in survivors.items() if own == why) for why in reasons}
 
 
-def _text(numbers: Iterable[int]) -> str:
+def text_of(numbers: Iterable[int]) -> str:
     """Return numbers as text.
 
-    >>> _text({1, 2, 3, 7})
+    >>> text_of({1, 2, 3, 7})
     '1-3 7'
     """
     found: list[list[int]] = []
@@ -284,7 +288,7 @@ def _text(numbers: Iterable[int]) -> str:
     return " ".join(str(x[0]) if len(x) == 1 else f"{x[0]}-{x[-1]}" for x in found)
 
 
-def _numbers(text: str) -> frozenset[int]:
-    """Return the numbers of a text of :func:`_text`."""
+def numbers_of(text: str) -> frozenset[int]:
+    """Return the numbers of a text of :func:`text_of`."""
     pairs = (part.partition("-") for part in text.split())
     return frozenset(i for a, _, b in pairs for i in range(int(a), int(b or a) + 1))

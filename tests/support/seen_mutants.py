@@ -2,46 +2,38 @@
 
 A digest is of bits, so a mutant changes it if any bit of the standard run is another. That is told
 by a few steps of most mutants, and by the whole run of the others. Some mutants no run can show,
-and some this one does not: :func:`reason` says why.
+and some this one does not. ``tests/unseen.json`` lists these mutants of each module by the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import golden_bits
 import ledger
 import mutants
 import numpy as np
+import reach
 from equal_mutants import EQUIVALENT
 
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from parity import backends, digest
 from parity.structures import DTYPES, working_dtype
 
-JUDGED = (
-    "sign_sgd",
-    "signum",
-    "adadelta",
-    "acprop",
-    "lion",
-    "adabelief",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamaxw",
-    "adan",
-    "adopt",
-)
-"""Modules of which every mutant was tried, and each that no digest shows was judged."""
+FILE = Path(__file__).parents[1] / "unseen.json"
 
 LENGTHS = (2, 20, digest.STEPS)
 """How many steps are compared, one after the other."""
 
+ONLY = "only this shows it: "
+"""A check of the ledger follows."""
+LATE = "a term that is absent at first and comes later"
 GIVEN = "the standard run gives the parameters at every step"
 REFUSED = "of hyperparameters that are refused"
 BY_CHECK = {
@@ -75,15 +67,109 @@ def labels(module: str) -> dict[int, str]:
     return {number: label for label, row in rows for number in row.numbers}
 
 
+class Shown(NamedTuple):
+    """What is known of a module.
+
+    Attributes:
+        digest: of what the result depends on.
+        tried: the numbers of the mutants that were tried.
+        unseen: of these the ones that change no digest, by the reason.
+    """
+
+    digest: str
+    tried: frozenset[int]
+    unseen: dict[str, frozenset[int]]
+
+
+@cache
+def depends(module: str) -> str:
+    """Return the digest of a module, of what makes mutants, and of the standard run."""
+    parity = Path(digest.__file__).parent
+    run = (parity / f"{name}.py" for name in ("digest", "cases", "structures"))
+    return reach.digest([ledger.module_digest(module), *map(reach.text_of, run)])
+
+
+def to_try(known: Mapping[str, Shown], module: str) -> list[int]:
+    """Return the numbers of mutants of which nobody knows whether a digest shows them."""
+    numbers = range(ledger.count(module))
+    entry = known.get(module)
+    if entry is None or entry.digest != depends(module):
+        return [*numbers]
+    return sorted(set(numbers) - entry.tried)
+
+
+def tried(module: str, numbers: Iterable[int]) -> Shown:
+    """Try some mutants of a module."""
+    known, wanted = labels(module), sorted(numbers)
+    unseen: dict[str, set[int]] = {}
+    for number, mutant in zip(wanted, mutants.mutants(module, set(wanted)), strict=True):
+        label = known.get(number)
+        why = reason(mutant, label)
+        if why is None and not changes_a_digest(mutant, label):
+            why = LATE if _is_late(label) else ONLY + (label or "-").split()[0]
+        if why is not None:
+            unseen.setdefault(why, set()).add(number)
+    return Shown(
+        depends(module), frozenset(wanted), {why: frozenset(own) for why, own in unseen.items()}
+    )
+
+
+def joined(old: Shown | None, new: Shown) -> Shown:
+    """Return what is known with what was found of other mutants."""
+    if old is None or old.digest != new.digest:
+        return new
+    both = {
+        why: old.unseen.get(why, frozenset()) | new.unseen.get(why, frozenset())
+        for why in {**old.unseen, **new.unseen}
+    }
+    return Shown(new.digest, old.tried | new.tried, both)
+
+
+def read(path: Path = FILE) -> dict[str, Shown]:
+    """Return what is written."""
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {
+        module: Shown(
+            own["digest"],
+            ledger.numbers_of(own["tried"]),
+            {why: ledger.numbers_of(text) for why, text in own["unseen"].items()},
+        )
+        for module, own in data.items()
+    }
+
+
+def write(known: Mapping[str, Shown], path: Path = FILE) -> None:
+    """Write what is known, sorted."""
+    data = {
+        module: {
+            "digest": own.digest,
+            "tried": ledger.text_of(own.tried),
+            "unseen": {why: ledger.text_of(n) for why, n in sorted(own.unseen.items())},
+        }
+        for module, own in sorted(known.items())
+    }
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def summary(known: Mapping[str, Shown]) -> Iterator[str]:
+    """Yield how many mutants change a digest, and why the others do not."""
+    total = sum(len(own.tried) for own in known.values())
+    reasons: Counter[str] = Counter()
+    for own in known.values():
+        reasons.update({why: len(numbers) for why, numbers in own.unseen.items()})
+    yield f"{total - reasons.total()} of {total} mutants change a digest; the others:"
+    yield from (f"    {count} {why}" for why, count in reasons.most_common())
+
+
 def reason(mutant: mutants.Mutant, label: str | None) -> str | None:
-    """Return why no digest shows a mutant, or ``None``.
+    """Return why no digest shows a mutant, if that is known before it is tried.
 
     Args:
         mutant: any.
         label: of the check that catches it, by :func:`labels`.
     """
     if mutant.key in EQUIVALENT:
-        return EQUIVALENT[mutant.key]
+        return f"the same function: {EQUIVALENT[mutant.key]}"
     if mutant.where in ("check", "check_shape"):
         return REFUSED
     if mutant.where == "update" and (mutant.before, mutant.after) == ("grad", "params"):
@@ -91,11 +177,8 @@ def reason(mutant: mutants.Mutant, label: str | None) -> str | None:
     return UNSEEN.get(mutant.key) or BY_CHECK.get((label or "").partition(" ")[0])
 
 
-def is_of_late_terms(label: str | None) -> bool:
-    """Tell whether a check of the ledger has terms that are absent at first and come later.
-
-    The standard run has none: a mutant of what happens then may be unseen.
-    """
+def _is_late(label: str | None) -> bool:
+    """Tell whether a check of the ledger has terms that are absent at first and come later."""
     kind, *of = (label or "").split(" ")
     if kind != "bits":
         return False
@@ -110,21 +193,28 @@ def _golden(path: Path) -> golden_bits.Golden:
     return golden_bits.read(path)
 
 
-def changes_a_digest(mutant: mutants.Mutant) -> bool:
+def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
     """Tell whether a rule that a mutant touches has another digest, in one of its dialects.
 
-    What raises is another formula.
+    What raises is another formula. The whole run is compared in one dialect and dtype: what shows
+    nowhere else, and that late, counts as unseen.
+
+    Args:
+        mutant: any.
+        label: of the check that catches it: the rule that it asks comes first.
     """
     try:
         changed = rules(mutants.load(mutant.module, mutant.code))
     except Exception:
         return True
+    _, *first = (label or "").split(" ")
     pairs = [pair for pair in digest.names() if pair[0] in changed]
+    pairs.sort(key=lambda pair: (pair[0] not in first, pair[1] not in first))
     return any(_other_defaults(changed[name], name, dialect) for name, dialect in pairs) or any(
         _differs(changed[name], name, dialect, dtype, length)
         for length in LENGTHS
-        for dtype in DTYPES
-        for name, dialect in pairs
+        for dtype in (DTYPES if length < digest.STEPS else ["float32"])
+        for name, dialect in (pairs if length < digest.STEPS else pairs[:1])
     )
 
 
