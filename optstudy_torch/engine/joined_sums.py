@@ -269,7 +269,11 @@ class _Call:
         """
         function = functools.partial(self._function, exact=self._exact)
         found = self.library.call(function, self._vectors)
-        return dict(zip(self.jobs, found if self._each else [found], strict=True))
+        if not self._each:
+            found = [found]
+        elif isinstance(found, tuple):  # of arrays with one element for each job
+            found = zip(*found, strict=True)
+        return dict(zip(self.jobs, found, strict=True))
 
 
 def joined_sums(jobs: Sequence[Job]) -> list[Any]:
