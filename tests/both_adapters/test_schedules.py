@@ -34,15 +34,28 @@ def gradients() -> tuple[np.ndarray, np.ndarray]:
     return np.float32(rng.normal(size=5)), np.float32(rng.normal(size=(STEPS, 5)))
 
 
-@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
-def test_jax_computes_the_same_value(curve: Any) -> None:
-    """In double: compiled, for all counts at once, and operation by operation."""
-    wanted = [curve(count) for count in COUNTS]
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, tuple[list[float], Any]]:
+    """In double for all counts at once, and for one count in float32: two programs for all."""
+
+    def each(function: Any) -> Any:
+        return jax.jit(lambda t: {name: function(curve, t) for name, curve in CURVES.items()})
+
     with jax.enable_x64(True):
-        compiled = jax.jit(lambda counts: jax.lax.map(lambda t: 1.0 * at(curve, t), counts))
-        assert compiled(np.int32(COUNTS)).tolist() == wanted
+        of_each = each(lambda curve, all_: jax.lax.map(lambda t: 1.0 * at(curve, t), all_))
+        wide = of_each(np.int32(COUNTS))
+    single = each(lambda curve, t: optstudy_jax.schedule(curve)(t))(jnp.int32(7))
+    return {name: (wide[name].tolist(), single[name]) for name in CURVES}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_jax_computes_the_same_value(name: str, compiled: Any) -> None:
+    """Compiled, and operation by operation."""
+    curve, (found, single) = CURVES[name], compiled[name]
+    wanted = [curve(count) for count in COUNTS]
+    assert found == wanted
+    with jax.enable_x64(True):
         assert [float(at(curve, jnp.int32(count))) for count in COUNTS[5:60:11]] == wanted[5:60:11]
-    single = jax.jit(optstudy_jax.schedule(curve))(jnp.int32(7))
     assert single.dtype == jnp.float32
     assert single == np.float32(curve(7))
 

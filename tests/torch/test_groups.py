@@ -63,8 +63,11 @@ MATRICES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("compiled", [None, True])
-@pytest.mark.parametrize("name", ["muon", "normuon", slow("shampoo")])
+@pytest.mark.parametrize(
+    ("name", "compiled"),  # NorMuon's scales have shapes of their own, whoever computes
+    [("muon", None), ("muon", True), ("normuon", None), slow("normuon", True)]
+    + [slow("shampoo", compiled) for compiled in (None, True)],
+)
 def test_groups_may_divide_tensors_of_one_shape_into_other_matrices(
     name: str, compiled: bool | None
 ) -> None:

@@ -306,7 +306,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("name", "values", "dtype"),
     [
         ("adafactor", TERMS | {"eps_in_square": True}, torch.float32),
-        ("adafactor", {}, torch.bfloat16),
+        slow("adafactor", {}, torch.bfloat16),
         ("muon", TERMS | {"dialect": "paper"}, torch.float32),
         ("sm3", {}, torch.float64),
         *(
