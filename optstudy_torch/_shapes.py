@@ -14,8 +14,8 @@ from ._plans import Inputs, Plan
 from ._states import WORKING_DTYPE, flatten, in_double, owned, tensor_of
 from .engine.eager import EAGER
 from .engine.exact_sums import sum_of
+from .engine.scalars import number_of
 from .engine.shaped import Execution, Whole
-from .engine.stages import number_of
 from .engine.threaded_numpy import THREADED
 from .engine.threads import HOST
 from .engine.trace import INPUT, count_of

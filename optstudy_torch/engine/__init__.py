@@ -4,13 +4,14 @@
 
     pure function (optstudy_core)            the definition
         │
-        ├─ traced once (trace.py) ──► program: nodes in phases (program.py)
+        ├─ traced once (trace.py) ──► program (program.py): nodes in phases (phases.py)
         │                                │
         │      ┌─────────────────────────┴─────────────────────────┐
         │  for leaves of any shape                          for leaves of one shape
         │  dispatch.py: the parameters of a group           shaped.py: values of all leaves in
         │  and their states as flat units                   the arrays of memory.py; moves,
-        │  (stages.py, units.py, scalars.py)                products, branches and cycles
+        │  (stages.py, units.py, scalars.py,                 products, branches and cycles
+        │  arguments.py, addresses.py)
         │      │                                                   │
         │      ├─ kernels_in_c, one loop, CPU                      ├─ shapes_in_c, loops, CPU
         │      ├─ kernels_in_triton, one kernel, GPU               └─ shapes_in_triton, GPU

@@ -11,7 +11,7 @@ import torch
 
 from .host_numbers import HostNumber
 from .operations import function_of, last_reads
-from .program import Body
+from .phases import Body
 from .rounding import NUMPY
 from .stages import Stage
 from .threads import BLOCK, in_threads, parts_of

@@ -20,7 +20,8 @@ from .c_compiler import function_of, has_threads, library_of, may_use_threads
 from .c_source import OVER_LEAVES, head, new_text, over_leaves, read_numbers, type_of, written
 from .exact_sums_in_c import scalars_of as scalars_of_leaves
 from .kernels import Run
-from .program import Body, Phase, Program
+from .phases import Body, Phase
+from .program import Program
 from .rounding import NUMPY
 from .source import Number, arrays_of, kept_names, merged, reads, rows, scalars_of, values
 from .stages import Stage
@@ -91,8 +92,8 @@ class Scalars:
         """Compute the scalars of a stage."""
         if not self._results:
             return
-        made = stage.put(("made", id(self)), None, lambda: self._room(stage))
-        c = stage.numbers(id(self), values(self._numbers, hyperparameters))
+        made = stage.arguments.put(("made", id(self)), None, lambda: self._room(stage))
+        c = stage.arguments.numbers(id(self), values(self._numbers, hyperparameters))
         read = _addresses(stage, ("read", id(self)), _vectors(stage, self._read))
         self._function(read, _addresses(stage, ("to", id(self)), made), c.data_ptr(), stage.count)
         for symbol, x in zip(self._results, made, strict=True):
@@ -150,7 +151,7 @@ class _Arrays:
     def __call__(self, stage: Stage, units: list[Unit], hyperparameters: dict[str, Any]) -> Run:
         """Return a function that runs the body on units."""
         key = id(self), units[0].first
-        table, places, total = stage.put(key, None, lambda: self._places(units))
+        table, places, total = stage.arguments.put(key, None, lambda: self._places(units))
         for row, name in enumerate(self._rows):
             if name not in units[0].states:  # the stage knows the addresses of the states
                 table[row] = [unit.arrays[name].data_ptr() for unit in units]
@@ -159,7 +160,7 @@ class _Arrays:
             if any(without):
                 raise TypeError("a tensor without memory of its own: allowed are plain tensors")
         scalars = _addresses(stage, ("scalars", id(self)), _vectors(stage, self._scalars))
-        c = stage.numbers(id(self), values(self._numbers, hyperparameters))
+        c = stage.arguments.numbers(id(self), values(self._numbers, hyperparameters))
         given = *(x.data for x in places), scalars, c.data_ptr(), None, len(units)
         threads = min(1 + total // (2 * BLOCK), torch.get_num_threads())
 
@@ -253,5 +254,5 @@ def _addresses(stage: Stage, key: Any, arrays: list[np.ndarray]) -> int:
     def made() -> tuple[list[np.ndarray], Any]:  # the arrays, to keep their memory
         return arrays, np.array([x.ctypes.data for x in arrays], np.uintp).ctypes
 
-    address: int = stage.put(key, [id(x) for x in arrays], made)[1].data
+    address: int = stage.arguments.put(key, [id(x) for x in arrays], made)[1].data
     return address

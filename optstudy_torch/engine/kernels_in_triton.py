@@ -18,7 +18,8 @@ from optstudy_core.arrays.leaves import Reduction
 from .errors import NoKernelsError
 from .exact_sums_in_triton import scalars_of as scalars_of_leaves
 from .kernels import Places, Run
-from .program import Body, Phase, Program
+from .phases import Body, Phase
+from .program import Program
 from .source import kept_names, reads, rows, scalars_of, values
 from .stages import Stage
 from .triton_source import BLOCK, LANGUAGE, dtype_of, has_triton, kernel_of, loads, start, text_of
@@ -52,9 +53,10 @@ class Scalars:
         kernel, numbers = self._kernels[stage.dtype]
         read = [stage.scalars[name].contiguous() for name in self._read]
         made = [
-            stage.room(symbol.name, dtype_of(symbol.kind, stage.dtype)) for symbol in self._results
+            stage.arguments.room(symbol.name, dtype_of(symbol.kind, stage.dtype))
+            for symbol in self._results
         ]
-        c = stage.numbers(id(self), values(numbers, hyperparameters))
+        c = stage.arguments.numbers(id(self), values(numbers, hyperparameters))
         instances = -(-stage.count // BLOCK)
         start(kernel, instances, stage.device, *read, *made, c, stage.count)
         for symbol, x in zip(self._results, made, strict=True):
@@ -108,10 +110,10 @@ class Arrays:
         """Return a function that runs the body on units of one leaf each."""
         key = id(self), step_dtype
         # The stage knows the addresses of states; gradients may move at every step.
-        moving = stage.put(("moving", key), None, lambda: self._moving(units))
+        moving = stage.arguments.put(("moving", key), None, lambda: self._moving(units))
         arrays = [unit.arrays[name] for unit, name in moving]
         places = [x.data_ptr() for x in arrays], [x.dtype for x in arrays]
-        launches = stage.put(
+        launches = stage.arguments.put(
             ("launches", key), places, lambda: list(self._launches(stage, units, step_dtype))
         )
         scalars = [stage.scalars[name].contiguous() for name in self._body.scalars]
@@ -126,7 +128,7 @@ class Arrays:
                 *launch.places[1:],
                 launch.leaves,
                 *scalars,
-                stage.numbers(id(self), values(launch.numbers, hyperparameters)),
+                stage.arguments.numbers(id(self), values(launch.numbers, hyperparameters)),
             )
             for launch in launches
         ]
@@ -159,9 +161,9 @@ class Arrays:
             key = in_place, dtypes, aligned, stage.dtype, step_dtype
             if key not in self._kernels:
                 self._kernels[key] = self._made(*key)
-            places = stage.places(own, BLOCK)
+            places = stage.arguments.places(own, BLOCK)
             if places.instances:
-                distances = stage.distances(table, _units(dtypes, aligned))
+                distances = stage.arguments.distances(table, _units(dtypes, aligned))
                 firsts = [(own[0], name) for name in names]
                 yield _Launch(*self._kernels[key], firsts, distances, places, len(own))
 

@@ -9,7 +9,8 @@ from typing import Any
 from .alike import Alike
 from .kernels import Run
 from .memory import Memory
-from .program import Added, Body, Branch, Cycle, Phase, Program
+from .phases import Added, Body, Branch, Cycle, Phase
+from .program import Program
 from .source import kept_names
 from .trace import Sum
 

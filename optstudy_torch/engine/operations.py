@@ -8,7 +8,7 @@ from typing import Any
 
 from . import rounding
 from .host_numbers import HostNumber
-from .program import Body
+from .phases import Body
 from .source import rows
 from .stages import Stage
 from .trace import Line, Symbol

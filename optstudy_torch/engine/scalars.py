@@ -100,3 +100,9 @@ class Scalars(dict[str, Any]):
         if not own:
             return torch.empty(0, dtype=self._dtype, device=self._device)
         return torch.stack(torch.broadcast_tensors(*own)).data
+
+
+def number_of(counts: np.ndarray) -> Any:
+    """Return step counts in double precision, as one number if all are equal."""
+    same = (counts == counts[0]).all()
+    return float(counts[0]) if same else counts.astype(np.float64)

@@ -14,13 +14,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from .alike import Alike
+from .arguments import OfOneStep
 from .kernels import Run
 from .kernels_of_shape import OfShape
 from .memory import Memory
-from .program import Added, Branch, Cycle, Output, Phase, Program
+from .phases import Added, Branch, Cycle, Output, Phase
+from .program import Program
 from .trace import Move, Product, Sum, Symbol
 
 
@@ -87,7 +88,7 @@ class Execution:
         self.hyperparameters, self.adds = hyperparameters, adds
         self.values, self.scalars = values, scalars
         self.dtype = program.dtype
-        self._kept: dict[Any, Any] = {}
+        self.arguments = OfOneStep(self._memory, count)
         self._views: set[str] = set()  # values that may share memory with others
 
     def run(self) -> Running:
@@ -265,21 +266,6 @@ class Execution:
     def empty(self, symbol: Symbol, shape: tuple[int, ...]) -> Alike:
         """Return new arrays for the value of a symbol."""
         return self._memory.empty(self.count, symbol, shape)
-
-    def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
-        """Return numbers as a tensor in double precision."""
-        del key
-        return self._memory.numbers(values)
-
-    def room(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """Return memory for a scalar of each leaf."""
-        return torch.empty(self.count, dtype=dtype, device=self.device)
-
-    def put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
-        """Return the result of ``made``, and keep it alive until the next result for the key."""
-        del values
-        found = self._kept[key] = made()
-        return found
 
     def _true(self, condition: Symbol) -> np.ndarray:
         """Return the indices of the leaves with a true condition."""

@@ -19,7 +19,8 @@ from .kernels import Run
 from .kernels_in_c import Scalars, loop_over, taken
 from .kernels_of_shape import OfShape
 from .memory import OnHost
-from .program import Added, Body, Phase, Program
+from .phases import Added, Body, Phase
+from .program import Program
 from .source import Number, rows, values
 from .trace import Sum
 

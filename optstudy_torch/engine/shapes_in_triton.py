@@ -21,7 +21,8 @@ from .kernels import Run
 from .kernels_in_triton import Scalars
 from .kernels_of_shape import OfShape
 from .memory import OnDevice
-from .program import Added, Body, Phase, Program
+from .phases import Added, Body, Phase
+from .program import Program
 from .source import arrays_of, merged, reads, rows, values
 from .trace import Sum, Symbol
 from .triton_source import BLOCK, LANGUAGE, dtype_of, has_triton, kernel_of, loads, start, text_of
@@ -110,7 +111,7 @@ class _Kernel:
             self._table = addresses, on_device(device, addresses)
         numbers = values(self._numbers, execution.hyperparameters)
         if self._c is None or self._c[0] != numbers:
-            self._c = numbers, execution.numbers(None, numbers)
+            self._c = numbers, execution.arguments.numbers(None, numbers)
         parts = -(-size // BLOCK)
         vectors = [execution.vector(x) for x in self._scalars]
         given = self._table[1], count, parts, size, *lengths, *vectors, self._c[1]

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from .host_numbers import HostNumber
-from .program import Body, Phase
+from .phases import Body, Phase
 from .trace import DOUBLE, WORKING, Line, Symbol
 
 INFIX = {

@@ -15,19 +15,19 @@ state, moving a model) the next step makes a new stage.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
+from .addresses import Addresses
+from .arguments import Arguments
 from .host_numbers import HostNumber
 from .joined_sums import Joint, Share
-from .kernels import Kernels, Places
+from .kernels import Kernels
 from .program import Program
-from .scalars import Scalars
+from .scalars import Scalars, number_of
 from .threads import BLOCK, HOST, in_threads
 from .trace import INPUT, Choice, Sum, Symbol, count_of
 from .units import (
@@ -38,7 +38,6 @@ from .units import (
     is_flat,
     like_memory,
     memory_order,
-    on_device,
     rounded_in,
     unflat,
 )
@@ -51,9 +50,6 @@ _UNIT = 1 << 20
 
 _SCRATCH = 1 << 20
 """Elements of small leaves with gradients and steps in memory at the same time."""
-
-
-_KIND = operator.attrgetter("dtype", "shape")
 
 
 class Stage:
@@ -76,6 +72,7 @@ class Stage:
 
     Attributes:
         scalars: vectors with a number for each leaf, by name.
+        arguments: arguments of kernels that are kept on the device.
         chunks: units that are loaded together.
     """
 
@@ -96,7 +93,7 @@ class Stage:
         self.on_host = self.device.type == HOST
         self.kernels, self.direct = kernels, kernels is not None
         self._any_dtype = kernels is not None and kernels.any_dtype
-        self._on_device: dict[Any, tuple[Any, Any]] = {}
+        self.arguments = Arguments(self.device, len(params))
         self._reads_params = program.reads_params
         self._inputs = program.inputs
         # Sort leaves by dtype, so that they can share units.
@@ -125,10 +122,8 @@ class Stage:
         self._each = 3 + program.reads_params + len(program.inputs)
         self._each += max(len(body.moved) for phase in program.phases for body in phase.bodies)
         self._room: Room | None = None
-        self._kept = self._found()
         own = [s[n] for s in self.states for n in self._arrays.values()]
-        self._owners = [*self.params, *own, *self._vectors]
-        self._places = self._where()
+        self._addresses = Addresses(self.params, self.states, [*own, *self._vectors])
 
     # Units.
 
@@ -225,22 +220,9 @@ class Stage:
                     unit.views[name] = _shaped(part, unit.params, unit.sizes)
         return chunks
 
-    def _found(self) -> list[torch.Tensor]:
-        return list(chain.from_iterable(map(dict.values, self.states)))
-
-    def _where(self) -> list[Any]:
-        kinds, strides = map(_KIND, self.params), map(torch.Tensor.stride, self.params)
-        negative = map(torch.Tensor.is_neg, self.params)
-        return [*map(torch.Tensor.data_ptr, self._owners), *kinds, *strides, *negative]
-
     def holds(self) -> bool:
         """Return whether parameters and state tensors are still at the same addresses."""
-        found = self._found()
-        return (
-            len(found) == len(self._kept)
-            and all(map(operator.is_, found, self._kept))
-            and self._where() == self._places
-        )
+        return self._addresses.hold()
 
     # A step.
 
@@ -396,47 +378,6 @@ class Stage:
         threads = 1 + sum(unit.size for unit in shared) // (2 * BLOCK) if self.on_host else 1
         in_threads(function, shared, threads)
 
-    # Arguments of a kernel for all leaves.
-
-    def put(self, key: Any, values: Any, made: Callable[[], Any]) -> Any:
-        """Return the result of ``made``, which is called again only if the values change."""
-        kept = self._on_device.get(key)
-        if kept is None or kept[0] != values:
-            kept = self._on_device[key] = (values, made())
-        return kept[1]
-
-    def numbers(self, key: Any, values: Sequence[float]) -> torch.Tensor:
-        """Return numbers as a tensor in double precision, which kernels round."""
-
-        def made() -> torch.Tensor:
-            return on_device(self.device, np.array(values, np.float64))
-
-        return self.put(("numbers", key), values, made)
-
-    def distances(self, table: list[list[int]], units: Sequence[int]) -> torch.Tensor:
-        """Return the distances of addresses from the first of their row, in the unit of the row."""
-        rows = np.array(table, np.int64)
-        return on_device(self.device, (rows - rows[:, :1]) // np.array(units)[:, None])
-
-    def room(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """Return memory for a scalar of each leaf, the same at every step."""
-        made = functools.partial(torch.empty, self.count, dtype=dtype, device=self.device)
-        return self.put(("room", name), dtype, made)
-
-    def places(self, units: Sequence[Unit], length: int) -> Places:
-        """Return the elements of these units for each instance of a length."""
-        firsts = [unit.first for unit in units]
-        return self.put(("places", len(units), firsts[0]), firsts, lambda: self._cut(units, length))
-
-    def _cut(self, units: Sequence[Unit], length: int) -> Places:
-        sizes = np.array([unit.size for unit in units], np.int64)
-        counts = -(-sizes // length)
-        begins = np.cumsum(counts) - counts
-        leaf = np.repeat(np.arange(len(units), dtype=np.int32), counts)
-        part = (np.arange(len(leaf)) - begins[leaf]).astype(np.int32)
-        columns = np.array([unit.first for unit in units], np.int32)
-        return Places(len(leaf), *(on_device(self.device, x) for x in (leaf, part, columns, sizes)))
-
     def vectors(self, sums: Sum) -> Iterator[list[Any]]:
         """Yield, for each leaf, the vectors of the sum."""
         for unit in self._units:
@@ -454,12 +395,6 @@ class Stage:
     def _shares(self, unit: Unit, parts: Sequence[torch.Tensor]) -> list[Any]:
         pairs = zip(parts, self._joints[unit.leaves], strict=True)
         return [x if joint is None else Share(x, joint) for x, joint in pairs]
-
-
-def number_of(counts: np.ndarray) -> Any:
-    """Return step counts in double precision, as one number if all are equal."""
-    same = (counts == counts[0]).all()
-    return float(counts[0]) if same else counts.astype(np.float64)
 
 
 def _shaped(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .program import Body
+from .phases import Body
 
 
 @dataclass
