@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from optstudy_core import geometry as core
+from optstudy_core.arrays import vectors
 
 from ._sums import on_device
 
@@ -32,7 +33,7 @@ def total(u: Any, *, exact: bool = True) -> jax.Array:
     >>> float(total([jnp.array([1e12, 0.5]), jnp.array(-1e12)]))
     0.5
     """
-    return _run(core.vector_total, exact, u)
+    return _run(vectors.vector_total, exact, u)
 
 
 def norm(u: Any, *, exact: bool = True) -> jax.Array:
@@ -43,7 +44,7 @@ def norm(u: Any, *, exact: bool = True) -> jax.Array:
     >>> float(norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
     5.0
     """
-    return _run(core.vector_norm, exact, u)
+    return _run(vectors.vector_norm, exact, u)
 
 
 def dot(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
@@ -58,7 +59,7 @@ def dot(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
         TypeError: for complex arrays.
         ValueError: if the structures or the shapes differ.
     """
-    return _run(core.vector_dot, exact, u, v)
+    return _run(vectors.vector_dot, exact, u, v)
 
 
 def cosine(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
@@ -66,7 +67,7 @@ def cosine(u: Any, v: Any, *, exact: bool = True) -> jax.Array:
 
     Args and errors as for :func:`dot`.
     """
-    return _run(core.vector_cosine, exact, u, v)
+    return _run(vectors.vector_cosine, exact, u, v)
 
 
 def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[jax.Array, jax.Array]:
@@ -74,7 +75,7 @@ def chords(u: Any, v: Any, *, exact: bool = True) -> tuple[jax.Array, jax.Array]
 
     Args and errors as for :func:`dot`.
     """
-    between, across = _run(core.vector_chords, exact, u, v)
+    between, across = _run(vectors.vector_chords, exact, u, v)
     return between, across
 
 

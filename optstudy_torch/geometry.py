@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 
 from optstudy_core.arrays import geometry as core
+from optstudy_core.arrays import vectors
 
 from .engine.exact_sums import sums_of
 
@@ -148,11 +149,11 @@ def _angle(pair: tuple[Any, Any], *, degrees: bool = False) -> float:
 
 
 _OF_VECTORS: Final[Mapping[Callable[..., Any], tuple[Callable[..., Any], Callable[..., Any]]]] = {
-    total: (core.vector_total, _scalar),
-    norm: (core.vector_norm, _scalar),
-    dot: (core.vector_dot, _scalar),
-    cosine: (core.vector_cosine, _scalar),
-    chords: (core.vector_chords, lambda pair: tuple(map(_scalar, pair))),
-    angle: (core.vector_chords, _angle),
+    total: (vectors.vector_total, _scalar),
+    norm: (vectors.vector_norm, _scalar),
+    dot: (vectors.vector_dot, _scalar),
+    cosine: (vectors.vector_cosine, _scalar),
+    chords: (vectors.vector_chords, lambda pair: tuple(map(_scalar, pair))),
+    angle: (vectors.vector_chords, _angle),
 }
 """The functions of trees: of vectors, and of what they return."""

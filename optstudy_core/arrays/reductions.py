@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from .exact_sum import Library, Vector
-from .geometry import vector_dot, vector_norm, vector_total
 from .leaves import Leaves
 from .namespace import Array, scalar
 from .passes import HOST, constant
+from .vectors import vector_dot, vector_norm, vector_total
 
 
 def leaf_norm(x: Array) -> Array:

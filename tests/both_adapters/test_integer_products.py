@@ -21,7 +21,7 @@ from optstudy_torch import from_core
 from optstudy_torch._plans import NO_INPUTS
 from optstudy_torch.engine import integer_products
 from optstudy_torch.engine.memory import OnDevice
-from optstudy_torch.engine.program import Branch, Cycle
+from optstudy_torch.engine.phases import Branch, Cycle
 from optstudy_torch.engine.trace import Product
 
 

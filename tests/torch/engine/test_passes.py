@@ -11,8 +11,9 @@ import torch
 from harness import same, slow
 
 import optstudy_torch
-from optstudy_core import Algorithm, geometry, sgd
+from optstudy_core import Algorithm, sgd
 from optstudy_core.arrays import reductions
+from optstudy_core.arrays import vectors as sums
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.arrays.passes import HOST
@@ -23,11 +24,11 @@ from optstudy_torch.engine.exact_sums import OPERATIONS, sum_of
 pytestmark = pytest.mark.skipif(c_compiler.compiler() is None, reason="not run: no compiler")
 
 SUMS = {
-    "total": (geometry.vector_total, 1),
-    "norm": (geometry.vector_norm, 1),
-    "dot": (geometry.vector_dot, 2),
-    "cosine": (geometry.vector_cosine, 2),
-    "chords": (geometry.vector_chords, 2),
+    "total": (sums.vector_total, 1),
+    "norm": (sums.vector_norm, 1),
+    "dot": (sums.vector_dot, 2),
+    "cosine": (sums.vector_cosine, 2),
+    "chords": (sums.vector_chords, 2),
 }
 SIZES = (1, 3, 7000, 64, 1)
 
@@ -161,7 +162,7 @@ def test_every_thread_takes_subnormal_numbers_as_the_first_one_does() -> None:
     try:
         for flushed in (False, True):
             assert torch.set_flush_denormal(flushed)
-            total = float(sum_of(geometry.vector_total, ([x],)))
+            total = float(sum_of(sums.vector_total, ([x],)))
             assert total == (0.0 if flushed else 7000 * float(np.float32(1e-42)))
     finally:
         torch.set_flush_denormal(False)
@@ -181,7 +182,7 @@ def test_without_a_compiler_numpy_adds(
         for name in SUMS:
             assert_the_same(name, u, v)
     rows = [(x, y) for x, y in zip(u, v, strict=True)]
-    assert exact_sums_in_c.scalars_of(geometry.vector_dot, rows) is None
+    assert exact_sums_in_c.scalars_of(sums.vector_dot, rows) is None
     assert not passes
     exact_sums_in_c._made.cache_clear()
 
@@ -227,16 +228,16 @@ def test_what_has_no_memory_of_its_own(passes: list[Any]) -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         optstudy_torch.geometry.dot(x, x.T)
     assert len(passes) == count
-    assert exact_sums_in_c.scalars_of(geometry.vector_norm, [(zero,)]) is None
+    assert exact_sums_in_c.scalars_of(sums.vector_norm, [(zero,)]) is None
 
 
 def test_arrays_that_are_not_to_be_written() -> None:
     x = np.arange(5000, dtype=np.float32)
     x.flags.writeable = False
-    expected = geometry.vector_norm(HOST, [x], exact=True)
-    assert geometry.vector_norm(exact_sums_in_c.IN_C, [x], exact=True) == expected
+    expected = sums.vector_norm(HOST, [x], exact=True)
+    assert sums.vector_norm(exact_sums_in_c.IN_C, [x], exact=True) == expected
     swapped = x.astype(">f4")
-    assert geometry.vector_norm(exact_sums_in_c.IN_C, [swapped], exact=True) == expected
+    assert sums.vector_norm(exact_sums_in_c.IN_C, [swapped], exact=True) == expected
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "prodigy", "novograd", "adafactor"])
