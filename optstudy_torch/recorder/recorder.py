@@ -11,23 +11,20 @@ import numpy as np
 import torch
 
 from optstudy_core import _processes
-from optstudy_core import geometry as on_host
 from optstudy_core import instruments as core
-from optstudy_core.arrays.passes import to_numpy
 from optstudy_core.records import Output, Recording
-from optstudy_torch import geometry
-from optstudy_torch._meshes import local, whole
+from optstudy_torch._meshes import local
 from optstudy_torch._ranks import averages, scalar
 from optstudy_torch._rates import Rates
-from optstudy_torch._tensors import is_shared
 
 from ._activations import Activations
 from ._copies import Copies
+from ._epochs import exact_row, plain_row
 from ._layers import Layers
-from ._measuring import PREVIOUS, STEP, Sums, formed
+from ._measuring import PREVIOUS, STEP, Sums
 from ._micro import MicroGradients
-from ._pending import Measured, Pending, fetched, to_host
-from ._rows import alike, in_columns, rate_of, step_rows
+from ._pending import Measured, Pending, fetched
+from ._rows import alike, rate_of, step_rows
 from ._state import State
 
 DEFAULT: Final = ("loss", "lr", "step_size", "angle")
@@ -421,38 +418,14 @@ class Recorder(Recording):
         state, layers = self._state, self._layers
         due = self._epoch.at(state.epoch_count)
         vectors = layers.vectors(self._epoch.vectors, state.start, state.epoch_step, state.origin)
-        head = {"epoch": state.epoch_count}
         given = {"loss": mean, "lr": rate_of(rates, 0)}
         if "seconds" in due.given:
             given |= {"seconds": self._clock.seconds(), "samples": self._clock.samples()}
         if "memory" in due.given:
             given["memory"] = _memory(layers.params)
         given |= {name: float(value) for name, value in layers.of_wrappers(due.given).items()}
-        targets, profiles = self._sums.profiles(due, vectors)
-        if not self._options.exact:
-            blocks = self._sums.of(self._epoch.reductions, vectors)
-            values, numbers = to_host([blocks.tensors, profiles])
-            values = [column[:, None] for column in values]
-            columns = blocks.layout.join(self._epoch.reductions, values, 1)
-            pairs = core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
-            lr = np.array([[rate_of(rates, group)] for group in layers.groups])
-            plain = core.Sums(columns, in_columns(blocks.layout.sizes), {"lr": lr})
-            present = blocks.layout.present
-            return core.plain_rows([head], due, plain, present, given, layers.names, [pairs])[0]
-        arrays = {u: [formed(x) for x in column] for u, column in vectors.items()}
-        own = {
-            n: {"lr": rate_of(rates, g)} for n, g in zip(layers.names, layers.groups, strict=True)
-        }
-        return core.exact_row(
-            head,
-            due,
-            arrays,
-            given,
-            own,
-            on_host if all(map(_is_on_host, layers.params)) else geometry,
-            lambda x: to_numpy(whole(x)),
-            core.by_layer(dict(zip(targets, to_host(profiles), strict=True)), layers.names),
-        )
+        rows = exact_row if self._options.exact else plain_row
+        return rows(state.epoch_count, due, layers, self._sums, vectors, given, rates)
 
     def _current_rates(self) -> list[Any]:
         groups = [] if self._optimizer is None else self._optimizer.param_groups
@@ -471,10 +444,6 @@ def _on_host(name: str, value: Any) -> torch.Tensor | float:
     if type(value) is torch.Tensor and value.device.type == "cpu" and value.numel() == 1:
         return float(value.detach())
     return scalar(name, value)
-
-
-def _is_on_host(p: torch.Tensor) -> bool:
-    return p.device.type == "cpu" and not is_shared(p)
 
 
 def _kept_rate(rate: Any) -> Any:
