@@ -89,14 +89,14 @@ p = torch.nn.Parameter(torch.ones(2))
 optimizer = optstudy_torch.Adam([p], lr=0.5)
 p.grad = torch.ones(2)
 optimizer.step()
-assert p.tolist() == [0.5, 0.5]
+assert torch.allclose(p, torch.tensor(0.5))  # but for the roundings of a step
 """,
     "jax": """
 import jax.numpy as jnp, optax, optstudy_jax
 p = jnp.ones(2)
 tx = optstudy_jax.adam(0.5)
 updates, state = tx.update(jnp.ones(2), tx.init(p), p)
-assert optax.apply_updates(p, updates).tolist() == [0.5, 0.5]
+assert jnp.allclose(optax.apply_updates(p, updates), 0.5)  # but for the roundings of a step
 """,
     "digest": """
 from optstudy_core.catalogue.digests import recorded
