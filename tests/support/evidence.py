@@ -106,7 +106,7 @@ def renew(known: ledger.Ledger, modules: Sequence[str], processes: int, until: f
     for module, (entry, against) in work(ledger.tried, left, processes, until):
         objections += [f"{module}: {text}" for text in against]
         known[module] = ledger.joined(known[module], entry)
-        ledger.write(known)
+        ledger.write(ledger.read() | {module: known[module]})  # others may have written meanwhile
         if not ledger.stale(known, module):
             print(f"renewed {module}: {known[module].seconds:.0f} s of all", flush=True)
             gone = ledger.unneeded(known, module)
@@ -119,10 +119,12 @@ def renew_shown(modules: Sequence[str], processes: int, until: float) -> list[st
     known = seen_mutants.read()
     left = {module: seen_mutants.to_try(known, module) for module in modules}
     for module, found in work(seen_mutants.tried, left, processes, until):
+        known = seen_mutants.read()  # others may have written meanwhile
         known[module] = seen_mutants.joined(known.get(module), found)
         seen_mutants.write(known)
         if not seen_mutants.to_try(known, module):
             print(f"tried on digests: {module}", flush=True)
+    known = seen_mutants.read()
     print(*seen_mutants.summary(known), sep="\n")
     return [module for module in modules if seen_mutants.to_try(known, module)]
 

@@ -1102,6 +1102,26 @@ def layers_without_a_norm_have_the_ratio_1(modules: dict[str, ModuleType]) -> No
         assert ratio(np.array(5e-324), np.array(5e-324)) == 1.0  # by default nothing is added
 
 
+def impossible_axes_are_refused(modules: dict[str, ModuleType]) -> None:
+    for algorithm in mutants.algorithms(modules).values():
+        for name, value in {"output_axis": 0.5, "reduction_axis": "rows", "split": 0}.items():
+            if name in algorithm.defaults():
+                with pytest.raises(ValueError, match=f"{name} = "):
+                    algorithm.resolve(None, {name: value})
+
+
+def shapes_stay(modules: dict[str, ModuleType]) -> None:
+    """Of rules of matrices also for what is none: the step is like the gradient."""
+    for algorithm in mutants.algorithms(modules).values():
+        for shape in ((3,), ()) if "output_axis" in algorithm.defaults() else ():
+            theta = Leaves([np.ones(shape, np.float32)], NumPy())
+            first = algorithm.start(theta, algorithm.defaults())
+            state, step = algorithm.update(first, theta, theta, **algorithm.defaults())
+            assert step.values[0].shape == shape
+            for before, after in zip(fields_of(first), fields_of(state), strict=True):
+                assert np.shape(before.values[0]) == np.shape(after.values[0])
+
+
 CONTRACTS = (
     arrays_alone_keep_their_dtypes,
     radam_rectifies_above_the_threshold,
@@ -1132,4 +1152,6 @@ CONTRACTS = (
     absent_terms_are_not_computed,
     signs_turn_where_the_rounded_sums_do,
     long_runs_keep_their_bits,
+    impossible_axes_are_refused,
+    shapes_stay,
 )
