@@ -243,13 +243,12 @@ class Exact:
 
     def _of_each(self, function: str, *names: str, **options: Any) -> Any:
         if (key := (function, *names)) not in self._known:
-            columns = zip(*(self._rows(*names)), strict=True)
-            found = self._measures.of_each(
-                getattr(self._measures, function), *map(list, columns), **options
-            )
-            own = np.array([float(x) for x in found])
+            rows, measures = self._rows(*names), self._measures
+            columns = (list(column) for column in zip(*rows, strict=True))
+            found = measures.of_each(getattr(measures, function), *columns, **options)
+            numbers = [float(x) for x in found]
             # The norm of a vector that a layer does not have is no number.
-            self._known[key] = np.where([bool(x) for x, *_ in self._rows(*names)], own, math.nan)
+            self._known[key] = np.where([bool(x) for x, *_ in rows], numbers, math.nan)
         return self._known[key]
 
     def _rows(self, *names: str) -> list[tuple[list[Array], ...]]:

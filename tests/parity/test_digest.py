@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mutants
@@ -118,6 +119,21 @@ def test_few_mutants_change_no_digest() -> None:
     assert sum(unseen.values()) <= 0.03 * sum(len(own.tried) for own in known.values())
     worst = {m: n / len(known[m].tried) for m, n in unseen.items() if n > 0.1 * len(known[m].tried)}
     assert not worst
+
+
+def test_the_page_has_the_numbers_of_the_file() -> None:
+    if _left():
+        pytest.skip("`make evidence` has to try digests")
+    known = seen_mutants.read()
+    total = sum(len(own.tried) for own in known.values())
+    kinds: Counter[str] = Counter()
+    for own in known.values():
+        for why, numbers in own.unseen.items():
+            kinds[seen_mutants.kind_of(why)] += len(numbers)
+    page = (ROOT / "docs" / "digests.md").read_text(encoding="utf-8")
+    assert f"{total - kinds.total():,} of the {total:,} mutants change a digest" in page
+    for kind, count in kinds.items():
+        assert f"- {count:,} {kind}" in page, (kind, count)
 
 
 def test_what_is_found_is_read_as_it_was_written(tmp_path: Path) -> None:

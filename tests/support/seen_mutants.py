@@ -30,6 +30,8 @@ FILE = Path(__file__).parents[1] / "unseen.json"
 
 LENGTHS = (2, 20, digest.STEPS)
 """How many steps are compared, one after the other."""
+NEAR = 8
+"""How many rules and dialects are compared for more than two steps."""
 
 ONLY = "only this shows it: "
 """A check of the ledger follows."""
@@ -161,6 +163,17 @@ def summary(known: Mapping[str, Shown]) -> Iterator[str]:
     yield from (f"    {count} {why}" for why, count in reasons.most_common())
 
 
+def kind_of(why: str) -> str:
+    """Return the kind of a reason, as the page of digests names it."""
+    if why.startswith("the same function"):
+        return "are the same function"
+    if why == LATE:
+        return "concern a term that starts later than the run"
+    if why.startswith(ONLY):
+        return "are caught by golden bits or another test only"
+    return "change something else than a step"
+
+
 def reason(mutant: mutants.Mutant, label: str | None) -> str | None:
     """Return why no digest shows a mutant, if that is known before it is tried.
 
@@ -196,8 +209,9 @@ def _golden(path: Path) -> golden_bits.Golden:
 def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
     """Tell whether a rule that a mutant touches has another digest, in one of its dialects.
 
-    What raises is another formula. The whole run is compared in one dialect and dtype: what shows
-    nowhere else, and that late, counts as unseen.
+    What raises is another formula. Where many rules have a part of their formula in one module, a
+    few of them are compared for long. What only another one shows, or only the whole run in another
+    dtype, counts as unseen.
 
     Args:
         mutant: any.
@@ -210,11 +224,12 @@ def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
     _, *first = (label or "").split(" ")
     pairs = [pair for pair in digest.names() if pair[0] in changed]
     pairs.sort(key=lambda pair: (pair[0] not in first, pair[1] not in first))
-    return any(_other_defaults(changed[name], name, dialect) for name, dialect in pairs) or any(
-        _differs(changed[name], name, dialect, dtype, length)
-        for length in LENGTHS
-        for dtype in (DTYPES if length < digest.STEPS else ["float32"])
-        for name, dialect in (pairs if length < digest.STEPS else pairs[:1])
+    near, (few, more, whole) = pairs[:NEAR], LENGTHS
+    runs = [(pair, "float32", few) for pair in pairs]
+    runs += [(pair, dtype, length) for length in (few, more) for dtype in DTYPES for pair in near]
+    runs += [(pair, "float32", whole) for pair in pairs[:1]]
+    return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
+        _differs(changed[pair[0]], *pair, dtype, length) for pair, dtype, length in runs
     )
 
 
