@@ -16,7 +16,7 @@ import mutants
 import numpy as np
 import pytest
 
-from optstudy_core import ALGORITHMS, doubles
+from optstudy_core import ALGORITHMS, Algorithm, doubles
 from optstudy_core.arrays.leaves import Leaves, fields_of
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
@@ -1106,8 +1106,15 @@ def impossible_axes_are_refused(modules: dict[str, ModuleType]) -> None:
     for algorithm in mutants.algorithms(modules).values():
         for name, value in {"output_axis": 0.5, "reduction_axis": "rows", "split": 0}.items():
             if name in algorithm.defaults():
-                with pytest.raises(ValueError, match=f"{name} = "):
-                    algorithm.resolve(None, {name: value})
+                assert f"{name} = " in _refusal(algorithm, {name: value})
+
+
+def _refusal(algorithm: Algorithm, given: dict[str, Any]) -> str:
+    try:
+        algorithm.resolve(None, given)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def shapes_stay(modules: dict[str, ModuleType]) -> None:
