@@ -69,7 +69,7 @@ class Arguments:
 
 
 class OfOneStep:
-    """The same for one step: arguments are made at each call, and stay alive until the next of a key.
+    """The same for one step: arguments are made at each call, and kept until the next of a key.
 
     Args:
         memory: the memory of the values.
