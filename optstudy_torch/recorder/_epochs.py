@@ -22,7 +22,7 @@ from ._pending import to_host
 from ._rows import in_columns, rate_of
 
 
-def exact_row(
+def epoch_row(
     number: int,
     due: core.Chosen,
     layers: Layers,
@@ -30,54 +30,46 @@ def exact_row(
     vectors: Vectors,
     given: Mapping[str, Any],
     rates: Sequence[float],
+    exact: bool,
 ) -> dict[str, Any]:
-    """Return the row of an epoch from exact norms and angles.
+    """Return the row of an epoch.
 
     Args:
         number: the number of the epoch.
         due: the quantities of the row.
         layers: the parameters.
-        sums: what measures the profiles.
+        sums: what measures the profiles, and the plain sums.
         vectors: the vectors that the quantities need.
         given: ``loss``, ``lr`` and the like of the network.
         rates: the learning rate of each group.
+        exact: whether norms and angles are from exact sums.
     """
+    head, own = {"epoch": number}, [rate_of(rates, group) for group in layers.groups]
     targets, profiles = sums.profiles(due, vectors)
-    arrays = {u: [formed(x) for x in column] for u, column in vectors.items()}
-    own = {n: {"lr": rate_of(rates, g)} for n, g in zip(layers.names, layers.groups, strict=True)}
-    return core.exact_row(
-        {"epoch": number},
-        due,
-        arrays,
-        given,
-        own,
-        on_host if all(map(_is_on_host, layers.params)) else geometry,
-        lambda x: to_numpy(whole(x)),
-        core.by_layer(dict(zip(targets, to_host(profiles), strict=True)), layers.names),
-    )
 
+    def named(numbers: Sequence[Any]) -> Any:
+        return core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
 
-def plain_row(
-    number: int,
-    due: core.Chosen,
-    layers: Layers,
-    sums: Sums,
-    vectors: Vectors,
-    given: Mapping[str, Any],
-    rates: Sequence[float],
-) -> dict[str, Any]:
-    """Return the same row from plain sums."""
-    targets, profiles = sums.profiles(due, vectors)
+    if exact:
+        return core.exact_row(
+            head,
+            due,
+            {u: [formed(x) for x in column] for u, column in vectors.items()},
+            given,
+            {name: {"lr": rate} for name, rate in zip(layers.names, own, strict=True)},
+            on_host if all(map(_is_on_host, layers.params)) else geometry,
+            lambda x: to_numpy(whole(x)),
+            named(to_host(profiles)),
+        )
     blocks = sums.of(due.reductions, vectors)
     values, numbers = to_host([blocks.tensors, profiles])
-    values = [column[:, None] for column in values]
-    columns = blocks.layout.join(due.reductions, values, 1)
-    pairs = core.by_layer(dict(zip(targets, numbers, strict=True)), layers.names)
-    lr = np.array([[rate_of(rates, group)] for group in layers.groups])
-    plain = core.Sums(columns, in_columns(blocks.layout.sizes), {"lr": lr})
-    present = blocks.layout.present
-    head = {"epoch": number}
-    return core.plain_rows([head], due, plain, present, given, layers.names, [pairs])[0]
+    layout = blocks.layout
+    columns = layout.join(due.reductions, [column[:, None] for column in values], 1)
+    plain = core.Sums(columns, in_columns(layout.sizes), {"lr": np.array(own)[:, None]})
+    (row,) = core.plain_rows(
+        [head], due, plain, layout.present, given, layers.names, [named(numbers)]
+    )
+    return row
 
 
 def _is_on_host(p: torch.Tensor) -> bool:

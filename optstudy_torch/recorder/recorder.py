@@ -19,7 +19,7 @@ from optstudy_torch._rates import Rates
 
 from ._activations import Activations
 from ._copies import Copies
-from ._epochs import exact_row, plain_row
+from ._epochs import epoch_row
 from ._layers import Layers
 from ._measuring import PREVIOUS, STEP, Sums
 from ._micro import MicroGradients
@@ -424,8 +424,8 @@ class Recorder(Recording):
         if "memory" in due.given:
             given["memory"] = _memory(layers.params)
         given |= {name: float(value) for name, value in layers.of_wrappers(due.given).items()}
-        rows = exact_row if self._options.exact else plain_row
-        return rows(state.epoch_count, due, layers, self._sums, vectors, given, rates)
+        exact = self._options.exact
+        return epoch_row(state.epoch_count, due, layers, self._sums, vectors, given, rates, exact)
 
     def _current_rates(self) -> list[Any]:
         groups = [] if self._optimizer is None else self._optimizer.param_groups

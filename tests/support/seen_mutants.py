@@ -155,12 +155,22 @@ def write(known: Mapping[str, Shown], path: Path = FILE) -> None:
 
 def summary(known: Mapping[str, Shown]) -> Iterator[str]:
     """Yield how many mutants change a digest, and why the others do not."""
-    total = sum(len(own.tried) for own in known.values())
-    reasons: Counter[str] = Counter()
+    total, found = count(known), reasons(known)
+    yield f"{total - found.total()} of {total} mutants change a digest; the others:"
+    yield from (f"    {number} {why}" for why, number in found.most_common())
+
+
+def count(known: Mapping[str, Shown]) -> int:
+    """Return how many mutants were tried."""
+    return sum(len(own.tried) for own in known.values())
+
+
+def reasons(known: Mapping[str, Shown]) -> Counter[str]:
+    """Return how many mutants change no digest, by the reason."""
+    found: Counter[str] = Counter()
     for own in known.values():
-        reasons.update({why: len(numbers) for why, numbers in own.unseen.items()})
-    yield f"{total - reasons.total()} of {total} mutants change a digest; the others:"
-    yield from (f"    {count} {why}" for why, count in reasons.most_common())
+        found.update({why: len(numbers) for why, numbers in own.unseen.items()})
+    return found
 
 
 def kind_of(why: str) -> str:
@@ -226,7 +236,9 @@ def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
     pairs.sort(key=lambda pair: (pair[0] not in first, pair[1] not in first))
     near, (few, more, whole) = pairs[:NEAR], LENGTHS
     runs = [(pair, "float32", few) for pair in pairs]
-    runs += [(pair, dtype, length) for length in (few, more) for dtype in DTYPES for pair in near]
+    others = [(few, dtype) for dtype in DTYPES if dtype != "float32"]
+    others += [(more, dtype) for dtype in DTYPES]
+    runs += [(pair, dtype, length) for length, dtype in others for pair in near]
     runs += [(pair, "float32", whole) for pair in pairs[:1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
         _differs(changed[pair[0]], *pair, dtype, length) for pair, dtype, length in runs
