@@ -39,6 +39,7 @@ from optstudy_core.arrays.doubles import DIGITS, Doubles, digit
 from optstudy_core.arrays.leaves import Backend, Leaves, Scalars
 
 from ._derivatives import of_root, with_derivative
+from ._mesh import is_traced
 
 Origin = frozenset[str]
 
@@ -63,8 +64,11 @@ _CHOICES = {"negative", "abs", "maximum", "minimum", "where"}
 
 
 def isolate(x: Any) -> Any:
-    """Return ``x``, but hide its operation from the compiler; integers need no isolation."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    """Return ``x``, but hide its operation from the compiler; integers need no isolation.
+
+    Neither do values: what is not traced was computed by a program of its own.
+    """
+    if not is_traced(x) or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jnp.where(x == x, x, _nan(x))
 
@@ -76,7 +80,7 @@ def _nan(x: Any) -> Any:
 
 def _isolate_dividend(x: Any) -> Any:
     """Return the result of :func:`isolate`, with an expression that no other loop shares."""
-    return jnp.where(x != x, _nan(x), x)
+    return jnp.where(x != x, _nan(x), x) if is_traced(x) else x
 
 
 def _rounded_once(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,6 +153,12 @@ class Node(NamedTuple):
         return tuple(self.value.shape)
 
 
+def unknown(tree: Any) -> Any:
+    """Return a tree of which the compiler does not know the values."""
+    traced = any(map(is_traced, jax.tree.leaves(tree)))
+    return jax.lax.optimization_barrier(tree) if traced else tree
+
+
 def outside(x: Any, dtype: Any) -> Node:
     """Convert an array of the caller to a node in ``dtype``; roundings of the caller stay."""
     x = jnp.asarray(x)
@@ -210,6 +220,8 @@ class Operations(Backend):
     @staticmethod
     def _hidden(result: Any, args: Any) -> Any:
         """Return a result, isolated by an operand of the same shape."""
+        if not is_traced(result):
+            return result
         x = next(a.value for a in args if isinstance(a, Node) and a.value.ndim == result.ndim)
         return jnp.where(x == x, result, _nan(result))
 
@@ -221,6 +233,8 @@ class Operations(Backend):
         if isinstance(y, Node) and y.value.ndim > dividend.ndim:
             return [dividend, isolate(y.value)]
         divisor = y.value if isinstance(y, Node) else jnp.asarray(y, x.dtype)
+        if not is_traced(dividend) and not is_traced(divisor):
+            return [dividend, jnp.broadcast_to(divisor, dividend.shape)]
         return [dividend, jnp.where(dividend == dividend, divisor, _nan(dividend))]
 
     @staticmethod
@@ -352,7 +366,7 @@ def _not_one(vector: Any) -> Node:
     Otherwise XLA could see that the scalars are equal, and replace divisions by products with one
     reciprocal.
     """
-    return Node(jax.lax.optimization_barrier(vector), PLAIN, scalars=True)
+    return Node(unknown(vector), PLAIN, scalars=True)
 
 
 def counts(vector: Any, backend: Backend) -> Leaves:

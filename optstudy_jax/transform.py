@@ -18,7 +18,7 @@ from optstudy_core.catalogue.algorithm import INPUTS
 from ._backend import BACKEND, working_dtype
 from ._boxes import opened, starting, stepping
 from ._mesh import laid_out, on_meshes, whole
-from ._rounding import PLAIN, Node, isolate, outside, rounded
+from ._rounding import PLAIN, Node, isolate, outside, rounded, unknown
 from ._stacks import in_stacks
 from .schedules import at
 from .states import TransformState, merge, select
@@ -98,8 +98,8 @@ def transformation(
             parts.append((indices, algorithm.start(Leaves(work, BACKEND), _in_double(values))))
         # Within one jit the first update must not be simplified for a state of known zeros.
         merged = merge(parts, algorithm.skeleton(hyperparameters), treedef, dtypes)
-        inner = jax.lax.optimization_barrier(merged)
-        return laid_out(TransformState(jnp.zeros((), jnp.int32), inner), leaves, treedef)
+        state = TransformState(jnp.zeros((), jnp.int32), unknown(merged))
+        return laid_out(state, leaves, treedef)
 
     def update(
         updates: Any, state: TransformState, params: Any = None, **extra: Any

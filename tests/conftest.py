@@ -22,6 +22,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
+_QUICKLY = pytest.StashKey[bool]()
+"""Whether JAX compiles quickly now."""
+
+
 def _shard() -> tuple[int, int]:
     """Return which part of the tests runs, and of how many: ``$SHARD``, all without it."""
     part, _, parts = (os.environ.get("SHARD") or "1/1").partition("/")
@@ -52,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     places = {family: i % parts for i, family in enumerate(dict.fromkeys(families))}
     pairs = [(x, places[family] == part - 1) for x, family in zip(items, families, strict=True)]
     config.hook.pytest_deselected(items=[x for x, is_here in pairs if not is_here])
-    items[:] = [x for x, is_here in pairs if is_here]
+    items[:] = sorted((x for x, is_here in pairs if is_here), key=_is_quick, reverse=True)
 
 
 def _family(item: pytest.Item) -> str:
@@ -104,17 +108,25 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
+def compiled_quickly() -> None:
     """Let JAX compile quickly, here and in processes: where what its compiler rounds is no subject.
 
-    What was compiled is forgotten at the end, so that no other test runs it.
+    Tests with this fixture come first, so that they share what was compiled.
     """
-    import jax
-    from quickly import compiling_quickly
 
-    with compiling_quickly():
-        yield
-    jax.clear_caches()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin to compile quickly, or as users do, where the last test did the other."""
+    if _is_quick(item) != item.config.stash.get(_QUICKLY, False):
+        import quickly
+
+        quickly.switch(on=_is_quick(item))
+        item.config.stash[_QUICKLY] = _is_quick(item)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return "compiled_quickly" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture

@@ -46,3 +46,14 @@ def compiling_quickly() -> Iterator[None]:
         # XLA has read the flags of this process: they stay as they are.
         patch.setenv("XLA_FLAGS", flags())
         yield
+
+
+_begun = contextlib.ExitStack()
+
+
+def switch(*, on: bool) -> None:
+    """Begin :func:`compiling_quickly` or end it, and forget what was compiled before."""
+    _begun.close()
+    if on:
+        _begun.enter_context(compiling_quickly())
+    jax.clear_caches()
