@@ -38,6 +38,7 @@ ONLY = "only this shows it: "
 LATE = "a term that is absent at first and comes later"
 GIVEN = "the standard run gives the parameters at every step"
 REFUSED = "of hyperparameters that are refused"
+UNDER_A_SIGN = "seen where the sum under a sign is 0 to its last bit"
 BY_CHECK = {
     "absent_terms_are_not_computed": "a term with the factor 0 is computed: the bits are the same",
     "a_late_momentum_needs_no_parameters": "zeros are made from another array: the same bits",
@@ -45,7 +46,7 @@ BY_CHECK = {
     "init_needs_no_hyperparameters": "the standard run gives all hyperparameters to ``init``",
     "refusals": REFUSED,
     "scalars_are_made_where_their_array_is": "on which device an array is made",
-    "signs_turn_where_the_rounded_sums_do": "seen where the sum under a sign is 0 to its last bit",
+    "signs_turn_where_the_rounded_sums_do": UNDER_A_SIGN,
 }
 """Why the standard run does not show what a check of the ledger catches."""
 TYPE = "only the type of the state is another"
@@ -179,6 +180,8 @@ def kind_of(why: str) -> str:
         return "are the same function"
     if why == LATE:
         return "concern a term that starts later than the run"
+    if why == UNDER_A_SIGN:
+        return "change a step only where the sum under a sign is 0 to its last bit"
     if why.startswith(ONLY):
         return "are caught by golden bits or another test only"
     return "change something else than a step"
