@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,27 @@ def test_parts_take_the_same_time(entry: ledger.Entry, monkeypatch: pytest.Monke
     assert evidence.part_of(known, 1, 2) == ["a", "f"]  # of d and f nobody has noted the time
     assert evidence.part_of(known, 2, 2) == ["c", "e", "d", "b"]
     assert sorted(evidence.part_of({}, 1, 1)) == [*"abcdef"]
+
+
+def test_a_part_stays_while_its_times_are_renewed(
+    entry: ledger.Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"a": 300.0, "b": 200.0, "c": 150.0}
+    monkeypatch.setattr(mutants, "with_mutants", lambda: (*seconds,))
+    known = {name: entry._replace(seconds=own) for name, own in seconds.items()}
+    monkeypatch.setattr(ledger, "read", lambda: known)
+    shown: list[str] = []
+
+    def renew(known: ledger.Ledger, modules: Sequence[str], *_: Any) -> list[str]:
+        known.update({name: known[name]._replace(seconds=1.0) for name in modules})
+        return []
+
+    monkeypatch.setattr(evidence, "renew", renew)
+    monkeypatch.setattr(evidence, "renew_shown", lambda own, *_: shown.extend(own) or [])
+    monkeypatch.setattr(evidence, "lines", lambda known: ())
+    monkeypatch.setattr(evidence, "missing", lambda known: dict.fromkeys(known, -1))
+    evidence.main(["--shard", "1/2"])
+    assert shown == ["a"]
 
 
 def test_a_survivor_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,13 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     known = ledger.read()
     part, parts = map(int, given.shard.split("/"))
-    left = missing(known)
     asked = [x for x in given.modules.split(",") if x]
-    names = asked or [x for x in part_of(known, part, parts) if x in left]
+    own = asked or part_of(known, part, parts)  # of the times before: they are renewed, too
     until = time.time() + 60 * given.minutes
-    objections = renew(known, names, given.processes, until)
+    objections = renew(known, own, given.processes, until)
     print(*lines(known), sep="\n")
-    unfinished = renew_shown(asked or part_of(known, part, parts), given.processes, until)
+    unfinished = renew_shown(own, given.processes, until)
     left = {**missing(known), **dict.fromkeys(unfinished, -1)}
     if left:
         print("Still missing:", ", ".join(left))
