@@ -104,10 +104,12 @@ def test_what_is_made_up_is_found(entry: ledger.Entry) -> None:
 def test_parts_take_the_same_time(entry: ledger.Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"a": 300.0, "b": 10.0, "c": 200.0, "d": 0.0, "e": 90.0}
     monkeypatch.setattr(mutants, "with_mutants", lambda: (*seconds, "f"))
-    known = {name: entry._replace(seconds=own) for name, own in seconds.items()}
+    known = {name: entry._replace(seconds=own, count=0) for name, own in seconds.items()}
     assert evidence.part_of(known, 1, 2) == ["a", "f"]  # of d and f nobody has noted the time
     assert evidence.part_of(known, 2, 2) == ["c", "e", "d", "b"]
     assert sorted(evidence.part_of({}, 1, 1)) == [*"abcdef"]
+    known["b"] = known["b"]._replace(count=1000)  # mutants of which each is tried on digests, too
+    assert evidence.part_of(known, 1, 2)[0] == "b"
 
 
 def test_a_part_stays_while_its_times_are_renewed(
