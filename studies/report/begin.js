@@ -14,6 +14,7 @@ makeCharts();
 openStudy();
 byId("across").addEventListener("change", drawCharts);
 byId("log").addEventListener("change", drawCharts);
+byId("together").addEventListener("change", beginLines);
 for (const id of ["measure", "over", "top"]) byId(id).addEventListener("change", drawHeat);
 for (const id of ["spread", "spread-of", "spread-over"]) byId(id).addEventListener("change", drawSpread);
 for (const id of ["pair-a", "pair-b"]) byId(id).addEventListener("change", drawPair);

@@ -28,14 +28,27 @@ const studies = [...new Set(data.runs.map((run) => run.study))];
 const EVERY = ""; // the choice of all studies together
 const ofStudy = (study) =>
   [...data.runs.keys()].filter((i) => study === EVERY || data.runs[i].study === study);
-const MOST = 24; // runs that a study begins with: more lines cannot be told apart
+const MOST = 24; // lines that a study begins with: more cannot be told apart
 const chosen = new Set();
+// Runs that differ in their seed only; one line stands for all of them, if that is asked for.
+const families = new Map();
+data.runs.forEach((run) => {
+  const { seed, ...rest } = JSON.parse(run.kind);
+  run.seedless = JSON.stringify(rest);
+  families.set(run.seedless + run.backend, []);
+});
+const familyOf = (i) => families.get(data.runs[i].seedless + data.runs[i].backend);
+for (const i of data.runs.keys()) familyOf(i).push(i);
+const relatives = (i) => (byId("together").checked ? familyOf(i) : [i]);
+const isFirst = (i) => relatives(i)[0] === i;
+
 // The same training in both frameworks has one colour; dashes tell them apart.
-const kinds = new Map(studies.map((study) =>
-  [study, [...new Set(ofStudy(study).map((i) => data.runs[i].kind))]]));
+const kinds = new Map(["kind", "seedless"].map((key) => [key, new Map(studies.map((study) =>
+  [study, [...new Set(ofStudy(study).map((i) => data.runs[i][key]))]]))]));
 function colour(i) {
-  const own = kinds.get(data.runs[i].study);
-  const k = own.indexOf(data.runs[i].kind);
+  const key = byId("together").checked ? "seedless" : "kind";
+  const own = kinds.get(key).get(data.runs[i].study);
+  const k = own.indexOf(data.runs[i][key]);
   if (own.length <= COLOURS.length) return COLOURS[k];
   return `hsl(${Math.round(137.5 * k) % 360}, 65%, ${k % 2 ? 38 : 55}%)`; // neighbours differ
 }
@@ -105,7 +118,7 @@ function listRuns() {
   const list = byId("runs");
   data.runs.forEach((run, i) => {
     const box = element("input", undefined, { type: "checkbox", "data-run": i });
-    box.addEventListener("change", () => choose([i], box.checked));
+    box.addEventListener("change", () => choose(relatives(i), box.checked));
     const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     line.setAttribute("width", 28);
     line.setAttribute("height", 10);
@@ -120,8 +133,8 @@ function listRuns() {
   });
   byId("filter").addEventListener("input", filterRuns);
   const shown = () => [...data.runs.keys()].filter((i) => !list.children[i].hidden);
-  byId("all").addEventListener("click", () => choose(shown(), true));
-  byId("none").addEventListener("click", () => choose(shown(), false));
+  byId("all").addEventListener("click", () => choose(shown().flatMap(relatives), true));
+  byId("none").addEventListener("click", () => choose(shown().flatMap(relatives), false));
 }
 
 function filterRuns() {
@@ -129,7 +142,11 @@ function filterRuns() {
   const own = new Set(ofStudy(byId("study").value));
   data.runs.forEach((run, i) => {
     const text = `${run.label} ${run.folder}`.toLowerCase();
-    byId("runs").children[i].hidden = !own.has(i) || !words.every((word) => text.includes(word));
+    const row = byId("runs").children[i];
+    row.hidden = !own.has(i) || !isFirst(i) || !words.every((word) => text.includes(word));
+    const many = relatives(i).length;
+    row.querySelector("line").setAttribute("stroke", colour(i));
+    row.querySelector("span").textContent = many > 1 ? `${run.family} (${many} seeds)` : run.label;
   });
 }
 
@@ -143,11 +160,20 @@ function listStudies() {
   byId("study").addEventListener("change", openStudy);
 }
 
-// The study's first runs, and nothing of the others.
+// One line for all seeds, where there would be too many.
 function openStudy() {
   const runs = ofStudy(byId("study").value);
+  byId("together").checked = runs.length > MOST;
+  byId("together-choice").hidden = runs.every((i) => familyOf(i).length === 1);
+  beginLines();
+}
+
+// The study's first lines, and nothing of the others.
+function beginLines() {
+  const runs = ofStudy(byId("study").value);
   for (const i of data.runs.keys()) set(i, false);
-  for (const i of runs.slice(0, MOST)) set(i, true);
+  for (const i of runs.filter(isFirst).slice(0, MOST).flatMap(relatives)) set(i, true);
+  byId("together-means").hidden = runs.every((i) => relatives(i).length === 1);
   filterRuns();
   fillTable();
   showVerdicts();
@@ -197,21 +223,15 @@ function drawCharts() {
   const logarithmic = byId("log").checked;
   byId("count").textContent = `${chosen.size} of ${data.runs.length} shown`;
   for (const chart of CHARTS) {
-    const traces = [...chosen].sort((a, b) => a - b)
-      .filter((i) => chart.key in data.runs[i].columns && data.runs[i][across].length)
-      .map((i) => {
-        const run = data.runs[i];
-        return {
-          x: run[across],
-          y: run.columns[chart.key],
-          customdata: run.epoch,
-          name: asText(run.label),
-          mode: run.epoch.length > 40 ? "lines" : "lines+markers",
-          marker: { size: 5 },
-          line: { color: colour(i), width: 2, dash: DASHES[run.backend] ?? "solid" },
-          hovertemplate: "%{y:.4g}, epoch %{customdata}",
-        };
-      });
+    const runs = [...chosen].sort((a, b) => a - b)
+      .filter((i) => chart.key in data.runs[i].columns && data.runs[i][across].length);
+    const lines = new Map(); // the runs of a line, by the first of all that it may stand for
+    for (const i of runs) {
+      const first = relatives(i)[0];
+      lines.set(first, [...(lines.get(first) ?? []), i]);
+    }
+    const traces = [...lines.values()].flatMap((own) => linesOf(own, chart.key, across))
+      .sort((a, b) => ("fill" in b) - ("fill" in a)); // bands under all lines
     chart.div.hidden = !traces.length && chosen.size > 0;
     const layout = look({
       title: { text: asText(chart.title), font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
@@ -228,6 +248,49 @@ function drawCharts() {
     if (!chart.linked) link(chart);
   }
   showEpoch(current);
+}
+
+// One run, or the median of several with a band from the smallest to the largest value.
+function linesOf(runs, key, across) {
+  const first = data.runs[runs[0]];
+  const line = {
+    x: first[across],
+    y: first.columns[key],
+    customdata: first.epoch,
+    name: asText(first.label),
+    mode: first.epoch.length > 40 ? "lines" : "lines+markers",
+    marker: { size: 5 },
+    line: { color: colour(runs[0]), width: 2, dash: DASHES[first.backend] ?? "solid" },
+    hovertemplate: "%{y:.4g}, epoch %{customdata}",
+  };
+  if (runs.length === 1) return [line];
+  const own = runs.map((i) => data.runs[i]);
+  const longest = own.reduce((a, b) => (a.epoch.length >= b.epoch.length ? a : b));
+  const points = longest.epoch.map((epoch, k) => ({
+    epoch,
+    x: middle(own.map((run) => run[across][k])),
+    values: finite(own.map((run) => run.columns[key][k])),
+  })).filter((point) => point.values.length);
+  const back = [...points].reverse();
+  const band = {
+    x: [...points, ...back].map((point) => point.x),
+    y: [...points.map((point) => point.values[0]), ...back.map((point) => point.values.at(-1))],
+    mode: "lines", fill: "toself", fillcolor: line.line.color, opacity: 0.2, line: { width: 0 },
+    hoverinfo: "skip",
+  };
+  return [band, {
+    ...line,
+    x: points.map((point) => point.x),
+    y: points.map((point) => middle(point.values)),
+    customdata: points.map((point) => point.epoch),
+    name: asText(first.family),
+  }];
+}
+
+const finite = (values) => values.filter(Number.isFinite).sort((a, b) => a - b);
+function middle(values) {
+  const some = finite(values);
+  return (some[(some.length - 1) >> 1] + some[some.length >> 1]) / 2;
 }
 
 function link(chart) {

@@ -20,7 +20,7 @@ from studies.progress import progress
 from . import extras
 from .kept import Kept
 from .pictures import thinned
-from .runs import OWN, Problem, entry_of, find, labels, read, verdicts
+from .runs import OWN, Problem, entry_of, families, find, labels, read, verdicts
 from .source import named
 
 
@@ -67,8 +67,10 @@ class Report:
             "version": __version__,
             "own": OWN,
             "runs": [
-                {"label": label, **(part.entry or {}), "pictures": text}
-                for part, label, text in zip(runs, labels(runs), texts, strict=True)
+                {"label": label, "family": family, **(part.entry or {}), "pictures": text}
+                for part, label, family, text in zip(
+                    runs, labels(runs), families(runs), texts, strict=True
+                )
             ],
             "problems": [asdict(problem) for problem in problems],
             "verdicts": verdicts(self._folders),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -47,7 +48,7 @@ def find(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
             raise FileNotFoundError(f"folder = {str(folder)!r}: does not exist")
         if not folder.is_dir():
             raise NotADirectoryError(f"folder = {str(folder)!r}: is a file; allowed are folders")
-        below = [folder, *sorted(part for part in folder.rglob("*") if part.is_dir())]
+        below = [folder, *sorted((x for x in folder.rglob("*") if x.is_dir()), key=_in_order)]
         here = [part for part in below if Folder.is_run(part)]
         if not here:
             raise FileNotFoundError(
@@ -56,6 +57,12 @@ def find(folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
             )
         found |= dict.fromkeys(here)
     return list(found)
+
+
+def _in_order(folder: pathlib.Path) -> list[tuple[bool, float | str]]:
+    """Return a key that sorts numbers in names by size: ``seed2`` is before ``seed10``."""
+    words = re.split(r"([0-9]+(?:\.[0-9]+)?)", str(folder))
+    return [(i % 2 == 1, float(word) if i % 2 else word) for i, word in enumerate(words)]
 
 
 def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Problem]]:
@@ -78,9 +85,8 @@ def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Probl
 
 def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     """Return the data of each run for the page, as JSON values."""
-    return [
-        {"label": label, **entry_of(run)} for run, label in zip(runs, labels(runs), strict=True)
-    ]
+    named = zip(runs, labels(runs), families(runs), strict=True)
+    return [{"label": label, "family": family, **entry_of(run)} for run, label, family in named]
 
 
 class Labelled(Protocol):
@@ -95,6 +101,20 @@ class Labelled(Protocol):
 
 def labels(runs: Sequence[Labelled]) -> list[str]:
     """Return a name for each run, with the settings that distinguish it from other runs."""
+    names = _names(runs)
+    # Runs with the same name get the folder in the name.
+    return [
+        f"{name} · {run.folder}" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def families(runs: Sequence[Labelled]) -> list[str]:
+    """Return a name for each run that does not tell seeds apart."""
+    return _names(runs, _HIDDEN | {"seed"})
+
+
+def _names(runs: Sequence[Labelled], hidden: frozenset[str] = _HIDDEN) -> list[str]:
     own = dict.fromkeys(key for run in runs if _is_own(run) for key in run.config)
     keys = {True: list(dict.fromkeys((*_KEYS, *own))), False: list(_KEYS)}
     differing = {
@@ -109,14 +129,10 @@ def labels(runs: Sequence[Labelled]) -> list[str]:
             for key in keys[kind]
             if (key in differing[kind] or key in _ALWAYS)
             and isinstance(run.config.get(key), str | int | float)
-            and key not in _HIDDEN
+            and key not in hidden
         ]
         names.append(" · ".join(words[:_MOST]) or run.folder.name)
-    # Runs with the same name get the folder in the name.
-    return [
-        f"{name} · {run.folder}" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
+    return names
 
 
 def _is_own(run: Labelled) -> bool:

@@ -115,7 +115,7 @@ def test_a_training_loop_of_ones_own_is_shown_whole(tmp_path):
     found, problems = runs.read(runs.find([tmp_path]))
     assert problems == []
     entries = runs.describe(found)
-    assert [entry["label"] for entry in entries] == ["width 16", "width 8"]
+    assert [entry["label"] for entry in entries] == ["width 8", "width 16"]
     for entry in entries:
         assert entry["ended"]
         assert entry["final_loss"] == 0.33333
@@ -395,11 +395,44 @@ def test_a_page_begins_with_one_study(tmp_path, tab):
     colours = "new Set([...chosen].map(colour)).size"
     assert tab.evaluate(colours) == 14
     tab.select_option("#study", label="all studies (30)")
+    assert tab.inner_text("#count") == "30 of 30 shown"
+    assert listed.count() == 4  # too many lines: one for all seeds
+    tab.uncheck("#together")
     assert tab.inner_text("#count") == "24 of 30 shown"
     tab.click("#all")
     assert drawn(tab, "chart-loss") == 30
     tab.fill("#filter", "own1")
     assert listed.count() == 1
+
+
+def test_one_line_stands_for_all_seeds(tmp_path, tab):
+    losses = {2: [4.0, 2.0], 10: [5.0, 1.0], 3: [6.0, 4.0], 4: [9.0]}
+    for seed, column in losses.items():
+        config = {"lr": 0.1, "seed": seed}
+        with Run.create(tmp_path / "runs" / f"a{seed}", config, tensorboard=False) as run:
+            for epoch, loss in enumerate(column, 1):
+                run.epoch(epoch, {"loss": loss})
+    with Run.create(tmp_path / "runs" / "b", {"lr": 0.2, "seed": 1}, tensorboard=False) as run:
+        run.epoch(1, {"loss": 3.0})
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    open_report(tab, out)
+    listed = tab.locator("#runs li:visible")
+    seeds = [f"lr 0.1 · seed {seed}" for seed in (2, 3, 4, 10)]  # in the order of numbers
+    assert listed.all_inner_texts() == [*seeds, "lr 0.2 · seed 1"]
+    assert drawn(tab, "chart-loss") == 5
+    assert not tab.is_visible("#together-means")
+    tab.check("#together")
+    assert listed.all_inner_texts() == ["lr 0.1 (4 seeds)", "lr 0.2 · seed 1"]
+    assert tab.is_visible("#together-means")
+    band, median, alone = tab.evaluate("document.getElementById('chart-loss').data")
+    assert [band["y"], band["x"]] == [[4, 1, 4, 9], [1, 2, 2, 1]]
+    assert median["y"] == [(5 + 6) / 2, 2]
+    assert alone["y"] == [3]
+    tab.uncheck("[data-run='0']")
+    assert tab.inner_text("#count") == "1 of 5 shown"
+    tab.click("#all")
+    assert tab.inner_text("#count") == "5 of 5 shown"
 
 
 def test_clicks_through_layers_distributions_alerts_and_pairs(tmp_path, tab):
@@ -462,4 +495,6 @@ def test_five_hundred_runs_are_quick_to_open(tmp_path, tab):
     assert out.stat().st_size < 50e6
     assert opened < 6  # 3 on a machine that does nothing else
     assert made[1] < made[0] / 2
+    assert drawn(tab, "chart-loss") == 2  # the median of all seeds, and a band
+    tab.uncheck("#together")
     assert drawn(tab, "chart-loss") == 24  # what a page begins with
