@@ -13,7 +13,7 @@ listStudies();
 makeCharts();
 openStudy();
 byId("across").addEventListener("change", drawCharts);
-byId("log").addEventListener("change", drawCharts);
+byId("log").addEventListener("change", () => { drawCharts(); drawPair(); });
 byId("together").addEventListener("change", beginLines);
 for (const id of ["measure", "over", "top"]) byId(id).addEventListener("change", drawHeat);
 for (const id of ["spread", "spread-of", "spread-over"]) byId(id).addEventListener("change", drawSpread);

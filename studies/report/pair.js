@@ -38,7 +38,8 @@ function drawPair() {
   byId("pair-same").hidden = rows.length > 0;
   const looks = [["#0072B2", "solid"], ["#D55E00", "dash"]];
   const traces = [a, b].map((run, k) => ({
-    x: run.epoch, y: run.columns.loss ?? [], name: k ? "B" : "A", mode: "lines",
+    // Of arrays that it knows, Plotly would find no range again once the picture was hidden.
+    x: [...run.epoch], y: [...run.columns.loss ?? []], name: k ? "B" : "A", mode: "lines",
     line: { color: looks[k][0], dash: looks[k][1], width: 2 },
     hovertemplate: "%{y:.4g}, epoch %{x}",
   }));

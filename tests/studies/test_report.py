@@ -466,6 +466,11 @@ def test_clicks_through_layers_distributions_alerts_and_pairs(tmp_path, tab):
     tab.uncheck("[data-run='1']")
     assert not tab.is_visible("#pair-section")
     tab.click("#all")
+    axes = "(({xaxis, yaxis}) => [xaxis.range, yaxis.type])(CHART._fullLayout)"
+    axes = axes.replace("CHART", "document.getElementById('pair-chart')")
+    assert tab.evaluate(axes) == [[1, 3], "log"]
+    tab.uncheck("#log")
+    assert tab.evaluate(axes) == [[1, 3], "linear"]
     tab.click("#pair-only")
     assert tab.inner_text("#count") == "2 of 2 shown"
     assert tab.is_visible("#pair-section")
