@@ -99,11 +99,17 @@ function logarithmicBar(title, rows) {
   };
 }
 
-// A logarithmic axis: within few decades the labels 2 and 5 beside the powers, and no others.
+// A logarithmic axis: within few decades with labels at 2 and 5, too, and powers only where numbers are long.
 function logarithmicAxis(values) {
   const known = values.filter((value) => value > 0);
-  const decades = known.length ? Math.log10(Math.max(...known) / Math.min(...known)) : 0;
-  return { type: "log", exponentformat: "power", ...(decades > 0.3 && decades < 3 ? { dtick: "D2" } : {}) };
+  const low = Math.min(...known), high = Math.max(...known);
+  const decades = known.length ? Math.log10(high / low) : 0;
+  return {
+    type: "log",
+    exponentformat: low > 1e-4 && high < 1e5 ? "none" : "power",
+    minorloglabels: "complete",
+    ...(decades > 0.3 && decades < 3 ? { dtick: "D2" } : {}),
+  };
 }
 
 // Plotly takes tags in its texts; a name is no tag.
