@@ -142,7 +142,7 @@ def _extras(run: records.Run, files: Mapping[str, str], problems: list[Problem])
     return {} if made is None else made.page()
 
 
-_SCRIPTS: Final = ("page.js", "pictures.js", "pair.js", "begin.js")
+_SCRIPTS: Final = ("page.js", "charts.js", "one_run.js", "pictures.js", "pair.js", "begin.js")
 
 
 def page(data: dict[str, Any]) -> str:
