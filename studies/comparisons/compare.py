@@ -192,7 +192,7 @@ class Comparison:
         """
         if self.rates:
             self._tune(console)
-        runs = self._train(self.tasks, "trainings", console)
+        runs = self._train(self.tasks, "" if self.rates else "trainings", console)
         by_cell = {
             cell.name: [
                 runs[self._task(cell, seed, backend).folder]
@@ -206,10 +206,16 @@ class Comparison:
         return list(runs)
 
     def _train(self, tasks: Sequence[Task], what: str, console: Console) -> dict[pathlib.Path, Run]:
-        """Carry out the missing trainings; return all runs by folder."""
+        """Carry out the missing trainings; return all runs by folder.
+
+        Args:
+            tasks: the trainings.
+            what: the word for them; empty for trainings of a search that was just carried out.
+            console: where to say which are already done.
+        """
         waiting = self._not_done(tasks)
-        if len(waiting) < len(tasks):
-            known = len(tasks) - len(waiting)
+        known = len(tasks) - len(waiting)
+        if known and what:
             console.print(f"{known} of {len(tasks)} {what} are already done")
         title = f"{self.study.name}: {len(waiting)} {what}, epochs"
         with progress(console, title, self.study.epochs * len(waiting)) as tick:

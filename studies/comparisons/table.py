@@ -116,7 +116,7 @@ class Row:
             "framework": figures.FRAMEWORKS[self.backend],
             "learning rate": format(self.lr, ".3g"),
             "final loss": self.loss.text(".4g"),
-            "/ the first's": self.ratio.text(".3g"),
+            "relative loss": self.ratio.text(".3g"),
             **{name.replace("_", " "): text(s, ".3g") for name, s in self.metrics.items()},
             "loss evaluations": text(self.evaluations, ".4g"),
             "rate factor": text(self.lr_factor, ".3g"),

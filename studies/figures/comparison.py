@@ -120,7 +120,9 @@ def together(figure: Figure, study: Study, heading: str, runs: Mapping[str, Sequ
             _band(loss, several, _epochs_of, "loss", {"linestyle": dashes, **look})
     loss_axis(loss, study, shown)
     epoch_axis(loss, shown)
-    figure.legend(loc="outside right upper", title=_of_seeds(shown), fontsize=9, title_fontsize=9)
+    title = _of_seeds(shown)
+    wrapped = None if title is None else title.replace("; ", "\n")
+    figure.legend(loc="outside right upper", title=wrapped, fontsize=9, title_fontsize=9)
 
 
 _DASHES: Final = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -163,7 +165,7 @@ def small_multiples(
         name = others[i]
         ax.set_title(name, fontsize=12)
         for label, colour in ((first, GREY), (name, BLUE)):
-            word = first if label == first else "the setting above the panel"
+            word = "the setting above the panel" if label != first and len(others) > 1 else label
             for several, look in _looks(runs[label], colour, word):
                 _band(ax, several, across, "loss", look)
             for run in runs[label]:

@@ -63,11 +63,11 @@ function linesOf(runs, key, across) {
     epoch,
     x: middle(own.map((run) => run[across][k])),
     values: finite(own.map((run) => run.columns[key][k])),
-  })).filter((point) => point.values.length);
-  const back = [...points].reverse();
+  }));
+  const there = points.filter((point) => point.values.length), back = [...there].reverse();
   const band = {
-    x: [...points, ...back].map((point) => point.x),
-    y: [...points.map((point) => point.values[0]), ...back.map((point) => point.values.at(-1))],
+    x: [...there, ...back].map((point) => point.x),
+    y: [...there.map((point) => point.values[0]), ...back.map((point) => point.values.at(-1))],
     mode: "lines", fill: "toself", fillcolor: line.line.color, opacity: 0.2, line: { width: 0 },
     hoverinfo: "skip",
   };
@@ -83,6 +83,7 @@ function linesOf(runs, key, across) {
 const finite = (values) => values.filter(Number.isFinite).sort((a, b) => a - b);
 function middle(values) {
   const some = finite(values);
+  if (!some.length) return null;
   return (some[(some.length - 1) >> 1] + some[some.length >> 1]) / 2;
 }
 
@@ -116,7 +117,8 @@ function epochAt(div, event) {
 
 function showEpoch(epoch) {
   current = epoch;
-  byId("epoch").textContent = epoch ?? "–";
+  byId("epoch").textContent = epoch ?? "";
+  byId("epoch").parentElement.hidden = epoch === null;
   if (epoch === null) return;
   const across = byId("across").value;
   for (const chart of CHARTS) {

@@ -53,7 +53,7 @@ function drawPath(run) {
     {
       x: at.map((i) => x[i]), y: at.map((i) => y[i]), mode: "markers",
       customdata: at.map((i, epoch) => [epoch, scape.heights[i]]),
-      marker: { color: "#D55E00", size: 8, line: { color: "#ffffff", width: 1 } },
+      marker: { color: "#D55E00", size: at.map((_, epoch) => (epoch ? 8 : 13)), line: { color: "#ffffff", width: 1 } },
       hovertemplate: "after epoch %{customdata[0]}: loss %{customdata[1]:.4g}<extra></extra>",
     },
     {
@@ -62,8 +62,8 @@ function drawPath(run) {
     },
   ], look({
     margin: { l: 60, r: 12, t: 10, b: 50 },
-    xaxis: { title: { text: scape.labels[0] }, showgrid: false, zeroline: false },
-    yaxis: { title: { text: scape.labels[1] }, showgrid: false, zeroline: false },
+    xaxis: { title: { text: inTwoLines(scape.labels[0]) }, showgrid: false, zeroline: false },
+    yaxis: { title: { text: inTwoLines(scape.labels[1]) }, showgrid: false, zeroline: false },
   }), OPTIONS);
   if (!div.linked) {
     div.linked = true;
@@ -74,6 +74,8 @@ function drawPath(run) {
   }
   markPath(current);
 }
+
+const inTwoLines = (label) => label.replace(" (", "<br>(");
 
 function markPath(epoch) {
   const div = byId("path");

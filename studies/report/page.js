@@ -21,7 +21,9 @@ const CHARTS = [
 const metrics = [...new Set(data.runs.flatMap((run) => Object.keys(run.columns)))]
   .filter((name) => name.startsWith("metric:"));
 for (const name of metrics) {
-  CHARTS.push({ key: name, title: name.slice(7).replaceAll("_", " "), log: false });
+  const own = name.slice(7);
+  const title = { memory: "peak memory (MiB)" }[own] ?? own.replaceAll("_", " ");
+  CHARTS.push({ key: name, title, log: own.includes("loss") });
 }
 
 const studies = [...new Set(data.runs.map((run) => run.study))];
@@ -33,8 +35,9 @@ const chosen = new Set();
 // Runs that differ in their seed only; one line stands for all of them, if that is asked for.
 const families = new Map();
 data.runs.forEach((run) => {
-  const { seed, ...rest } = JSON.parse(run.kind);
-  run.seedless = JSON.stringify(rest);
+  if (!run.backend) run.kind = JSON.stringify({ ...JSON.parse(run.kind), folder: run.folder });
+  const { seed, folder, ...rest } = JSON.parse(run.kind);
+  run.seedless = seed === undefined ? run.kind : JSON.stringify(rest);
   families.set(run.seedless + run.backend, []);
 });
 const familyOf = (i) => families.get(data.runs[i].seedless + data.runs[i].backend);
@@ -50,7 +53,8 @@ function colour(i) {
   const own = kinds.get(key).get(data.runs[i].study);
   const k = own.indexOf(data.runs[i][key]);
   if (own.length <= COLOURS.length) return COLOURS[k];
-  return `hsl(${Math.round(137.5 * k) % 360}, 65%, ${k % 2 ? 38 : 55}%)`; // neighbours differ
+  const light = (k % 2 ? 38 : 55) + (dark.matches ? 14 : 0);
+  return `hsl(${Math.round(137.5 * k) % 360}, 65%, ${light}%)`; // neighbours differ
 }
 let current = null;
 
@@ -71,7 +75,7 @@ function look(more = {}) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: of("--text"), size: 13 },
-    hoverlabel: { namelength: -1 },
+    hoverlabel: { namelength: -1, bgcolor: of("--panel"), bordercolor: of("--line"), font: { color: of("--text") } },
     showlegend: false,
     xaxis: { ...axis, ...xaxis },
     yaxis: { ...axis, ...yaxis },
@@ -99,14 +103,15 @@ function logarithmicBar(title, rows) {
   };
 }
 
-// A logarithmic axis: within few decades with labels at 2 and 5, too, and powers only where numbers are long.
+// A logarithmic axis: within few decades with labels at 2 and 5, too, and exponents only where numbers are long.
 function logarithmicAxis(values) {
   const known = values.filter((value) => value > 0);
+  if (!known.length) return { type: "linear" };
   const low = Math.min(...known), high = Math.max(...known);
-  const decades = known.length ? Math.log10(high / low) : 0;
+  const decades = Math.log10(high / low);
   return {
     type: "log",
-    exponentformat: low > 1e-4 && high < 1e5 ? "none" : "power",
+    exponentformat: low > 1e-4 && high < 1e5 ? "none" : "e",
     minorloglabels: "complete",
     ...(decades > 0.3 && decades < 3 ? { dtick: "D2" } : {}),
   };
@@ -116,7 +121,12 @@ function logarithmicAxis(values) {
 const asText = (name) =>
   name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
-const OPTIONS = { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg" } };
+const OPTIONS = {
+  responsive: true,
+  displaylogo: false,
+  toImageButtonOptions: { format: "svg" },
+  showSendToCloud: false, // nothing leaves the page
+};
 
 // The list of runs.
 
@@ -139,21 +149,24 @@ function listRuns() {
   });
   byId("filter").addEventListener("input", filterRuns);
   const shown = () => [...data.runs.keys()].filter((i) => !list.children[i].hidden);
+  byId("all").title = byId("none").title = "of the runs in the list";
   byId("all").addEventListener("click", () => choose(shown().flatMap(relatives), true));
   byId("none").addEventListener("click", () => choose(shown().flatMap(relatives), false));
 }
 
 function filterRuns() {
-  const words = byId("filter").value.toLowerCase().split(/\s+/);
+  const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const own = new Set(ofStudy(byId("study").value));
   data.runs.forEach((run, i) => {
-    const text = `${run.label} ${run.folder}`.toLowerCase();
+    const parts = `${run.label} ${run.folder}`.toLowerCase().split(/[\s·/\\]+/);
+    const has = (word) => parts.some((part) => (Number.isNaN(Number(word)) ? part.includes(word) : part.startsWith(word)));
     const row = byId("runs").children[i];
-    row.hidden = !own.has(i) || !isFirst(i) || !words.every((word) => text.includes(word));
+    row.hidden = !own.has(i) || !isFirst(i) || !words.every(has);
     const many = relatives(i).length;
     row.querySelector("line").setAttribute("stroke", colour(i));
     row.querySelector("span").textContent = many > 1 ? `${run.family} (${many} seeds)` : run.label;
   });
+  byId("no-run").hidden = [...byId("runs").children].some((row) => !row.hidden);
 }
 
 function listStudies() {

@@ -25,7 +25,9 @@ function drawPair() {
     return keys.filter((key) => (a[field][key] ?? null) !== (b[field][key] ?? null))
       .map((key) => [kind, key, a[field][key] ?? "–", b[field][key] ?? "–"]);
   });
-  const numbers = [["final loss", a.final_loss, b.final_loss], ["epochs", a.epoch.length, b.epoch.length]];
+  const end = (run, name) => run.columns[name]?.at(-1);
+  const numbers = [["final loss", a.final_loss, b.final_loss], ["epochs", a.epoch.length, b.epoch.length],
+    ...metrics.map((name) => [`last ${name.slice(7).replaceAll("_", " ")}`, end(a, name), end(b, name)])];
   for (const [name, one, other] of numbers) {
     if (one !== other) rows.push(["result", name, one ?? "–", other ?? "–"]);
   }

@@ -107,6 +107,7 @@ function drawSpread() {
   const profile = offer("spread", profiles, profiles.map(spoken));
   const of = offer("spread-of", Object.keys(spreads[profile] ?? {}));
   const div = byId("spread-chart");
+  for (const id of ["spread", "spread-of", "spread-over"]) byId(id).parentElement.hidden = !of;
   if (!of) {
     empty(div, "This run has no distributions.");
     return;

@@ -125,7 +125,7 @@ def _names(runs: Sequence[Labelled], hidden: frozenset[str] = _HIDDEN) -> list[s
     for run in runs:
         kind = _is_own(run)
         words = [
-            _word(key, run.config[key])
+            _word(key, run.config[key], kind)
             for key in keys[kind]
             if (key in differing[kind] or key in _ALWAYS)
             and isinstance(run.config.get(key), str | int | float)
@@ -149,12 +149,13 @@ _MOST: Final = 6
 """The largest number of configuration entries in a name."""
 
 
-def _word(key: str, value: Any) -> str:
+def _word(key: str, value: Any, own: bool) -> str:
     """Return the text of a configuration entry in a name; ``lr`` and own entries have the key."""
     if key == "backend":
         return figures.FRAMEWORKS.get(value, str(value))
-    text = str(value).replace("_", " ")
-    return text if key in _KEYS[:4] else f"{key} {text}"
+    if key not in _KEYS[:4]:
+        return f"{key} {value}"
+    return str(value) if own else str(value).replace("_", " ")
 
 
 def entry_of(run: records.Run) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def entry_of(run: records.Run) -> dict[str, Any]:
     config = {k: v for k, v in run.config.items() if k not in _HIDDEN and k != "versions"}
     versions = run.config.get("versions", {})
     versions = versions if isinstance(versions, dict) else {}
-    rate = run.config.get("lr")
+    own = _is_own(run)
+    rate = None if own else run.config.get("lr")  # the rate of own runs may follow a schedule
     factor = column(run, "method/lr_factor", 1.0)
     columns = {name: column(run, name) for name in ("loss", "step_size", "angle")}
     seconds = column(run, "seconds")
@@ -182,7 +184,7 @@ def entry_of(run: records.Run) -> dict[str, Any]:
         "config": records.encode({key: _plain(value) for key, value in config.items()}),
         "versions": versions,
         "epoch": run.column("epoch").astype(int).tolist(),
-        "evaluations": numbers(_evaluations(run)),
+        "evaluations": [] if own else numbers(_evaluations(run)),
         "seconds": numbers(np.cumsum(seconds)) if np.isfinite(seconds).all() else [],
         "columns": {n: numbers(v) for n, v in columns.items() if np.isfinite(v).any()},
         "pictures": pictures(run.rows, steps),

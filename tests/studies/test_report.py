@@ -124,7 +124,7 @@ def test_a_training_loop_of_ones_own_is_shown_whole(tmp_path):
         shown = {"x": [3], "layers": {"angle": {"names": ["weight"], "z": [[9.0]]}}, "spreads": {}}
         assert json.loads(entry["pictures"]) == {"epochs": shown}
         assert entry["study"] == "own runs"
-        assert entry["evaluations"] == [1, 2, 3]
+        assert entry["evaluations"] == []
         assert entry["seconds"] == []
 
 
@@ -403,6 +403,36 @@ def test_a_page_begins_with_one_study(tmp_path, tab):
     assert drawn(tab, "chart-loss") == 30
     tab.fill("#filter", "own1")
     assert listed.count() == 1
+
+
+def test_runs_of_ones_own_are_told_apart(tmp_path, tab):
+    """Two without a seed, of the same configuration; a rate of a schedule that nobody recorded."""
+    for name in ("flax", "torch"):
+        config = {"lr": 0.02, "algorithm": f"my_{name}.SGD"}
+        with Run.create(tmp_path / "runs" / name, config, tensorboard=False) as run:
+            run.epoch(1, {"loss": 1.0, "test_loss": 2.0 if name == "flax" else 3.0})
+    for width in (8, 8):
+        folder = tmp_path / "runs" / f"twin{len(list((tmp_path / 'runs').iterdir()))}"
+        with Run.create(folder, {"lr": 0.02, "width": width}, tensorboard=False) as run:
+            run.epoch(1, {"loss": 1.0})
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    open_report(tab, out)
+    listed = tab.locator("#runs li:visible")
+    assert not tab.is_visible("#together-choice")
+    assert tab.evaluate("new Set([...chosen].map(colour)).size") == listed.count() == 4
+    assert not tab.is_visible("#chart-rate")
+    # Words are found anywhere, numbers at their beginning.
+    for words, count in {"flax": 1, "my_": 2, "0.02": 0, "2": 0, "8": 2, "width 8": 2}.items():
+        tab.fill("#filter", words)
+        assert listed.count() == count, words
+        assert tab.is_visible("#no-run") == (count == 0)
+    tab.fill("#filter", "")
+    assert re.search(r"result\s+last test loss\s+2\s+3", tab.inner_text("#pair-table tbody"))
+    # No button sends anything away, and no box covers the lines with their colours.
+    assert "Share" not in " ".join(
+        tab.eval_on_selector_all(".modebar-btn", "all => all.map(x => x.dataset.title)")
+    )
 
 
 def test_one_line_stands_for_all_seeds(tmp_path, tab):
