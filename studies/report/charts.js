@@ -54,7 +54,7 @@ function linesOf(runs, key, across) {
     mode: first.epoch.length > 40 ? "lines" : "lines+markers",
     marker: { size: 5 },
     line: { color: colour(runs[0]), width: 2, dash: DASHES[first.backend] ?? "solid" },
-    hovertemplate: "%{y:.4g}, epoch %{customdata}",
+    hovertemplate: "%{fullData.name}<br>%{y:.4g}, epoch %{customdata}<extra></extra>",
   };
   if (runs.length === 1) return [line];
   const own = runs.map((i) => data.runs[i]);

@@ -164,7 +164,7 @@ function filterRuns() {
     row.hidden = !own.has(i) || !isFirst(i) || !words.every(has);
     const many = relatives(i).length;
     row.querySelector("line").setAttribute("stroke", colour(i));
-    row.querySelector("span").textContent = many > 1 ? `${run.family} (${many} seeds)` : run.label;
+    row.querySelector("span").textContent = many > 1 ? `${run.family} (${many}\u00a0seeds)` : run.label;
   });
   byId("no-run").hidden = [...byId("runs").children].some((row) => !row.hidden);
 }

@@ -43,7 +43,7 @@ function drawPair() {
     // Of arrays that it knows, Plotly would find no range again once the picture was hidden.
     x: [...run.epoch], y: [...run.columns.loss ?? []], name: k ? "B" : "A", mode: "lines",
     line: { color: looks[k][0], dash: looks[k][1], width: 2 },
-    hovertemplate: "%{y:.4g}, epoch %{x}",
+    hovertemplate: "%{fullData.name}: %{y:.4g}, epoch %{x}<extra></extra>",
   }));
   const log = byId("log").checked && traces.every((t) => t.y.every((y) => y === null || y > 0));
   Plotly.react(byId("pair-chart"), traces, look({

@@ -453,7 +453,7 @@ def test_one_line_stands_for_all_seeds(tmp_path, tab):
     assert drawn(tab, "chart-loss") == 5
     assert not tab.is_visible("#together-means")
     tab.check("#together")
-    assert listed.all_inner_texts() == ["lr 0.1 (4 seeds)", "lr 0.2 · seed 1"]
+    assert listed.all_inner_texts() == ["lr 0.1 (4\xa0seeds)", "lr 0.2 · seed 1"]
     assert tab.is_visible("#together-means")
     band, median, alone = tab.evaluate("document.getElementById('chart-loss').data")
     assert [band["y"], band["x"]] == [[4, 1, 4, 9], [1, 2, 2, 1]]
