@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from optstudy_core.arrays.numbers import is_number
 
@@ -46,7 +46,18 @@ def check_samples(samples: Any) -> float:
 
 
 def process_peak() -> float:
-    """Return the peak memory of this process in MiB."""
+    """Return the peak memory of this process in MiB; it never falls.
+
+    Linux counts pages in portions, so that a later number may be a little smaller.
+    """
+    _PEAKS[0] = max(_peak_now(), _PEAKS[0])
+    return _PEAKS[0]
+
+
+_PEAKS: Final = [0.0]
+
+
+def _peak_now() -> float:
     status = Path("/proc/self/status")
     if status.exists():  # getrusage knows the peak of the parent, where that is higher
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
