@@ -30,17 +30,7 @@ from .program import Program
 from .scalars import Scalars, number_of
 from .threads import BLOCK, HOST, in_threads
 from .trace import INPUT, Choice, Sum, Symbol, count_of
-from .units import (
-    Room,
-    Unit,
-    add,
-    flat,
-    is_flat,
-    like_memory,
-    memory_order,
-    rounded_in,
-    unflat,
-)
+from .units import Room, Unit, add, flat, is_flat, like_memory, memory_order, rounded_in, unflat
 
 _SHARED = BLOCK // 4
 """Elements of the largest leaf that shares a unit; a larger leaf costs less without a copy."""
