@@ -117,12 +117,24 @@ def compiled_quickly() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin to compile quickly, or as users do, where the last test did the other."""
-    if _is_quick(item) != item.config.stash.get(_QUICKLY, False):
-        import quickly
+    """Begin to compile quickly, if the last test did not."""
+    if _is_quick(item):
+        _compile(item.config, quickly=True)
 
-        quickly.switch(on=_is_quick(item))
-        item.config.stash[_QUICKLY] = _is_quick(item)
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Compile as users do again, if the next test is to; it may be a doctest of a package."""
+    if _is_quick(item) and not (nextitem and _is_quick(nextitem)):
+        _compile(item.config, quickly=False)
+
+
+def _compile(config: pytest.Config, *, quickly: bool) -> None:
+    if quickly != config.stash.get(_QUICKLY, False):
+        from quickly import switch
+
+        switch(on=quickly)
+        config.stash[_QUICKLY] = quickly
 
 
 def _is_quick(item: pytest.Item) -> bool:
