@@ -104,7 +104,10 @@ def test_digests_show_what_is_written() -> None:
         number = random.choice(shown)
         (mutant,) = mutants.mutants(module, {number})
         label = seen_mutants.labels(module).get(number)
-        assert seen_mutants.changes_a_digest(mutant, label), (number, mutant.key)
+        # The ledger may have named another check then, so other rules were compared first.
+        assert any(
+            seen_mutants.changes_a_digest(mutant, label, near) for near in (seen_mutants.NEAR, None)
+        ), (number, mutant.key)
 
 
 def test_few_mutants_change_no_digest() -> None:

@@ -219,7 +219,9 @@ def _golden(path: Path) -> golden_bits.Golden:
     return golden_bits.read(path)
 
 
-def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
+def changes_a_digest(
+    mutant: mutants.Mutant, label: str | None = None, near: int | None = NEAR
+) -> bool:
     """Tell whether a rule that a mutant touches has another digest, in one of its dialects.
 
     What raises is another formula. Where many rules have a part of their formula in one module, a
@@ -229,6 +231,7 @@ def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
     Args:
         mutant: any.
         label: of the check that catches it: the rule that it asks comes first.
+        near: how many rules and dialects are compared for long; ``None``: all.
     """
     try:
         changed = rules(mutants.load(mutant.module, mutant.code))
@@ -237,11 +240,11 @@ def changes_a_digest(mutant: mutants.Mutant, label: str | None = None) -> bool:
     _, *first = (label or "").split(" ")
     pairs = [pair for pair in digest.names() if pair[0] in changed]
     pairs.sort(key=lambda pair: (pair[0] not in first, pair[1] not in first))
-    near, (few, more, whole) = pairs[:NEAR], LENGTHS
+    few, more, whole = LENGTHS
     runs = [(pair, "float32", few) for pair in pairs]
     others = [(few, dtype) for dtype in DTYPES if dtype != "float32"]
     others += [(more, dtype) for dtype in DTYPES]
-    runs += [(pair, dtype, length) for length, dtype in others for pair in near]
+    runs += [(pair, dtype, length) for length, dtype in others for pair in pairs[:near]]
     runs += [(pair, "float32", whole) for pair in pairs[:1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
         _differs(changed[pair[0]], *pair, dtype, length) for pair, dtype, length in runs
