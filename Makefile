@@ -63,7 +63,7 @@ versions-%:
 		--editable '.[parity,records]' flax pytest
 	.venv-$*/bin/python $(TABLE)
 
-evidence: setup  ## try every mutant that the ledger does not know, and print it (hours if empty; a part, SHARD=2/6, takes less than one)
+evidence: setup  ## try every mutant that the ledger does not know, and print it (hours if empty; SHARD=2/6: less than one)
 	PYTHONPATH=tests/support $(BIN)/python -m evidence $(if $(SHARD),--shard $(SHARD))
 
 lint: setup  ## check style, spelling, types and what may import what

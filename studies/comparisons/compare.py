@@ -192,7 +192,8 @@ class Comparison:
         """
         if self.rates:
             self._tune(console)
-        runs = self._train(self.tasks, "" if self.rates else "trainings", console)
+        # After a search the known trainings are its own.
+        runs = self._train(self.tasks, "trainings", console, says_known=not self.rates)
         by_cell = {
             cell.name: [
                 runs[self._task(cell, seed, backend).folder]
@@ -205,17 +206,13 @@ class Comparison:
             self._report(group, by_cell, console)
         return list(runs)
 
-    def _train(self, tasks: Sequence[Task], what: str, console: Console) -> dict[pathlib.Path, Run]:
-        """Carry out the missing trainings; return all runs by folder.
-
-        Args:
-            tasks: the trainings.
-            what: the word for them; empty for trainings of a search that was just carried out.
-            console: where to say which are already done.
-        """
+    def _train(
+        self, tasks: Sequence[Task], what: str, console: Console, *, says_known: bool = True
+    ) -> dict[pathlib.Path, Run]:
+        """Carry out the missing trainings; return all runs by folder."""
         waiting = self._not_done(tasks)
         known = len(tasks) - len(waiting)
-        if known and what:
+        if known and says_known:
             console.print(f"{known} of {len(tasks)} {what} are already done")
         title = f"{self.study.name}: {len(waiting)} {what}, epochs"
         with progress(console, title, self.study.epochs * len(waiting)) as tick:

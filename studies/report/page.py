@@ -20,7 +20,7 @@ from studies.progress import progress
 from . import extras
 from .kept import Kept
 from .pictures import thinned
-from .runs import OWN, Problem, entry_of, families, find, labels, read, verdicts
+from .runs import OWN, Problem, entry_of, find, read, verdicts, with_names
 from .source import named
 
 
@@ -66,12 +66,13 @@ class Report:
         data = {
             "version": __version__,
             "own": OWN,
-            "runs": [
-                {"label": label, "family": family, **(part.entry or {}), "pictures": text}
-                for part, label, family, text in zip(
-                    runs, labels(runs), families(runs), texts, strict=True
-                )
-            ],
+            "runs": with_names(
+                runs,
+                [
+                    {**(part.entry or {}), "pictures": text}
+                    for part, text in zip(runs, texts, strict=True)
+                ],
+            ),
             "problems": [asdict(problem) for problem in problems],
             "verdicts": verdicts(self._folders),
         }

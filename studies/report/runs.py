@@ -85,8 +85,15 @@ def read(folders: Iterable[pathlib.Path]) -> tuple[list[records.Run], list[Probl
 
 def describe(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     """Return the data of each run for the page, as JSON values."""
-    named = zip(runs, labels(runs), families(runs), strict=True)
-    return [{"label": label, "family": family, **entry_of(run)} for run, label, family in named]
+    return with_names(runs, map(entry_of, runs))
+
+
+def with_names(
+    runs: Sequence[Labelled], entries: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the data of runs with their names."""
+    found = zip(labels(runs), families(runs), entries, strict=True)
+    return [{"label": label, "family": family, **entry} for label, family, entry in found]
 
 
 class Labelled(Protocol):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from trainings import BACKENDS, assert_figures
 from optstudy_core import ALGORITHMS
 from studies import figures, pairs, records
 from studies.__main__ import main
-from studies.comparisons import table, twins
+from studies.comparisons import compare, table, twins
 from studies.learners import training
 from studies.study import Batch, Study
 
@@ -202,12 +203,18 @@ def test_a_study_of_one_framework_at_the_best_of_some_rates(
     file.write_text(OF_ONE_FRAMEWORK.replace("FRAMEWORK", FRAMEWORK[backend]))
     out = ["--out", str(tmp_path / "out")]
     monkeypatch.setattr(figures, "draw_comparison", lambda *_: [])
+    titles, progress = [], compare.progress
+    monkeypatch.setattr(
+        compare, "progress", lambda console, *a: titles.append(a[0]) or progress(console, *a)
+    )
     tuned = ["--vary", "algorithm=sgd,adam", "--tune", "lr=1e-4,0.1,1e-3", "--seeds", "2"]
     assert main(["compare", str(file), "--jobs", "1", *tuned, *out]) == 0
     said = capsys.readouterr().out
     assert "SGD: learning rate 0.1, mean loss" in said
     assert "the best rate is at the end of the list" in said
     assert "already done" not in said  # the comparison uses trainings of the search
+    assert all(re.search(r"\d+ trainings( of the search for rates)?, epochs$", x) for x in titles)
+    assert len(titles) == 2
     folder = tmp_path / "out" / "mine" / "compare"
     losses = {
         lr: records.read(folder / f"sgd_lr_{lr}" / "seed_2021" / backend).loss

@@ -429,7 +429,7 @@ def test_runs_of_ones_own_are_told_apart(tmp_path, tab):
         assert tab.is_visible("#no-run") == (count == 0)
     tab.fill("#filter", "")
     assert re.search(r"result\s+last test loss\s+2\s+3", tab.inner_text("#pair-table tbody"))
-    # No button sends anything away, and no box covers the lines with their colours.
+    # No button sends anything away.
     assert "Share" not in " ".join(
         tab.eval_on_selector_all(".modebar-btn", "all => all.map(x => x.dataset.title)")
     )

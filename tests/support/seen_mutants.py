@@ -245,7 +245,7 @@ def changes_a_digest(
     others = [(few, dtype) for dtype in DTYPES if dtype != "float32"]
     others += [(more, dtype) for dtype in DTYPES]
     runs += [(pair, dtype, length) for length, dtype in others for pair in pairs[:near]]
-    runs += [(pair, "float32", whole) for pair in pairs[: near and 1]]
+    runs += [(pair, "float32", whole) for pair in pairs[: None if near is None else 1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
         _differs(changed[pair[0]], *pair, dtype, length) for pair, dtype, length in runs
     )
