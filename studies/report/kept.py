@@ -17,7 +17,7 @@ from optstudy_core import __version__
 from optstudy_core.records import write_text
 from studies import caches
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Kept:

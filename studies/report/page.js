@@ -34,13 +34,8 @@ const MOST = 24; // lines that a study begins with: more cannot be told apart
 const chosen = new Set();
 // Runs that differ in their seed only; one line stands for all of them, if that is asked for.
 const families = new Map();
-data.runs.forEach((run) => {
-  if (!run.backend) run.kind = JSON.stringify({ ...JSON.parse(run.kind), folder: run.folder });
-  const { seed, folder, ...rest } = JSON.parse(run.kind);
-  run.seedless = seed === undefined ? run.kind : JSON.stringify(rest);
-  families.set(run.seedless + run.backend, []);
-});
 const familyOf = (i) => families.get(data.runs[i].seedless + data.runs[i].backend);
+for (const run of data.runs) families.set(run.seedless + run.backend, []);
 for (const i of data.runs.keys()) familyOf(i).push(i);
 const relatives = (i) => (byId("together").checked ? familyOf(i) : [i]);
 const isFirst = (i) => relatives(i)[0] === i;

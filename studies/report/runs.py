@@ -183,11 +183,17 @@ def entry_of(run: records.Run) -> dict[str, Any]:
     metrics = dict.fromkeys(name for name, value in entries if _is_metric(name, value))
     columns |= {f"metric:{name}": column(run, name) for name in metrics}
     steps = run.step_rows
+    backend = _text(run.config.get("backend", ""))
+    # Runs without a framework are of the user: two of them are the same training only by chance.
+    kind = {k: v for k, v in config.items() if k != "backend"}
+    kind |= {} if backend else {"folder": str(run.folder)}
+    of_seeds = {k: v for k, v in kind.items() if k not in ("seed", "folder")}
     return {
-        "kind": json.dumps({k: v for k, v in config.items() if k != "backend"}, sort_keys=True),
+        "kind": json.dumps(kind, sort_keys=True),
+        "seedless": json.dumps(of_seeds if "seed" in kind else kind, sort_keys=True),
         "folder": str(run.folder),
         "study": _text(run.config.get("study", OWN)),
-        "backend": _text(run.config.get("backend", "")),
+        "backend": backend,
         "config": records.encode({key: _plain(value) for key, value in config.items()}),
         "versions": versions,
         "epoch": run.column("epoch").astype(int).tolist(),

@@ -332,6 +332,11 @@ def test_clicks(trained, tmp_path, tab):
     marked = tab.evaluate("document.getElementById('path').data[4].x[0]")
     path = tab.evaluate("data.runs[selected].landscapes.path")
     assert marked == path["path"][path["at_epochs"][epoch]][0]
+    ends = tab.evaluate("document.getElementById('path').layout.annotations")
+    assert [(end["text"], end["x"]) for end in ends] == [
+        ("start", path["path"][0][0]),
+        ("end", path["path"][-1][0]),
+    ]
     # Another axis, another measure, another order of the table.
     tab.select_option("#across", "seconds")
     seconds = tab.evaluate("CHARTS[0].div.data[0].x")
@@ -433,6 +438,25 @@ def test_runs_of_ones_own_are_told_apart(tmp_path, tab):
     assert "Share" not in " ".join(
         tab.eval_on_selector_all(".modebar-btn", "all => all.map(x => x.dataset.title)")
     )
+
+
+def test_runs_differ_in_their_seed_only_where_the_page_is_told_so(tmp_path):
+    """Runs of the user are each its own; without a seed, nothing makes two of them one."""
+    shipped = {"study": "digits", "backend": "torch", "lr": 0.1}
+    own = {"lr": 0.1, "folder": "of the user"}
+    kinds = []
+    for n, config in enumerate((shipped, shipped, own, own)):
+        for seed in ({"seed": n}, {}):
+            folder = tmp_path / f"{n}{len(seed)}"
+            with Run.create(folder, config | seed, tensorboard=False) as run:
+                run.epoch(1, {"loss": 1.0})
+            kinds.append(runs.entry_of(records.read(folder)))
+    seeds, none = kinds[::2], kinds[1::2]
+    assert len({run["kind"] for run in seeds}) == 4
+    assert [run["seedless"] == seeds[0]["seedless"] for run in seeds] == [True, True, False, False]
+    assert seeds[2]["seedless"] == seeds[3]["seedless"]
+    assert none[0]["seedless"] == none[1]["seedless"] == none[0]["kind"]
+    assert none[2]["seedless"] != none[3]["seedless"]
 
 
 def test_one_line_stands_for_all_seeds(tmp_path, tab):
