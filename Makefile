@@ -84,5 +84,6 @@ docs: setup  ## build the site (minutes when nothing was built)
 algorithm: setup  ## write what follows from a new file optstudy_core/algorithms/NAME.py
 	PYTHONPATH=tests/support $(BIN)/python -m new_algorithm $(NAME)
 
-clean:  ## remove .venv, the site and the runs
+clean:  ## remove .venv, the site, the runs, and what JAX compiled for tests
 	rm -rf .venv .xla-gpu .venv-trainers .venv-oldest .venv-newest docs/_build runs
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/optstudy-tests"

@@ -15,8 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thr
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# What JAX compiles is kept: workers and processes ask for the same programs, and the next run does.
-_KEPT = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{platform.node()}"
+# What JAX compiles is kept, as kernels are: workers and processes ask for the same programs, and so
+# do the next run and another clone.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_KEPT = _CACHE / "optstudy-tests" / f"jax-{platform.node()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_KEPT))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
