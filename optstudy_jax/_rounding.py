@@ -70,7 +70,13 @@ def isolate(x: Any) -> Any:
     """
     if not is_traced(x) or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    return jnp.where(x == x, x, _nan(x))
+    return _beside(x, x)
+
+
+@jax.jit  # traced once for each shape
+def _beside(x: Any, y: Any) -> Any:
+    """Return ``y``, as where(x == x, y, nan)."""
+    return jnp.where(x == x, y, _nan(x))
 
 
 def _nan(x: Any) -> Any:
@@ -80,7 +86,12 @@ def _nan(x: Any) -> Any:
 
 def _isolate_dividend(x: Any) -> Any:
     """Return the result of :func:`isolate`, with an expression that no other loop shares."""
-    return jnp.where(x != x, _nan(x), x) if is_traced(x) else x
+    return _but_nan(x) if is_traced(x) else x
+
+
+@jax.jit  # traced once for each shape
+def _but_nan(x: Any) -> Any:
+    return jnp.where(x != x, _nan(x), x)
 
 
 def _rounded_once(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,7 +234,7 @@ class Operations(Backend):
         if not is_traced(result):
             return result
         x = next(a.value for a in args if isinstance(a, Node) and a.value.ndim == result.ndim)
-        return jnp.where(x == x, result, _nan(result))
+        return _beside(x, result)
 
     @staticmethod
     def _spread(x: Any, y: Any, dividend: Any) -> list[Any]:
@@ -235,7 +246,7 @@ class Operations(Backend):
         divisor = y.value if isinstance(y, Node) else jnp.asarray(y, x.dtype)
         if not is_traced(dividend) and not is_traced(divisor):
             return [dividend, jnp.broadcast_to(divisor, dividend.shape)]
-        return [dividend, jnp.where(dividend == dividend, divisor, _nan(dividend))]
+        return [dividend, _beside(dividend, divisor)]
 
     @staticmethod
     def _origin(operation: str, args: Any, values: list[Any]) -> Origin:

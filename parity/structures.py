@@ -64,10 +64,26 @@ STRUCTURES: dict[str, tuple[Leaf, ...]] = {
         Leaf("more/kernel", (3, 2)),
         Leaf("more/bias", (2,)),
     ),
+    "corners": (
+        Leaf("tall/kernel", (6, 2), transposed=True),
+        Leaf("wide/kernel", (2, 4)),
+        Leaf("deep/kernel", (2, 3, 2)),
+        Leaf("still/kernel", (2, 2)),
+        Leaf("tiny/kernel", (2, 2)),
+        Leaf("empty/kernel", (0, 4)),
+        Leaf("late/bias", (3,)),
+        Leaf("one/bias", (1,)),
+        Leaf("zero/scale", ()),
+    ),
+    "large": (
+        Leaf("just/kernel", (128, 129)),
+        Leaf("not/kernel", (127, 130), transposed=True),
+        Leaf("long/kernel", (2, 1025)),
+    ),
 }
 
-DRAWN = tuple(sorted(STRUCTURES.keys() - {"standard"}))
-"""The trees of drawn cases; the other one is of digests."""
+DRAWN = tuple(sorted(STRUCTURES.keys() - {"standard", "corners", "large"}))
+"""The trees of drawn cases; the others are of digests."""
 
 
 def leaf_dtype(leaf: Leaf, dtype: str) -> np.dtype[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,9 @@ class JAXBackend(Backend):
                 own = values | case.schedules(values)
                 numbers.append({k: v for k, v in own.items() if k not in given})
             rules = tuple(case.rules(algorithm))
-            make, advance = _functions(
-                rules, case.structure, case.membership, _Frozen(numbers), self.jitted
-            )
+            kept = _kept(algorithm)
+            key = rules, case.structure, case.membership, _Frozen(numbers), self.jitted
+            make, advance = kept[key] = kept.get(key) or _functions(*key)
             run = Run()
             theta = nest(paths, [jnp.asarray(p) for p in params])
             start = before = theta
@@ -120,7 +120,16 @@ class _Frozen:
         return hash(self._key)
 
 
-@cache
+@lru_cache(maxsize=1)
+def _kept(algorithm: Algorithm) -> dict[Any, Any]:
+    """Return what :func:`_functions` has made for the cases of an algorithm.
+
+    Programs of the algorithm before are freed: a process may map 65,530 pieces of memory, and each
+    program of XLA takes about fifty.
+    """
+    return {}
+
+
 def _functions(
     rules: tuple[tuple[Algorithm, str | None], ...],
     structure: str,
@@ -128,7 +137,7 @@ def _functions(
     numbers: _Frozen,
     jitted: bool,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the functions of the start and of a step; cached, to compile only new functions."""
+    """Return the functions of the start and of a step."""
     import jax
     import optax
 

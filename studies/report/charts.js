@@ -28,8 +28,10 @@ function drawCharts() {
     chart.div.hidden = !traces.length && chosen.size > 0;
     const layout = look({
       title: { text: asText(chart.title), font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
-      xaxis: { title: { text: across } },
+      // Plotly draws a chart a second time for automatic margins: the labels here are short.
+      xaxis: { title: { text: across }, automargin: false },
       yaxis: {
+        automargin: false,
         ...(chart.log && logarithmic ? logarithmicAxis(traces.flatMap((trace) => trace.y))
           : { type: "linear", exponentformat: "power" }),
         ...(chart.key === "angle" ? { range: [-5, 185], tickvals: [0, 45, 90, 135, 180] } : {}),

@@ -17,7 +17,7 @@ from harness import ROOT, slow
 import optstudy_core
 from optstudy_core import ALGORITHMS
 from optstudy_core.catalogue import digests
-from parity import digest
+from parity import digest, standard
 from parity.__main__ import main
 
 QUICK = ("adam keras", "sgd torch", "averaged_adam torch")
@@ -60,9 +60,9 @@ def test_every_backend_finds_it(key: str, backend: str) -> None:
 
 def test_the_stream_is_the_same_for_ever() -> None:
     """What is drawn comes from SHAKE-256 and is exact: a change makes all digests others."""
-    found = digest.drawn("leaf hidden/bias", (4,)).tolist()
+    found = standard.drawn("leaf hidden/bias", (4,)).tolist()
     assert found == FIRST
-    values = digest.drawn("leaf hidden/kernel", (500, 4, 3))
+    values = standard.drawn("leaf hidden/kernel", (500, 4, 3))
     assert 0.04 < (values == 0).mean() < 0.09
     sizes = np.abs(values[values != 0])
     assert 2.0**-20 <= sizes.min() < 2.0**-18
@@ -150,6 +150,10 @@ SHOWN = [
     ("signum", "1 - b1", "1 - rounded(b1)", "where the decay rate is the default"),
     ("adabelief", "g", "grad", "where choices are turned"),
     ("signum", "0.9", "0.9000000000000001", "in the defaults"),
+    ("asgd", "1 / doubles.maximum(before - t0, 1.0)", "1", "where numbers have other values"),
+    ("trust_ratio", "weights == 0", "weights < 0", "where parameters start at 0"),
+    ("dadapt_adamw", "size > 0", "size >= 0", "where gradients are 0 at first"),
+    ("adafactor", "128", "129", "in matrices as large as bounds"),
 ]
 
 
@@ -171,7 +175,7 @@ def test_reasons_are_of_mutants_that_no_digest_shows() -> None:
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(digest, "digest", lambda name, dialect, backend: f"{name}-{dialect}")
-    assert main(["digest", "--algorithms", "sgd"]) == 1
+    assert main(["digest", "--algorithms", "sgd", "--processes", "1"]) == 1
     said = capsys.readouterr().out
     recorded = digests.recorded()["sgd torch"]
     assert f"sgd-torch  sgd torch  recorded is {recorded}" in said
@@ -179,10 +183,17 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     for bad, message in {
         "sgdd": "did you mean 'sgd'",
         "epoch.careful": "an epoch method has no digest",
+        ",": "no algorithm is named",
     }.items():
         with pytest.raises(SystemExit, match="2"):
             main(["digest", "--algorithms", bad])
         assert message in capsys.readouterr().err
+
+
+def test_several_are_computed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["digest", "--algorithms", "sign_sgd,signum", "--processes", "2"]) == 0
+    names = [line.split()[1:] for line in capsys.readouterr().out.splitlines()]
+    assert names == [[n, d] for n in ("sign_sgd", "signum") for d in ("optax", "paper")]
 
 
 def test_it_needs_no_framework() -> None:
@@ -191,7 +202,7 @@ def test_it_needs_no_framework() -> None:
 import sys
 from parity.__main__ import backends, main
 backends.find_spec = lambda name: None
-assert main(["digest", "--algorithms", "sign_sgd"]) == 0
+assert main(["digest", "--algorithms", "sign_sgd", "--processes", "1"]) == 0
 assert not {"torch", "jax", "optax", "flax", "keras"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)

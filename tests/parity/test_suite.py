@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ import parity
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from parity import backends, suite
 from parity.__main__ import main
+from parity.backends import jax as jax_backend
 from parity.cases import hyperparameters
 from parity.compare import Tolerated, first_unequal, ulp_distance
 
@@ -435,3 +438,17 @@ def test_cases_cover_what_they_promise() -> None:
 
     any_will_do = settings(max_examples=2000, phases=[Phase.generate])  # not the simplest one
     find(parity.cases(ALGORITHMS["adam"], "float32"), is_the_last, settings=any_will_do)
+
+
+def test_what_was_compiled_for_another_algorithm_is_freed() -> None:
+    """A process has room for some hundreds of programs, and the suite compiles thousands."""
+    machine = backends.make("jax-jit")
+    case = parity.Case("scalar", "float32", 1, 0, ("ordinary",), membership=(0,))
+    compiled = []
+    for name in ("sgd", "sign_sgd"):
+        machine.run(ALGORITHMS[name], case)
+        (functions,) = jax_backend._kept(ALGORITHMS[name]).values()
+        compiled += map(weakref.ref, functions)
+        del functions
+    gc.collect()
+    assert [x() is None for x in compiled] == [True, True, False, False]

@@ -34,6 +34,7 @@ from optstudy_core.arrays.numbers import ANY, is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.arrays.quiet import Quiet
 from optstudy_core.catalogue.hyperparameters import RANGES
+from parity.ordinary import ordinary, terms_of
 
 WRAPPED = ALGORITHMS["lion"]  # which reads the parameters
 RULES = dict(ALGORITHMS) | {name: wrapper(WRAPPED) for name, wrapper in WRAPPERS.items()}
@@ -59,61 +60,7 @@ PARAMETER_EXPONENTS = (0, -2, 1, _, -1, 2, 0)  # one parameter starts at zero
 LR_FACTORS = (1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.45)
 DECAY_FACTORS = (1.0, 0.95, 0.98, 0.94, 0.06, 0.87, 0.91, 0.03)  # where they change
 LATE = 3  # the step from which terms are there, where they come late
-
-# Values with which every term matters; no number of them is exact in binary.
-ORDINARY = {
-    "lr": 0.047,
-    "b1": 0.83,
-    "b2": 0.957,
-    "b3": 0.91,
-    "eps": 0.0031,
-    "eps_root": 0.00017,
-    "weight_decay": 0.13,
-    "momentum": 0.77,
-    "dampening": 0.29,
-    "alpha": 0.85,
-    "beta": 0.33,
-    "gamma": 0.371,
-    "initial_first_moment": 0.017,
-    "momentum_decay": 7.3,  # so that many terms of its series matter
-    "threshold": 4.824339389801025,  # ρ₅ of RAdam in float32: met exactly
-    "step_size_min": 0.029,  # so that it is met, as the largest is
-    "step_size_max": 0.083,
-    "reps_rel": 0.0377,
-    "reps": 0.0171,
-    "estim_lr0": 0.0123,
-    "beta3": 0.93,
-    "eps1": 0.031,
-    "eps2": 0.41,
-    "lambd": 3.7,  # so that the power shows
-    "t0": 2.3,  # so that averaging begins
-    "warmup_steps": 4.7,  # so that the rate rises and stays
-    "min_norm": 2.3,  # so that one layer is longer, the other shorter
-    "update_interval": 3.0,  # so that it is met exactly
-    "sync_period": 3.0,
-    "ascent_period": 3.0,
-    "ascent_eps": 0.31,
-    "sq_norm_floor": 37.0,  # so that some gradients are below it
-    "accumulation_steps": 3.0,
-    "jump_threshold": 1.37,
-    "level_decay": 0.83,
-    "jump_warmup": 1.3,
-    "most_jumps": 2.0,
-    "max_norm": 2.7,  # so that some gradients are longer, others not
-    "clip_eps": 0.31,
-    "max_value": 1.3,
-    "clip_factor": 0.37,
-    "unit_eps": 0.29,
-    "ridge": 0.017,
-    "precondition_frequency": 2.0,
-    "adam_b1": 0.83,
-    "adam_b2": 0.957,
-    "adam_eps": 0.0031,
-    "initial_scale_factor": 0.13,
-    "mechanic_decay": 3.1,
-    "mechanic_eps": 0.0021,
-    "estim_lr_coef": 37.3,  # so that the estimate rises
-}
+_WITHOUT = (0, LATE, STEPS - 1)  # the steps that are also taken without parameters
 
 
 class Setting(NamedTuple):
@@ -223,23 +170,6 @@ def more_inputs(algorithm: Algorithm, grads: Sequence[Leaves]) -> list[dict[str,
 # The settings, from the signature of the update.
 
 
-def ordinary(algorithm: Algorithm, dialect: str | None) -> dict[str, Any]:
-    """Return a value for every number among the hyperparameters, with all terms switched on."""
-    found: dict[str, Any] = {}
-    for name, default in algorithm.defaults(dialect).items():
-        if not is_number(default):
-            continue
-        if isinstance(default, int) and name not in ORDINARY:
-            found[name] = default + 1
-            continue
-        near = (0.71 if default < 1 <= 1.37 * default else 1.37) * default  # a fraction stays one
-        candidates = [ORDINARY.get(name, near), 0.71 * default, 0.29]
-        allowed = RANGES.get(name, ANY)
-        fitting = [x for x in candidates if x not in (0.0, default) and allowed.holds(x)]
-        found[name] = fitting[0]
-    return found
-
-
 def settings(
     algorithm: Algorithm, dialect: str | None
 ) -> tuple[list[Setting], list[dict[str, Any]]]:
@@ -252,7 +182,7 @@ def settings(
     """
     defaults = algorithm.defaults(dialect)
     on = ordinary(algorithm, dialect)
-    terms = _terms(algorithm, dialect)
+    terms = terms_of(algorithm, dialect)
     turned = [{k: not default} for k, default in defaults.items() if isinstance(default, bool)]
     refused: list[dict[str, Any]] = []
     found: list[Setting] = []
@@ -290,19 +220,6 @@ def settings(
             add(on | change, "late")
         add(on | dict.fromkeys(terms, 0.0), "arrays")
     return found, refused
-
-
-def _terms(algorithm: Algorithm, dialect: str | None) -> list[str]:
-    """Return the numbers that leave a term out when they are 0."""
-    defaults = algorithm.defaults(dialect)
-    return [name for name, x in defaults.items() if is_number(x) and _can_be_left_out(name, x)]
-
-
-def _can_be_left_out(name: str, default: Any) -> bool:
-    allowed = RANGES.get(name)
-    if allowed is None:
-        return bool(default == 0)
-    return name != "lr" and allowed.holds(0.0) and allowed.below > 1.0
 
 
 # The trajectories.
@@ -374,7 +291,7 @@ def _trajectory(
     values: tuple[Leaves, Sequence[Leaves]] | None,
 ) -> Trajectory:
     given = _start(algorithm, dialect, setting)
-    terms = _terms(algorithm, dialect)
+    terms = terms_of(algorithm, dialect)
     theta, grads = values or inputs(setting.dtype, algorithm.leafwise)
     more = more_inputs(algorithm, grads)
     state = initial = algorithm.start(theta, _at(0, given, setting, terms))
@@ -385,13 +302,14 @@ def _trajectory(
         state, step = algorithm.update(before := state, grad, theta, **now)
         if type(state) is not type(before):
             raise AssertionError(f"the state became {type(state).__name__}")
-        try:
-            _, without = algorithm.update(before, grad, None, **now)
-        except ValueError:
-            reads_params = True
-        else:
-            if not same(_flat(without), _flat(step)):
-                raise AssertionError("a step without parameters differs")
+        if t in _WITHOUT:
+            try:
+                _, without = algorithm.update(before, grad, None, **now)
+            except ValueError:
+                reads_params = True
+            else:
+                if not same(_flat(without), _flat(step)):
+                    raise AssertionError("a step without parameters differs")
         theta = theta + step
         rows.append(_flat(step))
     return Trajectory(reads_params, np.stack(rows), dict(_fields(initial)), dict(_fields(state)))

@@ -1,13 +1,14 @@
 """Which mutants of the formulas change a digest (:mod:`parity.digest`).
 
-A digest is of bits, so a mutant changes it if any bit of the standard run is another. That is told
-by a few steps of most mutants, and by the whole run of the others. Some mutants no run can show,
-and some this one does not. ``tests/unseen.json`` lists these mutants of each module by the reason.
+A digest is of bits, so a mutant changes it if any bit of the standard runs is another. That is told
+by a few steps of most mutants, and by whole runs of the others. Some mutants no run can show,
+and some these do not. ``tests/unseen.json`` lists these mutants of each module by the reason.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -23,19 +24,20 @@ import reach
 from equal_mutants import EQUIVALENT
 
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
-from parity import backends, digest
+from parity import backends, digest, standard
 from parity.structures import DTYPES, working_dtype
 
 FILE = Path(__file__).parents[1] / "unseen.json"
 
-LENGTHS = (2, 20, digest.STEPS)
-"""How many steps are compared, one after the other."""
+LENGTHS = (2, 20, standard.STEPS)
+"""How many steps of the long runs are compared, one after the other."""
 NEAR = 8
 """How many rules and dialects are compared for more than two steps."""
 
 ONLY = "only this shows it: "
 """A check of the ledger follows."""
 LATE = "a term that is absent at first and comes later"
+AVERAGE = "of the average that is evaluated: no step reads it"
 GIVEN = "the standard run gives the parameters at every step"
 REFUSED = "of hyperparameters that are refused"
 UNDER_A_SIGN = "seen where the sum under a sign is 0 to its last bit"
@@ -49,16 +51,17 @@ BY_CHECK = {
     "signs_turn_where_the_rounded_sums_do": UNDER_A_SIGN,
 }
 """Why the standard run does not show what a check of the ledger catches."""
+OUT_OF_USE = "of arguments that no algorithm has"
+OUTSIDE = ("powers_keep_their_bits", "cube_roots_keep_their_bits", "helpers_do_what_they_say")
+"""Checks of functions with more arguments than algorithms have."""
 TYPE = "only the type of the state is another"
 NUMBER = "the array is the same number everywhere: it becomes one again where it meets another"
-NOT_READ = "it is not read before the first step has set it"
+NOT_READ = "of the first state: no step of the standard runs reads it"
 OF_FLOAT32 = "where choices are turned decay rates change, and are numbers of float32"
 UNSEEN = {
     ("adan", "init", "zeros(params)", "params"): NOT_READ,
     ("adopt", "update", "1 - b1", "1 - rounded(b1)"): OF_FLOAT32,
     ("adagrad", "init", "zeros + initial_accumulator_value", "initial_accumulator_value"): NUMBER,
-    ("adamaxw", "init", "AdamaxWState(*adamax.init(params))", "adamax.init(params)"): TYPE,
-    ("adamaxw", "update", "AdamaxWState(*moments)", "moments"): TYPE,
 }
 """Why it does not show a mutant that other checks catch, by its key."""
 
@@ -88,8 +91,9 @@ class Shown(NamedTuple):
 def depends(module: str) -> str:
     """Return the digest of a module, of what makes mutants, and of the standard run."""
     parity = Path(digest.__file__).parent
-    run = (parity / f"{name}.py" for name in ("digest", "cases", "structures"))
-    return reach.digest([ledger.module_digest(module), *map(reach.text_of, run)])
+    run = (parity / f"{name}.py" for name in ("standard", "ordinary", "cases", "structures"))
+    hashed = reach.used_by(parity / "digest.py", digest.digest.__name__)
+    return reach.digest([ledger.module_digest(module), hashed, *map(reach.text_of, run)])
 
 
 def to_try(known: Mapping[str, Shown], module: str) -> list[int]:
@@ -109,7 +113,7 @@ def tried(module: str, numbers: Iterable[int]) -> Shown:
         label = known.get(number)
         why = reason(mutant, label)
         if why is None and not changes_a_digest(mutant, label):
-            why = LATE if _is_late(label) else ONLY + (label or "-").split()[0]
+            why = after_trying(mutant, label)
         if why is not None:
             unseen.setdefault(why, set()).add(number)
     return Shown(
@@ -203,6 +207,29 @@ def reason(mutant: mutants.Mutant, label: str | None) -> str | None:
     return UNSEEN.get(mutant.key) or BY_CHECK.get((label or "").partition(" ")[0])
 
 
+def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
+    """Return why no digest shows a mutant that was tried.
+
+    Args:
+        mutant: any.
+        label: of the check that catches it, by :func:`labels`.
+    """
+    check = (label or "-").split()[0]
+    if mutant.before.startswith("needed(params, ") and mutant.after == "params":
+        return GIVEN
+    if (inner := re.fullmatch(r"\w+State\(\*(.*)\)", mutant.before)) and inner[1] == mutant.after:
+        return TYPE
+    if check in OUTSIDE:
+        return OUT_OF_USE
+    if mutant.where in ("triples", "_is_triple"):
+        return REFUSED
+    if mutant.where == "init":  # the digest has the states after a step
+        return NOT_READ
+    if _is_late(label):
+        return LATE
+    return AVERAGE if check.startswith("averages_") else ONLY + check
+
+
 def _is_late(label: str | None) -> bool:
     """Tell whether a check of the ledger has terms that are absent at first and come later."""
     kind, *of = (label or "").split(" ")
@@ -241,13 +268,14 @@ def changes_a_digest(
     pairs = [pair for pair in digest.names() if pair[0] in changed]
     pairs.sort(key=lambda pair: (pair[0] not in first, pair[1] not in first))
     few, more, whole = LENGTHS
-    runs = [(pair, "float32", few) for pair in pairs]
-    others = [(few, dtype) for dtype in DTYPES if dtype != "float32"]
-    others += [(more, dtype) for dtype in DTYPES]
-    runs += [(pair, dtype, length) for length, dtype in others for pair in pairs[:near]]
-    runs += [(pair, "float32", whole) for pair in pairs[: None if near is None else 1]]
+    main, *others = range(len(DTYPES))
+    runs = [(pair, main, few) for pair in pairs]
+    runs += [(pair, i, few) for i in others for pair in pairs[:near]]
+    runs += [(pair, i, whole) for pair in pairs[:near] for i in _short(*pair)]
+    runs += [(pair, i, more) for i in (main, *others) for pair in pairs[:near]]
+    runs += [(pair, main, whole) for pair in pairs[: None if near is None else 1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
-        _differs(changed[pair[0]], *pair, dtype, length) for pair, dtype, length in runs
+        _differs(changed[pair[0]], *pair, number, length) for pair, number, length in runs
     )
 
 
@@ -272,32 +300,43 @@ def _other_defaults(changed: Algorithm, name: str, dialect: str | None) -> bool:
         return True
 
 
-def _differs(changed: Algorithm, name: str, dialect: str | None, dtype: str, length: int) -> bool:
-    wanted = _as_it_is(name, dialect, dtype, length)
+def _differs(changed: Algorithm, name: str, dialect: str | None, number: int, length: int) -> bool:
+    """Tell whether the first steps of a standard run have other bits."""
+    wanted = _as_it_is(name, dialect, number, length)
     if wanted is None:  # so long is no run of this rule
         return False
     try:
-        found = _bits(changed, dialect, dtype, length)
+        found = _bits(changed, _runs(name, dialect)[number], length)
         return any(x != y for x, y in zip(found, wanted, strict=True))
     except Exception:
         return True
 
 
 @cache
-def _as_it_is(name: str, dialect: str | None, dtype: str, length: int) -> list[bytes] | None:
+def _runs(name: str, dialect: str | None) -> tuple[standard.StandardRun, ...]:
     rule = digest.find_subject(name)
     assert isinstance(rule, Algorithm)
-    whole = digest.case(rule, dialect, dtype).steps
+    return tuple(standard.runs(rule, dialect))
+
+
+def _short(name: str, dialect: str | None) -> range:
+    """Return the numbers of the short runs."""
+    return range(len(DTYPES), len(_runs(name, dialect)))
+
+
+@cache
+def _as_it_is(name: str, dialect: str | None, number: int, length: int) -> list[bytes] | None:
+    rule, run = digest.find_subject(name), _runs(name, dialect)[number]
+    assert isinstance(rule, Algorithm)
     before = [x for x in LENGTHS if x < length]
-    if before and before[-1] >= whole:
+    if number < len(DTYPES) and before and before[-1] >= run.steps:
         return None
-    return list(_bits(rule, dialect, dtype, min(length, whole)))
+    return list(_bits(rule, run, length))
 
 
-def _bits(rule: Algorithm, dialect: str | None, dtype: str, length: int) -> Iterator[bytes]:
+def _bits(rule: Algorithm, run: standard.StandardRun, length: int) -> Iterator[bytes]:
     """Yield what the digest of the first steps is of."""
-    case = digest.case(rule, dialect, dtype)
-    case = replace(case, steps=min(length, case.steps))
-    mutants.working_dtype(working_dtype(DTYPES[dtype]).name)
+    mutants.working_dtype(working_dtype(DTYPES[run.dtype]).name)
     with backends.whole_range(), np.errstate(all="ignore"):
+        case = replace(run, steps=min(length, run.steps))
         yield from digest.bits(backends.make("numpy").run(rule, case))
