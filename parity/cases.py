@@ -338,8 +338,13 @@ def _number(name: str, default: float) -> st.SearchStrategy[float]:
         drawn = st.sampled_from((0.0, 0.1, 0.5, 0.9, 1.0)) | st.floats(0.0, 1.0)
     else:
         drawn = st.floats(-4, 4).map(lambda e: default * 2.0**e)
-    # As an array it is rounded to float32, and a tiny value to 0.
-    return drawn.filter(lambda x: allowed.holds(x) and allowed.holds(float(np.float32(x))))
+    return drawn.filter(lambda x: allowed.holds(x) and allowed.holds(_as_array(x)))
+
+
+def _as_array(x: float) -> float:
+    """Return a hyperparameter as an array has it: in float32, and 0 where it would be subnormal."""
+    rounded = np.float32(x)
+    return float(rounded) if abs(rounded) >= np.finfo(np.float32).smallest_normal else 0.0
 
 
 def _accepted(algorithm: Algorithm, dialect: str | None, values: dict[str, Any]) -> dict[str, Any]:

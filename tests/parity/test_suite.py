@@ -22,7 +22,7 @@ from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from parity import backends, suite
 from parity.__main__ import main
 from parity.backends import jax as jax_backend
-from parity.cases import hyperparameters
+from parity.cases import _as_array, hyperparameters
 from parity.compare import Tolerated, first_unequal, ulp_distance
 
 COMPILED = pytest.param(
@@ -453,3 +453,13 @@ def test_what_was_compiled_for_another_algorithm_is_freed() -> None:
         del functions
     gc.collect()
     assert [x() is None for x in compiled] == [True, True, False, False]
+
+
+def test_hyperparameters_are_no_subnormal_numbers_of_float32() -> None:
+    """A library may take them for 0, which some hyperparameters must not be."""
+    assert [_as_array(x) for x in (1.4e-45, 1e-38, 2.0**-126, 0.25)] == [
+        0,
+        0,
+        2.0**-126,
+        0.25,
+    ]
