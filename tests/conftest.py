@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: no second thr
 
 
 # What JAX compiles is kept, as kernels are: workers and processes ask for the same programs, and so
-# do the next run and another clone.
+# do the next run and another clone. Not beside the kernels: they are in a folder that is checked.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _KEPT = _CACHE / "optstudy-tests" / f"jax-{platform.node()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_KEPT))

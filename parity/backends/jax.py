@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -61,9 +61,8 @@ class JAXBackend(Backend):
                 own = values | case.schedules(values)
                 numbers.append({k: v for k, v in own.items() if k not in given})
             rules = tuple(case.rules(algorithm))
-            kept = _kept(algorithm)
             key = rules, case.structure, case.membership, _Frozen(numbers), self.jitted
-            make, advance = kept[key] = kept.get(key) or _functions(*key)
+            make, advance = made(algorithm, _functions, *key)
             run = Run()
             theta = nest(paths, [jnp.asarray(p) for p in params])
             start = before = theta
@@ -120,13 +119,25 @@ class _Frozen:
         return hash(self._key)
 
 
-@lru_cache(maxsize=1)
-def _kept(algorithm: Algorithm) -> dict[Any, Any]:
-    """Return what :func:`_functions` has made for the cases of an algorithm.
+def made(subject: Hashable, make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return ``make(*arguments)``, made once for the cases of a subject.
 
-    Programs of the algorithm before are freed: a process may map 65,530 pieces of memory, and each
+    Programs of the subject before are freed: a process may map 65,530 pieces of memory, and each
     program of XLA takes about fifty.
+
+    Args:
+        subject: the algorithm or the name of the epoch method.
+        make: returns functions that JAX compiles.
+        arguments: of ``make``; hashable.
     """
+    kept = _kept(subject)
+    if arguments not in kept:
+        kept[arguments] = make(*arguments)
+    return kept[arguments]
+
+
+@lru_cache(maxsize=1)
+def _kept(subject: Hashable) -> dict[Any, Any]:
     return {}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from parity import backends
 from parity.backends import Run
+from parity.backends.jax import made
 from parity.structures import STRUCTURES, at, nest
 
 from .cases import LR, STEPS, EpochCase
@@ -26,9 +26,8 @@ def run_in_jax(method: EpochMethod, case: EpochCase, backend: backends.JAXBacken
     with backend.here():
         params, grads, target = case.values()
         options = tuple(sorted(case.options.items()))
-        start, one_epoch, jitted = _functions(
-            method.name, case.algorithm, options, case.structure, backend.jitted
-        )
+        key = method.name, case.algorithm, options, case.structure, backend.jitted
+        start, one_epoch, jitted = made(method.name, _functions, *key)
         fixed = nest(paths, [jnp.asarray(t) for t in target])
         carry = start(nest(paths, [jnp.asarray(p) for p in params]))
         losses = np.asarray(case.losses, np.float32)
@@ -59,7 +58,6 @@ def run_in_jax(method: EpochMethod, case: EpochCase, backend: backends.JAXBacken
     return rows.done()
 
 
-@cache
 def _functions(
     name: str,
     algorithm: str,
@@ -67,7 +65,7 @@ def _functions(
     structure: str,
     jitted: bool,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]:
-    """Return functions of the start, one epoch and, jitted, all epochs; cached."""
+    """Return functions of the start, one epoch and, jitted, all epochs."""
     import jax
     import jax.numpy as jnp
     import optax

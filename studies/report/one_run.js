@@ -63,7 +63,7 @@ function drawPath(run) {
   ], look({
     margin: { l: 60, r: 12, t: 10, b: 50 },
     annotations: [[0, "start"], [x.length - 1, "end"]].map(([i, text]) => ({
-      x: x[i], y: y[i], text, ax: 0, ay: -28, arrowcolor: "#ffffff", bgcolor: dark.matches ? "#1f2227" : "#f6f6f6",
+      x: x[i], y: y[i], text, ax: 0, ay: -28, arrowcolor: "#ffffff", bgcolor: styleOf("--panel"),
     })),
     xaxis: { title: { text: inTwoLines(scape.labels[0]) }, showgrid: false, zeroline: false },
     yaxis: { title: { text: inTwoLines(scape.labels[1]) }, showgrid: false, zeroline: false },

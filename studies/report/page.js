@@ -60,17 +60,17 @@ function element(tag, text, attributes = {}) {
   return made;
 }
 
+const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
 function look(more = {}) {
-  const style = getComputedStyle(document.documentElement);
-  const of = (name) => style.getPropertyValue(name).trim();
-  const axis = { gridcolor: of("--line"), zerolinecolor: of("--line"), automargin: true };
+  const axis = { gridcolor: styleOf("--line"), zerolinecolor: styleOf("--line"), automargin: true };
   const { xaxis, yaxis, ...rest } = more;
   return {
     margin: { l: 60, r: 12, t: 30, b: 42 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: of("--text"), size: 13 },
-    hoverlabel: { namelength: -1, bgcolor: of("--panel"), bordercolor: of("--line"), font: { color: of("--text") } },
+    font: { color: styleOf("--text"), size: 13 },
+    hoverlabel: { namelength: -1, bgcolor: styleOf("--panel"), bordercolor: styleOf("--line"), font: { color: styleOf("--text") } },
     showlegend: false,
     xaxis: { ...axis, ...xaxis },
     yaxis: { ...axis, ...yaxis },

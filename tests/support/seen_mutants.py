@@ -91,9 +91,10 @@ class Shown(NamedTuple):
 def depends(module: str) -> str:
     """Return the digest of a module, of what makes mutants, and of the standard run."""
     parity = Path(digest.__file__).parent
-    run = (parity / f"{name}.py" for name in ("standard", "ordinary", "cases", "structures"))
-    hashed = reach.used_by(parity / "digest.py", digest.digest.__name__)
-    return reach.digest([ledger.module_digest(module), hashed, *map(reach.text_of, run)])
+    run = (parity / f"{name}.py" for name in ("standard", "ordinary", "structures"))
+    used = (("digest", digest.digest.__name__), ("cases", standard.Case.__name__))
+    parts = (reach.used_by(parity / f"{name}.py", part) for name, part in used)
+    return reach.digest([ledger.module_digest(module), *parts, *map(reach.text_of, run)])
 
 
 def to_try(known: Mapping[str, Shown], module: str) -> list[int]:
