@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 SITE := docs/_build/html
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(STATUS),--status)
+# Tests start many processes, which would compile all modules where this variable is set.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(STATUS),--status)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup study parity test test-all test-trainers test-xla-gpu test-versions evidence lint bench docs algorithm clean

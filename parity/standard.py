@@ -11,14 +11,12 @@ boolean or other choice changed at a time. Their parameters have corners: tall a
 three axes, no elements, gradients that are zero, tiny or come late. One more run of rules that
 depend on shapes has matrices as large as their bounds.
 
-Every input comes from SHAKE-256 and is exact in float64, so inputs are the same on every machine.
+Some algorithms have particular runs besides (:mod:`parity.particular`).
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,12 +25,13 @@ import numpy as np
 
 from optstudy_core import Algorithm
 from optstudy_core.arrays.numbers import ANY, is_number
-from optstudy_core.catalogue.algorithm import INPUTS
 from optstudy_core.catalogue.hyperparameters import RANGES
 
-from .cases import MOVING, Case
+from .cases import MOVING
+from .drawn import StandardRun, words
 from .ordinary import OTHERS, ordinary, terms_of
-from .structures import DTYPES, STRUCTURES, leaf_dtype
+from .particular import particular_runs
+from .structures import DTYPES, STRUCTURES
 
 STEPS: Final = 200
 STEPS_OF_MATRICES: Final = 20
@@ -49,37 +48,6 @@ _FROM_ZERO: Final = ("late/bias", "zero/scale")  # parameters that start at 0
 _TINY: Final = {"tiny/kernel": 2.0**-26}  # factors of gradients, below 1e-6 and most ε
 _ALL_LATE: Final = 2  # the step from which there are gradients where hyperparameters change
 _STEPS_OF_LARGE_ONES: Final = 3
-
-
-class StandardRun(Case):
-    """A case with inputs from :func:`drawn`."""
-
-    def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-        """Return the parameters and, for each step, the gradients."""
-        columns = [
-            drawn(f"leaf {leaf.path}", (self.steps + 1, *leaf.shape)).astype(
-                leaf_dtype(leaf, self.dtype)
-            )
-            for leaf in STRUCTURES[self.structure]
-        ]
-        steps = range(1, self.steps + 1)
-        first = [np.asarray(column[0]) for column in columns]
-        return first, [[np.asarray(column[t]) for column in columns] for t in steps]
-
-    def inputs(self, algorithm: Algorithm) -> list[dict[str, Any]]:
-        """Return, for each step, the inputs of the algorithm besides the gradients."""
-        rows: list[dict[str, Any]] = [{} for _ in range(self.steps)]
-        for name in sorted(algorithm.inputs):
-            if not INPUTS[name]:
-                for row, x in zip(rows, drawn(name, (self.steps,)), strict=True):
-                    row[name] = self.array_dtype().type(x)
-                continue
-            for leaf in STRUCTURES[self.structure]:
-                column = drawn(f"{name} {leaf.path}", (self.steps, *leaf.shape))
-                for row, x in zip(rows, column, strict=True):
-                    own = np.asarray(x).astype(leaf_dtype(leaf, self.dtype))
-                    row.setdefault(name, []).append(own)
-        return rows
 
 
 @dataclass(frozen=True)
@@ -144,39 +112,18 @@ class ShortRun(StandardRun):
 
 
 @functools.cache
-def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return float64 numbers of 20 bits, of both signs, from 2⁻²⁰ to 2⁵; every 16th is 0.
-
-    Args:
-        name: the name of the stream; different names give different numbers.
-        shape: the shape of the array.
-    """
-    words = _words(name, math.prod(shape))
-    mantissa = 1 + (words >> np.uint64(40)).astype(np.float64) / 2**24
-    mantissa = np.floor(mantissa * 2**19) / 2**19
-    exponent = (words & np.uint64(31)).astype(np.int32) * 25 // 32 - 20
-    sign = 1.0 - 2.0 * ((words >> np.uint64(5)) & np.uint64(1)).astype(np.float64)
-    kept = ((words >> np.uint64(6)) & np.uint64(15)) > 0
-    return np.asarray(np.ldexp(sign * mantissa, exponent) * kept).reshape(shape)
-
-
-@functools.cache
 def _fractions(name: str, number: int) -> np.ndarray:
     """Return multiples of 2⁻¹⁰ in [0, 1)."""
-    words = _words(f"hyperparameter {name}", number)
-    return np.asarray((words & np.uint64(1023)).astype(np.float64) / 1024)
-
-
-def _words(name: str, number: int) -> np.ndarray:
-    data = hashlib.shake_256(f"optstudy digest 1: {name}".encode()).digest(8 * number)
-    return np.frombuffer(data, dtype="<u8")
+    drawn = words(f"hyperparameter {name}", number)
+    return np.asarray((drawn & np.uint64(1023)).astype(np.float64) / 1024)
 
 
 def runs(algorithm: Algorithm, dialect: str | None) -> Iterator[StandardRun]:
-    """Yield the runs of a digest in their order: long runs in each dtype, and short runs."""
+    """Yield the runs of a digest: long runs in each dtype, short runs and particular ones."""
     for dtype in DTYPES:
         yield long_run(algorithm, dialect, dtype)
     yield from short_runs(algorithm, dialect)
+    yield from particular_runs(algorithm, dialect)
 
 
 def long_run(algorithm: Algorithm, dialect: str | None, dtype: str) -> LongRun:

@@ -80,9 +80,24 @@ STRUCTURES: dict[str, tuple[Leaf, ...]] = {
         Leaf("not/kernel", (127, 130), transposed=True),
         Leaf("long/kernel", (2, 1025)),
     ),
+    "odd": (
+        Leaf("kernel", (3, 5), transposed=True),
+        Leaf("row/kernel", (1, 4)),
+        Leaf("column/kernel", (4, 1)),
+        Leaf("thin/kernel", (2, 1, 3)),
+        Leaf("axes/kernel", (2, 1, 3, 2, 2)),
+        Leaf("tiny/bias", (3,)),
+        Leaf("least/bias", (2,)),
+        Leaf("bias", (16,)),
+        Leaf("scale", ()),
+    ),
+    "many": (Leaf("kernel", (16, 24)), Leaf("bias", (600,))),
+    "long": (Leaf("long/bias", (1100,)), Leaf("long/kernel", (1025, 2, 2))),
+    "beyond": (Leaf("kernel", (129, 130)),),
 }
 
-DRAWN = tuple(sorted(STRUCTURES.keys() - {"standard", "corners", "large"}))
+_OF_DIGESTS = {"standard", "corners", "large", "odd", "many", "long", "beyond"}
+DRAWN = tuple(sorted(STRUCTURES.keys() - _OF_DIGESTS))
 """The trees of drawn cases; the others are of digests."""
 
 

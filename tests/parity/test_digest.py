@@ -17,7 +17,7 @@ from harness import ROOT, slow
 import optstudy_core
 from optstudy_core import ALGORITHMS
 from optstudy_core.catalogue import digests
-from parity import digest, standard
+from parity import digest, drawn
 from parity.__main__ import main
 
 QUICK = ("adam keras", "sgd torch", "averaged_adam torch")
@@ -60,9 +60,9 @@ def test_every_backend_finds_it(key: str, backend: str) -> None:
 
 def test_the_stream_is_the_same_for_ever() -> None:
     """What is drawn comes from SHAKE-256 and is exact: a change makes all digests others."""
-    found = standard.drawn("leaf hidden/bias", (4,)).tolist()
+    found = drawn.drawn("leaf hidden/bias", (4,)).tolist()
     assert found == FIRST
-    values = standard.drawn("leaf hidden/kernel", (500, 4, 3))
+    values = drawn.drawn("leaf hidden/kernel", (500, 4, 3))
     assert 0.04 < (values == 0).mean() < 0.09
     sizes = np.abs(values[values != 0])
     assert 2.0**-20 <= sizes.min() < 2.0**-18
@@ -111,14 +111,14 @@ def test_digests_show_what_is_written() -> None:
 
 
 def test_few_mutants_change_no_digest() -> None:
-    """Of those that change what a step computes: 2 % at most."""
+    """Of those that change what a step computes: 1 % at most."""
     known = seen_mutants.read()
     unseen = [
         number
         for why, number in seen_mutants.reasons(known).items()
         if why == seen_mutants.LATE or why.startswith(seen_mutants.ONLY)
     ]
-    assert sum(unseen) <= 0.02 * seen_mutants.count(known)
+    assert sum(unseen) <= 0.01 * seen_mutants.count(known)
 
 
 def test_the_page_has_the_numbers_of_the_file() -> None:
@@ -145,22 +145,36 @@ def test_what_is_found_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert seen_mutants.read(tmp_path / "none") == {}
 
 
+SMALLER = "min((shape[i] for i in axes[-2:]))"
 SHOWN = [
-    ("adadelta", "g", "grad", "where the objective is maximized"),
-    ("signum", "1 - b1", "1 - rounded(b1)", "where the decay rate is the default"),
-    ("adabelief", "g", "grad", "where choices are turned"),
-    ("signum", "0.9", "0.9000000000000001", "in the defaults"),
-    ("asgd", "1 / doubles.maximum(before - t0, 1.0)", "1", "where numbers have other values"),
-    ("trust_ratio", "weights == 0", "weights < 0", "where parameters start at 0"),
-    ("adafactor", "128", "129", "in matrices as large as bounds"),
+    ("adadelta", "g", "grad", "standard", "where the objective is maximized"),
+    ("signum", "1 - b1", "1 - rounded(b1)", "standard", "where the decay rate is the default"),
+    ("adabelief", "g", "grad", "standard", "where choices are turned"),
+    ("asgd", "1 / doubles.maximum(before - t0, 1.0)", "1", "corners", "where numbers are others"),
+    ("trust_ratio", "weights == 0", "weights < 0", "corners", "where parameters start at 0"),
+    ("adafactor", "128", "129", "large", "in matrices as large as bounds"),
+    ("lion", "1 - b1", "1 - rounded(b1)", "many", "where a sum under a sign cancels"),
+    ("prodigy", "size > 0", "size >= 0", "odd", "where no distance can be estimated"),
+    ("skipping", "finite & xp.isfinite(value)", "finite", "odd", "where a loss is not finite"),
+    ("lookahead", "t >= sync_period", "t == sync_period", "odd", "where a period has half a step"),
+    ("shampoo", "order == 2", "order < 2", "long", "where an axis is too long for a matrix"),
+    ("adafactor", f"{SMALLER} < 128", f"{SMALLER} != 128", "beyond", "in matrices beyond bounds"),
 ]
 
 
-@pytest.mark.parametrize(("module", "before", "after", "where"), SHOWN)
-def test_the_standard_run_shows(module: str, before: str, after: str, where: str) -> None:
+@pytest.mark.parametrize(("module", "before", "after", "structure", "where"), SHOWN)
+def test_the_standard_run_shows(
+    module: str, before: str, after: str, structure: str, where: str
+) -> None:
     changed = [m for m in mutants.mutants(module) if (m.before, m.after) == (before, after)]
     assert changed
-    assert all(map(seen_mutants.changes_a_digest, changed)), where
+    assert all(seen_mutants.differs_with(structure, m) for m in changed), where
+
+
+def test_a_digest_is_of_the_defaults_too() -> None:
+    changed = [m for m in mutants.mutants("signum") if m.after == "0.9000000000000001"]
+    assert changed
+    assert all(map(seen_mutants.changes_a_digest, changed))
 
 
 def test_reasons_are_of_mutants_that_no_digest_shows() -> None:

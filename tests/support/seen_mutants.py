@@ -25,6 +25,7 @@ from equal_mutants import EQUIVALENT
 
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from parity import backends, digest, standard
+from parity.cases import Case
 from parity.structures import DTYPES, working_dtype
 
 FILE = Path(__file__).parents[1] / "unseen.json"
@@ -40,7 +41,6 @@ LATE = "a term that is absent at first and comes later"
 AVERAGE = "of the average that is evaluated: no step reads it"
 GIVEN = "the standard run gives the parameters at every step"
 REFUSED = "of hyperparameters that are refused"
-UNDER_A_SIGN = "seen where the sum under a sign is 0 to its last bit"
 BY_CHECK = {
     "absent_terms_are_not_computed": "a term with the factor 0 is computed: the bits are the same",
     "a_late_momentum_needs_no_parameters": "zeros are made from another array: the same bits",
@@ -48,9 +48,10 @@ BY_CHECK = {
     "init_needs_no_hyperparameters": "the standard run gives all hyperparameters to ``init``",
     "refusals": REFUSED,
     "scalars_are_made_where_their_array_is": "on which device an array is made",
-    "signs_turn_where_the_rounded_sums_do": UNDER_A_SIGN,
 }
 """Why the standard run does not show what a check of the ledger catches."""
+RUNS = ("standard", "particular", "drawn", "ordinary", "structures")
+"""The modules of the parity suite that say what the standard runs are."""
 OUT_OF_USE = "of arguments that no algorithm has"
 OUTSIDE = ("powers_keep_their_bits", "cube_roots_keep_their_bits", "helpers_do_what_they_say")
 """Checks of functions with more arguments than algorithms have."""
@@ -58,7 +59,19 @@ TYPE = "only the type of the state is another"
 NUMBER = "the array is the same number everywhere: it becomes one again where it meets another"
 NOT_READ = "of the first state: no step of the standard runs reads it"
 OF_FLOAT32 = "where choices are turned decay rates change, and are numbers of float32"
+FIRST_STATES = {
+    "clipped": ("scalar(params, 0.0)", "0.0"),
+    "clipped_by_unit": ("scalar(params, 0.0)", "0.0"),
+    "clipped_by_value": ("scalar(params, 0.0)", "0.0"),
+    "mechanic": ("scalar(params, 0.0)", "zero + initial_scale_factor"),
+}
+"""What is only in the first state of wrappers."""
+OF_LATE_TERMS = ("adafactor_sees_the_shape",)
+"""Checks of which the standard run does not show how a term begins late."""
 UNSEEN = {
+    ("cautious", "cautious", "not eps > 0", "False"): REFUSED,
+    ("cautious", "cautious", "eps > 0", "eps >= 0"): REFUSED,
+    ("cautious", "cautious", "eps > 0", "eps != 0"): REFUSED,
     ("adan", "init", "zeros(params)", "params"): NOT_READ,
     ("adopt", "update", "1 - b1", "1 - rounded(b1)"): OF_FLOAT32,
     ("adagrad", "init", "zeros + initial_accumulator_value", "initial_accumulator_value"): NUMBER,
@@ -91,8 +104,8 @@ class Shown(NamedTuple):
 def depends(module: str) -> str:
     """Return the digest of a module, of what makes mutants, and of the standard run."""
     parity = Path(digest.__file__).parent
-    run = (parity / f"{name}.py" for name in ("standard", "ordinary", "structures"))
-    used = (("digest", digest.digest.__name__), ("cases", standard.Case.__name__))
+    run = (parity / f"{name}.py" for name in RUNS)
+    used = (("digest", digest.digest.__name__), ("cases", Case.__name__))
     parts = (reach.used_by(parity / f"{name}.py", part) for name, part in used)
     return reach.digest([ledger.module_digest(module), *parts, *map(reach.text_of, run)])
 
@@ -185,8 +198,6 @@ def kind_of(why: str) -> str:
         return "are the same function"
     if why == LATE:
         return "concern a term that starts later than the run"
-    if why == UNDER_A_SIGN:
-        return "change a step only where the sum under a sign is 0 to its last bit"
     if why.startswith(ONLY):
         return "are caught by golden bits or another test only"
     return "change something else than a step"
@@ -224,9 +235,9 @@ def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
         return OUT_OF_USE
     if mutant.where in ("triples", "_is_triple"):
         return REFUSED
-    if mutant.where == "init":  # the digest has the states after a step
-        return NOT_READ
-    if _is_late(label):
+    if mutant.where == "init" or mutant.before in FIRST_STATES.get(mutant.module, ()):
+        return NOT_READ  # the digest has the states after a step
+    if _is_late(label) or check in OF_LATE_TERMS:
         return LATE
     return AVERAGE if check.startswith("averages_") else ONLY + check
 
@@ -277,6 +288,18 @@ def changes_a_digest(
     runs += [(pair, main, whole) for pair in pairs[: None if near is None else 1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
         _differs(changed[pair[0]], *pair, number, length) for pair, number, length in runs
+    )
+
+
+def differs_with(structure: str, mutant: mutants.Mutant) -> bool:
+    """Tell whether a rule that a mutant touches differs in a standard run with a structure."""
+    changed = rules(mutants.load(mutant.module, mutant.code))
+    return any(
+        _differs(changed[pair[0]], *pair, number, standard.STEPS)
+        for pair in digest.names()
+        if pair[0] in changed
+        for number, run in enumerate(_runs(*pair))
+        if run.structure == structure
     )
 
 
