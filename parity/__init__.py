@@ -10,7 +10,8 @@ from optstudy_core import Algorithm
 from optstudy_core._extras import extra
 
 with extra("digest"):
-    from .cases import Case, cases, hyperparameters
+    from .case import Case
+    from .cases import cases, hyperparameters
     from .compare import Difference, ulp_distance
     from .suite import Cell, Report, check, replay, write_failure
 

@@ -15,7 +15,7 @@ import numpy as np
 from optstudy_core import Algorithm
 from optstudy_core.catalogue.algorithm import INPUTS
 
-from .cases import Case
+from .case import Case
 from .structures import STRUCTURES, leaf_dtype
 
 

@@ -27,7 +27,7 @@ from optstudy_core import Algorithm
 from optstudy_core.arrays.numbers import ANY, is_number
 from optstudy_core.catalogue.hyperparameters import RANGES
 
-from .cases import MOVING
+from .case import MOVING
 from .drawn import StandardRun, words
 from .ordinary import OTHERS, ordinary, terms_of
 from .particular import particular_runs

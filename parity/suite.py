@@ -19,7 +19,8 @@ from optstudy_core.catalogue.table import find
 
 from . import backends
 from . import epochs as epoch_methods
-from .cases import Case, cases
+from .case import Case
+from .cases import cases
 from .compare import Difference, Tolerated, first_unequal
 from .epochs import EpochCase, EpochMethod
 from .saved import MOST_STEPS, Saved

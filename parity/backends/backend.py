@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from optstudy_core import Algorithm, geometry
-from parity.cases import Case
+from parity.case import Case
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 from optstudy_core import Algorithm
 from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numbers import is_number
-from parity.cases import Case
+from parity.case import Case
 from parity.structures import STRUCTURES, at, nest
 
 from .backend import Backend, Run, measure

@@ -14,7 +14,7 @@ from optstudy_core.arrays.leaves import Leaves
 from optstudy_core.arrays.numbers import is_number
 from optstudy_core.arrays.numpy_backend import NumPy
 from optstudy_core.arrays.quiet import Quiet
-from parity.cases import Case
+from parity.case import Case
 from parity.structures import STRUCTURES, working_dtype
 
 from .backend import Backend, Run, measure_on_host, minus

@@ -8,7 +8,7 @@ import numpy as np
 
 from optstudy_core import Algorithm
 from optstudy_core.arrays.numbers import is_number
-from parity.cases import Case
+from parity.case import Case
 from parity.structures import STRUCTURES
 
 from .backend import Backend, Run, measure_on_host, minus

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from parity.cases import Special, draw_leaf
+from parity.case import Special, draw_leaf
 from parity.saved import MOST_STEPS, Saved, hexadecimal, plain, whole
 from parity.structures import DTYPES, STRUCTURES, leaf_dtype
 

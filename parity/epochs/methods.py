@@ -11,7 +11,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from optstudy_core import epoch
-from parity.cases import Special
+from parity.case import Special
 
 from .cases import EPOCHS, LEAVES, OPTIMIZERS, STEPS, EpochCase
 

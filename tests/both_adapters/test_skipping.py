@@ -15,7 +15,7 @@ import optstudy_jax
 import optstudy_torch
 from optstudy_core import ALGORITHMS, accumulated, averaged, skipping
 from parity import backends, suite
-from parity.cases import Case
+from parity.case import Case
 
 RNG = np.random.default_rng(0)
 GRADS = np.float32(RNG.normal(size=(30, 5)))

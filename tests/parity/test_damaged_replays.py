@@ -10,7 +10,7 @@ from damage import changed, damaged, parts, told
 
 import parity
 from parity import epochs
-from parity.cases import Case, Special
+from parity.case import Case, Special
 
 CASES = {
     "adam": Case("scalar", "float32", 2, 3, ("mixed",), (Special(-1, 0, 2, 0.5),),

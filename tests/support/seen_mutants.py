@@ -25,7 +25,7 @@ from equal_mutants import EQUIVALENT
 
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
 from parity import backends, digest, standard
-from parity.cases import Case
+from parity.case import Case
 from parity.structures import DTYPES, working_dtype
 
 FILE = Path(__file__).parents[1] / "unseen.json"
@@ -105,7 +105,7 @@ def depends(module: str) -> str:
     """Return the digest of a module, of what makes mutants, and of the standard run."""
     parity = Path(digest.__file__).parent
     run = (parity / f"{name}.py" for name in RUNS)
-    used = (("digest", digest.digest.__name__), ("cases", Case.__name__))
+    used = (("digest", digest.digest.__name__), ("case", Case.__name__))
     parts = (reach.used_by(parity / f"{name}.py", part) for name, part in used)
     return reach.digest([ledger.module_digest(module), *parts, *map(reach.text_of, run)])
 
