@@ -12,6 +12,7 @@ from typing import NoReturn
 from optstudy_core._extras import extra
 
 from . import backends, conformance, digest
+from .subjects import everything, find_subject
 from .suite import (
     DTYPE_NAMES,
     QUANTITIES,
@@ -19,8 +20,6 @@ from .suite import (
     Report,
     check_arguments,
     check_cell,
-    everything,
-    find_subject,
     replay,
 )
 from .suite import write_failure as write

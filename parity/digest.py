@@ -27,7 +27,7 @@ from optstudy_core.catalogue import digests
 from . import backends
 from .backends.backend import Run
 from .standard import runs
-from .suite import find_subject
+from .subjects import find_subject
 
 with extra("digest"):
     from rich.console import Console

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,9 +12,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 
-from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
+from optstudy_core import Algorithm
 from optstudy_core.arrays.numbers import nearest
-from optstudy_core.catalogue.table import find
 
 from . import backends
 from . import epochs as epoch_methods
@@ -25,6 +23,7 @@ from .compare import Difference, Tolerated, first_unequal
 from .epochs import EpochCase, EpochMethod
 from .saved import MOST_STEPS, Saved
 from .structures import DTYPES, STRUCTURES
+from .subjects import Subject, find_subject, subject_name
 
 QUANTITIES = ("trajectory", "state", "norm", "angle")
 DTYPE_NAMES = ("float32", "float64", "bfloat16")
@@ -115,62 +114,6 @@ class Report:
 
 class _MismatchError(AssertionError):
     """Tells Hypothesis that a case differs."""
-
-
-Subject = Algorithm | EpochMethod
-"""The subjects that the suite tests."""
-
-
-def find_subject(name: str | Subject) -> Subject:
-    """Return an algorithm by its name, or an epoch method by ``epoch.NAME``.
-
-    An algorithm may be wrapped, once or several times: ``averaged_lookahead_adam``.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
-    if isinstance(name, EpochMethod):
-        return name
-    if isinstance(name, str) and name.startswith(EPOCH):
-        method = name.removeprefix(EPOCH)
-        if method not in epoch_methods.METHODS:
-            known = [EPOCH + m for m in epoch_methods.METHODS]
-            raise ValueError(f"epoch method = {name!r}: {nearest(name, known)}")
-        return epoch_methods.METHODS[method]
-    return find(name) if isinstance(name, Algorithm) else _named(name)
-
-
-@functools.cache
-def _named(name: str) -> Algorithm:
-    for outer in sorted(WRAPPERS, key=len, reverse=True):  # clipped_by_value is not clipped
-        if name.startswith(f"{outer}_"):
-            return WRAPPERS[outer](_named(name.removeprefix(f"{outer}_")))
-    return find(name)
-
-
-EPOCH = "epoch."
-
-
-def everything() -> list[str]:
-    """Return the names of all subjects that the command tests by default.
-
-    These are all algorithms, all wrappers around Adam, nested wrappers, and all epoch methods.
-    """
-    wrapped = [f"{wrapper}_adam" for wrapper in WRAPPERS]
-    return [*ALGORITHMS, *wrapped, *NESTED, *(EPOCH + method for method in epoch_methods.METHODS)]
-
-
-NESTED = (
-    "averaged_skipping_accumulated_clipped_adamw",
-    "lookahead_clipped_by_value_cautious_clipped_by_unit_sgd",
-    "mechanic_sam_lion",
-)
-"""Nested wrappers; each wrapper appears once."""
-
-
-def subject_name(subject: Subject) -> str:
-    """Return the name of a subject for :func:`find_subject`."""
-    return EPOCH + subject.name if isinstance(subject, EpochMethod) else subject.name
 
 
 def _strategy(subject: Subject, dtype: str, steps: int, seed: int) -> Any:

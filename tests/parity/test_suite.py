@@ -19,7 +19,7 @@ from harness import HEAVY_BALL, same, slow
 
 import parity
 from optstudy_core import ALGORITHMS, WRAPPERS, Algorithm
-from parity import backends, suite
+from parity import backends, subjects, suite
 from parity.__main__ import main
 from parity.backends import jax as jax_backend
 from parity.cases import _as_array, hyperparameters
@@ -342,7 +342,7 @@ GROUPS_OF_SEVERAL = [
     ("rule", "first", "second"), GROUPS_OF_SEVERAL, ids=lambda x: getattr(x, "name", None)
 )
 def test_groups_of_several_algorithms(rule: Any, first: Any, second: Any, backend: str) -> None:
-    subject = suite.find_subject(rule)
+    subject = subjects.find_subject(rule)
     case = parity.Case(
         structure="nested",
         dtype="float32",
@@ -361,9 +361,9 @@ def test_groups_of_several_algorithms(rule: Any, first: Any, second: Any, backen
 
 
 @pytest.mark.parametrize("backend", ["torch", COMPILED, "jax", slow("jax-jit")])
-@pytest.mark.parametrize("name", ["sgd", *map(slow, suite.NESTED)])
+@pytest.mark.parametrize("name", ["sgd", *map(slow, subjects.NESTED)])
 def test_a_rate_may_follow_a_curve(name: str, backend: str) -> None:
-    subject = suite.find_subject(name)
+    subject = subjects.find_subject(name)
     case = parity.Case(
         structure="scalar",
         dtype="float32",
@@ -384,28 +384,28 @@ def test_a_rate_may_follow_a_curve(name: str, backend: str) -> None:
 
 
 def test_every_wrapper_is_run_alone_and_in_another() -> None:
-    names = suite.everything()
-    assert {*ALGORITHMS, *suite.NESTED, "skipping_adam", "epoch.careful"} <= {*names}
-    nested = " ".join(suite.NESTED)
+    names = subjects.everything()
+    assert {*ALGORITHMS, *subjects.NESTED, "skipping_adam", "epoch.careful"} <= {*names}
+    nested = " ".join(subjects.NESTED)
     for wrapper in sorted(WRAPPERS, key=len, reverse=True):
         assert wrapper in nested
         assert f"{wrapper}_adam" in names
         nested = nested.replace(wrapper, "", 1)
 
 
-@pytest.mark.parametrize("name", [*map(slow, suite.NESTED)])
+@pytest.mark.parametrize("name", [*map(slow, subjects.NESTED)])
 def test_wrappers_in_one_another_have_the_bits_of_numpy(name: str) -> None:
     report = parity.check(name, dtypes=["float32", "bfloat16"], examples=3, steps=20)
     assert report.identical, report.first_difference
 
 
 def test_a_wrapped_algorithm_is_found_by_its_name() -> None:
-    found = suite.find_subject("averaged_lookahead_adam")
+    found = subjects.find_subject("averaged_lookahead_adam")
     assert {"sync_period", "average_decay"} <= found.defaults().keys()
-    assert suite.subject_name(found) == "averaged_lookahead_adam"
-    assert "max_value" in suite.find_subject("clipped_by_value_sgd").defaults()
+    assert subjects.subject_name(found) == "averaged_lookahead_adam"
+    assert "max_value" in subjects.find_subject("clipped_by_value_sgd").defaults()
     with pytest.raises(ValueError, match="algorithm = 'adamv'"):
-        suite.find_subject("lookahead_adamv")
+        subjects.find_subject("lookahead_adamv")
 
 
 def test_a_group_of_an_algorithm_that_is_unknown() -> None:
