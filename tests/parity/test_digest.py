@@ -189,10 +189,10 @@ def test_a_digest_is_of_the_defaults_too() -> None:
 
 def test_reasons_are_of_mutants_that_no_digest_shows() -> None:
     mutant = next(m for m in mutants.mutants("sign_sgd") if m.key[2:] == ("grad", "params"))
-    assert seen_mutants.reason(mutant, None) == seen_mutants.GIVEN
+    assert seen_mutants.reason(mutant) == seen_mutants.GIVEN
     assert not seen_mutants.changes_a_digest(mutant)
     other = next(m for m in mutants.mutants("sign_sgd") if m.kind == "a sign or not dropped")
-    assert seen_mutants.reason(other, None) is None
+    assert seen_mutants.reason(other) is None
     assert seen_mutants.changes_a_digest(other)
 
 

@@ -66,8 +66,6 @@ FIRST_STATES = {
     "mechanic": ("scalar(params, 0.0)", "zero + initial_scale_factor"),
 }
 """What is only in the first state of wrappers."""
-OF_LATE_TERMS = ("adafactor_sees_the_shape",)
-"""Checks of which the standard run does not show how a term begins late."""
 UNSEEN = {
     ("cautious", "cautious", "not eps > 0", "False"): REFUSED,
     ("cautious", "cautious", "eps > 0", "eps >= 0"): REFUSED,
@@ -125,8 +123,9 @@ def tried(module: str, numbers: Iterable[int]) -> Shown:
     unseen: dict[str, set[int]] = {}
     for number, mutant in zip(wanted, mutants.mutants(module, set(wanted)), strict=True):
         label = known.get(number)
-        why = reason(mutant, label)
-        if why is None and not changes_a_digest(mutant, label):
+        why = reason(mutant)
+        # What the standard runs hardly show is tried for a few steps only.
+        if why is None and not changes_a_digest(mutant, label, long=_check(label) not in BY_CHECK):
             why = after_trying(mutant, label)
         if why is not None:
             unseen.setdefault(why, set()).add(number)
@@ -203,20 +202,15 @@ def kind_of(why: str) -> str:
     return "change something else than a step"
 
 
-def reason(mutant: mutants.Mutant, label: str | None) -> str | None:
-    """Return why no digest shows a mutant, if that is known before it is tried.
-
-    Args:
-        mutant: any.
-        label: of the check that catches it, by :func:`labels`.
-    """
+def reason(mutant: mutants.Mutant) -> str | None:
+    """Return why no digest shows a mutant, if that is known before it is tried."""
     if mutant.key in EQUIVALENT:
         return f"the same function: {EQUIVALENT[mutant.key]}"
     if mutant.where in ("check", "check_shape"):
         return REFUSED
     if mutant.where == "update" and (mutant.before, mutant.after) == ("grad", "params"):
         return GIVEN
-    return UNSEEN.get(mutant.key) or BY_CHECK.get((label or "").partition(" ")[0])
+    return UNSEEN.get(mutant.key)
 
 
 def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
@@ -226,7 +220,9 @@ def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
         mutant: any.
         label: of the check that catches it, by :func:`labels`.
     """
-    check = (label or "-").split()[0]
+    check = _check(label)
+    if check in BY_CHECK:
+        return BY_CHECK[check]
     if mutant.before.startswith("needed(params, ") and mutant.after == "params":
         return GIVEN
     if (inner := re.fullmatch(r"\w+State\(\*(.*)\)", mutant.before)) and inner[1] == mutant.after:
@@ -237,9 +233,21 @@ def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
         return REFUSED
     if mutant.where == "init" or mutant.before in FIRST_STATES.get(mutant.module, ()):
         return NOT_READ  # the digest has the states after a step
-    if _is_late(label) or check in OF_LATE_TERMS:
+    if _is_late(label) or _begins(mutant):
         return LATE
     return AVERAGE if check.startswith("averages_") else ONLY + check
+
+
+def _check(label: str | None) -> str:
+    return (label or "-").split()[0]
+
+
+def _begins(mutant: mutants.Mutant) -> bool:
+    """Tell whether a changed statement says how an average begins that was absent."""
+    if mutant.line is None:
+        return False
+    statement = mutants.text(mutant.module).splitlines()[mutant.line - 1]
+    return " is None else " in statement
 
 
 def _is_late(label: str | None) -> bool:
@@ -259,7 +267,11 @@ def _golden(path: Path) -> golden_bits.Golden:
 
 
 def changes_a_digest(
-    mutant: mutants.Mutant, label: str | None = None, near: int | None = NEAR
+    mutant: mutants.Mutant,
+    label: str | None = None,
+    near: int | None = NEAR,
+    *,
+    long: bool = True,
 ) -> bool:
     """Tell whether a rule that a mutant touches has another digest, in one of its dialects.
 
@@ -271,6 +283,7 @@ def changes_a_digest(
         mutant: any.
         label: of the check that catches it: the rule that it asks comes first.
         near: how many rules and dialects are compared for long; ``None``: all.
+        long: whether more than the first steps are compared.
     """
     try:
         changed = rules(mutants.load(mutant.module, mutant.code))
@@ -283,9 +296,10 @@ def changes_a_digest(
     main, *others = range(len(DTYPES))
     runs = [(pair, main, few) for pair in pairs]
     runs += [(pair, i, few) for i in others for pair in pairs[:near]]
-    runs += [(pair, i, whole) for pair in pairs[:near] for i in _short(*pair)]
-    runs += [(pair, i, more) for i in (main, *others) for pair in pairs[:near]]
-    runs += [(pair, main, whole) for pair in pairs[: None if near is None else 1]]
+    if long:
+        runs += [(pair, i, whole) for pair in pairs[:near] for i in _short(*pair)]
+        runs += [(pair, i, more) for i in (main, *others) for pair in pairs[:near]]
+        runs += [(pair, main, whole) for pair in pairs[: None if near is None else 1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
         _differs(changed[pair[0]], *pair, number, length) for pair, number, length in runs
     )
