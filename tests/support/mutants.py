@@ -155,15 +155,15 @@ def dependents(module: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@cache
-def text(module: str) -> str:
-    """Return the source of a module without comments; :attr:`Mutant.line` is a line of it."""
-    return ast.unparse(_tree(module))
-
-
 def _plain(module: str) -> ast.Module:
     """Return a copy of a module's tree, without comments: each statement has a line."""
-    return ast.parse(text(module))
+    return ast.parse(ast.unparse(_tree(module)))
+
+
+@cache
+def lines(module: str) -> list[str]:
+    """Return the lines of a module without comments, of which :attr:`Mutant.line` is one."""
+    return ast.unparse(_plain(module)).splitlines()
 
 
 @cache

@@ -246,8 +246,7 @@ def _begins(mutant: mutants.Mutant) -> bool:
     """Tell whether a changed statement says how an average begins that was absent."""
     if mutant.line is None:
         return False
-    statement = mutants.text(mutant.module).splitlines()[mutant.line - 1]
-    return " is None else " in statement
+    return " is None else " in mutants.lines(mutant.module)[mutant.line - 1]
 
 
 def _is_late(label: str | None) -> bool:
