@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,6 +21,38 @@ from .structures import STRUCTURES, leaf_dtype
 
 class StandardRun(Case):
     """A case with inputs from :func:`drawn`."""
+
+    @classmethod
+    def with_setting(
+        cls,
+        algorithm: Algorithm,
+        dialect: str | None,
+        given: dict[str, Any],
+        structure: str,
+        **more: Any,
+    ) -> Self | None:
+        """Return a run with one setting for all leaves; ``None`` if the algorithm refuses it.
+
+        Args:
+            algorithm: the algorithm.
+            dialect: the dialect.
+            given: the hyperparameters that are not the defaults.
+            structure: the name of a tree.
+            more: other attributes, such as ``steps``.
+        """
+        try:
+            algorithm.resolve(dialect, given)
+        except ValueError:  # a combination that the algorithm refuses
+            return None
+        return cls(
+            structure=structure,
+            seed=0,
+            patterns=(),
+            groups=(given,),
+            membership=(0,) * len(STRUCTURES[structure]),
+            dialect=dialect,
+            **more,
+        )
 
     def values(self) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
         """Return the parameters and, for each step, the gradients."""

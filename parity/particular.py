@@ -22,8 +22,12 @@ STEPS: Final = 24
 _STEPS_OF_LONG_ONES: Final = 3
 _TINY: Final = 2.0**-40  # a factor of parameters and gradients
 _LEAST: Final = 2.0**-80  # the magnitude of gradients whose square is 0 in float32
-_NO_NUMBERS: Final = ((4, np.nan), (9, np.inf), (STEPS - 1, np.nan))  # steps and gradients
-_NO_LOSSES: Final = ((14, np.inf), (17, np.nan))
+_GRADIENTS: Final = (
+    (4, np.nan),
+    (9, np.inf),
+    (STEPS - 1, np.nan),
+)  # steps, and elements that are not finite
+_LOSSES: Final = ((14, np.inf), (17, np.nan))
 
 JUMPS: Final = {
     "jump_threshold": 0.3,
@@ -59,7 +63,7 @@ class ParticularRun(StandardRun):
 
     Attributes:
         begin: the step from which gradients are there, from 0.
-        infinite: whether some gradients and losses are infinite or no number.
+        infinite: whether some gradients and losses are infinite or NaN.
         alone: whether an algorithm that can do without its inputs gets gradients alone.
         balance: the name of an algorithm in :data:`BALANCES`, or ``None``.
     """
@@ -84,7 +88,7 @@ class ParticularRun(StandardRun):
             columns = zip(*grads, strict=True)
             balanced = [BALANCES[self.balance](given, [*column]) for column in columns]
             grads = [list(row) for row in zip(*balanced, strict=True)]
-        for t, x in _NO_NUMBERS if self.infinite else ():
+        for t, x in _GRADIENTS if self.infinite else ():
             grads[t][0].flat[0] = x
         return params, grads
 
@@ -93,7 +97,7 @@ class ParticularRun(StandardRun):
         if self.alone:
             return [{} for _ in range(self.steps)]
         rows = super().inputs(algorithm)
-        for t, x in _NO_LOSSES if self.infinite else ():
+        for t, x in _LOSSES if self.infinite else ():
             rows[t].update({name: rows[t][name].dtype.type(x) for name in rows[t]})
         return rows
 
@@ -104,21 +108,10 @@ def particular_runs(algorithm: Algorithm, dialect: str | None) -> Iterator[Parti
     opposite = {name: not x for name, x in defaults.items() if isinstance(x, bool)}
 
     def run(given: dict[str, Any], structure: str = "odd", **more: Any) -> Iterator[ParticularRun]:
-        try:
-            algorithm.resolve(dialect, given)
-        except ValueError:  # a combination that the algorithm refuses
-            return
-        yield ParticularRun(
-            structure=structure,
-            dtype=more.pop("dtype", "float32"),
-            steps=more.pop("steps", STEPS),
-            seed=0,
-            patterns=(),
-            groups=(given,),
-            membership=(0,) * len(STRUCTURES[structure]),
-            dialect=dialect,
-            **more,
-        )
+        more = {"dtype": "float32", "steps": STEPS} | more
+        found = ParticularRun.with_setting(algorithm, dialect, given, structure, **more)
+        if found is not None:
+            yield found
 
     without = dict.fromkeys(terms_of(algorithm, dialect), 0.0)
     yield from run(on)
@@ -138,9 +131,9 @@ def particular_runs(algorithm: Algorithm, dialect: str | None) -> Iterator[Parti
         yield from run(on | JUMPS, infinite=True)
     if algorithm.name in BALANCES:
         yield from run(on, "many", dtype="float64", balance=algorithm.name)
-        nesterov = [{"nesterov": x} for x in (False, True) if "nesterov" in defaults]
-        for given in nesterov or [{}]:
-            yield from run(on | given, "many", balance=algorithm.name)
+        yield from run(on, "many", balance=algorithm.name)
+        if "nesterov" in defaults:
+            yield from run(on | {"nesterov": True}, "many", balance=algorithm.name)
     if {"ridge", "precondition_frequency"} & defaults.keys():  # some axes have no matrix
         yield from run(on, "long", steps=_STEPS_OF_LONG_ONES)
     if "large_only" in defaults:

@@ -158,23 +158,12 @@ def short_runs(algorithm: Algorithm, dialect: str | None) -> Iterator[ShortRun]:
         structure: str = "corners",
         steps: int = STEPS_OF_SHORT_RUNS,
     ) -> Iterator[ShortRun]:
+        more = {"dtype": dtype, "moving": moving, "steps": steps}
         for own in (given, *(given | {name: 0.0} for name in terms)):
-            try:
-                algorithm.resolve(dialect, own)
-            except ValueError:  # a combination that the algorithm refuses
-                continue
-            yield ShortRun(
-                structure=structure,
-                dtype=dtype,
-                steps=steps,
-                seed=0,
-                patterns=(),
-                groups=(own,),
-                membership=(0,) * len(STRUCTURES[structure]),
-                dialect=dialect,
-                moving=moving,
-            )
-            return
+            found = ShortRun.with_setting(algorithm, dialect, own, structure, **more)
+            if found is not None:
+                yield found
+                return
 
     yield from run(on)
     yield from run(on, "float64")

@@ -163,7 +163,7 @@ def _plain(module: str) -> ast.Module:
 @cache
 def lines(module: str) -> list[str]:
     """Return the lines of a module without comments, of which :attr:`Mutant.line` is one."""
-    return ast.unparse(_plain(module)).splitlines()
+    return ast.unparse(_tree(module)).splitlines()
 
 
 @cache

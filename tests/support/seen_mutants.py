@@ -49,7 +49,7 @@ BY_CHECK = {
     "refusals": REFUSED,
     "scalars_are_made_where_their_array_is": "on which device an array is made",
 }
-"""Why the standard run does not show what a check of the ledger catches."""
+"""Why the standard runs do not show some of what a check of the ledger catches."""
 RUNS = ("standard", "particular", "drawn", "ordinary", "structures")
 """The modules of the parity suite that say what the standard runs are."""
 OUT_OF_USE = "of arguments that no algorithm has"
@@ -124,8 +124,7 @@ def tried(module: str, numbers: Iterable[int]) -> Shown:
     for number, mutant in zip(wanted, mutants.mutants(module, set(wanted)), strict=True):
         label = known.get(number)
         why = reason(mutant)
-        # What the standard runs hardly show is tried for a few steps only.
-        if why is None and not changes_a_digest(mutant, label, long=_check(label) not in BY_CHECK):
+        if why is None and not changes_a_digest(mutant, label):
             why = after_trying(mutant, label)
         if why is not None:
             unseen.setdefault(why, set()).add(number)
@@ -220,7 +219,7 @@ def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
         mutant: any.
         label: of the check that catches it, by :func:`labels`.
     """
-    check = _check(label)
+    check = (label or "-").split()[0]
     if check in BY_CHECK:
         return BY_CHECK[check]
     if mutant.before.startswith("needed(params, ") and mutant.after == "params":
@@ -236,10 +235,6 @@ def after_trying(mutant: mutants.Mutant, label: str | None) -> str:
     if _is_late(label) or _begins(mutant):
         return LATE
     return AVERAGE if check.startswith("averages_") else ONLY + check
-
-
-def _check(label: str | None) -> str:
-    return (label or "-").split()[0]
 
 
 def _begins(mutant: mutants.Mutant) -> bool:
@@ -266,11 +261,7 @@ def _golden(path: Path) -> golden_bits.Golden:
 
 
 def changes_a_digest(
-    mutant: mutants.Mutant,
-    label: str | None = None,
-    near: int | None = NEAR,
-    *,
-    long: bool = True,
+    mutant: mutants.Mutant, label: str | None = None, near: int | None = NEAR
 ) -> bool:
     """Tell whether a rule that a mutant touches has another digest, in one of its dialects.
 
@@ -282,7 +273,6 @@ def changes_a_digest(
         mutant: any.
         label: of the check that catches it: the rule that it asks comes first.
         near: how many rules and dialects are compared for long; ``None``: all.
-        long: whether more than the first steps are compared.
     """
     try:
         changed = rules(mutants.load(mutant.module, mutant.code))
@@ -295,10 +285,9 @@ def changes_a_digest(
     main, *others = range(len(DTYPES))
     runs = [(pair, main, few) for pair in pairs]
     runs += [(pair, i, few) for i in others for pair in pairs[:near]]
-    if long:
-        runs += [(pair, i, whole) for pair in pairs[:near] for i in _short(*pair)]
-        runs += [(pair, i, more) for i in (main, *others) for pair in pairs[:near]]
-        runs += [(pair, main, whole) for pair in pairs[: None if near is None else 1]]
+    runs += [(pair, i, whole) for pair in pairs[:near] for i in _short(*pair)]
+    runs += [(pair, i, more) for i in (main, *others) for pair in pairs[:near]]
+    runs += [(pair, main, whole) for pair in pairs[: None if near is None else 1]]
     return any(_other_defaults(changed[pair[0]], *pair) for pair in pairs) or any(
         _differs(changed[pair[0]], *pair, number, length) for pair, number, length in runs
     )
